@@ -1,0 +1,54 @@
+//! The two authorities on who is alive (the shadow store and storage), seen alike.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use sestina_proto as proto;
+
+/// What an authority says of a lease.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LeaseState {
+    /// Held by this incarnation, for about this long by the authority's clock.
+    Fresh {
+        /// Who.
+        incarnation: u64,
+        /// What remains.
+        remaining: Duration,
+    },
+    /// Ended: it ran out, was given back, or was marked by a claimer.
+    Ended,
+}
+
+/// What came of a renewal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Renewal {
+    /// Renewed for the whole term, counted from before the request.
+    Renewed,
+    /// Marked by a claimer, or held by another incarnation of the same name: never renewed again.
+    Lost,
+}
+
+/// The authority is out of reach; what it would say is unknown.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("lease authority is away: {0}")]
+pub struct AuthorityAway(pub String);
+
+/// One authority on leases.
+#[async_trait]
+pub trait LeaseAuthority: Send + Sync + 'static {
+    /// Renews (or takes) the lease of `node`.
+    async fn renew(&self, node: &proto::Node, ttl: Duration) -> Result<Renewal, AuthorityAway>;
+
+    /// Gives one's own lease back.
+    async fn release(&self, node: &proto::Node) -> Result<(), AuthorityAway>;
+
+    /// All leases that this authority still holds to be fresh.
+    async fn fresh(&self) -> Result<Vec<(proto::Node, Duration)>, AuthorityAway>;
+
+    /// If that incarnation's lease has ended: marks it so that it is never renewed, and returns true.
+    /// False if it is still fresh.
+    async fn mark_ended(&self, node: &proto::Node) -> Result<bool, AuthorityAway>;
+
+    /// Takes the mark back (the other authority still holds the lease to be fresh).
+    async fn unmark(&self, node: &proto::Node) -> Result<(), AuthorityAway>;
+}

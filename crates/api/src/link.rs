@@ -1,0 +1,120 @@
+//! Edge and router: lanes of frames, and the few unary questions.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use sestina_proto as proto;
+
+/// A lane is gone: the peer died, the connection broke, or its bounded queue overflowed.
+/// Nothing sent on it since its last acknowledgement may be assumed to have arrived.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the lane is closed")]
+pub struct LaneClosed;
+
+/// Why a unary question had no answer.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum LinkError {
+    /// The peer cannot be reached or did not answer in time; asking again is safe.
+    #[error("{peer} is out of reach: {reason}")]
+    Away {
+        /// Which process.
+        peer: String,
+        /// What the transport said.
+        reason: String,
+    },
+    /// The peer refused (version, certificate, configuration).
+    #[error("{peer} refused: {reason}")]
+    Refused {
+        /// Which process.
+        peer: String,
+        /// Why.
+        reason: String,
+    },
+}
+
+/// Takes the edge's frames. Never blocks; a full queue closes the lane.
+pub trait RouterSink: Send + Sync + 'static {
+    /// Hands over one frame. Order is kept on one sink.
+    fn send(&self, frame: proto::ToRouter) -> Result<(), LaneClosed>;
+    /// Ends the lane.
+    fn close(&self);
+}
+
+/// Takes the router's frames at the edge. Never blocks (a lane's reader never waits for a session).
+pub trait EdgeSink: Send + Sync + 'static {
+    /// Hands over one batch; the edge acknowledges `seq` with a LaneAck on the same lane.
+    fn deliver(&self, batch: proto::ToEdgeBatch);
+    /// The lane ended; no more batches come.
+    fn closed(&self);
+}
+
+/// One router, as an edge sees it.
+#[async_trait]
+pub trait RouterPort: Send + Sync + 'static {
+    /// Opens a lane: the first batch delivered to `edge` holds the Welcome.
+    async fn open_lane(
+        &self,
+        hello: proto::Hello,
+        edge: Arc<dyn EdgeSink>,
+    ) -> Result<Arc<dyn RouterSink>, LinkError>;
+
+    /// SCRAM keys of a user, from the owner of the user's slot.
+    async fn credentials(
+        &self,
+        request: proto::CredentialsRequest,
+    ) -> Result<proto::CredentialsReply, LinkError>;
+
+    /// Renews the edge's lease with both authorities.
+    async fn renew_lease(
+        &self,
+        request: proto::RenewLeaseRequest,
+    ) -> Result<proto::RenewLeaseReply, LinkError>;
+}
+
+/// Takes the frames that a router sends to one edge on one lane (the router's side of a lane).
+/// Never blocks; a full queue closes the lane.
+pub trait EdgeLane: Send + Sync + 'static {
+    /// Hands over one batch.
+    fn send(&self, batch: proto::ToEdgeBatch) -> Result<(), LaneClosed>;
+    /// Ends the lane.
+    fn close(&self);
+}
+
+/// The router's acceptor: what the gRPC server (or the direct call) hands new lanes to.
+#[async_trait]
+pub trait RouterAcceptor: Send + Sync + 'static {
+    /// A lane was opened by an edge. Frames go to the returned sink.
+    fn accept_edge(
+        &self,
+        hello: proto::Hello,
+        lane: Arc<dyn EdgeLane>,
+    ) -> Result<Arc<dyn RouterSink>, LinkError>;
+
+    /// A lane was opened by another router. Frames go to the returned sink.
+    fn accept_peer(
+        &self,
+        hello: proto::PeerHello,
+        lane: Arc<dyn super::peer::PeerSink>,
+    ) -> Result<Arc<dyn super::peer::PeerSink>, LinkError>;
+
+    /// See [`RouterPort::credentials`].
+    async fn credentials(
+        &self,
+        request: proto::CredentialsRequest,
+    ) -> Result<proto::CredentialsReply, LinkError>;
+
+    /// See [`RouterPort::renew_lease`].
+    async fn renew_lease(
+        &self,
+        request: proto::RenewLeaseRequest,
+    ) -> Result<proto::RenewLeaseReply, LinkError>;
+}
+
+/// Finds routers: those to ask first, and those that the slot map names.
+#[async_trait]
+pub trait RouterConnector: Send + Sync + 'static {
+    /// Routers to ask when no slot map is known (configured addresses, resolved anew each time).
+    async fn seeds(&self) -> Vec<Arc<dyn RouterPort>>;
+    /// A port to the router that the slot map names; connects when first used.
+    fn connect(&self, router: &proto::Node) -> Arc<dyn RouterPort>;
+}

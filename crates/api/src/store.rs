@@ -1,0 +1,74 @@
+//! Router and storage: the stores behind the only tier that speaks SQL.
+
+use async_trait::async_trait;
+use sestina_proto as proto;
+
+/// Why a store did not do it.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum StoreError {
+    /// Storage or its database cannot be reached or did not answer in time. Whether the write
+    /// happened is unknown; writes are idempotent, so trying again is safe.
+    #[error("storage is away: {0}")]
+    Away(String),
+    /// The entry is already there.
+    #[error("already exists: {0}")]
+    Exists(String),
+    /// No such entry.
+    #[error("not found: {0}")]
+    NotFound(String),
+    /// The request makes no sense; a defect of the caller.
+    #[error("invalid request: {0}")]
+    Invalid(String),
+    /// The database refused for a reason that repeating will not cure.
+    #[error("storage failed: {0}")]
+    Internal(String),
+}
+
+macro_rules! store_api {
+    ($($(#[$doc:meta])* $name:ident($request:ident) -> $reply:ident;)*) => {
+        /// All stores. Implemented by the storage service (direct call) and by its gRPC client.
+        #[async_trait]
+        pub trait Stores: Send + Sync + 'static {
+            $($(#[$doc])* async fn $name(&self, request: proto::$request) -> Result<proto::$reply, StoreError>;)*
+        }
+    };
+}
+
+store_api! {
+    /// One account with its SCRAM keys; `NotFound` if there is none.
+    account_get(AccountRef) -> AccountReply;
+    /// Creates or replaces keys.
+    account_put(AccountPutRequest) -> Empty;
+    /// Disables or enables logging in.
+    account_set_disabled(AccountDisable) -> Empty;
+    /// Deletes the account and everything it owns.
+    account_delete(AccountRef) -> Empty;
+    /// A page of accounts in order of JID.
+    account_list(AccountListRequest) -> AccountListReply;
+    /// Appends archive rows, each fenced; rows already there count as done.
+    archive_append(ArchiveAppendRequest) -> FencedReply;
+    /// A page of an archive (XEP-0313 §4, XEP-0059).
+    archive_query(ArchiveQueryRequest) -> ArchiveQueryReply;
+    /// Appends offline messages, each fenced; rows already there (or delivered) count as done.
+    offline_append(OfflineAppendRequest) -> FencedReply;
+    /// The undelivered offline messages of a user, in order.
+    offline_list(OfflineListRequest) -> OfflineListReply;
+    /// Marks offline messages as delivered; their keys are kept until maintenance, so that a replay finds them.
+    offline_remove(OfflineRemoveRequest) -> FencedReply;
+    /// Stores the outcome of an IQ set, or returns the one stored before.
+    outcome_put(OutcomePutRequest) -> OutcomeReply;
+    /// Renews a process lease.
+    lease_renew(LeaseRenewRequest) -> LeaseRenewReply;
+    /// Ends one's own lease (clean shutdown).
+    lease_end(LeaseEndRequest) -> Empty;
+    /// All leases with what remains of them.
+    lease_list(Empty) -> LeaseListReply;
+    /// The slot table, if newer than known.
+    slot_table(SlotTableRequest) -> SlotTableReply;
+    /// Moves slots in one transaction (DESIGN: claim).
+    slot_claim(SlotClaimRequest) -> SlotClaimReply;
+    /// The secret of this cluster, made at first use.
+    cluster_secret(Empty) -> ClusterSecretReply;
+    /// Prunes what is no longer needed.
+    maintain(MaintainRequest) -> Empty;
+}

@@ -1,0 +1,25 @@
+//! Certificates: a private CA for mutual TLS between tiers, self-signed certificates for a first
+//! start, loading and checking of PEM files, and the hash that SCRAM binds to.
+//!
+//! - [`role`]: what a certificate lets its holder be in the cluster
+//! - [`ca`]: making a CA and issuing node certificates
+//! - [`load`]: PEM files to rustls types
+//! - [`inspect`]: what a certificate says, and when it ends
+//! - [`binding`]: the channel binding tls-server-end-point (RFC 5929)
+
+pub mod binding;
+pub mod ca;
+mod error;
+pub mod inspect;
+pub mod load;
+pub mod role;
+
+pub use binding::server_end_point;
+pub use ca::{CertifiedKeyPem, IssuedFiles, TrialCa, ensure_ca, issue, self_signed};
+pub use error::CertError;
+pub use inspect::{CertInfo, describe, describe_der};
+pub use load::{Identity, load_identity, load_roots, parse_identity, parse_roots};
+pub use role::Role;
+
+#[cfg(test)]
+mod tests;

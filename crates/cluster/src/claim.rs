@@ -1,0 +1,470 @@
+//! How slots change hands: the planner's round, fail-over, and a hand-over's claim.
+//!
+//! Fail-over needs both authorities, in this order: both say that the owner's lease has ended; it
+//! is marked in the shadow store, so that it cannot be renewed there any more; one storage
+//! transaction changes the table, and refuses while storage's own lease is fresh (then the mark is
+//! taken back). So no renewal slips in between. If either authority is away, nothing fails over.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use sestina_api::lease::{AuthorityAway, LeaseAuthority};
+use sestina_api::shadow::{Shadow, ShadowError};
+use sestina_api::store::{StoreError, Stores};
+use sestina_proto as proto;
+use sestina_runtime::clock::{BootInstant, Clock};
+use sestina_runtime::{failpoint, guard};
+use tokio::time::timeout;
+
+use crate::plan::{Claim, Move, PlanLimits, plan};
+use crate::slot_map::{SharedSlotTable, SlotMapError, SlotTable, same};
+
+/// Why a round ended early. It is tried again with the next one.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ClaimError {
+    /// Redis cannot be asked: nothing fails over.
+    #[error("no slot moves while the shadow store is away: {0}")]
+    ShadowAway(String),
+    /// Storage cannot be asked: no slot moves.
+    #[error("no slot moves while storage is away: {0}")]
+    StorageAway(String),
+    /// Storage answered with a table that makes no sense.
+    #[error("storage answered with a broken table: {0}")]
+    Table(#[from] SlotMapError),
+}
+
+/// Settings of the planner.
+#[derive(Clone, Copy, Debug)]
+pub struct PlannerSettings {
+    /// How much moves at once.
+    pub limits: PlanLimits,
+    /// How long the planner's own lease lasts.
+    pub ttl: Duration,
+    /// How long one question to an authority may take.
+    pub timeout: Duration,
+    /// How long one change of the table may take.
+    pub claim_timeout: Duration,
+}
+
+impl Default for PlannerSettings {
+    fn default() -> PlannerSettings {
+        PlannerSettings {
+            limits: PlanLimits::default(),
+            ttl: Duration::from_secs(3),
+            timeout: Duration::from_secs(1),
+            claim_timeout: Duration::from_secs(3),
+        }
+    }
+}
+
+/// What the claim procedure talks to.
+#[derive(Clone)]
+pub struct ClaimPorts {
+    /// Storage.
+    pub stores: Arc<dyn Stores>,
+    /// Storage as a lease authority.
+    pub storage_leases: Arc<dyn LeaseAuthority>,
+    /// The shadow store as a lease authority.
+    pub shadow_leases: Arc<dyn LeaseAuthority>,
+    /// The shadow store, for the epochs it knows.
+    pub shadow: Arc<dyn Shadow>,
+    /// This process's copy of the slot table; newer ones are put there.
+    pub table: SharedSlotTable,
+}
+
+/// An order for a live owner, to be sent as [`proto::HandOver`].
+#[derive(Clone, Debug, PartialEq)]
+pub struct HandOverOrder {
+    /// To whom the order goes.
+    pub owner: proto::Node,
+    /// What it says.
+    pub order: proto::HandOver,
+}
+
+/// What a round did.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Round {
+    /// Whether this process is the planner.
+    pub planner: bool,
+    /// Slots that changed hands: their new owners find them in the shared table.
+    pub claimed: Vec<Claim>,
+    /// Slots whose claim was refused (the owner is alive after all, or the table had changed).
+    pub refused: Vec<u16>,
+    /// Orders to send to live owners. The same ones come again until they are carried out.
+    pub hand_overs: Vec<HandOverOrder>,
+}
+
+/// One router's part in planning. All routers run rounds; only the one with the planner's lease
+/// does anything in them.
+pub struct Planner {
+    me: proto::Node,
+    ports: ClaimPorts,
+    settings: PlannerSettings,
+    clock: Arc<dyn Clock>,
+    /// Whether the last answer said that we plan.
+    planning: bool,
+    /// When to ask for (or renew) the planner's lease.
+    ask_at: Option<BootInstant>,
+    /// Leases marked in the shadow store whose claim has not been confirmed.
+    marked: Vec<proto::Node>,
+}
+
+impl Planner {
+    /// A router's planner.
+    pub fn new(
+        me: proto::Node,
+        ports: ClaimPorts,
+        settings: PlannerSettings,
+        clock: Arc<dyn Clock>,
+    ) -> Planner {
+        Planner {
+            me,
+            ports,
+            settings,
+            clock,
+            planning: false,
+            ask_at: None,
+            marked: Vec::new(),
+        }
+    }
+
+    /// Runs one round; to be called about every 250 ms while this process serves. `known_epoch`
+    /// tells the highest epoch of a slot that any live edge or router reported.
+    pub async fn run_planner_round(
+        &mut self,
+        known_epoch: impl Fn(u16) -> u64,
+    ) -> Result<Round, ClaimError> {
+        if !self.hold_planner_lease().await? {
+            return Ok(Round::default());
+        }
+        let table = self.refresh_table().await?;
+        let (shadow, storage) = tokio::join!(
+            self.fresh(&*self.ports.shadow_leases),
+            self.fresh(&*self.ports.storage_leases)
+        );
+        let storage = storage.map_err(|error| ClaimError::StorageAway(error.0))?;
+        let shadow = shadow.map_err(|error| ClaimError::ShadowAway(error.0))?;
+        self.unmark_living(&storage).await?;
+        let plan = plan(&table, &routers(&shadow, &storage), self.settings.limits);
+        let mut round = Round {
+            planner: true,
+            ..Round::default()
+        };
+        if !plan.claims.is_empty() {
+            self.claim(&table, plan.claims, known_epoch, &mut round)
+                .await?;
+        }
+        if self.planning {
+            round.hand_overs = orders(plan.moves);
+        }
+        round.planner = self.planning;
+        Ok(round)
+    }
+
+    /// Asks for the planner's lease or renews it, neither too often.
+    async fn hold_planner_lease(&mut self) -> Result<bool, ClaimError> {
+        let now = self.clock.now();
+        if self.ask_at.is_none_or(|at| now >= at) {
+            self.ask_at = now.checked_add(self.settings.ttl / 3);
+            // Not the planner until storage says so again.
+            self.planning = false;
+            self.slot_claim(Vec::new()).await?;
+        }
+        Ok(self.planning)
+    }
+
+    async fn slot_claim(&mut self, moves: Vec<proto::SlotMove>) -> Result<Vec<u32>, ClaimError> {
+        let planner_ttl_ms = u32::try_from(self.settings.ttl.as_millis()).unwrap_or(u32::MAX);
+        let request = proto::SlotClaimRequest {
+            moves,
+            planner: Some(self.me.clone()),
+            planner_ttl_ms,
+        };
+        let reply = self
+            .ports
+            .slot_claim(request, self.settings.claim_timeout)
+            .await?;
+        if reply.planner && !self.planning {
+            tracing::info!(name = self.me.name, "this router plans the slot table");
+        }
+        self.planning = reply.planner;
+        Ok(reply.refused_slots)
+    }
+
+    async fn refresh_table(&self) -> Result<Arc<SlotTable>, ClaimError> {
+        let known_version = self.ports.table.load().version();
+        let request = proto::SlotTableRequest { known_version };
+        let reply = within(self.settings.timeout, self.ports.stores.slot_table(request)).await?;
+        if let Some(map) = reply.map {
+            self.ports.table.offer(map)?;
+        }
+        Ok(self.ports.table.load())
+    }
+
+    async fn fresh(
+        &self,
+        authority: &dyn LeaseAuthority,
+    ) -> Result<Vec<proto::Node>, AuthorityAway> {
+        let leases = timeout(self.settings.timeout, authority.fresh())
+            .await
+            .map_err(|_| {
+                AuthorityAway(format!("no answer within {:?}", self.settings.timeout))
+            })??;
+        Ok(leases.into_iter().map(|(node, _)| node).collect())
+    }
+
+    /// Takes back the marks of those whose lease storage holds to be fresh: nobody can have
+    /// claimed from them, since that transaction would have ended their lease there.
+    async fn unmark_living(&mut self, storage_fresh: &[proto::Node]) -> Result<(), ClaimError> {
+        for node in std::mem::take(&mut self.marked) {
+            if !storage_fresh.iter().any(|fresh| same(fresh, &node)) {
+                self.marked.push(node);
+                continue;
+            }
+            let leases = self.ports.shadow_leases.clone();
+            let unmarked = timeout(self.settings.timeout, leases.unmark(&node)).await;
+            if !matches!(unmarked, Ok(Ok(()))) {
+                self.marked.push(node);
+                return Err(ClaimError::ShadowAway(
+                    "a mark could not be taken back".into(),
+                ));
+            }
+            tracing::info!(
+                name = node.name,
+                "the lease was renewed after all, mark taken back"
+            );
+        }
+        Ok(())
+    }
+
+    async fn claim(
+        &mut self,
+        table: &SlotTable,
+        claims: Vec<Claim>,
+        known_epoch: impl Fn(u16) -> u64,
+        round: &mut Round,
+    ) -> Result<(), ClaimError> {
+        let slots: Vec<u16> = claims.iter().map(|claim| claim.slot).collect();
+        // Before any mark: a store that is away must leave nothing half done.
+        let epochs = self
+            .ports
+            .shadow_epochs(&slots, self.settings.claim_timeout)
+            .await?;
+        let ended = self.mark_dead(&claims).await?;
+        failpoint::hit_async("router.claim_marked").await;
+        let chosen: Vec<(Claim, u64)> = claims
+            .into_iter()
+            .zip(epochs)
+            .filter(|(claim, _)| {
+                claim
+                    .from
+                    .as_ref()
+                    .is_none_or(|from| contains(&ended, from))
+            })
+            .collect();
+        if chosen.is_empty() {
+            return Ok(());
+        }
+        let moves = chosen.iter().map(|(claim, shadow)| proto::SlotMove {
+            released: false,
+            ..slot_move(
+                table,
+                claim.slot,
+                &claim.to,
+                (*shadow).max(known_epoch(claim.slot)),
+            )
+        });
+        let refused = self.slot_claim(moves.collect()).await?;
+        for (claim, _) in chosen {
+            if !self.planning || refused.contains(&u32::from(claim.slot)) {
+                round.refused.push(claim.slot);
+            } else {
+                round.claimed.push(claim);
+            }
+        }
+        // Whose slot was claimed is certainly dead: the mark stays. The others are looked at again.
+        let settled = |node: &proto::Node| {
+            round
+                .claimed
+                .iter()
+                .any(|claim| claim.from.as_ref().is_some_and(|from| same(from, node)))
+        };
+        self.marked.retain(|node| !settled(node));
+        for node in &ended {
+            if !settled(node) && !contains(&self.marked, node) {
+                self.marked.push(node.clone());
+            }
+        }
+        tracing::info!(
+            claimed = round.claimed.len(),
+            refused = round.refused.len(),
+            "slots without a live owner were claimed"
+        );
+        Ok(())
+    }
+
+    /// Marks the dead owners in the shadow store; returns those whose lease has ended there.
+    async fn mark_dead(&mut self, claims: &[Claim]) -> Result<Vec<proto::Node>, ClaimError> {
+        let mut dead: Vec<proto::Node> = Vec::new();
+        for from in claims.iter().filter_map(|claim| claim.from.as_ref()) {
+            if !contains(&dead, from) {
+                dead.push(from.clone());
+            }
+        }
+        let mut ended = Vec::new();
+        for node in dead {
+            // Remembered first: a mark that was set without an answer must not be forgotten.
+            if !contains(&self.marked, &node) {
+                self.marked.push(node.clone());
+            }
+            let mark = self.ports.shadow_leases.mark_ended(&node);
+            let marked = timeout(self.settings.timeout, mark)
+                .await
+                .map_err(|_| ClaimError::ShadowAway("no answer to a mark".into()))?
+                .map_err(|error| ClaimError::ShadowAway(error.0))?;
+            if marked || !guard!("two-authorities") {
+                ended.push(node);
+            } else {
+                self.marked.retain(|other| !same(other, &node));
+            }
+        }
+        Ok(ended)
+    }
+}
+
+impl ClaimPorts {
+    /// Gives slots of this process to another after they were frozen, settled and flushed. Any
+    /// error (and any slot in the result, which was refused) means: thaw and go on as owner, unless
+    /// the shared table says otherwise.
+    pub async fn hand_over(
+        &self,
+        slots: &[u16],
+        to: &proto::Node,
+        known_epoch: impl Fn(u16) -> u64,
+        limit: Duration,
+    ) -> Result<Vec<u16>, ClaimError> {
+        let table = self.table.load();
+        let epochs = self.shadow_epochs(slots, limit).await?;
+        let moves = slots
+            .iter()
+            .zip(epochs)
+            .map(|(slot, shadow)| proto::SlotMove {
+                released: true,
+                ..slot_move(&table, *slot, to, shadow.max(known_epoch(*slot)))
+            });
+        let request = proto::SlotClaimRequest {
+            moves: moves.collect(),
+            planner: None,
+            planner_ttl_ms: 0,
+        };
+        let reply = self.slot_claim(request, limit).await?;
+        Ok(reply
+            .refused_slots
+            .into_iter()
+            .filter_map(|slot| u16::try_from(slot).ok())
+            .collect())
+    }
+
+    async fn slot_claim(
+        &self,
+        request: proto::SlotClaimRequest,
+        limit: Duration,
+    ) -> Result<proto::SlotClaimReply, ClaimError> {
+        let mut reply = within(limit, self.stores.slot_claim(request)).await?;
+        if let Some(map) = reply.map.take() {
+            self.table.offer(map)?;
+        }
+        Ok(reply)
+    }
+
+    async fn shadow_epochs(&self, slots: &[u16], limit: Duration) -> Result<Vec<u64>, ClaimError> {
+        let away = |error: ShadowError| ClaimError::ShadowAway(error.to_string());
+        let epochs = timeout(limit, self.shadow.epochs(slots))
+            .await
+            .map_err(|_| ClaimError::ShadowAway(format!("no answer within {limit:?}")))?
+            .map_err(away)?;
+        if epochs.len() != slots.len() {
+            let text = format!("{} epochs for {} slots", epochs.len(), slots.len());
+            return Err(ClaimError::ShadowAway(text));
+        }
+        Ok(epochs)
+    }
+}
+
+/// A move as the table has it now, to an epoch above the highest that is known.
+fn slot_move(table: &SlotTable, slot: u16, to: &proto::Node, highest: u64) -> proto::SlotMove {
+    let from = table.owner(slot);
+    let from_epoch = table.epoch(slot);
+    proto::SlotMove {
+        slot: u32::from(slot),
+        from_name: from.map(|from| from.name.clone()).unwrap_or_default(),
+        from_incarnation: from.map_or(0, |from| from.incarnation),
+        from_epoch,
+        to: Some(to.clone()),
+        min_epoch: 1 + highest.max(from_epoch),
+        released: false,
+    }
+}
+
+fn contains(nodes: &[proto::Node], node: &proto::Node) -> bool {
+    nodes.iter().any(|other| same(other, node))
+}
+
+/// The live routers: alive is whom either authority holds to be alive, draining who says so to
+/// either.
+fn routers(shadow: &[proto::Node], storage: &[proto::Node]) -> Vec<proto::Node> {
+    let mut live: Vec<proto::Node> = Vec::new();
+    for node in shadow.iter().chain(storage) {
+        if node.role() != proto::NodeRole::Router {
+            continue;
+        }
+        if !guard!("two-authorities") && !(contains(shadow, node) && contains(storage, node)) {
+            continue;
+        }
+        match live.iter_mut().find(|other| same(other, node)) {
+            Some(known) => known.draining |= node.draining,
+            None => live.push(node.clone()),
+        }
+    }
+    live
+}
+
+/// Puts moves of the same pair of routers into one order.
+fn orders(moves: Vec<Move>) -> Vec<HandOverOrder> {
+    let mut orders: Vec<HandOverOrder> = Vec::new();
+    for Move { slot, from, to } in moves {
+        let fits = |known: &&mut HandOverOrder| {
+            same(&known.owner, &from)
+                && known
+                    .order
+                    .to
+                    .as_ref()
+                    .is_some_and(|other| same(other, &to))
+        };
+        match orders.iter_mut().find(fits) {
+            Some(known) => known.order.slots.push(u32::from(slot)),
+            None => orders.push(HandOverOrder {
+                owner: from,
+                order: proto::HandOver {
+                    slots: vec![u32::from(slot)],
+                    to: Some(to),
+                },
+            }),
+        }
+    }
+    orders
+}
+
+async fn within<T>(
+    limit: Duration,
+    request: impl Future<Output = Result<T, StoreError>>,
+) -> Result<T, ClaimError> {
+    timeout(limit, request)
+        .await
+        .map_err(|_| ClaimError::StorageAway(format!("no answer within {limit:?}")))?
+        .map_err(|error| ClaimError::StorageAway(error.to_string()))
+}
+
+#[cfg(test)]
+#[path = "claim_tests.rs"]
+mod tests;

@@ -1,0 +1,366 @@
+//! This process's own lease, held with two authorities at once.
+//!
+//! A process serves while *either* authority's lease is fresh and stops a margin before both have
+//! run out. A term is counted from before the request that renewed it, on a clock that runs while
+//! the machine is suspended: the authority's own count always ends later. What an authority marked
+//! as ended is never renewed again; then the process has lost its lease for good and must stop.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use sestina_api::lease::{AuthorityAway, LeaseAuthority, Renewal};
+use sestina_proto as proto;
+use sestina_runtime::CancellationToken;
+use sestina_runtime::clock::{BootInstant, Clock};
+use sestina_runtime::failpoint;
+use sestina_runtime::spawn::Tasks;
+use tokio::sync::{Mutex, mpsc, watch};
+use tokio::time::{Instant, sleep_until, timeout};
+
+/// How leases are counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LeaseTerms {
+    /// How long a lease lasts.
+    pub ttl: Duration,
+    /// How often it is renewed.
+    pub every: Duration,
+    /// How long one renewal may take.
+    pub timeout: Duration,
+    /// How long before the end of the last lease the process stops serving.
+    pub margin: Duration,
+}
+
+impl Default for LeaseTerms {
+    fn default() -> LeaseTerms {
+        LeaseTerms {
+            ttl: Duration::from_secs(4),
+            every: Duration::from_secs(1),
+            timeout: Duration::from_secs(1),
+            margin: Duration::from_secs(1),
+        }
+    }
+}
+
+/// One of the two authorities.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Authority {
+    /// Redis (or memory).
+    Shadow = 0,
+    /// PostgreSQL (or SQLite), through storage.
+    Storage = 1,
+}
+
+impl Authority {
+    /// Both.
+    pub const ALL: [Authority; 2] = [Authority::Shadow, Authority::Storage];
+
+    /// Its name in logs.
+    pub fn name(self) -> &'static str {
+        match self {
+            Authority::Shadow => "shadow",
+            Authority::Storage => "storage",
+        }
+    }
+}
+
+/// The lease is lost for good: the process must stop.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the lease is lost: {0}")]
+pub struct LeaseLost(pub String);
+
+/// Until when this process may serve. Asking costs two atomic loads and a look at the clock.
+pub struct LeaseDeadline {
+    clock: Arc<dyn Clock>,
+    terms: LeaseTerms,
+    /// End of the last renewed term with each authority, as nanoseconds; 0: none yet.
+    until: [AtomicU64; 2],
+    /// Lost or given back: nothing is renewed any more.
+    over: AtomicBool,
+    /// Raised at each renewal; holds why the lease was lost.
+    changes: watch::Sender<Option<LeaseLost>>,
+}
+
+impl LeaseDeadline {
+    /// No lease yet.
+    pub fn new(clock: Arc<dyn Clock>, terms: LeaseTerms) -> LeaseDeadline {
+        LeaseDeadline {
+            clock,
+            terms,
+            until: [AtomicU64::new(0), AtomicU64::new(0)],
+            over: AtomicBool::new(false),
+            changes: watch::Sender::new(None),
+        }
+    }
+
+    /// An authority renewed the lease by a request that was begun at `started`.
+    pub fn renewed(&self, authority: Authority, started: BootInstant) {
+        if let Some(until) = started.checked_add(self.terms.ttl) {
+            self.until[authority as usize].fetch_max(until.as_nanos(), Ordering::AcqRel);
+            self.changes.send_modify(|_| {});
+        }
+    }
+
+    /// The lease is lost for good.
+    pub fn lose(&self, why: impl Into<String>) {
+        self.over.store(true, Ordering::Release);
+        let why = LeaseLost(why.into());
+        self.changes.send_modify(|lost| {
+            lost.get_or_insert(why);
+        });
+    }
+
+    /// The lease is about to be given back: no more serving, but nothing is lost.
+    fn end(&self) {
+        self.over.store(true, Ordering::Release);
+    }
+
+    /// Whether this process may serve now.
+    pub fn serving(&self) -> bool {
+        self.deadline()
+            .is_some_and(|deadline| self.clock.now() < deadline)
+    }
+
+    /// When it must stop serving if nothing is renewed; `None` without a lease.
+    pub fn deadline(&self) -> Option<BootInstant> {
+        if self.over.load(Ordering::Acquire) {
+            return None;
+        }
+        let until = self
+            .until
+            .each_ref()
+            .map(|until| until.load(Ordering::Acquire));
+        let last = until[0].max(until[1]);
+        let margin = BootInstant::from_nanos(last)
+            .as_nanos()
+            .checked_sub(nanos(self.terms.margin));
+        margin.filter(|_| last > 0).map(BootInstant::from_nanos)
+    }
+
+    /// Whether that authority's lease is fresh by our own count.
+    pub fn fresh(&self, authority: Authority) -> bool {
+        let until = self.until[authority as usize].load(Ordering::Acquire);
+        self.clock.now() < BootInstant::from_nanos(until)
+    }
+
+    /// Whether that authority ever gave the lease.
+    pub fn held(&self, authority: Authority) -> bool {
+        self.until[authority as usize].load(Ordering::Acquire) > 0
+    }
+
+    /// Waits until the process may serve.
+    pub async fn wait_serving(&self) -> Result<(), LeaseLost> {
+        let mut changes = self.changes.subscribe();
+        loop {
+            if let Some(lost) = changes.borrow_and_update().clone() {
+                return Err(lost);
+            }
+            if self.serving() {
+                return Ok(());
+            }
+            if changes.changed().await.is_err() {
+                // Cannot be: `self` holds the sender.
+                return Err(LeaseLost("the keeper has ended".into()));
+            }
+        }
+    }
+
+    /// Waits until the lease is lost for good, and tells why.
+    pub async fn lost(&self) -> LeaseLost {
+        let mut changes = self.changes.subscribe();
+        match changes.wait_for(Option::is_some).await {
+            Ok(lost) => lost.clone().unwrap_or(LeaseLost("no reason".into())),
+            Err(_) => LeaseLost("the keeper has ended".into()),
+        }
+    }
+}
+
+fn nanos(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// Renews the lease of this process with both authorities, each in a task of its own, so that one
+/// that hangs does not delay the other.
+pub struct LeaseKeeper {
+    deadline: Arc<LeaseDeadline>,
+    node: watch::Sender<proto::Node>,
+    /// Tells the tasks to give the lease back and end.
+    stop: CancellationToken,
+    /// Closed when both tasks have ended.
+    done: Mutex<mpsc::Receiver<()>>,
+}
+
+impl LeaseKeeper {
+    /// Starts renewing. The tasks belong to `tasks`: it must be the group that is shut down last,
+    /// since nothing is renewed after its token is cancelled.
+    pub fn start(
+        node: proto::Node,
+        shadow: Arc<dyn LeaseAuthority>,
+        storage: Arc<dyn LeaseAuthority>,
+        terms: LeaseTerms,
+        clock: Arc<dyn Clock>,
+        tasks: &Tasks,
+    ) -> LeaseKeeper {
+        let deadline = Arc::new(LeaseDeadline::new(clock.clone(), terms));
+        let node = watch::Sender::new(node);
+        let stop = CancellationToken::new();
+        let (alive, done) = mpsc::channel(1);
+        for (which, authority) in Authority::ALL.into_iter().zip([shadow, storage]) {
+            let renewer = Renewer {
+                which,
+                authority,
+                deadline: deadline.clone(),
+                clock: clock.clone(),
+                terms,
+                stop: stop.clone(),
+                group: tasks.token(),
+                waited: None,
+                _alive: alive.clone(),
+            };
+            tasks.spawn(
+                format!("lease-{}", which.name()),
+                renewer.run(node.subscribe()),
+            );
+        }
+        LeaseKeeper {
+            deadline,
+            node,
+            stop,
+            done: Mutex::new(done),
+        }
+    }
+
+    /// Until when this process may serve, for those who ask often.
+    pub fn deadline(&self) -> Arc<LeaseDeadline> {
+        self.deadline.clone()
+    }
+
+    /// Whether this process may serve now.
+    pub fn serving(&self) -> bool {
+        self.deadline.serving()
+    }
+
+    /// Waits until the process may serve for the first time.
+    pub async fn wait_serving(&self) -> Result<(), LeaseLost> {
+        self.deadline.wait_serving().await
+    }
+
+    /// Waits until the lease is lost for good: the process must stop at once.
+    pub async fn lost(&self) -> LeaseLost {
+        self.deadline.lost().await
+    }
+
+    /// Changes what the lease says of this process (as that it is draining) and tells both
+    /// authorities at once.
+    pub fn update_node(&self, change: impl FnOnce(&mut proto::Node)) {
+        self.node.send_modify(change);
+    }
+
+    /// Stops serving and gives the lease back to both authorities (as far as they can be reached
+    /// within one renewal's time-out).
+    pub async fn release(&self) {
+        self.deadline.end();
+        self.stop.cancel();
+        // Nothing is ever sent: this waits for both tasks to drop their end.
+        self.done.lock().await.recv().await;
+    }
+}
+
+impl Drop for LeaseKeeper {
+    fn drop(&mut self) {
+        self.deadline.end();
+    }
+}
+
+struct Renewer {
+    which: Authority,
+    authority: Arc<dyn LeaseAuthority>,
+    deadline: Arc<LeaseDeadline>,
+    clock: Arc<dyn Clock>,
+    terms: LeaseTerms,
+    stop: CancellationToken,
+    group: CancellationToken,
+    /// Since when another incarnation of our name is waited for.
+    waited: Option<Instant>,
+    _alive: mpsc::Sender<()>,
+}
+
+impl Renewer {
+    async fn run(mut self, mut node: watch::Receiver<proto::Node>) {
+        let mut away = false;
+        loop {
+            let me = node.borrow_and_update().clone();
+            let began = Instant::now();
+            match self.renew(&me).await {
+                Ok(Renewal::Renewed) => {
+                    if std::mem::take(&mut away) {
+                        tracing::info!(authority = self.which.name(), "lease authority is back");
+                    }
+                }
+                Ok(Renewal::Lost) if self.deadline.held(self.which) => {
+                    let why = format!("the {} authority has ended it", self.which.name());
+                    tracing::error!(authority = self.which.name(), "the lease is lost for good");
+                    return self.deadline.lose(why);
+                }
+                Ok(Renewal::Lost) => self.held_by_another(&me),
+                Err(error) => {
+                    if !std::mem::replace(&mut away, true) {
+                        tracing::warn!(authority = self.which.name(), %error, "lease not renewed");
+                    }
+                }
+            }
+            tokio::select! {
+                biased;
+                () = self.group.cancelled() => return,
+                () = self.stop.cancelled() => return self.release(&me).await,
+                changed = node.changed() => if changed.is_err() { return },
+                () = sleep_until(began + self.terms.every) => {}
+            }
+        }
+    }
+
+    async fn renew(&self, me: &proto::Node) -> Result<Renewal, AuthorityAway> {
+        if failpoint::hit_async("router.lease_renew").await {
+            return Err(AuthorityAway("a fail point".into()));
+        }
+        let started = self.clock.now();
+        let request = self.authority.renew(me, self.terms.ttl);
+        let renewal = timeout(self.terms.timeout, request)
+            .await
+            .map_err(|_| AuthorityAway(format!("no answer within {:?}", self.terms.timeout)))??;
+        if renewal == Renewal::Renewed {
+            self.deadline.renewed(self.which, started);
+        }
+        Ok(renewal)
+    }
+
+    /// Before the first renewal, the lease of a former incarnation may have to run out.
+    fn held_by_another(&mut self, me: &proto::Node) {
+        let since = *self.waited.get_or_insert_with(Instant::now);
+        if since.elapsed() > self.terms.ttl * 2 {
+            self.waited = Some(Instant::now());
+            tracing::warn!(
+                authority = self.which.name(),
+                name = me.name,
+                "another process holds the lease of this name; give each process its own name"
+            );
+        }
+    }
+
+    async fn release(&self, me: &proto::Node) {
+        match timeout(self.terms.timeout, self.authority.release(me)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => {
+                tracing::warn!(authority = self.which.name(), %error, "lease not given back");
+            }
+            Err(_) => tracing::warn!(
+                authority = self.which.name(),
+                "lease not given back in time"
+            ),
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "lease_tests.rs"]
+mod tests;

@@ -1,0 +1,82 @@
+//! Storage as a lease authority.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use sestina_api::lease::{AuthorityAway, LeaseAuthority, Renewal};
+use sestina_api::store::{StoreError, Stores};
+use sestina_proto as proto;
+
+use crate::slot_map::same;
+
+/// Leases in PostgreSQL or SQLite, through the storage tier.
+pub struct StorageLeases {
+    stores: Arc<dyn Stores>,
+}
+
+impl StorageLeases {
+    /// Over these stores.
+    pub fn new(stores: Arc<dyn Stores>) -> StorageLeases {
+        StorageLeases { stores }
+    }
+}
+
+fn away(error: StoreError) -> AuthorityAway {
+    AuthorityAway(error.to_string())
+}
+
+#[async_trait]
+impl LeaseAuthority for StorageLeases {
+    async fn renew(&self, node: &proto::Node, ttl: Duration) -> Result<Renewal, AuthorityAway> {
+        let ttl_ms = u32::try_from(ttl.as_millis()).unwrap_or(u32::MAX);
+        let request = proto::LeaseRenewRequest {
+            node: Some(node.clone()),
+            ttl_ms,
+        };
+        let reply = self.stores.lease_renew(request).await.map_err(away)?;
+        Ok(if reply.lost {
+            Renewal::Lost
+        } else {
+            Renewal::Renewed
+        })
+    }
+
+    async fn release(&self, node: &proto::Node) -> Result<(), AuthorityAway> {
+        let request = proto::LeaseEndRequest {
+            node: Some(node.clone()),
+        };
+        self.stores.lease_end(request).await.map(drop).map_err(away)
+    }
+
+    async fn fresh(&self) -> Result<Vec<(proto::Node, Duration)>, AuthorityAway> {
+        let reply = self
+            .stores
+            .lease_list(proto::Empty {})
+            .await
+            .map_err(away)?;
+        let fresh = reply
+            .leases
+            .into_iter()
+            .filter(|lease| lease.remaining_ms > 0);
+        Ok(fresh
+            .filter_map(|lease| {
+                let remaining = Duration::from_millis(u64::from(lease.remaining_ms));
+                Some((lease.node?, remaining))
+            })
+            .collect())
+    }
+
+    /// Only looks: the claim's own transaction refuses while the lease is fresh, and ends it.
+    async fn mark_ended(&self, node: &proto::Node) -> Result<bool, AuthorityAway> {
+        Ok(!self
+            .fresh()
+            .await?
+            .iter()
+            .any(|(fresh, _)| same(fresh, node)))
+    }
+
+    async fn unmark(&self, _: &proto::Node) -> Result<(), AuthorityAway> {
+        Ok(())
+    }
+}

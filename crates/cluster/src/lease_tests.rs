@@ -1,0 +1,269 @@
+#![allow(clippy::unwrap_used)]
+
+use async_trait::async_trait;
+use sestina_runtime::clock::ManualClock;
+
+use super::*;
+
+/// What an authority answers to renewals.
+#[derive(Clone, Copy)]
+enum Answer {
+    Renew,
+    Lost,
+    Away,
+    Hang,
+}
+
+struct FakeAuthority {
+    state: parking_lot::Mutex<(Answer, usize, Option<proto::Node>, usize)>,
+}
+
+impl FakeAuthority {
+    fn new() -> FakeAuthority {
+        FakeAuthority {
+            state: parking_lot::Mutex::new((Answer::Renew, 0, None, 0)),
+        }
+    }
+
+    fn set(&self, answer: Answer) {
+        self.state.lock().0 = answer;
+    }
+
+    fn renewals(&self) -> usize {
+        self.state.lock().1
+    }
+
+    fn last_node(&self) -> Option<proto::Node> {
+        self.state.lock().2.clone()
+    }
+
+    fn released(&self) -> usize {
+        self.state.lock().3
+    }
+}
+
+/// Tokio's (paused) time as the machine's clock.
+struct TokioClock(Instant);
+
+impl Clock for TokioClock {
+    fn now(&self) -> BootInstant {
+        let since = Duration::from_secs(1000) + self.0.elapsed();
+        BootInstant::from_nanos(u64::try_from(since.as_nanos()).unwrap())
+    }
+}
+
+fn node() -> proto::Node {
+    proto::Node {
+        name: "router-0".into(),
+        incarnation: 7,
+        ..Default::default()
+    }
+}
+
+struct Setup {
+    shadow: Arc<FakeAuthority>,
+    storage: Arc<FakeAuthority>,
+    keeper: LeaseKeeper,
+    tasks: Tasks,
+}
+
+fn start() -> Setup {
+    let (shadow, storage) = (
+        Arc::new(FakeAuthority::new()),
+        Arc::new(FakeAuthority::new()),
+    );
+    let tasks = Tasks::new("test");
+    let clock = Arc::new(TokioClock(Instant::now()));
+    let terms = LeaseTerms::default();
+    let keeper = LeaseKeeper::start(
+        node(),
+        shadow.clone(),
+        storage.clone(),
+        terms,
+        clock,
+        &tasks,
+    );
+    Setup {
+        shadow,
+        storage,
+        keeper,
+        tasks,
+    }
+}
+
+async fn pass(seconds: f64) {
+    tokio::time::sleep(Duration::from_secs_f64(seconds)).await;
+}
+
+#[test]
+fn the_deadline_counts_from_before_the_request() {
+    let clock = Arc::new(ManualClock::default());
+    clock.advance(Duration::from_secs(100));
+    let deadline = LeaseDeadline::new(clock.clone(), LeaseTerms::default());
+    assert!(!deadline.serving() && deadline.deadline().is_none());
+    let started = clock.now();
+    clock.advance(Duration::from_millis(900));
+    deadline.renewed(Authority::Storage, started);
+    assert_eq!(
+        deadline.deadline(),
+        started.checked_add(Duration::from_secs(3))
+    );
+    clock.advance(Duration::from_millis(2099));
+    assert!(deadline.serving());
+    clock.advance(Duration::from_millis(1));
+    assert!(!deadline.serving(), "serves within the margin");
+    assert!(deadline.fresh(Authority::Storage) && !deadline.fresh(Authority::Shadow));
+    // An answer that was under way while the machine was suspended.
+    clock.advance(Duration::from_secs(60));
+    deadline.renewed(Authority::Storage, started);
+    assert!(!deadline.serving());
+    deadline.renewed(Authority::Shadow, clock.now());
+    assert!(deadline.serving());
+    deadline.renewed(Authority::Shadow, started);
+    assert!(deadline.serving(), "an older answer took time away");
+    deadline.lose("gone");
+    assert!(!deadline.serving());
+    deadline.renewed(Authority::Shadow, clock.now());
+    assert!(!deadline.serving(), "a lost lease came back");
+}
+
+#[tokio::test(start_paused = true)]
+async fn serves_while_either_is_fresh() {
+    let setup = start();
+    setup.keeper.wait_serving().await.unwrap();
+    setup.shadow.set(Answer::Away);
+    pass(60.0).await;
+    assert!(setup.keeper.serving());
+    assert!(!setup.keeper.deadline().fresh(Authority::Shadow));
+    setup.storage.set(Answer::Hang);
+    pass(1.5).await;
+    assert!(
+        setup.keeper.serving(),
+        "stopped although three seconds are left"
+    );
+    pass(2.0).await;
+    assert!(!setup.keeper.serving(), "serves without a lease");
+    setup.shadow.set(Answer::Renew);
+    pass(1.1).await;
+    assert!(setup.keeper.serving(), "did not come back");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_hung_authority_does_not_delay_the_other() {
+    let setup = start();
+    setup.shadow.set(Answer::Hang);
+    pass(0.5).await;
+    let before = setup.storage.renewals();
+    for _ in 0..30 {
+        pass(1.0).await;
+        assert!(setup.keeper.serving());
+    }
+    assert_eq!(setup.storage.renewals() - before, 30);
+    assert!(setup.shadow.renewals() >= 28, "{}", setup.shadow.renewals());
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_authoritys_mark_is_the_end() {
+    for marks in [Authority::Shadow, Authority::Storage] {
+        let setup = start();
+        setup.keeper.wait_serving().await.unwrap();
+        let marker = [&setup.shadow, &setup.storage][marks as usize];
+        pass(1.5).await;
+        marker.set(Answer::Lost);
+        let lost = setup.keeper.lost().await;
+        assert!(lost.0.contains(marks.name()), "{lost}");
+        assert!(!setup.keeper.serving());
+        marker.set(Answer::Renew);
+        pass(10.0).await;
+        assert!(!setup.keeper.serving());
+        assert_eq!(setup.keeper.wait_serving().await, Err(lost));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn waits_for_a_former_incarnation_to_end() {
+    let setup = start();
+    setup.shadow.set(Answer::Lost);
+    setup.storage.set(Answer::Lost);
+    pass(20.0).await;
+    assert!(!setup.keeper.serving());
+    setup.storage.set(Answer::Renew);
+    setup.keeper.wait_serving().await.unwrap();
+    pass(5.0).await;
+    assert!(
+        setup.keeper.serving(),
+        "the other authority's old lease ended the new one"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_the_node_says_is_told_at_once() {
+    let setup = start();
+    setup.keeper.wait_serving().await.unwrap();
+    setup.keeper.update_node(|node| node.draining = true);
+    pass(0.01).await;
+    assert!(setup.shadow.last_node().unwrap().draining);
+    assert!(setup.storage.last_node().unwrap().draining);
+}
+
+#[tokio::test(start_paused = true)]
+async fn gives_the_lease_back_and_ends() {
+    let setup = start();
+    setup.keeper.wait_serving().await.unwrap();
+    setup.shadow.set(Answer::Hang);
+    setup.keeper.release().await;
+    assert!(!setup.keeper.serving());
+    assert_eq!(setup.storage.released(), 1);
+    let before = setup.storage.renewals();
+    pass(5.0).await;
+    assert_eq!(
+        setup.storage.renewals(),
+        before,
+        "renewed after the release"
+    );
+    setup.tasks.join(Duration::from_secs(1)).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn dropping_the_keeper_ends_its_tasks() {
+    let Setup { keeper, tasks, .. } = start();
+    let deadline = keeper.deadline();
+    drop(keeper);
+    assert!(!deadline.serving());
+    tasks.join(Duration::from_secs(5)).await.unwrap();
+}
+
+#[async_trait]
+impl LeaseAuthority for FakeAuthority {
+    async fn renew(&self, node: &proto::Node, _: Duration) -> Result<Renewal, AuthorityAway> {
+        let answer = {
+            let mut state = self.state.lock();
+            state.1 += 1;
+            state.2 = Some(node.clone());
+            state.0
+        };
+        match answer {
+            Answer::Renew => Ok(Renewal::Renewed),
+            Answer::Lost => Ok(Renewal::Lost),
+            Answer::Away => Err(AuthorityAway("test".into())),
+            Answer::Hang => std::future::pending().await,
+        }
+    }
+
+    async fn release(&self, _: &proto::Node) -> Result<(), AuthorityAway> {
+        self.state.lock().3 += 1;
+        Ok(())
+    }
+
+    async fn fresh(&self) -> Result<Vec<(proto::Node, Duration)>, AuthorityAway> {
+        Ok(Vec::new())
+    }
+
+    async fn mark_ended(&self, _: &proto::Node) -> Result<bool, AuthorityAway> {
+        Ok(true)
+    }
+
+    async fn unmark(&self, _: &proto::Node) -> Result<(), AuthorityAway> {
+        Ok(())
+    }
+}

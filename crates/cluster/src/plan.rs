@@ -1,0 +1,162 @@
+//! What to claim and what to move: a pure function of the table and of who is alive.
+//!
+//! The same table and members give the same plan, so a plan can be made again and again until the
+//! table shows that it was carried out: an order that was lost or failed is simply repeated.
+
+use sestina_proto as proto;
+
+use crate::rendezvous;
+use crate::slot_map::{SlotTable, same};
+use crate::slots::SLOTS;
+
+/// How much moves at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PlanLimits {
+    /// At most so many slots of live owners are moving at one time. Slots without a live owner
+    /// are claimed all at once.
+    pub max_moves: usize,
+    /// Nothing moves for balance while no router is further from its share than this many percent
+    /// of an even share.
+    pub hysteresis_percent: usize,
+}
+
+impl Default for PlanLimits {
+    fn default() -> PlanLimits {
+        PlanLimits {
+            max_moves: 64,
+            hysteresis_percent: 10,
+        }
+    }
+}
+
+/// A slot whose owner is dead (or which has none), and who should have it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Claim {
+    /// Which slot.
+    pub slot: u16,
+    /// The dead owner, if there was one.
+    pub from: Option<proto::Node>,
+    /// Who gets it.
+    pub to: proto::Node,
+}
+
+/// A slot that its live owner is asked to hand over.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Move {
+    /// Which slot.
+    pub slot: u16,
+    /// Its live owner.
+    pub from: proto::Node,
+    /// Who gets it.
+    pub to: proto::Node,
+}
+
+/// What should happen next.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Plan {
+    /// Slots to claim, all at once.
+    pub claims: Vec<Claim>,
+    /// Slots to hand over, limited in number.
+    pub moves: Vec<Move>,
+}
+
+/// Plans one round. `live` are the routers whose lease is fresh, each with its draining flag; the
+/// flags in the table's own list do not count.
+pub fn plan(table: &SlotTable, live: &[proto::Node], limits: PlanLimits) -> Plan {
+    let mut live: Vec<&proto::Node> = live.iter().collect();
+    live.sort_by(|a, b| (&a.name, a.incarnation).cmp(&(&b.name, b.incarnation)));
+    live.dedup_by(|a, b| same(a, b));
+    let staying: Vec<&proto::Node> = live.iter().copied().filter(|node| !node.draining).collect();
+    // Better an owner that leaves soon than none.
+    let heirs = if staying.is_empty() { &live } else { &staying };
+    if heirs.is_empty() {
+        return Plan::default();
+    }
+    let names: Vec<&str> = heirs.iter().map(|node| node.name.as_str()).collect();
+
+    let mut plan = Plan::default();
+    let mut state = Balance::new(heirs.len());
+    let mut leaving = Vec::new();
+    let mut misplaced = Vec::new();
+    for slot in 0..SLOTS as u16 {
+        let Some(heir) = rendezvous::owner(slot, &names) else {
+            continue;
+        };
+        state.ideal[heir] += 1;
+        let owner = table.owner(slot);
+        match owner.and_then(|owner| live.iter().find(|node| same(node, owner)).copied()) {
+            None => {
+                let to = heirs[heir].clone();
+                plan.claims.push(Claim {
+                    slot,
+                    from: owner.cloned(),
+                    to,
+                });
+                state.count[heir] += 1;
+            }
+            Some(owner) => match heirs.iter().position(|node| same(node, owner)) {
+                Some(at) => {
+                    state.count[at] += 1;
+                    if at != heir {
+                        misplaced.push((slot, at, heir));
+                    }
+                }
+                None => leaving.push((slot, owner, heir)),
+            },
+        }
+    }
+    if staying.is_empty() {
+        return plan;
+    }
+    for (slot, from, to) in leaving.into_iter().take(limits.max_moves) {
+        plan.moves.push(Move {
+            slot,
+            from: from.clone(),
+            to: staying[to].clone(),
+        });
+        state.count[to] += 1;
+    }
+    let slack = SLOTS * limits.hysteresis_percent / 100 / staying.len();
+    for (slot, from, to) in misplaced {
+        if plan.moves.len() >= limits.max_moves || state.within(slack) {
+            break;
+        }
+        // A move helps if it takes from one who has too much or gives to one who has too little.
+        if state.count[from] > state.ideal[from] || state.count[to] < state.ideal[to] {
+            state.count[from] -= 1;
+            state.count[to] += 1;
+            plan.moves.push(Move {
+                slot,
+                from: staying[from].clone(),
+                to: staying[to].clone(),
+            });
+        }
+    }
+    plan
+}
+
+/// How many slots each router has, and should have.
+struct Balance {
+    count: Vec<usize>,
+    ideal: Vec<usize>,
+}
+
+impl Balance {
+    fn new(routers: usize) -> Balance {
+        Balance {
+            count: vec![0; routers],
+            ideal: vec![0; routers],
+        }
+    }
+
+    fn within(&self, slack: usize) -> bool {
+        self.count
+            .iter()
+            .zip(&self.ideal)
+            .all(|(count, ideal)| count.abs_diff(*ideal) <= slack)
+    }
+}
+
+#[cfg(test)]
+#[path = "plan_tests.rs"]
+mod tests;

@@ -1,0 +1,118 @@
+#![allow(clippy::unwrap_used)]
+
+use proptest::prelude::*;
+
+use super::*;
+
+/// The committed vectors: `slot<TAB>bare JID` in each line.
+const VECTORS: &str = include_str!("../slot-vectors.txt");
+
+#[test]
+fn the_committed_vectors_hold() {
+    let mut count = 0;
+    for line in VECTORS.lines().filter(|line| !line.starts_with('#')) {
+        let (slot, bare) = line.split_once('\t').unwrap();
+        let slot: u16 = slot.parse().unwrap();
+        assert_eq!(slot_of_bare(bare), slot, "{bare}");
+        assert_eq!(slot_of_jid(&Jid::from_wire(bare)), slot, "{bare}");
+        let (local, domain) = match bare.split_once('@') {
+            Some((local, domain)) => (Some(local), domain),
+            None => (None, bare),
+        };
+        assert_eq!(slot_of(local, domain), slot, "{bare}");
+        count += 1;
+    }
+    assert!(count >= 20, "only {count} vectors");
+}
+
+#[test]
+fn the_hash_is_xxh3() {
+    // From the reference implementation's own tests: the empty input, seed 0.
+    assert_eq!(xxh3_64(b""), 0x2d06_8005_38d3_94c2);
+    assert_eq!(slot_of_bare(""), 0x4c2);
+}
+
+#[test]
+fn only_lower_case_version_8_names_its_slot() {
+    let name = "5e0f2a6c-3b1d-8c4e-9f70-aa12bb34cabc";
+    assert_eq!(slot_of(Some(name), "guest.example.org"), 0xabc);
+    assert_eq!(slot_of(Some(name), "elsewhere.example"), 0xabc);
+    for other in [
+        "5E0F2A6C-3B1D-8C4E-9F70-AA12BB34CABC",      // upper case
+        "5e0f2a6c-3b1d-4c4e-9f70-aa12bb34cabc",      // version 4
+        "5e0f2a6c-3b1d-8c4e-cf70-aa12bb34cabc",      // another variant
+        "5e0f2a6c-3b1d-8c4e-9f70-aa12bb34cab",       // short
+        "5e0f2a6c-3b1d-8c4e-9f70-aa12bb34cabcd",     // long
+        "5e0f2a6c03b1d-8c4e-9f70-aa12bb34cabc",      // no hyphen
+        "5e0f2a6c-3b1d-8c4e-9f70-aa12bb34cab\u{e9}", // not hexadecimal
+    ] {
+        let hashed = hash(format!("{other}@guest.example.org").as_bytes());
+        assert_eq!(slot_of(Some(other), "guest.example.org"), hashed, "{other}");
+    }
+}
+
+#[test]
+fn resources_do_not_count() {
+    let full = Jid::from_wire("juliet@example.com/balcony@x");
+    assert_eq!(slot_of_jid(&full), slot_of_bare("juliet@example.com"));
+    assert_eq!(
+        slot_of_bare("juliet@example.com/balcony@x"),
+        slot_of_bare("juliet@example.com")
+    );
+}
+
+#[test]
+fn long_addresses_hash_as_short_ones_do() {
+    for length in [200, 243, 244, 245, 1000] {
+        let local = "a".repeat(length);
+        let bare = format!("{local}@example.org");
+        assert_eq!(
+            slot_of(Some(&local), "example.org"),
+            slot_of_bare(&bare),
+            "{length}"
+        );
+    }
+}
+
+#[test]
+fn addresses_of_a_room_hash_as_the_room() {
+    let lobby = (
+        "lobby.example.org".to_owned(),
+        "conference.example.org".to_owned(),
+    );
+    let hasher = SlotHasher::new(HashMap::from([lobby]));
+    let room = slot_of_bare("standup@conference.example.org");
+    assert_eq!(
+        hasher.slot_of_jid(&Jid::from_wire("standup@lobby.example.org/ann")),
+        room
+    );
+    assert_eq!(hasher.slot_of_bare("standup@lobby.example.org/ann"), room);
+    assert_eq!(hasher.slot_of_bare("standup@conference.example.org"), room);
+    assert_ne!(slot_of_bare("standup@lobby.example.org"), room);
+    let other = Jid::from_wire("standup@example.org");
+    assert_eq!(hasher.slot_of_jid(&other), slot_of_jid(&other));
+}
+
+proptest! {
+    #[test]
+    fn chosen_names_are_uuids_in_their_slot(slot in 0u16..4096, random: u128, other: u128) {
+        let name = name_in_slot(slot, random);
+        prop_assert_eq!(name.len(), 36);
+        prop_assert_eq!(slot_of(Some(&name), "example.org"), slot);
+        let bare = format!("{name}@example.org");
+        prop_assert_eq!(slot_of_bare(&bare), slot);
+        if random >> 80 != other >> 80 {
+            prop_assert_ne!(name, name_in_slot(slot, other));
+        }
+    }
+
+    #[test]
+    fn all_forms_agree_and_are_in_range(local in "[a-z0-9.é]{1,300}", domain in "[a-z]{1,60}\\.org") {
+        let bare = format!("{local}@{domain}");
+        let slot = slot_of(Some(&local), &domain);
+        prop_assert!(usize::from(slot) < SLOTS);
+        prop_assert_eq!(slot_of_bare(&bare), slot);
+        prop_assert_eq!(slot_of_jid(&Jid::from_wire(&bare)), slot);
+        prop_assert_eq!(SlotHasher::default().slot_of_bare(&bare), slot);
+    }
+}

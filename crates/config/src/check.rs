@@ -1,0 +1,397 @@
+//! What single values cannot show to be wrong: combinations, and what each role needs.
+
+use std::collections::HashSet;
+use std::path::PathBuf;
+
+use crate::error::{ConfigError, ConfigErrors};
+use crate::sections::{Config, RedisMode};
+use crate::values::Secret;
+
+/// What a process does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// Everything, in one process.
+    Serve,
+    /// The edge tier.
+    Edge,
+    /// The router tier.
+    Router,
+    /// The storage tier.
+    Storage,
+}
+
+impl Role {
+    /// Its name in commands, logs and metrics.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Role::Serve => "serve",
+            Role::Edge => "edge",
+            Role::Router => "router",
+            Role::Storage => "storage",
+        }
+    }
+}
+
+/// Mechanisms that `host.mechanisms` may name.
+const MECHANISMS: [&str; 5] = [
+    "SCRAM-SHA-256-PLUS",
+    "SCRAM-SHA-256",
+    "SCRAM-SHA-1-PLUS",
+    "SCRAM-SHA-1",
+    "PLAIN",
+];
+
+/// RFC 6120 §13.12: no limit may be smaller than this.
+const SMALLEST_STANZA_LIMIT: usize = 10_000;
+
+#[derive(Default)]
+struct Findings(Vec<ConfigError>);
+
+impl Findings {
+    fn require(&mut self, holds: bool, key: &str, reason: impl Into<String>) {
+        if !holds {
+            self.0.push(ConfigError::Invalid {
+                key: key.to_owned(),
+                reason: reason.into(),
+            });
+        }
+    }
+
+    fn pair(&mut self, key: &str, certificate: &Option<PathBuf>, private: &Option<PathBuf>) {
+        self.require(
+            certificate.is_some() == private.is_some(),
+            key,
+            "a certificate and its key are set together or not at all",
+        );
+    }
+
+    fn end(self) -> Result<(), ConfigErrors> {
+        if self.0.is_empty() {
+            Ok(())
+        } else {
+            Err(ConfigErrors(self.0))
+        }
+    }
+}
+
+impl Config {
+    /// Whether the configuration suffices for a role.
+    pub fn check(&self, role: Role) -> Result<(), ConfigErrors> {
+        let mut found = Findings::default();
+        let cluster = &self.cluster;
+        if role != Role::Serve {
+            found.require(
+                cluster.plaintext || cluster.tls_ca.is_some(),
+                "cluster.tls_ca",
+                "set tls_ca, tls_certificate and tls_key, or plaintext = true if the network \
+                 between the tiers is safe by itself",
+            );
+            let reachable = cluster
+                .advertise
+                .as_deref()
+                .is_some_and(|a| !a.starts_with("0.0.0.0:"))
+                && cluster
+                    .advertise
+                    .as_deref()
+                    .is_some_and(|a| !a.starts_with("[::]:"));
+            found.require(
+                reachable,
+                "cluster.advertise",
+                "listening on all addresses, the process must be told by which host:port the \
+                 others reach it",
+            );
+        }
+        if role == Role::Edge {
+            found.require(
+                !cluster.routers.is_empty(),
+                "cluster.routers",
+                "an edge needs the host:port of at least one router",
+            );
+        }
+        if role == Role::Router {
+            found.require(
+                !cluster.storages.is_empty(),
+                "cluster.storages",
+                "a router needs the host:port of at least one storage process",
+            );
+            found.require(
+                self.redis.mode != RedisMode::Memory,
+                "redis.mode",
+                "routers share their live state in Redis: use single, sentinel or cluster",
+            );
+        }
+        found.end()
+    }
+
+    /// What holds for every role.
+    pub(crate) fn check_values(&self) -> Result<(), ConfigErrors> {
+        let mut found = Findings::default();
+        self.check_hosts(&mut found);
+        self.check_edge(&mut found);
+        self.check_stores(&mut found);
+        self.check_cluster(&mut found);
+        self.check_telemetry(&mut found);
+        found.end()
+    }
+
+    fn check_hosts(&self, found: &mut Findings) {
+        let mut seen = HashSet::new();
+        for host in &self.host {
+            found.require(
+                !host.domain.is_empty(),
+                "host.domain",
+                "every host needs a domain",
+            );
+            for (key, domain) in [("host.domain", &host.domain), ("host.muc", &host.muc)] {
+                let plain = !domain.contains(|c: char| {
+                    c.is_whitespace() || c.is_uppercase() || matches!(c, '@' | '/')
+                });
+                let rule = "write a domain in lower case, without @, / and spaces";
+                found.require(plain, key, format!("{domain:?}: {rule}"));
+                if !domain.is_empty() {
+                    let new = seen.insert(domain.as_str());
+                    found.require(new, key, format!("{domain:?} is used twice"));
+                }
+            }
+            for mechanism in &host.mechanisms {
+                found.require(
+                    MECHANISMS.contains(&mechanism.as_str()),
+                    "host.mechanisms",
+                    format!(
+                        "{mechanism:?} is not known; use some of {}",
+                        MECHANISMS.join(", ")
+                    ),
+                );
+            }
+            found.require(
+                host.anonymous || !host.mechanisms.is_empty(),
+                "host.mechanisms",
+                format!(
+                    "nobody could log in to {:?}: name at least one mechanism",
+                    host.domain
+                ),
+            );
+            found.pair("host.certificate", &host.certificate, &host.key);
+        }
+    }
+
+    fn check_edge(&self, found: &mut Findings) {
+        let limits = &self.edge.limits;
+        found.pair(
+            "edge.tls.certificate",
+            &self.edge.tls.certificate,
+            &self.edge.tls.key,
+        );
+        found.require(
+            *limits.pre_auth_stanza <= *limits.stanza,
+            "edge.limits.pre_auth_stanza",
+            "strangers may not send more than users: lower it to edge.limits.stanza",
+        );
+        found.require(
+            *limits.pre_auth_stanza >= SMALLEST_STANZA_LIMIT,
+            "edge.limits.pre_auth_stanza",
+            format!("RFC 6120 allows no limit below {SMALLEST_STANZA_LIMIT} bytes"),
+        );
+        for (key, value) in [
+            ("edge.limits.depth", limits.depth),
+            ("edge.limits.attributes", limits.attributes),
+            ("edge.limits.auth_attempts", limits.auth_attempts),
+        ] {
+            found.require(value > 0, key, "must be at least 1");
+        }
+        found.require(
+            *limits.output_queue >= *limits.stanza,
+            "edge.limits.output_queue",
+            "must hold at least one stanza of edge.limits.stanza bytes",
+        );
+        found.require(
+            *self.sm.max_queue >= *limits.stanza,
+            "sm.max_queue",
+            "must hold at least one stanza of edge.limits.stanza bytes",
+        );
+    }
+
+    fn check_stores(&self, found: &mut Findings) {
+        let storage = &self.storage;
+        found.require(
+            storage.connections > 0,
+            "storage.connections",
+            "must be at least 1",
+        );
+        found.require(
+            storage.archive_connections > 0,
+            "storage.archive_connections",
+            "must be at least 1",
+        );
+        let known = |url: &Secret| {
+            ["postgres://", "postgresql://", "sqlite:"]
+                .iter()
+                .any(|s| url.expose().starts_with(s))
+        };
+        found.require(
+            storage.url.as_ref().is_none_or(known),
+            "storage.url",
+            "must begin with postgres:// or sqlite:",
+        );
+        let redis = &self.redis;
+        found.require(
+            (redis.mode == RedisMode::Memory) == redis.urls.is_empty(),
+            "redis.urls",
+            "addresses go with the modes single, sentinel and cluster, and only with these",
+        );
+        found.require(
+            (redis.mode == RedisMode::Sentinel) == redis.master_name.is_some(),
+            "redis.master_name",
+            "goes with mode = \"sentinel\", and only with it",
+        );
+        found.require(
+            redis.mode != RedisMode::Single || redis.urls.len() == 1,
+            "redis.urls",
+            "mode = \"single\" takes one address",
+        );
+        for url in &redis.urls {
+            found.require(
+                !holds_password(url),
+                "redis.urls",
+                "write the password in redis.password or redis.password_file, not in the address",
+            );
+            found.require(
+                url.starts_with("redis://") || url.starts_with("rediss://"),
+                "redis.urls",
+                "must begin with redis:// or rediss://",
+            );
+        }
+    }
+
+    fn check_cluster(&self, found: &mut Findings) {
+        let cluster = &self.cluster;
+        let files = [&cluster.tls_ca, &cluster.tls_certificate, &cluster.tls_key];
+        let set = files.iter().filter(|file| file.is_some()).count();
+        found.require(
+            set == 0 || set == 3,
+            "cluster.tls_ca",
+            "tls_ca, tls_certificate and tls_key are set together or not at all",
+        );
+        found.require(
+            set == 0 || !cluster.plaintext,
+            "cluster.plaintext",
+            "certificates are set as well; remove either them or plaintext = true",
+        );
+        found.require(
+            (1..=64).contains(&cluster.lanes),
+            "cluster.lanes",
+            "must be from 1 to 64",
+        );
+        found.require(
+            *cluster.lease_renew + *cluster.lease_margin < *cluster.lease_ttl
+                && !cluster.lease_renew.is_zero(),
+            "cluster.lease_ttl",
+            "must be longer than lease_renew and lease_margin together, or no lease would ever \
+             be fresh",
+        );
+    }
+
+    fn check_telemetry(&self, found: &mut Findings) {
+        let telemetry = &self.telemetry;
+        found.require(
+            (0.0..=1.0).contains(&telemetry.trace_ratio),
+            "telemetry.trace_ratio",
+            "must be from 0 to 1",
+        );
+        found.require(
+            !telemetry.otlp_interval.is_zero(),
+            "telemetry.otlp_interval",
+            "must not be zero",
+        );
+        if let Some(endpoint) = &telemetry.otlp_endpoint {
+            found.require(
+                endpoint.starts_with("http://") || endpoint.starts_with("https://"),
+                "telemetry.otlp_endpoint",
+                "must begin with http:// or https://",
+            );
+            found.require(
+                endpoint.starts_with("https://") == telemetry.otlp_ca.is_some(),
+                "telemetry.otlp_ca",
+                "goes with an https:// endpoint, and only with it",
+            );
+            found.require(
+                !holds_password(endpoint),
+                "telemetry.otlp_endpoint",
+                "must not hold a password",
+            );
+        }
+    }
+
+    /// URL of the database, the default included.
+    pub fn storage_url(&self) -> Secret {
+        self.storage.url.clone().unwrap_or_else(|| {
+            Secret::new(format!(
+                "sqlite:{}",
+                self.node.data_dir.join("sestina.db").display()
+            ))
+        })
+    }
+
+    /// Hash of what must be the same in all processes of a cluster: hosts and modules. Not of
+    /// paths, addresses or sizes, which may differ.
+    pub fn config_hash(&self) -> u64 {
+        let mut hash = Fnv::default();
+        for host in &self.host {
+            hash.text(&host.domain);
+            hash.text(&host.muc);
+            hash.text(if host.anonymous {
+                "anonymous"
+            } else {
+                "accounts"
+            });
+            host.mechanisms
+                .iter()
+                .for_each(|mechanism| hash.text(mechanism));
+            hash.text("");
+        }
+        let router = &self.router;
+        let modules = [
+            ("archive", usize::from(router.archive)),
+            ("carbons", usize::from(router.carbons)),
+            ("offline_limit", router.offline_limit),
+            ("muc_history", router.muc_history),
+        ];
+        for (name, value) in modules {
+            hash.text(name);
+            hash.text(&value.to_string());
+        }
+        hash.0
+    }
+}
+
+/// Whether the part before an `@` in the authority of a URL holds a password.
+fn holds_password(url: &str) -> bool {
+    let after = url.split_once("://").map_or(url, |(_, after)| after);
+    let authority = after.split(['/', '?']).next().unwrap_or(after);
+    authority
+        .rsplit_once('@')
+        .is_some_and(|(user, _)| user.contains(':'))
+}
+
+/// FNV-1a: the value is compared between processes of different builds and machines, so it must
+/// not depend on either.
+struct Fnv(u64);
+
+impl Default for Fnv {
+    fn default() -> Fnv {
+        Fnv(0xcbf2_9ce4_8422_2325)
+    }
+}
+
+impl Fnv {
+    fn text(&mut self, text: &str) {
+        // The zero byte ends each text, so that "ab","c" and "a","bc" differ.
+        for byte in text.bytes().chain([0]) {
+            self.0 = (self.0 ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "check_tests.rs"]
+mod tests;

@@ -1,0 +1,203 @@
+#![allow(clippy::unwrap_used)]
+use super::*;
+
+fn error(text: &str) -> String {
+    Config::from_toml(text).unwrap_err().to_string()
+}
+
+#[test]
+fn combinations_that_make_no_sense_are_refused() {
+    for (text, key, part) in [
+        (
+            "[[host]]\nanonymous = true",
+            "host.domain",
+            "needs a domain",
+        ),
+        (
+            "[[host]]\ndomain = \"A.example\"",
+            "host.domain",
+            "lower case",
+        ),
+        ("[[host]]\ndomain = \"a b\"", "host.domain", "spaces"),
+        (
+            "[[host]]\ndomain = \"a\"\n[[host]]\ndomain = \"a\"",
+            "host.domain",
+            "used twice",
+        ),
+        (
+            "[[host]]\ndomain = \"a\"\n[[host]]\ndomain = \"conference.a\"",
+            "host.domain",
+            "used twice",
+        ),
+        (
+            "[[host]]\ndomain = \"a\"\nmechanisms = [\"MD5\"]",
+            "host.mechanisms",
+            "\"MD5\"",
+        ),
+        (
+            "[[host]]\ndomain = \"a\"\nmechanisms = []",
+            "host.mechanisms",
+            "nobody could log in",
+        ),
+        (
+            "[[host]]\ndomain = \"a\"\nkey = \"k\"",
+            "host.certificate",
+            "together",
+        ),
+        (
+            "[edge.tls]\ncertificate = \"c\"",
+            "edge.tls.certificate",
+            "together",
+        ),
+        (
+            "[edge.limits]\nstanza = 9000",
+            "edge.limits.pre_auth_stanza",
+            "strangers",
+        ),
+        (
+            "[edge.limits]\npre_auth_stanza = 9999",
+            "edge.limits.pre_auth_stanza",
+            "RFC 6120",
+        ),
+        (
+            "[edge.limits]\ndepth = 0",
+            "edge.limits.depth",
+            "at least 1",
+        ),
+        ("[sm]\nmax_queue = 1", "sm.max_queue", "at least one stanza"),
+        (
+            "[storage]\nurl = \"mysql://x\"",
+            "storage.url",
+            "postgres://",
+        ),
+        (
+            "[storage]\nconnections = 0",
+            "storage.connections",
+            "at least 1",
+        ),
+        (
+            "[redis]\nmode = \"single\"",
+            "redis.urls",
+            "go with the modes",
+        ),
+        (
+            "[redis]\nurls = [\"redis://a\"]",
+            "redis.urls",
+            "go with the modes",
+        ),
+        (
+            "[redis]\nmode = \"single\"\nurls = [\"redis://:p@a\"]",
+            "redis.urls",
+            "password_file",
+        ),
+        (
+            "[redis]\nmode = \"single\"\nurls = [\"tcp://a\"]",
+            "redis.urls",
+            "redis://",
+        ),
+        (
+            "[redis]\nmode = \"sentinel\"\nurls = [\"redis://a\"]",
+            "redis.master_name",
+            "goes with mode",
+        ),
+        ("[cluster]\ntls_ca = \"x\"", "cluster.tls_ca", "together"),
+        ("[cluster]\nlanes = 0", "cluster.lanes", "from 1 to 64"),
+        (
+            "[cluster]\nlease_renew = \"3s\"",
+            "cluster.lease_ttl",
+            "longer than",
+        ),
+        (
+            "[cluster]\nlease_renew = \"0s\"",
+            "cluster.lease_ttl",
+            "longer than",
+        ),
+        (
+            "[telemetry]\ntrace_ratio = 1.5",
+            "telemetry.trace_ratio",
+            "from 0 to 1",
+        ),
+        (
+            "[telemetry]\notlp_endpoint = \"x:1\"",
+            "telemetry.otlp_endpoint",
+            "http://",
+        ),
+        (
+            "[telemetry]\notlp_endpoint = \"https://x:1\"",
+            "telemetry.otlp_ca",
+            "goes with",
+        ),
+    ] {
+        let error = error(text);
+        let line = error
+            .lines()
+            .find(|line| line.starts_with(&format!("`{key}`: ")));
+        assert!(
+            line.is_some_and(|line| line.contains(part)),
+            "{text}\n{error}"
+        );
+    }
+}
+
+#[test]
+fn all_mistakes_are_told_at_once() {
+    let error = error("[cluster]\nlanes = 0\n[telemetry]\ntrace_ratio = -1.0");
+    assert_eq!(error.lines().count(), 2, "{error}");
+}
+
+#[test]
+fn roles_need_their_neighbours() {
+    let config = Config::from_toml("").unwrap();
+    config.check(Role::Serve).unwrap();
+    let keys = |config: &Config, role| -> Vec<String> {
+        let errors = config
+            .check(role)
+            .map_or_else(|errors| errors.0, |()| Vec::new());
+        errors
+            .into_iter()
+            .map(|error| match error {
+                ConfigError::Invalid { key, .. } => key,
+                other => panic!("{other}"),
+            })
+            .collect()
+    };
+    assert_eq!(
+        keys(&config, Role::Edge),
+        ["cluster.tls_ca", "cluster.routers"]
+    );
+    assert_eq!(
+        keys(&config, Role::Router),
+        ["cluster.tls_ca", "cluster.storages", "redis.mode"]
+    );
+    assert_eq!(keys(&config, Role::Storage), ["cluster.tls_ca"]);
+    let cluster = "[cluster]\nlisten = \"0.0.0.0:5290\"\nplaintext = true\nrouters = [\"r:1\"]\n\
+                   storages = [\"s:1\"]\n[redis]\nmode = \"cluster\"\nurls = [\"redis://a\"]";
+    let config = Config::from_toml(cluster).unwrap();
+    for role in [Role::Edge, Role::Router, Role::Storage] {
+        assert_eq!(keys(&config, role), ["cluster.advertise"]);
+    }
+    let config = Config::from_toml(&cluster.replace("0.0.0.0", "192.0.2.1")).unwrap();
+    for role in [Role::Edge, Role::Router, Role::Storage] {
+        assert!(keys(&config, role).is_empty());
+    }
+}
+
+#[test]
+fn the_hash_sees_hosts_and_modules_only() {
+    let hash = |text: &str| Config::from_toml(text).unwrap().config_hash();
+    let base = hash("");
+    assert_eq!(hash("[node]\nname = \"b\"\n[router]\nworkers = 7"), base);
+    assert_eq!(hash("[[host]]\ndomain = \"localhost\""), base);
+    for text in [
+        "[[host]]\ndomain = \"example.org\"",
+        "[[host]]\ndomain = \"localhost\"\nanonymous = true",
+        "[[host]]\ndomain = \"localhost\"\nmuc = \"rooms.localhost\"",
+        "[[host]]\ndomain = \"localhost\"\nmechanisms = [\"PLAIN\"]",
+        "[router]\narchive = false",
+        "[router]\nmuc_history = 21",
+    ] {
+        assert_ne!(hash(text), base, "{text}");
+    }
+    // Processes of different builds compare this number.
+    assert_eq!(base, 3_304_448_692_877_529_027);
+}

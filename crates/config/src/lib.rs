@@ -1,0 +1,29 @@
+//! The configuration: a TOML file, the environment over it, flags over both.
+//!
+//! Every option is documented and has its default where it is defined (the `section!` blocks in
+//! [`sections`]); the reference page ([`docs`]), the check for unknown keys and the environment
+//! names are derived from those definitions.
+//!
+//! - [`sections`]: the options
+//! - [`shape`]: how an option describes itself
+//! - [`values`]: value types: durations, sizes, networks, secrets
+//! - [`load`]: reading and merging, unknown keys, wrong types
+//! - [`check`]: what single values cannot show to be wrong
+//! - [`docs`]: the reference page
+
+pub mod check;
+pub mod docs;
+pub mod error;
+pub mod load;
+mod nearest;
+pub mod sections;
+pub mod shape;
+pub mod values;
+
+pub use check::Role;
+pub use error::{ConfigError, ConfigErrors};
+pub use sections::{
+    Admin, Cluster, Config, Edge, Host, Limits, LogFormat, Node, Redis, RedisMode, Router, Sm,
+    Storage, Telemetry, Tls,
+};
+pub use values::{Net, Secret, Size, Time};

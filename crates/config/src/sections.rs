@@ -1,0 +1,297 @@
+//! The options, each with its documentation and default.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use crate::shape::{choice, section};
+use crate::values::{Net, Secret, Size, Time};
+
+section! {
+    /// The whole configuration.
+    pub struct Config {
+        /// This process.
+        node: Node = Node::default();
+        /// The domains that are served, one `[[host]]` block each. Without any, `localhost` is
+        /// served.
+        host: Vec<Host> = Vec::new();
+        /// Listeners and limits of the edge.
+        edge: Edge = Edge::default();
+        /// Stream management (XEP-0198).
+        sm: Sm = Sm::default();
+        /// Sessions, messages and rooms.
+        router: Router = Router::default();
+        /// The database; only the storage tier reads this.
+        storage: Storage = Storage::default();
+        /// The store for live state that must survive its owner.
+        redis: Redis = Redis::default();
+        /// How the processes of one cluster find and trust each other.
+        cluster: Cluster = Cluster::default();
+        /// Logs, metrics and traces.
+        telemetry: Telemetry = Telemetry::default();
+        /// The administrator's access.
+        admin: Admin = Admin::default();
+    }
+
+    /// This process.
+    pub struct Node {
+        /// Name of the process in its cluster: unique, and the same after a restart. Empty: the
+        /// machine's host name.
+        name: String = String::new();
+        /// Directory for what the process itself keeps: the SQLite database, a self-signed
+        /// certificate, the administrator's socket.
+        data_dir: PathBuf = PathBuf::from("sestina-data");
+        /// After SIGTERM, how long to settle, hand over and close before ending anyway.
+        drain_timeout: Time = Time::s(60);
+    }
+
+    /// One domain.
+    pub struct Host {
+        /// The domain. Required.
+        domain: String = String::new();
+        /// Let anyone log in without an account (SASL ANONYMOUS) instead of by password.
+        anonymous: bool = false;
+        /// SASL mechanisms offered to users with a password, best first. `PLAIN` can be added; it
+        /// is offered over TLS only.
+        mechanisms: Vec<String> = default_mechanisms();
+        /// Domain of the group chat service. Empty: `conference.` before the domain.
+        muc: String = String::new();
+        /// Certificate chain for this domain and its services (PEM). Unset: that of `edge.tls`.
+        certificate: Option<PathBuf> = None;
+        /// Private key of the certificate (PEM).
+        key: Option<PathBuf> = None;
+    }
+
+    /// Listeners and limits of the edge.
+    pub struct Edge {
+        /// Listeners for clients that start TLS after connecting (STARTTLS). `[::]` takes IPv4
+        /// too.
+        c2s: Vec<SocketAddr> = vec![any(5222)];
+        /// Listeners for clients that connect by TLS (XEP-0368).
+        c2s_tls: Vec<SocketAddr> = vec![any(5223)];
+        /// Listeners for clients without any TLS. Passwords and messages cross the network
+        /// readable: for tests, or behind a proxy that ends TLS on the same machine.
+        c2s_plaintext: Vec<SocketAddr> = Vec::new();
+        /// Listeners for HTTP without TLS (WebSocket and the like), for a proxy in front.
+        http: Vec<SocketAddr> = vec![local(5280)];
+        /// Listeners for HTTPS.
+        https: Vec<SocketAddr> = vec![any(5281)];
+        /// Networks whose connections begin with a PROXY protocol header (version 1 or 2), which
+        /// names the client's address. Connections from elsewhere must not begin with one.
+        proxy_protocol: Vec<Net> = Vec::new();
+        /// HTTP proxies whose `Forwarded` and `X-Forwarded-For` headers are believed.
+        trusted_proxies: Vec<Net> = Vec::new();
+        /// What strangers and users may send.
+        limits: Limits = Limits::default();
+        /// Certificates.
+        tls: Tls = Tls::default();
+    }
+
+    /// What strangers and users may send.
+    pub struct Limits {
+        /// Largest stanza before authentication.
+        pre_auth_stanza: Size = Size(10_000);
+        /// Largest stanza after authentication.
+        stanza: Size = Size(262_144);
+        /// Deepest nesting of elements in a stanza.
+        depth: usize = 32;
+        /// Most attributes on one element.
+        attributes: usize = 64;
+        /// Most connections from one address (one /64 network for IPv6); 0: no limit.
+        connections_per_address: usize = 1000;
+        /// Time from connecting to the end of authentication.
+        auth_timeout: Time = Time::s(30);
+        /// Most failed authentications on one connection.
+        auth_attempts: usize = 5;
+        /// Bytes per second that a session may send in the long run; a faster one is paused by
+        /// not reading its socket. 0: no limit.
+        rate: Size = Size::kib(64);
+        /// Bytes that a session may send at once, beyond the rate.
+        burst: Size = Size::mib(1);
+        /// Bytes that may wait for a slow reader's socket before it is detached (XEP-0198) or
+        /// closed.
+        output_queue: Size = Size::mib(2);
+    }
+
+    /// Certificates.
+    pub struct Tls {
+        /// Certificate chain (PEM) for all domains without one of their own. Unset: a self-signed
+        /// certificate is made in the data directory. Changed files are read again without a
+        /// restart.
+        certificate: Option<PathBuf> = None;
+        /// Private key of the certificate (PEM).
+        key: Option<PathBuf> = None;
+    }
+
+    /// Stream management (XEP-0198).
+    pub struct Sm {
+        /// How long a session without a socket can be resumed.
+        resume_timeout: Time = Time::s(300);
+        /// Bytes of stanzas kept for a client that has not acknowledged them; a session that
+        /// passes this is closed and its messages are stored or returned.
+        max_queue: Size = Size::mib(4);
+    }
+
+    /// Sessions, messages and rooms.
+    pub struct Router {
+        /// Worker threads that own the slots. 0: one for each core.
+        workers: usize = 0;
+        /// Keep an archive of messages (XEP-0313).
+        archive: bool = true;
+        /// Bytes of archive rows that may wait while storage is away; beyond it, senders get
+        /// `resource-constraint`.
+        archive_buffer: Size = Size::mib(64);
+        /// Most offline messages kept for one user; 0: none are kept.
+        offline_limit: usize = 100;
+        /// Messages of a room's history sent to one who joins.
+        muc_history: usize = 20;
+        /// Offer message carbons (XEP-0280).
+        carbons: bool = true;
+    }
+
+    /// The database; only the storage tier reads this.
+    pub struct Storage {
+        /// `postgres://user@host/database` or `sqlite:path`. Unset: `sestina.db` in the data
+        /// directory.
+        url: Option<Secret> = None;
+        /// File that holds the URL, in place of `url`.
+        url_file: Option<PathBuf> = None;
+        /// Connections for everything but archives.
+        connections: u32 = 10;
+        /// Connections for archives, so that a long query does not hold up logins.
+        archive_connections: u32 = 4;
+        /// Longest wait for a free connection.
+        acquire_timeout: Time = Time::s(2);
+        /// Longest time for one statement.
+        statement_timeout: Time = Time::s(10);
+    }
+
+    /// The store for live state that must survive its owner.
+    pub struct Redis {
+        /// `memory` keeps it in this process: right for a single process, and for nothing else.
+        mode: RedisMode = RedisMode::Memory;
+        /// `redis://` or `rediss://` addresses: the server, the sentinels, or some nodes of the
+        /// cluster.
+        urls: Vec<String> = Vec::new();
+        /// Name of the master that the sentinels watch.
+        master_name: Option<String> = None;
+        /// User name, if Redis asks for one.
+        username: Option<String> = None;
+        /// Password.
+        password: Option<Secret> = None;
+        /// File that holds the password, in place of `password`.
+        password_file: Option<PathBuf> = None;
+        /// Longest time for connecting.
+        connect_timeout: Time = Time::s(2);
+        /// Longest time for an answer.
+        response_timeout: Time = Time::s(1);
+    }
+
+    /// How the processes of one cluster find and trust each other.
+    pub struct Cluster {
+        /// Where this process listens for the other tiers (gRPC).
+        listen: SocketAddr = local(5290);
+        /// `host:port` by which the others reach this process. Unset: the address that it listens
+        /// on.
+        advertise: Option<String> = None;
+        /// `host:port` of routers to ask first; a name may stand for many addresses.
+        routers: Vec<String> = Vec::new();
+        /// `host:port` of the storage processes; a name may stand for many addresses.
+        storages: Vec<String> = Vec::new();
+        /// Connections between each pair of edge and router.
+        lanes: usize = 4;
+        /// Authority (PEM) that has signed the certificates of all processes.
+        tls_ca: Option<PathBuf> = None;
+        /// Certificate of this process (PEM).
+        tls_certificate: Option<PathBuf> = None;
+        /// Private key of this process (PEM).
+        tls_key: Option<PathBuf> = None;
+        /// Speak without TLS between the tiers. Whoever reaches the ports owns the cluster: for
+        /// tests, and for networks that encrypt and authenticate by themselves.
+        plaintext: bool = false;
+        /// Term of a process's lease. A process that died is replaced after this time.
+        lease_ttl: Time = Time::s(4);
+        /// How often a lease is renewed.
+        lease_renew: Time = Time::s(1);
+        /// An owner stops serving this long before its last lease runs out.
+        lease_margin: Time = Time::s(1);
+    }
+
+    /// Logs, metrics and traces.
+    pub struct Telemetry {
+        /// Which log lines are written: a level, or levels by target, as in
+        /// `info,sestina_router=debug`.
+        log: String = "info".to_owned();
+        /// Form of the log lines on standard error.
+        log_format: LogFormat = LogFormat::Text;
+        /// OpenTelemetry collector (gRPC) that gets traces, metrics and logs, as in
+        /// `http://collector:4317`. Unset: none.
+        otlp_endpoint: Option<String> = None;
+        /// Authority (PEM) that has signed the collector's certificate, for an `https` endpoint.
+        otlp_ca: Option<PathBuf> = None;
+        /// How often metrics are pushed to the collector.
+        otlp_interval: Time = Time::s(15);
+        /// Share of stanzas that are traced, from 0 to 1, unless the sender of a trace decided.
+        trace_ratio: f64 = 0.01;
+        /// Listeners for `/metrics`, `/health` and `/ready`. Empty: none.
+        prometheus: Vec<SocketAddr> = vec![local(9090)];
+    }
+
+    /// The administrator's access.
+    pub struct Admin {
+        /// Unix socket for the administrator's commands. Unset: `admin.sock` in the data
+        /// directory.
+        socket: Option<PathBuf> = None;
+    }
+}
+
+choice! {
+    /// Where live state is kept beside its owner.
+    pub enum RedisMode {
+        /// In this process.
+        Memory = "memory",
+        /// One Redis server.
+        Single = "single",
+        /// A master found through Sentinel.
+        Sentinel = "sentinel",
+        /// A Redis Cluster.
+        Cluster = "cluster",
+    }
+
+    /// Form of the log lines.
+    pub enum LogFormat {
+        /// For people.
+        Text = "text",
+        /// One JSON object a line.
+        Json = "json",
+    }
+}
+
+impl Host {
+    /// The domain of the group chat service.
+    pub fn muc_domain(&self) -> String {
+        if self.muc.is_empty() {
+            format!("conference.{}", self.domain)
+        } else {
+            self.muc.clone()
+        }
+    }
+}
+
+fn default_mechanisms() -> Vec<String> {
+    [
+        "SCRAM-SHA-256-PLUS",
+        "SCRAM-SHA-256",
+        "SCRAM-SHA-1-PLUS",
+        "SCRAM-SHA-1",
+    ]
+    .map(str::to_owned)
+    .to_vec()
+}
+
+fn any(port: u16) -> SocketAddr {
+    SocketAddr::from(([0u16; 8], port))
+}
+
+fn local(port: u16) -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], port))
+}

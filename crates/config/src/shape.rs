@@ -1,0 +1,162 @@
+//! How an option describes itself: its type, its documentation, its default.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use serde::de::DeserializeOwned;
+use toml::Value;
+
+/// What stands behind a key.
+#[derive(Clone, Debug)]
+pub enum Shape {
+    /// A single value, or a list of single values.
+    Leaf(Leaf),
+    /// A table of options.
+    Section(Vec<Field>),
+    /// An array of tables.
+    Sections(Vec<Field>),
+}
+
+/// A single value.
+#[derive(Clone, Debug)]
+pub struct Leaf {
+    /// The type's name in the reference page.
+    pub kind: String,
+    /// Says why a value does not fit.
+    pub check: fn(&Value) -> Result<(), String>,
+    /// Whether it is a list (a text with commas is accepted for it outside the file).
+    pub list: bool,
+}
+
+/// One option of a section.
+#[derive(Clone, Debug)]
+pub struct Field {
+    /// Its key.
+    pub key: &'static str,
+    /// Its documentation, a line each.
+    pub doc: &'static [&'static str],
+    /// Its default; none: unset.
+    pub default: Option<Value>,
+    /// What stands behind it.
+    pub shape: Shape,
+}
+
+/// A type that can stand behind a key.
+pub trait Shaped: DeserializeOwned {
+    /// Its description.
+    fn shape() -> Shape;
+}
+
+/// The description of a single value of type `T`.
+pub fn leaf<T: DeserializeOwned>(kind: impl Into<String>) -> Shape {
+    Shape::Leaf(Leaf {
+        kind: kind.into(),
+        check: check::<T>,
+        list: false,
+    })
+}
+
+fn check<T: DeserializeOwned>(value: &Value) -> Result<(), String> {
+    match value.clone().try_into::<T>() {
+        Ok(_) => Ok(()),
+        Err(error) => Err(error.message().to_owned()),
+    }
+}
+
+macro_rules! leaves {
+    ($($type:ty: $kind:literal,)*) => {
+        $(impl Shaped for $type {
+            fn shape() -> Shape {
+                leaf::<$type>($kind)
+            }
+        })*
+    };
+}
+
+leaves! {
+    bool: "boolean",
+    String: "string",
+    u32: "integer",
+    usize: "integer",
+    f64: "number",
+    PathBuf: "path",
+    SocketAddr: "address:port",
+}
+
+impl<T: Shaped> Shaped for Option<T> {
+    fn shape() -> Shape {
+        T::shape()
+    }
+}
+
+impl<T: Shaped> Shaped for Vec<T> {
+    fn shape() -> Shape {
+        match T::shape() {
+            Shape::Leaf(leaf) => Shape::Leaf(Leaf {
+                kind: format!("list of {}", leaf.kind),
+                check: check::<Vec<T>>,
+                list: true,
+            }),
+            Shape::Section(fields) | Shape::Sections(fields) => Shape::Sections(fields),
+        }
+    }
+}
+
+/// Defines a section: a struct whose fields carry their documentation and default.
+macro_rules! section {
+    ($(
+        $(#[doc = $about:literal])*
+        pub struct $name:ident {
+            $($(#[doc = $doc:literal])* $field:ident: $type:ty = $default:expr;)*
+        }
+    )*) => {$(
+        $(#[doc = $about])*
+        #[derive(Clone, Debug, PartialEq, ::serde::Serialize, ::serde::Deserialize)]
+        #[serde(default, deny_unknown_fields)]
+        pub struct $name {
+            $($(#[doc = $doc])* pub $field: $type,)*
+        }
+
+        impl Default for $name {
+            fn default() -> $name {
+                $name { $($field: $default,)* }
+            }
+        }
+
+        impl $crate::shape::Shaped for $name {
+            fn shape() -> $crate::shape::Shape {
+                let defaults = ::toml::Table::try_from($name::default()).unwrap_or_default();
+                $crate::shape::Shape::Section(vec![$($crate::shape::Field {
+                    key: stringify!($field),
+                    doc: &[$($doc),*],
+                    default: defaults.get(stringify!($field)).cloned(),
+                    shape: <$type as $crate::shape::Shaped>::shape(),
+                },)*])
+            }
+        }
+    )*};
+}
+
+/// Defines an option with a few possible values.
+macro_rules! choice {
+    ($(
+        $(#[doc = $about:literal])*
+        pub enum $name:ident {
+            $($(#[doc = $doc:literal])* $variant:ident = $text:literal,)*
+        }
+    )*) => {$(
+        $(#[doc = $about])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, ::serde::Serialize, ::serde::Deserialize)]
+        pub enum $name {
+            $($(#[doc = $doc])* #[serde(rename = $text)] $variant,)*
+        }
+
+        impl $crate::shape::Shaped for $name {
+            fn shape() -> $crate::shape::Shape {
+                $crate::shape::leaf::<$name>([$($text),*].join(" | "))
+            }
+        }
+    )*};
+}
+
+pub(crate) use {choice, section};

@@ -1,0 +1,286 @@
+//! Dialling other processes: DNS at each connect, TCP without delay, mutual TLS, HTTP/2 with
+//! probes, so that a peer that vanished without a word is noticed in under 3 s.
+
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use hyper_util::rt::TokioIo;
+use rustls::pki_types::ServerName;
+use sestina_api::link::LinkError;
+use sestina_certs::Role;
+use sestina_proto as proto;
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tonic::codegen::Service;
+use tonic::codegen::http::Uri;
+use tonic::transport::{Channel, Endpoint};
+
+use crate::io::Stream;
+use crate::lane::LaneLimits;
+use crate::target::{Names, Target};
+use crate::tls::Expect;
+use crate::{CONNECTION_WINDOW, KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT, STREAM_WINDOW, Security};
+
+/// From the first packet to the end of the TLS handshake, all addresses tried.
+pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+/// One address of several may not use up the whole time.
+const ADDRESS_TIMEOUT: Duration = Duration::from_millis(1200);
+
+/// What all outgoing connections of a process share. It owns the tasks of the lanes it opened:
+/// [`Dialer::shutdown`] ends them.
+pub struct Dialer {
+    security: Security,
+    names: Names,
+    limits: LaneLimits,
+    pub(crate) stop: CancellationToken,
+    pub(crate) tasks: TaskTracker,
+}
+
+impl Dialer {
+    /// A dialler with the usual bounds.
+    pub fn new(security: Security) -> Arc<Dialer> {
+        Dialer::with_limits(security, LaneLimits::default())
+    }
+
+    /// A dialler with other bounds.
+    pub fn with_limits(security: Security, limits: LaneLimits) -> Arc<Dialer> {
+        Arc::new(Dialer {
+            security,
+            names: Names::new(),
+            limits,
+            stop: CancellationToken::new(),
+            tasks: TaskTracker::new(),
+        })
+    }
+
+    /// Closes all lanes (what is queued is still written) and waits for their tasks.
+    pub async fn shutdown(&self) {
+        self.stop.cancel();
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+
+    pub(crate) fn limits(&self) -> &LaneLimits {
+        &self.limits
+    }
+
+    /// The processes behind a configured address.
+    pub(crate) async fn expand(&self, target: &Target, role: Role) -> Result<Vec<Peer>, String> {
+        if !target.many {
+            return Ok(vec![Peer::configured(target, role)]);
+        }
+        let found = tokio::time::timeout(
+            CONNECT_TIMEOUT,
+            self.names.resolve(&target.host, target.port),
+        )
+        .await
+        .map_err(|_| format!("{} was not resolved in time", target.host))??;
+        Ok(found
+            .into_iter()
+            .map(|addr| Peer::address(addr, role))
+            .collect())
+    }
+
+    /// A channel that connects when first used and again after it broke.
+    pub(crate) fn lazy(self: &Arc<Self>, peer: &Peer) -> Result<Channel, LinkError> {
+        let endpoint = self.endpoint(peer)?;
+        let connector = Connector {
+            dialer: Arc::clone(self),
+            peer: peer.clone(),
+        };
+        Ok(endpoint.connect_with_connector_lazy(connector))
+    }
+
+    /// A connection of its own, made now; it does not reconnect by itself in the middle of a lane.
+    pub(crate) async fn connect(self: &Arc<Self>, peer: &Peer) -> Result<Channel, LinkError> {
+        let endpoint = self.endpoint(peer)?;
+        let connector = Connector {
+            dialer: Arc::clone(self),
+            peer: peer.clone(),
+        };
+        endpoint
+            .connect_with_connector(connector)
+            .await
+            .map_err(|error| {
+                let reason = crate::error::chain(&error);
+                let peer = peer.label.clone();
+                if crate::status::tls_refusal(&error) {
+                    LinkError::Refused { peer, reason }
+                } else {
+                    LinkError::Away { peer, reason }
+                }
+            })
+    }
+
+    fn endpoint(&self, peer: &Peer) -> Result<Endpoint, LinkError> {
+        let refused = |reason: String| LinkError::Refused {
+            peer: peer.label.clone(),
+            reason,
+        };
+        let target = peer.target.as_ref().map_err(|e| refused(e.clone()))?;
+        // TLS is below the connector, so the scheme that the library sees is the plain one.
+        let endpoint = Endpoint::from_shared(format!("http://{}", target.authority()))
+            .map_err(|e| refused(crate::error::chain(&e)))?;
+        Ok(tuned(endpoint))
+    }
+
+    async fn dial(&self, peer: &Peer) -> io::Result<Box<dyn Stream>> {
+        let target = peer
+            .target
+            .as_ref()
+            .map_err(|e| io::Error::other(e.clone()))?;
+        let found = self
+            .names
+            .resolve(&target.host, target.port)
+            .await
+            .map_err(io::Error::other)?;
+        let mut last = io::Error::other("no address");
+        for addr in found {
+            match tokio::time::timeout(ADDRESS_TIMEOUT, self.dial_address(addr, peer)).await {
+                Ok(Ok(stream)) => return Ok(stream),
+                Ok(Err(error)) => last = error,
+                Err(_) => {
+                    let text = format!("no connection to {addr} within {ADDRESS_TIMEOUT:?}");
+                    last = io::Error::new(io::ErrorKind::TimedOut, text);
+                }
+            }
+        }
+        Err(last)
+    }
+
+    async fn dial_address(&self, addr: SocketAddr, peer: &Peer) -> io::Result<Box<dyn Stream>> {
+        let tcp = TcpStream::connect(addr).await?;
+        tcp.set_nodelay(true)?;
+        match &self.security {
+            Security::Plaintext => Ok(Box::new(tcp)),
+            Security::Mutual(tls) => {
+                let config = tls.client_config(&peer.expect).map_err(io::Error::other)?;
+                // What the certificate must hold is the verifier's matter; this is only SNI.
+                let name = ServerName::from(addr.ip());
+                Ok(Box::new(
+                    TlsConnector::from(config).connect(name, tcp).await?,
+                ))
+            }
+        }
+    }
+}
+
+/// HTTP/2 as all our connections use it.
+pub(crate) fn tuned(endpoint: Endpoint) -> Endpoint {
+    endpoint
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
+        .keep_alive_timeout(KEEPALIVE_TIMEOUT)
+        .keep_alive_while_idle(true)
+}
+
+/// One process to dial.
+#[derive(Clone, Debug)]
+pub(crate) struct Peer {
+    /// How it is called in errors and logs.
+    pub(crate) label: String,
+    /// Where it is; the reason if its published address cannot be read.
+    target: Result<Target, String>,
+    expect: Expect,
+}
+
+impl Peer {
+    /// From the configuration: any process of that role.
+    pub(crate) fn configured(target: &Target, role: Role) -> Peer {
+        Peer {
+            label: target.authority(),
+            target: Ok(target.clone()),
+            expect: Expect {
+                roles: vec![role],
+                names: Vec::new(),
+            },
+        }
+    }
+
+    /// For a caller that does not mind which tier it reaches.
+    pub(crate) fn any(target: &Target) -> Peer {
+        Peer {
+            label: target.authority(),
+            target: Ok(target.clone()),
+            expect: Expect {
+                roles: vec![Role::Edge, Role::Router, Role::Storage],
+                names: Vec::new(),
+            },
+        }
+    }
+
+    fn address(addr: SocketAddr, role: Role) -> Peer {
+        let target = Target {
+            host: addr.ip().to_string(),
+            port: addr.port(),
+            many: false,
+        };
+        Peer::configured(&target, role)
+    }
+
+    /// A node that the slot map names: that process and no other.
+    pub(crate) fn node(node: &proto::Node, role: Role) -> Peer {
+        let label = format!("{} ({})", node.name, node.address);
+        let target = node.address.parse::<Target>().map_err(|e| e.to_string());
+        let host = target.as_ref().map_or("", |t| t.host.as_str());
+        let names: Vec<_> = [node.name.as_str(), host]
+            .into_iter()
+            .filter_map(|name| ServerName::try_from(name.to_owned()).ok())
+            .collect();
+        let target = match target {
+            Ok(target) if target.many => Err(format!(
+                "{:?} is not the address of one process",
+                node.address
+            )),
+            Ok(_) if names.is_empty() => {
+                Err("neither its name nor its host can be in a certificate".to_owned())
+            }
+            other => other,
+        };
+        Peer {
+            label,
+            target,
+            expect: Expect {
+                roles: vec![role],
+                names,
+            },
+        }
+    }
+}
+
+#[derive(Clone)]
+struct Connector {
+    dialer: Arc<Dialer>,
+    peer: Peer,
+}
+
+impl Service<Uri> for Connector {
+    type Response = TokioIo<Box<dyn Stream>>;
+    type Error = io::Error;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, io::Error>> + Send>>;
+
+    fn poll_ready(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), io::Error>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, _uri: Uri) -> Self::Future {
+        let Connector { dialer, peer } = self.clone();
+        Box::pin(async move {
+            match tokio::time::timeout(CONNECT_TIMEOUT, dialer.dial(&peer)).await {
+                Ok(stream) => stream.map(TokioIo::new),
+                Err(_) => {
+                    let text = format!("no connection within {CONNECT_TIMEOUT:?}");
+                    Err(io::Error::new(io::ErrorKind::TimedOut, text))
+                }
+            }
+        })
+    }
+}

@@ -1,0 +1,89 @@
+//! What the two ends of every lane share: the reader's loop and the bounds.
+
+use std::time::Duration;
+
+use sestina_api::link::LaneClosed;
+use tokio_util::sync::CancellationToken;
+use tonic::Streaming;
+
+/// Bounds of a lane's queues.
+#[derive(Clone, Copy, Debug)]
+pub struct LaneLimits {
+    /// What an edge may have waiting for one lane of a router.
+    pub to_router: usize,
+    /// What a router may have waiting for one lane of an edge.
+    pub to_edge: usize,
+    /// What a router may have waiting for one lane of another router.
+    pub to_peer: usize,
+}
+
+impl Default for LaneLimits {
+    fn default() -> LaneLimits {
+        LaneLimits {
+            to_router: 16 << 20,
+            to_edge: 64 << 20,
+            to_peer: 64 << 20,
+        }
+    }
+}
+
+/// Frames are gathered into messages of about this size.
+pub(crate) const BATCH: usize = 64 << 10;
+
+/// How long a closing lane waits for the other side to have read what was still queued.
+const FAREWELL: Duration = Duration::from_secs(1);
+
+/// Calls once, whatever way the lane ends: a return, a panic in a sink, or the runtime's end.
+pub(crate) struct Once<F: FnOnce()>(Option<F>);
+
+impl<F: FnOnce()> Once<F> {
+    pub(crate) fn new(call: F) -> Once<F> {
+        Once(Some(call))
+    }
+}
+
+impl<F: FnOnce()> Drop for Once<F> {
+    fn drop(&mut self) {
+        if let Some(call) = self.0.take() {
+            call();
+        }
+    }
+}
+
+/// Reads a lane until it ends at the other side, breaks, is closed at this side, or `take` has no
+/// more use for it.
+pub(crate) async fn read<M>(
+    inbound: &mut Streaming<M>,
+    ended: &CancellationToken,
+    mut take: impl FnMut(M) -> Result<(), LaneClosed>,
+) {
+    loop {
+        let next = tokio::select! {
+            biased;
+            () = ended.cancelled() => return,
+            next = inbound.message() => next,
+        };
+        match next {
+            Ok(Some(message)) => {
+                if take(message).is_err() {
+                    return;
+                }
+            }
+            Ok(None) => return,
+            Err(status) => {
+                let reason = crate::status::describe(&status);
+                tracing::debug!(code = ?status.code(), %reason, "lane broke");
+                return;
+            }
+        }
+    }
+}
+
+/// Holds the stream open (which keeps the connection) until the other side has ended too, so that
+/// what was queued before a close still arrives; bounded, and what comes is dropped.
+pub(crate) async fn farewell<M>(inbound: &mut Streaming<M>) {
+    let drain = async { while let Ok(Some(_)) = inbound.message().await {} };
+    if tokio::time::timeout(FAREWELL, drain).await.is_err() {
+        tracing::debug!("lane closed before the other side had ended it");
+    }
+}

@@ -1,0 +1,338 @@
+//! Lanes at those who dial: an edge to a router, a router to another.
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use futures_util::{Stream, StreamExt};
+use parking_lot::Mutex;
+use prost::Message;
+use sestina_api::link::{EdgeSink, LaneClosed, LinkError, RouterConnector, RouterPort, RouterSink};
+use sestina_api::peer::{PeerConnector, PeerPort, PeerSink};
+use sestina_certs::Role;
+use sestina_proto as proto;
+use sestina_proto::edge_link_client::EdgeLinkClient;
+use sestina_proto::peer_link_client::PeerLinkClient;
+use tonic::transport::Channel;
+use tonic::{Request, Response, Status};
+
+use crate::channel::{Dialer, Peer};
+use crate::lane::{BATCH, Once, farewell, read};
+use crate::lane_server::{PeerLaneHandle, peer_batch};
+use crate::queue::{ByteQueue, End, Outgoing};
+use crate::target::Target;
+use crate::{MAX_MESSAGE, status};
+
+/// From the call to the other side's acceptance, the connection included.
+const OPEN_TIMEOUT: Duration = Duration::from_secs(5);
+/// The answer needs a question to storage.
+const CREDENTIALS_TIMEOUT: Duration = Duration::from_secs(5);
+/// A lease is renewed each second; a later answer is of no use.
+const LEASE_TIMEOUT: Duration = Duration::from_millis(1500);
+/// Ports kept for routers that may no longer be there.
+const PORTS: usize = 256;
+
+/// Finds routers by their configured and published addresses.
+pub struct GrpcRouterConnector {
+    dialer: Arc<Dialer>,
+    seeds: Vec<Target>,
+    ports: Mutex<HashMap<String, Arc<GrpcRouterPort>>>,
+}
+
+impl GrpcRouterConnector {
+    /// `seeds` are the configured addresses of routers.
+    pub fn new(dialer: Arc<Dialer>, seeds: Vec<Target>) -> GrpcRouterConnector {
+        GrpcRouterConnector {
+            dialer,
+            seeds,
+            ports: Mutex::new(HashMap::new()),
+        }
+    }
+
+    /// The port kept for that process, so that its channel is made once.
+    fn port(&self, peer: Peer) -> Arc<dyn RouterPort> {
+        let mut ports = self.ports.lock();
+        if ports.len() >= PORTS && !ports.contains_key(&peer.label) {
+            ports.retain(|_, port| Arc::strong_count(port) > 1);
+        }
+        let port = ports.entry(peer.label.clone()).or_insert_with(|| {
+            let dialer = Arc::clone(&self.dialer);
+            Arc::new(GrpcRouterPort {
+                dialer,
+                peer,
+                unary: OnceLock::new(),
+            })
+        });
+        Arc::clone(port) as Arc<dyn RouterPort>
+    }
+}
+
+#[async_trait]
+impl RouterConnector for GrpcRouterConnector {
+    async fn seeds(&self) -> Vec<Arc<dyn RouterPort>> {
+        let mut found = Vec::new();
+        for target in &self.seeds {
+            match self.dialer.expand(target, Role::Router).await {
+                Ok(peers) => found.extend(peers.into_iter().map(|peer| self.port(peer))),
+                Err(reason) => tracing::warn!(%target, %reason, "no router behind this address"),
+            }
+        }
+        found
+    }
+
+    fn connect(&self, router: &proto::Node) -> Arc<dyn RouterPort> {
+        self.port(Peer::node(router, Role::Router))
+    }
+}
+
+/// One router, over gRPC: a channel for questions, and a connection of its own for each lane, so
+/// that no lane waits for another.
+struct GrpcRouterPort {
+    dialer: Arc<Dialer>,
+    peer: Peer,
+    unary: OnceLock<Channel>,
+}
+
+impl GrpcRouterPort {
+    fn client(&self) -> Result<EdgeLinkClient<Channel>, LinkError> {
+        let channel = match self.unary.get() {
+            Some(channel) => channel,
+            None => {
+                let channel = self.dialer.lazy(&self.peer)?;
+                self.unary.get_or_init(|| channel)
+            }
+        };
+        Ok(EdgeLinkClient::new(channel.clone()).max_decoding_message_size(MAX_MESSAGE))
+    }
+
+    async fn ask<T>(
+        &self,
+        limit: Duration,
+        call: impl Future<Output = Result<Response<T>, Status>>,
+    ) -> Result<T, LinkError> {
+        // The library's own deadline does not cover the time that connecting takes.
+        match tokio::time::timeout(limit, call).await {
+            Ok(Ok(reply)) => Ok(reply.into_inner()),
+            Ok(Err(status)) => Err(status::to_link(&self.peer.label, &status)),
+            Err(_) => Err(LinkError::Away {
+                peer: self.peer.label.clone(),
+                reason: format!("no answer within {limit:?}"),
+            }),
+        }
+    }
+}
+
+/// A request with its deadline and the trace context.
+pub(crate) fn request<T>(message: T, limit: Duration) -> Request<T> {
+    let mut request = Request::new(message);
+    request.set_timeout(limit);
+    crate::trace::inject(request.metadata_mut());
+    request
+}
+
+/// The queue as the request of the call; how it ended is told by dropping the call.
+fn requests<T: Send + 'static, M: Send + 'static>(
+    outgoing: Outgoing<T, M>,
+) -> impl Stream<Item = M> + Send + 'static {
+    outgoing.filter_map(|item| std::future::ready(item.ok()))
+}
+
+async fn within<T>(
+    peer: &Peer,
+    open: impl Future<Output = Result<T, LinkError>>,
+) -> Result<T, LinkError> {
+    tokio::time::timeout(OPEN_TIMEOUT, open)
+        .await
+        .unwrap_or_else(|_| {
+            Err(LinkError::Away {
+                peer: peer.label.clone(),
+                reason: format!("the lane was not accepted within {OPEN_TIMEOUT:?}"),
+            })
+        })
+}
+
+#[async_trait]
+impl RouterPort for GrpcRouterPort {
+    async fn open_lane(
+        &self,
+        hello: proto::Hello,
+        edge: Arc<dyn EdgeSink>,
+    ) -> Result<Arc<dyn RouterSink>, LinkError> {
+        let queue = ByteQueue::new(
+            self.dialer.limits().to_router,
+            self.dialer.stop.child_token(),
+        );
+        let sink = RouterLaneHandle(Arc::clone(&queue));
+        let hello = proto::to_router::Body::Hello(hello);
+        let first = proto::ToRouter {
+            slot: 0,
+            epoch: 0,
+            body: Some(hello),
+        };
+        let closed = |_| self.closed_while_opening();
+        sink.send(first).map_err(closed)?;
+        let outgoing = requests(Outgoing::new(Arc::clone(&queue), BATCH, |frames| {
+            proto::ToRouterBatch { frames }
+        }));
+        let mut inbound = within(&self.peer, async {
+            let channel = self.dialer.connect(&self.peer).await?;
+            let mut client = EdgeLinkClient::new(channel)
+                .max_decoding_message_size(MAX_MESSAGE)
+                .max_encoding_message_size(MAX_MESSAGE);
+            let reply = client.lane(outgoing).await;
+            reply.map_err(|status| status::to_link(&self.peer.label, &status))
+        })
+        .await?
+        .into_inner();
+        self.dialer.tasks.spawn(async move {
+            {
+                let ender = Arc::clone(&queue);
+                let receiver = Arc::clone(&edge);
+                let _once = Once::new(move || {
+                    ender.end(End::Finished);
+                    receiver.closed();
+                });
+                read(&mut inbound, queue.token(), |batch| {
+                    edge.deliver(batch);
+                    Ok(())
+                })
+                .await;
+            }
+            drop(edge);
+            if queue.ended() == Some(End::Finished) {
+                farewell(&mut inbound).await;
+            }
+        });
+        Ok(Arc::new(sink))
+    }
+
+    async fn credentials(
+        &self,
+        message: proto::CredentialsRequest,
+    ) -> Result<proto::CredentialsReply, LinkError> {
+        let mut client = self.client()?;
+        let call = client.credentials(request(message, CREDENTIALS_TIMEOUT));
+        self.ask(CREDENTIALS_TIMEOUT, call).await
+    }
+
+    async fn renew_lease(
+        &self,
+        message: proto::RenewLeaseRequest,
+    ) -> Result<proto::RenewLeaseReply, LinkError> {
+        let mut client = self.client()?;
+        let call = client.renew_lease(request(message, LEASE_TIMEOUT));
+        self.ask(LEASE_TIMEOUT, call).await
+    }
+}
+
+impl GrpcRouterPort {
+    fn closed_while_opening(&self) -> LinkError {
+        LinkError::Away {
+            peer: self.peer.label.clone(),
+            reason: "this process is stopping".to_owned(),
+        }
+    }
+}
+
+/// The edge's end of a lane.
+struct RouterLaneHandle(Arc<ByteQueue<proto::ToRouter>>);
+
+impl RouterSink for RouterLaneHandle {
+    fn send(&self, frame: proto::ToRouter) -> Result<(), LaneClosed> {
+        self.0.push(frame.encoded_len(), frame)
+    }
+
+    fn close(&self) {
+        self.0.end(End::Finished);
+    }
+}
+
+impl Drop for RouterLaneHandle {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+/// Reaches other routers by their published addresses.
+pub struct GrpcPeerConnector {
+    dialer: Arc<Dialer>,
+}
+
+impl GrpcPeerConnector {
+    /// Lanes are bounded as the dialler says.
+    pub fn new(dialer: Arc<Dialer>) -> GrpcPeerConnector {
+        GrpcPeerConnector { dialer }
+    }
+}
+
+impl PeerConnector for GrpcPeerConnector {
+    fn connect(&self, router: &proto::Node) -> Arc<dyn PeerPort> {
+        let peer = Peer::node(router, Role::Router);
+        Arc::new(GrpcPeerPort {
+            dialer: Arc::clone(&self.dialer),
+            peer,
+        })
+    }
+}
+
+struct GrpcPeerPort {
+    dialer: Arc<Dialer>,
+    peer: Peer,
+}
+
+#[async_trait]
+impl PeerPort for GrpcPeerPort {
+    async fn open_lane(
+        &self,
+        hello: proto::PeerHello,
+        receive: Arc<dyn PeerSink>,
+    ) -> Result<Arc<dyn PeerSink>, LinkError> {
+        let queue = ByteQueue::new(self.dialer.limits().to_peer, self.dialer.stop.child_token());
+        let sink = PeerLaneHandle(Arc::clone(&queue));
+        let hello = proto::peer_frame::Body::Hello(hello);
+        let first = proto::PeerFrame {
+            slot: 0,
+            epoch: 0,
+            body: Some(hello),
+        };
+        sink.send(first).map_err(|_| LinkError::Away {
+            peer: self.peer.label.clone(),
+            reason: "this process is stopping".to_owned(),
+        })?;
+        let outgoing = requests(Outgoing::new(Arc::clone(&queue), BATCH, peer_batch));
+        let mut inbound = within(&self.peer, async {
+            let channel = self.dialer.connect(&self.peer).await?;
+            let mut client = PeerLinkClient::new(channel)
+                .max_decoding_message_size(MAX_MESSAGE)
+                .max_encoding_message_size(MAX_MESSAGE);
+            let reply = client.lane(outgoing).await;
+            reply.map_err(|status| status::to_link(&self.peer.label, &status))
+        })
+        .await?
+        .into_inner();
+        self.dialer.tasks.spawn(async move {
+            {
+                let ender = Arc::clone(&queue);
+                let receiver = Arc::clone(&receive);
+                let _once = Once::new(move || {
+                    ender.end(End::Finished);
+                    receiver.close();
+                });
+                read(&mut inbound, queue.token(), |batch| {
+                    batch
+                        .frames
+                        .into_iter()
+                        .try_for_each(|frame| receive.send(frame))
+                })
+                .await;
+            }
+            drop(receive);
+            if queue.ended() == Some(End::Finished) {
+                farewell(&mut inbound).await;
+            }
+        });
+        Ok(Arc::new(sink))
+    }
+}

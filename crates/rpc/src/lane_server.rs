@@ -1,0 +1,240 @@
+//! Lanes at the router: what edges and other routers open.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::{Stream, StreamExt};
+use prost::Message;
+use sestina_api::link::{EdgeLane, LaneClosed, RouterAcceptor};
+use sestina_api::peer::PeerSink;
+use sestina_proto as proto;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tonic::{Request, Response, Status, Streaming};
+use tracing::Instrument;
+
+use crate::lane::{BATCH, LaneLimits, Once, farewell, read};
+use crate::queue::{ByteQueue, End, Outgoing};
+use crate::status;
+
+/// The first frame of a lane must come within this time.
+const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Implements the services `EdgeLink` and `PeerLink` over one acceptor.
+#[derive(Clone)]
+pub struct LaneServer {
+    acceptor: Arc<dyn RouterAcceptor>,
+    limits: LaneLimits,
+    stop: CancellationToken,
+    tasks: TaskTracker,
+}
+
+impl LaneServer {
+    /// `stop` closes all lanes; their readers run under `tasks`.
+    pub fn new(
+        acceptor: Arc<dyn RouterAcceptor>,
+        limits: LaneLimits,
+        stop: CancellationToken,
+        tasks: TaskTracker,
+    ) -> LaneServer {
+        LaneServer {
+            acceptor,
+            limits,
+            stop,
+            tasks,
+        }
+    }
+
+    fn queue<T>(&self, bound: usize) -> Result<Arc<ByteQueue<T>>, Status> {
+        if self.stop.is_cancelled() {
+            return Err(Status::unavailable("this router is stopping"));
+        }
+        Ok(ByteQueue::new(bound, self.stop.child_token()))
+    }
+}
+
+type Replies<M> = Pin<Box<dyn Stream<Item = Result<M, Status>> + Send>>;
+
+/// The queue as the answer of the call; the peer is told why it ends.
+fn replies<T: Send + 'static, M: Send + 'static>(outgoing: Outgoing<T, M>) -> Replies<M> {
+    Box::pin(outgoing.filter_map(|item| {
+        std::future::ready(match item {
+            Ok(message) => Some(Ok(message)),
+            Err(End::Finished) => None,
+            Err(End::Overflowed) => Some(Err(Status::resource_exhausted(
+                "the lane's queue overflowed",
+            ))),
+            Err(End::Broken) => Some(Err(Status::aborted("the lane broke"))),
+        })
+    }))
+}
+
+async fn first<M>(inbound: &mut Streaming<M>) -> Result<M, Status> {
+    match tokio::time::timeout(HELLO_TIMEOUT, inbound.message()).await {
+        Ok(Ok(Some(message))) => Ok(message),
+        Ok(Ok(None)) => Err(Status::invalid_argument("the lane ended before its Hello")),
+        Ok(Err(status)) => Err(status),
+        Err(_) => Err(Status::deadline_exceeded("no Hello came")),
+    }
+}
+
+#[tonic::async_trait]
+impl proto::edge_link_server::EdgeLink for LaneServer {
+    type LaneStream = Replies<proto::ToEdgeBatch>;
+
+    async fn lane(
+        &self,
+        request: Request<Streaming<proto::ToRouterBatch>>,
+    ) -> Result<Response<Self::LaneStream>, Status> {
+        let mut inbound = request.into_inner();
+        let mut frames = first(&mut inbound).await?.frames.into_iter();
+        let Some(proto::to_router::Body::Hello(hello)) = frames.next().and_then(|f| f.body) else {
+            return Err(Status::invalid_argument(
+                "the first frame of a lane must be Hello",
+            ));
+        };
+        let queue = self.queue(self.limits.to_edge)?;
+        let lane = Arc::new(EdgeLaneHandle(Arc::clone(&queue)));
+        let outgoing = Outgoing::new(Arc::clone(&queue), 0, one_batch);
+        let sink = self
+            .acceptor
+            .accept_edge(hello, lane)
+            .map_err(status::from_link)?;
+        self.tasks.spawn(async move {
+            {
+                let (ender, closer) = (Arc::clone(&queue), Arc::clone(&sink));
+                let _once = Once::new(move || {
+                    ender.end(End::Finished);
+                    closer.close();
+                });
+                if frames.try_for_each(|frame| sink.send(frame)).is_ok() {
+                    read(&mut inbound, queue.token(), |batch| {
+                        batch
+                            .frames
+                            .into_iter()
+                            .try_for_each(|frame| sink.send(frame))
+                    })
+                    .await;
+                }
+            }
+            farewell(&mut inbound).await;
+        });
+        Ok(Response::new(replies(outgoing)))
+    }
+
+    async fn credentials(
+        &self,
+        request: Request<proto::CredentialsRequest>,
+    ) -> Result<Response<proto::CredentialsReply>, Status> {
+        let span = crate::trace::server_span(request.metadata(), "credentials");
+        let call = self
+            .acceptor
+            .credentials(request.into_inner())
+            .instrument(span);
+        call.await.map(Response::new).map_err(status::from_link)
+    }
+
+    async fn renew_lease(
+        &self,
+        request: Request<proto::RenewLeaseRequest>,
+    ) -> Result<Response<proto::RenewLeaseReply>, Status> {
+        let span = crate::trace::server_span(request.metadata(), "renew_lease");
+        let call = self
+            .acceptor
+            .renew_lease(request.into_inner())
+            .instrument(span);
+        call.await.map(Response::new).map_err(status::from_link)
+    }
+}
+
+#[tonic::async_trait]
+impl proto::peer_link_server::PeerLink for LaneServer {
+    type LaneStream = Replies<proto::PeerBatch>;
+
+    async fn lane(
+        &self,
+        request: Request<Streaming<proto::PeerBatch>>,
+    ) -> Result<Response<Self::LaneStream>, Status> {
+        let mut inbound = request.into_inner();
+        let mut frames = first(&mut inbound).await?.frames.into_iter();
+        let Some(proto::peer_frame::Body::Hello(hello)) = frames.next().and_then(|f| f.body) else {
+            return Err(Status::invalid_argument(
+                "the first frame of a lane must be Hello",
+            ));
+        };
+        let queue = self.queue(self.limits.to_peer)?;
+        let lane = Arc::new(PeerLaneHandle(Arc::clone(&queue)));
+        let outgoing = Outgoing::new(Arc::clone(&queue), BATCH, peer_batch);
+        let sink = self
+            .acceptor
+            .accept_peer(hello, lane)
+            .map_err(status::from_link)?;
+        self.tasks.spawn(async move {
+            {
+                let (ender, closer) = (Arc::clone(&queue), Arc::clone(&sink));
+                let _once = Once::new(move || {
+                    ender.end(End::Finished);
+                    closer.close();
+                });
+                if frames.try_for_each(|frame| sink.send(frame)).is_ok() {
+                    read(&mut inbound, queue.token(), |batch| {
+                        batch
+                            .frames
+                            .into_iter()
+                            .try_for_each(|frame| sink.send(frame))
+                    })
+                    .await;
+                }
+            }
+            farewell(&mut inbound).await;
+        });
+        Ok(Response::new(replies(outgoing)))
+    }
+}
+
+/// A queue of batches gives them one by one: each names its own worker and number.
+fn one_batch(mut batch: Vec<proto::ToEdgeBatch>) -> proto::ToEdgeBatch {
+    batch.pop().unwrap_or_default()
+}
+
+pub(crate) fn peer_batch(frames: Vec<proto::PeerFrame>) -> proto::PeerBatch {
+    proto::PeerBatch { frames }
+}
+
+struct EdgeLaneHandle(Arc<ByteQueue<proto::ToEdgeBatch>>);
+
+impl EdgeLane for EdgeLaneHandle {
+    fn send(&self, batch: proto::ToEdgeBatch) -> Result<(), LaneClosed> {
+        self.0.push(batch.encoded_len(), batch)
+    }
+
+    fn close(&self) {
+        self.0.end(End::Finished);
+    }
+}
+
+impl Drop for EdgeLaneHandle {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+/// One's own end of a lane between routers, at either side.
+pub(crate) struct PeerLaneHandle(pub(crate) Arc<ByteQueue<proto::PeerFrame>>);
+
+impl PeerSink for PeerLaneHandle {
+    fn send(&self, frame: proto::PeerFrame) -> Result<(), LaneClosed> {
+        self.0.push(frame.encoded_len(), frame)
+    }
+
+    fn close(&self) {
+        self.0.end(End::Finished);
+    }
+}
+
+impl Drop for PeerLaneHandle {
+    fn drop(&mut self) {
+        self.close();
+    }
+}

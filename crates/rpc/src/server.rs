@@ -1,0 +1,295 @@
+//! The one listener of a process: mutual TLS (or plaintext where the configuration says so by
+//! name), HTTP/2 tuned for lanes, health, and an end within a deadline.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use sestina_api::admin::AdminHandler;
+use sestina_api::link::RouterAcceptor;
+use sestina_api::store::Stores;
+use sestina_certs::Role;
+use sestina_proto::admin_server::AdminServer;
+use sestina_proto::edge_link_server::EdgeLinkServer;
+use sestina_proto::peer_link_server::PeerLinkServer;
+use sestina_proto::storage_server::StorageServer;
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tonic::service::RoutesBuilder;
+use tonic::service::interceptor::InterceptedService;
+use tonic::transport::Server;
+use tonic_health::ServingStatus;
+use tonic_health::server::HealthReporter;
+
+use crate::accept::{Acceptor, Listener, accept, bind_unix};
+use crate::identity::RequireRole;
+use crate::lane::LaneLimits;
+use crate::{
+    CONNECTION_WINDOW, KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT, MAX_MESSAGE, RpcError, STREAM_WINDOW,
+    Security,
+};
+
+/// Far above what a peer uses, so that no call waits for a stream.
+const STREAMS: u32 = 8192;
+/// Once connections are cut, their tasks need only be scheduled.
+const CUT_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Gathers the services of a process; [`RpcServer::listen`] starts it.
+pub struct RpcServer {
+    security: Security,
+    routes: RoutesBuilder,
+    limits: LaneLimits,
+    max_connection_age: Option<Duration>,
+    ready: Option<(watch::Receiver<bool>, HealthReporter)>,
+    stop: CancellationToken,
+    tasks: TaskTracker,
+}
+
+impl RpcServer {
+    /// A server without services.
+    pub fn new(security: Security) -> RpcServer {
+        RpcServer {
+            security,
+            routes: RoutesBuilder::default(),
+            limits: LaneLimits::default(),
+            max_connection_age: None,
+            ready: None,
+            stop: CancellationToken::new(),
+            tasks: TaskTracker::new(),
+        }
+    }
+
+    /// Other bounds for the lanes of services added after this.
+    pub fn lane_limits(mut self, limits: LaneLimits) -> RpcServer {
+        self.limits = limits;
+        self
+    }
+
+    /// Asks clients to connect anew after this time, so that new replicas get their share. Not
+    /// for a process that serves lanes: they would end with the connection.
+    pub fn max_connection_age(mut self, age: Duration) -> RpcServer {
+        self.max_connection_age = Some(age);
+        self
+    }
+
+    /// Serves edges and other routers.
+    pub fn router(mut self, acceptor: Arc<dyn RouterAcceptor>) -> RpcServer {
+        let lanes = crate::lane_server::LaneServer::new(
+            acceptor,
+            self.limits,
+            self.stop.clone(),
+            self.tasks.clone(),
+        );
+        let edges = EdgeLinkServer::new(lanes.clone())
+            .max_decoding_message_size(MAX_MESSAGE)
+            .max_encoding_message_size(MAX_MESSAGE);
+        let peers = PeerLinkServer::new(lanes)
+            .max_decoding_message_size(MAX_MESSAGE)
+            .max_encoding_message_size(MAX_MESSAGE);
+        self.routes
+            .add_service(InterceptedService::new(edges, RequireRole(&[Role::Edge])));
+        self.routes
+            .add_service(InterceptedService::new(peers, RequireRole(&[Role::Router])));
+        self
+    }
+
+    /// Serves the stores to routers.
+    pub fn storage(mut self, stores: Arc<dyn Stores>) -> RpcServer {
+        let service = StorageServer::new(crate::storage_server::StoresService::new(stores))
+            .max_decoding_message_size(MAX_MESSAGE)
+            .max_encoding_message_size(MAX_MESSAGE);
+        self.routes.add_service(InterceptedService::new(
+            service,
+            RequireRole(&[Role::Router]),
+        ));
+        self
+    }
+
+    /// Serves the administrator's commands (to admin certificates, or on the unix socket).
+    pub fn admin(mut self, handler: Arc<dyn AdminHandler>) -> RpcServer {
+        let service = AdminServer::new(crate::admin::AdminService::new(handler))
+            .max_decoding_message_size(MAX_MESSAGE)
+            .max_encoding_message_size(MAX_MESSAGE);
+        self.routes.add_service(InterceptedService::new(
+            service,
+            RequireRole(&[Role::Admin]),
+        ));
+        self
+    }
+
+    /// Serves `grpc.health.v1.Health`, which says what `ready` says.
+    pub fn health(mut self, ready: watch::Receiver<bool>) -> RpcServer {
+        let (reporter, service) = tonic_health::server::health_reporter();
+        self.routes.add_service(service);
+        self.ready = Some((ready, reporter));
+        self
+    }
+
+    /// Listens on a TCP address and serves.
+    pub async fn listen(self, address: SocketAddr) -> Result<RunningServer, RpcError> {
+        let failed = |source| RpcError::Listen { address, source };
+        let listener = TcpListener::bind(address).await.map_err(failed)?;
+        let address = listener.local_addr().map_err(failed)?;
+        if let Security::Plaintext = self.security {
+            tracing::warn!(%address, "listening for other tiers without TLS");
+        }
+        Ok(self.start(Listener::Tcp(listener), Some(address), None))
+    }
+
+    /// Listens on a unix socket that only this process's user can open, and serves. A socket that
+    /// a dead process left there is replaced.
+    pub async fn listen_unix(self, path: &Path) -> Result<RunningServer, RpcError> {
+        let listener = bind_unix(path).await?;
+        Ok(self.start(
+            Listener::Unix(listener),
+            None,
+            Some(SocketFile(path.to_owned())),
+        ))
+    }
+
+    fn start(
+        self,
+        listener: Listener,
+        address: Option<SocketAddr>,
+        socket: Option<SocketFile>,
+    ) -> RunningServer {
+        let RpcServer {
+            security,
+            routes,
+            max_connection_age,
+            ready,
+            stop,
+            tasks,
+            ..
+        } = self;
+        let cut = CancellationToken::new();
+        let (connections, incoming) = mpsc::channel(64);
+        tasks.spawn(accept(Acceptor {
+            listener,
+            security,
+            connections,
+            stop: stop.clone(),
+            cut: cut.clone(),
+            tasks: tasks.clone(),
+        }));
+        if let Some((ready, reporter)) = ready {
+            tasks.spawn(report_health(ready, reporter, stop.clone()));
+        }
+        let mut server = Server::builder()
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .max_concurrent_streams(STREAMS)
+            .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
+            .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT));
+        if let Some(age) = max_connection_age {
+            server = server.max_connection_age(age);
+        }
+        let serve = server
+            .add_routes(routes.routes())
+            .serve_with_incoming_shutdown(
+                ReceiverStream::new(incoming),
+                stop.clone().cancelled_owned(),
+            );
+        let serving = tokio::spawn(async move {
+            if let Err(error) = serve.await {
+                tracing::error!(error = %crate::error::chain(&error), "the gRPC server ended");
+            }
+        });
+        RunningServer {
+            address,
+            stop,
+            cut,
+            tasks,
+            serving: Some(serving),
+            _socket: socket,
+        }
+    }
+}
+
+/// A server at work. Dropping it cuts everything; [`RunningServer::shutdown`] is the kind way.
+pub struct RunningServer {
+    address: Option<SocketAddr>,
+    stop: CancellationToken,
+    cut: CancellationToken,
+    tasks: TaskTracker,
+    serving: Option<JoinHandle<()>>,
+    _socket: Option<SocketFile>,
+}
+
+impl RunningServer {
+    /// The TCP address that it listens on; `None` for a unix socket.
+    pub fn address(&self) -> Option<SocketAddr> {
+        self.address
+    }
+
+    /// Stops accepting, closes the lanes (what they hold queued is still written), lets calls end,
+    /// and cuts what is left at the deadline. Returns whether nothing had to be cut.
+    pub async fn shutdown(mut self, deadline: Duration) -> bool {
+        self.stop.cancel();
+        self.tasks.close();
+        let serving = self.serving.take();
+        let ended = async {
+            if let Some(serving) = serving {
+                // The task reports its own errors; a panic in it has been reported by the runtime.
+                drop(serving.await);
+            }
+            self.tasks.wait().await;
+        };
+        tokio::pin!(ended);
+        if tokio::time::timeout(deadline, &mut ended).await.is_ok() {
+            return true;
+        }
+        self.cut.cancel();
+        if tokio::time::timeout(CUT_TIMEOUT, &mut ended).await.is_err() {
+            tracing::warn!("connections were still at work after they had been cut");
+        }
+        false
+    }
+}
+
+impl Drop for RunningServer {
+    fn drop(&mut self) {
+        self.stop.cancel();
+        self.cut.cancel();
+    }
+}
+
+/// Removes the socket when the server ends, so that clients are told at once.
+struct SocketFile(PathBuf);
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        if let Err(error) = std::fs::remove_file(&self.0) {
+            tracing::debug!(path = %self.0.display(), %error, "the unix socket was already gone");
+        }
+    }
+}
+
+async fn report_health(
+    mut ready: watch::Receiver<bool>,
+    reporter: HealthReporter,
+    stop: CancellationToken,
+) {
+    loop {
+        let serving = *ready.borrow_and_update();
+        let status = if serving {
+            ServingStatus::Serving
+        } else {
+            ServingStatus::NotServing
+        };
+        reporter.set_service_status("", status).await;
+        tokio::select! {
+            () = stop.cancelled() => break,
+            changed = ready.changed() => if changed.is_err() { break },
+        }
+    }
+    // Stopping, or nobody is left who could say that this process is well.
+    reporter
+        .set_service_status("", ServingStatus::NotServing)
+        .await;
+}

@@ -1,0 +1,67 @@
+//! The stores as a gRPC service.
+
+use std::sync::Arc;
+
+use sestina_api::store::Stores;
+use sestina_proto::storage_server::Storage;
+use tonic::{Request, Response, Status};
+use tracing::Instrument;
+
+use crate::status;
+
+/// Implements the service `Storage` over any implementation of the stores.
+pub struct StoresService {
+    stores: Arc<dyn Stores>,
+}
+
+impl StoresService {
+    /// A service over these stores.
+    pub fn new(stores: Arc<dyn Stores>) -> StoresService {
+        StoresService { stores }
+    }
+}
+
+/// Hands the list of all methods of the stores to a macro: service, client and codec are made
+/// from the one list. Each is followed by how the client treats it (`storage_client::Class`).
+macro_rules! for_each_store {
+    ($then:ident) => {
+        $then! {
+            account_get(AccountRef) -> AccountReply, Read;
+            account_put(AccountPutRequest) -> Empty, Once;
+            account_set_disabled(AccountDisable) -> Empty, Write;
+            account_delete(AccountRef) -> Empty, Once;
+            account_list(AccountListRequest) -> AccountListReply, Query;
+            archive_append(ArchiveAppendRequest) -> FencedReply, Write;
+            archive_query(ArchiveQueryRequest) -> ArchiveQueryReply, Query;
+            offline_append(OfflineAppendRequest) -> FencedReply, Write;
+            offline_list(OfflineListRequest) -> OfflineListReply, Query;
+            offline_remove(OfflineRemoveRequest) -> FencedReply, Write;
+            outcome_put(OutcomePutRequest) -> OutcomeReply, Write;
+            lease_renew(LeaseRenewRequest) -> LeaseRenewReply, Lease;
+            lease_end(LeaseEndRequest) -> Empty, Lease;
+            lease_list(Empty) -> LeaseListReply, Lease;
+            slot_table(SlotTableRequest) -> SlotTableReply, Read;
+            slot_claim(SlotClaimRequest) -> SlotClaimReply, Once;
+            cluster_secret(Empty) -> ClusterSecretReply, Write;
+            maintain(MaintainRequest) -> Empty, Maintain;
+        }
+    };
+}
+pub(crate) use for_each_store;
+
+macro_rules! service {
+    ($($name:ident($request:ident) -> $reply:ident, $class:ident;)*) => {
+        #[tonic::async_trait]
+        impl Storage for StoresService {
+            $(async fn $name(
+                &self,
+                request: Request<sestina_proto::$request>,
+            ) -> Result<Response<sestina_proto::$reply>, Status> {
+                let span = crate::trace::server_span(request.metadata(), stringify!($name));
+                let call = self.stores.$name(request.into_inner()).instrument(span);
+                call.await.map(Response::new).map_err(status::from_store)
+            })*
+        }
+    };
+}
+for_each_store!(service);

@@ -1,0 +1,12 @@
+//! The whole way over real sockets, with real certificates.
+#![allow(clippy::unwrap_used)]
+
+mod admin;
+mod codec;
+mod cut;
+mod lanes;
+mod peers;
+mod storage;
+mod support;
+mod tls;
+mod trace;

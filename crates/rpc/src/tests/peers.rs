@@ -1,0 +1,91 @@
+use std::sync::Arc;
+
+use sestina_api::link::LaneClosed;
+use sestina_api::peer::{PeerConnector, PeerSink};
+use sestina_certs::Role;
+use sestina_proto as proto;
+use tokio::sync::{mpsc, watch};
+
+use super::support::*;
+use crate::GrpcPeerConnector;
+
+struct Receive(
+    mpsc::UnboundedSender<proto::PeerFrame>,
+    watch::Sender<usize>,
+);
+
+impl PeerSink for Receive {
+    fn send(&self, frame: proto::PeerFrame) -> Result<(), LaneClosed> {
+        self.0.send(frame).map_err(|_| LaneClosed)
+    }
+
+    fn close(&self) {
+        self.1.send_modify(|n| *n += 1);
+    }
+}
+
+fn effect(n: u64) -> proto::PeerFrame {
+    let key = proto::Key {
+        origin_hi: 1,
+        origin_lo: 2,
+        n,
+        kind: 1,
+    };
+    let effect = proto::Effect {
+        key: Some(key),
+        ..Default::default()
+    };
+    proto::PeerFrame {
+        slot: 5,
+        epoch: 6,
+        body: Some(proto::peer_frame::Body::Effect(effect)),
+    }
+}
+
+#[tokio::test]
+async fn frames_between_routers_flow_both_ways_in_order() {
+    let cluster = Cluster::new();
+    let router = Router::new();
+    let server = router
+        .serve(cluster.security("router-1", Role::Router))
+        .await;
+    let dialer = cluster.dialer("router-0", Role::Router);
+    let peers = GrpcPeerConnector::new(Arc::clone(&dialer));
+    let port = peers.connect(&node("router-1", server.address().unwrap()));
+    let (send, mut frames) = mpsc::unbounded_channel();
+    let receive = Arc::new(Receive(send, watch::Sender::new(0)));
+    let sink = port
+        .open_lane(proto::PeerHello::default(), receive.clone())
+        .await
+        .unwrap();
+    for n in 1..=5000 {
+        sink.send(effect(n)).unwrap();
+    }
+    for n in 1..=5000 {
+        assert_eq!(soon("an echo", frames.recv()).await, Some(effect(n)));
+    }
+    drop(server);
+    reaches("the caller's close", &receive.1, 1).await;
+    reaches("the acceptor's close", &router.closed, 1).await;
+    dialer.shutdown().await;
+    assert_eq!((*receive.1.borrow(), *router.closed.borrow()), (1, 1));
+    assert_eq!(sink.send(effect(1)), Err(LaneClosed));
+}
+
+#[tokio::test]
+async fn an_edge_is_not_taken_for_a_router() {
+    let cluster = Cluster::new();
+    let router = Router::new();
+    let server = router
+        .serve(cluster.security("router-1", Role::Router))
+        .await;
+    let peers = GrpcPeerConnector::new(cluster.dialer("edge-0", Role::Edge));
+    let port = peers.connect(&node("router-1", server.address().unwrap()));
+    let receive = Arc::new(Receive(mpsc::unbounded_channel().0, watch::Sender::new(0)));
+    let error = port
+        .open_lane(proto::PeerHello::default(), receive)
+        .await
+        .err()
+        .unwrap();
+    assert!(error.to_string().contains("lacks the role"), "{error}");
+}

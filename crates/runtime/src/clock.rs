@@ -1,0 +1,112 @@
+//! The clock that leases are counted on: it runs while the machine is suspended.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use rustix::time::{ClockId, clock_gettime};
+
+/// A moment on `CLOCK_BOOTTIME`. Unlike `std::time::Instant` it moves on while the machine is
+/// suspended, so that a process that wakes up knows that its lease has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct BootInstant(Duration);
+
+impl BootInstant {
+    /// Now.
+    pub fn now() -> BootInstant {
+        let time = clock_gettime(ClockId::Boottime);
+        let seconds = u64::try_from(time.tv_sec).unwrap_or(0);
+        let nanos = u32::try_from(time.tv_nsec).unwrap_or(0);
+        BootInstant(Duration::new(seconds, nanos))
+    }
+
+    /// Time since then; zero if it lies ahead.
+    pub fn elapsed(self) -> Duration {
+        BootInstant::now().duration_since(self)
+    }
+
+    /// Time from `earlier` to this; zero if it is the later one.
+    pub fn duration_since(self, earlier: BootInstant) -> Duration {
+        self.0.saturating_sub(earlier.0)
+    }
+
+    /// The moment `time` later, if it can be told.
+    pub fn checked_add(self, time: Duration) -> Option<BootInstant> {
+        self.0.checked_add(time).map(BootInstant)
+    }
+}
+
+impl BootInstant {
+    /// Nanoseconds on this clock, for keeping in an atomic.
+    pub fn as_nanos(self) -> u64 {
+        u64::try_from(self.0.as_nanos()).unwrap_or(u64::MAX)
+    }
+
+    /// The reverse of [`BootInstant::as_nanos`].
+    pub fn from_nanos(nanos: u64) -> BootInstant {
+        BootInstant(Duration::from_nanos(nanos))
+    }
+}
+
+/// Where "now" comes from: the machine's clock, or a test's.
+pub trait Clock: Send + Sync + 'static {
+    /// Now.
+    fn now(&self) -> BootInstant;
+}
+
+/// The machine's `CLOCK_BOOTTIME`.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct BootClock;
+
+impl Clock for BootClock {
+    fn now(&self) -> BootInstant {
+        BootInstant::now()
+    }
+}
+
+/// A clock that stands still until it is moved, for tests.
+#[derive(Debug, Default)]
+pub struct ManualClock(AtomicU64);
+
+impl ManualClock {
+    /// Moves the clock forward.
+    pub fn advance(&self, time: Duration) {
+        let nanos = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+        self.0.fetch_add(nanos, Ordering::SeqCst);
+    }
+}
+
+impl Clock for ManualClock {
+    fn now(&self) -> BootInstant {
+        BootInstant::from_nanos(self.0.load(Ordering::SeqCst))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_machine_clock_moves_forward() {
+        let before = BootInstant::now();
+        let after = BootClock.now();
+        assert!(after >= before);
+        assert_eq!(before.duration_since(after), Duration::ZERO);
+        assert_eq!(BootInstant::from_nanos(before.as_nanos()), before);
+    }
+
+    #[test]
+    fn a_manual_clock_moves_when_told() {
+        let clock = ManualClock::default();
+        let before = clock.now();
+        assert_eq!(clock.now(), before);
+        clock.advance(Duration::from_millis(1500));
+        assert_eq!(
+            clock.now().duration_since(before),
+            Duration::from_millis(1500)
+        );
+        assert_eq!(
+            before.checked_add(Duration::from_millis(1500)),
+            Some(clock.now())
+        );
+    }
+}

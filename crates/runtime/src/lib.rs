@@ -1,0 +1,56 @@
+//! Small tools that every tier uses to run: owned tasks, shutdown, bounded queues, back-off, the
+//! suspend-proof clock, and the switches by which tests make a process fail at a chosen place.
+//!
+//! - [`spawn`]: task groups that end together and name who did not
+//! - [`shutdown`]: signals become tokens
+//! - [`backoff`]: jittered exponential waits
+//! - [`mailbox`]: a queue bounded by count and bytes, pushed without waiting and drained whole
+//! - [`clock`]: the clock that leases are counted on
+//! - [`failpoint`]: named places where a test may kill, stop, delay or fail the process
+//! - [`mutation`]: guards that a test may switch off to prove that something watches them
+
+pub mod backoff;
+pub mod clock;
+pub mod failpoint;
+pub mod mailbox;
+pub mod mutation;
+pub mod shutdown;
+pub mod spawn;
+
+pub use tokio_util::sync::CancellationToken;
+
+/// Reads the fault switches of both kinds (`SESTINA_FAILPOINTS`, `SESTINA_MUTATIONS`) from the
+/// environment. Call it once, after logging is set up and before any other work: whatever is
+/// switched on is logged as a warning.
+pub fn faults_from_env() -> Result<(), FaultsError> {
+    failpoint::init_from_env()?;
+    mutation::init_from_env()?;
+    Ok(())
+}
+
+/// A fault switch in the environment that cannot be obeyed.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum FaultsError {
+    /// In `SESTINA_FAILPOINTS`.
+    #[error("SESTINA_FAILPOINTS: {0}")]
+    Failpoint(#[from] failpoint::FailpointError),
+    /// In `SESTINA_MUTATIONS`.
+    #[error("SESTINA_MUTATIONS: {0}")]
+    Mutation(#[from] mutation::UnknownGuard),
+}
+
+/// Compares strings in a constant: names of points and guards are checked when compiling.
+pub(crate) const fn same(a: &str, b: &str) -> bool {
+    let (a, b) = (a.as_bytes(), b.as_bytes());
+    if a.len() != b.len() {
+        return false;
+    }
+    let mut i = 0;
+    while i < a.len() {
+        if a[i] != b[i] {
+            return false;
+        }
+        i += 1;
+    }
+    true
+}

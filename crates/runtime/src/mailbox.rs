@@ -1,0 +1,282 @@
+//! A queue bounded by count and by bytes: pushed without waiting, drained whole by one reader.
+//!
+//! The bound is refused to the pusher, who decides what a full queue means (close the lane,
+//! detach the session): nothing is dropped here.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+/// How much a mailbox holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Items.
+    pub count: usize,
+    /// Bytes, as told by the pushers. An empty mailbox takes one item of any size, so that an
+    /// item larger than the bound is not refused for ever.
+    pub bytes: usize,
+}
+
+/// The item was not taken; it is handed back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PushError<T> {
+    /// The bound would be passed.
+    #[error("the queue is full")]
+    Full(T),
+    /// The reader is gone or the mailbox was closed.
+    #[error("the queue is closed")]
+    Closed(T),
+}
+
+/// Makes a mailbox.
+pub fn mailbox<T>(limits: Limits) -> (Sender<T>, Receiver<T>) {
+    let shared = Arc::new(Shared {
+        limits,
+        queue: Mutex::new(Queue {
+            items: VecDeque::new(),
+            bytes: 0,
+            closed: false,
+        }),
+        readable: Notify::new(),
+        senders: AtomicUsize::new(1),
+    });
+    (
+        Sender {
+            shared: shared.clone(),
+        },
+        Receiver { shared },
+    )
+}
+
+#[derive(Debug)]
+struct Shared<T> {
+    limits: Limits,
+    queue: Mutex<Queue<T>>,
+    readable: Notify,
+    senders: AtomicUsize,
+}
+
+#[derive(Debug)]
+struct Queue<T> {
+    items: VecDeque<T>,
+    bytes: usize,
+    closed: bool,
+}
+
+/// The pushing side; clones push into the same mailbox.
+#[derive(Debug)]
+pub struct Sender<T> {
+    shared: Arc<Shared<T>>,
+}
+
+impl<T> Sender<T> {
+    /// Appends an item that weighs `bytes`.
+    pub fn push(&self, item: T, bytes: usize) -> Result<(), PushError<T>> {
+        let mut queue = self.shared.queue.lock();
+        if queue.closed {
+            return Err(PushError::Closed(item));
+        }
+        let limits = self.shared.limits;
+        let full =
+            queue.items.len() >= limits.count || queue.bytes.saturating_add(bytes) > limits.bytes;
+        if full && !queue.items.is_empty() {
+            return Err(PushError::Full(item));
+        }
+        let first = queue.items.is_empty();
+        queue.items.push_back(item);
+        queue.bytes = queue.bytes.saturating_add(bytes);
+        drop(queue);
+        // The reader drains whole: it needs waking only when there was nothing.
+        if first {
+            self.shared.readable.notify_one();
+        }
+        Ok(())
+    }
+
+    /// Items waiting.
+    pub fn len(&self) -> usize {
+        self.shared.queue.lock().items.len()
+    }
+
+    /// Whether nothing waits.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Bytes waiting.
+    pub fn bytes(&self) -> usize {
+        self.shared.queue.lock().bytes
+    }
+
+    /// Whether pushes are refused for good.
+    pub fn is_closed(&self) -> bool {
+        self.shared.queue.lock().closed
+    }
+
+    /// Refuses further pushes; the reader still gets what waits, then the end.
+    pub fn close(&self) {
+        self.shared.close();
+    }
+}
+
+impl<T> Shared<T> {
+    fn close(&self) {
+        self.queue.lock().closed = true;
+        self.readable.notify_one();
+    }
+}
+
+impl<T> Clone for Sender<T> {
+    fn clone(&self) -> Self {
+        self.shared.senders.fetch_add(1, Ordering::Relaxed);
+        Sender {
+            shared: self.shared.clone(),
+        }
+    }
+}
+
+impl<T> Drop for Sender<T> {
+    fn drop(&mut self) {
+        if self.shared.senders.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.shared.close();
+        }
+    }
+}
+
+/// The reading side; dropping it closes the mailbox and drops what waits.
+#[derive(Debug)]
+pub struct Receiver<T> {
+    shared: Arc<Shared<T>>,
+}
+
+impl<T> Receiver<T> {
+    /// Waits until something is there and moves all of it to the end of `into`. False: the
+    /// mailbox is closed and empty, nothing more will come. Dropping the future loses nothing.
+    pub async fn recv_all(&mut self, into: &mut Vec<T>) -> bool {
+        loop {
+            {
+                let mut queue = self.shared.queue.lock();
+                if !queue.items.is_empty() {
+                    queue.bytes = 0;
+                    into.extend(queue.items.drain(..));
+                    return true;
+                }
+                if queue.closed {
+                    return false;
+                }
+            }
+            self.shared.readable.notified().await;
+        }
+    }
+
+    /// Moves what is there now to the end of `into` and returns how many items that were.
+    pub fn try_recv_all(&mut self, into: &mut Vec<T>) -> usize {
+        let mut queue = self.shared.queue.lock();
+        queue.bytes = 0;
+        let count = queue.items.len();
+        into.extend(queue.items.drain(..));
+        count
+    }
+
+    /// Refuses further pushes; what waits can still be read.
+    pub fn close(&mut self) {
+        self.shared.close();
+    }
+}
+
+impl<T> Drop for Receiver<T> {
+    fn drop(&mut self) {
+        let waiting = {
+            let mut queue = self.shared.queue.lock();
+            queue.closed = true;
+            queue.bytes = 0;
+            std::mem::take(&mut queue.items)
+        };
+        // Dropped outside the lock: an item may hold a sender of this very mailbox.
+        drop(waiting);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn small() -> (Sender<u32>, Receiver<u32>) {
+        mailbox(Limits {
+            count: 3,
+            bytes: 100,
+        })
+    }
+
+    #[test]
+    fn is_bounded_by_count_and_by_bytes() {
+        let (sender, mut receiver) = small();
+        sender.push(1, 60).unwrap();
+        assert_eq!(sender.push(2, 41), Err(PushError::Full(2)));
+        sender.push(2, 40).unwrap();
+        assert_eq!(sender.bytes(), 100);
+        let mut got = Vec::new();
+        assert_eq!(receiver.try_recv_all(&mut got), 2);
+        assert_eq!((sender.bytes(), sender.len()), (0, 0));
+        for n in 3..6 {
+            sender.push(n, 0).unwrap();
+        }
+        assert_eq!(sender.push(6, 0), Err(PushError::Full(6)));
+        receiver.try_recv_all(&mut got);
+        assert_eq!(got, [1, 2, 3, 4, 5]);
+    }
+
+    #[test]
+    fn an_empty_mailbox_takes_one_item_of_any_size() {
+        let (sender, mut receiver) = small();
+        sender.push(1, 5000).unwrap();
+        assert_eq!(sender.push(2, 0), Err(PushError::Full(2)));
+        receiver.try_recv_all(&mut Vec::new());
+        sender.push(2, 0).unwrap();
+    }
+
+    #[tokio::test]
+    async fn wakes_the_reader_and_ends_after_the_last_sender() {
+        let (sender, mut receiver) = small();
+        let reader = tokio::spawn(async move {
+            let mut got = Vec::new();
+            while receiver.recv_all(&mut got).await {}
+            got
+        });
+        let other = sender.clone();
+        for n in 0..50 {
+            let pusher = if n % 2 == 0 { &sender } else { &other };
+            while pusher.push(n, 10).is_err() {
+                tokio::task::yield_now().await;
+            }
+        }
+        drop(sender);
+        drop(other);
+        assert_eq!(reader.await.unwrap(), (0..50).collect::<Vec<_>>());
+    }
+
+    #[tokio::test]
+    async fn closing_refuses_pushes_but_not_reads() {
+        let (sender, mut receiver) = small();
+        sender.push(1, 1).unwrap();
+        sender.close();
+        assert_eq!(sender.push(2, 1), Err(PushError::Closed(2)));
+        let mut got = Vec::new();
+        assert!(receiver.recv_all(&mut got).await);
+        assert!(!receiver.recv_all(&mut got).await);
+        assert_eq!(got, [1]);
+    }
+
+    #[test]
+    fn a_dropped_reader_closes_even_if_an_item_holds_a_sender() {
+        let (sender, receiver) = mailbox::<Option<Sender<()>>>(Limits { count: 1, bytes: 1 });
+        let (inner, _keep) = mailbox(Limits { count: 1, bytes: 1 });
+        sender.push(Some(inner), 0).unwrap();
+        drop(receiver);
+        assert!(matches!(sender.push(None, 0), Err(PushError::Closed(None))));
+    }
+}

@@ -1,0 +1,156 @@
+//! Guards that a test switches off to prove that something watches them.
+//!
+//! A safety check that no test misses when it is gone is not tested. Each guard of the fencing and
+//! replay rules is written `guard!("epoch") && …`; with `SESTINA_MUTATIONS=epoch` the guard is
+//! off, and the fault-injection suite must fail. There is no other way to switch one off: no
+//! configuration key, no administrator's call.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+
+/// The variable that switches guards off: names with commas between them.
+pub const ENV: &str = "SESTINA_MUTATIONS";
+
+/// Every guard: its name, and what is not checked any more when it is off.
+pub const NAMES: &[(&str, &str)] = &[
+    (
+        "epoch",
+        "frames, shadow writes and storage writes of an older epoch are refused",
+    ),
+    (
+        "generation",
+        "frames of an older generation of a session are refused",
+    ),
+    (
+        "tail",
+        "a new owner re-sends the tail of a room before anything else",
+    ),
+    ("dedupe", "an effect that is already there is dropped"),
+    (
+        "two-authorities",
+        "a slot moves only when both authorities say that the lease has ended",
+    ),
+];
+
+const _: () = assert!(NAMES.len() <= 32, "the mask of guards has 32 bits");
+
+/// Bit n is set when `NAMES[n]` is off.
+static OFF: AtomicU32 = AtomicU32::new(0);
+
+/// A name in [`ENV`] that is no guard.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("no guard is named {0:?}; the guards are epoch, generation, tail, dedupe, two-authorities")]
+pub struct UnknownGuard(pub String);
+
+/// The place of a name in [`NAMES`].
+pub const fn index_of(name: &str) -> Option<usize> {
+    let mut i = 0;
+    while i < NAMES.len() {
+        if crate::same(NAMES[i].0, name) {
+            return Some(i);
+        }
+        i += 1;
+    }
+    None
+}
+
+/// Whether the guard with this index is on; use the macro [`guard!`](crate::guard!).
+#[inline]
+pub fn is_on(index: usize) -> bool {
+    OFF.load(Ordering::Relaxed) & (1 << index) == 0
+}
+
+/// The guards that are off, for the status page.
+pub fn off() -> Vec<&'static str> {
+    NAMES
+        .iter()
+        .enumerate()
+        .filter(|(i, _)| !is_on(*i))
+        .map(|(_, (name, _))| *name)
+        .collect()
+}
+
+fn parse(list: &str) -> Result<u32, UnknownGuard> {
+    let mut mask = 0;
+    for name in list
+        .split([',', ';'])
+        .map(str::trim)
+        .filter(|name| !name.is_empty())
+    {
+        mask |= 1 << index_of(name).ok_or_else(|| UnknownGuard(name.to_owned()))?;
+    }
+    Ok(mask)
+}
+
+/// Switches off what [`ENV`] names.
+pub(crate) fn init_from_env() -> Result<(), UnknownGuard> {
+    let Ok(list) = std::env::var(ENV) else {
+        return Ok(());
+    };
+    OFF.store(parse(&list)?, Ordering::Relaxed);
+    for guard in off() {
+        tracing::error!(
+            guard,
+            "SAFETY GUARD SWITCHED OFF by {ENV}: this process may corrupt and lose data; \
+             unset the variable unless this is a test"
+        );
+    }
+    Ok(())
+}
+
+/// True unless a test has switched this guard off. The name is checked when compiling.
+#[macro_export]
+macro_rules! guard {
+    ($name:literal) => {{
+        const INDEX: usize = match $crate::mutation::index_of($name) {
+            Some(index) => index,
+            None => panic!("unknown guard: add it to sestina_runtime::mutation::NAMES"),
+        };
+        $crate::mutation::is_on(INDEX)
+    }};
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::print_stdout)]
+    use std::process::Command;
+
+    use super::*;
+
+    #[test]
+    fn lists_are_read_and_unknown_names_refused() {
+        assert_eq!(parse(""), Ok(0));
+        assert_eq!(parse("epoch, dedupe"), Ok(0b1001));
+        let error = parse("epoch,epochs").unwrap_err().to_string();
+        assert!(error.starts_with("no guard is named \"epochs\""), "{error}");
+        for (name, _) in NAMES {
+            assert!(error.contains(name), "the message lists {name}");
+        }
+    }
+
+    /// Also run as the child of the next test, with the variable set.
+    #[test]
+    fn guards_are_on_unless_the_environment_says_otherwise() {
+        let mutated = std::env::var(ENV).is_ok();
+        crate::faults_from_env().unwrap();
+        assert_eq!(crate::guard!("tail"), !mutated);
+        assert!(crate::guard!("epoch"));
+        assert_eq!(off(), if mutated { vec!["tail"] } else { vec![] });
+        println!(
+            "tail is {}",
+            if crate::guard!("tail") { "on" } else { "off" }
+        );
+    }
+
+    #[test]
+    fn the_environment_switches_a_guard_off() {
+        let name = "mutation::tests::guards_are_on_unless_the_environment_says_otherwise";
+        let output = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", name, "--nocapture"])
+            .env(ENV, "tail")
+            .output()
+            .unwrap();
+        let text = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success(), "{text}");
+        assert!(text.contains("tail is off"), "{text}");
+    }
+}

@@ -1,0 +1,363 @@
+//! A connection that is made lazily and made again: for one server, Sentinel and Redis Cluster.
+//!
+//! A task of its own connects; callers only ever wait for it within their own time limit. While
+//! Redis is known to be down calls fail at once instead of each waiting for its limit.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use redis::aio::{ConnectionLike, MultiplexedConnection};
+use redis::cluster::{ClusterClient, ClusterClientBuilder};
+use redis::cluster_async::ClusterConnection;
+use redis::{
+    AsyncConnectionConfig, Client, Cmd, ConnectionInfo, ErrorKind, RedisError, RedisResult, Script,
+    ServerErrorKind, Value,
+};
+use sestina_runtime::backoff::Backoff;
+use tokio::sync::watch;
+use tokio::task::AbortHandle;
+use tokio::time::timeout;
+
+use crate::config::{RedisConfig, RedisConfigError, RedisMode};
+use crate::sentinel;
+
+/// So many commands may wait for the socket; more wait for their turn, within their time limit.
+const PIPELINE: usize = 1024;
+/// A cluster's connection mends itself; after so many failures in a row it is made anew.
+const CLUSTER_FAILURES: u32 = 8;
+
+/// A script with its source at hand for servers that do not know it.
+pub(crate) struct Lua {
+    source: &'static str,
+    hash: String,
+}
+
+impl Lua {
+    pub(crate) fn new(source: &'static str) -> Lua {
+        Lua {
+            source,
+            hash: Script::new(source).get_hash().to_owned(),
+        }
+    }
+
+    fn command(&self, known: bool, keys: &[String], arguments: &[Vec<u8>]) -> Cmd {
+        let mut command = if known {
+            redis::cmd("EVALSHA")
+        } else {
+            redis::cmd("EVAL")
+        };
+        command.arg(if known {
+            self.hash.as_str()
+        } else {
+            self.source
+        });
+        command.arg(keys.len()).arg(keys).arg(arguments);
+        command
+    }
+}
+
+/// Keeps one connection to Redis. Dropping it ends the task that connects.
+pub(crate) struct Link {
+    state: Arc<watch::Sender<State>>,
+    /// Failures in a row on a cluster's connection.
+    failures: AtomicU32,
+    task: AbortHandle,
+}
+
+#[derive(Clone)]
+enum State {
+    /// Being connected for the first time, or again; no attempt has failed yet.
+    Connecting,
+    Up {
+        generation: u64,
+        connection: Connection,
+    },
+    /// The last attempt failed; attempts go on.
+    Down(String),
+}
+
+#[derive(Clone)]
+enum Connection {
+    One(MultiplexedConnection),
+    Cluster(ClusterConnection),
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Link {
+    /// Starts connecting; needs a tokio runtime. Fails only for a configuration that can never
+    /// work.
+    pub(crate) fn start(
+        name: &'static str,
+        config: &RedisConfig,
+    ) -> Result<Link, RedisConfigError> {
+        let target = Target::new(config)?;
+        let state = Arc::new(watch::Sender::new(State::Connecting));
+        let task = tokio::spawn(keep_connected(name, target, state.clone())).abort_handle();
+        Ok(Link {
+            state,
+            failures: AtomicU32::new(0),
+            task,
+        })
+    }
+
+    /// Runs a script; the error says why Redis is away.
+    pub(crate) async fn script(
+        &self,
+        limit: Duration,
+        lua: &Lua,
+        keys: &[String],
+        arguments: &[Vec<u8>],
+    ) -> Result<Value, String> {
+        let command = lua.command(true, keys, arguments);
+        match self.run(limit, &command).await {
+            Err(Failure::Unknown) => {
+                // EVAL also makes the server remember it.
+                let command = lua.command(false, keys, arguments);
+                self.run(limit, &command).await.map_err(Failure::text)
+            }
+            other => other.map_err(Failure::text),
+        }
+    }
+
+    /// Runs one command.
+    pub(crate) async fn command(&self, limit: Duration, command: &Cmd) -> Result<Value, String> {
+        self.run(limit, command).await.map_err(Failure::text)
+    }
+
+    async fn run(&self, limit: Duration, command: &Cmd) -> Result<Value, Failure> {
+        let mut used = None;
+        let work = async {
+            let (generation, mut connection) = self.up().await?;
+            used = Some(generation);
+            Ok(match &mut connection {
+                Connection::One(one) => one.req_packed_command(command).await,
+                Connection::Cluster(cluster) => cluster.req_packed_command(command).await,
+            })
+        };
+        match timeout(limit, work).await {
+            Ok(Ok(Ok(value))) => {
+                self.failures.store(0, Ordering::Relaxed);
+                value.extract_error().map_err(Failure::from)
+            }
+            Ok(Ok(Err(error))) => {
+                if breaks(&error) {
+                    self.failed(used);
+                }
+                Err(error.into())
+            }
+            Ok(Err(down)) => Err(Failure::Away(down)),
+            Err(_) => {
+                self.failed(used);
+                Err(Failure::Away(format!("no answer within {limit:?}")))
+            }
+        }
+    }
+
+    async fn up(&self) -> Result<(u64, Connection), String> {
+        let mut state = self.state.subscribe();
+        let state = state
+            .wait_for(|state| !matches!(state, State::Connecting))
+            .await;
+        match state.as_deref() {
+            Ok(State::Up {
+                generation,
+                connection,
+            }) => Ok((*generation, connection.clone())),
+            Ok(State::Down(why)) => Err(why.clone()),
+            Ok(State::Connecting) | Err(_) => Err("not connected".into()),
+        }
+    }
+
+    /// The connection of this generation is of no use: makes the task connect again.
+    fn failed(&self, used: Option<u64>) {
+        let failures = self.failures.fetch_add(1, Ordering::Relaxed) + 1;
+        self.state.send_if_modified(|state| {
+            let State::Up {
+                generation,
+                connection,
+            } = state
+            else {
+                return false;
+            };
+            let cluster = matches!(connection, Connection::Cluster(_));
+            if Some(*generation) != used || (cluster && failures < CLUSTER_FAILURES) {
+                return false;
+            }
+            *state = State::Connecting;
+            self.failures.store(0, Ordering::Relaxed);
+            true
+        });
+    }
+}
+
+enum Failure {
+    /// The server does not know the script.
+    Unknown,
+    Away(String),
+}
+
+impl Failure {
+    fn text(self) -> String {
+        match self {
+            Failure::Unknown => "the server does not keep scripts".into(),
+            Failure::Away(text) => text,
+        }
+    }
+}
+
+impl From<RedisError> for Failure {
+    fn from(error: RedisError) -> Failure {
+        match error.kind() {
+            ErrorKind::Server(ServerErrorKind::NoScript) => Failure::Unknown,
+            _ => Failure::Away(error.to_string()),
+        }
+    }
+}
+
+/// Whether after this error another connection may do better. That of a demoted master works, but
+/// refuses writes.
+fn breaks(error: &RedisError) -> bool {
+    use ServerErrorKind::{BusyLoading, MasterDown, ReadOnly};
+    match error.kind() {
+        ErrorKind::Server(kind) => matches!(kind, BusyLoading | MasterDown | ReadOnly),
+        ErrorKind::UnexpectedReturnType => false,
+        _ => true,
+    }
+}
+
+async fn keep_connected(name: &'static str, target: Target, state: Arc<watch::Sender<State>>) {
+    let mut watching = state.subscribe();
+    let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_millis(500));
+    let mut generation = 0;
+    let mut down = false;
+    loop {
+        let attempt = timeout(target.limit, target.connect()).await;
+        let why = match attempt {
+            Ok(Ok(connection)) => {
+                generation += 1;
+                state.send_replace(State::Up {
+                    generation,
+                    connection,
+                });
+                tracing::info!(name, generation, "connected to redis");
+                backoff.reset();
+                down = false;
+                // Ends never: we hold the sender.
+                watching
+                    .wait_for(|state| !matches!(state, State::Up { .. }))
+                    .await
+                    .ok();
+                tracing::warn!(name, "the connection to redis failed, connecting again");
+                continue;
+            }
+            Ok(Err(why)) => why,
+            Err(_) => format!("not connected within {:?}", target.limit),
+        };
+        if !std::mem::replace(&mut down, true) {
+            tracing::warn!(name, error = why, "redis is away, trying on");
+        }
+        state.send_replace(State::Down(why));
+        backoff.wait().await;
+    }
+}
+
+struct Target {
+    kind: TargetKind,
+    limit: Duration,
+    settings: AsyncConnectionConfig,
+}
+
+enum TargetKind {
+    Single(Client),
+    Sentinel {
+        sentinels: Vec<ConnectionInfo>,
+        master_name: String,
+        config: RedisConfig,
+    },
+    Cluster(ClusterClient),
+}
+
+impl Target {
+    fn new(config: &RedisConfig) -> Result<Target, RedisConfigError> {
+        let addresses = config.addresses()?;
+        let unusable = |error: RedisError| RedisConfigError::Url {
+            number: 1,
+            reason: error.to_string(),
+        };
+        let kind = match &config.mode {
+            RedisMode::Single => {
+                let first = addresses
+                    .into_iter()
+                    .next()
+                    .ok_or(RedisConfigError::NoUrl)?;
+                TargetKind::Single(Client::open(first).map_err(unusable)?)
+            }
+            RedisMode::Sentinel { master_name } => TargetKind::Sentinel {
+                sentinels: addresses,
+                master_name: master_name.clone(),
+                config: config.clone(),
+            },
+            RedisMode::Cluster => {
+                let client = ClusterClientBuilder::new(addresses)
+                    .connection_timeout(config.connect_timeout)
+                    .response_timeout(config.shadow_timeout.max(config.lease_timeout))
+                    .retries(3)
+                    .min_retry_wait(10)
+                    .max_retry_wait(100)
+                    .build();
+                TargetKind::Cluster(client.map_err(unusable)?)
+            }
+        };
+        let settings = AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(config.connect_timeout))
+            // Callers have limits of their own, which also cover the wait for their turn.
+            .set_response_timeout(None)
+            .set_pipeline_buffer_size(PIPELINE);
+        // A cluster's connection asks several nodes one after the other.
+        let limit = match kind {
+            TargetKind::Cluster(_) => config.connect_timeout * 3,
+            _ => config.connect_timeout,
+        };
+        Ok(Target {
+            kind,
+            limit,
+            settings,
+        })
+    }
+
+    async fn connect(&self) -> Result<Connection, String> {
+        let text = |error: RedisError| error.to_string();
+        match &self.kind {
+            TargetKind::Single(client) => self.open(client).await.map_err(text),
+            TargetKind::Sentinel {
+                sentinels,
+                master_name,
+                config,
+            } => {
+                let master = sentinel::master(sentinels, master_name, self.limit / 3).await?;
+                let client = Client::open(sentinel::node(master, config)).map_err(text)?;
+                let mut connection = self.open(&client).await.map_err(text)?;
+                if let Connection::One(one) = &mut connection {
+                    sentinel::check_master(one).await?;
+                }
+                Ok(connection)
+            }
+            TargetKind::Cluster(client) => client
+                .get_async_connection()
+                .await
+                .map(Connection::Cluster)
+                .map_err(text),
+        }
+    }
+
+    async fn open(&self, client: &Client) -> RedisResult<Connection> {
+        let connection = client.get_multiplexed_async_connection_with_config(&self.settings);
+        connection.await.map(Connection::One)
+    }
+}

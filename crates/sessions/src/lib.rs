@@ -1,0 +1,21 @@
+//! Live state that outlives its owner, and leases, in Redis or in memory.
+//!
+//! - [`config`]: where Redis is and how long it may take
+//! - [`shadow`]: [`RedisShadow`], the shadow store in Redis
+//! - [`leases`]: [`RedisLeases`], Redis as a lease authority
+//! - [`memory`]: both in memory, for one process and for tests
+//! - `connection`: connects lazily and again, for one server, Sentinel and Redis Cluster
+//! - `scripts`: the Lua scripts; each touches keys of one hash tag only
+
+pub mod config;
+mod connection;
+pub mod leases;
+pub mod memory;
+mod scripts;
+mod sentinel;
+pub mod shadow;
+
+pub use config::{RedisConfig, RedisConfigError, RedisMode};
+pub use leases::RedisLeases;
+pub use memory::{MemoryLeases, MemoryShadow};
+pub use shadow::RedisShadow;

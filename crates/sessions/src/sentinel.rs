@@ -1,0 +1,94 @@
+//! Asking sentinels for the master: all at once, and what most of them say counts.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use redis::aio::MultiplexedConnection;
+use redis::{
+    AsyncConnectionConfig, Client, ConnectionAddr, ConnectionInfo, IntoConnectionInfo, RedisResult,
+    Value,
+};
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+use crate::config::RedisConfig;
+
+/// The address of the master, by what most of the sentinels say that answer within `limit`. One
+/// that is down, hangs or was cut off from the others does not decide.
+pub(crate) async fn master(
+    sentinels: &[ConnectionInfo],
+    name: &str,
+    limit: Duration,
+) -> Result<(String, u16), String> {
+    let mut asked = JoinSet::new();
+    for sentinel in sentinels {
+        let (sentinel, name) = (sentinel.clone(), name.to_owned());
+        asked.spawn(async move {
+            match timeout(limit, ask(sentinel, &name, limit)).await {
+                Ok(Ok(Some(address))) => Ok(address),
+                Ok(Ok(None)) => Err(format!("a sentinel does not know a master named {name}")),
+                Ok(Err(error)) => Err(error.to_string()),
+                Err(_) => Err(format!("a sentinel did not answer within {limit:?}")),
+            }
+        });
+    }
+    let mut votes: HashMap<(String, u16), usize> = HashMap::new();
+    let mut why = "no sentinel is configured".to_owned();
+    while let Some(answer) = asked.join_next().await {
+        match answer {
+            Ok(Ok(address)) => {
+                let count = votes.entry(address.clone()).or_default();
+                *count += 1;
+                if *count > sentinels.len() / 2 {
+                    return Ok(address);
+                }
+            }
+            Ok(Err(error)) => why = error,
+            Err(error) => why = error.to_string(),
+        }
+    }
+    votes
+        .into_iter()
+        .max_by_key(|(_, count)| *count)
+        .map(|(address, _)| address)
+        .ok_or(why)
+}
+
+async fn ask(
+    sentinel: ConnectionInfo,
+    name: &str,
+    limit: Duration,
+) -> RedisResult<Option<(String, u16)>> {
+    let settings = AsyncConnectionConfig::new()
+        .set_connection_timeout(Some(limit))
+        .set_response_timeout(Some(limit));
+    let client = Client::open(sentinel)?;
+    let mut connection = client
+        .get_multiplexed_async_connection_with_config(&settings)
+        .await?;
+    let mut command = redis::cmd("SENTINEL");
+    command
+        .arg("GET-MASTER-ADDR-BY-NAME")
+        .arg(name)
+        .query_async(&mut connection)
+        .await
+}
+
+/// How to connect to the master there.
+pub(crate) fn node((host, port): (String, u16), config: &RedisConfig) -> ConnectionInfo {
+    // A host and a port always make a connection info.
+    let info = ConnectionAddr::Tcp(host, port)
+        .into_connection_info()
+        .expect("an address needs no parsing");
+    let settings = info.redis_settings().clone().set_db(config.database);
+    config.with_credentials(info.set_redis_settings(settings))
+}
+
+/// A sentinel may be behind the times, or the master just demoted.
+pub(crate) async fn check_master(connection: &mut MultiplexedConnection) -> Result<(), String> {
+    let role: RedisResult<Vec<Value>> = redis::cmd("ROLE").query_async(connection).await;
+    match role.map_err(|error| error.to_string())?.first() {
+        Some(Value::BulkString(role)) if role == b"master" => Ok(()),
+        _ => Err("the server that the sentinels name is not a master (yet)".into()),
+    }
+}

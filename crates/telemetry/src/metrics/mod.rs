@@ -1,0 +1,133 @@
+//! Every metric of the system, as a field of one struct.
+//!
+//! [`Metrics`] is made once per process and shared by the tiers in it. Nothing on the path of a
+//! stanza looks up a label: `metrics.stanzas[(Kind::Message, Outcome::Delivered)].inc()` is an
+//! array index and an atomic addition.
+//!
+//! - [`kinds`]: counters, gauges, histograms
+//! - [`labels`]: the label values
+//! - `registry`: names and help texts, the Prometheus text form
+//! - `push`: the same metrics as OpenTelemetry instruments
+
+pub mod kinds;
+pub mod labels;
+pub(crate) mod push;
+mod registry;
+
+use std::sync::Arc;
+
+pub use self::kinds::{By, By2, Counter, Gauge, Histogram, Label};
+pub use self::labels::*;
+use self::registry::{Metric, Registrar};
+
+macro_rules! metrics {
+    ($($(#[doc = $doc:literal])+ $field:ident: $type:ty;)*) => {
+        /// Every metric of the system. Their names in Prometheus are `sestina_` and the name of
+        /// the field (counters with `_total` behind it).
+        #[derive(Debug)]
+        pub struct Metrics {
+            $($(#[doc = $doc])+ pub $field: $type,)*
+            registrar: Registrar,
+        }
+
+        impl Metrics {
+            /// All at zero.
+            pub fn new() -> Arc<Metrics> {
+                let mut registrar = Registrar::new();
+                $(let $field = <$type as Metric>::register(
+                    &mut registrar,
+                    stringify!($field),
+                    &[$($doc),+],
+                );)*
+                Arc::new(Metrics { $($field,)* registrar })
+            }
+        }
+    };
+}
+
+metrics! {
+    /// Sessions with a socket at this edge.
+    sessions: By<Transport, Gauge>;
+    /// Connections that have not authenticated
+    connections_unauthenticated: Gauge;
+    /// Sessions owned by this router
+    owned_sessions: Gauge;
+    /// Sessions owned by this router that have no socket
+    detached_sessions: Gauge;
+    /// Live rooms owned by this router
+    rooms: Gauge;
+    /// Occupants of the rooms owned by this router
+    occupants: Gauge;
+    /// Stanzas by kind and by what became of them
+    stanzas: By2<Kind, Outcome, Counter>;
+    /// Bytes of stanzas at this edge's sockets, before TLS
+    bytes: By<Direction, Counter>;
+    /// From a stanza's arrival at an edge to its last byte written to a socket
+    stanza_latency_seconds: Histogram;
+    /// From a stanza's arrival at the edge to the owner's `accepted`
+    accept_seconds: Histogram;
+    /// From a stanza's arrival at the edge to the owner's `settled`
+    settle_seconds: Histogram;
+    /// Items that wait in a queue
+    queue_items: By<Queue, Gauge>;
+    /// Bytes that wait in a queue
+    queue_bytes: By<Queue, Gauge>;
+    /// Times that a queue was full
+    queue_full: By<Queue, Counter>;
+    /// Sessions resumed (XEP-0198)
+    resumptions: Counter;
+    /// Resumptions that failed
+    resumption_failures: By<ResumeFailure, Counter>;
+    /// From asking the owner to resume to its answer
+    resume_seconds: Histogram;
+    /// Events of this process's lease
+    lease_events: By2<Authority, LeaseEvent, Counter>;
+    /// Whether this process's lease is fresh (1) or not (0)
+    lease_fresh: By<Authority, Gauge>;
+    /// Slots owned by this router
+    slots_owned: Gauge;
+    /// Version of the slot table that this process knows
+    slot_table_version: Gauge;
+    /// Events of slots
+    slot_events: By<SlotEvent, Counter>;
+    /// How long steps in the life of a slot take
+    slot_seconds: By<SlotStep, Histogram>;
+    /// How long the stores take to answer
+    store_seconds: By<StoreOp, Histogram>;
+    /// Operations of the stores that failed
+    store_errors: By<StoreOp, Counter>;
+    /// Stanzas that an edge sent again to a new owner
+    replays: Counter;
+    /// Replayed effects that were dropped because they were there already
+    replay_drops: By<Keyed, Counter>;
+    /// Room events sent again by a new owner
+    tail_replays: Counter;
+    /// Room events sent while the shadow store was away
+    uncommitted_room_events: Counter;
+    /// What was promised and lost: must stay 0
+    lost: By<Lost, Counter>;
+    /// Frames and writes refused because they were out of date
+    fenced: By<Fence, Counter>;
+    /// Authentications that went well
+    auth_successes: Counter;
+    /// Authentications that failed
+    auth_failures: By<AuthFailure, Counter>;
+    /// TLS handshakes
+    tls_handshakes: By<Handshake, Counter>;
+    /// Lanes that are open
+    lanes: By<Lane, Gauge>;
+    /// Lanes opened
+    lanes_opened: By<Lane, Counter>;
+    /// Lanes closed
+    lanes_closed: By<Lane, Counter>;
+    /// Limits that clients passed
+    limits: By<Limit, Counter>;
+    /// Whether the cluster can take the next fault (1) or not (0)
+    whole: Gauge;
+    /// Processes of the cluster with other hosts or modules than this one: must be 0
+    config_mismatches: Gauge;
+}
+
+#[cfg(test)]
+#[path = "metrics_tests.rs"]
+mod tests;

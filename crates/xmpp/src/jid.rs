@@ -1,0 +1,417 @@
+//! Addresses: `local@domain/resource` (RFC 7622, with the stringprep profiles of RFC 6122).
+//!
+//! The localpart goes through nodeprep and the resourcepart through resourceprep, as in all
+//! servers that are deployed. The domainpart goes through UTS 46 (the IDNA 2008 that RFC 7622
+//! §3.2 asks for) and is kept in its Unicode form. Nameprep is left out there on purpose: it
+//! folds `ß` to `ss`, which makes two domains of the DNS one JID.
+
+use std::borrow::{Borrow, Cow};
+use std::fmt;
+use std::hash::{Hash, Hasher};
+use std::net::Ipv6Addr;
+use std::str::FromStr;
+
+use compact_str::CompactString;
+
+/// The most bytes that one part of a JID may have (RFC 7622 §3.2 to §3.4).
+pub const MAX_PART_LEN: usize = 1023;
+
+/// The most bytes that one label of a domain may have in its ASCII form (RFC 1035 §2.3.4).
+const MAX_LABEL_LEN: usize = 63;
+
+/// Rounds of preparation after which a part that still changes is refused.
+const MAX_ROUNDS: usize = 4;
+
+/// Why a string is no JID.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum JidError {
+    /// `@` with nothing before it.
+    #[error("the localpart before '@' is empty")]
+    EmptyLocal,
+    /// The localpart is longer than [`MAX_PART_LEN`].
+    #[error("the localpart is longer than 1023 bytes")]
+    LocalTooLong,
+    /// Nodeprep (RFC 6122 appendix A) refuses it.
+    #[error("the localpart holds characters that are not allowed there")]
+    BadLocal,
+    /// No domain.
+    #[error("the domainpart is empty")]
+    EmptyDomain,
+    /// The domainpart is longer than [`MAX_PART_LEN`].
+    #[error("the domainpart is longer than 1023 bytes")]
+    DomainTooLong,
+    /// Neither a domain name (IDNA) nor an IP literal.
+    #[error("the domainpart is neither a domain name nor an IP address")]
+    BadDomain,
+    /// `/` with nothing after it.
+    #[error("the resourcepart after '/' is empty")]
+    EmptyResource,
+    /// The resourcepart is longer than [`MAX_PART_LEN`].
+    #[error("the resourcepart is longer than 1023 bytes")]
+    ResourceTooLong,
+    /// Resourceprep (RFC 6122 appendix B) refuses it.
+    #[error("the resourcepart holds characters that are not allowed there")]
+    BadResource,
+}
+
+/// A normalised JID. Comparing two of them compares their strings.
+#[derive(Clone)]
+pub struct Jid {
+    text: CompactString,
+    /// Where the domain begins: after the `@`, or 0.
+    domain_at: u32,
+    /// Where the bare JID ends: at the `/`, or at the end.
+    bare_len: u32,
+}
+
+impl Jid {
+    /// Checks and normalises a JID from outside.
+    pub fn parse(text: &str) -> Result<Jid, JidError> {
+        let (bare, resource) = match text.split_once('/') {
+            Some((bare, resource)) => (bare, Some(resource)),
+            None => (text, None),
+        };
+        let (local, domain) = match bare.split_once('@') {
+            Some((local, domain)) => (Some(local), domain),
+            None => (None, bare),
+        };
+        let prepared = Parts::prepare(local, domain, resource)?;
+        if prepared.all_borrowed() && prepared.len() == text.len() {
+            return Ok(Jid::from_wire(text));
+        }
+        Ok(prepared.join())
+    }
+
+    /// Takes a JID that is known to be normalised (from another tier or from storage): only finds
+    /// its parts. Never fails; of something that is no JID it makes parts that are none.
+    pub fn from_wire(text: &str) -> Jid {
+        Jid::from_normalised(CompactString::from(text))
+    }
+
+    /// Builds a JID from parts that are not normalised yet.
+    pub fn new(local: Option<&str>, domain: &str, resource: Option<&str>) -> Result<Jid, JidError> {
+        Ok(Parts::prepare(local, domain, resource)?.join())
+    }
+
+    /// The part before the `@`.
+    pub fn local(&self) -> Option<&str> {
+        self.text.get(..(self.domain_at as usize).checked_sub(1)?)
+    }
+
+    /// The part between `@` and `/`, with internationalised labels in Unicode.
+    pub fn domain(&self) -> &str {
+        self.text
+            .get(self.domain_at as usize..self.bare_len as usize)
+            .unwrap_or("")
+    }
+
+    /// The part after the first `/`.
+    pub fn resource(&self) -> Option<&str> {
+        self.text.get(self.bare_len as usize + 1..)
+    }
+
+    /// The same address without a resource.
+    pub fn bare(&self) -> Jid {
+        Jid {
+            text: CompactString::from(self.bare_str()),
+            domain_at: self.domain_at,
+            bare_len: self.bare_len,
+        }
+    }
+
+    /// The text of [`Jid::bare`], without a copy.
+    pub fn bare_str(&self) -> &str {
+        self.text.get(..self.bare_len as usize).unwrap_or("")
+    }
+
+    /// Whether it has no resource.
+    pub fn is_bare(&self) -> bool {
+        self.bare_len as usize == self.text.len()
+    }
+
+    /// The whole JID.
+    pub fn as_str(&self) -> &str {
+        &self.text
+    }
+
+    /// The same bare JID with this resource.
+    pub fn with_resource(&self, resource: &str) -> Result<Jid, JidError> {
+        let resource = prepare_resource(resource)?;
+        let bare = self.bare_str();
+        let mut text = CompactString::with_capacity(bare.len() + 1 + resource.len());
+        text.push_str(bare);
+        text.push('/');
+        text.push_str(&resource);
+        Ok(Jid {
+            text,
+            domain_at: self.domain_at,
+            bare_len: self.bare_len,
+        })
+    }
+
+    fn from_normalised(text: CompactString) -> Jid {
+        let bare_len = text.find('/').unwrap_or(text.len());
+        let domain_at = text.as_bytes()[..bare_len].iter().position(|b| *b == b'@');
+        Jid {
+            domain_at: domain_at.map_or(0, |at| at as u32 + 1),
+            bare_len: bare_len as u32,
+            text,
+        }
+    }
+}
+
+/// The three parts, prepared.
+struct Parts<'a> {
+    local: Option<Cow<'a, str>>,
+    domain: Cow<'a, str>,
+    resource: Option<Cow<'a, str>>,
+}
+
+impl<'a> Parts<'a> {
+    fn prepare(
+        local: Option<&'a str>,
+        domain: &'a str,
+        resource: Option<&'a str>,
+    ) -> Result<Parts<'a>, JidError> {
+        Ok(Parts {
+            local: local.map(prepare_local).transpose()?,
+            domain: prepare_domain(domain)?,
+            resource: resource.map(prepare_resource).transpose()?,
+        })
+    }
+
+    fn all_borrowed(&self) -> bool {
+        let borrowed = |part: &Cow<'_, str>| matches!(part, Cow::Borrowed(_));
+        self.local.as_ref().is_none_or(borrowed)
+            && borrowed(&self.domain)
+            && self.resource.as_ref().is_none_or(borrowed)
+    }
+
+    fn len(&self) -> usize {
+        self.local.as_ref().map_or(0, |l| l.len() + 1)
+            + self.domain.len()
+            + self.resource.as_ref().map_or(0, |r| r.len() + 1)
+    }
+
+    fn join(&self) -> Jid {
+        let mut text = CompactString::with_capacity(self.len());
+        if let Some(local) = &self.local {
+            text.push_str(local);
+            text.push('@');
+        }
+        text.push_str(&self.domain);
+        if let Some(resource) = &self.resource {
+            text.push('/');
+            text.push_str(resource);
+        }
+        Jid::from_normalised(text)
+    }
+}
+
+/// Normalises a localpart (nodeprep).
+pub fn prepare_local(local: &str) -> Result<Cow<'_, str>, JidError> {
+    if local.is_empty() {
+        return Err(JidError::EmptyLocal);
+    }
+    if local.len() > MAX_PART_LEN {
+        return Err(JidError::LocalTooLong);
+    }
+    let forbidden = |b: u8| matches!(b, b'"' | b'&' | b'\'' | b'/' | b':' | b'<' | b'>' | b'@');
+    if local
+        .bytes()
+        .all(|b| b.is_ascii_graphic() && !b.is_ascii_uppercase() && !forbidden(b))
+    {
+        return Ok(Cow::Borrowed(local));
+    }
+    let prepared = settle(local, |text| {
+        stringprep::nodeprep(text).ok().map(Cow::into_owned)
+    })
+    .ok_or(JidError::BadLocal)?;
+    match prepared.len() {
+        0 => Err(JidError::EmptyLocal),
+        1..=MAX_PART_LEN => Ok(prepared),
+        _ => Err(JidError::LocalTooLong),
+    }
+}
+
+/// Normalises a resourcepart (resourceprep).
+pub fn prepare_resource(resource: &str) -> Result<Cow<'_, str>, JidError> {
+    if resource.is_empty() {
+        return Err(JidError::EmptyResource);
+    }
+    if resource.len() > MAX_PART_LEN {
+        return Err(JidError::ResourceTooLong);
+    }
+    if resource.bytes().all(|b| matches!(b, b' '..=b'~')) {
+        return Ok(Cow::Borrowed(resource));
+    }
+    let prepared = settle(resource, |text| {
+        stringprep::resourceprep(text).ok().map(Cow::into_owned)
+    })
+    .ok_or(JidError::BadResource)?;
+    match prepared.len() {
+        0 => Err(JidError::EmptyResource),
+        1..=MAX_PART_LEN => Ok(prepared),
+        _ => Err(JidError::ResourceTooLong),
+    }
+}
+
+/// Normalises a domainpart: a domain name (UTS 46), an IPv4 address or a bracketed IPv6 address.
+/// One trailing dot is taken off (RFC 7622 §3.2).
+pub fn prepare_domain(domain: &str) -> Result<Cow<'_, str>, JidError> {
+    if domain.len() > MAX_PART_LEN {
+        return Err(JidError::DomainTooLong);
+    }
+    let domain = domain.strip_suffix('.').unwrap_or(domain);
+    if domain.is_empty() {
+        return Err(JidError::EmptyDomain);
+    }
+    if let Some(literal) = domain.strip_prefix('[') {
+        let address: Ipv6Addr = literal
+            .strip_suffix(']')
+            .and_then(|address| address.parse().ok())
+            .ok_or(JidError::BadDomain)?;
+        let canonical = format!("[{address}]");
+        let same = canonical == domain;
+        return Ok(if same {
+            Cow::Borrowed(domain)
+        } else {
+            Cow::Owned(canonical)
+        });
+    }
+    if domain.is_ascii() && !may_hold_a_label(domain) {
+        check_ascii_labels(domain)?;
+        return Ok(if domain.bytes().any(|b| b.is_ascii_uppercase()) {
+            Cow::Owned(domain.to_ascii_lowercase())
+        } else {
+            Cow::Borrowed(domain)
+        });
+    }
+    let prepared = settle(domain, |text| {
+        let (unicode, outcome) = idna::domain_to_unicode(text);
+        outcome.ok().map(|()| unicode)
+    })
+    .ok_or(JidError::BadDomain)?;
+    // A full-width dot at the end became a real one: it is taken off like a real one.
+    let prepared = match prepared.strip_suffix('.') {
+        Some(stripped) => Cow::Owned(stripped.to_owned()),
+        None => prepared,
+    };
+    let ascii = idna::domain_to_ascii(&prepared).map_err(|_| JidError::BadDomain)?;
+    check_ascii_labels(&ascii)?;
+    match prepared.len() {
+        0 => Err(JidError::EmptyDomain),
+        1..=MAX_PART_LEN => Ok(prepared),
+        _ => Err(JidError::DomainTooLong),
+    }
+}
+
+/// Whether an ASCII domain has a label that begins like an A-label (`xn--`).
+fn may_hold_a_label(domain: &str) -> bool {
+    domain.split('.').any(|label| {
+        label
+            .as_bytes()
+            .first_chunk::<4>()
+            .is_some_and(|p| p.eq_ignore_ascii_case(b"xn--"))
+    })
+}
+
+/// Letters, digits and hyphens, as RFC 1123 §2.1 wants, and the underscore, which is not allowed
+/// in host names but is common in the names of private networks.
+fn check_ascii_labels(domain: &str) -> Result<(), JidError> {
+    let good = |label: &str| {
+        (1..=MAX_LABEL_LEN).contains(&label.len())
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+            && label
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
+    };
+    if domain.split('.').all(good) {
+        Ok(())
+    } else {
+        Err(JidError::BadDomain)
+    }
+}
+
+/// Prepares until nothing changes, so that a normalised JID always normalises to itself: the
+/// tables of stringprep are those of Unicode 3.2, the normalisation is of today.
+fn settle<'a>(text: &'a str, prep: impl Fn(&str) -> Option<String>) -> Option<Cow<'a, str>> {
+    let mut current = Cow::Borrowed(text);
+    for _ in 0..MAX_ROUNDS {
+        let next = prep(&current)?;
+        if next == *current {
+            return Some(current);
+        }
+        current = Cow::Owned(next);
+    }
+    None
+}
+
+impl PartialEq for Jid {
+    fn eq(&self, other: &Jid) -> bool {
+        self.text == other.text
+    }
+}
+
+impl Eq for Jid {}
+
+impl Hash for Jid {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.as_str().hash(state);
+    }
+}
+
+impl PartialOrd for Jid {
+    fn partial_cmp(&self, other: &Jid) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Jid {
+    fn cmp(&self, other: &Jid) -> std::cmp::Ordering {
+        self.as_str().cmp(other.as_str())
+    }
+}
+
+impl Borrow<str> for Jid {
+    fn borrow(&self) -> &str {
+        self.as_str()
+    }
+}
+
+impl AsRef<str> for Jid {
+    fn as_ref(&self) -> &str {
+        self.as_str()
+    }
+}
+
+impl fmt::Display for Jid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl fmt::Debug for Jid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Jid({:?})", self.as_str())
+    }
+}
+
+impl FromStr for Jid {
+    type Err = JidError;
+
+    fn from_str(text: &str) -> Result<Jid, JidError> {
+        Jid::parse(text)
+    }
+}
+
+impl From<Jid> for String {
+    fn from(jid: Jid) -> String {
+        jid.text.into_string()
+    }
+}
+
+#[cfg(test)]
+#[path = "jid_tests.rs"]
+mod tests;

@@ -1,0 +1,174 @@
+//! An element as an owned tree: for what a module reads or makes, not for what passes through.
+
+use compact_str::CompactString;
+
+use super::XmlError;
+use super::escape::{push_attr, push_attribute, push_text};
+
+/// An element with its attributes and content.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Element {
+    /// Local name.
+    pub name: CompactString,
+    /// Namespace; empty if it is in none.
+    pub ns: CompactString,
+    /// Attributes in order. The key is the plain name, `xml:lang` (any `xml:` attribute), or
+    /// `{namespace}local`. Namespace declarations are not among them.
+    pub attrs: Vec<(CompactString, String)>,
+    /// Content in order; two texts are never neighbours after parsing.
+    pub nodes: Vec<Node>,
+}
+
+/// One piece of an element's content.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Node {
+    /// A child element.
+    Element(Element),
+    /// Text, unescaped.
+    Text(String),
+}
+
+impl Element {
+    /// An empty element. Name and namespace are the program's own, so they are not checked.
+    pub fn new(name: &str, ns: &str) -> Element {
+        Element {
+            name: name.into(),
+            ns: ns.into(),
+            attrs: Vec::new(),
+            nodes: Vec::new(),
+        }
+    }
+
+    /// Parses exactly one element, strictly. Its default namespace is `jabber:client` where it
+    /// declares none. Bounded by [`Limits::trusted`](super::Limits::trusted).
+    pub fn parse(xml: &[u8]) -> Result<Element, XmlError> {
+        super::tree::parse(xml, crate::ns::CLIENT)
+    }
+
+    /// The value of an attribute.
+    pub fn attr(&self, name: &str) -> Option<&str> {
+        self.attrs
+            .iter()
+            .find(|(key, _)| key == name)
+            .map(|(_, value)| value.as_str())
+    }
+
+    /// Sets an attribute, replacing the value that it has.
+    pub fn set_attr(&mut self, name: &str, value: impl Into<String>) {
+        let value = value.into();
+        match self.attrs.iter_mut().find(|(key, _)| key == name) {
+            Some((_, old)) => *old = value,
+            None => self.attrs.push((name.into(), value)),
+        }
+    }
+
+    /// The same element with an attribute set.
+    #[must_use]
+    pub fn with_attr(mut self, name: &str, value: impl Into<String>) -> Element {
+        self.set_attr(name, value);
+        self
+    }
+
+    /// The same element with one more child.
+    #[must_use]
+    pub fn with_child(mut self, child: Element) -> Element {
+        self.push(child);
+        self
+    }
+
+    /// The same element with more text.
+    #[must_use]
+    pub fn with_text(mut self, text: impl Into<String>) -> Element {
+        self.push_text(text.into());
+        self
+    }
+
+    /// Appends a child.
+    pub fn push(&mut self, child: Element) {
+        self.nodes.push(Node::Element(child));
+    }
+
+    /// Appends text, to the last text if that is what comes last.
+    pub fn push_text(&mut self, text: String) {
+        if text.is_empty() {
+            return;
+        }
+        match self.nodes.last_mut() {
+            Some(Node::Text(last)) => last.push_str(&text),
+            _ => self.nodes.push(Node::Text(text)),
+        }
+    }
+
+    /// The first child with this name and namespace.
+    pub fn child(&self, name: &str, ns: &str) -> Option<&Element> {
+        self.children().find(|child| child.is(name, ns))
+    }
+
+    /// The child elements in order.
+    pub fn children(&self) -> impl Iterator<Item = &Element> {
+        self.nodes.iter().filter_map(|node| match node {
+            Node::Element(element) => Some(element),
+            Node::Text(_) => None,
+        })
+    }
+
+    /// The text directly inside, concatenated.
+    pub fn text(&self) -> String {
+        let mut out = String::new();
+        for node in &self.nodes {
+            if let Node::Text(text) = node {
+                out.push_str(text);
+            }
+        }
+        out
+    }
+
+    /// Whether it has this name and namespace.
+    pub fn is(&self, name: &str, ns: &str) -> bool {
+        self.name == name && self.ns == ns
+    }
+
+    /// Appends the element as written inside a parent whose default namespace is `parent_ns`.
+    pub fn write_to(&self, out: &mut Vec<u8>, parent_ns: &str) {
+        out.push(b'<');
+        out.extend_from_slice(self.name.as_bytes());
+        if self.ns != parent_ns {
+            push_attribute(out, "xmlns", &self.ns);
+        }
+        let mut prefixes = 0;
+        for (key, value) in &self.attrs {
+            match key.strip_prefix('{').and_then(|rest| rest.rsplit_once('}')) {
+                Some((ns, local)) => {
+                    prefixes += 1;
+                    out.extend_from_slice(format!(" xmlns:a{prefixes}='").as_bytes());
+                    push_attr(out, ns);
+                    out.extend_from_slice(format!("' a{prefixes}:{local}='").as_bytes());
+                    push_attr(out, value);
+                    out.push(b'\'');
+                }
+                None => push_attribute(out, key, value),
+            }
+        }
+        if self.nodes.is_empty() {
+            out.extend_from_slice(b"/>");
+            return;
+        }
+        out.push(b'>');
+        for node in &self.nodes {
+            match node {
+                Node::Element(child) => child.write_to(out, &self.ns),
+                Node::Text(text) => push_text(out, text),
+            }
+        }
+        out.extend_from_slice(b"</");
+        out.extend_from_slice(self.name.as_bytes());
+        out.push(b'>');
+    }
+
+    /// The element as written inside a parent whose default namespace is `parent_ns`.
+    pub fn to_bytes(&self, parent_ns: &str) -> Vec<u8> {
+        let mut out = Vec::with_capacity(128);
+        self.write_to(&mut out, parent_ns);
+        out
+    }
+}

@@ -1,0 +1,75 @@
+//! The targets, one for each parser that meets outside bytes.
+
+pub mod element;
+pub mod jid;
+pub mod sasl;
+pub mod sm_id;
+pub mod stream;
+pub mod websocket;
+
+use sestina_xmpp::stanza::Stanza;
+use sestina_xmpp::xml::escape::unescape_attr;
+use sestina_xmpp::xml::{Element, Limits, StreamEvent, StreamParser};
+
+use crate::oracle;
+
+/// A header for streams that are made here.
+const HEADER: &[u8] = b"<stream:stream version='1.0' xmlns='jabber:client' \
+     xmlns:stream='http://etherx.jabber.org/streams'>";
+
+/// What must hold for every stanza that a parser brings out.
+fn check_stanza(stanza: &Stanza) {
+    let mut end = 0;
+    for child in stanza.children() {
+        assert!(child.start >= end, "children are in order");
+        end = child.start + child.xml.len();
+        let element = Element::parse(child.xml).expect("a child stands for itself");
+        assert!(
+            element.is(child.name, &unescape_attr(child.ns)),
+            "the index says what it is"
+        );
+    }
+    let mut document = Vec::new();
+    stanza.write_to(&mut document, None, true);
+    if let Err(error) = oracle::tree(&document) {
+        panic!("the oracle refuses what was written: {error}");
+    }
+    let mut parser = StreamParser::new(Limits {
+        bytes: usize::MAX,
+        ..Limits::trusted()
+    });
+    parser.push(HEADER);
+    parser.push(&document);
+    assert!(matches!(parser.next(), Ok(Some(StreamEvent::Open(_)))));
+    match parser.next() {
+        Ok(Some(StreamEvent::Stanza(again))) => assert_eq!(again, *stanza),
+        other => panic!("what was written reads as {other:?}"),
+    }
+}
+
+/// What must hold for every element.
+fn check_element(element: &Element) {
+    let inside = element.to_bytes("jabber:client");
+    assert_eq!(
+        Element::parse(&inside).as_ref(),
+        Ok(element),
+        "it survives writing"
+    );
+    let document = element.to_bytes("");
+    match oracle::tree(&document) {
+        Ok(tree) => assert_eq!(
+            tree,
+            oracle::canonical(element),
+            "the oracle reads the same"
+        ),
+        Err(error) => panic!("the oracle refuses what was written: {error}"),
+    }
+}
+
+fn check_event(event: &StreamEvent) {
+    match event {
+        StreamEvent::Stanza(stanza) | StreamEvent::BadStanza { stanza, .. } => check_stanza(stanza),
+        StreamEvent::Nonza(element) => check_element(element),
+        _ => {}
+    }
+}

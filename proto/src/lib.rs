@@ -1,0 +1,11 @@
+//! The wire contracts between tiers, compiled from the `.proto` files beside this crate.
+//!
+//! The generated types are used as they are on both sides of a lane; [`convert`] moves stanzas
+//! between the protocol crate's form and the wire's without copying.
+
+#![allow(missing_docs, unreachable_pub, clippy::all)]
+
+tonic::include_proto!("sestina.v1");
+
+#[allow(clippy::all)]
+mod convert;

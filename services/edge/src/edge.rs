@@ -1,0 +1,209 @@
+//! An edge: started, drained, stopped.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rand::seq::SliceRandom;
+use sestina_api::link::RouterConnector;
+use tokio::time::Instant;
+
+use crate::config::EdgeConfig;
+use crate::http::HttpService;
+use crate::lanes::lease;
+use crate::listen::{Accepted, ListenError, Listeners, OnAccept};
+use crate::metrics::EdgeMetrics;
+use crate::session::{driver, timers};
+use crate::shared::Shared;
+use crate::tls::CertStore;
+use crate::transport::CloseKind;
+
+/// How long tasks have to end at shutdown before they are aborted.
+const SHUTDOWN: Duration = Duration::from_secs(5);
+
+/// Why an edge does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum EdgeError {
+    /// Nobody could log in.
+    #[error("no host is configured, add one")]
+    NoHosts,
+    /// The lease could not be kept with these times.
+    #[error("the lease must be renewed more often than its term less its margin")]
+    LeaseTimes,
+    /// A port cannot be opened.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+}
+
+/// How an edge is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EdgeStatus {
+    /// The lease is held.
+    pub leased: bool,
+    /// It is being drained.
+    pub draining: bool,
+    /// Version of the slot map in use; 0: none.
+    pub map_version: u64,
+    /// Routers in the map.
+    pub routers: usize,
+    /// Those with an open lane.
+    pub reached: usize,
+}
+
+impl EdgeStatus {
+    /// Whether clients should be sent here.
+    pub fn ready(&self) -> bool {
+        self.leased && !self.draining && self.reached > 0
+    }
+}
+
+/// A running edge.
+pub struct Edge {
+    shared: Arc<Shared>,
+    listeners: Option<Listeners>,
+}
+
+impl Edge {
+    /// Starts an edge with its ports.
+    pub fn start(
+        config: EdgeConfig,
+        certs: Arc<CertStore>,
+        service: Option<Arc<dyn HttpService>>,
+        connector: Arc<dyn RouterConnector>,
+        metrics: Arc<dyn EdgeMetrics>,
+    ) -> Result<Edge, EdgeError> {
+        let mut edge = Edge::start_without_ports(config, connector, metrics)?;
+        let shared = Arc::clone(&edge.shared);
+        let on_accept: OnAccept = Arc::new(move |accepted| accept(&shared, accepted));
+        let listen = edge.shared.config.listen.clone();
+        match Listeners::start(listen, certs, service, on_accept) {
+            Ok(listeners) => edge.listeners = Some(listeners),
+            Err(error) => {
+                edge.shared.tasks.shutdown();
+                return Err(error.into());
+            }
+        }
+        Ok(edge)
+    }
+
+    /// Starts an edge that gets its connections by [`Edge::accept`].
+    pub fn start_without_ports(
+        config: EdgeConfig,
+        connector: Arc<dyn RouterConnector>,
+        metrics: Arc<dyn EdgeMetrics>,
+    ) -> Result<Edge, EdgeError> {
+        if config.hosts.is_empty() {
+            return Err(EdgeError::NoHosts);
+        }
+        if config.lease_every + config.lease_margin >= config.lease_ttl {
+            return Err(EdgeError::LeaseTimes);
+        }
+        let shared = Shared::new(config, connector, metrics);
+        shared.tasks.spawn("lease", lease::run(Arc::clone(&shared)));
+        shared
+            .tasks
+            .spawn("timers", timers::run(Arc::clone(&shared)));
+        Ok(Edge {
+            shared,
+            listeners: None,
+        })
+    }
+
+    /// Serves a connection.
+    pub fn accept(&self, accepted: Accepted) {
+        accept(&self.shared, accepted);
+    }
+
+    /// The addresses that are bound, by listener.
+    pub fn addresses(&self) -> &[(Arc<str>, SocketAddr)] {
+        self.listeners.as_ref().map_or(&[], Listeners::addresses)
+    }
+
+    /// How it is, for readiness and status pages.
+    pub fn status(&self) -> EdgeStatus {
+        let (reached, routers) = self.shared.directory.reach();
+        EdgeStatus {
+            leased: self.shared.lease.holds(),
+            draining: self.shared.is_draining(),
+            map_version: self.shared.directory.version(),
+            routers,
+            reached,
+        }
+    }
+
+    /// Closes the ports and ends all sockets, spread over the configured time: with XEP-0198
+    /// without closing the stream, so that clients resume elsewhere; without it by
+    /// `system-shutdown`. Returns when owners have taken over what was held, or time is up.
+    pub async fn drain(&self) {
+        if !self.shared.begin_draining() {
+            return;
+        }
+        if let Some(listeners) = &self.listeners {
+            listeners.stop_accepting();
+        }
+        let config = &self.shared.config;
+        let mut sessions = self.shared.all_sessions();
+        sessions.shuffle(&mut rand::rng());
+        tracing::info!(sessions = sessions.len(), "draining");
+        let pause = config
+            .drain_over
+            .checked_div(sessions.len() as u32)
+            .unwrap_or_default();
+        let mut next = Instant::now();
+        for session in sessions {
+            session.hand_off(&self.shared);
+            next += pause;
+            tokio::time::sleep_until(next).await;
+        }
+        // Those that logged in meanwhile.
+        for session in self.shared.all_sessions() {
+            session.hand_off(&self.shared);
+        }
+        for (_, wire) in std::mem::take(&mut *self.shared.logins.lock()) {
+            wire.close(CloseKind::AfterFlush);
+        }
+        let until = Instant::now() + config.drain_wait;
+        while Instant::now() < until {
+            let held = self
+                .shared
+                .slots
+                .iter()
+                .any(|slot| !slot.lock().sessions.is_empty());
+            if !held {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        let held = self.shared.all_sessions().len();
+        tracing::warn!(held, "owners did not take over all sessions in time");
+    }
+
+    /// Ends everything. What is still connected is cut. Drain before, if there is time.
+    pub async fn shutdown(&self) {
+        self.shared.begin_draining();
+        if let Some(listeners) = &self.listeners
+            && let Err(error) = listeners.shutdown(SHUTDOWN).await
+        {
+            tracing::warn!(%error, "listeners did not end in time");
+        }
+        self.shared.tasks.shutdown();
+        self.shared.cut_everything();
+        if let Err(error) = self.shared.tasks.join(SHUTDOWN).await {
+            tracing::warn!(%error, "edge tasks did not end in time");
+        }
+    }
+}
+
+impl Drop for Edge {
+    fn drop(&mut self) {
+        // An edge that is dropped without a shutdown must not go on without an owner.
+        self.shared.tasks.shutdown();
+        self.shared.cut_everything();
+    }
+}
+
+fn accept(shared: &Arc<Shared>, accepted: Accepted) {
+    shared
+        .tasks
+        .spawn("connection", driver::run(Arc::clone(shared), accepted));
+}

@@ -1,0 +1,132 @@
+//! The slot map, and lanes to every router in it.
+
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use sestina_api::link::RouterPort;
+use sestina_proto as proto;
+
+use super::lane::LaneSet;
+use crate::shared::Shared;
+
+/// What is known of the routers.
+#[derive(Default)]
+pub(crate) struct Directory {
+    known: Mutex<Known>,
+}
+
+#[derive(Default)]
+struct Known {
+    version: u64,
+    sets: Vec<Arc<LaneSet>>,
+}
+
+impl Directory {
+    /// Version of the map in use; 0: none.
+    pub(crate) fn version(&self) -> u64 {
+        self.known.lock().version
+    }
+
+    /// Ports to all routers of the map.
+    pub(crate) fn ports(&self) -> Vec<Arc<dyn RouterPort>> {
+        self.known
+            .lock()
+            .sets
+            .iter()
+            .map(|set| Arc::clone(&set.port))
+            .collect()
+    }
+
+    /// Forgets everything and ends all lanes.
+    pub(crate) fn clear(&self) {
+        let known = std::mem::take(&mut *self.known.lock());
+        for set in known.sets {
+            set.stop();
+        }
+    }
+
+    /// Routers with at least one open lane, and routers in all.
+    pub(crate) fn reach(&self) -> (usize, usize) {
+        let known = self.known.lock();
+        let open = known
+            .sets
+            .iter()
+            .filter(|set| set.lanes.iter().any(|lane| lane.attempt().is_some()))
+            .count();
+        (open, known.sets.len())
+    }
+}
+
+impl Shared {
+    /// Takes a slot map if it is newer than the one in use: lanes to new routers are opened, those
+    /// to routers that left are ended, and each slot follows its owner.
+    pub(crate) fn learn(self: &Arc<Self>, map: proto::SlotMap) {
+        let slots = self.slots.len();
+        if map.owners.len() != slots || map.epochs.len() != slots {
+            tracing::warn!(
+                owners = map.owners.len(),
+                "a slot map of the wrong size was ignored"
+            );
+            return;
+        }
+        let mut started = Vec::new();
+        let sets = {
+            let mut known = self.directory.known.lock();
+            if map.version <= known.version {
+                return;
+            }
+            known.version = map.version;
+            let sets: Vec<Arc<LaneSet>> = map
+                .routers
+                .iter()
+                .map(|router| {
+                    known
+                        .sets
+                        .iter()
+                        .find(|set| set.is(router))
+                        .cloned()
+                        .unwrap_or_else(|| {
+                            let port = self.connector.connect(router);
+                            let set = LaneSet::new(router.clone(), port, self.config.lanes);
+                            started.push(Arc::clone(&set));
+                            set
+                        })
+                })
+                .collect();
+            for old in std::mem::replace(&mut known.sets, sets.clone()) {
+                if !sets.iter().any(|set| Arc::ptr_eq(set, &old)) {
+                    old.stop();
+                }
+            }
+            sets
+        };
+        tracing::debug!(version = map.version, routers = sets.len(), "new slot map");
+        for (index, cell) in self.slots.iter().enumerate() {
+            let mut slot = cell.lock();
+            let epoch = map.epochs[index];
+            let owner = (map.owners[index] as usize)
+                .checked_sub(1)
+                .and_then(|i| sets.get(i));
+            if epoch < slot.epoch {
+                // An InstallEpoch was faster than the map.
+                continue;
+            }
+            let same = match (&slot.route, owner) {
+                (Some(route), Some(owner)) => Arc::ptr_eq(route, owner),
+                (None, None) => true,
+                _ => false,
+            };
+            if epoch > slot.epoch {
+                slot.raise(epoch, owner.cloned());
+            } else if same {
+                continue;
+            } else {
+                slot.route = owner.cloned();
+            }
+            slot.resend(index as u16);
+        }
+        for set in started {
+            set.run(self);
+        }
+    }
+}

@@ -1,0 +1,180 @@
+//! The right of this edge to hold sessions: a lease, renewed through any router.
+//!
+//! Whoever cannot renew it in time must stop before others may think that it is gone. The check
+//! comes before everything that writes to a socket, on a clock that runs while the machine is
+//! suspended.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use sestina_api::link::{LinkError, RouterPort};
+use sestina_proto as proto;
+use sestina_runtime::clock::BootInstant;
+use sestina_runtime::failpoint;
+
+use crate::metrics::{Count, Level};
+use crate::shared::Shared;
+
+/// The lease.
+#[derive(Default)]
+pub(crate) struct Lease {
+    /// Serving ends then, unless it was renewed.
+    until: Mutex<Option<BootInstant>>,
+    /// Someone noticed that it ran out, and is cutting everything.
+    lapsing: AtomicBool,
+}
+
+impl Lease {
+    /// Whether this edge may serve.
+    pub(crate) fn holds(&self) -> bool {
+        self.until
+            .lock()
+            .is_some_and(|until| BootInstant::now() < until)
+    }
+}
+
+impl Shared {
+    /// Whether this edge may serve. If its lease has just run out, everything it holds is cut,
+    /// before this returns to the one who asked.
+    pub(crate) fn check_lease(&self) -> bool {
+        if self.lease.holds() {
+            return true;
+        }
+        self.lapse();
+        false
+    }
+
+    /// Nobody may be written to any more: sockets are cut without a word, so that clients resume
+    /// elsewhere, and this edge starts over as another incarnation.
+    fn lapse(&self) {
+        if self.lease.until.lock().is_none() || self.lease.lapsing.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        tracing::error!(
+            "the lease of this edge ran out; all sockets are cut so that clients resume elsewhere"
+        );
+        self.metrics.count(Count::LeaseLost, 1);
+        self.cut_everything();
+        *self.lease.until.lock() = None;
+        self.lease.lapsing.store(false, Ordering::Release);
+    }
+
+    /// Ends all sockets and lanes at once, and takes a new incarnation.
+    pub(crate) fn cut_everything(&self) {
+        for cell in &self.slots {
+            let mut slot = cell.lock();
+            for (_, session) in std::mem::take(&mut slot.sessions) {
+                session.cut();
+                self.metrics.level(Level::Sessions, -1);
+            }
+            for (_, pending) in std::mem::take(&mut slot.pending) {
+                pending.wire.close(crate::transport::CloseKind::Abort);
+            }
+            *slot = Default::default();
+        }
+        self.waiting.lock().clear();
+        for (_, wire) in std::mem::take(&mut *self.logins.lock()) {
+            wire.close(crate::transport::CloseKind::Abort);
+        }
+        self.directory.clear();
+        self.renew_incarnation();
+    }
+}
+
+/// The task that renews.
+pub(crate) async fn run(shared: Arc<Shared>) {
+    let mut ticks = tokio::time::interval(shared.config.lease_every);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut favourite: Option<Arc<dyn RouterPort>> = None;
+    loop {
+        tokio::select! {
+            () = shared.stop.cancelled() => return,
+            _ = ticks.tick() => {}
+        }
+        shared.check_lease();
+        if failpoint!("edge.lease_renew") {
+            continue;
+        }
+        tokio::select! {
+            () = shared.stop.cancelled() => return,
+            () = renew(&shared, &mut favourite) => {}
+        }
+    }
+}
+
+async fn renew(shared: &Arc<Shared>, favourite: &mut Option<Arc<dyn RouterPort>>) {
+    let patience = shared.config.lease_every;
+    let mut ports: Vec<Arc<dyn RouterPort>> = favourite.take().into_iter().collect();
+    ports.extend(shared.directory.ports());
+    let mut seeded = false;
+    let mut next = 0;
+    loop {
+        let Some(port) = ports.get(next).cloned() else {
+            if std::mem::replace(&mut seeded, true) {
+                return;
+            }
+            ports.extend(shared.connector.seeds().await);
+            if next >= ports.len() {
+                tracing::warn!(
+                    "no router is known to renew the lease with; check the routers' addresses"
+                );
+                return;
+            }
+            continue;
+        };
+        next += 1;
+        let before = BootInstant::now();
+        let node = shared.node();
+        let request = proto::RenewLeaseRequest {
+            node: Some(node.clone()),
+            ttl_ms: u32::try_from(shared.config.lease_ttl.as_millis()).unwrap_or(u32::MAX),
+            known_version: shared.directory.version(),
+        };
+        let reply = match tokio::time::timeout(patience, port.renew_lease(request)).await {
+            Ok(Ok(reply)) => reply,
+            Ok(Err(error)) => {
+                log_failure(&error);
+                continue;
+            }
+            Err(_) => continue,
+        };
+        if !(reply.redis || reply.storage) || node.incarnation != shared.node().incarnation {
+            continue;
+        }
+        let term = shared
+            .config
+            .lease_ttl
+            .saturating_sub(shared.config.lease_margin);
+        if shared.extend_lease(before, term) {
+            shared.metrics.count(Count::LeaseRenewed, 1);
+            if let Some(map) = reply.slot_map {
+                shared.learn(map);
+            }
+            *favourite = Some(port);
+        }
+        return;
+    }
+}
+
+fn log_failure(error: &LinkError) {
+    tracing::debug!(%error, "the lease was not renewed there");
+}
+
+impl Shared {
+    /// The lease was renewed at `before` for `term`. False if it ran out meanwhile.
+    fn extend_lease(&self, before: BootInstant, term: Duration) -> bool {
+        let Some(until) = before.checked_add(term) else {
+            return false;
+        };
+        let mut held = self.lease.until.lock();
+        if held.is_some_and(|held| BootInstant::now() >= held) {
+            drop(held);
+            self.lapse();
+            return false;
+        }
+        *held = Some(until);
+        true
+    }
+}

@@ -1,0 +1,237 @@
+//! A slot gets another owner, or its owner does not take frames: what is reported, what waits,
+//! and what is sent again.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use sestina_proto as proto;
+use sestina_proto::to_router::Body;
+use sestina_runtime::guard;
+use sestina_xmpp::stream::StreamCondition;
+
+use super::lane::{Lane, LaneSet};
+use super::slots::{Retry, Slot};
+use crate::metrics::Count;
+use crate::session::state::{Link, Phase, Session};
+use crate::shared::Shared;
+
+/// The first wait after a redirection; each one doubles it.
+const RETRY_FIRST: Duration = Duration::from_millis(20);
+const RETRY_LAST: Duration = Duration::from_secs(1);
+/// Slots that are swept per tick: all of them in about five seconds.
+const SWEEP: usize = 41;
+/// A session without a socket that no owner takes over is dropped after this long.
+const LOST_LIMIT: Duration = Duration::from_secs(600);
+
+impl Shared {
+    /// A new owner: it is told all that this edge holds of the slot, and from now on nobody else
+    /// is believed.
+    pub(crate) fn install_epoch(
+        &self,
+        number: u16,
+        slot: &mut Slot,
+        set: &Arc<LaneSet>,
+        epoch: u64,
+        install: &proto::InstallEpoch,
+    ) {
+        if epoch < slot.epoch && guard!("epoch") {
+            self.metrics.count(Count::RefusedEpoch, 1);
+            return;
+        }
+        if let Some(owner) = &install.owner
+            && !set.is(owner)
+        {
+            tracing::warn!(
+                slot = number,
+                owner = %owner.name,
+                router = %set.router.name,
+                "an epoch came on another router's lane and was ignored"
+            );
+            return;
+        }
+        self.metrics.count(Count::EpochInstalled, 1);
+        slot.raise(epoch, Some(Arc::clone(set)));
+        let sessions = slot
+            .sessions
+            .values()
+            .filter_map(|session| {
+                let mut state = session.state.lock();
+                (state.phase != Phase::Gone).then(|| session.report_epoch(&mut state))
+            })
+            .collect();
+        let report = Body::EpochReport(proto::EpochReport { sessions });
+        // If the lane breaks now, the owner installs its epoch again on the next one.
+        set.lane(number).send_now(proto::ToRouter {
+            slot: number.into(),
+            epoch,
+            body: Some(report),
+        });
+        if !slot.pending.is_empty() {
+            self.wait_for_owner(number, slot);
+        }
+    }
+
+    /// The new owner has rebuilt these sessions; those it does not know are closed.
+    pub(crate) fn take_restored(&self, number: u16, slot: &mut Slot, restored: &proto::Restored) {
+        for item in &restored.items {
+            if let Some(session) = slot.sessions.get(&item.handle)
+                && session.generation == item.generation
+            {
+                session.restored(slot, &mut session.state.lock(), item);
+            }
+        }
+        let unknown: Vec<Arc<Session>> = slot
+            .sessions
+            .values()
+            .filter(|s| matches!(s.state.lock().link, Link::Restoring))
+            .cloned()
+            .collect();
+        for session in unknown {
+            self.metrics.count(Count::NotRestored, 1);
+            session.dismiss(
+                self,
+                StreamCondition::Reset.name(),
+                "the session could not be restored",
+            );
+            self.remove_session(slot, session.handle);
+        }
+        slot.retry = None;
+        slot.resend_pending(number);
+    }
+
+    /// The owner did not take frames of that session (or a bind): they are sent again when a newer
+    /// map names another owner, and otherwise after a while.
+    pub(crate) fn take_redirect(
+        &self,
+        number: u16,
+        slot: &mut Slot,
+        set: &Arc<LaneSet>,
+        redirect: &proto::Redirect,
+    ) {
+        // Who is not asked any more says nothing new, whatever epoch it knows.
+        if !slot
+            .route
+            .as_ref()
+            .is_some_and(|route| Arc::ptr_eq(route, set))
+        {
+            return;
+        }
+        self.metrics.count(Count::Redirected, 1);
+        if let Some(session) = slot.sessions.get(&redirect.handle) {
+            let mut state = session.state.lock();
+            if redirect.generation < session.generation || !matches!(state.link, Link::Live { .. })
+            {
+                return;
+            }
+            session.wait(&mut state);
+        } else if !slot.pending.contains_key(&redirect.handle) {
+            return;
+        }
+        self.wait_for_owner(number, slot);
+    }
+
+    /// Arms the slot's retry.
+    pub(crate) fn wait_for_owner(&self, number: u16, slot: &mut Slot) {
+        let now = Instant::now();
+        let tries = match slot.retry {
+            Some(retry) if retry.at > now => return,
+            Some(retry) => retry.tries + 1,
+            None => 0,
+        };
+        let pause = RETRY_FIRST
+            .saturating_mul(1 << tries.min(6))
+            .min(RETRY_LAST);
+        slot.retry = Some(Retry {
+            at: now + pause,
+            tries,
+        });
+        self.waiting.lock().insert(number);
+    }
+
+    /// Called by the timers' task: sends again what owners did not take, and ends what waited too
+    /// long.
+    pub(crate) fn retry_waiting(&self, now: Instant) {
+        let waiting: Vec<u16> = self.waiting.lock().iter().copied().collect();
+        for number in waiting {
+            let mut slot = self.slots[usize::from(number)].lock();
+            match slot.retry {
+                Some(retry) if retry.at > now => continue,
+                Some(retry) if slot.is_waiting() => {
+                    slot.resend(number);
+                    let pause = RETRY_FIRST
+                        .saturating_mul(1 << retry.tries.min(6))
+                        .min(RETRY_LAST);
+                    slot.retry = Some(Retry {
+                        at: now + pause,
+                        tries: retry.tries + 1,
+                    });
+                }
+                _ => {
+                    slot.retry = None;
+                    self.waiting.lock().remove(&number);
+                }
+            }
+        }
+        let from = self
+            .sweep_at
+            .fetch_add(SWEEP, std::sync::atomic::Ordering::Relaxed);
+        for offset in 0..SWEEP {
+            self.sweep((from + offset) % self.slots.len());
+        }
+    }
+
+    fn sweep(&self, index: usize) {
+        let mut slot = self.slots[index].lock();
+        if slot.sessions.is_empty() {
+            return;
+        }
+        let mut over: Vec<(Arc<Session>, bool)> = Vec::new();
+        for session in slot.sessions.values() {
+            let mut state = session.state.lock();
+            let Some(since) = state.waiting_since else {
+                continue;
+            };
+            let open = state.phase == Phase::Open;
+            let linked = matches!(state.link, Link::Live { .. });
+            if open && linked {
+                continue;
+            }
+            let limit = if open {
+                self.config.owner_deadline
+            } else {
+                LOST_LIMIT
+            };
+            if state.phase == Phase::Gone || since.elapsed() >= limit {
+                over.push((Arc::clone(session), open));
+            } else if linked && let Some(close) = session.close_frame(&state) {
+                session.send(&mut state, Body::Close(close));
+            }
+        }
+        for (session, open) in over {
+            if open {
+                self.metrics.count(Count::OwnerTimeout, 1);
+            }
+            session.dismiss(
+                self,
+                StreamCondition::ResourceConstraint.name(),
+                "no server took over this session in time",
+            );
+            self.remove_session(&mut slot, session.handle);
+        }
+    }
+
+    /// A lane is open: everything of its slots that is not answered is sent on it.
+    pub(crate) fn lane_ready(&self, set: &Arc<LaneSet>, lane: &Arc<Lane>) {
+        let lanes = set.lanes.len();
+        for number in (lane.index as usize..self.slots.len()).step_by(lanes) {
+            let slot = self.slots[number].lock();
+            if slot
+                .route
+                .as_ref()
+                .is_some_and(|route| Arc::ptr_eq(route, set))
+            {
+                slot.resend(number as u16);
+            }
+        }
+    }
+}

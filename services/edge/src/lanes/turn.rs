@@ -1,0 +1,244 @@
+//! One batch of frames from a router, worked in the thread that read it.
+//!
+//! No session is woken and nothing is waited for. What the batch put on wires is flushed at its
+//! end, each wire once.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use parking_lot::MutexGuard;
+use sestina_proto as proto;
+use sestina_proto::to_edge::Body;
+use sestina_runtime::{failpoint, guard};
+use sestina_xmpp::stanza::Stanza;
+
+use super::lane::LaneSet;
+use super::slots::Slot;
+use crate::metrics::Count;
+use crate::session::outbound::Taken;
+use crate::session::state::{Session, State};
+use crate::shared::{Shared, slot_of_handle};
+
+/// The sessions touched by a batch.
+#[derive(Default)]
+pub(crate) struct Turn {
+    touched: Vec<Arc<Session>>,
+}
+
+impl Turn {
+    fn touch(&mut self, session: &Arc<Session>, state: &mut State) {
+        if !std::mem::replace(&mut state.touched, true) {
+            self.touched.push(Arc::clone(session));
+        }
+    }
+
+    fn finish(self, shared: &Shared) {
+        for session in &self.touched {
+            session.finish_turn(shared);
+        }
+    }
+}
+
+impl Shared {
+    /// Works a batch. False if nothing of it was taken: this edge has no lease any more.
+    pub(crate) fn take_batch(
+        self: &Arc<Self>,
+        set: &Arc<LaneSet>,
+        batch: proto::ToEdgeBatch,
+    ) -> bool {
+        if !self.check_lease() {
+            return false;
+        }
+        failpoint!("edge.delivering");
+        let mut turn = Turn::default();
+        for frame in batch.frames {
+            self.take_frame(set, frame, &mut turn);
+        }
+        turn.finish(self);
+        failpoint!("edge.delivered");
+        true
+    }
+
+    fn take_frame(self: &Arc<Self>, set: &Arc<LaneSet>, frame: proto::ToEdge, turn: &mut Turn) {
+        let Some(body) = frame.body else {
+            tracing::debug!(router = %set.router.name, "a frame of an unknown kind was ignored");
+            return;
+        };
+        match body {
+            Body::Welcome(_) => return,
+            Body::SlotMap(map) => return self.learn(map),
+            Body::Deliver(deliver) => return self.take_deliver(set, deliver, turn),
+            _ => {}
+        }
+        let Some(cell) = self.slots.get(frame.slot as usize) else {
+            tracing::warn!(slot = frame.slot, router = %set.router.name, "no such slot");
+            return;
+        };
+        let number = frame.slot as u16;
+        let mut slot = cell.lock();
+        match body {
+            Body::InstallEpoch(install) => {
+                return self.install_epoch(number, &mut slot, set, frame.epoch, &install);
+            }
+            Body::Redirect(redirect) => {
+                return self.take_redirect(number, &mut slot, set, &redirect);
+            }
+            _ => {}
+        }
+        if self.is_of_owner(&mut slot, set, frame.epoch) {
+            self.take_owned(number, &mut slot, body, turn);
+        }
+    }
+
+    /// Whether something of this epoch is to be taken. A higher one than known is believed: only
+    /// an owner has it.
+    fn is_of_owner(&self, slot: &mut Slot, set: &Arc<LaneSet>, epoch: u64) -> bool {
+        if epoch < slot.epoch && guard!("epoch") {
+            self.metrics.count(Count::RefusedEpoch, 1);
+            return false;
+        }
+        if epoch > slot.epoch {
+            slot.raise(epoch, Some(Arc::clone(set)));
+        } else if slot.route.is_none() {
+            slot.route = Some(Arc::clone(set));
+        }
+        true
+    }
+
+    /// A frame of the slot's owner.
+    fn take_owned(&self, number: u16, slot: &mut Slot, body: Body, turn: &mut Turn) {
+        match body {
+            Body::Progress(progress) => {
+                for item in &progress.items {
+                    let Some(session) = self.session(slot, item.handle, item.generation) else {
+                        continue;
+                    };
+                    let mut state = session.state.lock();
+                    if session.take_progress(self, &mut state, item) {
+                        turn.touch(session, &mut state);
+                    }
+                }
+            }
+            Body::Bound(bound) => {
+                if let Some(session) = self.take_bound(number, slot, &bound) {
+                    turn.touch(&session, &mut session.state.lock());
+                }
+            }
+            Body::Resumed(resumed) => {
+                if let Some(session) = self.take_resumed(number, slot, &resumed) {
+                    turn.touch(&session, &mut session.state.lock());
+                }
+            }
+            Body::Refused(refused) => self.take_refused(slot, refused),
+            Body::SmEnabled(enabled) => {
+                let Some(session) = self.session(slot, enabled.handle, enabled.generation) else {
+                    return;
+                };
+                let mut state = session.state.lock();
+                if session.enabled(&mut state, &enabled) {
+                    turn.touch(session, &mut state);
+                }
+            }
+            Body::Close(close) => {
+                let Some(session) = self.session(slot, close.handle, close.generation) else {
+                    return;
+                };
+                session.dismiss(self, &close.condition, &close.text);
+                self.remove_session(slot, close.handle);
+            }
+            Body::KeepState(keep) => {
+                if let Some(session) = self.session(slot, keep.handle, keep.generation) {
+                    // A slice would keep the whole decode buffer alive.
+                    session.state.lock().record = Bytes::copy_from_slice(&keep.state);
+                }
+            }
+            Body::Detached(detached) => {
+                let Some(session) = self.session(slot, detached.handle, detached.generation) else {
+                    return;
+                };
+                session.detached();
+                self.remove_session(slot, detached.handle);
+            }
+            Body::Restored(restored) => self.take_restored(number, slot, &restored),
+            Body::Deliver(_)
+            | Body::InstallEpoch(_)
+            | Body::Redirect(_)
+            | Body::SlotMap(_)
+            | Body::Welcome(_) => {}
+        }
+    }
+
+    /// The session of a handle, unless the frame is for an older attachment.
+    fn session<'a>(
+        &self,
+        slot: &'a Slot,
+        handle: u64,
+        generation: u32,
+    ) -> Option<&'a Arc<Session>> {
+        let session = slot.sessions.get(&handle)?;
+        if generation < session.generation && guard!("generation") {
+            self.metrics.count(Count::RefusedGeneration, 1);
+            return None;
+        }
+        Some(session)
+    }
+
+    /// One payload for sessions of many slots.
+    fn take_deliver(&self, set: &Arc<LaneSet>, deliver: proto::Deliver, turn: &mut Turn) {
+        let variants: Vec<_> = deliver
+            .variants
+            .into_iter()
+            .map(|variant| {
+                let mut stanza = Stanza::from(variant.stanza.unwrap_or_default());
+                // It stays in queues, and a slice would keep the whole decode buffer alive.
+                stanza.payload = Bytes::copy_from_slice(&stanza.payload);
+                let weight = stanza.weight();
+                (Arc::new(stanza), weight, variant.key)
+            })
+            .collect();
+        let mut taken = 0;
+        let mut locked: Option<(u16, MutexGuard<'_, Slot>)> = None;
+        for target in &deliver.targets {
+            let number = slot_of_handle(target.handle);
+            if locked.as_ref().is_none_or(|(held, _)| *held != number) {
+                // One slot at a time: the old lock goes before the new one is taken.
+                drop(locked.take());
+                locked = Some((number, self.slots[usize::from(number)].lock()));
+            }
+            let Some((_, slot)) = &mut locked else {
+                continue;
+            };
+            if !self.is_of_owner(slot, set, target.epoch) {
+                continue;
+            }
+            let Some(session) = self.session(slot, target.handle, target.generation) else {
+                continue;
+            };
+            let Some((stanza, weight, key)) = variants.get(target.variant as usize) else {
+                tracing::warn!(
+                    variant = target.variant,
+                    "a delivery names no variant of its frame"
+                );
+                continue;
+            };
+            let mut state = session.state.lock();
+            match session.deliver(self, &mut state, target.number, *key, stanza, *weight) {
+                Taken::Held => {
+                    taken += 1;
+                    turn.touch(session, &mut state);
+                }
+                Taken::Repeated => self.metrics.count(Count::Repeated, 1),
+                Taken::Gap => {
+                    self.metrics.count(Count::NumberGap, 1);
+                    tracing::warn!(
+                        number = target.number,
+                        last = state.out_last,
+                        "a delivery leaves a gap; the socket is cut so that the client resumes"
+                    );
+                    session.lose_locked(self, &mut state);
+                }
+            }
+        }
+        self.metrics.count(Count::StanzaOut, taken);
+    }
+}

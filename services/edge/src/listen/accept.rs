@@ -1,0 +1,196 @@
+//! The running listeners: bound ports and the tasks that accept on them.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use sestina_runtime::CancellationToken;
+use sestina_runtime::spawn::{Tasks, Unfinished};
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+
+use super::bind::{ListenError, bind};
+use super::config::{ListenConfig, ListenerConfig, ListenerKind};
+use super::connection::{ListenStats, OnAccept, Port, Shared, canonical, connection};
+use crate::http::{HttpService, HttpSite};
+use crate::limits::ConnLimits;
+use crate::tls::{Acceptor, CertStore, Purpose};
+
+/// The running listeners.
+pub struct Listeners {
+    tasks: Tasks,
+    accepting: CancellationToken,
+    addresses: Vec<(Arc<str>, SocketAddr)>,
+    limits: Arc<ConnLimits>,
+    stats: Arc<ListenStats>,
+}
+
+impl Listeners {
+    /// Binds all ports and accepts on them. The certificates are watched while they do.
+    pub fn start(
+        config: ListenConfig,
+        certs: Arc<CertStore>,
+        service: Option<Arc<dyn HttpService>>,
+        on_accept: OnAccept,
+    ) -> Result<Self, ListenError> {
+        let all: Vec<SocketAddr> = config
+            .listeners
+            .iter()
+            .flat_map(|l| l.addresses.iter().copied())
+            .collect();
+        let mut bound = Vec::new();
+        for listener in &config.listeners {
+            bound.push((listener, bind(listener, &all)?));
+        }
+        let tasks = Tasks::new("listeners");
+        let accepting = tasks.token().child_token();
+        let limits = ConnLimits::new(config.limits);
+        let stats = Arc::new(ListenStats::default());
+        let shared = Arc::new(Shared {
+            handshakes: Arc::new(Semaphore::new(config.limits.handshakes.max(1))),
+            limits: Arc::clone(&limits),
+            wire: config.wire,
+            site: Arc::new(HttpSite::new(config.http.clone(), service)),
+            on_accept,
+            tasks: tasks.clone(),
+            stats: Arc::clone(&stats),
+        });
+        let mut addresses = Vec::new();
+        for (listener, sockets) in bound {
+            for socket in sockets {
+                let port = Arc::new(Port::new(listener, &socket, &certs)?);
+                tracing::info!(listener = %port.name, address = %port.local, "listening");
+                addresses.push((Arc::clone(&port.name), port.local));
+                let run = accept_loop(socket, port, Arc::clone(&shared), accepting.clone());
+                tasks.spawn("accept", run);
+            }
+        }
+        tasks.spawn("certificates", certs.watch(tasks.token()));
+        Ok(Self {
+            tasks,
+            accepting,
+            addresses,
+            limits,
+            stats,
+        })
+    }
+
+    /// The addresses that are bound, by listener.
+    pub fn addresses(&self) -> &[(Arc<str>, SocketAddr)] {
+        &self.addresses
+    }
+
+    /// The counted connections.
+    pub fn limits(&self) -> &Arc<ConnLimits> {
+        &self.limits
+    }
+
+    /// Counters since the start.
+    pub fn stats(&self) -> &Arc<ListenStats> {
+        &self.stats
+    }
+
+    /// Closes the ports. Connections that were handed on, and HTTP requests, go on.
+    pub fn stop_accepting(&self) {
+        self.accepting.cancel();
+    }
+
+    /// Closes the ports, ends handshakes, lets HTTP requests end, and waits for all that.
+    pub async fn shutdown(&self, deadline: Duration) -> Result<(), Unfinished> {
+        self.accepting.cancel();
+        self.tasks.join(deadline).await
+    }
+}
+
+impl Drop for Listeners {
+    /// The end for those who do not wait for it.
+    fn drop(&mut self) {
+        self.tasks.shutdown();
+    }
+}
+
+impl Port {
+    fn new(
+        config: &ListenerConfig,
+        socket: &TcpListener,
+        certs: &Arc<CertStore>,
+    ) -> Result<Self, ListenError> {
+        let purpose = match config.kind {
+            ListenerKind::StartTls | ListenerKind::Http => Purpose::StartTls,
+            ListenerKind::DirectTls => Purpose::DirectTls,
+            ListenerKind::Https => Purpose::Https,
+        };
+        let local = socket.local_addr().map_err(|source| ListenError::Bind {
+            listener: config.name.clone(),
+            address: config.addresses[0],
+            source,
+            advice: "the system does not tell the bound address, start again",
+        })?;
+        Ok(Self {
+            name: Arc::from(config.name.as_str()),
+            kind: config.kind,
+            proxies: config.proxy_protocol_from.clone(),
+            acceptor: Acceptor::new(Arc::clone(certs), purpose),
+            local,
+        })
+    }
+
+    pub(super) fn is_http(&self) -> bool {
+        matches!(self.kind, ListenerKind::Http | ListenerKind::Https)
+    }
+}
+
+async fn accept_loop(
+    listener: TcpListener,
+    port: Arc<Port>,
+    shared: Arc<Shared>,
+    stop: CancellationToken,
+) {
+    loop {
+        let next = async {
+            let slot = Arc::clone(&shared.handshakes).acquire_owned().await;
+            (slot, listener.accept().await)
+        };
+        let (slot, accepted) = tokio::select! {
+            () = stop.cancelled() => return,
+            next = next => next,
+        };
+        let Ok(slot) = slot else { return };
+        let (stream, peer) = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                // Mostly: no file descriptors left. Others end, so waiting helps.
+                tracing::error!(%error, listener = %port.name, "cannot accept a connection");
+                tokio::select! {
+                    () = stop.cancelled() => return,
+                    () = tokio::time::sleep(Duration::from_millis(100)) => continue,
+                }
+            }
+        };
+        let peer = canonical(peer);
+        let permit = match shared.admit(&port, peer) {
+            Ok(permit) => permit,
+            Err(error) => {
+                shared.refuse(&port, peer, &error);
+                continue;
+            }
+        };
+        let (port, shared, end) = (Arc::clone(&port), Arc::clone(&shared), shared.tasks.token());
+        let tasks = shared.tasks.clone();
+        tasks.spawn("connection", async move {
+            let run = connection(&shared, &port, stream, peer, permit, slot, &end);
+            let result = if port.is_http() {
+                // HTTP ends its requests in order by itself.
+                run.await
+            } else {
+                tokio::select! {
+                    () = end.cancelled() => return,
+                    result = run => result,
+                }
+            };
+            if let Err(error) = result {
+                shared.refuse(&port, peer, &error);
+            }
+        });
+    }
+}

@@ -1,0 +1,180 @@
+//! The ways a session ends, and who is told.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use sestina_proto as proto;
+use sestina_proto::to_router::Body;
+use sestina_xmpp::stream::{Framing, StreamCondition};
+
+use super::state::{Phase, Session, State};
+use super::stream;
+use crate::metrics::{Count, Level};
+use crate::shared::Shared;
+use crate::transport::CloseKind;
+
+impl Session {
+    /// The socket is gone without the stream having been closed: the owner detaches the session
+    /// (or ends it, if it cannot be resumed). What is held stays until it has.
+    pub(crate) fn lose(&self, shared: &Shared) {
+        self.lose_locked(shared, &mut self.state.lock());
+    }
+
+    /// The same under the session's lock.
+    pub(crate) fn lose_locked(&self, shared: &Shared, state: &mut State) {
+        if state.phase != Phase::Open {
+            return;
+        }
+        shared.metrics.count(Count::SocketLost, 1);
+        self.leave(state, Phase::Lost);
+        self.wire.close(CloseKind::Abort);
+    }
+
+    /// The client closed its stream (RFC 6120 §4.4): it is answered, and the session ends.
+    pub(crate) fn closed_by_client(&self) {
+        let mut state = self.state.lock();
+        if state.phase != Phase::Open {
+            return;
+        }
+        self.leave(&mut state, Phase::Closed);
+        self.wire
+            .append(|out| stream::write_close(out, self.framing));
+        self.wire.close(CloseKind::AfterFlush);
+    }
+
+    /// The stream ends with an error of ours, and the session with it.
+    pub(crate) fn fail(&self, shared: &Shared, condition: StreamCondition, text: &str) {
+        shared.metrics.count(Count::StreamError, 1);
+        self.end_locked(shared, &mut self.state.lock(), |out, framing| {
+            stream::write_error(out, framing, condition, text);
+        });
+    }
+
+    /// The same with an error of any form.
+    pub(crate) fn end_locked(
+        &self,
+        _shared: &Shared,
+        state: &mut State,
+        error: impl FnOnce(&mut Vec<u8>, Framing),
+    ) {
+        if state.phase != Phase::Open {
+            return;
+        }
+        self.leave(state, Phase::Closed);
+        self.wire.append(|out| error(out, self.framing));
+        self.wire
+            .append(|out| stream::write_close(out, self.framing));
+        self.wire.close(CloseKind::AfterFlush);
+    }
+
+    /// The transport ends and the stream stays open, so that the client resumes elsewhere; the
+    /// owner is told first.
+    pub(crate) fn hand_off(&self, shared: &Shared) {
+        let mut state = self.state.lock();
+        if state.phase != Phase::Open {
+            return;
+        }
+        if state.resumable() {
+            self.leave(&mut state, Phase::Lost);
+            self.wire.close(stream::restart_kind(self.framing));
+        } else {
+            drop(state);
+            self.fail(
+                shared,
+                StreamCondition::SystemShutdown,
+                "this server is being shut down",
+            );
+        }
+    }
+
+    /// The owner ends it: the socket gets the stream error, and nothing is held any more.
+    pub(crate) fn dismiss(&self, shared: &Shared, condition: &str, text: &str) {
+        let mut state = self.state.lock();
+        let open = state.phase == Phase::Open;
+        self.forget(&mut state);
+        if !open {
+            return;
+        }
+        if !condition.is_empty() {
+            shared.metrics.count(Count::StreamError, 1);
+            let condition =
+                StreamCondition::parse(condition).unwrap_or(StreamCondition::UndefinedCondition);
+            self.wire
+                .append(|out| stream::write_error(out, self.framing, condition, text));
+        }
+        self.wire
+            .append(|out| stream::write_close(out, self.framing));
+        self.wire.close(CloseKind::AfterFlush);
+    }
+
+    /// Nothing may be written any more and nobody is told: this edge has lost its lease.
+    pub(crate) fn cut(&self) {
+        self.forget(&mut self.state.lock());
+        self.wire.close(CloseKind::Abort);
+    }
+
+    /// The owner has taken over what was held.
+    pub(crate) fn detached(&self) {
+        let mut state = self.state.lock();
+        if state.phase == Phase::Open {
+            // The owner detached it by itself: the client has to resume.
+            self.wire.close(CloseKind::Abort);
+        }
+        self.forget(&mut state);
+    }
+
+    fn leave(&self, state: &mut State, phase: Phase) {
+        let written = self.wire.written();
+        if state.managed() {
+            if state.acked > state.reported_acked {
+                self.report(state, written.max(state.acked));
+            }
+        } else {
+            state.prune_out(written);
+            if written > state.reported_written {
+                self.report(state, written);
+            }
+        }
+        state.phase = phase;
+        state.waiting_since.get_or_insert_with(Instant::now);
+        if let Some(close) = self.close_frame(state) {
+            self.send(state, Body::Close(close));
+        }
+        self.room.notify_one();
+    }
+
+    fn forget(&self, state: &mut State) {
+        state.phase = Phase::Gone;
+        state.held_in = Default::default();
+        state.held_in_bytes = 0;
+        state.held_out = Default::default();
+        state.unacked_bytes = 0;
+        self.room.notify_one();
+    }
+
+    /// A Close for an attachment that this edge does not have (any more).
+    pub(crate) fn stray_close(handle: u64, generation: u32, clean: bool) -> Body {
+        Body::Close(proto::Close {
+            handle,
+            generation,
+            clean,
+        })
+    }
+}
+
+impl Shared {
+    /// Takes a session out of its slot's table, if it is over.
+    pub(crate) fn remove_session(&self, slot: &mut crate::lanes::slots::Slot, handle: u64) {
+        if slot.sessions.remove(&handle).is_some() {
+            self.metrics.level(Level::Sessions, -1);
+        }
+    }
+
+    /// All sessions there are.
+    pub(crate) fn all_sessions(&self) -> Vec<Arc<Session>> {
+        self.slots
+            .iter()
+            .flat_map(|s| s.lock().sessions.values().cloned().collect::<Vec<_>>())
+            .collect()
+    }
+}

@@ -1,0 +1,157 @@
+//! Stream headers, features and STARTTLS (RFC 6120 §4 and §5, RFC 7395 §3).
+
+use std::sync::Arc;
+
+use sestina_xmpp::ns;
+use sestina_xmpp::sasl::{BindingType, Mechanism};
+use sestina_xmpp::stream::StreamCondition;
+use sestina_xmpp::xml::{StreamEvent, StreamHeader};
+
+use super::connection::{Connection, End, Parser};
+use crate::config::HostConfig;
+use crate::session::stream as write;
+use crate::shared::Shared;
+
+/// From the first byte to the offer of SASL. TLS is started on the way where it is needed.
+pub(crate) async fn negotiate(
+    shared: &Arc<Shared>,
+    connection: &mut Connection,
+) -> Result<Arc<HostConfig>, End> {
+    loop {
+        let host = open(shared, connection).await?;
+        let may_start_tls = connection.start_tls.is_some() && !connection.secure;
+        let mechanisms = offered(connection, &host);
+        let bindings: Vec<BindingType> = connection.bindings().iter().map(|b| b.kind).collect();
+        let required = may_start_tls && !connection.plaintext_allowed;
+        let framing = connection.framing;
+        connection.write(|out| {
+            let starttls = may_start_tls.then_some(required);
+            write::write_login_features(out, framing, starttls, &mechanisms, &bindings);
+        });
+        if !may_start_tls || !start_tls(connection).await? {
+            return Ok(host);
+        }
+    }
+}
+
+/// The stream that follows SASL: the same host, and other features.
+pub(crate) async fn reopen(
+    shared: &Arc<Shared>,
+    connection: &mut Connection,
+    host: &Arc<HostConfig>,
+) -> Result<(), End> {
+    let again = open(shared, connection).await?;
+    if again.domain != host.domain {
+        return Err(End::Fault(
+            StreamCondition::NotAuthorized,
+            "the stream is for another host than the login was",
+        ));
+    }
+    let framing = connection.framing;
+    connection.write(|out| write::write_session_features(out, framing));
+    Ok(())
+}
+
+/// The mechanisms for this connection, the strongest first.
+pub(crate) fn offered(connection: &Connection, host: &HostConfig) -> Vec<Mechanism> {
+    if !connection.secure && !connection.plaintext_allowed {
+        return Vec::new();
+    }
+    let bound = connection.reader.tls_info().is_some();
+    Mechanism::ALL
+        .into_iter()
+        .filter(|mechanism| match mechanism {
+            Mechanism::Anonymous => host.anonymous,
+            Mechanism::Plain => connection.secure && host.mechanisms.contains(mechanism),
+            _ => host.mechanisms.contains(mechanism) && (bound || !mechanism.is_plus()),
+        })
+        .collect()
+}
+
+/// Reads the client's header, and answers it.
+async fn open(shared: &Arc<Shared>, connection: &mut Connection) -> Result<Arc<HostConfig>, End> {
+    let header = match connection.next().await? {
+        StreamEvent::Open(header) => header,
+        StreamEvent::Close => return Err(End::Closed),
+        _ => {
+            return Err(End::Fault(
+                StreamCondition::BadFormat,
+                "a stream must be opened first",
+            ));
+        }
+    };
+    let host = host_of(shared, &header);
+    let from = host
+        .as_ref()
+        .map_or(shared.default_host(), |host| host.domain.as_str());
+    let framing = connection.framing;
+    connection.opened = true;
+    connection.write(|out| write::write_header(out, framing, from));
+    host.ok_or(End::Fault(
+        StreamCondition::HostUnknown,
+        "this host is not served here",
+    ))
+}
+
+fn host_of(shared: &Shared, header: &StreamHeader) -> Option<Arc<HostConfig>> {
+    shared.hosts.get(&header.to).cloned()
+}
+
+/// RFC 6120 §5. True if the stream begins again under TLS; false if the client went on to SASL,
+/// whose first element stays unread.
+async fn start_tls(connection: &mut Connection) -> Result<bool, End> {
+    let Some(acceptor) = connection.start_tls.clone() else {
+        return Ok(false);
+    };
+    let event = connection.next().await?;
+    let StreamEvent::Nonza(element) = &event else {
+        return Err(unexpected(&event));
+    };
+    if !element.is("starttls", ns::TLS) {
+        if element.ns == ns::SASL && connection.plaintext_allowed {
+            connection.first = Some(event);
+            return Ok(false);
+        }
+        let text = "tls must be started first";
+        return Err(End::Fault(StreamCondition::PolicyViolation, text));
+    }
+    connection.write(write::write_proceed);
+    if let Err(error) = connection.reader.start_tls(&acceptor).await {
+        tracing::debug!(%error, peer = %connection.peer, "starttls failed");
+        return Err(End::Lost);
+    }
+    if let Parser::Stream(parser) = &mut connection.parser {
+        parser.reset_for_tls();
+    }
+    connection.opened = false;
+    connection.secure = true;
+    connection.transport = "tls";
+    Ok(true)
+}
+
+/// The end that something out of place brings before the client is known.
+pub(crate) fn unexpected(event: &StreamEvent) -> End {
+    match event {
+        StreamEvent::Close => End::Closed,
+        StreamEvent::Stanza(_)
+        | StreamEvent::BadStanza { .. }
+        | StreamEvent::SmRequest
+        | StreamEvent::SmAck(_) => End::Fault(
+            StreamCondition::NotAuthorized,
+            "log in before anything else",
+        ),
+        StreamEvent::Nonza(element) if element.ns == ns::SASL || element.ns == ns::TLS => {
+            End::Fault(
+                StreamCondition::PolicyViolation,
+                "this is not possible at this point",
+            )
+        }
+        StreamEvent::Nonza(_) => End::Fault(
+            StreamCondition::UnsupportedStanzaType,
+            "this element is not known here",
+        ),
+        StreamEvent::Open(_) | StreamEvent::Whitespace => {
+            End::Fault(StreamCondition::BadFormat, "the stream is open already")
+        }
+    }
+}

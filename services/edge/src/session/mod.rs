@@ -1,0 +1,24 @@
+//! Sessions: from the first byte of a socket to the end of what the edge holds for its client.
+//!
+//! - [`driver`]: the task of a socket, which reads
+//! - [`login`]: everything before a session exists: stream, TLS, SASL, bind, resume
+//! - [`state`]: a session and its counters
+//! - [`inbound`]: stanzas of the client, numbered and held until settled
+//! - [`outbound`]: deliveries, written by the lane's thread and held until acknowledged
+//! - [`management`]: XEP-0198 `<enable/>`, `<r/>` and `<a/>`, both ways
+//! - [`link`]: which lane a session speaks on, and what is sent again on a new one
+//! - [`pending`]: binds and resumptions that wait for their owner
+//! - [`end`]: the ways a session ends
+//! - [`timers`]: two shared queues instead of timers per session
+
+pub(crate) mod driver;
+pub(crate) mod end;
+pub(crate) mod inbound;
+pub(crate) mod link;
+pub(crate) mod login;
+pub(crate) mod management;
+pub(crate) mod outbound;
+pub(crate) mod pending;
+pub(crate) mod state;
+pub(crate) mod stream;
+pub(crate) mod timers;

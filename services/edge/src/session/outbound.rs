@@ -1,0 +1,151 @@
+//! What a client is sent: written by the thread that reads the lane, held until acknowledged.
+//!
+//! A delivery is a splice into the wire's buffer under two short locks. Each touched wire is
+//! flushed once, at the end of the batch, and an `<r/>` that is due leaves in the same write.
+
+use std::sync::Arc;
+
+use sestina_proto as proto;
+use sestina_proto::to_router::Body;
+use sestina_xmpp::stanza::Stanza;
+use sestina_xmpp::stream::sm;
+
+use super::state::{HeldOut, Phase, Session, State};
+use crate::metrics::Count;
+use crate::shared::Shared;
+use crate::transport::Flush;
+
+/// Deliveries after which what was written or acknowledged is reported at once.
+const REPORT_STANZAS: u64 = 25;
+/// The same in bytes.
+const REPORT_BYTES: usize = 64 << 10;
+
+/// What became of a delivery.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Taken {
+    /// It is held (and on the wire, if there is one).
+    Held,
+    /// It was there already.
+    Repeated,
+    /// Numbers before it are missing.
+    Gap,
+}
+
+impl Session {
+    /// Takes one delivery. The caller holds the slot, so that nothing of an older owner comes in
+    /// after the report to a new one.
+    pub(crate) fn deliver(
+        &self,
+        shared: &Shared,
+        state: &mut State,
+        number: u64,
+        key: Option<proto::Key>,
+        stanza: &Arc<Stanza>,
+        weight: usize,
+    ) -> Taken {
+        if number <= state.out_last {
+            return Taken::Repeated;
+        }
+        if number != state.out_last + 1 {
+            return Taken::Gap;
+        }
+        state.out_last = number;
+        state.held_out.push_back(HeldOut {
+            number,
+            key,
+            stanza: Some(Arc::clone(stanza)),
+        });
+        state.unacked_bytes += weight;
+        state.unreported_bytes += weight;
+        if state.phase == Phase::Open {
+            let written = self.wire.append_numbered(number, |out| {
+                stanza.write_to(out, Some(&self.jid), self.framing.declares_content());
+            });
+            if !written {
+                if self.wire.overflowed() {
+                    shared.metrics.count(Count::SlowReader, 1);
+                }
+                self.lose_locked(shared, state);
+            }
+        }
+        Taken::Held
+    }
+
+    /// The end of a turn in which the session was touched: asks, flushes and reports.
+    pub(crate) fn finish_turn(self: &Arc<Self>, shared: &Shared) {
+        {
+            let mut state = self.state.lock();
+            state.touched = false;
+            if state.phase != Phase::Open {
+                return;
+            }
+            self.ask_if_due(shared, &mut state, false);
+        }
+        let flush = self.wire.flush();
+        let mut state = self.state.lock();
+        if flush == Flush::Closed {
+            self.lose_locked(shared, &mut state);
+            return;
+        }
+        self.report_if_due(shared, &mut state, false);
+    }
+
+    /// Writes `<r/>` if enough was sent since the last one, or if `late` says that time is up.
+    pub(crate) fn ask_if_due(self: &Arc<Self>, shared: &Shared, state: &mut State, late: bool) {
+        if !state.managed() || state.phase != Phase::Open {
+            return;
+        }
+        let unasked = state
+            .out_last
+            .saturating_sub(state.asked_at.max(state.acked));
+        if unasked == 0 {
+            return;
+        }
+        let half = state.unacked_bytes >= shared.config.session_credit / 2;
+        let due = late
+            || unasked >= shared.config.ask_stanzas
+            || (half && !std::mem::replace(&mut state.half_asked, true));
+        if due {
+            self.wire.append(sm::write_request);
+            state.asked_at = state.out_last;
+        } else if !std::mem::replace(&mut state.ask_timer, true) {
+            shared.timers.ask(self);
+        }
+    }
+
+    /// Tells the owner what was written and acknowledged if that is enough to tell, or if `late`
+    /// says that time is up. Otherwise a timer will.
+    pub(crate) fn report_if_due(self: &Arc<Self>, shared: &Shared, state: &mut State, late: bool) {
+        if !state.managed() {
+            // Without XEP-0198 the promise is "written to its socket".
+            let written = self.wire.written();
+            state.prune_out(written);
+        }
+        let written = self.wire.written().max(state.acked);
+        let stanzas = (written - state.reported_written.min(written))
+            .max(state.acked - state.reported_acked.min(state.acked));
+        let enough =
+            stanzas >= REPORT_STANZAS || (stanzas > 0 && state.unreported_bytes >= REPORT_BYTES);
+        if stanzas > 0 && (late || enough) {
+            self.report(state, written);
+        }
+        let outstanding = state.out_last > state.reported_written;
+        if outstanding && !std::mem::replace(&mut state.report_timer, true) {
+            shared.timers.report(self);
+        }
+    }
+
+    /// Sends one Acked.
+    pub(crate) fn report(&self, state: &mut State, written: u64) {
+        state.reported_acked = state.acked;
+        state.reported_written = written;
+        state.unreported_bytes = 0;
+        let acked = proto::Acked {
+            handle: self.handle,
+            generation: self.generation,
+            number: state.acked,
+            written,
+        };
+        self.send(state, Body::Acked(acked));
+    }
+}

@@ -1,0 +1,84 @@
+//! What is written beside stanzas, as the sessions need it.
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use sestina_xmpp::sasl::{BindingType, Mechanism, SaslFailure};
+use sestina_xmpp::stream::features::StartTls;
+use sestina_xmpp::stream::{Features, Framing, Header, negotiation};
+
+pub(crate) use sestina_xmpp::stream::error::write_error;
+pub(crate) use sestina_xmpp::stream::header::write_close;
+pub(crate) use sestina_xmpp::stream::negotiation::{
+    write_challenge, write_tls_proceed as write_proceed,
+};
+pub(crate) use sestina_xmpp::stream::sm::write_failed;
+
+use crate::transport::CloseKind;
+
+/// Our stream header, with an id that cannot be guessed (RFC 6120 §4.7.3).
+pub(crate) fn write_header(out: &mut Vec<u8>, framing: Framing, from: &str) {
+    let id = URL_SAFE_NO_PAD.encode(rand::random::<[u8; 15]>());
+    Header {
+        from,
+        to: "",
+        id: &id,
+        lang: "en",
+    }
+    .write_to(out, framing);
+}
+
+/// What is offered before SASL. `starttls`: whether it is required.
+pub(crate) fn write_login_features(
+    out: &mut Vec<u8>,
+    framing: Framing,
+    starttls: Option<bool>,
+    mechanisms: &[Mechanism],
+    bindings: &[BindingType],
+) {
+    let mechanisms: Vec<&str> = mechanisms.iter().map(|m| m.name()).collect();
+    let bindings: Vec<&str> = bindings.iter().map(|b| b.name()).collect();
+    let starttls = starttls.map(|required| {
+        if required {
+            StartTls::Required
+        } else {
+            StartTls::Optional
+        }
+    });
+    Features {
+        starttls,
+        mechanisms: &mechanisms,
+        channel_bindings: &bindings,
+        ..Features::default()
+    }
+    .write_to(out, framing);
+}
+
+/// What is offered after SASL.
+pub(crate) fn write_session_features(out: &mut Vec<u8>, framing: Framing) {
+    Features {
+        bind: true,
+        session: true,
+        sm: true,
+        ..Features::default()
+    }
+    .write_to(out, framing);
+}
+
+/// The end of a failed attempt.
+pub(crate) fn write_sasl_failure(out: &mut Vec<u8>, failure: SaslFailure) {
+    negotiation::write_failure(out, failure, "");
+}
+
+/// The end of SASL, with what the mechanism still has to say.
+pub(crate) fn write_success(out: &mut Vec<u8>, last: &[u8]) {
+    negotiation::write_success(out, (!last.is_empty()).then_some(last));
+}
+
+/// Ends the transport so that the client sees a broken connection and resumes: "service restart"
+/// on a WebSocket, otherwise FIN.
+pub(crate) fn restart_kind(framing: Framing) -> CloseKind {
+    match framing {
+        Framing::WebSocket => CloseKind::WsCode(1012),
+        Framing::Tcp => CloseKind::Fin,
+    }
+}

@@ -1,0 +1,143 @@
+//! What all parts of one edge share.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+
+use arc_swap::ArcSwapOption;
+use parking_lot::Mutex;
+use sestina_api::link::RouterConnector;
+use sestina_cluster::slots::SLOTS;
+use sestina_proto as proto;
+use sestina_runtime::CancellationToken;
+use sestina_runtime::spawn::Tasks;
+use tokio::sync::Semaphore;
+
+use crate::config::{EdgeConfig, HostConfig};
+use crate::lanes::directory::Directory;
+use crate::lanes::lease::Lease;
+use crate::lanes::slots::Slot;
+use crate::metrics::EdgeMetrics;
+use crate::session::timers::Timers;
+use crate::transport::WireWriter;
+
+/// The slot of a session's handle.
+pub(crate) fn slot_of_handle(handle: u64) -> u16 {
+    (handle % SLOTS as u64) as u16
+}
+
+/// The state of an edge.
+pub(crate) struct Shared {
+    pub(crate) config: EdgeConfig,
+    pub(crate) hosts: HashMap<String, Arc<HostConfig>>,
+    pub(crate) connector: Arc<dyn RouterConnector>,
+    pub(crate) metrics: Arc<dyn EdgeMetrics>,
+    pub(crate) tasks: Tasks,
+    pub(crate) stop: CancellationToken,
+    pub(crate) directory: Directory,
+    pub(crate) lease: Lease,
+    pub(crate) slots: Vec<Mutex<Slot>>,
+    /// Slots with something to send again.
+    pub(crate) waiting: Mutex<HashSet<u16>>,
+    pub(crate) sweep_at: AtomicUsize,
+    pub(crate) timers: Timers,
+    /// Sockets that are not bound.
+    pub(crate) logins: Mutex<HashMap<u64, Arc<WireWriter>>>,
+    pub(crate) password_threads: Arc<Semaphore>,
+    pub(crate) pending_turns: Semaphore,
+    /// The key of XEP-0198 ids, from the routers.
+    pub(crate) sm_key: ArcSwapOption<Vec<u8>>,
+    incarnation: AtomicU64,
+    handles: AtomicU64,
+    draining: AtomicBool,
+}
+
+impl Shared {
+    pub(crate) fn new(
+        config: EdgeConfig,
+        connector: Arc<dyn RouterConnector>,
+        metrics: Arc<dyn EdgeMetrics>,
+    ) -> Arc<Shared> {
+        let tasks = Tasks::new("edge");
+        let hosts = config
+            .hosts
+            .iter()
+            .map(|host| (host.domain.clone(), Arc::new(host.clone())))
+            .collect();
+        Arc::new(Shared {
+            hosts,
+            connector,
+            metrics,
+            stop: tasks.token(),
+            tasks,
+            directory: Directory::default(),
+            lease: Lease::default(),
+            slots: (0..SLOTS).map(|_| Mutex::default()).collect(),
+            waiting: Mutex::default(),
+            sweep_at: AtomicUsize::new(0),
+            timers: Timers::new(config.ask_after),
+            logins: Mutex::default(),
+            password_threads: Arc::new(Semaphore::new(config.password_threads.max(1))),
+            pending_turns: Semaphore::new(config.pending_binds.max(1)),
+            sm_key: ArcSwapOption::empty(),
+            incarnation: AtomicU64::new(rand::random()),
+            handles: AtomicU64::new(1),
+            draining: AtomicBool::new(false),
+            config,
+        })
+    }
+
+    /// This process, as the others know it.
+    pub(crate) fn node(&self) -> proto::Node {
+        proto::Node {
+            name: self.config.node.clone(),
+            incarnation: self.incarnation.load(Ordering::Acquire),
+            role: proto::NodeRole::Edge.into(),
+            address: self.config.address.clone(),
+            draining: self.is_draining(),
+        }
+    }
+
+    /// The lease was lost: whoever comes now is somebody else.
+    pub(crate) fn renew_incarnation(&self) {
+        self.incarnation.store(rand::random(), Ordering::Release);
+    }
+
+    /// A number that this process has not used.
+    pub(crate) fn next_number(&self) -> u64 {
+        self.handles.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// A handle for a session of that slot. The slot is part of it: a delivery names only handles.
+    pub(crate) fn next_handle(&self, slot: u16) -> u64 {
+        self.next_number() * SLOTS as u64 + u64::from(slot)
+    }
+
+    /// The host named where the client's is not known.
+    pub(crate) fn default_host(&self) -> &str {
+        self.config
+            .hosts
+            .first()
+            .map_or("", |host| host.domain.as_str())
+    }
+
+    /// What a router says in its Welcome.
+    pub(crate) fn welcome(&self, welcome: &proto::Welcome) {
+        let known = self.sm_key.load();
+        if known
+            .as_ref()
+            .is_none_or(|known| **known != welcome.sm_key[..])
+        {
+            self.sm_key.store(Some(Arc::new(welcome.sm_key.to_vec())));
+        }
+    }
+
+    pub(crate) fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Acquire)
+    }
+
+    /// True the first time.
+    pub(crate) fn begin_draining(&self) -> bool {
+        !self.draining.swap(true, Ordering::AcqRel)
+    }
+}

@@ -1,0 +1,284 @@
+//! A bound session: both directions, acknowledgements, and its ends.
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use sestina_proto as proto;
+use sestina_proto::to_edge::Body as ToEdge;
+
+use super::client::{SECURE, Way};
+use super::rig::{Rig, config, until};
+use super::router::{Cluster, next_frame};
+use crate::EdgeConfig;
+use crate::metrics::{Count, Level};
+
+#[tokio::test]
+async fn requests_are_answered_at_once_and_again_when_more_is_accepted() {
+    let rig = Rig::new(1).await;
+    let mut bound = rig.managed(SECURE).await;
+    bound.say(&["one", "two", "three"]).await;
+    for (n, id) in [(1, "one"), (2, "two"), (3, "three")] {
+        bound.heard(&bound.router, n, id).await;
+    }
+    bound.progress(1, 0);
+    bound.client.send("<r xmlns='urn:xmpp:sm:3'/>").await;
+    assert_eq!(
+        bound.client.until("/>").await,
+        "<a xmlns='urn:xmpp:sm:3' h='1'/>"
+    );
+    bound.progress(2, 1);
+    assert_eq!(
+        bound.client.until("/>").await,
+        "<a xmlns='urn:xmpp:sm:3' h='2'/>"
+    );
+    bound.progress(3, 3);
+    assert_eq!(
+        bound.client.until("/>").await,
+        "<a xmlns='urn:xmpp:sm:3' h='3'/>"
+    );
+    // Nobody asked for more.
+    bound.say(&["four"]).await;
+    bound.heard(&bound.router, 4, "four").await;
+    bound.progress(4, 4);
+    bound.deliver(1, "hello");
+    let next = bound.client.until("</message>").await;
+    assert!(next.starts_with("<message"), "{next}");
+}
+
+#[tokio::test]
+async fn deliveries_are_spliced_asked_for_and_reported() {
+    let rig = Rig::new(1).await;
+    let mut bound = rig.managed(SECURE).await;
+    let bodies = (1..=25)
+        .map(|n| bound.delivery(n, &format!("text {n}")))
+        .collect();
+    bound.router.batch("edge1", bound.slot, bound.epoch, bodies);
+    assert_eq!(
+        bound.router.lane_acked.load(Ordering::Relaxed),
+        bound.router.last_seq()
+    );
+    let written = bound.client.until("<r xmlns='urn:xmpp:sm:3'/>").await;
+    assert_eq!(
+        written.matches("to='juliet@c.example/balcony'").count(),
+        25,
+        "{written}"
+    );
+    assert!(written.contains("<body>text 25</body>"), "{written}");
+    let acked = bound.router.acked().await;
+    assert_eq!((acked.number, acked.written), (0, 25));
+    bound.client.send("<a xmlns='urn:xmpp:sm:3' h='24'/>").await;
+    let acked = bound.router.acked().await;
+    assert_eq!((acked.number, acked.written), (24, 25));
+    assert_eq!(rig.tally.get(Count::StanzaOut), 25);
+}
+
+#[tokio::test]
+async fn a_single_delivery_is_asked_for_after_a_while() {
+    let cluster = Cluster::new(1);
+    let config = EdgeConfig {
+        ask_after: Duration::from_millis(50),
+        ..config("edge1")
+    };
+    let rig = Rig::with(cluster, config, 1).await;
+    let mut bound = rig.managed(SECURE).await;
+    bound.deliver(1, "hello");
+    bound.client.until("<r xmlns='urn:xmpp:sm:3'/>").await;
+}
+
+#[tokio::test]
+async fn without_management_written_is_acknowledged() {
+    let rig = Rig::new(1).await;
+    let mut bound = rig.session().await;
+    bound.deliver(1, "hello");
+    bound.client.until("</message>").await;
+    let acked = bound.router.acked().await;
+    assert_eq!((acked.number, acked.written), (1, 1));
+}
+
+#[tokio::test]
+async fn an_impossible_h_ends_the_stream() {
+    let rig = Rig::new(1).await;
+    let mut bound = rig.managed(SECURE).await;
+    bound.deliver(1, "hello");
+    bound.client.until("</message>").await;
+    bound.client.send("<a xmlns='urn:xmpp:sm:3' h='1'/>").await;
+    bound.client.send("<a xmlns='urn:xmpp:sm:3' h='3'/>").await;
+    let end = bound.client.rest().await;
+    assert!(end.contains("<undefined-condition "), "{end}");
+    assert!(end.contains("<handled-count-too-high "), "{end}");
+    assert!(
+        end.contains("h='3'") && end.contains("send-count='1'"),
+        "{end}"
+    );
+    assert!(next_frame!(bound.router, Close).2.clean);
+}
+
+#[tokio::test]
+async fn forged_senders_and_bad_addresses() {
+    let rig = Rig::new(1).await;
+    let mut bound = rig.session().await;
+    let own = "<message from='juliet@c.example/balcony' id='own' to='romeo@c.example'/>";
+    bound.client.send(own).await;
+    bound.heard(&bound.router, 1, "own").await;
+    bound
+        .client
+        .send("<message from='juliet@c.example' id='bare' to='romeo@c.example'/>")
+        .await;
+    bound.heard(&bound.router, 2, "bare").await;
+    bound
+        .client
+        .send("<message id='bad' to='@c.example'/>")
+        .await;
+    let (_, _, bad) = next_frame!(bound.router, Inbound);
+    assert_eq!((bad.n, bad.refused.as_str()), (3, "jid-malformed"));
+    bound
+        .client
+        .send("<message from='juliet@c.example/other' to='romeo@c.example'/>")
+        .await;
+    let end = bound.client.rest().await;
+    assert!(end.contains("<invalid-from "), "{end}");
+    assert!(next_frame!(bound.router, Close).2.clean);
+}
+
+#[tokio::test]
+async fn a_fast_sender_is_paused_until_half_is_settled() {
+    let cluster = Cluster::new(1);
+    let config = EdgeConfig {
+        unsettled_bytes: 2000,
+        ..config("edge1")
+    };
+    let rig = Rig::with(cluster, config, 1).await;
+    let mut bound = rig.session().await;
+    let big = |id: &str| {
+        format!(
+            "<message id='{id}' to='r@c.example'><body>{}</body></message>",
+            "x".repeat(1900)
+        )
+    };
+    bound.client.send(&big("one")).await;
+    bound.heard(&bound.router, 1, "one").await;
+    until("paused", || rig.tally.get(Count::PausedByBound) == 1).await;
+    bound.client.send(&big("two")).await;
+    bound.progress(1, 0);
+    assert!(bound.router.is_quiet());
+    bound.progress(1, 1);
+    bound.heard(&bound.router, 2, "two").await;
+}
+
+#[tokio::test]
+async fn a_slow_reader_loses_its_socket_and_nothing_else() {
+    let cluster = Cluster::new(1);
+    let config = EdgeConfig {
+        session_credit: 16 << 10,
+        ..config("edge1")
+    };
+    let rig = Rig::with(cluster, config, 1).await;
+    let bound = rig
+        .managed(Way {
+            small_buffers: true,
+            ..SECURE
+        })
+        .await;
+    let text = "x".repeat(8000);
+    let mut number = 0;
+    while rig.tally.get(Count::SlowReader) == 0 {
+        number += 1;
+        assert!(number < 2000, "the queue has no bound");
+        bound.deliver(number, &text);
+    }
+    assert!(!next_frame!(bound.router, Close).2.clean);
+    // What was delivered is held, and so is what still comes, until the owner detaches.
+    bound.deliver(number + 1, "late");
+    assert_eq!(rig.tally.level_of(Level::Sessions), 1);
+    bound.frame(ToEdge::Detached(proto::Detached {
+        handle: bound.handle,
+        generation: 1,
+    }));
+    assert_eq!(rig.tally.level_of(Level::Sessions), 0);
+}
+
+#[tokio::test]
+async fn the_owner_ends_a_session() {
+    let rig = Rig::new(1).await;
+    let mut bound = rig.managed(SECURE).await;
+    let close = |generation, condition: &str| {
+        ToEdge::Close(proto::CloseSession {
+            handle: bound.handle,
+            generation,
+            condition: condition.to_owned(),
+            text: String::new(),
+        })
+    };
+    bound.frame(close(0, "policy-violation"));
+    assert_eq!(rig.tally.get(Count::RefusedGeneration), 1);
+    bound.frame(close(1, "conflict"));
+    let end = bound.client.rest().await;
+    assert!(
+        end.contains("<conflict ") && end.ends_with("</stream:stream>"),
+        "{end}"
+    );
+    assert_eq!(rig.tally.level_of(Level::Sessions), 0);
+}
+
+#[tokio::test]
+async fn a_lost_lease_cuts_every_socket_and_the_edge_starts_over() {
+    let cluster = Cluster::new(1);
+    let config = EdgeConfig {
+        lease_ttl: Duration::from_millis(300),
+        lease_every: Duration::from_millis(50),
+        lease_margin: Duration::from_millis(50),
+        ..config("edge1")
+    };
+    let rig = Rig::with(cluster, config, 1).await;
+    let mut bound = rig.managed(SECURE).await;
+    rig.cluster.leases.store(false, Ordering::Relaxed);
+    let end = bound.client.rest().await;
+    assert_eq!(end, "", "the stream is not closed");
+    assert!(!rig.edge.status().ready());
+    assert_eq!(rig.tally.get(Count::LeaseLost), 1);
+    assert_eq!(rig.tally.level_of(Level::Sessions), 0);
+    rig.cluster.leases.store(true, Ordering::Relaxed);
+    until("serving again", || rig.edge.status().ready()).await;
+    rig.lanes_open(1).await;
+    while let Ok(frame) = tokio::time::timeout(Duration::ZERO, bound.router.next()).await {
+        assert!(!matches!(
+            frame.body,
+            Some(proto::to_router::Body::Close(_))
+        ));
+    }
+    rig.session().await;
+}
+
+#[tokio::test]
+async fn draining_ends_sockets_as_their_streams_allow() {
+    let rig = Rig::new(1).await;
+    let mut stream = rig.managed(SECURE).await;
+    let mut websocket = rig
+        .managed(Way {
+            websocket: true,
+            ..SECURE
+        })
+        .await;
+    let mut unmanaged = rig.session().await;
+    let owner = async {
+        for _ in 0..3 {
+            let (slot, epoch, close) = next_frame!(stream.router, Close);
+            assert_eq!(close.clean, close.handle == unmanaged.handle);
+            let gone = proto::Detached {
+                handle: close.handle,
+                generation: close.generation,
+            };
+            stream
+                .router
+                .send("edge1", slot, epoch, ToEdge::Detached(gone));
+        }
+    };
+    tokio::join!(rig.edge.drain(), owner);
+    assert_eq!(stream.client.rest().await, "");
+    assert_eq!(websocket.client.rest().await.trim(), "[close 1012]");
+    assert!(unmanaged.client.rest().await.contains("<system-shutdown "));
+    assert!(rig.edge.status().draining);
+    let mut late = rig.client(SECURE).await;
+    assert_eq!(late.rest().await, "");
+    rig.edge.shutdown().await;
+}

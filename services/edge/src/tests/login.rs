@@ -1,0 +1,432 @@
+//! From the first byte to bind.
+
+use std::sync::Arc;
+
+use sestina_cluster::slots::slot_of_bare;
+use sestina_xmpp::sasl::scram::ClientBinding;
+use sestina_xmpp::sasl::{BindingType, ChannelBinding, Mechanism};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+
+use super::client::{Client, SECURE, Way, connect_raw};
+use super::rig::Rig;
+use super::router::{PASSWORD, next_frame};
+use crate::metrics::Count;
+use crate::tls::{Acceptor, Purpose, tests as tls_tests};
+
+const PLAIN_LISTENER: Way = Way {
+    secure: false,
+    websocket: false,
+    query: &[],
+    plain_listener: true,
+    small_buffers: false,
+};
+
+#[tokio::test]
+async fn starttls_is_required_and_scram_is_bound_to_it() {
+    let rig = Rig::new(1).await;
+    let folder = tempfile::tempdir().unwrap();
+    let store = tls_tests::store(folder.path(), &["c.example"]);
+    let mut clients = Vec::new();
+    for kind in BindingType::ALL {
+        let (stream, mut accepted) = connect_raw(Way::default()).await;
+        accepted.start_tls = Some(Acceptor::new(Arc::clone(&store), Purpose::StartTls));
+        rig.edge.accept(accepted);
+        let (near, far) = tokio::io::duplex(4096);
+        let bridge = tokio::spawn(bridge(far, stream));
+        let mut client = Client::on(near);
+        let features = client.open("c.example").await;
+        assert!(features.contains("<required/>"), "{features}");
+        assert!(!features.contains("mechanism"), "{features}");
+        client
+            .send("<starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>")
+            .await;
+        client
+            .until("<proceed xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>")
+            .await;
+        drop(client);
+        let stream = bridge.await.unwrap();
+        let config = tls_tests::client(folder.path(), &[&rustls::version::TLS13]);
+        let name = rustls::pki_types::ServerName::try_from("c.example").unwrap();
+        let tls = TlsConnector::from(Arc::new(config))
+            .connect(name, stream)
+            .await
+            .unwrap();
+        let data = match kind {
+            BindingType::TlsExporter => tls
+                .get_ref()
+                .1
+                .export_keying_material([0; 32], b"EXPORTER-Channel-Binding", Some(b""))
+                .unwrap()
+                .to_vec(),
+            BindingType::TlsServerEndPoint => {
+                let certificates = tls.get_ref().1.peer_certificates().unwrap();
+                sestina_certs::server_end_point(&certificates[0])
+            }
+        };
+        let mut client = Client::on(tls);
+        let features = client.open("c.example").await;
+        assert!(!features.contains("starttls"), "{features}");
+        assert!(
+            features.contains("<mechanism>SCRAM-SHA-256-PLUS</mechanism>"),
+            "{features}"
+        );
+        assert!(
+            features.contains("<mechanism>PLAIN</mechanism>"),
+            "{features}"
+        );
+        assert!(!features.contains("ANONYMOUS"), "{features}");
+        assert!(
+            features.contains("<channel-binding type='tls-exporter'/>"),
+            "{features}"
+        );
+        let wrong = ClientBinding::Bound(ChannelBinding {
+            kind,
+            data: vec![7; 32],
+        });
+        assert!(
+            !client
+                .scram(Mechanism::ScramSha256Plus, "juliet", PASSWORD, wrong)
+                .await
+        );
+        client.until("</failure>").await;
+        let right = ClientBinding::Bound(ChannelBinding { kind, data });
+        assert!(
+            client
+                .scram(Mechanism::ScramSha256Plus, "juliet", PASSWORD, right)
+                .await
+        );
+        client.open("c.example").await;
+        client.bind("").await;
+        let router = rig.cluster.router(0);
+        let (slot, epoch, bind) = next_frame!(router, Bind);
+        assert_eq!(
+            (bind.transport.as_str(), bind.remote.as_str()),
+            ("tls", "127.0.0.1")
+        );
+        router.bound("edge1", slot, epoch, &bind);
+        let answer = client.until("</iq>").await;
+        assert!(
+            answer.contains("<jid>juliet@c.example/made</jid>"),
+            "{answer}"
+        );
+        clients.push(client);
+    }
+}
+
+/// Carries bytes until the near end is dropped, and gives the connection back.
+async fn bridge(mut far: tokio::io::DuplexStream, mut stream: TcpStream) -> TcpStream {
+    let (mut up, mut down) = (vec![0; 4096], vec![0; 4096]);
+    loop {
+        tokio::select! {
+            n = far.read(&mut up) => match n.unwrap() {
+                0 => return stream,
+                n => stream.write_all(&up[..n]).await.unwrap(),
+            },
+            n = stream.read(&mut down) => {
+                let n = n.unwrap();
+                far.write_all(&down[..n]).await.unwrap();
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn scram_in_clear_where_the_listener_allows_it() {
+    let rig = Rig::new(1).await;
+    for mechanism in [Mechanism::ScramSha1, Mechanism::ScramSha256] {
+        let mut client = rig.client(PLAIN_LISTENER).await;
+        let features = client.open("c.example").await;
+        assert!(
+            features.contains(&format!("<mechanism>{mechanism}</mechanism>")),
+            "{features}"
+        );
+        assert!(
+            !features.contains("PLAIN") && !features.contains("-PLUS"),
+            "{features}"
+        );
+        let binding = ClientBinding::Unsupported;
+        assert!(client.scram(mechanism, "juliet", PASSWORD, binding).await);
+        client.open("c.example").await;
+    }
+    let mut client = rig.client(PLAIN_LISTENER).await;
+    client.open("c.example").await;
+    client.plain("juliet", PASSWORD).await;
+    client.until("encryption-required").await;
+
+    let mut client = rig.client(Way::default()).await;
+    let features = client.open("c.example").await;
+    assert!(!features.contains("mechanism"), "{features}");
+}
+
+#[tokio::test]
+async fn wrong_passwords_and_unknown_users_look_alike_and_are_few() {
+    let rig = Rig::new(1).await;
+    let mut client = rig.client(SECURE).await;
+    client.open("c.example").await;
+    client.plain("juliet", "guess").await;
+    let known = client.until("</failure>").await;
+    client.plain("nobody", "guess").await;
+    assert_eq!(client.until("</failure>").await, known);
+    assert!(known.contains("not-authorized"), "{known}");
+    // A disabled account says so only to who knows its password.
+    client.plain("tybalt", "guess").await;
+    assert_eq!(client.until("</failure>").await, known);
+    let end = client.rest().await;
+    assert!(
+        end.contains("policy-violation") && end.contains("</stream:stream>"),
+        "{end}"
+    );
+    assert_eq!(rig.tally.get(Count::LoginFailed), 3);
+
+    let mut client = rig.client(SECURE).await;
+    client.open("c.example").await;
+    client.plain("tybalt", PASSWORD).await;
+    client.until("account-disabled").await;
+    client.plain("juliet", PASSWORD).await;
+    client.open("c.example").await;
+}
+
+#[tokio::test]
+async fn anonymous_users_of_a_room_are_named_in_its_slot() {
+    let rig = Rig::new(1).await;
+    let way = Way {
+        websocket: true,
+        secure: true,
+        query: &[("room", "Standup"), ("prefix", "acme")],
+        ..Way::default()
+    };
+    let mut client = rig.client(way).await;
+    let features = client.open("meet.example").await;
+    assert!(
+        features.starts_with("<open xmlns='urn:ietf:params:xml:ns:xmpp-framing'"),
+        "{features}"
+    );
+    assert!(
+        features.contains("<mechanism>ANONYMOUS</mechanism>"),
+        "{features}"
+    );
+    assert!(!features.contains("PLAIN"), "{features}");
+    client
+        .send("<auth xmlns='urn:ietf:params:xml:ns:xmpp-sasl' mechanism='ANONYMOUS'/>")
+        .await;
+    client.until("<challenge ").await;
+    client
+        .send("<response xmlns='urn:ietf:params:xml:ns:xmpp-sasl'/>")
+        .await;
+    client.until("<success ").await;
+    client.open("meet.example").await;
+    client.bind("").await;
+    let router = rig.cluster.router(0);
+    let (slot, epoch, bind) = next_frame!(router, Bind);
+    assert_eq!(slot, slot_of_bare("[acme]standup@conference.meet.example"));
+    assert_eq!(slot_of_bare(&bind.bare), slot);
+    assert!(bind.anonymous && bind.transport == "websocket");
+    assert_eq!(bind.query["room"], "Standup");
+    router.bound("edge1", slot, epoch, &bind);
+    let answer = client.until("</iq>").await;
+    assert!(answer.contains("<iq xmlns='jabber:client'"), "{answer}");
+    client
+        .send("<close xmlns='urn:ietf:params:xml:ns:xmpp-framing'/>")
+        .await;
+    let end = client.rest().await;
+    assert!(
+        end.contains("<close xmlns='urn:ietf:params:xml:ns:xmpp-framing'/>"),
+        "{end}"
+    );
+    assert!(next_frame!(router, Close).2.clean);
+}
+
+#[tokio::test]
+async fn stream_errors_before_a_session() {
+    let rig = Rig::new(1).await;
+    for (way, host, sent, condition) in [
+        (SECURE, "d.example", "", "<host-unknown "),
+        (SECURE, "c.example", "<message/>", "<not-authorized "),
+        (
+            SECURE,
+            "c.example",
+            "<presence to='a@@b'/>",
+            "<not-authorized ",
+        ),
+        (
+            SECURE,
+            "c.example",
+            "<what xmlns='urn:x'/>",
+            "<unsupported-stanza-type ",
+        ),
+        (SECURE, "c.example", "<!-- no -->", "<restricted-xml "),
+        (SECURE, "c.example", "<a></b>", "<not-well-formed "),
+        (
+            Way {
+                websocket: true,
+                ..SECURE
+            },
+            "c.example",
+            "<message xmlns='jabber:client'/>",
+            "<not-authorized ",
+        ),
+    ] {
+        let mut client = rig.client(way).await;
+        let header = if way.websocket {
+            format!("<open xmlns='urn:ietf:params:xml:ns:xmpp-framing' to='{host}' version='1.0'/>")
+        } else {
+            format!(
+                "<stream:stream xmlns='jabber:client' \
+                 xmlns:stream='http://etherx.jabber.org/streams' to='{host}' version='1.0'>"
+            )
+        };
+        client.send(&header).await;
+        if !sent.is_empty() {
+            client.send(sent).await;
+        }
+        let end = client.rest().await;
+        let start = if way.websocket { "<open " } else { "<?xml " };
+        assert!(end.starts_with(start), "{end}");
+        assert!(end.contains(condition), "{condition}: {end}");
+        let close = if way.websocket {
+            "<close "
+        } else {
+            "</stream:stream>"
+        };
+        assert!(end.contains(close), "{end}");
+    }
+}
+
+#[tokio::test]
+async fn second_login_and_stanzas_before_bind_end_the_stream() {
+    let rig = Rig::new(1).await;
+    for (sent, condition) in [
+        (
+            "<auth xmlns='urn:ietf:params:xml:ns:xmpp-sasl' mechanism='PLAIN'>AA==</auth>",
+            "<policy-violation ",
+        ),
+        ("<message/>", "<not-authorized "),
+    ] {
+        let mut client = rig.client(SECURE).await;
+        client.log_in().await;
+        client.send("<enable xmlns='urn:xmpp:sm:3'/>").await;
+        client.until("<unexpected-request ").await;
+        client.send(sent).await;
+        let end = client.rest().await;
+        assert!(end.contains(condition), "{end}");
+    }
+}
+
+#[tokio::test]
+async fn limits_before_login_are_far_below_those_after() {
+    let rig = Rig::new(1).await;
+    let big = format!("<x xmlns='urn:x'>{}</x>", "y".repeat(20_000));
+    let mut client = rig.client(SECURE).await;
+    client.open("c.example").await;
+    client.send(&big).await;
+    let end = client.rest().await;
+    assert!(end.contains("<policy-violation "), "{end}");
+    let mut bound = rig.session().await;
+    let big = format!(
+        "<message id='big'><body>{}</body></message>",
+        "y".repeat(20_000)
+    );
+    bound.client.send(&big).await;
+    bound.heard(&bound.router, 1, "big").await;
+}
+
+#[tokio::test]
+async fn a_refused_bind_may_be_tried_again() {
+    let rig = Rig::new(1).await;
+    let mut client = rig.client(SECURE).await;
+    client.log_in().await;
+    client.bind("balcony").await;
+    let router = rig.cluster.router(0);
+    let (slot, epoch, bind) = next_frame!(router, Bind);
+    let refused = sestina_proto::Refused {
+        handle: bind.handle,
+        condition: "conflict".to_owned(),
+        ..Default::default()
+    };
+    router.send(
+        "edge1",
+        slot,
+        epoch,
+        sestina_proto::to_edge::Body::Refused(refused),
+    );
+    let answer = client.until("</iq>").await;
+    assert!(
+        answer.contains("type='error'") && answer.contains("<conflict "),
+        "{answer}"
+    );
+    client.bind("garden").await;
+    let (_, _, again) = next_frame!(router, Bind);
+    assert_ne!(again.handle, bind.handle);
+    assert_eq!(again.resource, "garden");
+}
+
+#[tokio::test]
+async fn a_login_has_its_time() {
+    let config = crate::EdgeConfig {
+        login_time: std::time::Duration::from_millis(50),
+        ..super::rig::config("edge1")
+    };
+    let rig = Rig::with(super::router::Cluster::new(1), config, 1).await;
+    let mut client = rig.client(SECURE).await;
+    client.open("c.example").await;
+    let end = client.rest().await;
+    assert!(
+        end.contains("<connection-timeout ") && end.ends_with("</stream:stream>"),
+        "{end}"
+    );
+}
+
+#[tokio::test]
+async fn an_anonymous_client_that_comes_back_has_its_old_name() {
+    let rig = Rig::new(1).await;
+    let router = rig.cluster.router(0);
+    let bare = format!(
+        "{}@meet.example",
+        sestina_cluster::slots::name_in_slot(99, 5)
+    );
+    let id = sestina_xmpp::ext::sm::SmId {
+        slot: 99,
+        nonce: 3,
+        bare: bare.clone(),
+    };
+    let previd: &'static str = id.encode(super::router::SM_KEY).leak();
+    let query: &'static [(&str, &str)] = vec![("previd", previd)].leak();
+    let mut client = rig
+        .client(Way {
+            websocket: true,
+            secure: true,
+            query,
+            ..Way::default()
+        })
+        .await;
+    client.open("meet.example").await;
+    client
+        .send("<auth xmlns='urn:ietf:params:xml:ns:xmpp-sasl' mechanism='ANONYMOUS'>=</auth>")
+        .await;
+    client.until("<success ").await;
+    client.open("meet.example").await;
+    client
+        .send(&format!(
+            "<resume xmlns='urn:xmpp:sm:3' previd='{previd}' h='0'/>"
+        ))
+        .await;
+    let (slot, _, resume) = next_frame!(router, Resume);
+    assert_eq!((slot, resume.bare, resume.session_lo), (99, bare, 3));
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_before_bind_leaves_nothing() {
+    let rig = Rig::new(1).await;
+    let client = rig.client(SECURE).await;
+    super::rig::until("connected", || {
+        rig.tally.level_of(crate::metrics::Level::Sockets) == 1
+    })
+    .await;
+    drop(client);
+    super::rig::until("gone", || {
+        rig.tally.level_of(crate::metrics::Level::Sockets) == 0
+    })
+    .await;
+}

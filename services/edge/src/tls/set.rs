@@ -1,0 +1,118 @@
+//! One loaded set of certificates.
+
+use std::sync::Arc;
+
+use rustls::crypto::CryptoProvider;
+use rustls::server::{ClientHello, NoServerSessionStorage, ProducesTickets, ResolvesServerCert};
+use rustls::sign::CertifiedKey;
+use rustls::version::{TLS12, TLS13};
+use rustls::{ServerConfig, SupportedProtocolVersion};
+use sestina_certs::CertInfo;
+
+use super::acceptor::{Purpose, TlsVersions};
+
+/// One loaded set of certificates, with the configurations that use it. A connection keeps the
+/// set that it began with, so that channel binding names the certificate the client was shown.
+pub struct CertSet {
+    configs: [Arc<ServerConfig>; Purpose::ALL.len()],
+    hosts: Arc<Hosts>,
+}
+
+/// A certificate and the names that it answers for.
+#[derive(Debug)]
+pub(super) struct Entry {
+    pub(super) key: Arc<CertifiedKey>,
+    pub(super) info: CertInfo,
+    pub(super) hosts: Vec<String>,
+    pub(super) end_point: Vec<u8>,
+}
+
+/// The first entry is the default.
+#[derive(Debug)]
+struct Hosts(Vec<Entry>);
+
+impl CertSet {
+    /// `entries` holds at least one.
+    pub(super) fn new(
+        entries: Vec<Entry>,
+        versions: TlsVersions,
+        provider: &Arc<CryptoProvider>,
+    ) -> Result<Self, rustls::Error> {
+        let hosts = Arc::new(Hosts(entries));
+        // New certificates end old tickets: a resumed session would bind to the old ones.
+        let ticketer = rustls::crypto::aws_lc_rs::Ticketer::new()?;
+        let build = |purpose: Purpose| -> Result<Arc<ServerConfig>, rustls::Error> {
+            Self::config(purpose, versions, provider, &hosts, &ticketer)
+        };
+        let configs = [
+            build(Purpose::StartTls)?,
+            build(Purpose::DirectTls)?,
+            build(Purpose::Https)?,
+        ];
+        Ok(Self { configs, hosts })
+    }
+
+    /// The configuration for handshakes of this kind.
+    pub fn config_for(&self, purpose: Purpose) -> &Arc<ServerConfig> {
+        &self.configs[purpose as usize]
+    }
+
+    /// `tls-server-end-point` of the certificate shown to a client that asked for this name.
+    pub fn server_end_point(&self, sni: Option<&str>) -> Vec<u8> {
+        self.hosts
+            .find(sni)
+            .map(|entry| entry.end_point.clone())
+            .unwrap_or_default()
+    }
+
+    /// The certificates, the default first.
+    pub fn certificates(&self) -> impl Iterator<Item = &CertInfo> {
+        self.hosts.0.iter().map(|entry| &entry.info)
+    }
+
+    fn config(
+        purpose: Purpose,
+        versions: TlsVersions,
+        provider: &Arc<CryptoProvider>,
+        hosts: &Arc<Hosts>,
+        ticketer: &Arc<dyn ProducesTickets>,
+    ) -> Result<Arc<ServerConfig>, rustls::Error> {
+        let versions: &[&SupportedProtocolVersion] = match versions {
+            TlsVersions::From12 => &[&TLS13, &TLS12],
+            TlsVersions::Only13 => &[&TLS13],
+        };
+        let mut config = ServerConfig::builder_with_provider(Arc::clone(provider))
+            .with_protocol_versions(versions)?
+            .with_no_client_auth()
+            .with_cert_resolver(Arc::clone(hosts) as Arc<dyn ResolvesServerCert>);
+        config.alpn_protocols = purpose.alpn();
+        config.ticketer = Arc::clone(ticketer);
+        config.session_storage = Arc::new(NoServerSessionStorage {});
+        // Tickets are for a client that comes back once; a second would serve parallel connections.
+        config.send_tls13_tickets = 1;
+        // Without it `tls-exporter` is not unique in TLS 1.2 (RFC 9266 §3).
+        config.require_ems = true;
+        Ok(Arc::new(config))
+    }
+}
+
+impl Hosts {
+    /// Configured names first, then what the certificates say, then the default.
+    fn find(&self, sni: Option<&str>) -> Option<&Entry> {
+        let named = sni.and_then(|name| {
+            let asked = |entry: &&Entry| entry.hosts.iter().any(|h| h.eq_ignore_ascii_case(name));
+            self.0
+                .iter()
+                .find(asked)
+                .or_else(|| self.0.iter().find(|e| e.info.covers(name)))
+        });
+        named.or_else(|| self.0.first())
+    }
+}
+
+impl ResolvesServerCert for Hosts {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        self.find(hello.server_name())
+            .map(|entry| Arc::clone(&entry.key))
+    }
+}

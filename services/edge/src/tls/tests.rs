@@ -1,0 +1,270 @@
+#![allow(clippy::unwrap_used)]
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::ServerName;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::{ClientConfig, ClientConnection, RootCertStore, SupportedProtocolVersion};
+use sestina_certs::{self_signed, server_end_point};
+
+use super::*;
+
+/// A store with a self-signed certificate for these domains.
+pub(crate) fn store(folder: &Path, domains: &[&str]) -> Arc<CertStore> {
+    CertStore::open(&TlsConfig {
+        domains: domains.iter().map(|&domain| domain.to_owned()).collect(),
+        data_dir: folder.to_owned(),
+        ..TlsConfig::default()
+    })
+    .unwrap()
+}
+
+/// A client that trusts the store's self-signed certificate and nothing else.
+pub(crate) fn client(
+    folder: &Path,
+    versions: &[&'static SupportedProtocolVersion],
+) -> ClientConfig {
+    trusting(&[&folder.join("tls/self-signed.crt")], versions)
+}
+
+fn trusting(certs: &[&Path], versions: &[&'static SupportedProtocolVersion]) -> ClientConfig {
+    let mut roots = RootCertStore::empty();
+    for cert in certs {
+        roots
+            .add(CertificateDer::from_pem_file(cert).unwrap())
+            .unwrap();
+    }
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(versions)
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth()
+}
+
+fn write_pair(folder: &Path, name: &str, domains: &[&str]) -> CertFiles {
+    let domains: Vec<String> = domains.iter().map(|&domain| domain.to_owned()).collect();
+    let files = CertFiles {
+        hosts: Vec::new(),
+        cert: folder.join(format!("{name}.crt")),
+        key: folder.join(format!("{name}.key")),
+    };
+    self_signed(&domains)
+        .unwrap()
+        .write(&files.cert, &files.key)
+        .unwrap();
+    files
+}
+
+fn leaf(cert: &Path) -> CertificateDer<'static> {
+    CertificateDer::from_pem_file(cert).unwrap()
+}
+
+/// A handshake in memory. Returns the certificate that the client was shown, what the server
+/// binds to, and whether the session was resumed.
+fn handshake(
+    store: &Arc<CertStore>,
+    config: &Arc<ClientConfig>,
+    name: &str,
+) -> Result<(CertificateDer<'static>, Vec<u8>, bool), rustls::Error> {
+    let acceptor = Acceptor::new(Arc::clone(store), Purpose::StartTls);
+    let (mut server, set) = acceptor.begin().unwrap();
+    let name = ServerName::try_from(name.to_owned()).unwrap();
+    let mut client = ClientConnection::new(Arc::clone(config), name).unwrap();
+    while client.is_handshaking() || server.is_handshaking() || server.wants_write() {
+        let mut wire = Vec::new();
+        while client.wants_write() {
+            client.write_tls(&mut wire).unwrap();
+        }
+        server.read_tls(&mut wire.as_slice()).unwrap();
+        server.process_new_packets()?;
+        let mut wire = Vec::new();
+        while server.wants_write() {
+            server.write_tls(&mut wire).unwrap();
+        }
+        client.read_tls(&mut wire.as_slice()).unwrap();
+        client.process_new_packets()?;
+    }
+    let shown = client.peer_certificates().unwrap()[0].clone().into_owned();
+    let resumed = client.handshake_kind() == Some(rustls::HandshakeKind::Resumed);
+    Ok((shown, set.server_end_point(server.server_name()), resumed))
+}
+
+const ALL: [&SupportedProtocolVersion; 2] = [&rustls::version::TLS12, &rustls::version::TLS13];
+
+#[test]
+fn a_self_signed_certificate_is_made_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let first = store(folder.path(), &["a.example", "b.example"]);
+    let names: Vec<_> = first
+        .current()
+        .certificates()
+        .flat_map(|info| info.dns_names.clone())
+        .collect();
+    assert_eq!(names, ["a.example", "b.example"]);
+    let again = store(folder.path(), &["a.example"]);
+    let end_points = [&first, &again].map(|s| s.current().server_end_point(None));
+    assert_eq!(end_points[0], end_points[1]);
+    assert_eq!(end_points[0].len(), 32);
+}
+
+#[test]
+fn the_name_decides_and_the_first_is_the_default() {
+    let folder = tempfile::tempdir().unwrap();
+    let one = write_pair(folder.path(), "one", &["one.example"]);
+    let mut two = write_pair(folder.path(), "two", &["two.example", "*.wild.example"]);
+    two.hosts = vec!["three.example".to_owned()];
+    let (one_cert, two_cert) = (leaf(&one.cert), leaf(&two.cert));
+    let config = trusting(&[&one.cert, &two.cert], &ALL);
+    let config = Arc::new(config);
+    let store = CertStore::open(&TlsConfig {
+        certificates: vec![one, two],
+        ..TlsConfig::default()
+    })
+    .unwrap();
+    for (name, cert) in [
+        ("one.example", &one_cert),
+        ("two.example", &two_cert),
+        ("x.wild.example", &two_cert),
+    ] {
+        let (shown, end_point, _) = handshake(&store, &config, name).unwrap();
+        assert_eq!(shown, *cert, "{name}");
+        assert_eq!(end_point, server_end_point(cert));
+    }
+    let set = store.current();
+    assert_eq!(
+        set.server_end_point(Some("three.example")),
+        server_end_point(&two_cert)
+    );
+    assert_eq!(
+        set.server_end_point(Some("a.b.wild.example")),
+        server_end_point(&one_cert)
+    );
+    assert_eq!(set.server_end_point(None), server_end_point(&one_cert));
+}
+
+#[test]
+fn sessions_resume_until_the_certificates_change() {
+    let folder = tempfile::tempdir().unwrap();
+    let files = write_pair(folder.path(), "c", &["c.example"]);
+    let store = CertStore::open(&TlsConfig {
+        certificates: vec![files.clone()],
+        ..TlsConfig::default()
+    })
+    .unwrap();
+    for version in ALL {
+        let config = Arc::new(trusting(&[&files.cert], &[version]));
+        assert!(!handshake(&store, &config, "c.example").unwrap().2);
+        assert!(
+            handshake(&store, &config, "c.example").unwrap().2,
+            "{version:?}"
+        );
+        store.reload().unwrap();
+        assert!(
+            !handshake(&store, &config, "c.example").unwrap().2,
+            "{version:?}"
+        );
+    }
+}
+
+#[test]
+fn changed_files_are_noticed_and_broken_ones_are_not_used() {
+    let folder = tempfile::tempdir().unwrap();
+    let files = write_pair(folder.path(), "c", &["c.example"]);
+    let store = CertStore::open(&TlsConfig {
+        certificates: vec![files.clone()],
+        ..TlsConfig::default()
+    })
+    .unwrap();
+    let before = store.current().server_end_point(None);
+    assert!(!store.reload_if_changed());
+    // A key of another certificate, as between the two steps of a renewal.
+    let other = write_pair(folder.path(), "other", &["c.example"]);
+    std::fs::copy(&other.key, &files.key).unwrap();
+    touch(&files.key, 10);
+    assert!(!store.reload_if_changed());
+    assert_eq!(store.current().server_end_point(None), before);
+    std::fs::write(&files.cert, "not a certificate").unwrap();
+    assert!(!store.reload_if_changed());
+    assert_eq!(store.current().server_end_point(None), before);
+    std::fs::copy(&other.cert, &files.cert).unwrap();
+    touch(&files.cert, 20);
+    assert!(store.reload_if_changed());
+    assert_eq!(
+        store.current().server_end_point(None),
+        server_end_point(&leaf(&other.cert))
+    );
+    assert_ne!(store.current().server_end_point(None), before);
+    std::fs::remove_file(&files.key).unwrap();
+    assert!(!store.reload_if_changed());
+    assert!(store.reload().unwrap_err().to_string().contains("c.key"));
+}
+
+/// Two writes may fall into one tick of the file system's clock.
+fn touch(path: &Path, seconds: u64) {
+    let file = std::fs::File::options().write(true).open(path).unwrap();
+    let time = file.metadata().unwrap().modified().unwrap();
+    file.set_modified(time + Duration::from_secs(seconds))
+        .unwrap();
+}
+
+#[tokio::test]
+async fn the_watch_loads_new_certificates_and_ends() {
+    let folder = tempfile::tempdir().unwrap();
+    let files = write_pair(folder.path(), "c", &["c.example"]);
+    let store = CertStore::open(&TlsConfig {
+        certificates: vec![files.clone()],
+        reload_interval: Duration::from_millis(1),
+        ..TlsConfig::default()
+    })
+    .unwrap();
+    let other = write_pair(folder.path(), "other", &["c.example"]);
+    std::fs::copy(&other.key, &files.key).unwrap();
+    std::fs::copy(&other.cert, &files.cert).unwrap();
+    touch(&files.cert, 10);
+    let wanted = server_end_point(&leaf(&other.cert));
+    let stop = tokio_util::sync::CancellationToken::new();
+    let watch = Arc::clone(&store).watch(stop.clone());
+    let seen = async {
+        while store.current().server_end_point(None) != wanted {
+            tokio::task::yield_now().await;
+        }
+        stop.cancel();
+    };
+    let both = async { tokio::join!(watch, seen) };
+    tokio::time::timeout(Duration::from_secs(60), both)
+        .await
+        .unwrap();
+}
+
+#[test]
+fn only_the_listeners_own_protocol_is_negotiated() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = store(folder.path(), &["a.example"]);
+    let set = store.current();
+    assert!(set.config_for(Purpose::StartTls).alpn_protocols.is_empty());
+    assert_eq!(
+        set.config_for(Purpose::DirectTls).alpn_protocols,
+        [b"xmpp-client"]
+    );
+    assert_eq!(set.config_for(Purpose::Https).alpn_protocols, [b"http/1.1"]);
+}
+
+#[test]
+fn tls_1_2_can_be_turned_off() {
+    let folder = tempfile::tempdir().unwrap();
+    let files = write_pair(folder.path(), "c", &["c.example"]);
+    let store = CertStore::open(&TlsConfig {
+        certificates: vec![files.clone()],
+        versions: TlsVersions::Only13,
+        ..TlsConfig::default()
+    })
+    .unwrap();
+    let old = Arc::new(trusting(&[&files.cert], &[&rustls::version::TLS12]));
+    assert!(handshake(&store, &old, "c.example").is_err());
+    let new = Arc::new(trusting(&[&files.cert], &[&rustls::version::TLS13]));
+    assert!(handshake(&store, &new, "c.example").is_ok());
+}

@@ -1,0 +1,138 @@
+//! The TLS handshake on a connection that is already split, and what it agreed on.
+
+use std::future::poll_fn;
+use std::io;
+use std::task::{Context, Poll, ready};
+
+use rustls::{ProtocolVersion, ServerConnection};
+
+use super::reader::WireReader;
+use super::socket::NonBlocking;
+use super::writer::CloseKind;
+use crate::tls::Acceptor;
+
+/// What a TLS handshake agreed on, as channel binding and logs need it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TlsInfo {
+    /// `TLSv1.2` or `TLSv1.3`.
+    pub protocol: &'static str,
+    /// Name of the cipher suite in the IANA registry.
+    pub cipher: String,
+    /// `tls-exporter` channel binding (RFC 9266).
+    pub exporter: [u8; 32],
+    /// `tls-server-end-point` channel binding (RFC 5929 §4).
+    pub server_end_point: Vec<u8>,
+    /// Host name that the client asked for.
+    pub sni: Option<String>,
+}
+
+/// Why there is no TLS.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsError {
+    /// The connection speaks TLS, or is a WebSocket, already.
+    #[error("tls cannot be started on this connection")]
+    NotPlain,
+    /// No certificate and no protocol in common, or a broken message.
+    #[error("tls handshake failed: {0}")]
+    Handshake(#[from] rustls::Error),
+    /// The connection ended first.
+    #[error("connection ended during the tls handshake: {0}")]
+    Io(#[from] io::Error),
+}
+
+impl TlsInfo {
+    /// Reads it from a connection whose handshake is complete.
+    pub fn of(tls: &ServerConnection, server_end_point: Vec<u8>) -> Result<Self, rustls::Error> {
+        let protocol = match tls.protocol_version() {
+            Some(ProtocolVersion::TLSv1_2) => "TLSv1.2",
+            Some(ProtocolVersion::TLSv1_3) => "TLSv1.3",
+            _ => return Err(rustls::Error::HandshakeNotComplete),
+        };
+        let suite = tls
+            .negotiated_cipher_suite()
+            .ok_or(rustls::Error::HandshakeNotComplete)?;
+        // RFC 9266 §2: the context is a zero-length string, which TLS 1.2 tells from none at all.
+        let exporter =
+            tls.export_keying_material([0; 32], b"EXPORTER-Channel-Binding", Some(b""))?;
+        Ok(Self {
+            protocol,
+            cipher: iana_name(&format!("{:?}", suite.suite())),
+            exporter,
+            server_end_point,
+            sni: tls.server_name().map(str::to_owned),
+        })
+    }
+}
+
+/// rustls marks the suites of TLS 1.3; the registry does not.
+fn iana_name(rustls_name: &str) -> String {
+    rustls_name.replacen("TLS13_", "TLS_", 1)
+}
+
+impl WireReader {
+    /// Starts TLS in place, as the server. What is queued (`<proceed/>`) is sent in clear first.
+    ///
+    /// Bytes that the client sent in clear before the handshake are dropped: they would otherwise
+    /// be taken for something said under TLS. The caller must drop what its parser holds, too.
+    pub async fn start_tls(&mut self, acceptor: &Acceptor) -> Result<(), TlsError> {
+        if self.is_websocket() || self.writer.state.lock().tls.is_some() {
+            return Err(TlsError::NotPlain);
+        }
+        self.discard_input();
+        poll_fn(|cx| self.poll_flushed(cx)).await?;
+        let (tls, certs) = acceptor.begin()?;
+        self.writer.state.lock().secure(Box::new(tls));
+        match poll_fn(|cx| self.poll_handshake(cx)).await {
+            Ok(()) => {}
+            Err(error) => {
+                self.writer.close(CloseKind::Abort);
+                return Err(error);
+            }
+        }
+        let state = self.writer.state.lock();
+        let tls = state.tls.as_ref().ok_or(TlsError::NotPlain)?;
+        let info = TlsInfo::of(tls, certs.server_end_point(tls.server_name()))?;
+        drop(state);
+        self.info = Some(Box::new(info));
+        Ok(())
+    }
+
+    fn poll_handshake(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), TlsError>> {
+        loop {
+            self.poll_progress(cx)?;
+            {
+                let state = self.writer.state.lock();
+                let tls = state.tls.as_ref().ok_or(TlsError::NotPlain)?;
+                if !tls.is_handshaking() && !tls.wants_write() {
+                    return Poll::Ready(Ok(()));
+                }
+            }
+            ready!(self.writer.stream.poll_read_ready(cx))?;
+            match self.read_socket() {
+                Ok(()) if self.at_eof() => {
+                    return Poll::Ready(Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()));
+                }
+                Ok(()) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Poll::Ready(Err(refine(error))),
+            }
+        }
+    }
+
+    /// Gives a TLS alert its last chance to reach the peer.
+    pub(super) fn send_alert(&self) {
+        let mut state = self.writer.state.lock();
+        if let Some(tls) = &mut state.tls
+            && let Err(error) = tls.write_tls(&mut NonBlocking(&self.writer.stream))
+        {
+            tracing::trace!(%error, "tls alert was not sent");
+        }
+    }
+}
+
+fn refine(error: io::Error) -> TlsError {
+    match error.downcast::<rustls::Error>() {
+        Ok(error) => TlsError::Handshake(error),
+        Err(error) => TlsError::Io(error),
+    }
+}

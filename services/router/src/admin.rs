@@ -1,0 +1,116 @@
+//! What administrators see of a router.
+
+use serde::{Deserialize, Serialize};
+
+use crate::worker::slot::Slot;
+
+/// One session.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SessionInfo {
+    /// Full JID.
+    pub jid: String,
+    /// Slot that owns it.
+    pub slot: u16,
+    /// `attached`, `detached` or `ending`.
+    pub state: String,
+    /// How it is connected.
+    pub transport: String,
+    /// From where.
+    pub remote: String,
+    /// XEP-0198 is on.
+    pub stream_management: bool,
+    /// Presence priority; none if not available.
+    pub priority: Option<i8>,
+    /// Stanzas taken from and given to the client.
+    pub stanzas_in: u64,
+    /// See `stanzas_in`.
+    pub stanzas_out: u64,
+    /// Bytes not acknowledged by the client.
+    pub queued_bytes: usize,
+    /// Copies of messages are on (XEP-0280).
+    pub carbons: bool,
+    /// Rooms it is in.
+    pub rooms: usize,
+}
+
+impl SessionInfo {
+    pub(crate) fn of(slot: u16, s: &crate::worker::session::Session) -> SessionInfo {
+        use crate::worker::session::Attachment;
+        SessionInfo {
+            jid: s.jid.as_str().to_owned(),
+            slot,
+            state: match s.attachment {
+                Attachment::Edge { .. } => "attached",
+                Attachment::Detached { .. } => "detached",
+                Attachment::Ending => "ending",
+            }
+            .to_owned(),
+            transport: s.transport.clone(),
+            remote: s.remote.clone(),
+            stream_management: s.sm.is_some(),
+            priority: s.priority(),
+            stanzas_in: s.accepted,
+            stanzas_out: s.next,
+            queued_bytes: s.queue_bytes,
+            carbons: s.carbons,
+            rooms: s.joined.len(),
+        }
+    }
+}
+
+/// Counts of one router.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counts {
+    /// Slots in service.
+    pub slots: usize,
+    /// Slots being taken over.
+    pub taking: usize,
+    /// Slots being handed over.
+    pub frozen: usize,
+    /// Sessions.
+    pub sessions: usize,
+    /// Of these, without a socket.
+    pub detached: usize,
+    /// Rooms.
+    pub rooms: usize,
+    /// Occupants of them.
+    pub occupants: usize,
+    /// What waits for an answer or a commit.
+    pub works: usize,
+}
+
+impl Counts {
+    pub(crate) fn add(&mut self, slot: &Slot) {
+        if slot.is_taking() {
+            self.taking += 1;
+        } else if slot.is_active() {
+            self.slots += 1;
+        } else {
+            self.frozen += 1;
+        }
+        self.sessions += slot.sessions.values().filter(|s| s.is_live()).count();
+        self.detached += slot
+            .sessions
+            .values()
+            .filter(|s| s.is_live() && s.edge().is_none())
+            .count();
+        self.rooms += slot.rooms.len();
+        self.occupants += slot
+            .rooms
+            .values()
+            .map(crate::room::Room::occupant_count)
+            .sum::<usize>();
+    }
+
+    /// Adds another worker's.
+    pub fn merge(&mut self, other: &Counts) {
+        self.slots += other.slots;
+        self.taking += other.taking;
+        self.frozen += other.frozen;
+        self.sessions += other.sessions;
+        self.detached += other.detached;
+        self.rooms += other.rooms;
+        self.occupants += other.occupants;
+        self.works += other.works;
+    }
+}

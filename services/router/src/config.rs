@@ -1,0 +1,142 @@
+//! What a router needs to know; the binary maps the configuration file onto it.
+
+use sestina_cluster::slots::SlotHasher;
+use sestina_xmpp::jid::Jid;
+
+/// A virtual host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HostConfig {
+    /// Its domain, normalised.
+    pub domain: String,
+    /// Sessions without an account may log in.
+    pub anonymous: bool,
+    /// It has accounts.
+    pub accounts: bool,
+    /// Domain of its rooms.
+    pub muc: String,
+}
+
+/// Settings of a router process. Sizes are bytes, times are milliseconds unless named otherwise.
+#[derive(Clone, Debug)]
+pub struct RouterConfig {
+    /// Virtual hosts.
+    pub hosts: Vec<HostConfig>,
+    /// Names to slots.
+    pub hasher: SlotHasher,
+    /// How many workers share the slots; at least 1.
+    pub workers: u16,
+    /// There is a shadow that outlives this process (false: everything live ends with it).
+    pub shadow: bool,
+    /// `<a/>` waits until a stanza is settled, because no other process holds a copy.
+    pub ack_settled: bool,
+    /// XEP-0198: longest time a session waits for a resume, in seconds; 0 switches it off.
+    pub sm_resume_max_s: u32,
+    /// Key that authenticates XEP-0198 ids.
+    pub sm_key: Vec<u8>,
+    /// Key that makes up credentials of unknown users.
+    pub secret: Vec<u8>,
+    /// PBKDF2 rounds of made-up credentials; those of new accounts.
+    pub scram_iterations: u32,
+    /// Messages are archived (XEP-0313).
+    pub archive: bool,
+    /// Offline messages kept for each user.
+    pub offline_limit: u32,
+    /// Copies for other devices (XEP-0280).
+    pub carbons: bool,
+    /// Messages of a room that newcomers see.
+    pub room_history: usize,
+    /// Occupants of one room.
+    pub max_room_occupants: usize,
+    /// Rooms in one slot.
+    pub max_rooms_per_slot: usize,
+    /// Sessions of one user.
+    pub max_sessions_per_user: usize,
+    /// Addresses that a session may send directed presence to.
+    pub max_directed_presences: usize,
+    /// Unacknowledged stanzas of a session; past it the session ends.
+    pub session_queue_bytes: usize,
+    /// Of these, given to the edge and not written to the socket.
+    pub session_credit_bytes: usize,
+    /// Rows waiting for storage; past it senders are told to wait.
+    pub max_storage_backlog_bytes: usize,
+    /// Frames waiting for a worker.
+    pub worker_queue_bytes: usize,
+    /// How often timers are looked at.
+    pub tick_ms: u64,
+    /// Wait after a failed shadow commit.
+    pub shadow_retry_ms: u64,
+    /// A hand-over that did not settle by then thaws.
+    pub handover_limit_ms: u64,
+    /// Streams of effects are forgotten after this idle time (they begin anew then).
+    pub stream_idle_ms: u64,
+    /// Deliveries released before the edge is told.
+    pub release_batch: u64,
+    /// Room events acknowledged by all before session owners are told at once (else at a tick).
+    pub room_mark_batch: u64,
+    /// Hash of hosts and modules.
+    pub config_hash: u64,
+}
+
+impl Default for RouterConfig {
+    fn default() -> RouterConfig {
+        RouterConfig {
+            hosts: Vec::new(),
+            hasher: SlotHasher::default(),
+            workers: 1,
+            shadow: true,
+            ack_settled: false,
+            sm_resume_max_s: 300,
+            sm_key: Vec::new(),
+            secret: Vec::new(),
+            scram_iterations: 10_000,
+            archive: true,
+            offline_limit: 100,
+            carbons: true,
+            room_history: 20,
+            max_room_occupants: 10_000,
+            max_rooms_per_slot: 10_000,
+            max_sessions_per_user: 5_000,
+            max_directed_presences: 1_000,
+            session_queue_bytes: 4 << 20,
+            session_credit_bytes: 512 << 10,
+            max_storage_backlog_bytes: 64 << 20,
+            worker_queue_bytes: 256 << 20,
+            tick_ms: 100,
+            shadow_retry_ms: 250,
+            handover_limit_ms: 5_000,
+            stream_idle_ms: 60_000,
+            release_batch: 32,
+            room_mark_batch: 32,
+            config_hash: 0,
+        }
+    }
+}
+
+impl RouterConfig {
+    /// Whether a domain is a host or a MUC service of this cluster.
+    pub fn is_local(&self, domain: &str) -> bool {
+        self.hosts
+            .iter()
+            .any(|h| h.domain == domain || h.muc == domain)
+    }
+
+    /// Whether a domain is a MUC service of this cluster.
+    pub fn is_muc(&self, domain: &str) -> bool {
+        self.hosts.iter().any(|h| h.muc == domain)
+    }
+
+    /// Whether a domain is a host with accounts.
+    pub fn has_accounts(&self, domain: &str) -> bool {
+        self.hosts.iter().any(|h| h.domain == domain && h.accounts)
+    }
+
+    /// The slot of a user or room.
+    pub fn slot_of(&self, jid: &Jid) -> u16 {
+        self.hasher.slot_of_jid(jid)
+    }
+
+    /// What the edge may acknowledge to the client.
+    pub(crate) fn reported(&self, accepted: u64, settled: u64) -> u64 {
+        if self.ack_settled { settled } else { accepted }
+    }
+}

@@ -1,0 +1,65 @@
+//! Hooks: typed points in the life of a stanza, ordered by named stages.
+//!
+//! A module registers *filters* (which may stop a stanza, and exist only in the first two stages),
+//! *observers* (which cannot) and IQ handlers. All of them are plain functions: they see a
+//! read-only context and return effects as data; the slot executes them. Within a stage, order is
+//! that of the list of modules ([`crate::modules::MODULES`]).
+
+mod context;
+mod effects;
+mod pipeline;
+mod registrar;
+
+pub use context::{IqContext, MessageContext};
+pub use effects::Effect;
+pub use pipeline::{Pipeline, PipelineEntry};
+pub use registrar::{Bounce, IqTarget, Registrar};
+
+/// When a handler runs, within one hook point.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize)]
+pub enum Stage {
+    /// Takes out what a client must not say (forged ids). Filters.
+    Sanitize,
+    /// Allows or refuses (block lists, limits). Filters.
+    Policy,
+    /// Archives (before anything that carries the archive's id).
+    Archive,
+    /// Indexes of conversations.
+    Index,
+    /// Copies for other devices.
+    Mirror,
+    /// Tells the outside world.
+    Notify,
+}
+
+/// Where in the life of a stanza a handler runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize)]
+pub enum Point {
+    /// A message from a session of this user, before it leaves the user's slot.
+    MessageOut,
+    /// A message for a user, in the user's slot, before and after it is delivered to sessions.
+    MessageIn,
+    /// A message for a user of whom nothing can take it.
+    Undeliverable,
+}
+
+/// What a module is.
+#[derive(Clone, Copy, Debug)]
+pub struct Meta {
+    /// Name in the configuration and in every file of the feature.
+    pub name: &'static str,
+    /// (XEP or RFC, version) that it implements.
+    pub specs: &'static [(&'static str, &'static str)],
+    /// disco#info features that hosts have with it.
+    pub host_features: &'static [&'static str],
+    /// disco#info features that accounts have with it.
+    pub account_features: &'static [&'static str],
+}
+
+/// One feature of the router.
+pub trait Module: Send + Sync + 'static {
+    /// What it is.
+    fn meta(&self) -> &'static Meta;
+    /// Adds its handlers.
+    fn register(&self, registrar: &mut Registrar<'_>);
+}

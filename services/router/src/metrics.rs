@@ -1,0 +1,118 @@
+//! What a router counts, in the words of its code.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use sestina_proto as proto;
+use sestina_telemetry as telemetry;
+use sestina_telemetry::{Fence, Keyed, Kind, Outcome, ResumeFailure, SlotEvent, SlotStep};
+
+/// The process's metrics, as the router uses them.
+#[derive(Debug)]
+pub(crate) struct Metrics {
+    all: Arc<telemetry::Metrics>,
+}
+
+impl Metrics {
+    pub(crate) fn new(all: Arc<telemetry::Metrics>) -> Metrics {
+        Metrics { all }
+    }
+
+    pub(crate) fn stanza_in(&self, kind: proto::StanzaKind) {
+        self.stanza(kind, Outcome::Accepted);
+    }
+
+    fn stanza(&self, kind: proto::StanzaKind, outcome: Outcome) {
+        let kind = match kind {
+            proto::StanzaKind::Presence => Kind::Presence,
+            proto::StanzaKind::Iq => Kind::Iq,
+            proto::StanzaKind::Message | proto::StanzaKind::Unspecified => Kind::Message,
+        };
+        self.all.stanzas[(kind, outcome)].inc();
+    }
+
+    pub(crate) fn delivered(&self, kind: proto::StanzaKind) {
+        self.stanza(kind, Outcome::Delivered);
+    }
+
+    pub(crate) fn bounced(&self, kind: proto::StanzaKind) {
+        self.stanza(kind, Outcome::Bounced);
+    }
+
+    pub(crate) fn settled(&self, kind: proto::StanzaKind) {
+        self.stanza(kind, Outcome::Settled);
+    }
+
+    pub(crate) fn offline_stored(&self) {
+        self.stanza(proto::StanzaKind::Message, Outcome::Stored);
+    }
+
+    pub(crate) fn bound(&self) {
+        self.all.owned_sessions.inc();
+    }
+
+    pub(crate) fn ended(&self) {
+        self.all.owned_sessions.dec();
+    }
+
+    pub(crate) fn detached(&self) {
+        self.all.detached_sessions.inc();
+    }
+
+    pub(crate) fn reattached(&self) {
+        self.all.detached_sessions.dec();
+    }
+
+    pub(crate) fn resumed(&self) {
+        self.all.resumptions.inc();
+    }
+
+    pub(crate) fn resume_refused(&self, reason: ResumeFailure) {
+        self.all.resumption_failures[reason].inc();
+    }
+
+    pub(crate) fn refused_generation(&self) {
+        self.all.fenced[Fence::Generation].inc();
+    }
+
+    pub(crate) fn refused_epoch(&self) {
+        self.all.fenced[Fence::Epoch].inc();
+    }
+
+    pub(crate) fn dropped_by_key(&self, place: Keyed) {
+        self.all.replay_drops[place].inc();
+    }
+
+    pub(crate) fn overflowed(&self) {
+        self.all.queue_full[telemetry::Queue::Session].inc();
+    }
+
+    pub(crate) fn shadow_away(&self) {
+        self.all.store_errors[telemetry::StoreOp::ShadowApply].inc();
+    }
+
+    pub(crate) fn room_uncommitted(&self) {
+        self.all.uncommitted_room_events.inc();
+    }
+
+    pub(crate) fn tail_replayed(&self) {
+        self.all.tail_replays.inc();
+    }
+
+    pub(crate) fn slot_taken(&self, took_ms: u64) {
+        self.all.slot_events[SlotEvent::TakenOver].inc();
+        self.all.slot_seconds[SlotStep::TakeOver].observe(Duration::from_millis(took_ms));
+    }
+
+    pub(crate) fn slot_released(&self) {
+        self.all.slot_events[SlotEvent::HandedOver].inc();
+    }
+
+    pub(crate) fn handover_failed(&self) {
+        self.all.slot_events[SlotEvent::Thawed].inc();
+    }
+
+    pub(crate) fn redirected(&self) {
+        self.all.slot_events[SlotEvent::Redirected].inc();
+    }
+}

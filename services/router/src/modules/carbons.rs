@@ -1,0 +1,53 @@
+//! XEP-0280 v1.0.1: copies of messages for the user's other devices.
+//!
+//! Left out: §6.1's rule that errors are copied when they answer a copied message: that needs a
+//! memory of what was copied.
+
+use sestina_xmpp::ext::carbons::{Direction, is_eligible};
+use sestina_xmpp::ns;
+
+use crate::hooks::{Effect, IqTarget, Meta, Module, Point, Registrar, Stage};
+
+pub(crate) struct Carbons;
+
+impl Module for Carbons {
+    fn meta(&self) -> &'static Meta {
+        &Meta {
+            name: "carbons",
+            specs: &[("XEP-0280", "1.0.1")],
+            host_features: &[ns::CARBONS, ns::CARBONS_RULES],
+            account_features: &[ns::CARBONS, ns::CARBONS_RULES],
+        }
+    }
+
+    fn register(&self, registrar: &mut Registrar<'_>) {
+        registrar.observer(
+            Point::MessageOut,
+            Stage::Mirror,
+            |context, stanza, effects| {
+                if context.config.carbons && is_eligible(stanza, Direction::Sent, false) {
+                    effects.push(Effect::Carbons);
+                }
+            },
+        );
+        registrar.observer(
+            Point::MessageIn,
+            Stage::Mirror,
+            |context, stanza, effects| {
+                if context.config.carbons && is_eligible(stanza, Direction::Received, false) {
+                    effects.push(Effect::Carbons);
+                }
+            },
+        );
+        registrar.iq(IqTarget::Account, true, ns::CARBONS, "enable", |_, _, _| {
+            vec![Effect::SetCarbons(true), Effect::Result(None)]
+        });
+        registrar.iq(
+            IqTarget::Account,
+            true,
+            ns::CARBONS,
+            "disable",
+            |_, _, _| vec![Effect::SetCarbons(false), Effect::Result(None)],
+        );
+    }
+}

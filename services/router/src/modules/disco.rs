@@ -1,0 +1,116 @@
+//! XEP-0030 v2.5: what hosts, accounts and MUC services are. Features follow from registration.
+
+use std::collections::BTreeSet;
+
+use sestina_xmpp::ext::disco::{Identity, Info, Item, items};
+use sestina_xmpp::ns;
+use sestina_xmpp::stanza::error::Condition;
+use sestina_xmpp::xml::Element;
+
+use crate::hooks::{Effect, IqContext, IqTarget, Meta, Module, Registrar};
+
+pub(crate) struct Disco;
+
+impl Module for Disco {
+    fn meta(&self) -> &'static Meta {
+        &Meta {
+            name: "disco",
+            specs: &[("XEP-0030", "2.5.0")],
+            host_features: &[],
+            account_features: &[],
+        }
+    }
+
+    fn register(&self, registrar: &mut Registrar<'_>) {
+        registrar.iq(
+            IqTarget::Host,
+            false,
+            ns::DISCO_INFO,
+            "query",
+            |context, _, query| {
+                info(
+                    context,
+                    query,
+                    IqTarget::Host,
+                    Identity::new("server", "im", "Sestina"),
+                )
+            },
+        );
+        registrar.iq(
+            IqTarget::Host,
+            false,
+            ns::DISCO_ITEMS,
+            "query",
+            |context, _, query| {
+                let mucs: BTreeSet<&str> = context
+                    .config
+                    .hosts
+                    .iter()
+                    .filter(|h| h.domain == context.to.domain() && !h.muc.is_empty())
+                    .map(|h| h.muc.as_str())
+                    .collect();
+                let mucs: Vec<Item> = mucs
+                    .into_iter()
+                    .map(|muc| Item::new(muc, Some("Rooms")))
+                    .collect();
+                listing(query, &mucs)
+            },
+        );
+        registrar.iq(
+            IqTarget::Account,
+            false,
+            ns::DISCO_INFO,
+            "query",
+            |context, _, query| {
+                let kind = if context.anonymous {
+                    "anonymous"
+                } else {
+                    "registered"
+                };
+                info(
+                    context,
+                    query,
+                    IqTarget::Account,
+                    Identity::new("account", kind, ""),
+                )
+            },
+        );
+        registrar.iq(
+            IqTarget::Account,
+            false,
+            ns::DISCO_ITEMS,
+            "query",
+            |context, _, query| {
+                let resources: Vec<Item> = context
+                    .resources
+                    .iter()
+                    .map(|jid| Item::new(jid.as_str(), None))
+                    .collect();
+                listing(query, &resources)
+            },
+        );
+    }
+}
+
+/// disco#info of a target; nodes are not known here (§3.2).
+pub(super) fn info(
+    context: &IqContext<'_>,
+    query: &Element,
+    target: IqTarget,
+    identity: Identity,
+) -> Vec<Effect> {
+    if query.attr("node").is_some_and(|node| !node.is_empty()) {
+        return vec![Effect::Error(Condition::ItemNotFound, None)];
+    }
+    let features = context.pipeline.features(target);
+    let info = Info::new(identity).with_features(features);
+    vec![Effect::Result(Some(info.to_element()))]
+}
+
+/// disco#items of a target.
+pub(super) fn listing(query: &Element, list: &[Item]) -> Vec<Effect> {
+    if query.attr("node").is_some_and(|node| !node.is_empty()) {
+        return vec![Effect::Error(Condition::ItemNotFound, None)];
+    }
+    vec![Effect::Result(Some(items(None, list)))]
+}

@@ -1,0 +1,134 @@
+//! XEP-0313 v1.1.3: the user's archive, with result sets of XEP-0059 v1.0.1.
+//!
+//! Left out: preferences (XEP-0441), the archive's metadata (§5), pages by index (XEP-0059 §2.3).
+
+use sestina_proto as proto;
+use sestina_xmpp::ext::archive_rules::should_archive;
+use sestina_xmpp::ext::mam::{self, Query, Request};
+use sestina_xmpp::ns;
+use sestina_xmpp::stanza::Stanza;
+use sestina_xmpp::stanza::error::Condition;
+use sestina_xmpp::xml::Element;
+
+use crate::hooks::{
+    Effect, IqContext, IqTarget, MessageContext, Meta, Module, Point, Registrar, Stage,
+};
+
+/// Messages in a page that names no number.
+const DEFAULT_PAGE: u64 = 50;
+/// Messages in a page at the most.
+const MAX_PAGE: u64 = 250;
+
+pub(crate) struct Mam;
+
+impl Module for Mam {
+    fn meta(&self) -> &'static Meta {
+        &Meta {
+            name: "mam",
+            specs: &[("XEP-0313", "1.1.3"), ("XEP-0059", "1.0.1")],
+            host_features: &[],
+            account_features: &[ns::MAM, ns::RSM],
+        }
+    }
+
+    fn register(&self, registrar: &mut Registrar<'_>) {
+        for point in [Point::MessageOut, Point::MessageIn, Point::Undeliverable] {
+            registrar.observer(point, Stage::Archive, archive);
+        }
+        registrar.iq(
+            IqTarget::Account,
+            false,
+            ns::MAM,
+            "query",
+            |context, _, _| {
+                if context.config.archive && !context.anonymous {
+                    vec![Effect::Result(Some(mam::fields()))]
+                } else {
+                    vec![Effect::Error(Condition::ServiceUnavailable, None)]
+                }
+            },
+        );
+        registrar.iq(IqTarget::Account, true, ns::MAM, "query", query);
+        registrar.iq(IqTarget::OtherAccount, true, ns::MAM, "query", |_, _, _| {
+            vec![Effect::Error(Condition::Forbidden, None)]
+        });
+    }
+}
+
+fn archive(context: &MessageContext<'_>, stanza: &Stanza, effects: &mut Vec<Effect>) {
+    if context.has_account && context.config.archive && should_archive(stanza) {
+        effects.push(Effect::Archive);
+    }
+}
+
+fn query(context: &IqContext<'_>, stanza: &Stanza, _: &Element) -> Vec<Effect> {
+    if !context.config.archive || context.anonymous {
+        return vec![Effect::Error(Condition::ServiceUnavailable, None)];
+    }
+    match Request::parse(stanza) {
+        Some(Ok(Request::Query(query))) => match to_request(context, &query) {
+            Ok(request) => vec![Effect::QueryArchive {
+                request: Box::new(request),
+                queryid: query.query_id,
+                flip: query.flip_page,
+            }],
+            Err(condition) => vec![Effect::Error(condition, None)],
+        },
+        Some(Err(error)) => vec![Effect::Error(error.condition(), Some(error.to_string()))],
+        _ => vec![Effect::Error(Condition::BadRequest, None)],
+    }
+}
+
+fn to_request(
+    context: &IqContext<'_>,
+    query: &Query,
+) -> Result<proto::ArchiveQueryRequest, Condition> {
+    if query.page.index.is_some() {
+        return Err(Condition::FeatureNotImplemented);
+    }
+    // §4.1.3 and XEP-0059 §2.1: ids we never gave are not in the archive.
+    let id = |text: &String| parse_id(text).ok_or(Condition::ItemNotFound);
+    let rsm_before = query.page.before.as_ref().filter(|b| !b.is_empty());
+    let after = query.page.after.as_ref().or(query.after_id.as_ref());
+    let before = rsm_before.or(query.before_id.as_ref());
+    Ok(proto::ArchiveQueryRequest {
+        archive: context.to.bare_str().to_owned(),
+        with_bare: query
+            .with
+            .as_ref()
+            .map(|w| w.bare_str().to_owned())
+            .unwrap_or_default(),
+        with_resource: query
+            .with
+            .as_ref()
+            .and_then(|w| w.resource())
+            .unwrap_or_default()
+            .to_owned(),
+        start_ms: query.start_ms,
+        end_ms: query.end_ms,
+        after: after.map(id).transpose()?.unwrap_or_default().into(),
+        before: before.map(id).transpose()?.unwrap_or_default().into(),
+        backwards: query.page.is_backwards(),
+        max: query
+            .page
+            .max
+            .map_or(DEFAULT_PAGE, |max| u64::from(max).min(MAX_PAGE))
+            .try_into()
+            .unwrap_or(u32::MAX),
+        ids: query
+            .ids
+            .iter()
+            .map(|text| id(text).map(Into::into))
+            .collect::<Result<_, _>>()?,
+    })
+}
+
+/// A stanza-id as this server writes it: 32 hexadecimal digits.
+fn parse_id(text: &str) -> Option<Vec<u8>> {
+    if text.len() != 32 {
+        return None;
+    }
+    u128::from_str_radix(text, 16)
+        .ok()
+        .map(|id| id.to_be_bytes().to_vec())
+}

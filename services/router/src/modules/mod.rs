@@ -1,0 +1,42 @@
+//! The features of the router, one file each. [`MODULES`] is the file to read first.
+
+mod carbons;
+mod disco;
+mod mam;
+mod muc;
+mod offline;
+mod ping;
+mod session;
+mod stanza_id;
+
+use crate::hooks::Module;
+
+/// All modules, in the order that decides ties within a stage.
+pub const MODULES: &[&'static dyn Module] = &[
+    &session::Session,
+    &disco::Disco,
+    &ping::Ping,
+    &stanza_id::StanzaId,
+    &mam::Mam,
+    &offline::Offline,
+    &carbons::Carbons,
+    &muc::Muc,
+];
+
+#[cfg(test)]
+mod tests {
+    use super::MODULES;
+    use crate::hooks::Pipeline;
+
+    #[test]
+    fn the_order_of_the_pipeline_is_this() {
+        let pipeline = Pipeline::new(MODULES);
+        insta::assert_debug_snapshot!("pipeline", pipeline.entries());
+    }
+
+    #[test]
+    fn the_iq_handlers_are_these() {
+        let pipeline = Pipeline::new(MODULES);
+        insta::assert_debug_snapshot!("iqs", pipeline.iq_entries());
+    }
+}

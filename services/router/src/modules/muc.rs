@@ -1,0 +1,90 @@
+//! XEP-0045 v1.35.5: what a MUC service and its rooms say of themselves (§6).
+//!
+//! The rooms themselves are in [`crate::room`]. A bare room: it lives while somebody is in it, is
+//! not listed, open, semi-anonymous. Left out: configuration, affiliation lists, roles by request,
+//! invitations, registration.
+
+use sestina_xmpp::ext::disco::{Identity, Info};
+use sestina_xmpp::ns;
+
+use crate::hooks::{Effect, IqTarget, Meta, Module, Registrar};
+
+use super::disco::{info, listing};
+
+pub(crate) struct Muc;
+
+impl Module for Muc {
+    fn meta(&self) -> &'static Meta {
+        &Meta {
+            name: "muc",
+            specs: &[("XEP-0045", "1.35.5"), ("XEP-0410", "1.1.0")],
+            host_features: &[],
+            account_features: &[],
+        }
+    }
+
+    fn register(&self, registrar: &mut Registrar<'_>) {
+        registrar.iq(
+            IqTarget::MucService,
+            false,
+            ns::DISCO_INFO,
+            "query",
+            |context, _, query| {
+                let mut effects = info(
+                    context,
+                    query,
+                    IqTarget::MucService,
+                    Identity::new("conference", "text", "Rooms"),
+                );
+                if let Some(Effect::Result(Some(query))) = effects.first_mut() {
+                    query.push(
+                        sestina_xmpp::xml::Element::new("feature", ns::DISCO_INFO)
+                            .with_attr("var", ns::MUC),
+                    );
+                }
+                effects
+            },
+        );
+        // Rooms are hidden (§6.3): none is listed.
+        registrar.iq(
+            IqTarget::MucService,
+            false,
+            ns::DISCO_ITEMS,
+            "query",
+            |_, _, query| listing(query, &[]),
+        );
+        registrar.iq(
+            IqTarget::Room,
+            false,
+            ns::DISCO_INFO,
+            "query",
+            |context, _, _| {
+                let name = context.to.local().unwrap_or_default();
+                let features = [
+                    ns::MUC,
+                    ns::PING,
+                    "muc_hidden",
+                    "muc_open",
+                    "muc_semianonymous",
+                    "muc_temporary",
+                    "muc_unmoderated",
+                    "muc_unsecured",
+                    "http://jabber.org/protocol/muc#self-ping-optimization",
+                ];
+                let info =
+                    Info::new(Identity::new("conference", "text", name)).with_features(features);
+                vec![Effect::Result(Some(info.to_element()))]
+            },
+        );
+        registrar.iq(
+            IqTarget::Room,
+            false,
+            ns::DISCO_ITEMS,
+            "query",
+            |_, _, query| {
+                // §6.5: occupants are not told to those outside; a bare room tells nobody.
+                listing(query, &[])
+            },
+        );
+    }
+}

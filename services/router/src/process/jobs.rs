@@ -1,0 +1,240 @@
+//! What workers ask of storage and shadow: done in tasks, answered into the worker's mailbox.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use sestina_api::shadow::ShadowError;
+use sestina_api::store::StoreError;
+use sestina_proto as proto;
+use sestina_runtime::backoff::Backoff;
+use sestina_runtime::failpoint;
+use sestina_telemetry::Lost;
+
+use super::Shared;
+use crate::worker::core::Job;
+use crate::worker::input::{Input, JobDone};
+
+/// How long a client's question may wait for storage.
+const QUESTION: Duration = Duration::from_secs(5);
+
+/// Starts a job of a worker.
+pub(super) fn start(shared: &Arc<Shared>, worker: u32, job: Job) {
+    let this = shared.clone();
+    shared.tasks.spawn("job", async move {
+        let token = this.tasks.token();
+        let done = tokio::select! {
+            () = token.cancelled() => return,
+            done = run(&this, job) => done,
+        };
+        if let Some(done) = done {
+            this.push(worker, Input::Done(done));
+        }
+    });
+}
+
+async fn run(shared: &Arc<Shared>, job: Job) -> Option<JobDone> {
+    Some(match job {
+        Job::Archive { rows, works } => {
+            let slots = rows.iter().map(|r| fence_slot(r.fence.as_ref())).collect();
+            let fenced = archive(shared, rows).await;
+            JobDone::Archive {
+                slots,
+                works,
+                fenced,
+            }
+        }
+        Job::Offline { rows, works } => {
+            let slots = rows.iter().map(|r| fence_slot(r.fence.as_ref())).collect();
+            let fenced = offline(shared, rows).await;
+            JobDone::Offline {
+                slots,
+                works,
+                fenced,
+            }
+        }
+        Job::UserKnown { slot, bare } => {
+            let asked = shared
+                .ports
+                .stores
+                .account_get(proto::AccountRef { bare: bare.clone() });
+            let known = match tokio::time::timeout(QUESTION, asked).await {
+                Ok(Ok(reply)) => Ok(reply.account.is_some()),
+                Ok(Err(StoreError::NotFound(_))) => Ok(false),
+                Ok(Err(_)) | Err(_) => Err(()),
+            };
+            JobDone::UserKnown { slot, bare, known }
+        }
+        Job::OfflineList {
+            slot,
+            session,
+            bare,
+        } => {
+            let request = proto::OfflineListRequest {
+                bare: bare.clone(),
+                limit: 500,
+            };
+            let asked = shared.ports.stores.offline_list(request);
+            let rows = match tokio::time::timeout(QUESTION, asked).await {
+                Ok(Ok(reply)) => Ok(reply.rows),
+                Ok(Err(_)) | Err(_) => Err(()),
+            };
+            JobDone::OfflineList {
+                slot,
+                session,
+                bare,
+                rows,
+            }
+        }
+        Job::OfflineRemove {
+            slot,
+            session,
+            request,
+        } => {
+            let bare = request.bare.clone();
+            let mut backoff = retry();
+            loop {
+                match shared.ports.stores.offline_remove(request.clone()).await {
+                    Ok(_) => break,
+                    Err(error) => {
+                        tracing::debug!(%error, "removing offline messages; trying again");
+                        backoff.wait().await;
+                    }
+                }
+            }
+            JobDone::OfflineRemoved {
+                slot,
+                session,
+                bare,
+            }
+        }
+        Job::ArchiveQuery { query, request } => {
+            let asked = shared.ports.stores.archive_query(request);
+            let page = match tokio::time::timeout(QUESTION, asked).await {
+                Ok(Ok(page)) => Ok(page),
+                Ok(Err(_)) | Err(_) => Err(()),
+            };
+            JobDone::ArchiveQuery { query, page }
+        }
+        Job::Shadow { slot, epoch, ops } => {
+            let result = shared.ports.shadow.apply(slot, epoch, ops).await;
+            JobDone::Shadow {
+                slot,
+                epoch,
+                result,
+            }
+        }
+        Job::ShadowLoad { slot, epoch } => {
+            let mut backoff = retry();
+            let result = loop {
+                match shared.ports.shadow.load(slot, epoch).await {
+                    Err(ShadowError::Away(reason)) => {
+                        tracing::debug!(slot, reason, "the slot waits for the shadow");
+                        backoff.wait().await;
+                    }
+                    result => break result,
+                }
+            };
+            JobDone::ShadowLoaded {
+                slot,
+                epoch,
+                result,
+            }
+        }
+        Job::Release { slot, epoch, to } => {
+            let epochs = shared.epochs.clone();
+            let known = move |slot: u16| {
+                epochs
+                    .get(usize::from(slot))
+                    .map_or(0, |e| e.load(std::sync::atomic::Ordering::Acquire))
+            };
+            let limit = Duration::from_secs(2);
+            let refused = shared.ports.hand_over(&[slot], &to, known, limit).await;
+            failpoint!("router.released");
+            let owns = shared.ports.table.load().owned_by(slot, &shared.node);
+            let done = refused.is_ok_and(|refused| refused.is_empty()) && !owns;
+            JobDone::Released { slot, epoch, done }
+        }
+    })
+}
+
+fn fence_slot(fence: Option<&proto::Fence>) -> u16 {
+    fence
+        .and_then(|f| u16::try_from(f.slot).ok())
+        .unwrap_or(u16::MAX)
+}
+
+fn retry() -> Backoff {
+    Backoff::new(Duration::from_millis(50), Duration::from_secs(1))
+}
+
+/// Appends until it is done: the rows' stanzas wait for it. A row that the database refuses for
+/// good is named in the log and counted as lost; the others of its batch are written.
+async fn archive(shared: &Shared, rows: Vec<proto::ArchiveRow>) -> Vec<u32> {
+    failpoint!("router.archive_flush");
+    let mut backoff = retry();
+    let mut fenced = Vec::new();
+    let mut batches = vec![rows];
+    while let Some(rows) = batches.pop() {
+        let request = proto::ArchiveAppendRequest { rows: rows.clone() };
+        match shared.ports.stores.archive_append(request).await {
+            Ok(reply) => fenced.extend(reply.fenced_slots),
+            Err(StoreError::Away(reason)) => {
+                tracing::debug!(reason, rows = rows.len(), "archiving; trying again");
+                batches.push(rows);
+                backoff.wait().await;
+            }
+            Err(error) if rows.len() == 1 => {
+                tracing::error!(%error, "storage refuses an archive row for good");
+                shared.metrics.lost[Lost::ArchiveRow].inc();
+            }
+            Err(_) => batches.extend(rows.into_iter().rev().map(|row| vec![row])),
+        }
+    }
+    failpoint!("router.archived");
+    fenced
+}
+
+async fn offline(shared: &Shared, rows: Vec<proto::OfflineRow>) -> Vec<u32> {
+    let mut backoff = retry();
+    let mut fenced = Vec::new();
+    let mut batches = vec![rows];
+    while let Some(rows) = batches.pop() {
+        let max_rows = shared.config.offline_limit;
+        let request = proto::OfflineAppendRequest {
+            rows: rows.clone(),
+            max_rows,
+        };
+        match shared.ports.stores.offline_append(request).await {
+            Ok(reply) => fenced.extend(reply.fenced_slots),
+            Err(StoreError::Away(reason)) => {
+                tracing::debug!(reason, rows = rows.len(), "storing offline; trying again");
+                batches.push(rows);
+                backoff.wait().await;
+            }
+            Err(error) if rows.len() == 1 => {
+                tracing::error!(%error, "storage refuses an offline row for good");
+                shared.metrics.lost[Lost::OfflineRow].inc();
+            }
+            Err(_) => batches.extend(rows.into_iter().rev().map(|row| vec![row])),
+        }
+    }
+    fenced
+}
+
+/// Prunes now and then what storage does not need any more.
+pub(super) async fn maintain(shared: Arc<Shared>) {
+    let token = shared.tasks.token();
+    loop {
+        tokio::select! {
+            () = token.cancelled() => return,
+            () = tokio::time::sleep(sestina_runtime::backoff::jitter(Duration::from_secs(3600), 0.5)) => {}
+        }
+        let request = proto::MaintainRequest {
+            archive_keep_days: 0,
+            outcome_keep_s: 7 * 86_400,
+        };
+        if let Err(error) = shared.ports.stores.maintain(request).await {
+            tracing::warn!(%error, "maintenance of the stores failed; it is tried again later");
+        }
+    }
+}

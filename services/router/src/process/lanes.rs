@@ -1,0 +1,282 @@
+//! Lanes that edges and other routers open to this router, and their questions.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use sestina_api::lease::{LeaseAuthority, Renewal};
+use sestina_api::link::{EdgeLane, LaneClosed, LinkError, RouterAcceptor, RouterSink};
+use sestina_api::peer::PeerSink;
+use sestina_proto as proto;
+use sestina_proto::peer_frame::Body as PeerBody;
+
+use super::Shared;
+use crate::worker::core::{LaneRef, PeerRef};
+use crate::worker::input::{Command, Input};
+
+/// Version of the protocol between tiers that this build speaks.
+pub(crate) const PROTOCOL: u32 = 1;
+
+pub(super) struct Acceptor {
+    pub(super) shared: Arc<Shared>,
+}
+
+/// Takes an edge's frames to the workers.
+struct FromEdge {
+    shared: Arc<Shared>,
+    lane: LaneRef,
+    instance: u64,
+}
+
+impl RouterSink for FromEdge {
+    fn send(&self, frame: proto::ToRouter) -> Result<(), LaneClosed> {
+        let worker = match &frame.body {
+            Some(proto::to_router::Body::LaneAck(ack)) => ack.worker,
+            _ => frame.slot % u32::try_from(self.shared.workers.len()).unwrap_or(1),
+        };
+        if worker as usize >= self.shared.workers.len() {
+            // Acknowledges a batch that the process sent, not a worker.
+            return Ok(());
+        }
+        let taken = self.shared.push(
+            worker,
+            Input::Edge {
+                lane: self.lane,
+                frame,
+            },
+        );
+        if taken { Ok(()) } else { Err(LaneClosed) }
+    }
+
+    fn close(&self) {
+        self.shared
+            .edge_lanes
+            .lock()
+            .remove(&(self.lane, self.instance));
+        for worker in &self.shared.workers {
+            let closed = Input::EdgeLaneClosed {
+                lane: self.lane,
+                instance: self.instance,
+            };
+            // A full mailbox: the next opening of the lane closes this one as well.
+            drop(worker.push(closed, 0));
+        }
+    }
+}
+
+/// Takes another router's frames to the workers.
+pub(super) struct FromPeer {
+    pub(super) shared: Arc<Shared>,
+    pub(super) peer: PeerRef,
+}
+
+impl PeerSink for FromPeer {
+    fn send(&self, frame: proto::PeerFrame) -> Result<(), LaneClosed> {
+        match frame.body {
+            Some(PeerBody::SlotMap(map)) => {
+                if let Err(error) = self.shared.ports.table.offer(map) {
+                    tracing::warn!(%error, "another router sent a broken slot table");
+                }
+                Ok(())
+            }
+            Some(PeerBody::HandOver(order)) => {
+                self.shared.order_hand_over(order);
+                Ok(())
+            }
+            Some(PeerBody::UserChanged(ref changed)) => {
+                self.shared.credentials.forget(&changed.bare);
+                if self.shared.dispatch_peer(self.peer, frame) {
+                    Ok(())
+                } else {
+                    Err(LaneClosed)
+                }
+            }
+            _ => {
+                if self.shared.dispatch_peer(self.peer, frame) {
+                    Ok(())
+                } else {
+                    Err(LaneClosed)
+                }
+            }
+        }
+    }
+
+    fn close(&self) {}
+}
+
+impl Shared {
+    /// Freezes slots of this process for another router.
+    pub(super) fn order_hand_over(&self, order: proto::HandOver) {
+        let Some(to) = order.to else { return };
+        for index in 0..self.workers.len() {
+            let index = u32::try_from(index).unwrap_or(0);
+            let slots: Vec<u16> = order
+                .slots
+                .iter()
+                .filter_map(|s| u16::try_from(*s).ok())
+                .filter(|s| self.worker_of(*s) == index)
+                .collect();
+            if !slots.is_empty() {
+                let command = Command::HandOver {
+                    slots,
+                    to: to.clone(),
+                };
+                self.push(index, Input::Command(command));
+            }
+        }
+    }
+
+    fn check(&self, who: &proto::Node, protocol: u32, hash: u64) -> Result<(), LinkError> {
+        if protocol != PROTOCOL {
+            let reason = format!("protocol {protocol}, this router speaks {PROTOCOL}");
+            return Err(LinkError::Refused {
+                peer: self.node.name.clone(),
+                reason,
+            });
+        }
+        if hash != self.config.config_hash {
+            tracing::warn!(
+                peer = who.name,
+                "configured with other hosts or modules than this router"
+            );
+            self.metrics.config_mismatches.inc();
+        }
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl RouterAcceptor for Acceptor {
+    fn accept_edge(
+        &self,
+        hello: proto::Hello,
+        lane: Arc<dyn EdgeLane>,
+    ) -> Result<Arc<dyn RouterSink>, LinkError> {
+        let shared = &self.shared;
+        let node = hello.edge.unwrap_or_default();
+        shared.check(&node, hello.protocol, hello.config_hash)?;
+        let lane_ref = LaneRef {
+            edge: node.incarnation,
+            lane: hello.lane,
+        };
+        let instance = shared.instances.fetch_add(1, Ordering::Relaxed);
+        let workers = u32::try_from(shared.workers.len()).unwrap_or(1);
+        let welcome = proto::Welcome {
+            router: Some(shared.node.clone()),
+            protocol: PROTOCOL,
+            sm_key: shared.config.sm_key.clone().into(),
+            workers,
+        };
+        let frames = vec![
+            process_frame(proto::to_edge::Body::Welcome(welcome)),
+            process_frame(proto::to_edge::Body::SlotMap(
+                shared.ports.table.load().as_proto().clone(),
+            )),
+        ];
+        let away = |_| LinkError::Away {
+            peer: node.name.clone(),
+            reason: "the lane closed".into(),
+        };
+        lane.send(proto::ToEdgeBatch {
+            worker: workers,
+            seq: 0,
+            frames,
+        })
+        .map_err(away)?;
+        shared
+            .edge_lanes
+            .lock()
+            .insert((lane_ref, instance), lane.clone());
+        for worker in &shared.workers {
+            let opened = Input::EdgeLane {
+                lane: lane_ref,
+                instance,
+                node: node.clone(),
+                lanes: hello.lanes.max(1),
+                sink: lane.clone(),
+            };
+            if worker.push(opened, 0).is_err() {
+                lane.close();
+                return Err(away(LaneClosed));
+            }
+        }
+        Ok(Arc::new(FromEdge {
+            shared: shared.clone(),
+            lane: lane_ref,
+            instance,
+        }))
+    }
+
+    fn accept_peer(
+        &self,
+        hello: proto::PeerHello,
+        _lane: Arc<dyn PeerSink>,
+    ) -> Result<Arc<dyn PeerSink>, LinkError> {
+        let node = hello.router.unwrap_or_default();
+        self.shared
+            .check(&node, hello.protocol, hello.config_hash)?;
+        let peer = PeerRef(node.incarnation);
+        for worker in &self.shared.workers {
+            drop(worker.push(Input::PeerReturned { peer }, 0));
+        }
+        Ok(Arc::new(FromPeer {
+            shared: self.shared.clone(),
+            peer,
+        }))
+    }
+
+    async fn credentials(
+        &self,
+        request: proto::CredentialsRequest,
+    ) -> Result<proto::CredentialsReply, LinkError> {
+        self.shared.credentials(request).await
+    }
+
+    async fn renew_lease(
+        &self,
+        request: proto::RenewLeaseRequest,
+    ) -> Result<proto::RenewLeaseReply, LinkError> {
+        let node = request.node.unwrap_or_default();
+        let ttl = Duration::from_millis(u64::from(request.ttl_ms));
+        let ports = &self.shared.ports;
+        let (redis, storage) = tokio::join!(
+            renew(&*ports.shadow_leases, &node, ttl),
+            renew(&*ports.storage_leases, &node, ttl)
+        );
+        if redis == Some(Renewal::Lost) || storage == Some(Renewal::Lost) {
+            let reason = "the lease was ended; start over with a new incarnation".to_owned();
+            return Err(LinkError::Refused {
+                peer: self.shared.node.name.clone(),
+                reason,
+            });
+        }
+        let table = ports.table.load();
+        Ok(proto::RenewLeaseReply {
+            redis: redis.is_some(),
+            storage: storage.is_some(),
+            slot_map: (table.version() > request.known_version).then(|| table.as_proto().clone()),
+        })
+    }
+}
+
+/// One authority, which must not hold up the other.
+async fn renew(
+    authority: &dyn LeaseAuthority,
+    node: &proto::Node,
+    ttl: Duration,
+) -> Option<Renewal> {
+    match tokio::time::timeout(Duration::from_millis(700), authority.renew(node, ttl)).await {
+        Ok(Ok(renewal)) => Some(renewal),
+        Ok(Err(_)) | Err(_) => None,
+    }
+}
+
+/// A frame that concerns no slot.
+pub(super) fn process_frame(body: proto::to_edge::Body) -> proto::ToEdge {
+    proto::ToEdge {
+        slot: 0,
+        epoch: 0,
+        body: Some(body),
+    }
+}

@@ -1,0 +1,127 @@
+//! Who is alive: both authorities are asked often; a process is gone when both say so.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use sestina_api::lease::LeaseAuthority;
+use sestina_proto as proto;
+use tokio::sync::watch;
+
+use super::Shared;
+use crate::worker::input::Input;
+
+/// How often the authorities are asked.
+const PERIOD: Duration = Duration::from_millis(300);
+/// How long one may take to answer.
+const LIMIT: Duration = Duration::from_millis(800);
+
+/// Processes with a fresh lease, as last heard.
+pub(super) struct Live {
+    nodes: Mutex<HashMap<u64, proto::Node>>,
+    changed: watch::Sender<u64>,
+}
+
+impl Default for Live {
+    fn default() -> Live {
+        Live {
+            nodes: Mutex::default(),
+            changed: watch::Sender::new(0),
+        }
+    }
+}
+
+impl Live {
+    /// All of them.
+    pub(super) fn nodes(&self) -> Vec<proto::Node> {
+        self.nodes.lock().values().cloned().collect()
+    }
+
+    /// Told at each change.
+    pub(super) fn subscribe(&self) -> watch::Receiver<u64> {
+        self.changed.subscribe()
+    }
+}
+
+/// What the authorities say now; none if neither answers. `complete`: both did.
+pub(super) async fn ask(shared: &Shared) -> Option<(HashMap<u64, proto::Node>, bool)> {
+    let (shadow, storage) = tokio::join!(
+        fresh(&*shared.ports.shadow_leases),
+        fresh(&*shared.ports.storage_leases)
+    );
+    let complete = shadow.is_some() && storage.is_some();
+    if shadow.is_none() && storage.is_none() {
+        return None;
+    }
+    let mut nodes = HashMap::new();
+    for node in shadow.into_iter().chain(storage).flatten() {
+        nodes.insert(node.incarnation, node);
+    }
+    Some((nodes, complete))
+}
+
+async fn fresh(authority: &dyn LeaseAuthority) -> Option<Vec<proto::Node>> {
+    let nodes = tokio::time::timeout(LIMIT, authority.fresh())
+        .await
+        .ok()?
+        .ok()?;
+    Some(nodes.into_iter().map(|(node, _)| node).collect())
+}
+
+pub(super) async fn run(shared: Arc<Shared>) {
+    let token = shared.tasks.token();
+    loop {
+        tokio::select! {
+            () = token.cancelled() => return,
+            () = tokio::time::sleep(PERIOD) => {}
+        }
+        refresh(&shared).await;
+    }
+}
+
+/// Asks, and tells the workers of processes that are gone.
+pub(super) async fn refresh(shared: &Shared) -> bool {
+    let Some((now, complete)) = ask(shared).await else {
+        return false;
+    };
+    let mut gone = Vec::new();
+    let mut changed = false;
+    {
+        let mut nodes = shared.live.nodes.lock();
+        if complete {
+            nodes.retain(|incarnation, node| {
+                let alive = now.contains_key(incarnation);
+                if !alive {
+                    gone.push(node.clone());
+                }
+                alive
+            });
+        }
+        for (incarnation, node) in now {
+            changed |= nodes.insert(incarnation, node.clone()).as_ref() != Some(&node);
+        }
+    }
+    for node in &gone {
+        if node.incarnation == shared.node.incarnation {
+            continue;
+        }
+        tracing::info!(
+            name = node.name,
+            role = node.role,
+            "the lease of a process has ended"
+        );
+        for worker in &shared.workers {
+            drop(worker.push(
+                Input::NodeGone {
+                    incarnation: node.incarnation,
+                },
+                0,
+            ));
+        }
+    }
+    if changed || !gone.is_empty() {
+        shared.live.changed.send_modify(|version| *version += 1);
+    }
+    true
+}

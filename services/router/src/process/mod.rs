@@ -1,0 +1,294 @@
+//! A router process around its workers: lanes, jobs, leases, the slot table.
+//!
+//! - [`worker_task`]: runs a worker; [`jobs`]: does what workers ask for
+//! - [`lanes`]: lanes that edges and routers open here; [`peers`]: lanes that this router opens
+//! - [`membership`]: who is alive; [`table`]: which slots come and go, and the planner
+//! - [`accounts`]: credentials for edges; [`control`]: what administrators ask
+
+mod accounts;
+mod control;
+mod jobs;
+mod lanes;
+mod membership;
+mod peers;
+mod table;
+mod worker_task;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use sestina_api::lease::LeaseAuthority;
+use sestina_api::link::EdgeLane;
+use sestina_api::peer::PeerConnector;
+use sestina_api::shadow::Shadow;
+use sestina_api::store::Stores;
+use sestina_cluster::claim::{ClaimPorts, PlannerSettings};
+use sestina_cluster::lease::{LeaseKeeper, LeaseTerms};
+use sestina_cluster::slot_map::{SharedSlotTable, SlotTable};
+use sestina_cluster::slots::SLOTS;
+use sestina_proto as proto;
+use sestina_runtime::clock::BootClock;
+use sestina_runtime::mailbox::{self, Limits};
+use sestina_runtime::spawn::Tasks;
+
+use crate::config::RouterConfig;
+use crate::hooks::Pipeline;
+use crate::metrics::Metrics;
+use crate::worker::core::{Core, LaneRef};
+use crate::worker::input::Input;
+use crate::worker::turn::Worker;
+
+/// Everything a router talks to.
+pub struct RouterDeps {
+    /// Its settings; `sm_key` and `secret` are filled from the cluster's secret at the start.
+    pub config: RouterConfig,
+    /// This process: name, random incarnation, role router, address.
+    pub node: proto::Node,
+    /// Storage.
+    pub stores: Arc<dyn Stores>,
+    /// The shadow store.
+    pub shadow: Arc<dyn Shadow>,
+    /// The shadow store as a lease authority.
+    pub shadow_leases: Arc<dyn LeaseAuthority>,
+    /// Storage as a lease authority.
+    pub storage_leases: Arc<dyn LeaseAuthority>,
+    /// How to reach other routers.
+    pub peers: Arc<dyn PeerConnector>,
+    /// Terms of leases.
+    pub terms: LeaseTerms,
+    /// Metrics of this process.
+    pub metrics: Arc<sestina_telemetry::Metrics>,
+}
+
+/// Why a router did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// Storage did not answer in time; nothing works without it at the start.
+    #[error("cannot read the cluster's secret from storage: {0}")]
+    Storage(sestina_api::store::StoreError),
+    /// The configuration makes no sense.
+    #[error("{0}")]
+    Config(String),
+}
+
+/// How a router ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RouterEnd {
+    /// Its lease was lost: another process owns its slots, start anew with another incarnation.
+    LeaseLost(String),
+    /// It was told to stop.
+    Stopped,
+}
+
+/// A running router.
+pub struct Router {
+    pub(crate) shared: Arc<Shared>,
+}
+
+/// What the tasks of a router share.
+pub(crate) struct Shared {
+    pub(crate) node: proto::Node,
+    pub(crate) config: Arc<RouterConfig>,
+    pub(crate) pipeline: Arc<Pipeline>,
+    pub(crate) workers: Vec<mailbox::Sender<Input>>,
+    pub(crate) epochs: Arc<[AtomicU64]>,
+    pub(crate) ports: ClaimPorts,
+    pub(crate) peers: Arc<dyn PeerConnector>,
+    pub(crate) lease: LeaseKeeper,
+    pub(crate) terms: LeaseTerms,
+    pub(crate) metrics: Arc<sestina_telemetry::Metrics>,
+    pub(crate) tasks: Tasks,
+    /// Lanes of edges, to push new tables.
+    pub(crate) edge_lanes: Mutex<HashMap<(LaneRef, u64), Arc<dyn EdgeLane>>>,
+    /// Lanes of routers, to push new tables and orders.
+    pub(crate) peer_lanes: Mutex<HashMap<u64, Arc<dyn sestina_api::peer::PeerSink>>>,
+    pub(crate) live: membership::Live,
+    pub(crate) credentials: accounts::Cache,
+    pub(crate) instances: AtomicU64,
+}
+
+impl Router {
+    /// Starts a router. It serves slots as the table gives them to it.
+    pub async fn start(deps: RouterDeps) -> Result<Router, StartError> {
+        let RouterDeps {
+            mut config,
+            node,
+            stores,
+            shadow,
+            shadow_leases,
+            storage_leases,
+            peers,
+            terms,
+            metrics,
+        } = deps;
+        config.workers = config.workers.max(1);
+        let secret = cluster_secret(&*stores).await?;
+        config.sm_key = derive(&secret, b"xep-0198 ids");
+        config.secret = derive(&secret, b"unknown users");
+        let config = Arc::new(config);
+        let pipeline = Arc::new(Pipeline::new(crate::modules::MODULES));
+        let tasks = Tasks::new("router");
+        let lease_tasks = Tasks::new("router-lease");
+        let lease = LeaseKeeper::start(
+            node.clone(),
+            shadow_leases.clone(),
+            storage_leases.clone(),
+            terms,
+            Arc::new(BootClock),
+            &lease_tasks,
+        );
+        let table = SharedSlotTable::new(SlotTable::empty());
+        let epochs: Arc<[AtomicU64]> = (0..SLOTS).map(|_| AtomicU64::new(0)).collect();
+        let limits = Limits {
+            count: 1 << 20,
+            bytes: config.worker_queue_bytes,
+        };
+        let (senders, receivers): (Vec<_>, Vec<_>) = (0..config.workers)
+            .map(|_| mailbox::mailbox(limits))
+            .unzip();
+        let ports = ClaimPorts {
+            stores,
+            storage_leases,
+            shadow_leases,
+            shadow,
+            table,
+        };
+        let shared = Arc::new(Shared {
+            node: node.clone(),
+            config: config.clone(),
+            pipeline: pipeline.clone(),
+            workers: senders,
+            epochs: epochs.clone(),
+            ports,
+            peers,
+            lease,
+            terms,
+            metrics: metrics.clone(),
+            tasks,
+            edge_lanes: Mutex::default(),
+            peer_lanes: Mutex::default(),
+            live: membership::Live::default(),
+            credentials: accounts::Cache::default(),
+            instances: AtomicU64::new(1),
+        });
+        let router_metrics = Arc::new(Metrics::new(metrics));
+        for (index, receiver) in receivers.into_iter().enumerate() {
+            let core = Core::new(
+                u32::try_from(index).unwrap_or(0),
+                u32::from(config.workers),
+                node.clone(),
+                config.clone(),
+                pipeline.clone(),
+                router_metrics.clone(),
+                epochs.clone(),
+            );
+            let task = worker_task::run(shared.clone(), Worker::new(core), receiver);
+            shared.tasks.spawn(format!("worker-{index}"), task);
+        }
+        shared
+            .tasks
+            .spawn("membership", membership::run(shared.clone()));
+        shared.tasks.spawn("table", table::watch(shared.clone()));
+        shared.tasks.spawn(
+            "planner",
+            table::plan(shared.clone(), PlannerSettings::default()),
+        );
+        shared.tasks.spawn("peers", peers::run(shared.clone()));
+        shared
+            .tasks
+            .spawn("maintenance", jobs::maintain(shared.clone()));
+        Ok(Router { shared })
+    }
+
+    /// What the gRPC server (or the direct call) hands lanes and questions to.
+    pub fn acceptor(&self) -> Arc<dyn sestina_api::link::RouterAcceptor> {
+        Arc::new(lanes::Acceptor {
+            shared: self.shared.clone(),
+        })
+    }
+
+    /// Resolves when the lease is lost for good.
+    pub async fn lost(&self) -> RouterEnd {
+        RouterEnd::LeaseLost(self.shared.lease.lost().await.0)
+    }
+
+    /// Whether it holds its lease (and so may own slots).
+    pub fn is_ready(&self) -> bool {
+        self.shared.lease.serving()
+    }
+
+    /// The slot table as this process knows it.
+    pub fn table(&self) -> Arc<SlotTable> {
+        self.shared.ports.table.load()
+    }
+
+    /// Hands all slots over to other routers, as far as there are any; returns when this process
+    /// owns none, or after `limit`. False if some are left.
+    pub async fn drain(&self, limit: Duration) -> bool {
+        self.shared.lease.update_node(|n| n.draining = true);
+        let me = self.shared.node.clone();
+        let mut versions = self.shared.ports.table.subscribe();
+        let drained = async {
+            while self
+                .shared
+                .ports
+                .table
+                .load()
+                .slots_of(&me)
+                .next()
+                .is_some()
+            {
+                if versions.changed().await.is_err() {
+                    return;
+                }
+            }
+        };
+        tokio::time::timeout(limit, drained).await.is_ok()
+    }
+
+    /// Ends all tasks and gives the lease back.
+    pub async fn shutdown(&self, limit: Duration) {
+        self.shared.tasks.shutdown();
+        if let Err(error) = self.shared.tasks.join(limit).await {
+            tracing::warn!(%error, "router tasks did not end in time");
+        }
+        let lanes: Vec<_> = self.shared.edge_lanes.lock().drain().collect();
+        for (_, lane) in lanes {
+            lane.close();
+        }
+        self.shared.lease.release().await;
+    }
+
+    /// Stops at once, as a process that died would, but for the process: nothing is settled,
+    /// handed over or given back. For tests of what survives that.
+    pub fn abort(&self) {
+        self.shared.tasks.shutdown();
+    }
+}
+
+async fn cluster_secret(stores: &dyn Stores) -> Result<Vec<u8>, StartError> {
+    let mut backoff =
+        sestina_runtime::backoff::Backoff::new(Duration::from_millis(100), Duration::from_secs(2));
+    loop {
+        match stores.cluster_secret(proto::Empty {}).await {
+            Ok(reply) => return Ok(reply.secret.to_vec()),
+            Err(error @ sestina_api::store::StoreError::Away(_)) => {
+                tracing::info!(%error, "waiting for storage");
+                backoff.wait().await;
+            }
+            Err(error) => return Err(StartError::Storage(error)),
+        }
+    }
+}
+
+fn derive(secret: &[u8], purpose: &[u8]) -> Vec<u8> {
+    use sha2::{Digest, Sha256};
+    let mut hash = Sha256::new();
+    hash.update(b"sestina\0");
+    hash.update(secret);
+    hash.update(purpose);
+    hash.finalize().to_vec()
+}

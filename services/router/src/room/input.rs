@@ -1,0 +1,176 @@
+//! What occupants send to a room: messages to all, messages to one, and everything refused.
+
+use sestina_proto as proto;
+use sestina_runtime::failpoint;
+use sestina_xmpp::jid::Jid;
+use sestina_xmpp::ns;
+use sestina_xmpp::stanza::error::Condition;
+use sestina_xmpp::stanza::{Kind, Stanza};
+use sestina_xmpp::xml::Element;
+
+use super::state::{Emission, Role, Room};
+use crate::worker::core::Core;
+use crate::worker::receive::InHand;
+use crate::worker::slot::Slot;
+
+/// Whose stanza it is.
+#[derive(Clone, Debug)]
+pub(crate) struct Origin {
+    /// The session.
+    pub(crate) session: u128,
+    /// Its slot.
+    pub(crate) slot: u16,
+    /// Its full JID.
+    pub(crate) jid: Jid,
+}
+
+impl Slot {
+    /// A stanza for a room of this slot, or for somebody in it.
+    pub(crate) fn room_input(
+        &mut self,
+        core: &mut Core,
+        hand: InHand,
+        origin: Origin,
+        to: Jid,
+        stanza: Stanza,
+    ) {
+        failpoint!("router.room_input");
+        if to.local().is_none() {
+            return self.room_refuse(hand, &stanza, Condition::ServiceUnavailable, None);
+        }
+        match stanza.kind {
+            Kind::Presence => self.room_presence(core, hand, origin, to, stanza),
+            Kind::Message if stanza.type_ == "groupchat" => {
+                self.room_groupchat(core, hand, origin, to, stanza);
+            }
+            Kind::Message => self.room_private(core, hand, origin, to, stanza),
+            Kind::Iq => self.room_iq(core, hand, origin, to, stanza),
+        }
+    }
+
+    /// Answers with an error, unless the stanza is one.
+    pub(super) fn room_refuse(
+        &mut self,
+        hand: InHand,
+        stanza: &Stanza,
+        condition: Condition,
+        text: Option<&str>,
+    ) {
+        if !stanza.is_error() {
+            self.answer_with(hand, stanza.error_reply(condition, text));
+        }
+    }
+
+    /// XEP-0045 §7.4 and §8.1: a message to all, or a change of the subject.
+    fn room_groupchat(
+        &mut self,
+        core: &mut Core,
+        hand: InHand,
+        origin: Origin,
+        to: Jid,
+        stanza: Stanza,
+    ) {
+        if to.resource().is_some() {
+            return self.room_refuse(
+                hand,
+                &stanza,
+                Condition::BadRequest,
+                Some("groupchat goes to the room"),
+            );
+        }
+        let room_jid = to.bare();
+        let Some(room) = self.rooms.get_mut(&room_jid) else {
+            return self.room_refuse(hand, &stanza, Condition::ItemNotFound, None);
+        };
+        let Some(occupant) = room.occupant_of(origin.session).cloned() else {
+            let text = Some("only occupants can speak here");
+            return self.room_refuse(hand, &stanza, Condition::NotAcceptable, text);
+        };
+        let is_subject = stanza.child(ns::CLIENT, "subject").is_some()
+            && stanza.child(ns::CLIENT, "body").is_none()
+            && stanza.child(ns::CLIENT, "thread").is_none();
+        if is_subject && occupant.role != Role::Moderator {
+            let text = Some("only moderators change the subject");
+            return self.room_refuse(hand, &stanza, Condition::Forbidden, text);
+        }
+        let has_body = stanza.child(ns::CLIENT, "body").is_some();
+        let mut said = stanza;
+        said.from = room.address(&occupant.nick);
+        said.to = String::new();
+        said.retain_children(|c| c.ns != ns::MUC_USER && c.ns != ns::DELAY);
+        let mut emission = Emission::default();
+        let seq = room.seq + 1;
+        if is_subject {
+            room.subject = Some(said.clone());
+            room.subject_at_ms = core.wall_ms;
+        } else if has_body && core.config.room_history > 0 {
+            if core.config.shadow {
+                emission
+                    .fields
+                    .push(Room::history_field(seq, &said, core.wall_ms));
+            }
+            room.history.push_back((seq, said.clone(), core.wall_ms));
+            while room.history.len() > core.config.room_history {
+                if let Some((old, ..)) = room.history.pop_front() {
+                    emission.removed.push(format!("h:{old}"));
+                }
+            }
+        }
+        emission.say(said, room.occupants.values());
+        self.room_emit(core, &room_jid, emission, Some(hand.key), Some(hand.work));
+    }
+
+    /// §7.5: a message to one occupant.
+    fn room_private(
+        &mut self,
+        core: &mut Core,
+        hand: InHand,
+        origin: Origin,
+        to: Jid,
+        mut stanza: Stanza,
+    ) {
+        let room_jid = to.bare();
+        let Some(room) = self.rooms.get(&room_jid) else {
+            return self.room_refuse(hand, &stanza, Condition::ItemNotFound, None);
+        };
+        let Some(sender) = room.occupant_of(origin.session) else {
+            let text = Some("only occupants can speak here");
+            return self.room_refuse(hand, &stanza, Condition::NotAcceptable, text);
+        };
+        let Some(nick) = to.resource() else {
+            // Invitations and forms to the room itself are not part of a bare room.
+            return self.room_refuse(hand, &stanza, Condition::NotAcceptable, None);
+        };
+        let Some(receiver) = room.occupants.get(nick) else {
+            return self.room_refuse(hand, &stanza, Condition::ItemNotFound, None);
+        };
+        stanza.from = room.address(&sender.nick);
+        stanza.to = String::new();
+        stanza.retain_children(|c| c.ns != ns::MUC_USER);
+        if !stanza.is_error() {
+            stanza.push_element(&Element::new("x", ns::MUC_USER));
+        }
+        let mut emission = Emission::default();
+        emission.say(stanza, [receiver]);
+        self.room_emit(core, &room_jid, emission, Some(hand.key), Some(hand.work));
+    }
+
+    /// A session that a room has, but its owner has not (any more).
+    pub(super) fn room_ghost(&mut self, core: &mut Core, room: &Jid, session: u128) {
+        let known = self
+            .rooms
+            .get(room)
+            .and_then(|r| r.occupant_of(session))
+            .cloned();
+        if let Some(occupant) = known {
+            self.room_leaves(core, room, &occupant, None, None, None, &[333]);
+        }
+    }
+}
+
+/// An IQ that an occupant sent to another, as the other gets it.
+pub(super) fn relayed(mut stanza: Stanza, from: String) -> proto::Stanza {
+    stanza.from = from;
+    stanza.to = String::new();
+    stanza.into()
+}

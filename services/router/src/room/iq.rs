@@ -1,0 +1,134 @@
+//! IQs to a room or to somebody in it.
+
+use std::sync::Arc;
+
+use sestina_xmpp::jid::Jid;
+use sestina_xmpp::ns;
+use sestina_xmpp::stanza::Stanza;
+use sestina_xmpp::stanza::error::Condition;
+use sestina_xmpp::xml::Element;
+
+use super::input::{Origin, relayed};
+use super::state::{Affiliation, Emission};
+use crate::hooks::{Effect, IqContext, IqTarget};
+use crate::worker::core::Core;
+use crate::worker::receive::InHand;
+use crate::worker::slot::Slot;
+
+/// Namespace of the room owner's forms.
+const MUC_OWNER: &str = "http://jabber.org/protocol/muc#owner";
+
+impl Slot {
+    pub(super) fn room_iq(
+        &mut self,
+        core: &mut Core,
+        hand: InHand,
+        origin: Origin,
+        to: Jid,
+        stanza: Stanza,
+    ) {
+        let request = matches!(stanza.type_.as_str(), "get" | "set");
+        let room_jid = to.bare();
+        let Some(room) = self.rooms.get(&room_jid) else {
+            if request {
+                self.room_refuse(hand, &stanza, Condition::ItemNotFound, None);
+            }
+            return;
+        };
+        let sender = room.occupant_of(origin.session).cloned();
+        if let Some(nick) = to.resource() {
+            let Some(sender) = sender else {
+                if request {
+                    let text = Some("only occupants can be asked by occupants");
+                    self.room_refuse(hand, &stanza, Condition::NotAcceptable, text);
+                }
+                return;
+            };
+            if nick == sender.nick && request && stanza.child(ns::PING, "ping").is_some() {
+                // XEP-0410 §3.1: an occupant who pings itself is in the room.
+                self.answer_with(hand, stanza.result_reply(None));
+                return;
+            }
+            let Some(receiver) = room.occupants.get(nick).cloned() else {
+                if request {
+                    self.room_refuse(hand, &stanza, Condition::ItemNotFound, None);
+                }
+                return;
+            };
+            let from = room.address(&sender.nick);
+            let mut emission = Emission::default();
+            emission.variants.push(Arc::new(relayed(stanza, from)));
+            emission.targets.push((receiver.slot, receiver.session, 0));
+            return self.room_emit(core, &room_jid, emission, Some(hand.key), Some(hand.work));
+        }
+        if !request {
+            return;
+        }
+        let owner = sender
+            .as_ref()
+            .is_some_and(|s| s.affiliation == Affiliation::Owner);
+        if let Some(reply) = instant_room(&stanza, owner) {
+            return self.answer_with(hand, reply);
+        }
+        self.room_modules(core, hand, &origin, &to, &stanza);
+    }
+
+    fn room_modules(
+        &mut self,
+        core: &mut Core,
+        hand: InHand,
+        origin: &Origin,
+        to: &Jid,
+        stanza: &Stanza,
+    ) {
+        let pipeline = core.pipeline.clone();
+        let config = core.config.clone();
+        let context = IqContext {
+            from: &origin.jid,
+            to,
+            anonymous: false,
+            sessions: 0,
+            resources: &[],
+            pipeline: &pipeline,
+            config: &config,
+            wall_ms: core.wall_ms,
+        };
+        for effect in pipeline.iq(IqTarget::Room, &context, stanza) {
+            match effect {
+                Effect::Result(payload) => {
+                    self.answer_with(hand, stanza.result_reply(payload.as_ref()));
+                }
+                Effect::Reply(reply) => self.answer_with(hand, reply),
+                Effect::Error(condition, text) => {
+                    self.answer_with(hand, stanza.error_reply(condition, text.as_deref()));
+                }
+                other => tracing::error!(?other, "a module asked for this in a room"),
+            }
+        }
+    }
+}
+
+/// XEP-0045 §10.1.2: the owner accepts the room as it is. Rooms here are never locked and have no
+/// form, so the empty submission succeeds and everything else is not implemented.
+fn instant_room(stanza: &Stanza, owner: bool) -> Option<Stanza> {
+    let query = stanza.element(MUC_OWNER, "query")?;
+    if !owner {
+        return Some(
+            stanza.error_reply(Condition::Forbidden, Some("only owners configure a room")),
+        );
+    }
+    let form = query.child("x", ns::DATA_FORM);
+    let empty = form.is_some_and(|f: &Element| f.children().next().is_none());
+    let accepted = stanza.type_ == "set"
+        && form
+            .and_then(|f| f.attr("type"))
+            .is_some_and(|t| t == "cancel" || (t == "submit" && empty));
+    Some(if accepted {
+        stanza.result_reply(None)
+    } else {
+        stanza.error_reply(
+            Condition::FeatureNotImplemented,
+            Some("this room has no options"),
+        )
+    })
+}

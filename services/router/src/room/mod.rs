@@ -1,0 +1,22 @@
+//! Rooms (XEP-0045): live state and its events, owned by the slot of the room's JID.
+//!
+//! Everything that occupants see is an event with a number. An event is in the shadow before its
+//! first frame leaves, and in the tail until every session owner has it; so a new owner continues
+//! where the old one died, and all occupants see one order.
+//!
+//! - [`state`]: occupants, subject, history, and their form in the shadow
+//! - [`input`]: what occupants send
+//! - [`join`]: entering, presence, nick changes, leaving
+//! - [`tail`]: numbering, commit, fan-out, acknowledgement
+//! - [`receive`]: a room's event at the owner of its receivers' sessions
+
+mod input;
+mod iq;
+mod join;
+mod receive;
+mod state;
+mod tail;
+
+pub(crate) use input::Origin;
+pub(crate) use receive::{room_ack, room_event};
+pub(crate) use state::Room;

@@ -1,0 +1,155 @@
+//! A room's event at the owner of its receivers' sessions: an append for each, and one answer.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use sestina_api::key::{EffectKey, EffectKind, join, split};
+use sestina_proto as proto;
+use sestina_runtime::failpoint;
+
+use crate::worker::Slots;
+use crate::worker::core::{Core, PeerRef};
+use crate::worker::slot::Slot;
+use crate::worker::work::{OnDone, RoomAckParts, WorkId};
+
+/// Handles the part of an event that is for sessions of this worker.
+pub(crate) fn room_event(
+    slots: &mut Slots,
+    core: &mut Core,
+    from: PeerRef,
+    event: proto::RoomEvent,
+) {
+    let Some(key) = event.key.as_ref().map(EffectKey::from) else {
+        return;
+    };
+    let room_slot = u16::try_from(event.room_slot).unwrap_or(u16::MAX);
+    if !core.admit_epoch(room_slot, event.room_epoch) {
+        core.metrics.refused_epoch();
+        return;
+    }
+    failpoint!("router.room_received");
+    let ack = Box::new(RoomAckParts::default());
+    let done = OnDone::RoomEvent {
+        from,
+        room_slot,
+        room_epoch: event.room_epoch,
+        key,
+        ack,
+    };
+    let work = core.works.open(done);
+    let variants: Vec<Arc<proto::Stanza>> = event.variants.into_iter().map(Arc::new).collect();
+    let mut refused: BTreeSet<u16> = BTreeSet::new();
+    let mut done: BTreeSet<u16> = BTreeSet::new();
+    let mut gone = Vec::new();
+    for target in &event.targets {
+        let slot_number = u16::try_from(target.slot).unwrap_or(u16::MAX);
+        if refused.contains(&slot_number) {
+            continue;
+        }
+        let session = join(target.session_hi, target.session_lo);
+        let Some(slot) = slots.get_mut(slot_number).filter(|s| s.is_serving()) else {
+            refused.insert(slot_number);
+            continue;
+        };
+        let Some(variant) = variants.get(target.variant as usize) else {
+            continue;
+        };
+        let key = EffectKey::indexed(key.origin, key.n, EffectKind::RoomEvent, target.variant);
+        match slot.take_room_event(
+            core,
+            session,
+            key,
+            target.previous,
+            event.mark,
+            variant,
+            work,
+        ) {
+            Taken::Yes => {
+                done.insert(slot_number);
+            }
+            Taken::Gone => {
+                done.insert(slot_number);
+                gone.push((slot_number, session));
+            }
+            Taken::OutOfOrder => {
+                refused.insert(slot_number);
+            }
+        }
+    }
+    if let Some(OnDone::RoomEvent { ack, .. }) = core.works.done_mut(work) {
+        ack.done = done.difference(&refused).copied().collect();
+        ack.not_owner = refused.into_iter().collect();
+        ack.gone = gone;
+    }
+    core.part_done(work);
+}
+
+/// What became of an event at one session.
+enum Taken {
+    Yes,
+    Gone,
+    OutOfOrder,
+}
+
+impl Slot {
+    #[allow(clippy::too_many_arguments)]
+    fn take_room_event(
+        &mut self,
+        core: &mut Core,
+        id: u128,
+        key: EffectKey,
+        previous: u64,
+        mark: u64,
+        variant: &Arc<proto::Stanza>,
+        work: WorkId,
+    ) -> Taken {
+        let Some(session) = self.sessions.get_mut(&id).filter(|s| s.is_live()) else {
+            return Taken::Gone;
+        };
+        let last = session.room_seq.get(&key.origin).copied();
+        let in_order = match last {
+            Some(last) => previous == last || key.n == last || previous == 0,
+            None => previous == 0,
+        };
+        if !in_order {
+            return Taken::OutOfOrder;
+        }
+        session.release_front(key.origin, mark);
+        if last.is_some_and(|last| key.n <= last) && session.had_room_event(key) {
+            core.metrics
+                .dropped_by_key(sestina_telemetry::Keyed::Session);
+            // Held by the edge, or about to be: asked again later if it is not yet.
+            let held = session
+                .number_of(key)
+                .is_none_or(|number| number <= session.held);
+            return if held { Taken::Yes } else { Taken::OutOfOrder };
+        }
+        session
+            .room_seq
+            .insert(key.origin, key.n.max(last.unwrap_or(0)));
+        self.deliver_to(core, id, key, variant.clone(), Some(work));
+        Taken::Yes
+    }
+}
+
+/// The frame that answers a room's owner.
+pub(crate) fn room_ack(key: EffectKey, parts: RoomAckParts) -> proto::RoomAck {
+    proto::RoomAck {
+        key: Some(key.into()),
+        done: parts.done.into_iter().map(u32::from).collect(),
+        not_owner: parts.not_owner.into_iter().map(u32::from).collect(),
+        gone: parts
+            .gone
+            .into_iter()
+            .map(|(slot, session)| {
+                let (session_hi, session_lo) = split(session);
+                proto::RoomTarget {
+                    slot: u32::from(slot),
+                    session_hi,
+                    session_lo,
+                    ..proto::RoomTarget::default()
+                }
+            })
+            .collect(),
+    }
+}

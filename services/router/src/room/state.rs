@@ -1,0 +1,389 @@
+//! What a room is.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use prost::Message as _;
+use sestina_api::key::{EffectKey, join, split};
+use sestina_proto as proto;
+use sestina_xmpp::jid::Jid;
+use sestina_xmpp::ns;
+use sestina_xmpp::stanza::{Kind, Stanza};
+use sestina_xmpp::xml::Element;
+
+use super::tail::TailEvent;
+
+/// XEP-0045 §5.2.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Affiliation {
+    None = 0,
+    Owner = 4,
+}
+
+impl Affiliation {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Affiliation::None => "none",
+            Affiliation::Owner => "owner",
+        }
+    }
+}
+
+/// XEP-0045 §5.1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Role {
+    Participant = 2,
+    Moderator = 3,
+}
+
+impl Role {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Role::Participant => "participant",
+            Role::Moderator => "moderator",
+        }
+    }
+}
+
+/// Somebody in a room.
+#[derive(Clone, Debug)]
+pub(crate) struct Occupant {
+    pub(crate) nick: String,
+    pub(crate) jid: Jid,
+    pub(crate) session: u128,
+    pub(crate) slot: u16,
+    pub(crate) affiliation: Affiliation,
+    pub(crate) role: Role,
+    /// Latest presence, as the client sent it, without what the room adds.
+    pub(crate) presence: Stanza,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Room {
+    pub(super) jid: Jid,
+    /// The origin of its events.
+    pub(super) identity: u128,
+    pub(super) seq: u64,
+    pub(super) occupants: BTreeMap<String, Occupant>,
+    pub(super) by_session: HashMap<u128, String>,
+    pub(super) subject: Option<Stanza>,
+    pub(super) subject_at_ms: i64,
+    /// (event number, message, time)
+    pub(super) history: VecDeque<(u64, Stanza, i64)>,
+    pub(super) tail: BTreeMap<u64, TailEvent>,
+    /// Slots that missed an event: sent again in order at the next tick or map.
+    pub(super) blocked: HashSet<u16>,
+    /// Session -> the last event sent to it.
+    pub(super) last_sent: HashMap<u128, u64>,
+    /// Keys of stanzas that made events, until their origin's mark.
+    pub(super) keys: BTreeSet<(u128, u64, u32)>,
+    /// Shadow fields to remove with the next change.
+    pub(super) stale_fields: Vec<String>,
+    pub(super) mark_told: u64,
+    /// Slots that got events since all of them were told the mark.
+    pub(super) mark_targets: BTreeSet<u16>,
+    pub(super) deleted: bool,
+}
+
+impl Room {
+    pub(super) fn new(jid: Jid) -> Room {
+        Room {
+            jid,
+            identity: rand::random(),
+            seq: 0,
+            occupants: BTreeMap::new(),
+            by_session: HashMap::new(),
+            subject: None,
+            subject_at_ms: 0,
+            history: VecDeque::new(),
+            tail: BTreeMap::new(),
+            blocked: HashSet::new(),
+            last_sent: HashMap::new(),
+            keys: BTreeSet::new(),
+            stale_fields: Vec::new(),
+            mark_told: 0,
+            mark_targets: BTreeSet::new(),
+            deleted: false,
+        }
+    }
+
+    pub(crate) fn jid(&self) -> &Jid {
+        &self.jid
+    }
+
+    pub(crate) fn occupant_count(&self) -> usize {
+        self.occupants.len()
+    }
+
+    /// All its events are everywhere.
+    pub(crate) fn is_flushed(&self) -> bool {
+        self.tail.is_empty()
+    }
+
+    /// Events up to here are held by all their receivers.
+    pub(super) fn mark(&self) -> u64 {
+        self.tail.keys().next().map_or(self.seq, |first| first - 1)
+    }
+
+    pub(super) fn occupant_of(&self, session: u128) -> Option<&Occupant> {
+        self.by_session
+            .get(&session)
+            .and_then(|nick| self.occupants.get(nick))
+    }
+
+    /// Address of an occupant, as others see it.
+    pub(super) fn address(&self, nick: &str) -> String {
+        format!("{}/{nick}", self.jid)
+    }
+
+    /// An occupant's presence as the room sends it (XEP-0045 §7.2.3).
+    pub(super) fn presence_of(
+        &self,
+        occupant: &Occupant,
+        show_jid: bool,
+        statuses: &[u16],
+    ) -> Stanza {
+        let mut stanza = occupant.presence.clone();
+        stanza.from = self.address(&occupant.nick);
+        stanza.to = String::new();
+        stanza.push_element(&user_element(
+            occupant.affiliation.name(),
+            occupant.role.name(),
+            show_jid.then_some(occupant.jid.as_str()),
+            None,
+            statuses,
+        ));
+        stanza
+    }
+
+    /// An occupant's last presence (§7.14).
+    pub(super) fn unavailable_of(
+        &self,
+        occupant: &Occupant,
+        status: Option<&Stanza>,
+        new_nick: Option<&str>,
+        statuses: &[u16],
+    ) -> Stanza {
+        let mut stanza = Stanza::new(Kind::Presence);
+        if let Some(said) = status {
+            stanza.payload = said.payload.clone();
+            stanza.index = said.index.clone();
+            stanza.lang = said.lang.clone();
+            stanza.retain_children(|c| c.ns != ns::MUC && c.ns != ns::MUC_USER);
+        }
+        stanza.type_ = "unavailable".to_owned();
+        stanza.from = self.address(&occupant.nick);
+        stanza.push_element(&user_element(
+            occupant.affiliation.name(),
+            "none",
+            None,
+            new_nick,
+            statuses,
+        ));
+        stanza
+    }
+
+    // ---- the shadow
+
+    pub(super) fn meta_field(&self) -> (String, Bytes) {
+        let (identity_hi, identity_lo) = split(self.identity);
+        let meta = proto::RoomState {
+            jid: self.jid.as_str().to_owned(),
+            identity_hi,
+            identity_lo,
+            seq: self.seq,
+            subject: self.subject.clone().map(Into::into),
+            subject_at_ms: self.subject_at_ms,
+        };
+        ("meta".to_owned(), meta.encode_to_vec().into())
+    }
+
+    pub(super) fn occupant_field(occupant: &Occupant) -> (String, Bytes) {
+        let (session_hi, session_lo) = split(occupant.session);
+        let record = proto::RoomOccupant {
+            nick: occupant.nick.clone(),
+            jid: occupant.jid.as_str().to_owned(),
+            session_hi,
+            session_lo,
+            slot: u32::from(occupant.slot),
+            affiliation: occupant.affiliation as u32,
+            role: occupant.role as u32,
+            presence: Some(occupant.presence.clone().into()),
+        };
+        (
+            format!("o:{}", occupant.nick),
+            record.encode_to_vec().into(),
+        )
+    }
+
+    pub(super) fn history_field(seq: u64, stanza: &Stanza, at_ms: i64) -> (String, Bytes) {
+        let item = proto::HistoryItem {
+            stanza: Some(stanza.clone().into()),
+            at_ms,
+        };
+        (format!("h:{seq}"), item.encode_to_vec().into())
+    }
+
+    pub(super) fn key_field(key: EffectKey) -> (String, Bytes) {
+        (
+            format!("k:{:032x}:{}:{}", key.origin, key.n, key.kind),
+            Bytes::new(),
+        )
+    }
+
+    /// Everything, for a shadow object written whole.
+    pub(crate) fn shadow_fields(&self) -> Vec<(String, Bytes)> {
+        let mut fields = vec![self.meta_field()];
+        fields.extend(self.occupants.values().map(Room::occupant_field));
+        fields.extend(
+            self.history
+                .iter()
+                .map(|(seq, s, at)| Room::history_field(*seq, s, *at)),
+        );
+        fields.extend(self.tail.iter().map(|(seq, event)| event.field(*seq)));
+        fields.extend(self.keys.iter().map(|(origin, n, kind)| {
+            Room::key_field(EffectKey {
+                origin: *origin,
+                n: *n,
+                kind: *kind,
+            })
+        }));
+        fields
+    }
+
+    /// A room as the shadow has it; none without its head (the object was half gone).
+    pub(crate) fn from_shadow(fields: Vec<(String, Bytes)>) -> Option<Room> {
+        let meta = fields
+            .iter()
+            .find(|(f, _)| f == "meta")
+            .map(|(_, v)| v.clone())?;
+        let meta = proto::RoomState::decode(meta).ok()?;
+        let mut room = Room::new(Jid::from_wire(&meta.jid));
+        room.identity = join(meta.identity_hi, meta.identity_lo);
+        room.seq = meta.seq;
+        room.subject = meta.subject.map(Stanza::from);
+        room.subject_at_ms = meta.subject_at_ms;
+        let mut history = Vec::new();
+        for (field, value) in fields {
+            match field.split_at_checked(2) {
+                Some(("o:", _)) => room.restore_occupant(value),
+                Some(("h:", seq)) => {
+                    let item = proto::HistoryItem::decode(value).ok();
+                    if let (Ok(seq), Some(item)) = (seq.parse::<u64>(), item)
+                        && let Some(stanza) = item.stanza
+                    {
+                        history.push((seq, Stanza::from(stanza), item.at_ms));
+                    }
+                }
+                Some(("e:", _)) => {
+                    if let Ok(event) = proto::RoomTailEvent::decode(value) {
+                        room.seq = room.seq.max(event.seq);
+                        room.tail.insert(event.seq, TailEvent::restored(event));
+                    }
+                }
+                Some(("k:", key)) => {
+                    if let Some(key) = parse_key(key) {
+                        room.keys.insert(key);
+                    }
+                }
+                _ => {}
+            }
+        }
+        history.sort_by_key(|(seq, ..)| *seq);
+        room.history = history.into();
+        Some(room)
+    }
+
+    fn restore_occupant(&mut self, value: Bytes) {
+        let Ok(record) = proto::RoomOccupant::decode(value) else {
+            return;
+        };
+        let Some(presence) = record.presence else {
+            return;
+        };
+        let occupant = Occupant {
+            nick: record.nick,
+            jid: Jid::from_wire(&record.jid),
+            session: join(record.session_hi, record.session_lo),
+            slot: u16::try_from(record.slot).unwrap_or(0),
+            affiliation: if record.affiliation == Affiliation::Owner as u32 {
+                Affiliation::Owner
+            } else {
+                Affiliation::None
+            },
+            role: if record.role == Role::Moderator as u32 {
+                Role::Moderator
+            } else {
+                Role::Participant
+            },
+            presence: Stanza::from(presence),
+        };
+        self.by_session
+            .insert(occupant.session, occupant.nick.clone());
+        self.occupants.insert(occupant.nick.clone(), occupant);
+    }
+}
+
+fn parse_key(text: &str) -> Option<(u128, u64, u32)> {
+    let mut parts = text.split(':');
+    let origin = u128::from_str_radix(parts.next()?, 16).ok()?;
+    Some((
+        origin,
+        parts.next()?.parse().ok()?,
+        parts.next()?.parse().ok()?,
+    ))
+}
+
+/// `<x xmlns='…muc#user'>` with its item and status codes.
+pub(super) fn user_element(
+    affiliation: &str,
+    role: &str,
+    jid: Option<&str>,
+    nick: Option<&str>,
+    statuses: &[u16],
+) -> Element {
+    let mut item = Element::new("item", ns::MUC_USER)
+        .with_attr("affiliation", affiliation)
+        .with_attr("role", role);
+    if let Some(jid) = jid {
+        item = item.with_attr("jid", jid);
+    }
+    if let Some(nick) = nick {
+        item = item.with_attr("nick", nick);
+    }
+    let mut x = Element::new("x", ns::MUC_USER).with_child(item);
+    for status in statuses {
+        x.push(Element::new("status", ns::MUC_USER).with_attr("code", status.to_string()));
+    }
+    x
+}
+
+/// What a room wants said: variants, and who gets which.
+#[derive(Debug, Default)]
+pub(super) struct Emission {
+    pub(super) variants: Vec<Arc<proto::Stanza>>,
+    /// (slot, session, index of the variant)
+    pub(super) targets: Vec<(u16, u128, u32)>,
+    pub(super) fields: Vec<(String, Bytes)>,
+    pub(super) removed: Vec<String>,
+}
+
+impl Emission {
+    /// Adds a variant for these occupants.
+    pub(super) fn say<'a>(
+        &mut self,
+        stanza: Stanza,
+        to: impl IntoIterator<Item = &'a Occupant>,
+    ) -> &mut Self {
+        let variant = u32::try_from(self.variants.len()).unwrap_or(u32::MAX);
+        let before = self.targets.len();
+        self.targets
+            .extend(to.into_iter().map(|o| (o.slot, o.session, variant)));
+        if self.targets.len() > before {
+            self.variants.push(Arc::new(stanza.into()));
+        }
+        self
+    }
+}

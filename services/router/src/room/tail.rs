@@ -1,0 +1,397 @@
+//! Events of a room: numbered, committed, sent to every session owner, kept until all have them.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use prost::Message as _;
+use sestina_api::key::{EffectKey, EffectKind, join, split};
+use sestina_proto as proto;
+use sestina_runtime::{failpoint, guard};
+use sestina_xmpp::jid::Jid;
+
+use super::state::{Emission, Room};
+use crate::worker::core::{Core, PeerRef, room_target};
+use crate::worker::slot::Slot;
+use crate::worker::work::WorkId;
+
+/// One event that not all its receivers have.
+#[derive(Debug)]
+pub(crate) struct TailEvent {
+    variants: Vec<Arc<proto::Stanza>>,
+    targets: Vec<(u16, u128, u32)>,
+    /// Slots whose owner has not acknowledged, and to whom it was sent.
+    waiting: HashMap<u16, Option<PeerRef>>,
+    /// Open until the event is in the shadow (or, without it, until all have it).
+    work: Option<WorkId>,
+    sent: bool,
+}
+
+impl TailEvent {
+    pub(super) fn restored(event: proto::RoomTailEvent) -> TailEvent {
+        let targets: Vec<(u16, u128, u32)> = event
+            .targets
+            .iter()
+            .map(|t| {
+                let slot = u16::try_from(t.slot).unwrap_or(0);
+                (slot, join(t.session_hi, t.session_lo), t.variant)
+            })
+            .collect();
+        TailEvent {
+            variants: event.variants.into_iter().map(Arc::new).collect(),
+            waiting: targets.iter().map(|(slot, ..)| (*slot, None)).collect(),
+            targets,
+            work: None,
+            sent: true,
+        }
+    }
+
+    pub(super) fn field(&self, seq: u64) -> (String, Bytes) {
+        let event = proto::RoomTailEvent {
+            seq,
+            variants: self.variants.iter().map(|v| (**v).clone()).collect(),
+            targets: self
+                .targets
+                .iter()
+                .map(|(slot, session, variant)| {
+                    let (session_hi, session_lo) = split(*session);
+                    proto::RoomTailTarget {
+                        slot: u32::from(*slot),
+                        variant: *variant,
+                        session_hi,
+                        session_lo,
+                    }
+                })
+                .collect(),
+        };
+        (format!("e:{seq}"), event.encode_to_vec().into())
+    }
+}
+
+impl Slot {
+    /// Numbers an event and commits it; it leaves when the commit is done.
+    pub(super) fn room_emit(
+        &mut self,
+        core: &mut Core,
+        room: &Jid,
+        emission: Emission,
+        cause: Option<EffectKey>,
+        work: Option<WorkId>,
+    ) {
+        let shadow = core.config.shadow;
+        let Some(this) = self.rooms.get_mut(room) else {
+            return;
+        };
+        this.seq += 1;
+        let seq = this.seq;
+        if let Some(work) = work {
+            core.works.part(work);
+        }
+        let event = TailEvent {
+            waiting: emission
+                .targets
+                .iter()
+                .map(|(slot, ..)| (*slot, None))
+                .collect(),
+            variants: emission.variants,
+            targets: emission.targets,
+            work,
+            sent: false,
+        };
+        let mut set = emission.fields;
+        let mut remove = std::mem::take(&mut this.stale_fields);
+        remove.extend(emission.removed);
+        if shadow {
+            set.push(this.meta_field());
+            if guard!("tail") {
+                set.push(event.field(seq));
+            }
+            if let Some(key) = cause {
+                this.keys.insert((key.origin, key.n, key.kind));
+                set.push(Room::key_field(key));
+            }
+        }
+        this.tail.insert(seq, event);
+        failpoint!("router.room_event");
+        self.shadow_room(core, room, set, remove, Some(seq));
+    }
+
+    /// The shadow has the event: it is settled for its sender, and leaves.
+    pub(crate) fn room_committed(&mut self, core: &mut Core, room: &Jid, seq: u64, durable: bool) {
+        let Some(this) = self.rooms.get_mut(room) else {
+            return;
+        };
+        let Some(event) = this.tail.get_mut(&seq) else {
+            return;
+        };
+        if durable
+            && core.config.shadow
+            && let Some(work) = event.work.take()
+        {
+            core.part_done(work);
+        }
+        if !event.sent {
+            event.sent = true;
+            failpoint!("router.room_committed");
+            self.room_send(core, room, seq, None);
+        }
+        self.room_trim(core, room);
+    }
+
+    /// Sends an event to the owners of its receivers, or again to one slot, or those of one router.
+    fn room_send(&mut self, core: &mut Core, room: &Jid, seq: u64, only: Option<u16>) {
+        let (room_slot, room_epoch) = (self.slot, self.epoch);
+        let Some(this) = self.rooms.get_mut(room) else {
+            return;
+        };
+        let (identity, mark) = (this.identity, this.mark());
+        let Some(event) = this.tail.get_mut(&seq) else {
+            return;
+        };
+        let mut frames: HashMap<PeerRef, proto::RoomEvent> = HashMap::new();
+        let mut last: Option<(u16, Option<PeerRef>)> = None;
+        for (slot, session, variant) in &event.targets {
+            if only.map_or_else(|| this.blocked.contains(slot), |only| only != *slot) {
+                continue;
+            }
+            let owner = match last {
+                Some((s, owner)) if s == *slot => owner,
+                _ => {
+                    let owner = core.owner_of(*slot).filter(|o| core.peer_open(*o));
+                    last = Some((*slot, owner));
+                    owner
+                }
+            };
+            if !event.waiting.contains_key(slot) {
+                continue;
+            }
+            let Some(owner) = owner else {
+                this.blocked.insert(*slot);
+                continue;
+            };
+            this.mark_targets.insert(*slot);
+            event.waiting.insert(*slot, Some(owner));
+            let frame = frames.entry(owner).or_insert_with(|| proto::RoomEvent {
+                key: Some(EffectKey::new(identity, seq, EffectKind::RoomEvent).into()),
+                room_slot: u32::from(room_slot),
+                room_epoch,
+                mark,
+                variants: event.variants.iter().map(|v| (**v).clone()).collect(),
+                targets: Vec::new(),
+            });
+            let mut target = room_target(*slot, *session, *variant);
+            let previous = this.last_sent.insert(*session, seq).unwrap_or(0);
+            target.previous = if previous > seq { 0 } else { previous };
+            frame.targets.push(target);
+        }
+        for (owner, mut event) in frames {
+            strip_unused(&mut event);
+            let frame = proto::PeerFrame {
+                slot: u32::from(room_slot),
+                epoch: room_epoch,
+                body: Some(proto::peer_frame::Body::RoomEvent(event)),
+            };
+            core.to_peer(owner, frame);
+        }
+    }
+
+    /// A session owner answered.
+    pub(crate) fn room_acked(&mut self, core: &mut Core, ack: proto::RoomAck) {
+        let Some(key) = ack.key.as_ref().map(EffectKey::from) else {
+            return;
+        };
+        let Some(room) = self
+            .rooms
+            .values()
+            .find(|r| r.identity == key.origin)
+            .map(|r| r.jid.clone())
+        else {
+            return;
+        };
+        failpoint!("router.room_acked");
+        let Some(this) = self.rooms.get_mut(&room) else {
+            return;
+        };
+        if let Some(event) = this.tail.get_mut(&key.n) {
+            for slot in &ack.done {
+                if let Ok(slot) = u16::try_from(*slot) {
+                    event.waiting.remove(&slot);
+                }
+            }
+        }
+        this.blocked
+            .extend(ack.not_owner.iter().filter_map(|s| u16::try_from(*s).ok()));
+        if !this.blocked.is_empty() {
+            core.rooms_blocked.push((self.slot, room.clone()));
+        }
+        for gone in &ack.gone {
+            self.room_ghost(core, &room, join(gone.session_hi, gone.session_lo));
+        }
+        self.room_trim(core, &room);
+    }
+
+    /// Drops events that all have, in order; forgets a room that is empty and flushed.
+    fn room_trim(&mut self, core: &mut Core, room: &Jid) {
+        let Some(this) = self.rooms.get_mut(room) else {
+            return;
+        };
+        while let Some(first) = this.tail.first_entry() {
+            if !first.get().sent || !first.get().waiting.is_empty() {
+                break;
+            }
+            let (seq, event) = first.remove_entry();
+            if let Some(work) = event.work {
+                core.part_done(work);
+            }
+            if core.config.shadow {
+                this.stale_fields.push(format!("e:{seq}"));
+            }
+        }
+        let mark = this.mark();
+        if this.occupants.is_empty() && this.tail.is_empty() && !this.deleted {
+            this.deleted = true;
+            let (identity, targets) = (this.identity, this.mark_slots());
+            for slot in targets {
+                core.send_mark(slot, identity, u64::MAX);
+            }
+            self.rooms.remove(room);
+            self.shadow_delete_object(core, crate::worker::shadow::room_object(room));
+        } else if mark > this.mark_told + core.config.room_mark_batch {
+            this.mark_told = mark;
+            let (identity, targets) = (this.identity, this.mark_slots());
+            for slot in targets {
+                core.send_mark(slot, identity, mark);
+            }
+        }
+    }
+
+    /// Tells marks of rooms that went quiet, and tries blocked receivers again; run at each tick.
+    pub(crate) fn rooms_tick(&mut self, core: &mut Core) {
+        let rooms: Vec<Jid> = self.rooms.keys().cloned().collect();
+        for room in rooms {
+            self.room_unblock(core, &room);
+            let Some(this) = self.rooms.get_mut(&room) else {
+                continue;
+            };
+            let mark = this.mark();
+            if mark > this.mark_told {
+                this.mark_told = mark;
+                let (identity, targets) = (this.identity, this.mark_slots());
+                for slot in targets {
+                    core.send_mark(slot, identity, mark);
+                }
+            }
+        }
+    }
+
+    /// Sends everything a blocked slot misses, in order, as a new beginning.
+    fn room_unblock(&mut self, core: &mut Core, room: &Jid) {
+        let Some(this) = self.rooms.get_mut(room) else {
+            return;
+        };
+        let blocked: Vec<u16> = this.blocked.drain().collect();
+        for slot in blocked {
+            let Some(this) = self.rooms.get_mut(room) else {
+                return;
+            };
+            let missing: Vec<u64> = this
+                .tail
+                .iter()
+                .filter(|(_, e)| e.sent && e.waiting.contains_key(&slot))
+                .map(|(seq, _)| *seq)
+                .collect();
+            if let Some(first) = missing.first().and_then(|seq| this.tail.get(seq)) {
+                let sessions: BTreeSet<u128> = first
+                    .targets
+                    .iter()
+                    .filter(|t| t.0 == slot)
+                    .map(|t| t.1)
+                    .collect();
+                let later = this
+                    .tail
+                    .values()
+                    .flat_map(|e| &e.targets)
+                    .filter(|t| t.0 == slot);
+                let all: BTreeSet<u128> = later.map(|t| t.1).chain(sessions).collect();
+                for session in all {
+                    this.last_sent.remove(&session);
+                }
+            }
+            for seq in missing {
+                self.room_send(core, room, seq, Some(slot));
+            }
+        }
+    }
+
+    /// The map changed, or a lane to a router is new: what it did not acknowledge goes again.
+    pub(crate) fn rooms_resend(&mut self, core: &mut Core, lane_to: Option<PeerRef>) {
+        for room in self.rooms.values_mut() {
+            for event in room.tail.values().filter(|e| e.sent) {
+                for (slot, sent_to) in &event.waiting {
+                    let owner = core.owner_of(*slot);
+                    if *sent_to != owner || (sent_to.is_some() && *sent_to == lane_to) {
+                        room.blocked.insert(*slot);
+                    }
+                }
+            }
+        }
+        self.rooms_tick(core);
+    }
+
+    /// Rooms came from the shadow: their tail goes to everyone again, first.
+    pub(crate) fn rooms_restored(&mut self, core: &mut Core) {
+        for room in self.rooms.values_mut() {
+            let entity = crate::worker::slot::entity_of(room.jid.as_str());
+            for (origin, n, kind) in &room.keys {
+                let done = crate::worker::slot::Seen::Done {
+                    reply: None,
+                    sessions: Vec::new(),
+                };
+                self.seen.insert((*origin, *n, entity, *kind), done);
+            }
+            core.metrics.tail_replayed();
+        }
+        self.rooms_resend(core, None);
+    }
+
+    /// An origin's keys up to its mark will not come again.
+    pub(crate) fn rooms_forget(&mut self, core: &Core, origin: u128, mark: u64) {
+        for room in self.rooms.values_mut() {
+            let last = (origin, mark, u32::MAX);
+            let gone: Vec<_> = room.keys.range((origin, 0, 0)..=last).copied().collect();
+            for key in gone {
+                room.keys.remove(&key);
+                if core.config.shadow {
+                    let (origin, n, kind) = key;
+                    room.stale_fields
+                        .push(Room::key_field(EffectKey { origin, n, kind }).0);
+                }
+            }
+        }
+    }
+}
+
+impl Room {
+    /// The slots that may hold keys of this room; all are told when nothing is open.
+    fn mark_slots(&mut self) -> BTreeSet<u16> {
+        if self.tail.is_empty() {
+            std::mem::take(&mut self.mark_targets)
+        } else {
+            self.mark_targets.clone()
+        }
+    }
+}
+
+/// A frame carries only the variants that its targets use.
+fn strip_unused(event: &mut proto::RoomEvent) {
+    let used: BTreeSet<u32> = event.targets.iter().map(|t| t.variant).collect();
+    if used.len() == event.variants.len() {
+        return;
+    }
+    for (index, variant) in event.variants.iter_mut().enumerate() {
+        // The index is part of the key, so variants keep their places and only lose their payload.
+        if !used.contains(&u32::try_from(index).unwrap_or(u32::MAX)) {
+            *variant = proto::Stanza::default();
+        }
+    }
+}

@@ -1,0 +1,319 @@
+//! The ends of sessions: sockets lost, timers run out, conflicts, queues that overflow.
+//!
+//! A session that can resume is detached: once its record and queue are in the shadow, the edge
+//! may drop what it holds. A session that ends stays as `Ending` until every room and contact
+//! was told, so that nobody keeps a ghost, whoever dies meanwhile.
+
+use std::sync::Arc;
+
+use sestina_api::key::{EffectKey, EffectKind};
+use sestina_proto as proto;
+use sestina_proto::to_edge::Body;
+use sestina_runtime::failpoint;
+use sestina_xmpp::jid::Jid;
+use sestina_xmpp::stanza::{Kind, Stanza};
+
+use super::core::{Core, LaneRef};
+use super::session::{Attachment, OutItem, Session};
+use super::slot::Slot;
+use super::work::{OnDone, WorkId};
+
+impl Slot {
+    /// The socket is gone; the session waits for a resume.
+    pub(crate) fn detach(&mut self, core: &mut Core, id: u128) {
+        failpoint!("router.detached");
+        let Some(session) = self.sessions.get_mut(&id) else {
+            return;
+        };
+        let Some((lane, handle)) = session.edge() else {
+            return;
+        };
+        let max_s = session.sm.map_or(0, |s| s.max_s);
+        let deadline_ms = core.now_ms + u64::from(max_s) * 1000;
+        session.attachment = Attachment::Detached {
+            deadline_ms,
+            committed: false,
+        };
+        session.detached_from = Some((lane, handle));
+        self.handles.remove(&(lane.edge, handle));
+        core.metrics.detached();
+        self.shadow_replace_session(core, id);
+    }
+
+    /// The shadow holds the session up to that outbound number.
+    pub(crate) fn detach_committed(&mut self, core: &mut Core, id: u128, number: u64) {
+        let Some(session) = self.sessions.get_mut(&id) else {
+            return;
+        };
+        if let Attachment::Detached { committed, .. } = &mut session.attachment {
+            *committed = true;
+            session.on_held(core, number);
+            self.maybe_detached(core, id);
+        }
+    }
+
+    /// Tells the edge to drop its copies, once the shadow has the session and all that the
+    /// client sent is settled.
+    pub(crate) fn maybe_detached(&mut self, core: &mut Core, id: u128) {
+        let (slot, epoch) = (self.slot, self.epoch);
+        let Some(session) = self.sessions.get_mut(&id) else {
+            return;
+        };
+        let committed = matches!(
+            session.attachment,
+            Attachment::Detached {
+                committed: true,
+                ..
+            }
+        );
+        if !committed || session.settled < session.accepted {
+            return;
+        }
+        let Some((lane, handle)) = session.detached_from.take() else {
+            return;
+        };
+        let (generation, settled) = (session.generation, session.settled);
+        core.to_edge(
+            lane,
+            slot,
+            epoch,
+            Body::Detached(proto::Detached { handle, generation }),
+        );
+        core.settled_told(lane, slot, id, settled);
+    }
+
+    /// The edge knows what is settled and has dropped its copies: keys up to there can be forgotten
+    /// wherever they are.
+    pub(crate) fn mark_reached(&mut self, core: &mut Core, id: u128, settled: u64) {
+        let Some(session) = self.sessions.get_mut(&id) else {
+            return;
+        };
+        if settled > session.mark {
+            session.mark = settled;
+            if !session.mark_targets.is_empty() && !session.mark_due {
+                session.mark_due = true;
+                core.marks_due.push((self.slot, id));
+            }
+        }
+    }
+
+    /// Sends a session's mark to the slots that may hold its keys.
+    pub(crate) fn send_marks(&mut self, core: &mut Core, id: u128) {
+        let Some(session) = self.sessions.get_mut(&id) else {
+            return;
+        };
+        session.mark_due = false;
+        let mark = session.mark;
+        let mut targets = Vec::new();
+        session.mark_targets.retain(|target, highest| {
+            targets.push(*target);
+            *highest > mark
+        });
+        for target in targets {
+            core.send_mark(target, id, mark);
+        }
+    }
+
+    /// An edge process is gone for good: its sockets are lost.
+    pub(crate) fn edge_gone(&mut self, core: &mut Core, edge: u64) {
+        let lost: Vec<(u128, bool)> = self
+            .sessions
+            .values()
+            .filter(|s| s.edge().is_some_and(|(lane, _)| lane.edge == edge))
+            .map(|s| (s.id, s.sm.is_some_and(|m| m.resume)))
+            .collect();
+        for (id, resumable) in lost {
+            if resumable {
+                self.detach(core, id);
+            } else {
+                self.end_session(core, id);
+            }
+        }
+        for session in self.sessions.values_mut() {
+            if session
+                .detached_from
+                .is_some_and(|(lane, _)| lane.edge == edge)
+            {
+                session.detached_from = None;
+            }
+        }
+    }
+
+    /// Detached sessions whose time is over.
+    pub(crate) fn expire(&mut self, core: &mut Core) {
+        let now = core.now_ms;
+        let over: Vec<u128> = self
+            .sessions
+            .values()
+            .filter(|s| matches!(s.attachment, Attachment::Detached { deadline_ms, .. } if deadline_ms <= now))
+            .map(|s| s.id)
+            .collect();
+        for id in over {
+            self.end_session(core, id);
+        }
+        let idle = core.now_ms.saturating_sub(core.config.stream_idle_ms);
+        self.streams.retain(|_, (_, _, at)| *at > idle);
+    }
+
+    /// Ends a session from the server's side, with a stream error for its socket.
+    pub(crate) fn close_session(&mut self, core: &mut Core, id: u128, condition: &str, text: &str) {
+        if let Some(session) = self.sessions.get(&id)
+            && let Some((lane, handle)) = session.edge()
+        {
+            let close = proto::CloseSession {
+                handle,
+                generation: session.generation,
+                condition: condition.to_owned(),
+                text: text.to_owned(),
+            };
+            core.to_edge(lane, self.slot, self.epoch, Body::Close(close));
+        }
+        self.end_session(core, id);
+    }
+
+    /// The queue of a session is over its bound: a reader that slow is cut off, not waited for.
+    pub(crate) fn overflowed(&mut self, core: &mut Core, id: u128) {
+        core.metrics.overflowed();
+        tracing::warn!(jid = %self.sessions.get(&id).map(|s| s.jid.as_str().to_owned()).unwrap_or_default(),
+            limit = core.config.session_queue_bytes, "the session's queue is full; ending it");
+        self.close_session(
+            core,
+            id,
+            "resource-constraint",
+            "too much is waiting for this client",
+        );
+    }
+
+    /// Tells everybody that a session is over: its own resources, rooms, contacts; what it did not
+    /// take goes to the offline store. Forgotten when all of that is done.
+    pub(crate) fn end_session(&mut self, core: &mut Core, id: u128) {
+        let Some(session) = self.sessions.get_mut(&id) else {
+            return;
+        };
+        if session.is_ending() {
+            return;
+        }
+        failpoint!("router.session_ended");
+        let edge = session.edge();
+        session.attachment = Attachment::Ending;
+        let work = core.works.open(OnDone::Ended {
+            slot: self.slot,
+            session: id,
+        });
+        let was = session.available.take();
+        let jid = session.jid.clone();
+        let joined: Vec<(Jid, String)> = session.joined.drain().collect();
+        let directed: Vec<Jid> = session.directed.drain().collect();
+        let queue: Vec<(u64, OutItem)> =
+            (session.acked + 1..).zip(session.queue.drain(..)).collect();
+        let (written, sm) = (session.written, session.sm.is_some());
+        let n = session.accepted + 1;
+        session.ended_from = edge;
+        if let Some((lane, handle)) = edge {
+            self.handles.remove(&(lane.edge, handle));
+        }
+        core.metrics.ended();
+        self.return_unacknowledged(core, &jid, queue, written, sm, work);
+        if was.is_some() {
+            self.tell_own(core, id, n, &jid, work);
+        }
+        let rooms = joined
+            .iter()
+            .filter_map(|(room, nick)| room.with_resource(nick).ok());
+        for (index, to) in rooms.chain(directed).enumerate() {
+            let index = u32::try_from(index).unwrap_or(u32::MAX);
+            let key = EffectKey::indexed(id, n, EffectKind::Ended, index);
+            let stanza = Slot::unavailable_of(&jid, &to);
+            self.send_effect(core, id, key, &to, stanza, work);
+        }
+        core.part_done(work);
+    }
+
+    fn tell_own(&mut self, core: &mut Core, id: u128, n: u64, jid: &Jid, work: WorkId) {
+        let targets: Vec<u128> = self
+            .sessions_of(&jid.bare())
+            .filter(|s| s.available.is_some())
+            .map(|s| s.id)
+            .collect();
+        let stanza = Arc::new(proto::Stanza::from(Slot::unavailable_of(jid, &jid.bare())));
+        let key = EffectKey::new(id, n, EffectKind::Ended);
+        for target in targets {
+            self.deliver_to(core, target, key, stanza.clone(), Some(work));
+        }
+    }
+
+    /// What a session did not acknowledge (XEP-0198 §5, last paragraphs): messages that no other
+    /// session of the user got are stored; works waiting for a second holder are closed by that.
+    fn return_unacknowledged(
+        &mut self,
+        core: &mut Core,
+        jid: &Jid,
+        queue: Vec<(u64, OutItem)>,
+        written: u64,
+        sm: bool,
+        work: WorkId,
+    ) {
+        let user = jid.bare();
+        let others: Vec<u128> = self.sessions_of(&user).map(|s| s.id).collect();
+        for (number, mut item) in queue {
+            let delivered = !sm && number <= written;
+            if !delivered && item.key.kind == EffectKind::Route as u32 {
+                let elsewhere = others.iter().any(|other| {
+                    self.sessions
+                        .get(other)
+                        .is_some_and(|s| s.has_had(item.key))
+                });
+                let stanza = Stanza::from((*item.stanza).clone());
+                if !elsewhere
+                    && stanza.kind == Kind::Message
+                    && core.config.has_accounts(user.domain())
+                    && sestina_xmpp::ext::offline::should_store(&stanza)
+                {
+                    self.store_offline(core, item.key, work, &user, &stanza);
+                }
+            }
+            if let Some(waiting) = item.work.take() {
+                core.part_done(waiting);
+            }
+        }
+    }
+
+    /// Everybody was told.
+    pub(crate) fn session_ended(&mut self, core: &mut Core, id: u128) {
+        let Some(session) = self.remove_session(id) else {
+            return;
+        };
+        for target in session.mark_targets.keys() {
+            core.send_mark(*target, id, u64::MAX);
+        }
+        if let Some((lane, handle)) = session.ended_from {
+            let gone = proto::Detached {
+                handle,
+                generation: session.generation,
+            };
+            core.to_edge(lane, self.slot, self.epoch, Body::Detached(gone));
+        }
+        self.shadow_delete_object(core, Session::shadow_object(id));
+    }
+
+    /// A lane to an edge opened: what that edge did not take on the one before goes again; it
+    /// ignores what it has.
+    pub(crate) fn lane_reopened(&mut self, core: &mut Core, lane: LaneRef) {
+        let (slot, epoch) = (self.slot, self.epoch);
+        let mut touched = Vec::new();
+        for session in self.sessions.values_mut() {
+            if session.edge().is_some_and(|(l, _)| l == lane) {
+                session.rewind();
+                session.pump(core, slot, epoch);
+                session.accepted_told = 0;
+                session.settled_told = 0;
+                session.released_told = 0;
+                session.state_dirty = true;
+                touched.push(session.id);
+            }
+        }
+        for id in touched {
+            self.touch(core, id);
+        }
+    }
+}

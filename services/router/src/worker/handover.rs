@@ -1,0 +1,115 @@
+//! Giving a slot away: freeze, let what was accepted settle, flush, release.
+//!
+//! The new owner takes it as it would take a dead owner's, from edges and shadow. Whatever fails
+//! thaws the slot here.
+
+use sestina_proto as proto;
+use sestina_runtime::failpoint;
+
+use super::core::{Core, Job};
+use super::session::Attachment;
+use super::slot::{Phase, Slot};
+
+impl Slot {
+    /// Takes no new input from now on.
+    pub(crate) fn freeze(&mut self, core: &mut Core, to: proto::Node) {
+        if self.is_active() {
+            failpoint!("router.freeze");
+            self.phase = Phase::Frozen {
+                to,
+                releasing: false,
+                since_ms: core.now_ms,
+            };
+            core.frozen.push(self.slot);
+        }
+    }
+
+    /// Serves again: the hand-over failed or took too long.
+    pub(crate) fn thaw(&mut self, core: &mut Core) {
+        self.phase = Phase::Active;
+        core.metrics.handover_failed();
+        self.retry_effects(core);
+        // Edges wait for another owner: they ask again when the frame comes from this one.
+        let sessions: Vec<u128> = self.sessions.keys().copied().collect();
+        for id in sessions {
+            if let Some(session) = self.sessions.get_mut(&id) {
+                session.accepted_told = 0;
+                let Some((lane, handle)) = session.edge() else {
+                    continue;
+                };
+                let again = proto::Redirect {
+                    handle,
+                    generation: session.generation,
+                    n: session.accepted + 1,
+                };
+                core.to_edge(
+                    lane,
+                    self.slot,
+                    self.epoch,
+                    proto::to_edge::Body::Redirect(again),
+                );
+            }
+            self.touch(core, id);
+        }
+    }
+
+    /// Whether nothing of this slot lives in this process alone.
+    fn is_flushed(&self) -> bool {
+        self.outbound.is_empty()
+            && self.parked.is_empty()
+            && self.shadow.is_idle()
+            && self.offline_open == 0
+            && self.archive_open == 0
+            && self.rooms.values().all(crate::room::Room::is_flushed)
+            && self
+                .seen
+                .values()
+                .all(|s| matches!(s, super::slot::Seen::Done { .. }))
+            && self.sessions.values().all(|s| {
+                s.settled == s.accepted
+                    && s.held == s.next
+                    && match s.attachment {
+                        Attachment::Edge { .. } => !s.state_dirty,
+                        Attachment::Detached { committed, .. } => committed,
+                        Attachment::Ending => false,
+                    }
+            })
+    }
+
+    /// Goes on with a hand-over; returns false when it thawed.
+    pub(crate) fn handover_step(&mut self, core: &mut Core) -> bool {
+        let flushed = self.is_flushed();
+        let limit = core.config.handover_limit_ms;
+        let Phase::Frozen {
+            to,
+            releasing,
+            since_ms,
+        } = &mut self.phase
+        else {
+            return false;
+        };
+        if *releasing {
+            return true;
+        }
+        if flushed {
+            *releasing = true;
+            failpoint!("router.flushed");
+            let job = Job::Release {
+                slot: self.slot,
+                epoch: self.epoch,
+                to: to.clone(),
+            };
+            core.jobs.push(job);
+            return true;
+        }
+        if core.now_ms.saturating_sub(*since_ms) > limit {
+            tracing::info!(
+                slot = self.slot,
+                "hand-over did not settle in time; serving on"
+            );
+            self.thaw(core);
+            return false;
+        }
+        true
+    }
+}

@@ -1,0 +1,418 @@
+//! What edges say: bind, resume, stanzas, acknowledgements, closed sockets.
+
+use std::collections::HashMap;
+
+use sestina_api::key::{join, split};
+use sestina_proto as proto;
+use sestina_proto::to_edge::Body;
+use sestina_runtime::{failpoint, guard};
+use sestina_xmpp::jid::Jid;
+use sestina_xmpp::stanza::Stanza;
+
+use super::core::{Core, LaneRef};
+use super::session::{Attachment, Session, StreamManagement, Unsettled};
+use super::slot::Slot;
+use super::work::OnDone;
+
+impl Slot {
+    /// Opens a session (RFC 6120 §7). A taken resource ends the older session with `conflict`.
+    pub(crate) fn bind(&mut self, core: &mut Core, lane: LaneRef, bind: proto::Bind) {
+        let bare = Jid::from_wire(&bind.bare);
+        if self.sessions_of(&bare).count() >= core.config.max_sessions_per_user {
+            return self.refuse(
+                core,
+                lane,
+                bind.handle,
+                "resource-constraint",
+                "too many sessions",
+            );
+        }
+        // A repeated Bind (the lane broke before its answer) finds its session.
+        let again = self
+            .sessions_of(&bare)
+            .find_map(|s| (s.edge() == Some((lane, bind.handle))).then_some((s.id, s.generation)));
+        if let Some((id, _)) = again {
+            return self.answer_bound(core, lane, bind.handle, id);
+        }
+        let resource = if bind.resource.is_empty() {
+            format!("{:016x}", rand::random::<u64>())
+        } else {
+            bind.resource
+        };
+        let Ok(full) = bare.with_resource(&resource) else {
+            return self.refuse(
+                core,
+                lane,
+                bind.handle,
+                "bad-request",
+                "the resource is not valid",
+            );
+        };
+        if let Some(old) = self.session_of(&full) {
+            self.close_session(core, old, "conflict", "replaced by a new connection");
+        }
+        let id: u128 = rand::random();
+        let attachment = Attachment::Edge {
+            lane,
+            handle: bind.handle,
+        };
+        let mut session = Session::new(id, full, attachment);
+        core.metrics.bound();
+        session.transport = bind.transport;
+        session.remote = bind.remote;
+        session.anonymous = bind.anonymous;
+        session.query = bind.query;
+        session.state_dirty = true;
+        self.handles.insert((lane.edge, bind.handle), id);
+        self.insert_session(session);
+        self.answer_bound(core, lane, bind.handle, id);
+        self.touch(core, id);
+    }
+
+    fn answer_bound(&mut self, core: &mut Core, lane: LaneRef, handle: u64, id: u128) {
+        let Some(session) = self.sessions.get(&id) else {
+            return;
+        };
+        let (session_hi, session_lo) = split(id);
+        let bound = proto::Bound {
+            handle,
+            generation: session.generation,
+            jid: session.jid.as_str().to_owned(),
+            session_hi,
+            session_lo,
+        };
+        core.to_edge(lane, self.slot, self.epoch, Body::Bound(bound));
+    }
+
+    fn refuse(&self, core: &mut Core, lane: LaneRef, handle: u64, condition: &str, text: &str) {
+        let refused = proto::Refused {
+            handle,
+            condition: condition.to_owned(),
+            text: text.to_owned(),
+            h: None,
+        };
+        core.to_edge(lane, self.slot, self.epoch, Body::Refused(refused));
+    }
+
+    /// XEP-0198 §5: another socket takes the session over. The generation is raised first, so
+    /// that nothing of the older socket counts any more, and then the counters are read.
+    pub(crate) fn resume(&mut self, core: &mut Core, lane: LaneRef, resume: proto::Resume) {
+        let id = join(resume.session_hi, resume.session_lo);
+        failpoint!("router.resume_raised");
+        let known = self.sessions.get_mut(&id).filter(|s| {
+            s.is_live() && s.sm.is_some_and(|m| m.resume) && s.jid.bare_str() == resume.bare
+        });
+        let Some(session) = known else {
+            core.metrics
+                .resume_refused(sestina_telemetry::ResumeFailure::NotFound);
+            return self.refuse(
+                core,
+                lane,
+                resume.handle,
+                "item-not-found",
+                "no such session",
+            );
+        };
+        let sm = session.sm.unwrap_or(StreamManagement {
+            resume: true,
+            max_s: 0,
+            in_base: 0,
+            out_base: 0,
+        });
+        // The client's h counts modulo 2^32 from out_base.
+        let acked_h = (session.acked - sm.out_base.min(session.acked)) as u32;
+        let ahead = u64::from(resume.h.wrapping_sub(acked_h));
+        let acked = session.acked.max(sm.out_base) + ahead;
+        if acked > session.next {
+            core.metrics
+                .resume_refused(sestina_telemetry::ResumeFailure::BadCount);
+            let refused = proto::Refused {
+                handle: resume.handle,
+                condition: "unexpected-request".to_owned(),
+                text: "h is higher than what was sent".to_owned(),
+                h: Some((session.accepted - sm.in_base) as u32),
+            };
+            core.to_edge(lane, self.slot, self.epoch, Body::Refused(refused));
+            return;
+        }
+        let repeated = session.edge() == Some((lane, resume.handle));
+        let old = session.edge().filter(|_| !repeated);
+        if !repeated {
+            session.generation += 1;
+        }
+        let old_generation = session.generation - 1;
+        session.attachment = Attachment::Edge {
+            lane,
+            handle: resume.handle,
+        };
+        session.transport = resume.transport;
+        session.remote = resume.remote;
+        session.state_dirty = true;
+        session.on_acked(core, acked);
+        session.rewind();
+        // Told again to the new edge.
+        session.settled_told = 0;
+        session.accepted_told = 0;
+        session.released_told = 0;
+        let (session_hi, session_lo) = split(id);
+        let resumed = proto::Resumed {
+            handle: resume.handle,
+            generation: session.generation,
+            jid: session.jid.as_str().to_owned(),
+            session_hi,
+            session_lo,
+            accepted: core.config.reported(session.accepted, session.settled),
+            settled: session.settled,
+            in_base: sm.in_base,
+            out_base: sm.out_base,
+            acked: session.acked,
+            state: bytes::Bytes::new(),
+        };
+        session.detached_from = None;
+        self.handles.insert((lane.edge, resume.handle), id);
+        if let Some((old_lane, old_handle)) = old {
+            self.handles.remove(&(old_lane.edge, old_handle));
+            let close = proto::CloseSession {
+                handle: old_handle,
+                generation: old_generation,
+                condition: "conflict".to_owned(),
+                text: "resumed by another connection".to_owned(),
+            };
+            core.to_edge(old_lane, self.slot, self.epoch, Body::Close(close));
+        }
+        core.to_edge(lane, self.slot, self.epoch, Body::Resumed(resumed));
+        if let Some(session) = self.sessions.get_mut(&id) {
+            session.pump(core, self.slot, self.epoch);
+        }
+        core.metrics.resumed();
+        self.shadow_delete_session(core, id);
+        self.touch(core, id);
+    }
+
+    /// XEP-0198 §3: counting begins here, in both directions.
+    pub(crate) fn enable_sm(&mut self, core: &mut Core, lane: LaneRef, enable: proto::EnableSm) {
+        let max = core.config.sm_resume_max_s;
+        let secret = core.config.sm_key.clone();
+        let (slot, epoch) = (self.slot, self.epoch);
+        let Some(session) = self.attached(lane, enable.handle, enable.generation) else {
+            return;
+        };
+        let sm = *session.sm.get_or_insert_with(|| StreamManagement {
+            resume: enable.resume && max > 0,
+            max_s: if enable.max_s == 0 {
+                max
+            } else {
+                enable.max_s.min(max)
+            },
+            in_base: enable.n,
+            out_base: session.next,
+        });
+        session.state_dirty = true;
+        let id = if sm.resume {
+            sestina_xmpp::ext::sm::SmId {
+                slot,
+                nonce: session.id,
+                bare: session.jid.bare_str().to_owned(),
+            }
+            .encode(&secret)
+        } else {
+            String::new()
+        };
+        let (handle, generation, session_id) = (enable.handle, session.generation, session.id);
+        // What was queued before counting began is not counted: acknowledged once written.
+        let enabled = proto::SmEnabled {
+            handle,
+            generation,
+            id,
+            max_s: sm.max_s,
+            out_base: sm.out_base,
+        };
+        core.to_edge(lane, slot, epoch, Body::SmEnabled(enabled));
+        self.touch(core, session_id);
+    }
+
+    /// The session of a handle, unless the frame is of an older generation.
+    fn attached(&mut self, lane: LaneRef, handle: u64, generation: u32) -> Option<&mut Session> {
+        let id = self.session_of_handle(lane, handle)?;
+        let session = self.sessions.get_mut(&id)?;
+        (session.generation == generation || !guard!("generation")).then_some(session)
+    }
+
+    fn session_of_handle(&self, lane: LaneRef, handle: u64) -> Option<u128> {
+        self.handles.get(&(lane.edge, handle)).copied()
+    }
+
+    /// The n-th stanza of a session: taken only if it is the next.
+    pub(crate) fn inbound(&mut self, core: &mut Core, lane: LaneRef, inbound: proto::Inbound) {
+        let redirect_from;
+        {
+            let Some(session) = self.attached(lane, inbound.handle, inbound.generation) else {
+                core.metrics.refused_generation();
+                return;
+            };
+            if inbound.n <= session.accepted {
+                // Sent again after a broken lane: the answer may have been lost with it.
+                session.accepted_told = 0;
+                session.settled_told = 0;
+                let id = session.id;
+                return self.touch(core, id);
+            }
+            redirect_from = (inbound.n > session.accepted + 1).then_some(session.accepted + 1);
+        }
+        if let Some(n) = redirect_from {
+            let again = proto::Redirect {
+                handle: inbound.handle,
+                generation: inbound.generation,
+                n,
+            };
+            return core.to_edge(lane, self.slot, self.epoch, Body::Redirect(again));
+        }
+        let Some(session) = self.attached(lane, inbound.handle, inbound.generation) else {
+            return;
+        };
+        failpoint!("router.received");
+        session.accepted += 1;
+        session.unsettled.push_back(Unsettled::default());
+        let (id, n) = (session.id, session.accepted);
+        let work = core.works.open(OnDone::Stanza {
+            slot: self.slot,
+            session: id,
+            n,
+        });
+        failpoint!("router.accepted");
+        if let Some(stanza) = inbound.stanza {
+            core.metrics.stanza_in(stanza.kind());
+            self.route_from_session(core, id, n, Stanza::from(stanza), work, &inbound.trace);
+        }
+        core.part_done(work);
+        self.touch(core, id);
+    }
+
+    /// The n-th stanza is settled: advance over all that are.
+    pub(crate) fn stanza_settled(&mut self, core: &mut Core, id: u128, n: u64) {
+        let Some(session) = self.sessions.get_mut(&id) else {
+            return;
+        };
+        let Some(index) = n.checked_sub(session.settled + 1) else {
+            return;
+        };
+        if let Some(entry) = usize::try_from(index)
+            .ok()
+            .and_then(|i| session.unsettled.get_mut(i))
+        {
+            entry.done = true;
+        }
+        while session.unsettled.front().is_some_and(|u| u.done) {
+            session.unsettled.pop_front();
+            session.settled += 1;
+        }
+        failpoint!("router.settled");
+        let all_settled = session.settled == session.accepted;
+        self.touch(core, id);
+        if all_settled {
+            self.maybe_detached(core, id);
+        }
+    }
+
+    /// The client (or the socket) took everything up to a number.
+    pub(crate) fn acked(&mut self, core: &mut Core, lane: LaneRef, acked: proto::Acked) {
+        let (slot, epoch) = (self.slot, self.epoch);
+        let Some(session) = self.attached(lane, acked.handle, acked.generation) else {
+            return;
+        };
+        let id = session.id;
+        if !session.on_acked(core, acked.number) {
+            tracing::warn!(jid = %session.jid, number = acked.number, next = session.next,
+                "edge acknowledged more than was sent");
+            return self.close_session(
+                core,
+                id,
+                "undefined-condition",
+                "impossible acknowledgement",
+            );
+        }
+        session.on_written(acked.written);
+        if session.sent < session.next {
+            session.pump(core, slot, epoch);
+        }
+        self.touch(core, id);
+    }
+
+    /// The socket is gone (detach, or end if it cannot resume), or the stream was closed (end).
+    pub(crate) fn closed(&mut self, core: &mut Core, lane: LaneRef, close: proto::Close) {
+        let Some(id) = self.session_of_handle(lane, close.handle) else {
+            // Ended or resumed elsewhere already: the edge may drop what it holds.
+            let gone = proto::Detached {
+                handle: close.handle,
+                generation: close.generation,
+            };
+            return core.to_edge(lane, self.slot, self.epoch, Body::Detached(gone));
+        };
+        let Some(session) = self.sessions.get(&id) else {
+            return;
+        };
+        if session.generation != close.generation {
+            return;
+        }
+        let resumable = session.sm.is_some_and(|s| s.resume);
+        if !close.clean && resumable {
+            self.detach(core, id);
+        } else {
+            self.end_session(core, id);
+        }
+    }
+
+    /// An edge acknowledged a batch: these deliveries are held by two processes.
+    pub(crate) fn deliveries_held(&mut self, core: &mut Core, id: u128, number: u64) {
+        if let Some(session) = self.sessions.get_mut(&id) {
+            session.on_held(core, number);
+        }
+    }
+
+    /// Collects the Progress of a touched session; run once at the end of a turn.
+    pub(crate) fn progress(
+        &mut self,
+        core: &mut Core,
+        id: u128,
+        out: &mut HashMap<(LaneRef, u16, u64), Vec<proto::ProgressItem>>,
+    ) {
+        let (slot, epoch) = (self.slot, self.epoch);
+        let Some(session) = self.sessions.get_mut(&id) else {
+            return;
+        };
+        session.touched = false;
+        let Some((lane, handle)) = session.edge() else {
+            return;
+        };
+        if session.state_dirty {
+            session.state_dirty = false;
+            let state = prost::Message::encode_to_vec(&session.record()).into();
+            let keep = proto::KeepState {
+                handle,
+                generation: session.generation,
+                state,
+            };
+            core.to_edge(lane, slot, epoch, Body::KeepState(keep));
+        }
+        let accepted = core.config.reported(session.accepted, session.settled);
+        let released = session.released();
+        let due = accepted > session.accepted_told
+            || session.settled > session.settled_told
+            || released >= session.released_told + core.config.release_batch;
+        if due {
+            session.accepted_told = accepted;
+            session.settled_told = session.settled;
+            session.released_told = released;
+            core.settled_told(lane, slot, session.id, session.settled);
+            out.entry((lane, slot, epoch))
+                .or_default()
+                .push(proto::ProgressItem {
+                    handle,
+                    generation: session.generation,
+                    accepted,
+                    settled: session.settled,
+                    released,
+                });
+        }
+    }
+}

@@ -1,0 +1,131 @@
+//! What can happen to a worker.
+
+use std::sync::Arc;
+
+use sestina_api::link::EdgeLane;
+use sestina_api::peer::PeerSink;
+use sestina_api::shadow::{ShadowError, ShadowObject};
+use sestina_cluster::slot_map::SlotTable;
+use sestina_proto as proto;
+use tokio::sync::oneshot;
+
+use super::core::{LaneRef, PeerRef};
+use super::records::ArchiveQuery;
+use super::work::WorkId;
+
+/// One thing that happened.
+pub(crate) enum Input {
+    /// An edge opened a lane.
+    EdgeLane {
+        lane: LaneRef,
+        instance: u64,
+        node: proto::Node,
+        lanes: u32,
+        sink: Arc<dyn EdgeLane>,
+    },
+    /// That lane ended.
+    EdgeLaneClosed { lane: LaneRef, instance: u64 },
+    /// A frame of an edge.
+    Edge {
+        lane: LaneRef,
+        frame: proto::ToRouter,
+    },
+    /// This router opened a lane to another.
+    PeerLane {
+        node: proto::Node,
+        sink: Arc<dyn PeerSink>,
+    },
+    /// Our lane to that router ended.
+    PeerLaneClosed { peer: PeerRef },
+    /// That router opened a lane to us (anew): answers it sent on the one before may be lost.
+    PeerReturned { peer: PeerRef },
+    /// A frame of a router.
+    Peer {
+        from: PeerRef,
+        frame: proto::PeerFrame,
+    },
+    /// A newer slot table.
+    Table(Arc<SlotTable>),
+    /// The table gives this process a slot; `live` are all edges and routers with a fresh lease.
+    Take {
+        slot: u16,
+        epoch: u64,
+        live: Arc<[proto::Node]>,
+    },
+    /// The table gives a slot of this process to another.
+    Lose { slot: u16, epoch: u64 },
+    /// A process is gone for good: its lease has ended.
+    NodeGone { incarnation: u64 },
+    /// A job ended.
+    Done(JobDone),
+    /// An administrator's question.
+    Command(Command),
+}
+
+/// How a job ended.
+#[derive(Debug)]
+pub(crate) enum JobDone {
+    /// The rows are committed, but for those of these slots (a higher epoch owns them).
+    Archive {
+        slots: Vec<u16>,
+        works: Vec<WorkId>,
+        fenced: Vec<u32>,
+    },
+    /// The same for offline rows.
+    Offline {
+        slots: Vec<u16>,
+        works: Vec<WorkId>,
+        fenced: Vec<u32>,
+    },
+    UserKnown {
+        slot: u16,
+        bare: String,
+        known: Result<bool, ()>,
+    },
+    OfflineList {
+        slot: u16,
+        session: u128,
+        bare: String,
+        rows: Result<Vec<proto::OfflineRow>, ()>,
+    },
+    OfflineRemoved {
+        slot: u16,
+        session: u128,
+        bare: String,
+    },
+    ArchiveQuery {
+        query: Box<ArchiveQuery>,
+        page: Result<proto::ArchiveQueryReply, ()>,
+    },
+    Shadow {
+        slot: u16,
+        epoch: u64,
+        result: Result<(), ShadowError>,
+    },
+    ShadowLoaded {
+        slot: u16,
+        epoch: u64,
+        result: Result<Vec<ShadowObject>, ShadowError>,
+    },
+    /// The table was changed (true), or the hand-over failed.
+    Released { slot: u16, epoch: u64, done: bool },
+}
+
+/// What an administrator may ask of a worker.
+pub(crate) enum Command {
+    /// The sessions of this worker.
+    Sessions {
+        answer: oneshot::Sender<Vec<crate::admin::SessionInfo>>,
+    },
+    /// Ends a session (full JID) or all of a user (bare JID); tells how many.
+    Close {
+        jid: String,
+        answer: oneshot::Sender<usize>,
+    },
+    /// Counts for the status page.
+    Counts {
+        answer: oneshot::Sender<crate::admin::Counts>,
+    },
+    /// Hands all slots over that it can (drain); answered when none is left or frozen.
+    HandOver { slots: Vec<u16>, to: proto::Node },
+}

@@ -1,0 +1,80 @@
+//! Workers: each is the single owner of many slots, a state machine without I/O.
+//!
+//! Inputs come in batches; a turn works them all and then lets out what it collected: one batch
+//! for each lane, the jobs for storage and shadow, and nothing before the state is consistent.
+//!
+//! - [`core`]: what slots share within a turn; [`work`]: what is awaited before an answer
+//! - [`slot`], [`session`]: the rows
+//! - [`inbound`]: from edges; [`route`]: at the sender; [`receive`]: at the addressee
+//! - [`presence`], [`records`]: presence; archive, offline, carbons
+//! - [`detach`], [`shadow`]: ends of sockets and sessions; what survives this process
+//! - [`takeover`], [`handover`]: slots come and go
+//! - [`turn`]: one turn; [`input`]: what can happen to a worker
+
+pub(crate) mod core;
+mod detach;
+mod handover;
+mod inbound;
+pub(crate) mod input;
+mod presence;
+pub(crate) mod receive;
+pub(crate) mod records;
+mod route;
+pub(crate) mod session;
+pub(crate) mod shadow;
+pub(crate) mod slot;
+mod takeover;
+pub(crate) mod turn;
+pub(crate) mod work;
+
+use slot::Slot;
+
+/// The slots of one worker: those with `slot % workers == worker`.
+#[derive(Debug)]
+pub(crate) struct Slots {
+    worker: u16,
+    workers: u16,
+    rows: Vec<Option<Box<Slot>>>,
+}
+
+impl Slots {
+    pub(crate) fn new(worker: u16, workers: u16) -> Slots {
+        let count = sestina_cluster::slots::SLOTS.div_ceil(usize::from(workers));
+        Slots {
+            worker,
+            workers,
+            rows: std::iter::repeat_with(|| None).take(count).collect(),
+        }
+    }
+
+    fn index(&self, slot: u16) -> Option<usize> {
+        (slot % self.workers == self.worker).then_some(usize::from(slot / self.workers))
+    }
+
+    /// A slot that is here.
+    pub(crate) fn get_mut(&mut self, slot: u16) -> Option<&mut Slot> {
+        let index = self.index(slot)?;
+        self.rows.get_mut(index)?.as_deref_mut()
+    }
+
+    pub(crate) fn insert(&mut self, slot: Slot) {
+        if let Some(index) = self.index(slot.slot)
+            && let Some(row) = self.rows.get_mut(index)
+        {
+            *row = Some(Box::new(slot));
+        }
+    }
+
+    pub(crate) fn remove(&mut self, slot: u16) -> Option<Box<Slot>> {
+        let index = self.index(slot)?;
+        self.rows.get_mut(index)?.take()
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Slot> {
+        self.rows.iter().filter_map(|s| s.as_deref())
+    }
+
+    pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Slot> {
+        self.rows.iter_mut().filter_map(|s| s.as_deref_mut())
+    }
+}

@@ -1,0 +1,220 @@
+//! Presence of sessions: RFC 6121 §4, as far as it needs no roster.
+
+use std::sync::Arc;
+
+use sestina_api::key::{EffectKey, EffectKind};
+use sestina_proto as proto;
+use sestina_xmpp::jid::Jid;
+use sestina_xmpp::stanza::error::Condition;
+use sestina_xmpp::stanza::{Kind, Stanza};
+
+use super::core::Core;
+use super::session::Available;
+use super::slot::Slot;
+use super::work::WorkId;
+
+/// The priority that a presence names (RFC 6121 §4.7.2.3); 0 if none or not a number.
+pub(crate) fn priority_of(stanza: &proto::Stanza) -> i8 {
+    let stanza = Stanza::from(stanza.clone());
+    stanza
+        .text_of(sestina_xmpp::ns::CLIENT, "priority")
+        .and_then(|p| p.trim().parse::<i8>().ok())
+        .unwrap_or(0)
+}
+
+impl Slot {
+    /// Presence from a session, without `to` or to its own bare JID: its availability.
+    pub(crate) fn own_presence(
+        &mut self,
+        core: &mut Core,
+        id: u128,
+        n: u64,
+        stanza: Stanza,
+        work: WorkId,
+    ) {
+        match stanza.type_.as_str() {
+            "" => self.becomes_available(core, id, n, stanza, work),
+            "unavailable" => self.becomes_unavailable(core, id, n, stanza, work),
+            // Subscriptions and probes need a roster: answered as the addressee would (RFC 6121 §3.1.3).
+            "subscribe" | "subscribed" | "unsubscribe" | "unsubscribed" | "probe" => {}
+            "error" => {}
+            _ => {
+                let text = Some("unknown presence type");
+                let error = stanza.error_reply(Condition::BadRequest, text);
+                self.reply_to(core, id, n, error, work);
+            }
+        }
+    }
+
+    fn becomes_available(
+        &mut self,
+        core: &mut Core,
+        id: u128,
+        n: u64,
+        stanza: Stanza,
+        work: WorkId,
+    ) {
+        let wire = proto::Stanza::from(stanza);
+        let Some(session) = self.sessions.get_mut(&id) else {
+            return;
+        };
+        let priority = priority_of(&wire);
+        let before = session.priority();
+        session.available = Some(Available {
+            priority,
+            stanza: wire.clone(),
+        });
+        session.state_dirty = true;
+        let bare = session.jid.bare();
+        self.to_own_sessions(core, id, n, &bare, wire, work);
+        if before.is_none() {
+            // RFC 6121 §4.2.2: the new resource learns of the user's others.
+            self.show_own_presences(core, id, n, &bare, work);
+        }
+        let was_reachable = before.is_some_and(|p| p >= 0);
+        if priority >= 0 && !was_reachable {
+            self.fetch_offline(core, id, &bare);
+        }
+        self.keep_registry(core, id, work);
+    }
+
+    fn becomes_unavailable(
+        &mut self,
+        core: &mut Core,
+        id: u128,
+        n: u64,
+        stanza: Stanza,
+        work: WorkId,
+    ) {
+        let Some(session) = self.sessions.get_mut(&id) else {
+            return;
+        };
+        let was = session.available.take();
+        session.state_dirty = true;
+        let bare = session.jid.bare();
+        let joined: Vec<(Jid, String)> = session.joined.drain().collect();
+        let directed: Vec<Jid> = session.directed.drain().collect();
+        if was.is_some() {
+            self.to_own_sessions(
+                core,
+                id,
+                n,
+                &bare,
+                proto::Stanza::from(stanza.clone()),
+                work,
+            );
+        }
+        for (index, to) in joined
+            .iter()
+            .filter_map(|(room, nick)| room.with_resource(nick).ok())
+            .chain(directed)
+            .enumerate()
+        {
+            let mut copy = stanza.clone();
+            copy.to = to.as_str().to_owned();
+            let index = u32::try_from(index).unwrap_or(u32::MAX);
+            let key = EffectKey::indexed(id, n, EffectKind::Ended, index);
+            self.send_effect(core, id, key, &to, copy, work);
+        }
+        self.keep_registry(core, id, work);
+    }
+
+    /// Copies a presence to the user's own available sessions, the sender's included (RFC 6121 §4.2.2).
+    fn to_own_sessions(
+        &mut self,
+        core: &mut Core,
+        id: u128,
+        n: u64,
+        bare: &Jid,
+        stanza: proto::Stanza,
+        work: WorkId,
+    ) {
+        let targets: Vec<u128> = self
+            .sessions_of(bare)
+            .filter(|s| s.available.is_some() || s.id == id)
+            .filter(|s| s.available.is_some())
+            .map(|s| s.id)
+            .collect();
+        let stanza = Arc::new(stanza);
+        let key = EffectKey::new(id, n, EffectKind::Route);
+        for target in targets {
+            self.deliver_to(core, target, key, stanza.clone(), Some(work));
+        }
+    }
+
+    fn show_own_presences(&mut self, core: &mut Core, id: u128, n: u64, bare: &Jid, work: WorkId) {
+        let others: Vec<proto::Stanza> = self
+            .sessions_of(bare)
+            .filter(|s| s.id != id)
+            .filter_map(|s| s.available.as_ref().map(|a| a.stanza.clone()))
+            .collect();
+        for (index, presence) in others.into_iter().enumerate() {
+            let index = u32::try_from(index).unwrap_or(u32::MAX);
+            let key = EffectKey::indexed(id, n, EffectKind::Result, index);
+            self.deliver_to(core, id, key, Arc::new(presence), Some(work));
+        }
+    }
+
+    /// Directed presence (RFC 6121 §4.6): remembered, so that the end of the session is told.
+    pub(crate) fn directed_presence(
+        &mut self,
+        core: &mut Core,
+        id: u128,
+        n: u64,
+        stanza: Stanza,
+        to: Jid,
+        work: WorkId,
+    ) {
+        let Some(session) = self.sessions.get_mut(&id) else {
+            return;
+        };
+        let room = core.config.is_muc(to.domain());
+        match stanza.type_.as_str() {
+            "" if room => {
+                let nick = to.resource().unwrap_or_default().to_owned();
+                session.joined.insert(to.bare(), nick);
+                session.state_dirty = true;
+            }
+            "" => {
+                if session.directed.len() >= core.config.max_directed_presences {
+                    let text = Some("too many directed presences");
+                    let error = stanza.error_reply(Condition::ResourceConstraint, text);
+                    return self.reply_to(core, id, n, error, work);
+                }
+                session.state_dirty |= session.directed.insert(to.clone());
+            }
+            "unavailable" if room => {
+                session.state_dirty |= session.joined.remove(&to.bare()).is_some();
+            }
+            "unavailable" => session.state_dirty |= session.directed.remove(&to),
+            _ => {}
+        }
+        let key = EffectKey::new(id, n, EffectKind::Route);
+        self.send_effect(core, id, key, &to, stanza, work);
+        self.keep_registry(core, id, work);
+    }
+
+    /// The work waits until a second process holds the registry record: the edge takes it with
+    /// the KeepState of this turn, whose batch it acknowledges; a detached session's goes to the
+    /// shadow.
+    pub(crate) fn keep_registry(&mut self, core: &mut Core, id: u128, work: WorkId) {
+        let Some(session) = self.sessions.get(&id) else {
+            return;
+        };
+        let Some((lane, _)) = session.edge() else {
+            return;
+        };
+        core.works.part(work);
+        core.state_told(lane, work);
+        self.touch(core, id);
+    }
+
+    /// Makes an unavailable presence in the name of a session that ended.
+    pub(crate) fn unavailable_of(jid: &Jid, to: &Jid) -> Stanza {
+        let mut stanza = Stanza::new(Kind::Presence);
+        stanza.type_ = "unavailable".to_owned();
+        stanza.from = jid.as_str().to_owned();
+        stanza.to = to.as_str().to_owned();
+        stanza
+    }
+}

@@ -1,0 +1,353 @@
+//! What goes to storage for a message: archive rows (trailing), offline rows (binding), and the
+//! reading of both.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use prost::Message as _;
+use sestina_api::key::{EffectKey, EffectKind};
+use sestina_proto as proto;
+use sestina_xmpp::ext::carbons::{self, Direction};
+use sestina_xmpp::ext::delay::Delay;
+use sestina_xmpp::ext::mam;
+use sestina_xmpp::ext::rsm::Page;
+use sestina_xmpp::jid::Jid;
+use sestina_xmpp::ns;
+use sestina_xmpp::stanza::Stanza;
+use sestina_xmpp::stanza::error::Condition;
+use sha2::{Digest, Sha256};
+
+use super::core::{Core, Job};
+use super::slot::Slot;
+use super::work::{OnDone, WorkId};
+
+/// The XEP-0359 id under which an archive holds a stanza: a hash of the archive and the origin's
+/// number, so that a replay gets the same.
+pub(crate) fn stanza_id(archive: &str, key: EffectKey) -> [u8; 16] {
+    let mut hash = Sha256::new();
+    hash.update(archive.as_bytes());
+    hash.update([0]);
+    hash.update(key.origin.to_be_bytes());
+    hash.update(key.n.to_be_bytes());
+    let digest = hash.finalize();
+    let mut id = [0u8; 16];
+    id.copy_from_slice(&digest[..16]);
+    id
+}
+
+/// Its form in stanzas.
+pub(crate) fn id_text(id: &[u8]) -> String {
+    use std::fmt::Write as _;
+    id.iter().fold(String::with_capacity(32), |mut text, byte| {
+        // Writing to a String cannot fail.
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+impl Slot {
+    /// Appends to the archive of a user of this slot; returns the stanza-id.
+    pub(crate) fn archive(
+        &mut self,
+        core: &mut Core,
+        user: &Jid,
+        peer: &Jid,
+        key: EffectKey,
+        stanza: &Stanza,
+        work: WorkId,
+    ) -> String {
+        let id = stanza_id(user.as_str(), key);
+        let (epoch, counter) = self.next_archive_place();
+        let row = proto::ArchiveRow {
+            fence: Some(self.fence()),
+            archive: user.as_str().to_owned(),
+            epoch,
+            counter,
+            stanza_id: Bytes::copy_from_slice(&id),
+            at_ms: core.wall_ms,
+            with_bare: peer.bare_str().to_owned(),
+            with_resource: peer.resource().unwrap_or_default().to_owned(),
+            stanza: Some(stanza.clone().into()),
+        };
+        let bytes = row.encoded_len();
+        core.works.part(work);
+        self.archive_open += 1;
+        core.archive.push(row, work, bytes);
+        id_text(&id)
+    }
+
+    pub(crate) fn fence(&self) -> proto::Fence {
+        proto::Fence {
+            slot: u32::from(self.slot),
+            epoch: self.epoch,
+        }
+    }
+
+    /// XEP-0280 §7: copies of a sent message for the sender's other sessions.
+    pub(crate) fn carbons_sent(
+        &mut self,
+        core: &mut Core,
+        id: u128,
+        key: EffectKey,
+        stanza: &Stanza,
+        archived: Option<&str>,
+        work: WorkId,
+    ) {
+        let Some(session) = self.sessions.get(&id) else {
+            return;
+        };
+        let user = session.jid.bare();
+        let others: Vec<(u128, Jid)> = self
+            .sessions_of(&user)
+            .filter(|s| s.id != id && s.carbons && s.available.is_some())
+            .map(|s| (s.id, s.jid.clone()))
+            .collect();
+        if others.is_empty() {
+            return;
+        }
+        let mut inner = stanza.clone();
+        if let Some(archived) = archived {
+            super::receive::stamp(&mut inner, &user, archived);
+        }
+        let copy = carbons::wrap(Direction::Sent, &inner, user.as_str(), "");
+        let copy = Arc::new(proto::Stanza::from(copy));
+        let key = key.sibling(EffectKind::CarbonSent);
+        for (other, _) in others {
+            self.deliver_to(core, other, key, copy.clone(), Some(work));
+        }
+    }
+
+    /// XEP-0280 §6: copies of a received message for sessions that do not get it itself.
+    pub(crate) fn carbons_received(
+        &mut self,
+        core: &mut Core,
+        hand: super::receive::InHand,
+        user: &Jid,
+        stanza: &Stanza,
+        direct: &[u128],
+    ) {
+        let others: Vec<u128> = self
+            .sessions_of(user)
+            .filter(|s| !direct.contains(&s.id) && s.carbons && s.available.is_some())
+            .map(|s| s.id)
+            .collect();
+        if others.is_empty() {
+            return;
+        }
+        let copy = carbons::wrap(Direction::Received, stanza, user.as_str(), "");
+        let copy = Arc::new(proto::Stanza::from(copy));
+        for other in others {
+            self.deliver_effect(core, hand, other, EffectKind::CarbonReceived, &copy);
+        }
+    }
+
+    /// Stores a message for later (XEP-0160); the work waits for the commit.
+    pub(crate) fn store_offline(
+        &mut self,
+        core: &mut Core,
+        key: EffectKey,
+        work: WorkId,
+        user: &Jid,
+        stanza: &Stanza,
+    ) {
+        self.offline_counter += 1;
+        let row = proto::OfflineRow {
+            fence: Some(self.fence()),
+            bare: user.as_str().to_owned(),
+            epoch: self.epoch,
+            counter: self.offline_counter,
+            key: Some(key.sibling(EffectKind::Offline).into()),
+            at_ms: core.wall_ms,
+            stanza: Some(stanza.clone().into()),
+        };
+        let bytes = row.encoded_len();
+        self.offline_open += 1;
+        core.works.part(work);
+        core.offline.push(row, work, bytes);
+    }
+
+    /// A session became reachable: read what was stored, before anything new to the bare JID.
+    pub(crate) fn fetch_offline(&mut self, core: &mut Core, id: u128, user: &Jid) {
+        let Some(session) = self.sessions.get_mut(&id) else {
+            return;
+        };
+        if session.anonymous || session.offline_pending || !core.config.has_accounts(user.domain())
+        {
+            return;
+        }
+        session.offline_pending = true;
+        let bare = user.as_str().to_owned();
+        core.jobs.push(Job::OfflineList {
+            slot: self.slot,
+            session: id,
+            bare,
+        });
+    }
+
+    /// The stored messages of a user came: deliver them with their time (XEP-0203), then look for
+    /// more until there is none; only then messages to the bare JID go straight to the session.
+    pub(crate) fn offline_rows(
+        &mut self,
+        core: &mut Core,
+        id: u128,
+        bare: &str,
+        rows: Result<Vec<proto::OfflineRow>, ()>,
+    ) {
+        let again = Job::OfflineList {
+            slot: self.slot,
+            session: id,
+            bare: bare.to_owned(),
+        };
+        let Some(session) = self.sessions.get_mut(&id).filter(|s| s.is_live()) else {
+            return;
+        };
+        let Ok(rows) = rows else {
+            // Storage is away: go on live; what is stored comes with the next login.
+            session.offline_pending = false;
+            return;
+        };
+        if rows.is_empty() {
+            if self.offline_open > 0 {
+                core.jobs.push(again);
+            } else {
+                session.offline_pending = false;
+            }
+            return;
+        }
+        let keys: Vec<proto::Key> = rows.iter().filter_map(|r| r.key).collect();
+        let request = proto::OfflineRemoveRequest {
+            fence: Some(self.fence()),
+            bare: bare.to_owned(),
+            keys,
+        };
+        let done = OnDone::OfflineDelivered {
+            slot: self.slot,
+            session: id,
+            request: Box::new(request),
+        };
+        let work = core.works.open(done);
+        for row in rows {
+            let (Some(key), Some(stanza)) = (row.key.as_ref(), row.stanza) else {
+                continue;
+            };
+            let mut stanza = Stanza::from(stanza);
+            let domain = Jid::from_wire(bare).domain().to_owned();
+            let delay = Delay {
+                from: Some(domain),
+                stamp_ms: row.at_ms,
+                reason: Some("Offline storage".to_owned()),
+            };
+            stanza.push_element(&delay.to_element());
+            let key = EffectKey::from(key);
+            self.deliver_to(core, id, key, Arc::new(stanza.into()), Some(work));
+        }
+        core.part_done(work);
+    }
+
+    /// Stored messages are held by the owner and an edge: they can go, and the next page may come.
+    pub(crate) fn offline_delivered(
+        &mut self,
+        core: &mut Core,
+        session: u128,
+        request: proto::OfflineRemoveRequest,
+    ) {
+        core.jobs.push(Job::OfflineRemove {
+            slot: self.slot,
+            session,
+            request,
+        });
+    }
+
+    /// A page of the archive was asked for by a stanza of a session (XEP-0313 §4).
+    pub(crate) fn query_archive(
+        &mut self,
+        core: &mut Core,
+        query: ArchiveQuery,
+        request: proto::ArchiveQueryRequest,
+    ) {
+        core.works.part(query.work);
+        core.archive_queries += 1;
+        core.jobs.push(Job::ArchiveQuery {
+            query: Box::new(query),
+            request,
+        });
+    }
+
+    /// The page came: one message for each row, then the answer.
+    pub(crate) fn archive_page(
+        &mut self,
+        core: &mut Core,
+        query: ArchiveQuery,
+        page: Result<proto::ArchiveQueryReply, ()>,
+    ) {
+        let ArchiveQuery {
+            session: id,
+            n,
+            iq,
+            queryid,
+            flip,
+            work,
+            ..
+        } = query;
+        let Some(session) = self.sessions.get(&id) else {
+            return core.part_done(work);
+        };
+        let (full, bare) = (session.jid.clone(), session.jid.bare());
+        let reply = match page {
+            Err(()) => {
+                let text = Some("storage is away; try again later");
+                iq.error_reply(Condition::ResourceConstraint, text)
+            }
+            Ok(page) if page.item_not_found => iq.error_reply(Condition::ItemNotFound, None),
+            Ok(mut page) => {
+                let edge = |row: Option<&proto::ArchiveRow>| row.map(|r| id_text(&r.stanza_id));
+                let set = Page {
+                    first: edge(page.rows.first()),
+                    last: edge(page.rows.last()),
+                    first_index: Some(page.first_index),
+                    count: Some(page.count),
+                };
+                if flip {
+                    page.rows.reverse();
+                }
+                for (index, row) in page.rows.into_iter().enumerate() {
+                    let Some(stanza) = row.stanza else { continue };
+                    let message = mam::result(
+                        bare.as_str(),
+                        full.as_str(),
+                        queryid.as_deref(),
+                        &id_text(&row.stanza_id),
+                        row.at_ms,
+                        &Stanza::from(stanza),
+                    );
+                    let index = u32::try_from(index).unwrap_or(u32::MAX);
+                    let key = EffectKey::indexed(id, n, EffectKind::Result, index);
+                    self.deliver_to(core, id, key, Arc::new(message.into()), Some(work));
+                }
+                iq.result_reply(Some(&mam::fin(&set, page.complete, true)))
+            }
+        };
+        self.reply_to(core, id, n, reply, work);
+        core.part_done(work);
+    }
+}
+
+/// A question to an archive that storage is answering.
+#[derive(Debug)]
+pub(crate) struct ArchiveQuery {
+    pub(crate) slot: u16,
+    pub(crate) session: u128,
+    pub(crate) n: u64,
+    pub(crate) iq: Stanza,
+    pub(crate) queryid: Option<String>,
+    pub(crate) flip: bool,
+    pub(crate) work: WorkId,
+}
+
+/// Whether a child is something that only this server may say of its archives.
+pub(crate) fn is_stanza_id_by(child: &sestina_xmpp::stanza::Child<'_>, by: &str) -> bool {
+    child.ns == ns::STANZA_ID
+        && child.name == "stanza-id"
+        && sestina_xmpp::xml::Element::parse(child.xml)
+            .is_ok_and(|e| e.attr("by").is_some_and(|b| b == by))
+}

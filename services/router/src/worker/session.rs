@@ -1,0 +1,464 @@
+//! A session: one full JID, its two counters, its queue, and what the server knows of it.
+//!
+//! The owner numbers both directions; XEP-0198's counts are these numbers less a base. The queue
+//! holds what was sent and not acknowledged by the client. Until a delivery is held by a second
+//! process (the edge, or the shadow of a detached session) its work stays open.
+
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::sync::Arc;
+
+use sestina_api::key::{EffectKey, join, split};
+use sestina_proto as proto;
+use sestina_xmpp::jid::Jid;
+
+use super::core::{Core, LaneRef};
+use super::work::WorkId;
+
+/// Where the session's socket is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Attachment {
+    /// At an edge. The lane may be between two connections; the edge's lease decides.
+    Edge { lane: LaneRef, handle: u64 },
+    /// Nowhere: waits for a resume until the deadline (clock of [`Core::now_ms`]).
+    Detached { deadline_ms: u64, committed: bool },
+    /// Ended: telling rooms and contacts, then forgotten.
+    Ending,
+}
+
+/// XEP-0198 of a session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct StreamManagement {
+    pub(crate) resume: bool,
+    pub(crate) max_s: u32,
+    pub(crate) in_base: u64,
+    pub(crate) out_base: u64,
+}
+
+/// One stanza to the client, not acknowledged by it.
+#[derive(Clone, Debug)]
+pub(crate) struct OutItem {
+    pub(crate) key: EffectKey,
+    pub(crate) stanza: Arc<proto::Stanza>,
+    /// Open until a second process holds it.
+    pub(crate) work: Option<WorkId>,
+    pub(crate) weight: usize,
+}
+
+/// A stanza of the client that is not settled.
+#[derive(Debug, Default)]
+pub(crate) struct Unsettled {
+    pub(crate) done: bool,
+}
+
+/// Presence as last broadcast.
+#[derive(Clone, Debug)]
+pub(crate) struct Available {
+    pub(crate) priority: i8,
+    pub(crate) stanza: proto::Stanza,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Session {
+    pub(crate) id: u128,
+    pub(crate) jid: Jid,
+    pub(crate) generation: u32,
+    pub(crate) attachment: Attachment,
+    pub(crate) transport: String,
+    pub(crate) remote: String,
+    pub(crate) anonymous: bool,
+    pub(crate) query: HashMap<String, String>,
+    pub(crate) sm: Option<StreamManagement>,
+
+    // from the client
+    pub(crate) accepted: u64,
+    pub(crate) settled: u64,
+    /// What the edge is known to have dropped: keys up to here can be forgotten everywhere.
+    pub(crate) mark: u64,
+    /// (lane sequence, settled) told to the edge and not acknowledged yet.
+    pub(crate) settled_told: u64,
+    pub(crate) unsettled: VecDeque<Unsettled>,
+    /// Slots that may hold keys of this session: slot -> highest n sent there.
+    pub(crate) mark_targets: HashMap<u16, u64>,
+
+    // to the client
+    /// Number of the last stanza queued.
+    pub(crate) next: u64,
+    /// Up to here the client acknowledged; the queue begins behind it.
+    pub(crate) acked: u64,
+    /// Up to here a second process holds it.
+    pub(crate) held: u64,
+    /// Up to here it was given to the lane.
+    pub(crate) sent: u64,
+    /// Up to here the edge wrote it to the socket.
+    pub(crate) written: u64,
+    pub(crate) queue: VecDeque<OutItem>,
+    pub(crate) queue_bytes: usize,
+    /// Bytes given to the edge and not written by it.
+    pub(crate) flying_bytes: usize,
+    /// Numbers whose origin may still replay them.
+    pub(crate) unreleased: BTreeMap<u64, EffectKey>,
+    /// Keys known from an edge or the shadow after a takeover: their effects may come again.
+    pub(crate) restored: HashSet<EffectKey>,
+    pub(crate) released_told: u64,
+    pub(crate) accepted_told: u64,
+
+    // registry
+    pub(crate) available: Option<Available>,
+    pub(crate) carbons: bool,
+    /// Offline messages are being read: bare-JID messages queue behind them.
+    pub(crate) offline_pending: bool,
+    pub(crate) joined: HashMap<Jid, String>,
+    /// Room identity -> last event sent to this session (order of rooms).
+    pub(crate) room_seq: HashMap<u128, u64>,
+    pub(crate) directed: HashSet<Jid>,
+    pub(crate) touched: bool,
+    /// The edge must get a new registry record.
+    pub(crate) state_dirty: bool,
+    /// Lane and handle of the lost socket, until the edge was told to drop its copies.
+    pub(crate) detached_from: Option<(LaneRef, u64)>,
+    /// The same of a session that ended.
+    pub(crate) ended_from: Option<(LaneRef, u64)>,
+    /// Listed to send its mark to other slots.
+    pub(crate) mark_due: bool,
+}
+
+impl Session {
+    pub(crate) fn new(id: u128, jid: Jid, attachment: Attachment) -> Session {
+        Session {
+            id,
+            jid,
+            generation: 1,
+            attachment,
+            transport: String::new(),
+            remote: String::new(),
+            anonymous: false,
+            query: HashMap::new(),
+            sm: None,
+            accepted: 0,
+            settled: 0,
+            mark: 0,
+            settled_told: 0,
+            unsettled: VecDeque::new(),
+            mark_targets: HashMap::new(),
+            next: 0,
+            acked: 0,
+            held: 0,
+            sent: 0,
+            written: 0,
+            queue: VecDeque::new(),
+            queue_bytes: 0,
+            flying_bytes: 0,
+            unreleased: BTreeMap::new(),
+            restored: HashSet::new(),
+            released_told: 0,
+            accepted_told: 0,
+            available: None,
+            carbons: false,
+            offline_pending: false,
+            room_seq: HashMap::new(),
+            joined: HashMap::new(),
+            directed: HashSet::new(),
+            touched: false,
+            state_dirty: false,
+            detached_from: None,
+            ended_from: None,
+            mark_due: false,
+        }
+    }
+
+    /// The lane and handle of the socket, if there is one.
+    pub(crate) fn edge(&self) -> Option<(LaneRef, u64)> {
+        match &self.attachment {
+            Attachment::Edge { lane, handle } => Some((*lane, *handle)),
+            Attachment::Detached { .. } | Attachment::Ending => None,
+        }
+    }
+
+    pub(crate) fn is_ending(&self) -> bool {
+        matches!(self.attachment, Attachment::Ending)
+    }
+
+    /// Whether it can be delivered to now or after a resume.
+    pub(crate) fn is_live(&self) -> bool {
+        !self.is_ending()
+    }
+
+    /// Priority of an available session.
+    pub(crate) fn priority(&self) -> Option<i8> {
+        self.available.as_ref().map(|a| a.priority)
+    }
+
+    /// Name of its object in the shadow.
+    pub(crate) fn shadow_object(id: u128) -> String {
+        format!("s:{id:032x}")
+    }
+
+    /// Puts a stanza behind all others. `work` gets a part that closes when it is held twice.
+    pub(crate) fn enqueue(
+        &mut self,
+        core: &mut Core,
+        key: EffectKey,
+        stanza: Arc<proto::Stanza>,
+        work: Option<WorkId>,
+    ) -> u64 {
+        self.next += 1;
+        if let Some(work) = work {
+            core.works.part(work);
+        }
+        let weight = stanza_weight(&stanza);
+        self.queue_bytes += weight;
+        self.queue.push_back(OutItem {
+            key,
+            stanza,
+            work,
+            weight,
+        });
+        self.unreleased.insert(self.next, key);
+        self.next
+    }
+
+    /// Gives the lane what credit allows.
+    pub(crate) fn pump(&mut self, core: &mut Core, slot: u16, epoch: u64) {
+        let Some((lane, handle)) = self.edge() else {
+            return;
+        };
+        if !core.lanes.contains_key(&lane) {
+            return;
+        }
+        while self.sent < self.next {
+            if self.flying_bytes > core.config.session_credit_bytes {
+                break;
+            }
+            let index = usize::try_from(self.sent - self.acked).unwrap_or(usize::MAX);
+            let Some(item) = self.queue.get(index) else {
+                break;
+            };
+            self.sent += 1;
+            self.flying_bytes += item.weight;
+            let target = proto::Target {
+                handle,
+                generation: self.generation,
+                number: self.sent,
+                variant: 0,
+                epoch,
+            };
+            core.deliver(lane, slot, self.id, target, &item.stanza, item.key);
+        }
+    }
+
+    /// A second process holds everything up to `number`.
+    pub(crate) fn on_held(&mut self, core: &mut Core, number: u64) {
+        let number = number.min(self.next);
+        while self.held < number {
+            self.held += 1;
+            if self.held <= self.acked {
+                continue;
+            }
+            let index = usize::try_from(self.held - self.acked - 1).unwrap_or(usize::MAX);
+            if let Some(work) = self.queue.get_mut(index).and_then(|i| i.work.take()) {
+                core.part_done(work);
+            }
+        }
+    }
+
+    /// The edge wrote everything up to `number` to the socket.
+    pub(crate) fn on_written(&mut self, number: u64) {
+        let number = number.min(self.sent);
+        while self.written < number {
+            self.written += 1;
+            if self.written > self.acked {
+                let index = usize::try_from(self.written - self.acked - 1).unwrap_or(usize::MAX);
+                if let Some(item) = self.queue.get(index) {
+                    self.flying_bytes = self.flying_bytes.saturating_sub(item.weight);
+                }
+            }
+        }
+    }
+
+    /// The client acknowledged everything up to `number`; false if it was never sent.
+    pub(crate) fn on_acked(&mut self, core: &mut Core, number: u64) -> bool {
+        if number > self.next {
+            return false;
+        }
+        self.on_written(number);
+        self.on_held(core, number);
+        while self.acked < number {
+            self.acked += 1;
+            if let Some(item) = self.queue.pop_front() {
+                self.queue_bytes = self.queue_bytes.saturating_sub(item.weight);
+            }
+        }
+        self.sent = self.sent.max(self.acked);
+        self.written = self.written.max(self.acked);
+        self.held = self.held.max(self.acked);
+        true
+    }
+
+    /// The origin can never replay what this number carried.
+    pub(crate) fn release(&mut self, number: u64) {
+        if let Some(key) = self.unreleased.remove(&number) {
+            self.restored.remove(&key);
+        }
+    }
+
+    /// The same for all that came from one origin up to its mark.
+    pub(crate) fn release_origin(&mut self, origin: u128, mark: u64) -> bool {
+        let before = self.unreleased.len();
+        self.unreleased
+            .retain(|_, key| key.origin != origin || key.n > mark);
+        if !self.restored.is_empty() {
+            self.restored
+                .retain(|key| key.origin != origin || key.n > mark);
+        }
+        self.unreleased.len() != before
+    }
+
+    /// The cheap part of [`Session::release_origin`]: what is first in line.
+    pub(crate) fn release_front(&mut self, origin: u128, mark: u64) {
+        while let Some(first) = self.unreleased.first_entry()
+            && first.get().origin == origin
+            && first.get().n <= mark
+        {
+            let key = first.remove();
+            self.restored.remove(&key);
+        }
+    }
+
+    /// Whether this session knows that it got this very event of a room.
+    pub(crate) fn had_room_event(&self, key: EffectKey) -> bool {
+        self.restored.contains(&key) || self.number_of(key).is_some()
+    }
+
+    /// The number under which an effect was queued, while its origin may replay it.
+    pub(crate) fn number_of(&self, key: EffectKey) -> Option<u64> {
+        self.unreleased
+            .iter()
+            .rev()
+            .find(|(_, k)| **k == key)
+            .map(|(n, _)| *n)
+    }
+
+    /// All numbers up to here are released.
+    pub(crate) fn released(&self) -> u64 {
+        self.unreleased.keys().next().map_or(self.next, |n| n - 1)
+    }
+
+    /// Whether this session got that effect (or a copy of it) and still knows.
+    pub(crate) fn has_had(&self, key: EffectKey) -> bool {
+        self.unreleased
+            .values()
+            .any(|k| k.origin == key.origin && k.n == key.n)
+    }
+
+    /// Puts back a delivery that an edge or the shadow held.
+    pub(crate) fn restore_item(&mut self, item: proto::Outbound) {
+        let (Some(key), Some(stanza)) = (item.key.as_ref().map(EffectKey::from), item.stanza)
+        else {
+            return;
+        };
+        self.next = item.number;
+        let weight = stanza_weight(&stanza);
+        self.queue_bytes += weight;
+        self.queue.push_back(OutItem {
+            key,
+            stanza: Arc::new(stanza),
+            work: None,
+            weight,
+        });
+        self.unreleased.insert(item.number, key);
+        self.restored.insert(key);
+    }
+
+    /// Begins to send again from what the client acknowledged (another edge, or the lane anew).
+    pub(crate) fn rewind(&mut self) {
+        self.sent = self.acked;
+        self.written = self.acked;
+        self.flying_bytes = 0;
+    }
+
+    /// The registry record: what another owner needs beside what the edge itself counts.
+    pub(crate) fn record(&self) -> proto::SessionState {
+        let (session_hi, session_lo) = split(self.id);
+        proto::SessionState {
+            session_hi,
+            session_lo,
+            jid: self.jid.as_str().to_owned(),
+            generation: self.generation,
+            accepted: self.accepted,
+            next: self.next,
+            acked: self.acked,
+            sm: self.sm.is_some(),
+            sm_resume: self.sm.is_some_and(|s| s.resume),
+            sm_max_s: self.sm.map_or(0, |s| s.max_s),
+            in_base: self.sm.map_or(0, |s| s.in_base),
+            out_base: self.sm.map_or(0, |s| s.out_base),
+            presence: self.available.as_ref().map(|a| a.stanza.clone()),
+            carbons: self.carbons,
+            joined: self
+                .joined
+                .iter()
+                .map(|(room, nick)| proto::JoinedRoom {
+                    room: room.as_str().to_owned(),
+                    nick: nick.clone(),
+                })
+                .collect(),
+            directed: self
+                .directed
+                .iter()
+                .map(|j| j.as_str().to_owned())
+                .collect(),
+            anonymous: self.anonymous,
+            query: self.query.clone(),
+            transport: self.transport.clone(),
+            remote: self.remote.clone(),
+            ending: self.is_ending(),
+        }
+    }
+
+    /// Makes a session from its record; queue and counters come from the edge or the shadow.
+    pub(crate) fn from_record(state: proto::SessionState, attachment: Attachment) -> Session {
+        let id = join(state.session_hi, state.session_lo);
+        let mut session = Session::new(id, Jid::from_wire(&state.jid), attachment);
+        session.generation = state.generation;
+        session.accepted = state.accepted;
+        session.settled = state.accepted;
+        session.mark = 0;
+        session.next = state.next;
+        session.acked = state.acked;
+        session.held = state.acked;
+        session.sent = state.acked;
+        session.written = state.acked;
+        session.sm = state.sm.then_some(StreamManagement {
+            resume: state.sm_resume,
+            max_s: state.sm_max_s,
+            in_base: state.in_base,
+            out_base: state.out_base,
+        });
+        session.available = state.presence.map(|stanza| Available {
+            priority: super::presence::priority_of(&stanza),
+            stanza,
+        });
+        session.carbons = state.carbons;
+        session.joined = state
+            .joined
+            .into_iter()
+            .map(|j| (Jid::from_wire(&j.room), j.nick))
+            .collect();
+        session.directed = state.directed.iter().map(|j| Jid::from_wire(j)).collect();
+        session.anonymous = state.anonymous;
+        session.query = state.query;
+        session.transport = state.transport;
+        session.remote = state.remote;
+        session
+    }
+}
+
+/// Bytes that a queued stanza holds.
+pub(crate) fn stanza_weight(stanza: &proto::Stanza) -> usize {
+    128 + stanza.payload.len()
+        + stanza.from.len()
+        + stanza.to.len()
+        + stanza.id.len()
+        + stanza.attrs.len()
+}

@@ -1,0 +1,258 @@
+//! A slot: one of 4,096 parts of the keyspace, with everything live that belongs to it.
+//!
+//! Sessions and rooms are rows of a slot, changed by its owner alone, in order.
+
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+
+use sestina_api::key::EffectKey;
+use sestina_proto as proto;
+use sestina_runtime::guard;
+use sestina_xmpp::jid::Jid;
+
+use super::core::{Core, PeerRef};
+use super::receive::{Asker, Parked};
+use super::session::Session;
+use super::shadow::SlotShadow;
+use super::work::WorkId;
+use crate::room::Room;
+
+/// What a slot may do.
+#[derive(Debug)]
+pub(crate) enum Phase {
+    /// Claimed: the epoch is being installed and state gathered.
+    Taking(Box<super::takeover::Taking>),
+    /// In service.
+    Active,
+    /// Being handed over: takes no new input, lets what it accepted settle.
+    Frozen {
+        to: proto::Node,
+        releasing: bool,
+        since_ms: u64,
+    },
+}
+
+/// An effect that was handled here: what became of it, for as long as its origin may replay it.
+#[derive(Debug)]
+pub(crate) enum Seen {
+    /// Under way; answered to the newest asker when it is done.
+    Open {
+        asker: Asker,
+        reply: Option<proto::Stanza>,
+        sessions: Delivered,
+    },
+    /// Done, with this answer.
+    Done {
+        reply: Option<proto::Stanza>,
+        sessions: Delivered,
+    },
+}
+
+/// Sessions that got an effect, and under which number.
+pub(crate) type Delivered = Vec<(u128, u64)>;
+
+/// Names the addressee of an effect within a slot (a user or a room), by hash of its bare JID.
+pub(crate) type Entity = u64;
+
+/// An effect on its way to another slot's owner.
+#[derive(Debug)]
+pub(crate) struct PendingEffect {
+    pub(crate) key: EffectKey,
+    /// Whose stanza it is (a session of this slot).
+    pub(crate) session: u128,
+    /// The frame, to send again.
+    pub(crate) effect: proto::Effect,
+    pub(crate) work: WorkId,
+    pub(crate) sent: bool,
+}
+
+/// Effects for one other slot: a stream in order, begun anew whenever the receiver may have
+/// missed one.
+#[derive(Debug, Default)]
+pub(crate) struct Outbound {
+    pub(crate) pending: VecDeque<PendingEffect>,
+    pub(crate) owner: Option<PeerRef>,
+    /// 0: the next effect begins a stream.
+    pub(crate) stream: u64,
+    pub(crate) seq: u64,
+    /// Refused: goes again at the next tick or map.
+    pub(crate) waiting: bool,
+}
+
+impl Outbound {
+    pub(crate) fn restart(&mut self) {
+        self.stream = 0;
+        self.owner = None;
+        self.waiting = false;
+        for pending in &mut self.pending {
+            pending.sent = false;
+        }
+    }
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Slot {
+    pub(crate) slot: u16,
+    pub(crate) epoch: u64,
+    pub(crate) phase: Phase,
+    pub(crate) sessions: HashMap<u128, Session>,
+    /// (edge incarnation, handle) -> session.
+    pub(crate) handles: HashMap<(u64, u64), u128>,
+    /// Bare JID -> its sessions, in order of binding.
+    pub(crate) users: HashMap<Jid, Vec<u128>>,
+    pub(crate) rooms: HashMap<Jid, Room>,
+    /// (origin, n, entity, kind): ordered so that a mark forgets a range.
+    pub(crate) seen: BTreeMap<(u128, u64, Entity, u32), Seen>,
+    /// Effects for other slots, by slot, in order.
+    pub(crate) outbound: HashMap<u16, Outbound>,
+    /// Streams of effects from other slots: (stream, last taken, time of it).
+    pub(crate) streams: HashMap<u16, (u64, u64, u64)>,
+    /// Slots with effects that wait for an owner, tried again at each tick and map.
+    pub(crate) stuck: HashSet<u16>,
+    /// Messages for users of whom it is asked whether they exist.
+    pub(crate) parked: HashMap<Jid, Vec<Parked>>,
+    /// Some session knows keys from before a takeover.
+    pub(crate) any_restored: bool,
+    pub(crate) archive_counter: u64,
+    pub(crate) offline_counter: u64,
+    /// Offline rows on their way to storage.
+    pub(crate) offline_open: usize,
+    /// Archive rows on their way to storage.
+    pub(crate) archive_open: usize,
+    pub(crate) shadow: SlotShadow,
+}
+
+impl Slot {
+    pub(crate) fn new(slot: u16, epoch: u64, phase: Phase) -> Slot {
+        Slot {
+            slot,
+            epoch,
+            phase,
+            sessions: HashMap::new(),
+            handles: HashMap::new(),
+            users: HashMap::new(),
+            rooms: HashMap::new(),
+            seen: BTreeMap::new(),
+            outbound: HashMap::new(),
+            streams: HashMap::new(),
+            stuck: HashSet::new(),
+            parked: HashMap::new(),
+            any_restored: false,
+            archive_counter: 0,
+            offline_counter: 0,
+            offline_open: 0,
+            archive_open: 0,
+            shadow: SlotShadow::default(),
+        }
+    }
+
+    pub(crate) fn is_active(&self) -> bool {
+        matches!(self.phase, Phase::Active)
+    }
+
+    /// Whether effects of others may still be answered (a frozen slot finishes what it accepted).
+    pub(crate) fn is_serving(&self) -> bool {
+        matches!(self.phase, Phase::Active | Phase::Frozen { .. })
+    }
+
+    /// The session with that full JID that can be delivered to.
+    pub(crate) fn session_of(&self, full: &Jid) -> Option<u128> {
+        let ids = self.users.get(&full.bare())?;
+        ids.iter().copied().find(|id| {
+            self.sessions
+                .get(id)
+                .is_some_and(|s| s.is_live() && s.jid == *full)
+        })
+    }
+
+    /// The live sessions of a bare JID.
+    pub(crate) fn sessions_of<'a>(
+        &'a self,
+        bare: &Jid,
+    ) -> impl Iterator<Item = &'a Session> + use<'a> {
+        self.users
+            .get(bare)
+            .into_iter()
+            .flatten()
+            .filter_map(|id| self.sessions.get(id))
+            .filter(|s| s.is_live())
+    }
+
+    pub(crate) fn insert_session(&mut self, session: Session) {
+        self.users
+            .entry(session.jid.bare())
+            .or_default()
+            .push(session.id);
+        self.sessions.insert(session.id, session);
+    }
+
+    pub(crate) fn remove_session(&mut self, id: u128) -> Option<Session> {
+        let session = self.sessions.remove(&id)?;
+        if let Some((lane, handle)) = session.edge() {
+            self.handles.remove(&(lane.edge, handle));
+        }
+        let bare = session.jid.bare();
+        if let Some(ids) = self.users.get_mut(&bare) {
+            ids.retain(|i| *i != id);
+            if ids.is_empty() {
+                self.users.remove(&bare);
+            }
+        }
+        Some(session)
+    }
+
+    /// The next place in an archive of this slot: (epoch, counter).
+    pub(crate) fn next_archive_place(&mut self) -> (u64, u64) {
+        self.archive_counter += 1;
+        (self.epoch, self.archive_counter)
+    }
+
+    /// Marks a session for a Progress frame (and more) at the end of the turn.
+    pub(crate) fn touch(&mut self, core: &mut Core, session: u128) {
+        if let Some(s) = self.sessions.get_mut(&session)
+            && !s.touched
+        {
+            s.touched = true;
+            core.touched.push((self.slot, session));
+        }
+    }
+
+    /// Queues a stanza for a session unless it has it, and sends what credit allows.
+    pub(crate) fn deliver_to(
+        &mut self,
+        core: &mut Core,
+        id: u128,
+        key: EffectKey,
+        stanza: std::sync::Arc<proto::Stanza>,
+        work: Option<WorkId>,
+    ) -> Option<u64> {
+        let session = self.sessions.get_mut(&id).filter(|s| s.is_live())?;
+        if session.restored.contains(&key) && guard!("dedupe") {
+            core.metrics
+                .dropped_by_key(sestina_telemetry::Keyed::Session);
+            return None;
+        }
+        core.metrics.delivered(stanza.kind());
+        let number = session.enqueue(core, key, stanza, work);
+        session.pump(core, self.slot, self.epoch);
+        let (bytes, detached) = (
+            session.queue_bytes,
+            matches!(
+                session.attachment,
+                super::session::Attachment::Detached { .. }
+            ),
+        );
+        if detached {
+            self.shadow_queue_item(core, id, number);
+        }
+        if bytes > core.config.session_queue_bytes {
+            self.overflowed(core, id);
+        }
+        Some(number)
+    }
+}
+
+/// Hash that names an entity in [`Slot::seen`].
+pub(crate) fn entity_of(bare: &str) -> Entity {
+    xxhash_rust::xxh3::xxh3_64(bare.as_bytes())
+}

@@ -1,0 +1,714 @@
+//! One turn of a worker: inputs in, state changed, everything collected let out.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use sestina_api::key::{EffectKey, join};
+use sestina_api::shadow::ShadowError;
+use sestina_proto as proto;
+use sestina_proto::peer_frame::Body as PeerBody;
+use sestina_proto::to_edge::Body as EdgeBody;
+use sestina_proto::to_router::Body as RouterBody;
+
+use super::core::{Core, InFlight, Job, LaneRef, PeerRef};
+use super::input::{Command, Input, JobDone};
+use super::receive::{Asker, refuse_effect};
+use super::slot::{Phase, Slot};
+use super::work::OnDone;
+use super::{Slots, work::WorkId};
+use crate::admin::{Counts, SessionInfo};
+
+/// A worker: slots, and what they share.
+pub(crate) struct Worker {
+    pub(crate) slots: Slots,
+    pub(crate) core: Core,
+    last_tick_ms: u64,
+}
+
+impl Worker {
+    pub(crate) fn new(core: Core) -> Worker {
+        let worker = u16::try_from(core.worker).unwrap_or(0);
+        let workers = u16::try_from(core.workers).unwrap_or(1).max(1);
+        Worker {
+            slots: Slots::new(worker, workers),
+            core,
+            last_tick_ms: 0,
+        }
+    }
+
+    /// Works a batch of inputs. What is to leave this worker is in `core` afterwards: frames on
+    /// their lanes (sent here), frames for other workers, and jobs.
+    pub(crate) fn turn(
+        &mut self,
+        inputs: impl IntoIterator<Item = Input>,
+        now_ms: u64,
+        wall_ms: i64,
+        other_workers: &mut Vec<proto::PeerFrame>,
+        jobs: &mut Vec<Job>,
+    ) {
+        self.core.now_ms = now_ms;
+        self.core.wall_ms = wall_ms.max(self.core.wall_ms);
+        for input in inputs {
+            self.input(input);
+        }
+        if now_ms >= self.last_tick_ms + self.core.config.tick_ms {
+            self.last_tick_ms = now_ms;
+            self.tick();
+        }
+        self.settle_all(other_workers);
+        self.tell_progress();
+        for slot in std::mem::take(&mut self.core.shadow_dirty) {
+            if let Some(slot) = self.slots.get_mut(slot) {
+                slot.shadow_flush(&mut self.core);
+            }
+        }
+        self.hand_over();
+        self.core.flush_marks();
+        self.settle_all(other_workers);
+        if let Some((rows, works)) = self.core.archive.take() {
+            self.core.jobs.push(Job::Archive { rows, works });
+        }
+        if let Some((rows, works)) = self.core.offline.take() {
+            self.core.jobs.push(Job::Offline { rows, works });
+        }
+        jobs.append(&mut self.core.jobs);
+        self.core.flush_edges();
+        self.core.flush_peers();
+    }
+
+    fn input(&mut self, input: Input) {
+        match input {
+            Input::Edge { lane, frame } => self.edge_frame(lane, frame),
+            Input::Peer { from, frame } => self.peer_frame(from, frame),
+            Input::Done(done) => self.job_done(done),
+            Input::EdgeLane {
+                lane,
+                instance,
+                node,
+                lanes,
+                sink,
+            } => {
+                self.core.lane_opened(lane, instance, node, lanes, sink);
+                for slot in self.slots.iter_mut() {
+                    slot.install_at_edge(&mut self.core, lane);
+                    slot.lane_reopened(&mut self.core, lane);
+                }
+            }
+            Input::EdgeLaneClosed { lane, instance } => self.core.lane_closed(lane, instance),
+            Input::PeerLane { node, sink } => {
+                let peer = PeerRef(node.incarnation);
+                self.core.peer_opened(node, sink);
+                for slot in self.slots.iter_mut() {
+                    slot.install_at_router(&mut self.core, peer);
+                }
+                self.peer_anew(peer);
+            }
+            Input::PeerLaneClosed { peer } => self.core.peer_closed(peer),
+            Input::PeerReturned { peer } => self.peer_anew(peer),
+            Input::Table(table) => self.new_table(table),
+            Input::Take { slot, epoch, live } => {
+                let known = self.slots.get_mut(slot).is_some_and(|s| s.epoch >= epoch);
+                if !known && epoch >= self.core.known_epoch(slot) {
+                    let taken = Slot::take(&mut self.core, slot, epoch, &live);
+                    self.slots.insert(taken);
+                }
+            }
+            Input::Lose { slot, epoch } => self.lose(slot, epoch),
+            Input::NodeGone { incarnation } => {
+                for slot in self.slots.iter_mut() {
+                    slot.node_done(&mut self.core, incarnation);
+                    slot.edge_gone(&mut self.core, incarnation);
+                }
+                self.core.forget_node(incarnation);
+            }
+            Input::Command(command) => self.command(command),
+        }
+    }
+
+    fn peer_anew(&mut self, peer: PeerRef) {
+        for slot in self.slots.iter_mut() {
+            slot.resend_effects_to(&mut self.core, peer);
+            slot.rooms_resend(&mut self.core, Some(peer));
+        }
+    }
+
+    fn new_table(&mut self, table: Arc<sestina_cluster::slot_map::SlotTable>) {
+        if table.version() < self.core.table.version() {
+            return;
+        }
+        self.core.table = table;
+        for slot in self.slots.iter_mut() {
+            slot.retry_effects(&mut self.core);
+            slot.owners_changed(&mut self.core);
+            slot.rooms_resend(&mut self.core, None);
+        }
+    }
+
+    /// This process does not own the slot any more: nothing of it may act.
+    fn lose(&mut self, slot: u16, epoch: u64) {
+        self.core.admit_epoch(slot, epoch);
+        if self.slots.get_mut(slot).is_some_and(|s| s.epoch < epoch) {
+            self.slots.remove(slot);
+            self.core.frozen.retain(|s| *s != slot);
+        }
+    }
+
+    fn edge_frame(&mut self, lane: LaneRef, frame: proto::ToRouter) {
+        let number = u16::try_from(frame.slot).unwrap_or(u16::MAX);
+        let Some(body) = frame.body else { return };
+        if let RouterBody::LaneAck(ack) = body {
+            return self.lane_ack(lane, ack.seq);
+        }
+        let core = &mut self.core;
+        let slot = self.slots.get_mut(number);
+        if let RouterBody::EpochReport(report) = body {
+            if let Some(slot) = slot.filter(|s| s.epoch == frame.epoch) {
+                slot.edge_reported(core, lane, report);
+            }
+            return;
+        }
+        let serving = slot.filter(|s| s.is_active());
+        let Some(slot) = serving else {
+            return redirect(core, lane, number, frame.epoch, &body);
+        };
+        match body {
+            RouterBody::Inbound(inbound) => slot.inbound(core, lane, inbound),
+            RouterBody::Acked(acked) => slot.acked(core, lane, acked),
+            RouterBody::Bind(bind) => slot.bind(core, lane, bind),
+            RouterBody::Resume(resume) => slot.resume(core, lane, resume),
+            RouterBody::EnableSm(enable) => slot.enable_sm(core, lane, enable),
+            RouterBody::Close(close) => slot.closed(core, lane, close),
+            RouterBody::Hello(_) | RouterBody::LaneAck(_) | RouterBody::EpochReport(_) => {}
+        }
+    }
+
+    fn lane_ack(&mut self, lane: LaneRef, seq: u64) {
+        for held in self.core.lane_acked(lane, seq) {
+            match held {
+                InFlight::Delivery {
+                    slot,
+                    session,
+                    number,
+                } => {
+                    if let Some(slot) = self.slots.get_mut(slot) {
+                        slot.deliveries_held(&mut self.core, session, number);
+                    }
+                }
+                InFlight::Settled {
+                    slot,
+                    session,
+                    settled,
+                } => {
+                    if let Some(slot) = self.slots.get_mut(slot) {
+                        slot.mark_reached(&mut self.core, session, settled);
+                    }
+                }
+                InFlight::State { work } => self.core.part_done(work),
+            }
+        }
+    }
+
+    fn peer_frame(&mut self, from: PeerRef, frame: proto::PeerFrame) {
+        let number = u16::try_from(frame.slot).unwrap_or(u16::MAX);
+        let core = &mut self.core;
+        match frame.body {
+            Some(PeerBody::Effect(effect)) => {
+                let slot = self.slots.get_mut(number);
+                match slot.filter(|_| frame.epoch >= core.known_epoch(number)) {
+                    Some(slot) => slot.effect(core, from, effect),
+                    None => {
+                        if let Some(key) = effect.key.as_ref().map(EffectKey::from) {
+                            let origin_slot = u16::try_from(effect.origin_slot).unwrap_or(u16::MAX);
+                            let asker = Asker {
+                                peer: from,
+                                origin_slot,
+                                stream: effect.stream,
+                            };
+                            refuse_effect(core, number, asker, key);
+                        }
+                    }
+                }
+            }
+            Some(PeerBody::EffectDone(done)) => {
+                if let Some(slot) = self.slots.get_mut(number).filter(|s| s.is_serving()) {
+                    slot.effect_answered(core, done);
+                }
+            }
+            Some(PeerBody::Marks(marks)) => {
+                if let Some(slot) = self.slots.get_mut(number).filter(|s| s.is_serving()) {
+                    for mark in marks.marks {
+                        slot.marked(core, join(mark.origin_hi, mark.origin_lo), mark.mark);
+                    }
+                }
+            }
+            Some(PeerBody::RoomEvent(event)) => {
+                crate::room::room_event(&mut self.slots, core, from, event);
+            }
+            Some(PeerBody::RoomAck(ack)) => {
+                if let Some(slot) = self.slots.get_mut(number).filter(|s| s.is_serving()) {
+                    slot.room_acked(core, ack);
+                }
+            }
+            Some(PeerBody::InstallEpoch(_)) => {
+                core.admit_epoch(number, frame.epoch);
+                self.lose(number, frame.epoch);
+                let installed = proto::PeerEpochInstalled {
+                    node: Some(self.core.me.clone()),
+                };
+                let answer = proto::PeerFrame {
+                    slot: frame.slot,
+                    epoch: frame.epoch,
+                    body: Some(PeerBody::EpochInstalled(installed)),
+                };
+                self.core.to_peer(from, answer);
+            }
+            Some(PeerBody::EpochInstalled(_)) => {
+                if let Some(slot) = self
+                    .slots
+                    .get_mut(number)
+                    .filter(|s| s.epoch == frame.epoch)
+                {
+                    slot.node_done(core, from.0);
+                }
+            }
+            Some(PeerBody::UserChanged(changed)) => {
+                if let Some(slot) = self.slots.get_mut(number).filter(|_| changed.close) {
+                    slot.close_user(core, &changed.bare);
+                }
+            }
+            // The process, not a worker, handles the rest; unknown kinds of a newer peer are ignored.
+            Some(PeerBody::Hello(_) | PeerBody::SlotMap(_) | PeerBody::HandOver(_)) | None => {}
+        }
+    }
+
+    /// Works off what became due, until nothing is.
+    fn settle_all(&mut self, other_workers: &mut Vec<proto::PeerFrame>) {
+        loop {
+            let mut idle = true;
+            while let Some(done) = self.core.due.pop_front() {
+                idle = false;
+                self.due(done);
+            }
+            for (slot, room, seq) in std::mem::take(&mut self.core.room_committed) {
+                idle = false;
+                if let Some(slot) = self.slots.get_mut(slot) {
+                    slot.room_committed(&mut self.core, &room, seq, true);
+                }
+            }
+            for (slot, room, seq) in std::mem::take(&mut self.core.room_uncommitted) {
+                idle = false;
+                self.core.metrics.room_uncommitted();
+                if let Some(slot) = self.slots.get_mut(slot) {
+                    slot.room_committed(&mut self.core, &room, seq, false);
+                }
+            }
+            for (slot, session) in std::mem::take(&mut self.core.end_after_restore) {
+                if let Some(slot) = self.slots.get_mut(slot) {
+                    slot.end_session(&mut self.core, session);
+                }
+            }
+            while let Some(frame) = self.core.local.pop_front() {
+                idle = false;
+                self.local_frame(frame, other_workers);
+            }
+            if idle {
+                return;
+            }
+        }
+    }
+
+    /// A frame for a slot of this process: ours, or another worker's.
+    fn local_frame(&mut self, frame: proto::PeerFrame, other_workers: &mut Vec<proto::PeerFrame>) {
+        let me = PeerRef(self.core.me.incarnation);
+        if let Some(PeerBody::RoomEvent(event)) = frame.body {
+            let parts = split_event(event, self.core.workers);
+            for (worker, part) in parts {
+                if worker == self.core.worker {
+                    crate::room::room_event(&mut self.slots, &mut self.core, me, part);
+                } else {
+                    let body = Some(PeerBody::RoomEvent(part));
+                    other_workers.push(proto::PeerFrame {
+                        slot: worker,
+                        epoch: 0,
+                        body,
+                    });
+                }
+            }
+        } else if frame.slot % self.core.workers == self.core.worker {
+            self.peer_frame(me, frame);
+        } else {
+            other_workers.push(frame);
+        }
+    }
+
+    fn due(&mut self, done: OnDone) {
+        let core = &mut self.core;
+        match done {
+            OnDone::Stanza { slot, session, n } => {
+                if let Some(slot) = self.slots.get_mut(slot) {
+                    slot.stanza_settled(core, session, n);
+                }
+            }
+            OnDone::Effect { slot, entity, key } => {
+                if let Some(slot) = self.slots.get_mut(slot) {
+                    slot.effect_complete(core, entity, key);
+                }
+            }
+            OnDone::RoomEvent {
+                from,
+                room_slot,
+                room_epoch,
+                key,
+                ack,
+            } => {
+                let frame = proto::PeerFrame {
+                    slot: u32::from(room_slot),
+                    epoch: room_epoch,
+                    body: Some(PeerBody::RoomAck(crate::room::room_ack(key, *ack))),
+                };
+                core.to_peer(from, frame);
+            }
+            OnDone::OfflineDelivered {
+                slot,
+                session,
+                request,
+            } => {
+                if let Some(slot) = self.slots.get_mut(slot) {
+                    slot.offline_delivered(core, session, *request);
+                }
+            }
+            OnDone::Ended { slot, session } => {
+                if let Some(slot) = self.slots.get_mut(slot) {
+                    slot.session_ended(core, session);
+                }
+            }
+            OnDone::Nothing => {}
+        }
+    }
+
+    /// Tells edges what was accepted, settled and released in this turn, one frame for each lane
+    /// and epoch.
+    fn tell_progress(&mut self) {
+        let mut items: HashMap<(LaneRef, u16, u64), Vec<proto::ProgressItem>> = HashMap::new();
+        for (slot, session) in std::mem::take(&mut self.core.touched) {
+            if let Some(slot) = self.slots.get_mut(slot) {
+                slot.progress(&mut self.core, session, &mut items);
+            }
+        }
+        for ((lane, slot, epoch), items) in items {
+            self.core.to_edge(
+                lane,
+                slot,
+                epoch,
+                EdgeBody::Progress(proto::Progress { items }),
+            );
+        }
+    }
+
+    fn tick(&mut self) {
+        for slot in self.slots.iter_mut() {
+            if slot.is_active() {
+                slot.retry_effects(&mut self.core);
+                slot.expire(&mut self.core);
+                slot.rooms_tick(&mut self.core);
+            }
+        }
+        for (slot, id) in std::mem::take(&mut self.core.marks_due) {
+            if let Some(slot) = self.slots.get_mut(slot) {
+                slot.send_marks(&mut self.core, id);
+            }
+        }
+        for (slot, _) in std::mem::take(&mut self.core.rooms_blocked) {
+            if let Some(slot) = self.slots.get_mut(slot) {
+                slot.rooms_tick(&mut self.core);
+            }
+        }
+    }
+
+    /// Goes on with hand-overs.
+    fn hand_over(&mut self) {
+        let frozen = std::mem::take(&mut self.core.frozen);
+        for number in frozen {
+            if let Some(slot) = self.slots.get_mut(number)
+                && slot.handover_step(&mut self.core)
+            {
+                self.core.frozen.push(number);
+            }
+        }
+    }
+
+    /// Whether something waits for a tick sooner than usual.
+    pub(crate) fn hurried(&self) -> bool {
+        !self.core.frozen.is_empty()
+    }
+
+    fn rows_done(&mut self, slots: &[u16], works: Vec<WorkId>, fenced: &[u32], archive: bool) {
+        for slot in slots {
+            if let Some(slot) = self.slots.get_mut(*slot) {
+                let open = if archive {
+                    &mut slot.archive_open
+                } else {
+                    &mut slot.offline_open
+                };
+                *open = open.saturating_sub(1);
+            }
+        }
+        for slot in fenced {
+            let slot = u16::try_from(*slot).unwrap_or(u16::MAX);
+            tracing::warn!(slot, "fenced by storage: another router owns the slot");
+            self.core.metrics.refused_epoch();
+            self.slots.remove(slot);
+        }
+        for (slot, work) in slots.iter().zip(works) {
+            // Works of a fenced slot stay open: its new owner answers for them.
+            if !fenced.contains(&u32::from(*slot)) {
+                self.core.part_done(work);
+            }
+        }
+    }
+
+    fn job_done(&mut self, done: JobDone) {
+        let core = &mut self.core;
+        match done {
+            JobDone::Archive {
+                slots,
+                works,
+                fenced,
+            } => {
+                core.archive.in_flight = false;
+                self.rows_done(&slots, works, &fenced, true);
+            }
+            JobDone::Offline {
+                slots,
+                works,
+                fenced,
+            } => {
+                core.offline.in_flight = false;
+                self.rows_done(&slots, works, &fenced, false);
+            }
+            JobDone::UserKnown { slot, bare, known } => {
+                if let Some(slot) = self.slots.get_mut(slot) {
+                    slot.user_known(core, &bare, known);
+                }
+            }
+            JobDone::OfflineList {
+                slot,
+                session,
+                bare,
+                rows,
+            } => {
+                if let Some(slot) = self.slots.get_mut(slot) {
+                    slot.offline_rows(core, session, &bare, rows);
+                }
+            }
+            JobDone::OfflineRemoved {
+                slot,
+                session,
+                bare,
+            } => {
+                core.jobs.push(Job::OfflineList {
+                    slot,
+                    session,
+                    bare,
+                });
+            }
+            JobDone::ArchiveQuery { query, page } => {
+                core.archive_queries = core.archive_queries.saturating_sub(1);
+                match self.slots.get_mut(query.slot) {
+                    Some(slot) => slot.archive_page(core, *query, page),
+                    None => core.part_done(query.work),
+                }
+            }
+            JobDone::Shadow {
+                slot: number,
+                epoch,
+                result,
+            } => {
+                let slot = self.slots.get_mut(number).filter(|s| s.epoch == epoch);
+                if slot.is_some_and(|slot| !slot.shadow_done(core, result)) {
+                    core.metrics.refused_epoch();
+                    self.slots.remove(number);
+                }
+            }
+            JobDone::ShadowLoaded {
+                slot: number,
+                epoch,
+                result,
+            } => {
+                let Some(slot) = self.slots.get_mut(number).filter(|s| s.epoch == epoch) else {
+                    return;
+                };
+                match result {
+                    Ok(objects) => slot.shadow_loaded(core, objects),
+                    Err(ShadowError::Fenced { .. }) => {
+                        self.slots.remove(number);
+                    }
+                    // The job itself tries again while the shadow is away.
+                    Err(_) => core.jobs.push(Job::ShadowLoad {
+                        slot: number,
+                        epoch,
+                    }),
+                }
+            }
+            JobDone::Released {
+                slot: number,
+                epoch,
+                done,
+            } => {
+                let Some(slot) = self.slots.get_mut(number).filter(|s| s.epoch == epoch) else {
+                    return;
+                };
+                if done {
+                    core.metrics.slot_released();
+                    self.slots.remove(number);
+                } else {
+                    slot.thaw(core);
+                }
+                core.frozen.retain(|s| *s != number);
+            }
+        }
+    }
+
+    fn command(&mut self, command: Command) {
+        // Whoever asked may be gone; then the answer goes nowhere.
+        match command {
+            Command::Sessions { answer } => {
+                let all = self.slots.iter().flat_map(|slot| {
+                    slot.sessions
+                        .values()
+                        .map(|s| SessionInfo::of(slot.slot, s))
+                });
+                drop(answer.send(all.collect()));
+            }
+            Command::Close { jid, answer } => {
+                let mut closed = 0;
+                for slot in self.slots.iter_mut() {
+                    closed += slot.close_user(&mut self.core, &jid);
+                }
+                drop(answer.send(closed));
+            }
+            Command::Counts { answer } => {
+                let mut counts = Counts {
+                    works: self.core.works.len(),
+                    ..Counts::default()
+                };
+                for slot in self.slots.iter() {
+                    counts.add(slot);
+                }
+                drop(answer.send(counts));
+            }
+            Command::HandOver { slots, to } => {
+                for slot in slots {
+                    if let Some(slot) = self.slots.get_mut(slot) {
+                        slot.freeze(&mut self.core, to.clone());
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl Slot {
+    /// A mark of an origin or of a room.
+    fn marked(&mut self, core: &mut Core, origin: u128, mark: u64) {
+        self.forget(core, origin, mark);
+        self.rooms_forget(core, origin, mark);
+        let mut touched = Vec::new();
+        for session in self
+            .sessions
+            .values_mut()
+            .filter(|s| s.room_seq.contains_key(&origin))
+        {
+            if session.release_origin(origin, mark) {
+                touched.push(session.id);
+            }
+            if mark == u64::MAX {
+                session.room_seq.remove(&origin);
+            }
+        }
+        for id in touched {
+            self.touch(core, id);
+        }
+    }
+
+    /// Effects on their way to slots that changed hands go to the new owners.
+    fn owners_changed(&mut self, core: &mut Core) {
+        let moved: Vec<u16> = self
+            .outbound
+            .iter()
+            .filter(|(target, q)| q.owner.is_some() && q.owner != core.owner_of(**target))
+            .map(|(target, _)| *target)
+            .collect();
+        for target in moved {
+            if let Some(queue) = self.outbound.get_mut(&target) {
+                queue.restart();
+            }
+            self.pump_effects(core, target);
+        }
+    }
+
+    /// Ends the sessions of a bare JID, or the one of a full JID; tells how many.
+    fn close_user(&mut self, core: &mut Core, jid: &str) -> usize {
+        let ids: Vec<u128> = self
+            .sessions
+            .values()
+            .filter(|s| s.is_live() && (s.jid.as_str() == jid || s.jid.bare_str() == jid))
+            .map(|s| s.id)
+            .collect();
+        for id in &ids {
+            self.close_session(core, *id, "not-authorized", "closed by an administrator");
+        }
+        ids.len()
+    }
+
+    pub(crate) fn is_taking(&self) -> bool {
+        matches!(self.phase, Phase::Taking(_))
+    }
+}
+
+/// Nothing from this frame on was taken: the edge asks the owner that the next table names.
+fn redirect(core: &mut Core, lane: LaneRef, slot: u16, epoch: u64, body: &RouterBody) {
+    let (handle, generation, n) = match body {
+        RouterBody::Inbound(i) => (i.handle, i.generation, i.n),
+        RouterBody::Bind(b) => (b.handle, 0, 0),
+        RouterBody::Resume(r) => (r.handle, 0, 0),
+        RouterBody::EnableSm(e) => (e.handle, e.generation, 0),
+        RouterBody::Close(c) => (c.handle, c.generation, 0),
+        // Acknowledgements are told again with every report.
+        _ => return,
+    };
+    core.metrics.redirected();
+    let body = EdgeBody::Redirect(proto::Redirect {
+        handle,
+        generation,
+        n,
+    });
+    let known = core.known_epoch(slot).max(epoch);
+    core.to_edge(lane, slot, known, body);
+}
+
+/// Cuts a room's event into the parts for each worker.
+pub(crate) fn split_event(event: proto::RoomEvent, workers: u32) -> Vec<(u32, proto::RoomEvent)> {
+    if workers <= 1 {
+        return vec![(0, event)];
+    }
+    let mut parts: HashMap<u32, Vec<proto::RoomTarget>> = HashMap::new();
+    for target in &event.targets {
+        parts
+            .entry(target.slot % workers)
+            .or_default()
+            .push(*target);
+    }
+    parts
+        .into_iter()
+        .map(|(worker, targets)| {
+            (
+                worker,
+                proto::RoomEvent {
+                    targets,
+                    ..event.clone()
+                },
+            )
+        })
+        .collect()
+}

@@ -1,0 +1,128 @@
+//! Opening: which database, its schema, and what runs for as long as it is open.
+
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use sqlx::migrate::Migrator;
+use sqlx::{ConnectOptions, Connection};
+use tokio::sync::watch;
+
+use crate::batch::Batcher;
+use crate::config::{StorageConfig, redacted};
+use crate::error::{Fault, OpenError};
+use crate::pool::{Lane, Pg};
+use crate::storage::{Backend, Inner, Storage};
+use crate::stores::archive;
+use crate::writer::Lite;
+use crate::{pool, writer};
+
+/// Appends to archives that run at once on PostgreSQL. Those of one slot stay in order.
+const SHARDS: usize = 4;
+
+/// How often partitions are made ahead; two months are always there.
+const AHEAD: Duration = Duration::from_secs(6 * 3600);
+
+/// How long a migration may wait for another replica's, which may be rewriting a table.
+const MIGRATION: Duration = Duration::from_secs(600);
+
+/// A binary that is older than the schema (a rolling upgrade, or one that is taken back) goes on:
+/// migrations only ever add.
+fn tolerant(mut migrator: Migrator) -> Migrator {
+    migrator.set_ignore_missing(true);
+    migrator
+}
+
+impl Storage {
+    /// Opens the database, brings its schema up to date and starts what runs beside it. Any number
+    /// of processes may do so at once on PostgreSQL.
+    pub async fn open(config: StorageConfig) -> Result<Arc<Storage>, OpenError> {
+        let (stop, stopping) = watch::channel(false);
+        let (backend, shards) = if config.url.starts_with("sqlite:") {
+            (Backend::Sqlite(open_sqlite(&config).await?), 1)
+        } else if config.url.starts_with("postgres:") || config.url.starts_with("postgresql:") {
+            (Backend::Postgres(open_postgres(&config).await?), SHARDS)
+        } else {
+            let reason = "its scheme is not known".to_owned();
+            return Err(OpenError::Url { url: redacted(&config.url), reason });
+        };
+        let inner = Arc::new(Inner::new(backend));
+        let appends = (0..shards)
+            .map(|_| {
+                let inner = Arc::clone(&inner);
+                Batcher::spawn(move |batch| {
+                    let inner = Arc::clone(&inner);
+                    async move { inner.append(batch).await }
+                })
+            })
+            .collect();
+        let ahead = tokio::spawn(keep_ahead(Arc::downgrade(&inner), stopping));
+        Ok(Arc::new(Storage::new(inner, appends, stop, ahead)))
+    }
+}
+
+async fn open_postgres(config: &StorageConfig) -> Result<Pg, OpenError> {
+    let url = || redacted(&config.url);
+    let usable = |error: sqlx::Error| OpenError::Url { url: url(), reason: error.to_string() };
+    let connected =
+        |reason: String| OpenError::Connect { url: url(), reason };
+    // Without limits: a migration takes what it takes.
+    let options = pool::options(config, false).map_err(usable)?;
+    let pg = Pg::new(config).map_err(usable)?;
+    let mut conn = tokio::time::timeout(config.deadline(), options.connect())
+        .await
+        .map_err(|_| connected("no answer".to_owned()))?
+        .map_err(|error| connected(error.to_string()))?;
+    let migrator = tolerant(sqlx::migrate!("migrations/postgres"));
+    // An advisory lock lets one replica migrate at a time.
+    let migrated = tokio::time::timeout(MIGRATION, migrator.run_direct(None, &mut conn, false)).await;
+    let failed = |reason: String| OpenError::Migrate { url: url(), reason };
+    migrated
+        .map_err(|_| failed("another process has been migrating for too long".to_owned()))?
+        .map_err(|error| failed(error.to_string()))?;
+    if let Err(error) = conn.close().await {
+        tracing::debug!(%error, "closing the migration's connection failed");
+    }
+    Ok(pg)
+}
+
+async fn open_sqlite(config: &StorageConfig) -> Result<Lite, OpenError> {
+    let url = || redacted(&config.url);
+    let options = writer::options(config)
+        .map_err(|error| OpenError::Url { url: url(), reason: error.to_string() })?;
+    let mut conn = writer::connect(config, &options).await.map_err(|error| {
+        let reason = format!("{error}; the folder must exist and be writable");
+        OpenError::Connect { url: url(), reason }
+    })?;
+    let migrator = tolerant(sqlx::migrate!("migrations/sqlite"));
+    // SQLite has no lock for migrations: if another process does the same at this moment, one of
+    // the two fails and finds the work done when it looks again.
+    let mut migrated = migrator.run_direct(None, &mut conn, false).await;
+    if migrated.is_err() {
+        migrated = migrator.run_direct(None, &mut conn, false).await;
+    }
+    migrated.map_err(|error| OpenError::Migrate { url: url(), reason: error.to_string() })?;
+    Ok(Lite::start(config, options, conn))
+}
+
+/// Makes partitions ahead: at once, then now and then. Ends with the storage.
+async fn keep_ahead(inner: Weak<Inner>, mut stopping: watch::Receiver<bool>) {
+    loop {
+        let Some(inner) = inner.upgrade() else { return };
+        if let Backend::Postgres(pg) = &inner.backend {
+            let made: Result<_, Fault> =
+                pg.write(Lane::Archive, |conn| Box::pin(archive::months_ahead(conn))).await;
+            match made {
+                Ok(months) => months.into_iter().for_each(|month| inner.months.learn(month)),
+                // An append makes the one that it needs.
+                Err(fault) => tracing::warn!(?fault, "cannot make archive partitions ahead"),
+            }
+        } else {
+            return;
+        }
+        drop(inner);
+        tokio::select! {
+            _ = stopping.changed() => return,
+            () = tokio::time::sleep(AHEAD) => {}
+        }
+    }
+}

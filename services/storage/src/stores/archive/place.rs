@@ -1,0 +1,134 @@
+//! Where a new row goes in its archive.
+
+use std::collections::{BTreeMap, HashSet};
+
+use sestina_api::store::StoreError;
+use sestina_proto as proto;
+
+/// A place in the order of an archive: (`at_ms`, epoch, counter).
+pub(super) type Place = (i64, i64, i64);
+
+/// Before all rows, after all rows.
+pub(super) const FIRST: Place = (i64::MIN, i64::MIN, i64::MIN);
+pub(super) const LAST: Place = (i64::MAX, i64::MAX, i64::MAX);
+
+/// The newest row of an archive; all -1 if it is empty.
+pub(super) type Head = Place;
+
+/// (epoch, counter) of a row; its range has been checked.
+pub(super) fn order(row: &proto::ArchiveRow) -> (i64, i64) {
+    (row.epoch as i64, row.counter as i64)
+}
+
+/// A row and where it goes.
+#[derive(Debug, PartialEq)]
+pub(super) struct Placed<'a> {
+    pub(super) row: &'a proto::ArchiveRow,
+    pub(super) place: Place,
+}
+
+/// The rows that the archive does not have, in order, each once.
+pub(super) fn fresh<'a>(
+    rows: &[&'a proto::ArchiveRow],
+    known: &HashSet<Vec<u8>>,
+) -> Vec<&'a proto::ArchiveRow> {
+    let mut seen = HashSet::new();
+    let mut fresh: Vec<&proto::ArchiveRow> = rows
+        .iter()
+        .copied()
+        .filter(|row| !known.contains(&row.stanza_id[..]) && seen.insert(&row.stanza_id[..]))
+        .collect();
+    fresh.sort_by_key(|row| order(row));
+    fresh
+}
+
+/// The lowest (epoch, counter) that comes at or before what the archive already has, if any: its
+/// neighbours must be known to place it.
+pub(super) fn late(fresh: &[&proto::ArchiveRow], head: Head) -> Option<(i64, i64)> {
+    fresh.first().map(|row| order(row)).filter(|first| *first <= (head.1, head.2))
+}
+
+/// Places the rows (in order). Each is raised to the time of the row before it. One that comes
+/// late, between rows that are there, is also lowered to the time of the row after it; `tail` holds
+/// the times of what is there, from the neighbour before the lowest late row on.
+pub(super) fn place<'a>(
+    fresh: &[&'a proto::ArchiveRow],
+    head: Head,
+    mut tail: BTreeMap<(i64, i64), i64>,
+) -> Result<(Vec<Placed<'a>>, Head), StoreError> {
+    let mut newest = head;
+    let mut placed = Vec::with_capacity(fresh.len());
+    for row in fresh {
+        let at = order(row);
+        let mut at_ms = row.at_ms;
+        if at > (newest.1, newest.2) {
+            at_ms = at_ms.max(newest.0);
+            newest = (at_ms, at.0, at.1);
+        } else {
+            if tail.contains_key(&at) {
+                return Err(StoreError::Invalid(format!(
+                    "two rows of the archive {} have epoch {} and counter {}",
+                    row.archive, row.epoch, row.counter
+                )));
+            }
+            if let Some((_, before)) = tail.range(..at).next_back() {
+                at_ms = at_ms.max(*before);
+            }
+            if let Some((_, after)) = tail.range(at..).next() {
+                at_ms = at_ms.min(*after);
+            }
+        }
+        tail.insert(at, at_ms);
+        placed.push(Placed { row, place: (at_ms, at.0, at.1) });
+    }
+    Ok((placed, newest))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn row(counter: u64, at_ms: i64) -> proto::ArchiveRow {
+        let id = vec![counter as u8; 16];
+        proto::ArchiveRow { epoch: 1, counter, at_ms, stanza_id: id.into(), ..Default::default() }
+    }
+
+    fn times(placed: &[Placed<'_>]) -> Vec<i64> {
+        placed.iter().map(|placed| placed.place.0).collect()
+    }
+
+    #[test]
+    fn time_is_raised_to_the_newest() {
+        let rows = [row(5, 100), row(6, 90), row(7, 120)];
+        let rows: Vec<_> = rows.iter().collect();
+        let (placed, newest) = place(&rows, (110, 1, 4), BTreeMap::new()).unwrap();
+        assert_eq!(times(&placed), [110, 110, 120]);
+        assert_eq!(newest, (120, 1, 7));
+    }
+
+    #[test]
+    fn a_late_row_lies_between_its_neighbours() {
+        let tail = BTreeMap::from([((1, 2), 50), ((1, 4), 60), ((1, 9), 90)]);
+        for (at_ms, expected) in [(10, 50), (55, 55), (80, 60)] {
+            let rows = [row(3, at_ms)];
+            let rows: Vec<_> = rows.iter().collect();
+            assert_eq!(late(&rows, (90, 1, 9)), Some((1, 3)));
+            let (placed, newest) = place(&rows, (90, 1, 9), tail.clone()).unwrap();
+            assert_eq!(times(&placed), [expected]);
+            assert_eq!(newest, (90, 1, 9), "the head stays");
+        }
+        let rows = [row(4, 60)];
+        let rows: Vec<_> = rows.iter().collect();
+        assert!(matches!(place(&rows, (90, 1, 9), tail), Err(StoreError::Invalid(_))));
+    }
+
+    #[test]
+    fn each_row_counts_once_and_in_order() {
+        let rows = [row(3, 1), row(1, 1), row(3, 9), row(2, 1)];
+        let rows: Vec<_> = rows.iter().collect();
+        let known = HashSet::from([vec![2; 16]]);
+        let fresh: Vec<_> = fresh(&rows, &known).iter().map(|row| row.counter).collect();
+        assert_eq!(fresh, [1, 3]);
+    }
+}

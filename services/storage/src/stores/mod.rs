@@ -1,0 +1,21 @@
+//! One module per store; each offers its operations twice, in `pg` and in `lite`, alike.
+//!
+//! - [`account`]: accounts and SCRAM keys
+//! - [`archive`]: archives (XEP-0313)
+//! - [`offline`]: offline messages (XEP-0160)
+//! - [`outcome`]: outcomes of IQ sets
+//! - [`lease`], [`slots`], [`secret`]: what the cluster shares
+//! - [`maintain`]: pruning
+//! - [`check`]: what all requests must satisfy
+
+pub(crate) mod account;
+pub(crate) mod archive;
+pub(crate) mod check;
+pub(crate) mod lease;
+pub(crate) mod maintain;
+pub(crate) mod offline;
+pub(crate) mod outcome;
+pub(crate) mod secret;
+pub(crate) mod slots;
+
+pub(crate) use check::{checked, host_of, instant, key_bytes, key_of, number, stanza_bytes};

@@ -1,0 +1,225 @@
+//! The slot table and claims: who owns which slot, under which epoch.
+//!
+//! A claim is one transaction. It takes, in this order: the table's version row (claims queue
+//! there), the planner's row, the lease rows of the holders it takes slots from, the slots' locks.
+//! Nobody else holds one of these while waiting for another, so it cannot deadlock.
+//!
+//! The lease rows are locked before they are judged and marked as ended in the same transaction:
+//! a renewal that comes at the same time either is seen by the claim, which then refuses, or waits
+//! for it and finds the lease ended. No renewal slips in between.
+
+mod rows;
+mod table;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use sestina_api::store::StoreError;
+use sestina_proto as proto;
+
+use super::checked;
+use crate::dialect::dialects;
+use crate::error::Fault;
+use crate::fence::SLOTS;
+use table::{Holder, SlotRow, moved, publish};
+
+/// Refuses requests that make no sense before anything is locked.
+fn validate(request: &proto::SlotClaimRequest) -> Result<(), StoreError> {
+    let mut seen = BTreeSet::new();
+    for step in &request.moves {
+        if step.slot >= SLOTS {
+            return Err(StoreError::Invalid(format!("there is no slot {}", step.slot)));
+        }
+        if !seen.insert(step.slot) {
+            return Err(StoreError::Invalid(format!("slot {} is moved twice", step.slot)));
+        }
+        checked(&step.from_name)?;
+        super::number(step.min_epoch)?;
+        if let Some(to) = &step.to {
+            checked(&to.name)?;
+            checked(&to.address)?;
+        }
+    }
+    match &request.planner {
+        Some(planner) if planner.name.is_empty() => {
+            Err(StoreError::Invalid("the planner has no name".to_owned()))
+        }
+        Some(planner) => checked(&planner.name).map(drop),
+        None if only_hand_overs(request) => Ok(()),
+        None => Err(StoreError::Invalid("the claim names no planner".to_owned())),
+    }
+}
+
+/// Hand-overs by their holders need no planner.
+fn only_hand_overs(request: &proto::SlotClaimRequest) -> bool {
+    !request.moves.is_empty() && request.moves.iter().all(|step| step.released)
+}
+
+/// The holders that slots would be taken from without having released them.
+fn robbed(request: &proto::SlotClaimRequest) -> BTreeSet<Holder> {
+    let robbed = request.moves.iter().filter(|step| !step.released && !step.from_name.is_empty());
+    robbed.map(|step| (step.from_name.clone(), step.from_incarnation)).collect()
+}
+
+dialects! {
+    with super::rows as rows;
+    with crate::stores::lease as lease;
+    items:
+
+    /// The table, unless the caller knows this version.
+    pub(crate) async fn table(
+        conn: &mut Conn,
+        request: &proto::SlotTableRequest,
+    ) -> Result<proto::SlotTableReply, Fault> {
+        let version: i64 =
+            sqlx::query_scalar("SELECT version FROM slot_table").fetch_one(&mut *conn).await?;
+        // Also if it knows a later one: then the database has lost its newest commits.
+        if version as u64 == request.known_version {
+            return Ok(proto::SlotTableReply { map: None });
+        }
+        Ok(proto::SlotTableReply { map: Some(map(conn, version).await?) })
+    }
+
+    async fn map(conn: &mut Conn, version: i64) -> Result<proto::SlotMap, Fault> {
+        let slots: Vec<SlotRow> =
+            sqlx::query_as("SELECT slot, owner, incarnation, epoch FROM slot ORDER BY slot")
+                .fetch_all(&mut *conn)
+                .await?;
+        let (leases, now) = lease::rows(conn).await?;
+        Ok(publish(version, &slots, leases, now))
+    }
+
+    /// Moves slots.
+    pub(crate) async fn claim(
+        conn: &mut Conn,
+        request: &proto::SlotClaimRequest,
+    ) -> Result<proto::SlotClaimReply, Fault> {
+        validate(request)?;
+        let version: i64 =
+            sqlx::query_scalar("UPDATE slot_table SET version = version RETURNING version")
+                .fetch_one(&mut *conn)
+                .await?;
+        let hand_over = only_hand_overs(request);
+        let planner = plan(conn, request, !hand_over).await?;
+        if !planner && !hand_over {
+            let refused_slots = request.moves.iter().map(|step| step.slot).collect();
+            let map = Some(map(conn, version).await?);
+            return Ok(proto::SlotClaimReply { planner, refused_slots, map });
+        }
+        let (done, refused_slots) = apply(conn, request).await?;
+        let version = if done == 0 { version } else { version + 1 };
+        sqlx::query("UPDATE slot_table SET version = $1").bind(version).execute(&mut *conn).await?;
+        let map = Some(map(conn, version).await?);
+        Ok(proto::SlotClaimReply { planner, refused_slots, map })
+    }
+
+    /// Whether the caller is the planner; becomes it, if `take` and nobody else is.
+    async fn plan(
+        conn: &mut Conn,
+        request: &proto::SlotClaimRequest,
+        take: bool,
+    ) -> Result<bool, Fault> {
+        let Some(node) = &request.planner else { return Ok(false) };
+        let now = now_ms(conn).await?;
+        if !take {
+            let holds: i64 = sqlx::query_scalar(
+                "SELECT count(*) FROM planner
+                 WHERE name = $1 AND incarnation = $2 AND expires_ms > $3",
+            )
+            .bind(&node.name)
+            .bind(node.incarnation as i64)
+            .bind(now)
+            .fetch_one(conn)
+            .await?;
+            return Ok(holds > 0);
+        }
+        let taken = sqlx::query(
+            "UPDATE planner SET name = $1, incarnation = $2, expires_ms = $3
+             WHERE expires_ms <= $4 OR (name = $1 AND incarnation = $2)",
+        )
+        .bind(&node.name)
+        .bind(node.incarnation as i64)
+        .bind(now + i64::from(request.planner_ttl_ms))
+        .bind(now)
+        .execute(conn)
+        .await?;
+        Ok(taken.rows_affected() > 0)
+    }
+
+    /// Makes the moves that may be made; returns how many, and the slots of the others.
+    async fn apply(
+        conn: &mut Conn,
+        request: &proto::SlotClaimRequest,
+    ) -> Result<(usize, Vec<u32>), Fault> {
+        let fresh = lock_leases(conn, robbed(request)).await?;
+        let slots: BTreeSet<u32> = request.moves.iter().map(|step| step.slot).collect();
+        fence::seize(conn, &slots).await?;
+        let table = rows::load(conn, &slots).await?;
+        let mut changed = Vec::new();
+        let mut refused = Vec::new();
+        let mut ended = BTreeSet::new();
+        let mut owners = BTreeMap::new();
+        for step in &request.moves {
+            let row = table.get(&step.slot).and_then(|row| moved(step, row, &fresh));
+            let Some(row) = row else {
+                refused.push(step.slot);
+                continue;
+            };
+            changed.push(row);
+            owners.extend(step.to.as_ref().map(|node| ((&node.name, node.incarnation), node)));
+            if !step.released && !step.from_name.is_empty() {
+                ended.insert((step.from_name.clone(), step.from_incarnation));
+            }
+        }
+        rows::store(conn, &changed).await?;
+        for (name, incarnation) in ended {
+            sqlx::query("UPDATE lease SET ended = TRUE WHERE name = $1 AND incarnation = $2")
+                .bind(name)
+                .bind(incarnation as i64)
+                .execute(&mut *conn)
+                .await?;
+        }
+        for node in owners.into_values() {
+            remember(conn, node).await?;
+        }
+        Ok((changed.len(), refused))
+    }
+
+    /// Locks the holders' leases and returns those that are fresh. A write locks a row on both
+    /// databases.
+    async fn lock_leases(
+        conn: &mut Conn,
+        holders: BTreeSet<Holder>,
+    ) -> Result<BTreeSet<Holder>, Fault> {
+        let mut leases = Vec::with_capacity(holders.len());
+        for holder in holders {
+            let lease: Option<(i64, bool)> = sqlx::query_as(
+                "UPDATE lease SET ended = ended WHERE name = $1 AND incarnation = $2
+                 RETURNING expires_ms, ended",
+            )
+            .bind(&holder.0)
+            .bind(holder.1 as i64)
+            .fetch_optional(&mut *conn)
+            .await?;
+            leases.extend(lease.map(|(expires_ms, ended)| (holder, expires_ms, ended)));
+        }
+        let now = now_ms(conn).await?;
+        let fresh = leases.into_iter().filter(|(_, expires_ms, ended)| !ended && *expires_ms > now);
+        Ok(fresh.map(|(holder, ..)| holder).collect())
+    }
+
+    /// Keeps the address of an owner whose lease this database has not seen yet.
+    async fn remember(conn: &mut Conn, node: &proto::Node) -> Result<(), Fault> {
+        sqlx::query(
+            "INSERT INTO lease (name, incarnation, role, address, draining, expires_ms, ended)
+             VALUES ($1, $2, $3, $4, $5, 0, FALSE) ON CONFLICT (name, incarnation) DO NOTHING",
+        )
+        .bind(&node.name)
+        .bind(node.incarnation as i64)
+        .bind(i64::from(node.role))
+        .bind(&node.address)
+        .bind(node.draining)
+        .execute(conn)
+        .await?;
+        Ok(())
+    }
+}

@@ -1,0 +1,61 @@
+//! The same scenarios on both databases. `SESTINA_TEST_POSTGRES` names a server to use; without
+//! it the test starts one of its own.
+
+#![allow(clippy::unwrap_used)]
+
+mod support;
+#[path = "support/scenarios.rs"]
+mod scenarios;
+
+use std::sync::Arc;
+
+use sestina_testkit::Postgres;
+use support::open;
+
+macro_rules! conformance {
+    ($($scenario:ident),* $(,)?) => {
+        mod sqlite {
+            use super::*;
+            $(
+                #[tokio::test(flavor = "multi_thread")]
+                async fn $scenario() {
+                    let folder = tempfile::tempdir().unwrap();
+                    let path = folder.path().join("test.db");
+                    let storage = open(&format!("sqlite:{}", path.display())).await;
+                    scenarios::$scenario(Arc::clone(&storage) as _).await;
+                    storage.close().await;
+                }
+            )*
+        }
+
+        /// One server, one database for each scenario.
+        #[tokio::test(flavor = "multi_thread")]
+        async fn postgres() {
+            let server = Postgres::start().unwrap();
+            $(
+                let name = concat!("conformance_", stringify!($scenario));
+                let storage = open(&server.create_database(name).unwrap()).await;
+                let stores = Arc::clone(&storage);
+                let scenario = tokio::spawn(scenarios::$scenario(stores as _)).await;
+                storage.close().await;
+                assert!(scenario.is_ok(), "{} failed on postgres", stringify!($scenario));
+            )*
+        }
+    };
+}
+
+conformance! {
+    accounts,
+    archive_filters,
+    archive_pages,
+    archive_replays,
+    claims_against_writes,
+    fences,
+    leases,
+    maintenance,
+    offline_messages,
+    one_secret,
+    outcomes,
+    slot_claims,
+    two_claimers,
+}

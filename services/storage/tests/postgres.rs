@@ -1,0 +1,209 @@
+//! What is PostgreSQL's own: replicas that start at once, outages, query plans.
+
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use sestina_api::store::{StoreError, Stores};
+use sestina_proto as proto;
+use sestina_storage::{Storage, StorageConfig};
+use sestina_testkit::{Postgres, PostgresOptions};
+use support::*;
+
+fn impatient(url: &str) -> StorageConfig {
+    StorageConfig {
+        acquire_timeout: Duration::from_millis(500),
+        statement_timeout: Duration::from_millis(500),
+        ..StorageConfig::new(url)
+    }
+}
+
+/// Repeats an operation while the database is away.
+async fn back(storage: &Storage) -> proto::ClusterSecretReply {
+    let start = Instant::now();
+    loop {
+        match storage.cluster_secret(proto::Empty {}).await {
+            Ok(reply) => return reply,
+            Err(StoreError::Away(_)) => {}
+            Err(error) => panic!("{error}"),
+        }
+        assert!(start.elapsed() < Duration::from_secs(60), "it never came back");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn replicas_start_at_once_and_share_archives() {
+    let server = Postgres::start().unwrap();
+    let url = server.create_database("replicas").unwrap();
+    let opening: Vec<_> = (0..4)
+        .map(|_| {
+            let config = StorageConfig::new(&url);
+            tokio::spawn(async move { Storage::open(config).await.unwrap() })
+        })
+        .collect();
+    let mut replicas = Vec::new();
+    for storage in opening {
+        replicas.push(storage.await.unwrap());
+    }
+    let epoch = own(&*replicas[0]).await;
+    // All append to the same archives at once: no deadlock, nothing lost, nothing twice.
+    let writers: Vec<_> = (0..40_u64)
+        .map(|n| {
+            let storage = Arc::clone(&replicas[n as usize % 4]);
+            tokio::spawn(async move {
+                let rows = (0..50).map(|m| {
+                    let counter = n * 50 + m;
+                    let slot = (counter % 8) as u32;
+                    let archive = format!("a{}@h", counter % 11);
+                    proto::ArchiveRow { fence: fence(slot, epoch), ..row(&archive, epoch, counter) }
+                });
+                let rows: Vec<_> = rows.collect();
+                assert!(append(&*storage, rows.clone()).await.is_empty());
+                assert!(append(&*storage, rows).await.is_empty());
+            })
+        })
+        .collect();
+    for writer in writers {
+        writer.await.unwrap();
+    }
+    for archive in 0..11 {
+        let reply = replicas[3].archive_query(ask(&format!("a{archive}@h"), 1000)).await.unwrap();
+        let expected: Vec<u64> = (0..2000).filter(|counter| counter % 11 == archive).collect();
+        assert_eq!(counters(&reply), expected);
+        assert!(reply.rows.is_sorted_by_key(|row| row.at_ms));
+    }
+    for storage in replicas {
+        storage.close().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hung_or_killed_database_is_away_and_comes_back() {
+    let mut server = Postgres::start_own(&PostgresOptions::default()).unwrap();
+    let storage = Storage::open(impatient(server.url())).await.unwrap();
+    let epoch = own(&*storage).await;
+    let secret = back(&storage).await;
+    assert!(append(&*storage, vec![row("a@h", epoch, 1)]).await.is_empty());
+
+    // Hung: every operation ends within its deadline, as many as there may be.
+    server.suspend();
+    let start = Instant::now();
+    let hung: Vec<_> = (0..50_u64)
+        .map(|n| {
+            let storage = Arc::clone(&storage);
+            tokio::spawn(async move {
+                let rows = vec![row("a@h", epoch, n + 2)];
+                let append = storage.archive_append(proto::ArchiveAppendRequest { rows });
+                let (append, read) = tokio::join!(append, storage.archive_query(ask("a@h", 1)));
+                assert!(matches!(append, Err(StoreError::Away(_))), "{append:?}");
+                assert!(matches!(read, Err(StoreError::Away(_))), "{read:?}");
+                let lease = proto::LeaseRenewRequest { node: Some(node("x", 1)), ttl_ms: 1 };
+                let lease = storage.lease_renew(lease).await;
+                assert!(matches!(lease, Err(StoreError::Away(_))), "{lease:?}");
+            })
+        })
+        .collect();
+    for task in hung {
+        task.await.unwrap();
+    }
+    assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
+    server.resume();
+    assert_eq!(back(&storage).await, secret);
+    // Whether the hung ones were written is unknown; repeating them settles it, each once.
+    let rows = (0..50).map(|n| row("a@h", epoch, n + 2)).collect();
+    repeat(&storage, rows).await;
+    assert_eq!(storage.archive_query(ask("a@h", 0)).await.unwrap().count, 51);
+
+    // Killed: the same, after a restart.
+    server.kill9();
+    let dead = storage.cluster_secret(proto::Empty {}).await;
+    assert!(matches!(dead, Err(StoreError::Away(_))), "{dead:?}");
+    server.restart().unwrap();
+    assert_eq!(back(&storage).await, secret);
+    assert_eq!(storage.archive_query(ask("a@h", 0)).await.unwrap().count, 51);
+    repeat(&storage, vec![row("a@h", epoch, 99)]).await;
+    storage.close().await;
+}
+
+/// Appends as the router does: again while storage is away.
+async fn repeat(storage: &Storage, rows: Vec<proto::ArchiveRow>) {
+    let start = Instant::now();
+    loop {
+        let request = proto::ArchiveAppendRequest { rows: rows.clone() };
+        match storage.archive_append(request).await {
+            Ok(reply) => return assert!(reply.fenced_slots.is_empty()),
+            Err(StoreError::Away(_)) => {}
+            Err(error) => panic!("{error}"),
+        }
+        assert!(start.elapsed() < Duration::from_secs(60), "it never came back");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn leases_do_not_wait_for_archives() {
+    let server = Postgres::start().unwrap();
+    let url = server.create_database("lanes").unwrap();
+    let storage = Storage::open(StorageConfig::new(&url)).await.unwrap();
+    let epoch = own(&*storage).await;
+    append(&*storage, vec![row("a@h", epoch, 1)]).await;
+    // Stops all archive traffic for as long as the session lives.
+    let blocker = std::thread::spawn({
+        let url = url.clone();
+        move || {
+            let sql = "BEGIN; LOCK TABLE archive IN ACCESS EXCLUSIVE MODE; SELECT pg_sleep(2)";
+            std::process::Command::new("psql").args([&url, "-qAtc", sql]).status().unwrap()
+        }
+    });
+    let query = || storage.archive_query(ask("a@h", 1));
+    while tokio::time::timeout(Duration::from_millis(300), query()).await.is_ok() {
+        tokio::task::yield_now().await;
+    }
+    let queries: Vec<_> = (0..30)
+        .map(|_| {
+            let storage = Arc::clone(&storage);
+            tokio::spawn(async move { storage.archive_query(ask("a@h", 1)).await })
+        })
+        .collect();
+    let request = proto::LeaseRenewRequest { node: Some(node("x", 1)), ttl_ms: 4000 };
+    let start = Instant::now();
+    storage.lease_renew(request).await.unwrap();
+    assert!(start.elapsed() < Duration::from_millis(1000), "{:?}", start.elapsed());
+    for query in queries {
+        drop(query.await.unwrap());
+    }
+    assert!(blocker.join().unwrap().success());
+    storage.close().await;
+}
+
+/// A page reads the months it needs through the index, in order, and sorts nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn pages_follow_the_index() {
+    let server = Postgres::start().unwrap();
+    let url = server.create_database("plans").unwrap();
+    let storage = Storage::open(StorageConfig::new(&url)).await.unwrap();
+    let epoch = own(&*storage).await;
+    for month in 0..6 {
+        let rows = (0..500).map(|n| {
+            let counter = month * 500 + n;
+            let at_ms = T0 + month as i64 * 31 * 86_400_000 + n as i64;
+            proto::ArchiveRow { at_ms, ..row("a@h", epoch, counter) }
+        });
+        append(&*storage, rows.collect()).await;
+    }
+    storage.close().await;
+    let explain = format!(
+        "ANALYZE; EXPLAIN SELECT * FROM archive a WHERE a.archive = 1
+         AND (a.at_ms, a.epoch, a.counter) > ({T0}, 0, 0)
+         AND (a.at_ms, a.epoch, a.counter) < (9e18::BIGINT, 0, 0)
+         AND a.at_ms >= {T0} AND a.at_ms <= 9e18::BIGINT
+         ORDER BY a.at_ms, a.epoch, a.counter LIMIT 50"
+    );
+    let output =
+        std::process::Command::new("psql").args([&url, "-qAtc", &explain]).output().unwrap();
+    let plan = String::from_utf8(output.stdout).unwrap();
+    assert!(plan.contains("Append") && plan.contains("Index Scan"), "{plan}");
+    assert!(!plan.contains("Sort") && !plan.contains("Seq Scan"), "{plan}");
+}

@@ -1,0 +1,297 @@
+//! One Redis server.
+
+use std::net::{TcpStream, ToSocketAddrs};
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use rustix::process::Signal;
+use tempfile::TempDir;
+
+use crate::process::{Program, ServerProcess};
+use crate::{REDIS_VARIABLE, dir, install, port, resp, wait};
+
+const READY: Duration = Duration::from_secs(20);
+/// Redis has sixteen databases; number 0 holds who uses which of the others.
+const DATABASES: u32 = 16;
+
+/// A Redis server, empty at first and without persistence.
+#[derive(Debug)]
+pub struct Redis {
+    url: String,
+    kind: Kind,
+}
+
+#[derive(Debug)]
+enum Kind {
+    Own { node: RedisNode, _folder: TempDir },
+    External { server: String, database: u32 },
+}
+
+impl Redis {
+    /// A server of one's own, or an empty database of the one that `SESTINA_TEST_REDIS` names.
+    pub fn start() -> Result<Redis> {
+        match std::env::var(REDIS_VARIABLE) {
+            Ok(url) => Redis::external(&url),
+            Err(_) => Redis::start_own(),
+        }
+    }
+
+    /// A server of one's own, which may be killed and suspended.
+    pub fn start_own() -> Result<Redis> {
+        let folder = dir::make("redis")?;
+        let node = RedisNode::start(folder.path(), &[])?;
+        let url = node.url();
+        Ok(Redis {
+            url,
+            kind: Kind::Own {
+                node,
+                _folder: folder,
+            },
+        })
+    }
+
+    fn external(url: &str) -> Result<Redis> {
+        let server = url
+            .strip_prefix("redis://")
+            .and_then(|rest| rest.split('/').next());
+        let server = server
+            .filter(|server| !server.is_empty() && !server.contains('@'))
+            .with_context(|| {
+                format!("{REDIS_VARIABLE} is {url:?}; write it as redis://127.0.0.1:6379")
+            })?
+            .to_owned();
+        for database in 1..DATABASES {
+            let owner = std::process::id().to_string();
+            let claim = format!("sestina-testkit:database:{database}");
+            let number = database.to_string();
+            let taken = resp::session(
+                connect(&server)?,
+                &[&["SET", &claim, &owner, "NX", "EX", "900"]],
+            )?;
+            if taken != [resp::Reply::Nil] {
+                resp::session(connect(&server)?, &[&["SELECT", &number], &["FLUSHDB"]])?;
+                let url = format!("redis://{server}/{database}");
+                return Ok(Redis {
+                    url,
+                    kind: Kind::External { server, database },
+                });
+            }
+        }
+        bail!("all databases of {url} are used by other tests; start another server")
+    }
+
+    /// `redis://…`
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// The URL as a list, as configurations take it.
+    pub fn urls(&self) -> Vec<String> {
+        vec![self.url.clone()]
+    }
+
+    /// The port on 127.0.0.1.
+    ///
+    /// # Panics
+    /// For a server named by the environment, as all methods below.
+    pub fn port(&self) -> u16 {
+        self.node().port
+    }
+
+    /// The server's process id.
+    pub fn pid(&self) -> u32 {
+        self.node().process.pid()
+    }
+
+    /// Kills the server with SIGKILL; what it held is lost.
+    pub fn kill9(&mut self) {
+        self.node_mut().process.kill9();
+    }
+
+    /// Suspends the server (SIGSTOP).
+    pub fn suspend(&self) {
+        self.node().process.suspend();
+    }
+
+    /// Lets a suspended server go on.
+    pub fn resume(&self) {
+        self.node().process.resume();
+    }
+
+    /// Starts the server again on the same port, empty; stops it first if it runs.
+    pub fn restart(&mut self) -> Result<()> {
+        self.node_mut().restart()
+    }
+
+    fn node(&self) -> &RedisNode {
+        match &self.kind {
+            Kind::Own { node, .. } => node,
+            Kind::External { .. } => panic!("{}", NOT_OWN),
+        }
+    }
+
+    fn node_mut(&mut self) -> &mut RedisNode {
+        match &mut self.kind {
+            Kind::Own { node, .. } => node,
+            Kind::External { .. } => panic!("{}", NOT_OWN),
+        }
+    }
+}
+
+const NOT_OWN: &str = "this Redis was not started here; the test must use Redis::start_own";
+
+impl Drop for Redis {
+    fn drop(&mut self) {
+        if let Kind::External { server, database } = &self.kind {
+            let claim = format!("sestina-testkit:database:{database}");
+            if let Ok(stream) = connect(server) {
+                resp::session(stream, &[&["DEL", &claim]]).ok();
+            }
+        }
+    }
+}
+
+fn connect(server: &str) -> Result<TcpStream> {
+    let with_port = if server.contains(':') {
+        server.to_owned()
+    } else {
+        format!("{server}:6379")
+    };
+    let address = with_port
+        .to_socket_addrs()?
+        .next()
+        .context("no such host")?;
+    TcpStream::connect_timeout(&address, Duration::from_secs(5))
+        .with_context(|| format!("cannot connect to {server}, which {REDIS_VARIABLE} names"))
+}
+
+/// One process of Redis in whatever part.
+#[derive(Debug)]
+pub(crate) struct RedisNode {
+    pub(crate) port: u16,
+    pub(crate) process: ServerProcess,
+}
+
+impl RedisNode {
+    /// Starts a server in a folder of its own with options as on redis-server's command line.
+    pub(crate) fn start(folder: &Path, options: &[&str]) -> Result<RedisNode> {
+        RedisNode::start_with(folder, |_| {
+            Ok(options.iter().map(|o| (*o).to_owned()).collect())
+        })
+    }
+
+    /// The same where the options depend on the port. They may begin with a configuration file.
+    pub(crate) fn start_with(
+        folder: &Path,
+        options: impl Fn(u16) -> Result<Vec<String>>,
+    ) -> Result<RedisNode> {
+        let mut last = None;
+        // Another process may take the port between the look and the listening.
+        for _ in 0..5 {
+            let port = port::free_port()?;
+            let mut arguments = options(port)?;
+            arguments.extend(
+                [
+                    "--port",
+                    &port.to_string(),
+                    "--bind",
+                    "127.0.0.1",
+                    "--save",
+                    "",
+                    "--appendonly",
+                    "no",
+                    "--daemonize",
+                    "no",
+                ]
+                .map(str::to_owned),
+            );
+            let process = ServerProcess::start(Program {
+                path: install::require("redis-server")?,
+                arguments: arguments.into_iter().map(Into::into).collect(),
+                user: None,
+                stop: Signal::KILL,
+                folder: folder.to_owned(),
+            })?;
+            let mut node = RedisNode { port, process };
+            match node.wait_ready() {
+                Ok(()) => return Ok(node),
+                Err(error) => last = Some(error),
+            }
+        }
+        Err(last.context("redis-server did not start")?)
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("redis://127.0.0.1:{}", self.port)
+    }
+
+    pub(crate) fn command(&self, words: &[&str]) -> Result<resp::Reply> {
+        resp::command(self.port, words)
+    }
+
+    pub(crate) fn restart(&mut self) -> Result<()> {
+        self.process.restart()?;
+        self.wait_ready()
+    }
+
+    fn wait_ready(&mut self) -> Result<()> {
+        let RedisNode { port, process } = self;
+        let mut ended = None;
+        wait::wait_for("redis-server to answer PING", READY, || {
+            if let Err(error) = process.check_alive() {
+                // No use to wait for a dead one.
+                ended = Some(error);
+                return Ok(());
+            }
+            resp::command(*port, &["PING"]).map(drop)
+        })?;
+        ended.map_or(Ok(()), Err)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn starts_suspends_and_restarts_on_the_same_port() {
+        let mut redis = Redis::start_own().unwrap();
+        let port = redis.port();
+        resp::command(port, &["SET", "a", "1"]).unwrap();
+        redis.suspend();
+        assert!(resp::command(port, &["GET", "a"]).is_err());
+        redis.resume();
+        assert_eq!(resp::command(port, &["GET", "a"]).unwrap().text(), "1");
+        let pid = redis.pid();
+        redis.kill9();
+        assert!(resp::command(port, &["PING"]).is_err());
+        redis.restart().unwrap();
+        assert_ne!(redis.pid(), pid);
+        assert_eq!(
+            resp::command(port, &["GET", "a"]).unwrap(),
+            resp::Reply::Nil
+        );
+        drop(redis);
+        assert!(resp::command(port, &["PING"]).is_err());
+    }
+
+    #[test]
+    fn a_named_server_gives_out_empty_databases() {
+        let server = Redis::start_own().unwrap();
+        let one = Redis::external(server.url()).unwrap();
+        let two = Redis::external(server.url()).unwrap();
+        assert_eq!(one.url(), format!("{}/1", server.url()));
+        assert_eq!(two.url(), format!("{}/2", server.url()));
+        let select = ["SELECT", "1"];
+        let stream = || connect(&format!("127.0.0.1:{}", server.port())).unwrap();
+        resp::session(stream(), &[&select, &["SET", "left", "over"]]).unwrap();
+        drop(one);
+        let again = Redis::external(server.url()).unwrap();
+        assert_eq!(again.url(), format!("{}/1", server.url()));
+        let replies = resp::session(stream(), &[&select, &["DBSIZE"]]).unwrap();
+        assert_eq!(replies[1], resp::Reply::Int(0));
+        assert!(Redis::external("127.0.0.1").is_err());
+    }
+}

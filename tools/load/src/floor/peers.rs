@@ -1,0 +1,153 @@
+//! The connections of the floor and the two ways of writing to them.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::Notify;
+
+use super::hello::{Hello, Role, frame};
+use crate::net::link::Link;
+
+const REQUEST: &[u8] = b"<r xmlns='urn:xmpp:sm:3'/>";
+
+/// How deliveries leave.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Mode {
+    /// One record and one write per delivery.
+    Plain,
+    /// What one turn holds for a socket leaves in one record and one write.
+    Coalescing,
+}
+
+/// One connection after its hello.
+#[derive(Debug)]
+pub struct Peer {
+    link: Arc<Link>,
+    /// The delivery, and the delivery with a request behind it.
+    frames: [Vec<u8>; 2],
+    ask_every: u32,
+    out: Mutex<Out>,
+}
+
+#[derive(Debug, Default)]
+struct Out {
+    since_request: u32,
+    pending: Vec<u8>,
+}
+
+/// All connections, by group and number.
+#[derive(Debug)]
+pub struct Peers {
+    mode: Mode,
+    groups: Mutex<HashMap<u64, Vec<Option<Arc<Peer>>>>>,
+    dirty: Mutex<Vec<Arc<Peer>>>,
+    turn: Notify,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Peers {
+    /// No connections yet.
+    #[must_use]
+    pub fn new(mode: Mode) -> Arc<Self> {
+        Arc::new(Self {
+            mode,
+            groups: Mutex::default(),
+            dirty: Mutex::default(),
+            turn: Notify::new(),
+        })
+    }
+
+    /// Adds a connection. The largest group is bounded by the descriptors of the process, but a
+    /// number is a client's word: absurd ones are refused.
+    #[must_use]
+    pub fn add(&self, hello: &Hello, link: &Arc<Link>) -> bool {
+        if hello.number > 1_000_000 || hello.outgoing > 1_000_000 {
+            return false;
+        }
+        if hello.role == Role::Idle {
+            return true;
+        }
+        let plain = frame(hello.outgoing);
+        let asking = [plain.as_slice(), REQUEST].concat();
+        let peer = Peer {
+            link: Arc::clone(link),
+            frames: [plain, asking],
+            ask_every: hello.ask_every,
+            out: Mutex::default(),
+        };
+        let mut groups = lock(&self.groups);
+        let group = groups.entry(hello.group).or_default();
+        if group.len() <= hello.number {
+            group.resize(hello.number + 1, None);
+        }
+        group[hello.number] = Some(Arc::new(peer));
+        true
+    }
+
+    /// Removes a connection that ended.
+    pub fn remove(&self, hello: &Hello) {
+        let mut groups = lock(&self.groups);
+        if let Some(group) = groups.get_mut(&hello.group) {
+            if let Some(peer) = group.get_mut(hello.number) {
+                *peer = None;
+            }
+            if group.iter().all(Option::is_none) {
+                groups.remove(&hello.group);
+            }
+        }
+    }
+
+    /// Delivers one message of the connection that said `hello`.
+    pub fn deliver(&self, hello: &Hello) {
+        let groups = lock(&self.groups);
+        let Some(group) = groups.get(&hello.group) else { return };
+        match hello.role {
+            Role::Peer(number) => {
+                if let Some(Some(peer)) = group.get(number) {
+                    self.write(peer);
+                }
+            }
+            Role::Everyone => group.iter().flatten().for_each(|peer| self.write(peer)),
+            Role::Idle => {}
+        }
+    }
+
+    fn write(&self, peer: &Arc<Peer>) {
+        let mut out = lock(&peer.out);
+        out.since_request += 1;
+        let asks = peer.ask_every > 0 && out.since_request >= peer.ask_every;
+        if asks {
+            out.since_request = 0;
+        }
+        let frame = &peer.frames[usize::from(asks)];
+        match self.mode {
+            // A peer that is gone is removed by its own task.
+            Mode::Plain => drop(peer.link.send(frame)),
+            Mode::Coalescing => {
+                if out.pending.is_empty() {
+                    lock(&self.dirty).push(Arc::clone(peer));
+                    self.turn.notify_one();
+                }
+                out.pending.extend_from_slice(frame);
+            }
+        }
+    }
+
+    /// Writes what waits, once per turn of the runtime: this task runs after those that were
+    /// ready before it was woken.
+    pub async fn flush_turns(&self) {
+        loop {
+            self.turn.notified().await;
+            let dirty = std::mem::take(&mut *lock(&self.dirty));
+            for peer in dirty {
+                let mut out = lock(&peer.out);
+                let sent = peer.link.send(&out.pending);
+                out.pending.clear();
+                drop(sent);
+            }
+        }
+    }
+}

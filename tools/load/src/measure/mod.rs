@@ -1,0 +1,4 @@
+//! Measuring: processor time and memory of processes, and latencies.
+
+pub mod histogram;
+pub mod process;

@@ -1,0 +1,147 @@
+//! Processor time, memory and context switches from `/proc`.
+//!
+//! A group names processes; their descendants count too, because PostgreSQL works in children.
+//! The time of children that ended is in their parent's account, so a sum over a group does not
+//! go back while the parents live.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs;
+
+use anyhow::{Context as _, Result};
+use serde::{Deserialize, Serialize};
+
+/// The kernel reports times to user space in units of 1/100 s on every architecture that runs
+/// this.
+const TICKS_PER_SECOND: f64 = 100.0;
+const PAGE_BYTES: u64 = 4096;
+
+/// Named groups of process ids, such as `server`, `redis`, `postgres`.
+pub type Groups = BTreeMap<String, Vec<u32>>;
+
+/// What the groups have used at one moment.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct Usage {
+    /// Processor seconds by group.
+    pub cpu: BTreeMap<String, f64>,
+    /// Resident bytes by group.
+    pub resident: BTreeMap<String, u64>,
+}
+
+struct Stat {
+    parent: u32,
+    own_ticks: u64,
+    reaped_ticks: u64,
+    resident_pages: u64,
+}
+
+/// Reads the usage of all groups.
+///
+/// # Errors
+/// When a named process does not exist.
+pub fn usage(groups: &Groups) -> Result<Usage> {
+    let mut usage = Usage::default();
+    if groups.is_empty() {
+        return Ok(usage);
+    }
+    let all = all_processes()?;
+    let mut children: HashMap<u32, Vec<u32>> = HashMap::new();
+    for (pid, stat) in &all {
+        children.entry(stat.parent).or_default().push(*pid);
+    }
+    for (name, roots) in groups {
+        let mut pending = roots.clone();
+        let mut counted = Vec::new();
+        let (mut ticks, mut pages) = (0, 0);
+        while let Some(pid) = pending.pop() {
+            if counted.contains(&pid) {
+                continue;
+            }
+            counted.push(pid);
+            let stat = all
+                .get(&pid)
+                .with_context(|| format!("process {pid} of group '{name}' does not exist"))?;
+            ticks += stat.own_ticks + stat.reaped_ticks;
+            pages += stat.resident_pages;
+            pending.extend(children.get(&pid).into_iter().flatten());
+        }
+        usage.cpu.insert(name.clone(), ticks as f64 / TICKS_PER_SECOND);
+        usage.resident.insert(name.clone(), pages * PAGE_BYTES);
+    }
+    Ok(usage)
+}
+
+fn all_processes() -> Result<HashMap<u32, Stat>> {
+    let mut found = HashMap::new();
+    for entry in fs::read_dir("/proc").context("cannot list /proc")? {
+        let name = entry?.file_name();
+        let Some(pid) = name.to_str().and_then(|name| name.parse().ok()) else { continue };
+        // A process may end between the listing and the reading.
+        let Ok(text) = fs::read_to_string(format!("/proc/{pid}/stat")) else { continue };
+        if let Some(stat) = parse_stat(&text) {
+            found.insert(pid, stat);
+        }
+    }
+    Ok(found)
+}
+
+/// See proc(5): after the name in parentheses, which may hold anything, fields 3 and on.
+fn parse_stat(text: &str) -> Option<Stat> {
+    let fields: Vec<&str> = text[text.rfind(')')? + 1..].split_whitespace().collect();
+    let number = |field: usize| fields.get(field - 3)?.parse::<u64>().ok();
+    Some(Stat {
+        parent: u32::try_from(number(4)?).ok()?,
+        own_ticks: number(14)? + number(15)?,
+        reaped_ticks: number(16)? + number(17)?,
+        resident_pages: number(24)?,
+    })
+}
+
+/// The generator's own use of the machine.
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
+pub struct Own {
+    /// Processor seconds.
+    pub cpu: f64,
+    /// Voluntary and involuntary context switches of all threads.
+    pub switches: u64,
+}
+
+/// Reads the generator's own use.
+///
+/// # Errors
+/// When `/proc` cannot be read.
+pub fn own() -> Result<Own> {
+    let stat = fs::read_to_string("/proc/self/stat").context("cannot read /proc/self/stat")?;
+    let stat = parse_stat(&stat).context("cannot understand /proc/self/stat")?;
+    let mut switches = 0;
+    for task in fs::read_dir("/proc/self/task").context("cannot list own threads")? {
+        let Ok(status) = fs::read_to_string(task?.path().join("status")) else { continue };
+        switches += status
+            .lines()
+            .filter_map(|line| line.split_once("ctxt_switches:"))
+            .filter_map(|(_, count)| count.trim().parse::<u64>().ok())
+            .sum::<u64>();
+    }
+    Ok(Own { cpu: stat.own_ticks as f64 / TICKS_PER_SECOND, switches })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn a_name_with_parentheses_does_not_shift_the_fields() {
+        let text = "42 (a) R b) S 7 1 1 0 -1 4194560 1 2 3 4 10 20 30 40 20 0 5 0 99 1000 250 1";
+        let stat = parse_stat(text).unwrap();
+        assert_eq!((stat.parent, stat.own_ticks, stat.reaped_ticks, stat.resident_pages),
+            (7, 30, 70, 250));
+    }
+
+    #[test]
+    fn own_memory_is_seen_and_a_missing_process_is_an_error() {
+        let me = Groups::from([("me".to_owned(), vec![std::process::id()])]);
+        assert!(usage(&me).unwrap().resident["me"] > 1_000_000);
+        let nobody = Groups::from([("x".to_owned(), vec![u32::MAX])]);
+        assert!(usage(&nobody).unwrap_err().to_string().contains("does not exist"));
+    }
+}
