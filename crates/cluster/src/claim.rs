@@ -1,4 +1,4 @@
-//! How slots change hands: the planner's round, fail-over, and a hand-over's claim.
+//! The planner's round, and fail-over.
 //!
 //! Fail-over needs both authorities, in this order: both say that the owner's lease has ended; it
 //! is marked in the shadow store, so that it cannot be renewed there any more; one storage
@@ -9,29 +9,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sestina_api::lease::{AuthorityAway, LeaseAuthority};
-use sestina_api::shadow::{Shadow, ShadowError};
-use sestina_api::store::{StoreError, Stores};
 use sestina_proto as proto;
 use sestina_runtime::clock::{BootInstant, Clock};
 use sestina_runtime::{failpoint, guard};
 use tokio::time::timeout;
 
+pub use crate::hand_over::{ClaimError, ClaimPorts};
+use crate::hand_over::{slot_move, within};
 use crate::plan::{Claim, Move, PlanLimits, plan};
-use crate::slot_map::{SharedSlotTable, SlotMapError, SlotTable, same};
-
-/// Why a round ended early. It is tried again with the next one.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum ClaimError {
-    /// Redis cannot be asked: nothing fails over.
-    #[error("no slot moves while the shadow store is away: {0}")]
-    ShadowAway(String),
-    /// Storage cannot be asked: no slot moves.
-    #[error("no slot moves while storage is away: {0}")]
-    StorageAway(String),
-    /// Storage answered with a table that makes no sense.
-    #[error("storage answered with a broken table: {0}")]
-    Table(#[from] SlotMapError),
-}
+use crate::slot_map::{SlotTable, same};
 
 /// Settings of the planner.
 #[derive(Clone, Copy, Debug)]
@@ -55,21 +41,6 @@ impl Default for PlannerSettings {
             claim_timeout: Duration::from_secs(3),
         }
     }
-}
-
-/// What the claim procedure talks to.
-#[derive(Clone)]
-pub struct ClaimPorts {
-    /// Storage.
-    pub stores: Arc<dyn Stores>,
-    /// Storage as a lease authority.
-    pub storage_leases: Arc<dyn LeaseAuthority>,
-    /// The shadow store as a lease authority.
-    pub shadow_leases: Arc<dyn LeaseAuthority>,
-    /// The shadow store, for the epochs it knows.
-    pub shadow: Arc<dyn Shadow>,
-    /// This process's copy of the slot table; newer ones are put there.
-    pub table: SharedSlotTable,
 }
 
 /// An order for a live owner, to be sent as [`proto::HandOver`].
@@ -332,80 +303,6 @@ impl Planner {
     }
 }
 
-impl ClaimPorts {
-    /// Gives slots of this process to another after they were frozen, settled and flushed. Any
-    /// error (and any slot in the result, which was refused) means: thaw and go on as owner, unless
-    /// the shared table says otherwise.
-    pub async fn hand_over(
-        &self,
-        slots: &[u16],
-        to: &proto::Node,
-        known_epoch: impl Fn(u16) -> u64,
-        limit: Duration,
-    ) -> Result<Vec<u16>, ClaimError> {
-        let table = self.table.load();
-        let epochs = self.shadow_epochs(slots, limit).await?;
-        let moves = slots
-            .iter()
-            .zip(epochs)
-            .map(|(slot, shadow)| proto::SlotMove {
-                released: true,
-                ..slot_move(&table, *slot, to, shadow.max(known_epoch(*slot)))
-            });
-        let request = proto::SlotClaimRequest {
-            moves: moves.collect(),
-            planner: None,
-            planner_ttl_ms: 0,
-        };
-        let reply = self.slot_claim(request, limit).await?;
-        Ok(reply
-            .refused_slots
-            .into_iter()
-            .filter_map(|slot| u16::try_from(slot).ok())
-            .collect())
-    }
-
-    async fn slot_claim(
-        &self,
-        request: proto::SlotClaimRequest,
-        limit: Duration,
-    ) -> Result<proto::SlotClaimReply, ClaimError> {
-        let mut reply = within(limit, self.stores.slot_claim(request)).await?;
-        if let Some(map) = reply.map.take() {
-            self.table.offer(map)?;
-        }
-        Ok(reply)
-    }
-
-    async fn shadow_epochs(&self, slots: &[u16], limit: Duration) -> Result<Vec<u64>, ClaimError> {
-        let away = |error: ShadowError| ClaimError::ShadowAway(error.to_string());
-        let epochs = timeout(limit, self.shadow.epochs(slots))
-            .await
-            .map_err(|_| ClaimError::ShadowAway(format!("no answer within {limit:?}")))?
-            .map_err(away)?;
-        if epochs.len() != slots.len() {
-            let text = format!("{} epochs for {} slots", epochs.len(), slots.len());
-            return Err(ClaimError::ShadowAway(text));
-        }
-        Ok(epochs)
-    }
-}
-
-/// A move as the table has it now, to an epoch above the highest that is known.
-fn slot_move(table: &SlotTable, slot: u16, to: &proto::Node, highest: u64) -> proto::SlotMove {
-    let from = table.owner(slot);
-    let from_epoch = table.epoch(slot);
-    proto::SlotMove {
-        slot: u32::from(slot),
-        from_name: from.map(|from| from.name.clone()).unwrap_or_default(),
-        from_incarnation: from.map_or(0, |from| from.incarnation),
-        from_epoch,
-        to: Some(to.clone()),
-        min_epoch: 1 + highest.max(from_epoch),
-        released: false,
-    }
-}
-
 fn contains(nodes: &[proto::Node], node: &proto::Node) -> bool {
     nodes.iter().any(|other| same(other, node))
 }
@@ -418,7 +315,8 @@ fn routers(shadow: &[proto::Node], storage: &[proto::Node]) -> Vec<proto::Node> 
         if node.role() != proto::NodeRole::Router {
             continue;
         }
-        if !guard!("two-authorities") && !(contains(shadow, node) && contains(storage, node)) {
+        let by_both = contains(shadow, node) && contains(storage, node);
+        if !by_both && !guard!("two-authorities") {
             continue;
         }
         match live.iter_mut().find(|other| same(other, node)) {
@@ -453,16 +351,6 @@ fn orders(moves: Vec<Move>) -> Vec<HandOverOrder> {
         }
     }
     orders
-}
-
-async fn within<T>(
-    limit: Duration,
-    request: impl Future<Output = Result<T, StoreError>>,
-) -> Result<T, ClaimError> {
-    timeout(limit, request)
-        .await
-        .map_err(|_| ClaimError::StorageAway(format!("no answer within {limit:?}")))?
-        .map_err(|error| ClaimError::StorageAway(error.to_string()))
 }
 
 #[cfg(test)]

@@ -5,12 +5,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use async_trait::async_trait;
 use parking_lot::Mutex;
 use sestina_api::lease::Renewal;
-use sestina_api::shadow::{ShadowObject, ShadowOp};
+use sestina_api::shadow::{Shadow, ShadowError, ShadowObject, ShadowOp};
+use sestina_api::store::{StoreError, Stores};
 use sestina_runtime::clock::ManualClock;
 use sestina_sessions::{MemoryLeases, MemoryShadow};
 
 use super::*;
 use crate::lease_storage::StorageLeases;
+use crate::slot_map::SharedSlotTable;
 use crate::slots::SLOTS;
 
 const TTL: Duration = Duration::from_secs(4);

@@ -6,9 +6,11 @@
 //! - [`plan`]: what to claim and what to move, as a pure function
 //! - [`lease`]: this process's own lease with both authorities
 //! - [`lease_storage`]: storage as a lease authority
-//! - [`claim`]: the fail-over procedure and the planner's round
+//! - [`hand_over`]: changing the table, and how an owner gives slots away
+//! - [`claim`]: the planner's round, and fail-over
 
 pub mod claim;
+pub mod hand_over;
 pub mod lease;
 pub mod lease_storage;
 pub mod plan;

@@ -131,7 +131,7 @@ fn a_new_incarnation_claims_what_the_old_one_held() {
     let old = router("a", 1);
     let new = router("a", 2);
     let limits = PlanLimits::default();
-    let (table, _) = settle(SlotTable::empty(), &[old.clone()], limits);
+    let (table, _) = settle(SlotTable::empty(), std::slice::from_ref(&old), limits);
     let plan = plan(&table, &[new], limits);
     assert_eq!(plan.claims.len(), SLOTS);
     assert!(

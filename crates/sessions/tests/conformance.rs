@@ -312,7 +312,7 @@ async fn lease_suite(leases: &dyn LeaseAuthority) {
     }
     assert!(leases.mark_ended(&a).await.unwrap());
     assert_eq!(leases.renew(&a, TTL).await.unwrap(), Renewal::Lost);
-    assert_eq!(fresh(leases).await, [draining.clone()]);
+    assert_eq!(fresh(leases).await, std::slice::from_ref(&draining));
     leases.unmark(&a).await.unwrap();
     assert_eq!(leases.renew(&a, TTL).await.unwrap(), Renewal::Renewed);
 

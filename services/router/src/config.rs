@@ -69,8 +69,6 @@ pub struct RouterConfig {
     pub handover_limit_ms: u64,
     /// Streams of effects are forgotten after this idle time (they begin anew then).
     pub stream_idle_ms: u64,
-    /// Deliveries released before the edge is told.
-    pub release_batch: u64,
     /// Room events acknowledged by all before session owners are told at once (else at a tick).
     pub room_mark_batch: u64,
     /// Hash of hosts and modules.
@@ -105,7 +103,6 @@ impl Default for RouterConfig {
             shadow_retry_ms: 250,
             handover_limit_ms: 5_000,
             stream_idle_ms: 60_000,
-            release_batch: 32,
             room_mark_batch: 32,
             config_hash: 0,
         }

@@ -39,10 +39,6 @@ impl Metrics {
         self.stanza(kind, Outcome::Bounced);
     }
 
-    pub(crate) fn settled(&self, kind: proto::StanzaKind) {
-        self.stanza(kind, Outcome::Settled);
-    }
-
     pub(crate) fn offline_stored(&self) {
         self.stanza(proto::StanzaKind::Message, Outcome::Stored);
     }
@@ -89,6 +85,14 @@ impl Metrics {
 
     pub(crate) fn shadow_away(&self) {
         self.all.store_errors[telemetry::StoreOp::ShadowApply].inc();
+    }
+
+    pub(crate) fn rooms(&self, change: i64) {
+        self.all.rooms.add(change);
+    }
+
+    pub(crate) fn occupants(&self, change: i64) {
+        self.all.occupants.add(change);
     }
 
     pub(crate) fn room_uncommitted(&self) {

@@ -39,16 +39,26 @@ impl<I: Send + Sync + 'static, O: Send + 'static> Batcher<I, O> {
         let (queue, entries) = mpsc::channel(QUEUE);
         let (stop, stopping) = watch::channel(false);
         let task = tokio::spawn(lead(entries, stopping, commit));
-        Batcher { queue, stop, task: parking_lot::Mutex::new(Some(task)) }
+        Batcher {
+            queue,
+            stop,
+            task: parking_lot::Mutex::new(Some(task)),
+        }
     }
 
     /// Waits until the item's batch is committed. `weight` is about its bytes.
     pub(crate) async fn submit(&self, item: I, weight: usize) -> Result<O, StoreError> {
         let (answer, answered) = oneshot::channel();
-        let entry = Entry { item: Arc::new(item), weight, answer };
+        let entry = Entry {
+            item: Arc::new(item),
+            weight,
+            answer,
+        };
         let closed = || StoreError::Away("storage is closed".to_owned());
         self.queue.send(entry).await.map_err(|_| closed())?;
-        answered.await.map_err(|_| StoreError::Away("the batch was abandoned".to_owned()))?
+        answered
+            .await
+            .map_err(|_| StoreError::Away("the batch was abandoned".to_owned()))?
     }
 
     /// Commits what waits, then ends.
@@ -179,6 +189,9 @@ mod tests {
         // Alone, then three together, then those three one by one.
         assert_eq!(*sizes.lock(), [1, 3, 1, 1, 1]);
         batcher.close().await;
-        assert!(matches!(batcher.submit(1, 1).await, Err(StoreError::Away(_))));
+        assert!(matches!(
+            batcher.submit(1, 1).await,
+            Err(StoreError::Away(_))
+        ));
     }
 }

@@ -6,7 +6,9 @@ use sestina_api::store::StoreError;
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// The URL names no database this crate knows, or is malformed.
-    #[error("storage url {url:?} is not usable: {reason}; use postgres://user:password@host/database, sqlite:/path/file.db or sqlite::memory:")]
+    #[error(
+        "storage url {url:?} is not usable: {reason}; use postgres://user:password@host/database, sqlite:/path/file.db or sqlite::memory:"
+    )]
     Url {
         /// The URL, without its password.
         url: String,
@@ -14,7 +16,9 @@ pub enum OpenError {
         reason: String,
     },
     /// The database cannot be reached or does not let us in.
-    #[error("cannot connect to the database {url:?}: {reason}; check that it runs and that user and password are right")]
+    #[error(
+        "cannot connect to the database {url:?}: {reason}; check that it runs and that user and password are right"
+    )]
     Connect {
         /// The URL, without its password.
         url: String,
@@ -56,7 +60,9 @@ impl From<StoreError> for Fault {
 
 impl From<prost::DecodeError> for Fault {
     fn from(error: prost::DecodeError) -> Fault {
-        Fault::Store(StoreError::Internal(format!("a stored stanza is damaged: {error}")))
+        Fault::Store(StoreError::Internal(format!(
+            "a stored stanza is damaged: {error}"
+        )))
     }
 }
 
@@ -84,7 +90,11 @@ pub(crate) fn is_away(error: &sqlx::Error) -> bool {
         | sqlx::Error::WorkerCrashed
         | sqlx::Error::BeginFailed => true,
         sqlx::Error::Database(error) => match error.code() {
-            Some(code) if error.try_downcast_ref::<sqlx::postgres::PgDatabaseError>().is_some() => {
+            Some(code)
+                if error
+                    .try_downcast_ref::<sqlx::postgres::PgDatabaseError>()
+                    .is_some() =>
+            {
                 postgres_away(&code)
             }
             Some(code) => code.parse().is_ok_and(sqlite_away),
@@ -98,7 +108,10 @@ pub(crate) fn is_away(error: &sqlx::Error) -> bool {
 /// lock not available, serialisation failure or deadlock, or a standby that may be promoted soon.
 fn postgres_away(sqlstate: &str) -> bool {
     matches!(sqlstate.get(..2), Some("08" | "53" | "57" | "58"))
-        || matches!(sqlstate, "55P03" | "40001" | "40P01" | "25006" | "25P03" | "25P02")
+        || matches!(
+            sqlstate,
+            "55P03" | "40001" | "40P01" | "25006" | "25P03" | "25P02"
+        )
 }
 
 /// `BUSY`, `LOCKED`, `IOERR`, `FULL`, `CANTOPEN`; the low byte of an extended code says which.

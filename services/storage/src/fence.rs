@@ -17,9 +17,10 @@ pub(crate) const SLOTS: u32 = 4096;
 pub(crate) fn fence(fence: Option<&proto::Fence>) -> Result<(u32, u64), StoreError> {
     match fence {
         None => Err(StoreError::Invalid("the write carries no fence".to_owned())),
-        Some(fence) if fence.slot >= SLOTS => {
-            Err(StoreError::Invalid(format!("there is no slot {}", fence.slot)))
-        }
+        Some(fence) if fence.slot >= SLOTS => Err(StoreError::Invalid(format!(
+            "there is no slot {}",
+            fence.slot
+        ))),
         Some(fence) => Ok((fence.slot, fence.epoch)),
     }
 }
@@ -29,7 +30,11 @@ pub(crate) struct Epochs(BTreeMap<u32, u64>);
 
 impl Epochs {
     fn collect(rows: Vec<(i64, i64)>) -> Epochs {
-        Epochs(rows.into_iter().map(|(slot, epoch)| (slot as u32, epoch as u64)).collect())
+        Epochs(
+            rows.into_iter()
+                .map(|(slot, epoch)| (slot as u32, epoch as u64))
+                .collect(),
+        )
     }
 
     /// Whether a write under this fence counts. Epoch 0 is a slot that nobody ever owned.
@@ -48,7 +53,10 @@ pub(crate) mod pg {
 
     /// Holds the slots for writing and reads their epochs (in a statement of its own: the snapshot
     /// of the locking one is older than the lock).
-    pub(crate) async fn hold(conn: &mut Conn, slots: &BTreeSet<u32>) -> Result<Epochs, sqlx::Error> {
+    pub(crate) async fn hold(
+        conn: &mut Conn,
+        slots: &BTreeSet<u32>,
+    ) -> Result<Epochs, sqlx::Error> {
         let ids: Vec<i32> = slots.iter().map(|slot| *slot as i32).collect();
         sqlx::query(
             "SELECT count(pg_advisory_xact_lock_shared($1, s)::TEXT) FROM unnest($2::INT4[]) AS s",
@@ -58,7 +66,11 @@ pub(crate) mod pg {
         .execute(&mut *conn)
         .await?;
         let rows = sqlx::query_as("SELECT slot, epoch FROM slot WHERE slot = ANY($1)")
-            .bind(ids.iter().map(|slot| i64::from(*slot)).collect::<Vec<i64>>())
+            .bind(
+                ids.iter()
+                    .map(|slot| i64::from(*slot))
+                    .collect::<Vec<i64>>(),
+            )
             .fetch_all(conn)
             .await?;
         Ok(Epochs::collect(rows))
@@ -67,11 +79,13 @@ pub(crate) mod pg {
     /// Waits until no write of these slots is under way, and keeps new ones waiting.
     pub(crate) async fn seize(conn: &mut Conn, slots: &BTreeSet<u32>) -> Result<(), sqlx::Error> {
         let ids: Vec<i32> = slots.iter().map(|slot| *slot as i32).collect();
-        sqlx::query("SELECT count(pg_advisory_xact_lock($1, s)::TEXT) FROM unnest($2::INT4[]) AS s")
-            .bind(CLASS)
-            .bind(&ids)
-            .execute(conn)
-            .await?;
+        sqlx::query(
+            "SELECT count($1 + s) FROM unnest($2::INT4[]) AS s",
+        )
+        .bind(CLASS)
+        .bind(&ids)
+        .execute(conn)
+        .await?;
         Ok(())
     }
 }
@@ -82,7 +96,10 @@ pub(crate) mod lite {
     use crate::dialect::lite::Conn;
 
     /// Reads the slots' epochs; the transaction is the only writer.
-    pub(crate) async fn hold(conn: &mut Conn, slots: &BTreeSet<u32>) -> Result<Epochs, sqlx::Error> {
+    pub(crate) async fn hold(
+        conn: &mut Conn,
+        slots: &BTreeSet<u32>,
+    ) -> Result<Epochs, sqlx::Error> {
         let mut rows = Vec::with_capacity(slots.len());
         for slot in slots {
             let row: Option<(i64, i64)> =

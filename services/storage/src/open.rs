@@ -43,7 +43,10 @@ impl Storage {
             (Backend::Postgres(open_postgres(&config).await?), SHARDS)
         } else {
             let reason = "its scheme is not known".to_owned();
-            return Err(OpenError::Url { url: redacted(&config.url), reason });
+            return Err(OpenError::Url {
+                url: redacted(&config.url),
+                reason,
+            });
         };
         let inner = Arc::new(Inner::new(backend));
         let appends = (0..shards)
@@ -62,9 +65,11 @@ impl Storage {
 
 async fn open_postgres(config: &StorageConfig) -> Result<Pg, OpenError> {
     let url = || redacted(&config.url);
-    let usable = |error: sqlx::Error| OpenError::Url { url: url(), reason: error.to_string() };
-    let connected =
-        |reason: String| OpenError::Connect { url: url(), reason };
+    let usable = |error: sqlx::Error| OpenError::Url {
+        url: url(),
+        reason: error.to_string(),
+    };
+    let connected = |reason: String| OpenError::Connect { url: url(), reason };
     // Without limits: a migration takes what it takes.
     let options = pool::options(config, false).map_err(usable)?;
     let pg = Pg::new(config).map_err(usable)?;
@@ -74,7 +79,8 @@ async fn open_postgres(config: &StorageConfig) -> Result<Pg, OpenError> {
         .map_err(|error| connected(error.to_string()))?;
     let migrator = tolerant(sqlx::migrate!("migrations/postgres"));
     // An advisory lock lets one replica migrate at a time.
-    let migrated = tokio::time::timeout(MIGRATION, migrator.run_direct(None, &mut conn, false)).await;
+    let migrated =
+        tokio::time::timeout(MIGRATION, migrator.run_direct(None, &mut conn, false)).await;
     let failed = |reason: String| OpenError::Migrate { url: url(), reason };
     migrated
         .map_err(|_| failed("another process has been migrating for too long".to_owned()))?
@@ -87,8 +93,10 @@ async fn open_postgres(config: &StorageConfig) -> Result<Pg, OpenError> {
 
 async fn open_sqlite(config: &StorageConfig) -> Result<Lite, OpenError> {
     let url = || redacted(&config.url);
-    let options = writer::options(config)
-        .map_err(|error| OpenError::Url { url: url(), reason: error.to_string() })?;
+    let options = writer::options(config).map_err(|error| OpenError::Url {
+        url: url(),
+        reason: error.to_string(),
+    })?;
     let mut conn = writer::connect(config, &options).await.map_err(|error| {
         let reason = format!("{error}; the folder must exist and be writable");
         OpenError::Connect { url: url(), reason }
@@ -100,7 +108,10 @@ async fn open_sqlite(config: &StorageConfig) -> Result<Lite, OpenError> {
     if migrated.is_err() {
         migrated = migrator.run_direct(None, &mut conn, false).await;
     }
-    migrated.map_err(|error| OpenError::Migrate { url: url(), reason: error.to_string() })?;
+    migrated.map_err(|error| OpenError::Migrate {
+        url: url(),
+        reason: error.to_string(),
+    })?;
     Ok(Lite::start(config, options, conn))
 }
 
@@ -109,10 +120,13 @@ async fn keep_ahead(inner: Weak<Inner>, mut stopping: watch::Receiver<bool>) {
     loop {
         let Some(inner) = inner.upgrade() else { return };
         if let Backend::Postgres(pg) = &inner.backend {
-            let made: Result<_, Fault> =
-                pg.write(Lane::Archive, |conn| Box::pin(archive::months_ahead(conn))).await;
+            let made: Result<_, Fault> = pg
+                .write(Lane::Archive, |conn| Box::pin(archive::months_ahead(conn)))
+                .await;
             match made {
-                Ok(months) => months.into_iter().for_each(|month| inner.months.learn(month)),
+                Ok(months) => months
+                    .into_iter()
+                    .for_each(|month| inner.months.learn(month)),
                 // An append makes the one that it needs.
                 Err(fault) => tracing::warn!(?fault, "cannot make archive partitions ahead"),
             }

@@ -46,10 +46,17 @@ pub(crate) fn options(
     limited: bool,
 ) -> Result<PgConnectOptions, sqlx::Error> {
     let options: PgConnectOptions = config.url.parse()?;
-    let options = options.application_name("sestina-storage").disable_statement_logging();
+    let options = options
+        .application_name("sestina-storage")
+        .disable_statement_logging();
     // Ends the locks of a transaction whose storage process vanished without closing its socket.
-    let keepalive = [("tcp_keepalives_idle", "5"), ("tcp_keepalives_interval", "2")];
-    let options = options.options(keepalive).options([("tcp_keepalives_count", "3")]);
+    let keepalive = [
+        ("tcp_keepalives_idle", "5"),
+        ("tcp_keepalives_interval", "2"),
+    ];
+    let options = options
+        .options(keepalive)
+        .options([("tcp_keepalives_count", "3")]);
     if !limited {
         return Ok(options);
     }
@@ -104,7 +111,8 @@ impl Pg {
     where
         F: for<'c> FnOnce(&'c mut PgConnection) -> BoxFuture<'c, Result<T, Fault>>,
     {
-        self.run(lane, "BEGIN ISOLATION LEVEL READ COMMITTED", work).await
+        self.run(lane, "BEGIN ISOLATION LEVEL READ COMMITTED", work)
+            .await
     }
 
     /// Runs `work` on one snapshot.
@@ -112,7 +120,12 @@ impl Pg {
     where
         F: for<'c> FnOnce(&'c mut PgConnection) -> BoxFuture<'c, Result<T, Fault>>,
     {
-        self.run(lane, "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY", work).await
+        self.run(
+            lane,
+            "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY",
+            work,
+        )
+        .await
     }
 
     async fn run<T, F>(&self, lane: Lane, begin: &'static str, work: F) -> Result<T, Fault>
@@ -152,15 +165,15 @@ impl Pg {
 }
 
 pub(crate) fn overdue(deadline: Duration) -> StoreError {
-    StoreError::Away(format!("the database did not answer within {} ms", deadline.as_millis()))
+    StoreError::Away(format!(
+        "the database did not answer within {} ms",
+        deadline.as_millis()
+    ))
 }
 
 /// Commits, or rolls back what our own logic refused; the connection returns to its pool only if
 /// it is known to be sound.
-pub(crate) async fn finish<D, T>(
-    mut conn: Guard<D>,
-    result: Result<T, Fault>,
-) -> Result<T, Fault>
+pub(crate) async fn finish<D, T>(mut conn: Guard<D>, result: Result<T, Fault>) -> Result<T, Fault>
 where
     D: Database,
     for<'c> &'c mut D::Connection: Executor<'c, Database = D>,
@@ -189,7 +202,9 @@ pub(crate) struct Guard<D: Database> {
 
 impl<D: Database> Guard<D> {
     pub(crate) async fn acquire(pool: &Pool<D>) -> Result<Guard<D>, sqlx::Error> {
-        Ok(Guard { conn: Some(pool.acquire().await?) })
+        Ok(Guard {
+            conn: Some(pool.acquire().await?),
+        })
     }
 
     /// Gives the connection back to its pool.
@@ -202,13 +217,17 @@ impl<D: Database> Deref for Guard<D> {
     type Target = D::Connection;
 
     fn deref(&self) -> &D::Connection {
-        self.conn.as_ref().expect("present until dropped or declared sound")
+        self.conn
+            .as_ref()
+            .expect("present until dropped or declared sound")
     }
 }
 
 impl<D: Database> DerefMut for Guard<D> {
     fn deref_mut(&mut self) -> &mut D::Connection {
-        self.conn.as_mut().expect("present until dropped or declared sound")
+        self.conn
+            .as_mut()
+            .expect("present until dropped or declared sound")
     }
 }
 

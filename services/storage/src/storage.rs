@@ -40,7 +40,10 @@ pub(crate) struct Inner {
 
 impl Inner {
     pub(crate) fn new(backend: Backend) -> Inner {
-        Inner { backend, months: Arc::default() }
+        Inner {
+            backend,
+            months: Arc::default(),
+        }
     }
 
     /// Commits a batch of archive appends.
@@ -92,7 +95,10 @@ impl Inner {
 /// The month that was known has been dropped by another replica (`check_violation`: no partition
 /// found for the row).
 fn names_no_partition(error: &sqlx::Error) -> bool {
-    error.as_database_error().and_then(|error| error.code()).is_some_and(|code| code == "23514")
+    error
+        .as_database_error()
+        .and_then(|error| error.code())
+        .is_some_and(|code| code == "23514")
 }
 
 /// All stores over one database. Made by [`Storage::open`].
@@ -112,7 +118,12 @@ impl Storage {
         stop: watch::Sender<bool>,
         ahead: JoinHandle<()>,
     ) -> Storage {
-        Storage { inner, appends, stop, ahead: Mutex::new(Some(ahead)) }
+        Storage {
+            inner,
+            appends,
+            stop,
+            ahead: Mutex::new(Some(ahead)),
+        }
     }
 
     /// Commits what waits, then closes the database. Later operations answer "away".
@@ -135,12 +146,16 @@ impl Storage {
 
     /// Whole months go by dropping their partition; only then are their keys forgotten.
     async fn drop_months(&self, cutoff: i64) -> Result<Option<i64>, StoreError> {
-        let Backend::Postgres(pg) = &self.inner.backend else { return Ok(Some(cutoff)) };
+        let Backend::Postgres(pg) = &self.inner.backend else {
+            return Ok(Some(cutoff));
+        };
         let mut dropped = None;
         let mut tries = 0;
         loop {
             let done = pg
-                .write(Lane::Archive, move |conn| Box::pin(maintain::drop_month(conn, cutoff)))
+                .write(Lane::Archive, move |conn| {
+                    Box::pin(maintain::drop_month(conn, cutoff))
+                })
                 .await
                 .map_err(StoreError::from);
             match done {
@@ -232,7 +247,10 @@ impl Stores for Storage {
             self.appends[shard as usize].submit(rows, weight)
         });
         let fenced: BTreeSet<u32> = try_join_all(submit).await?.into_iter().flatten().collect();
-        Ok(proto::FencedReply { fenced_slots: fenced.into_iter().collect(), full: Vec::new() })
+        Ok(proto::FencedReply {
+            fenced_slots: fenced.into_iter().collect(),
+            full: Vec::new(),
+        })
     }
 
     async fn archive_query(
@@ -310,7 +328,9 @@ impl Stores for Storage {
         let chores = operate!(self, read Archive, maintain => plan, request)?;
         for mut chore in chores {
             if let maintain::Chore::Archived(cutoff) = chore {
-                let Some(dropped) = self.drop_months(cutoff).await? else { continue };
+                let Some(dropped) = self.drop_months(cutoff).await? else {
+                    continue;
+                };
                 chore = maintain::Chore::Archived(dropped);
             }
             while operate!(self, write Archive, maintain => piece, chore)? {}

@@ -12,9 +12,7 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 use sestina_api::store::StoreError;
-use sqlx::sqlite::{
-    SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous,
-};
+use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{ConnectOptions, Connection, Executor, SqliteConnection, SqlitePool};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
@@ -65,7 +63,11 @@ pub(crate) fn options(config: &StorageConfig) -> Result<SqliteConnectOptions, sq
         .pragma("cache_size", "-32768")
         .disable_statement_logging();
     // Left alone in memory: there is no log to write ahead.
-    Ok(if memory { options } else { options.journal_mode(SqliteJournalMode::Wal) })
+    Ok(if memory {
+        options
+    } else {
+        options.journal_mode(SqliteJournalMode::Wal)
+    })
 }
 
 fn in_memory(url: &str) -> bool {
@@ -112,10 +114,21 @@ impl Lite {
         });
         let (jobs, queue) = mpsc::channel(QUEUE);
         let (stop, stopping) = watch::channel(false);
-        let writer = Writer { options, conn: Some(conn), queue, stopping };
+        let writer = Writer {
+            options,
+            conn: Some(conn),
+            queue,
+            stopping,
+        };
         let handle = tokio::spawn(writer.run());
         let writer = Mutex::new(Some(handle));
-        Lite { jobs, readers, stop, writer, deadline: config.deadline() }
+        Lite {
+            jobs,
+            readers,
+            stop,
+            writer,
+            deadline: config.deadline(),
+        }
     }
 
     /// Runs `work` in the writer's next transaction and returns once that is durable.
@@ -142,7 +155,9 @@ impl Lite {
         let exchange = async {
             let closed = || StoreError::Away("storage is closed".to_owned());
             self.jobs.send(job).await.map_err(|_| closed())?;
-            answered.await.map_err(|_| StoreError::Away("the sqlite writer failed".to_owned()))?
+            answered
+                .await
+                .map_err(|_| StoreError::Away("the sqlite writer failed".to_owned()))?
         };
         match tokio::time::timeout(self.deadline, exchange).await {
             Ok(result) => result.map_err(Fault::Store),
@@ -158,7 +173,9 @@ impl Lite {
             + Send
             + 'static,
     {
-        let Some(readers) = &self.readers else { return self.write(work).await };
+        let Some(readers) = &self.readers else {
+            return self.write(work).await;
+        };
         let transaction = async {
             let mut conn = Guard::acquire(readers).await?;
             conn.execute("BEGIN").await?;
@@ -237,7 +254,11 @@ impl Writer {
                     break;
                 }
             }
-            next = if finishes.len() < BATCH { self.queue.try_recv().ok() } else { None };
+            next = if finishes.len() < BATCH {
+                self.queue.try_recv().ok()
+            } else {
+                None
+            };
         }
         let committed = match broken {
             Some(error) => Err(error),

@@ -3,9 +3,8 @@
 
 #![allow(clippy::unwrap_used)]
 
-mod support;
-#[path = "support/scenarios.rs"]
 mod scenarios;
+mod support;
 
 use std::sync::Arc;
 
@@ -56,6 +55,7 @@ conformance! {
     offline_messages,
     one_secret,
     outcomes,
+    renewals_against_claims,
     slot_claims,
     two_claimers,
 }

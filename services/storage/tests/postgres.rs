@@ -11,6 +11,7 @@ use sestina_api::store::{StoreError, Stores};
 use sestina_proto as proto;
 use sestina_storage::{Storage, StorageConfig};
 use sestina_testkit::{Postgres, PostgresOptions};
+use sqlx::Connection;
 use support::*;
 
 fn impatient(url: &str) -> StorageConfig {
@@ -30,7 +31,10 @@ async fn back(storage: &Storage) -> proto::ClusterSecretReply {
             Err(StoreError::Away(_)) => {}
             Err(error) => panic!("{error}"),
         }
-        assert!(start.elapsed() < Duration::from_secs(60), "it never came back");
+        assert!(
+            start.elapsed() < Duration::from_secs(60),
+            "it never came back"
+        );
     }
 }
 
@@ -58,7 +62,10 @@ async fn replicas_start_at_once_and_share_archives() {
                     let counter = n * 50 + m;
                     let slot = (counter % 8) as u32;
                     let archive = format!("a{}@h", counter % 11);
-                    proto::ArchiveRow { fence: fence(slot, epoch), ..row(&archive, epoch, counter) }
+                    proto::ArchiveRow {
+                        fence: fence(slot, epoch),
+                        ..row(&archive, epoch, counter)
+                    }
                 });
                 let rows: Vec<_> = rows.collect();
                 assert!(append(&*storage, rows.clone()).await.is_empty());
@@ -70,8 +77,13 @@ async fn replicas_start_at_once_and_share_archives() {
         writer.await.unwrap();
     }
     for archive in 0..11 {
-        let reply = replicas[3].archive_query(ask(&format!("a{archive}@h"), 1000)).await.unwrap();
-        let expected: Vec<u64> = (0..2000).filter(|counter| counter % 11 == archive).collect();
+        let reply = replicas[3]
+            .archive_query(ask(&format!("a{archive}@h"), 1000))
+            .await
+            .unwrap();
+        let expected: Vec<u64> = (0..2000)
+            .filter(|counter| counter % 11 == archive)
+            .collect();
         assert_eq!(counters(&reply), expected);
         assert!(reply.rows.is_sorted_by_key(|row| row.at_ms));
     }
@@ -86,7 +98,11 @@ async fn a_hung_or_killed_database_is_away_and_comes_back() {
     let storage = Storage::open(impatient(server.url())).await.unwrap();
     let epoch = own(&*storage).await;
     let secret = back(&storage).await;
-    assert!(append(&*storage, vec![row("a@h", epoch, 1)]).await.is_empty());
+    assert!(
+        append(&*storage, vec![row("a@h", epoch, 1)])
+            .await
+            .is_empty()
+    );
 
     // Hung: every operation ends within its deadline, as many as there may be.
     server.suspend();
@@ -100,7 +116,10 @@ async fn a_hung_or_killed_database_is_away_and_comes_back() {
                 let (append, read) = tokio::join!(append, storage.archive_query(ask("a@h", 1)));
                 assert!(matches!(append, Err(StoreError::Away(_))), "{append:?}");
                 assert!(matches!(read, Err(StoreError::Away(_))), "{read:?}");
-                let lease = proto::LeaseRenewRequest { node: Some(node("x", 1)), ttl_ms: 1 };
+                let lease = proto::LeaseRenewRequest {
+                    node: Some(node("x", 1)),
+                    ttl_ms: 1,
+                };
                 let lease = storage.lease_renew(lease).await;
                 assert!(matches!(lease, Err(StoreError::Away(_))), "{lease:?}");
             })
@@ -109,13 +128,20 @@ async fn a_hung_or_killed_database_is_away_and_comes_back() {
     for task in hung {
         task.await.unwrap();
     }
-    assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
+    assert!(
+        start.elapsed() < Duration::from_secs(10),
+        "{:?}",
+        start.elapsed()
+    );
     server.resume();
     assert_eq!(back(&storage).await, secret);
     // Whether the hung ones were written is unknown; repeating them settles it, each once.
     let rows = (0..50).map(|n| row("a@h", epoch, n + 2)).collect();
     repeat(&storage, rows).await;
-    assert_eq!(storage.archive_query(ask("a@h", 0)).await.unwrap().count, 51);
+    assert_eq!(
+        storage.archive_query(ask("a@h", 0)).await.unwrap().count,
+        51
+    );
 
     // Killed: the same, after a restart.
     server.kill9();
@@ -123,7 +149,10 @@ async fn a_hung_or_killed_database_is_away_and_comes_back() {
     assert!(matches!(dead, Err(StoreError::Away(_))), "{dead:?}");
     server.restart().unwrap();
     assert_eq!(back(&storage).await, secret);
-    assert_eq!(storage.archive_query(ask("a@h", 0)).await.unwrap().count, 51);
+    assert_eq!(
+        storage.archive_query(ask("a@h", 0)).await.unwrap().count,
+        51
+    );
     repeat(&storage, vec![row("a@h", epoch, 99)]).await;
     storage.close().await;
 }
@@ -138,7 +167,10 @@ async fn repeat(storage: &Storage, rows: Vec<proto::ArchiveRow>) {
             Err(StoreError::Away(_)) => {}
             Err(error) => panic!("{error}"),
         }
-        assert!(start.elapsed() < Duration::from_secs(60), "it never came back");
+        assert!(
+            start.elapsed() < Duration::from_secs(60),
+            "it never came back"
+        );
     }
 }
 
@@ -154,11 +186,17 @@ async fn leases_do_not_wait_for_archives() {
         let url = url.clone();
         move || {
             let sql = "BEGIN; LOCK TABLE archive IN ACCESS EXCLUSIVE MODE; SELECT pg_sleep(2)";
-            std::process::Command::new("psql").args([&url, "-qAtc", sql]).status().unwrap()
+            std::process::Command::new("psql")
+                .args([&url, "-qAtc", sql])
+                .status()
+                .unwrap()
         }
     });
     let query = || storage.archive_query(ask("a@h", 1));
-    while tokio::time::timeout(Duration::from_millis(300), query()).await.is_ok() {
+    while tokio::time::timeout(Duration::from_millis(300), query())
+        .await
+        .is_ok()
+    {
         tokio::task::yield_now().await;
     }
     let queries: Vec<_> = (0..30)
@@ -167,15 +205,97 @@ async fn leases_do_not_wait_for_archives() {
             tokio::spawn(async move { storage.archive_query(ask("a@h", 1)).await })
         })
         .collect();
-    let request = proto::LeaseRenewRequest { node: Some(node("x", 1)), ttl_ms: 4000 };
+    let request = proto::LeaseRenewRequest {
+        node: Some(node("x", 1)),
+        ttl_ms: 4000,
+    };
     let start = Instant::now();
     storage.lease_renew(request).await.unwrap();
-    assert!(start.elapsed() < Duration::from_millis(1000), "{:?}", start.elapsed());
+    assert!(
+        start.elapsed() < Duration::from_millis(1000),
+        "{:?}",
+        start.elapsed()
+    );
     for query in queries {
         drop(query.await.unwrap());
     }
     assert!(blocker.join().unwrap().success());
     storage.close().await;
+}
+
+/// A write that has passed its fence holds a claim of its slot up until it is committed. The write
+/// is stopped in between by a lock on a table that it needs next.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_claim_waits_for_the_writes_under_way() {
+    let server = Postgres::start().unwrap();
+    let url = server.create_database("fences").unwrap();
+    let config = StorageConfig {
+        statement_timeout: Duration::from_secs(60),
+        ..StorageConfig::new(&url)
+    };
+    let storage = Storage::open(config).await.unwrap();
+    let epoch = own(&*storage).await;
+    let mut blocker = sqlx::PgConnection::connect(&url).await.unwrap();
+    let mut watcher = sqlx::PgConnection::connect(&url).await.unwrap();
+    let lock = "BEGIN; LOCK TABLE archive_peer IN ACCESS EXCLUSIVE MODE";
+    sqlx::raw_sql(lock).execute(&mut blocker).await.unwrap();
+    let write = tokio::spawn({
+        let storage = Arc::clone(&storage);
+        async move { append(&*storage, vec![row("a@h", epoch, 1)]).await }
+    });
+    waiting(&mut watcher, "relation").await;
+    let next = node("next", 2);
+    let step = proto::SlotMove {
+        from_name: "owner".into(),
+        from_incarnation: 1,
+        from_epoch: epoch,
+        ..first_move(0, &next)
+    };
+    let claimed = tokio::spawn({
+        let storage = Arc::clone(&storage);
+        let request = claim(vec![step], &node("owner", 1));
+        async move {
+            let reply = storage.slot_claim(request).await.unwrap();
+            let seen = storage.archive_query(ask("a@h", 0)).await.unwrap().count;
+            (reply.refused_slots, seen)
+        }
+    });
+    waiting(&mut watcher, "advisory").await;
+    assert!(!claimed.is_finished() && !write.is_finished());
+    sqlx::raw_sql("ROLLBACK")
+        .execute(&mut blocker)
+        .await
+        .unwrap();
+    assert!(write.await.unwrap().is_empty(), "it was first");
+    assert_eq!(claimed.await.unwrap(), (vec![], 1), "the new owner sees it");
+    assert_eq!(
+        append(&*storage, vec![row("a@h", epoch, 2)]).await,
+        [0],
+        "too late"
+    );
+    storage.close().await;
+}
+
+/// Waits until a session of this database waits for a lock of that type.
+async fn waiting(watcher: &mut sqlx::PgConnection, lock: &str) {
+    let start = Instant::now();
+    loop {
+        let count: i64 = sqlx::query_scalar(
+            "SELECT count(*) FROM pg_locks WHERE NOT granted AND locktype = $1 AND database =
+             (SELECT oid FROM pg_database WHERE datname = current_database())",
+        )
+        .bind(lock)
+        .fetch_one(&mut *watcher)
+        .await
+        .unwrap();
+        if count > 0 {
+            return;
+        }
+        assert!(
+            start.elapsed() < Duration::from_secs(20),
+            "nobody waits for a {lock} lock"
+        );
+    }
 }
 
 /// A page reads the months it needs through the index, in order, and sorts nothing.
@@ -189,7 +309,10 @@ async fn pages_follow_the_index() {
         let rows = (0..500).map(|n| {
             let counter = month * 500 + n;
             let at_ms = T0 + month as i64 * 31 * 86_400_000 + n as i64;
-            proto::ArchiveRow { at_ms, ..row("a@h", epoch, counter) }
+            proto::ArchiveRow {
+                at_ms,
+                ..row("a@h", epoch, counter)
+            }
         });
         append(&*storage, rows.collect()).await;
     }
@@ -201,9 +324,17 @@ async fn pages_follow_the_index() {
          AND a.at_ms >= {T0} AND a.at_ms <= 9e18::BIGINT
          ORDER BY a.at_ms, a.epoch, a.counter LIMIT 50"
     );
-    let output =
-        std::process::Command::new("psql").args([&url, "-qAtc", &explain]).output().unwrap();
+    let output = std::process::Command::new("psql")
+        .args([&url, "-qAtc", &explain])
+        .output()
+        .unwrap();
     let plan = String::from_utf8(output.stdout).unwrap();
-    assert!(plan.contains("Append") && plan.contains("Index Scan"), "{plan}");
-    assert!(!plan.contains("Sort") && !plan.contains("Seq Scan"), "{plan}");
+    assert!(
+        plan.contains("Append") && plan.contains("Index Scan"),
+        "{plan}"
+    );
+    assert!(
+        !plan.contains("Sort") && !plan.contains("Seq Scan"),
+        "{plan}"
+    );
 }

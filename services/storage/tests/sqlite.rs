@@ -52,10 +52,17 @@ async fn what_was_acknowledged_is_there_after_reopening() {
     let storage = open(&url).await;
     let mut count = 0;
     for n in 0..7 {
-        count += storage.archive_query(ask(&format!("a{n}@h"), 0)).await.unwrap().count;
+        count += storage
+            .archive_query(ask(&format!("a{n}@h"), 0))
+            .await
+            .unwrap()
+            .count;
     }
     assert_eq!(count, 300);
-    assert_eq!(storage.cluster_secret(proto::Empty {}).await.unwrap(), secret);
+    assert_eq!(
+        storage.cluster_secret(proto::Empty {}).await.unwrap(),
+        secret
+    );
     storage.close().await;
     #[cfg(unix)]
     {
@@ -68,7 +75,10 @@ async fn what_was_acknowledged_is_there_after_reopening() {
 #[tokio::test]
 async fn what_cannot_be_opened_is_explained() {
     let missing = Storage::open(StorageConfig::new("sqlite:/nowhere/at/all.db")).await;
-    assert!(matches!(missing, Err(OpenError::Connect { .. })), "{missing:?}");
+    assert!(
+        matches!(missing, Err(OpenError::Connect { .. })),
+        "{missing:?}"
+    );
     let unknown = Storage::open(StorageConfig::new("mysql://u:secret@h/d")).await;
     let error = unknown.unwrap_err();
     assert!(matches!(error, OpenError::Url { .. }));
@@ -80,15 +90,22 @@ async fn operations_are_measured() {
     let notes = Arc::new(Mutex::new(Vec::new()));
     let seen = Arc::clone(&notes);
     let storage = open("sqlite::memory:").await;
-    let metered = Metered::new(Arc::clone(&storage) as _, move |operation, took: Duration, ok| {
-        assert!(took > Duration::ZERO);
-        seen.lock().push((operation, ok));
-    });
+    let metered = Metered::new(
+        Arc::clone(&storage) as _,
+        move |operation, took: Duration, ok| {
+            assert!(took > Duration::ZERO);
+            seen.lock().push((operation, ok));
+        },
+    );
     let nobody = proto::AccountRef { bare: "a@h".into() };
     assert!(metered.account_get(nobody.clone()).await.is_err());
     metered.cluster_secret(proto::Empty {}).await.unwrap();
     storage.close().await;
     assert!(metered.account_get(nobody).await.is_err());
-    let expected = [("account_get", true), ("cluster_secret", true), ("account_get", false)];
+    let expected = [
+        ("account_get", true),
+        ("cluster_secret", true),
+        ("account_get", false),
+    ];
     assert_eq!(*notes.lock(), expected);
 }

@@ -22,6 +22,8 @@ pub(crate) struct Retry {
 pub(crate) struct Slot {
     /// The highest epoch known.
     pub(crate) epoch: u64,
+    /// The epoch whose owner has been told what is held here.
+    pub(crate) reported: u64,
     /// Lanes to the owner.
     pub(crate) route: Option<Arc<LaneSet>>,
     pub(crate) retry: Option<Retry>,

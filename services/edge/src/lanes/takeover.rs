@@ -51,6 +51,7 @@ impl Shared {
         }
         self.metrics.count(Count::EpochInstalled, 1);
         slot.raise(epoch, Some(Arc::clone(set)));
+        slot.reported = epoch;
         let sessions = slot
             .sessions
             .values()
@@ -119,8 +120,20 @@ impl Shared {
         self.metrics.count(Count::Redirected, 1);
         if let Some(session) = slot.sessions.get(&redirect.handle) {
             let mut state = session.state.lock();
-            if redirect.generation < session.generation || !matches!(state.link, Link::Live { .. })
-            {
+            if redirect.generation < session.generation || matches!(state.link, Link::Restoring) {
+                return;
+            }
+            if redirect.n > 0 && redirect.n <= state.accepted {
+                // It knows less than its predecessor had told.
+                state.accepted = state.settled.max(redirect.n - 1);
+            }
+            if matches!(state.link, Link::Waiting) {
+                // Of the frames that were on their way; or the owner asks for them now.
+                if redirect.n == state.accepted + 1
+                    && let Some(retry) = &mut slot.retry
+                {
+                    retry.at = Instant::now();
+                }
                 return;
             }
             session.wait(&mut state);
@@ -230,6 +243,13 @@ impl Shared {
                 .as_ref()
                 .is_some_and(|route| Arc::ptr_eq(route, set))
             {
+                if slot.reported == slot.epoch {
+                    // The owner's answer to the report may have been lost with the lane. If it
+                    // has not restored yet, it redirects and installs its epoch once more.
+                    for session in slot.sessions.values() {
+                        session.assume_restored(&slot, &mut session.state.lock());
+                    }
+                }
                 slot.resend(number as u16);
             }
         }

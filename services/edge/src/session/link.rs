@@ -61,6 +61,16 @@ impl Session {
         self.connect(slot, state);
     }
 
+    /// The owner has the report, and its answer will not come: only what is settled is certain.
+    pub(crate) fn assume_restored(&self, slot: &Slot, state: &mut State) {
+        if matches!(state.link, Link::Restoring) {
+            state.epoch = slot.epoch;
+            state.accepted = state.settled;
+            state.link = Link::Waiting;
+        }
+        // Linked by the caller, with all others of the slot.
+    }
+
     fn connect(&self, slot: &Slot, state: &mut State) {
         let Some(set) = &slot.route else {
             return self.wait(state);

@@ -204,8 +204,13 @@ impl State {
                 if held.number > acked {
                     break;
                 }
-                if let Some(stanza) = held.stanza.take() {
+                if let Some(stanza) = &held.stanza {
                     self.unacked_bytes = self.unacked_bytes.saturating_sub(stanza.weight());
+                    if stanza.kind != sestina_xmpp::stanza::Kind::Message {
+                        held.stanza = None;
+                    }
+                    // A message stays until it is released: if its owner dies before the archive
+                    // has it, the next owner archives it from here, in this order.
                 }
             }
             self.acked = acked;
@@ -230,5 +235,56 @@ impl State {
         if self.held_in.is_empty() && self.held_in.capacity() > 8 {
             self.held_in = VecDeque::new();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn delivered(count: u64) -> State {
+        let mut state = State::new(1);
+        for number in 1..=count {
+            let stanza = Arc::new(Stanza::new(sestina_xmpp::stanza::Kind::Message));
+            state.unacked_bytes += stanza.weight();
+            state.held_out.push_back(HeldOut {
+                number,
+                key: None,
+                stanza: Some(stanza),
+            });
+            state.out_last = number;
+        }
+        state
+    }
+
+    #[test]
+    fn an_idle_session_is_small() {
+        assert!(size_of::<Session>() <= 640, "{}", size_of::<Session>());
+    }
+
+    #[test]
+    fn keys_stay_until_they_are_released_and_stanzas_until_acknowledged() {
+        let mut state = delivered(4);
+        state.prune_out(3);
+        assert_eq!(state.acked, 3);
+        let held = |s: &State| -> Vec<_> {
+            s.held_out
+                .iter()
+                .map(|h| (h.number, h.stanza.is_some()))
+                .collect()
+        };
+        assert_eq!(
+            held(&state),
+            [(1, false), (2, false), (3, false), (4, true)]
+        );
+        state.released = 2;
+        state.prune_out(1);
+        assert_eq!(state.acked, 3, "an acknowledgement is not taken back");
+        assert_eq!(held(&state), [(3, false), (4, true)]);
+        state.released = 4;
+        state.prune_out(9);
+        assert_eq!((state.acked, state.unacked_bytes), (4, 0));
+        assert!(state.held_out.is_empty());
     }
 }

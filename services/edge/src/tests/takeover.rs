@@ -217,3 +217,39 @@ async fn a_gap_in_the_numbers_cuts_the_socket() {
     let text = bound.client.rest().await;
     assert!(text.contains("first") && !text.contains("again"), "{text}");
 }
+
+#[tokio::test]
+async fn a_restoration_that_was_lost_with_its_lane_does_not_stop_a_session() {
+    let rig = Rig::new(2).await;
+    let new = rig.cluster.router(1);
+    let mut bound = rig.managed(SECURE).await;
+    three(&mut bound).await;
+    new.send("edge1", bound.slot, 2, install(&new));
+    next_frame!(new, EpochReport);
+    new.break_lanes();
+    rig.lanes_open(2).await;
+    // All that is not settled, whatever the old owner had accepted.
+    for (n, id) in [(2, "two"), (3, "three")] {
+        assert_eq!(bound.heard(&new, n, id).await, 2);
+    }
+}
+
+#[tokio::test]
+async fn an_owner_that_thaws_is_sent_everything_again() {
+    let rig = Rig::new(1).await;
+    let mut bound = rig.session().await;
+    three(&mut bound).await;
+    let redirect = |n| {
+        ToEdge::Redirect(proto::Redirect {
+            handle: bound.handle,
+            generation: 1,
+            n,
+        })
+    };
+    // It has less than it said: what is settled is the floor.
+    let frames = vec![redirect(3), redirect(2)];
+    bound.router.batch("edge1", bound.slot, bound.epoch, frames);
+    for (n, id) in [(2, "two"), (3, "three")] {
+        bound.heard(&bound.router, n, id).await;
+    }
+}

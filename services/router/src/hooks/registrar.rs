@@ -18,11 +18,11 @@ pub struct Bounce {
 }
 
 /// Filters see and may change a message, and may stop it.
-pub type Filter = fn(&MessageContext<'_>, &mut Stanza) -> Result<(), Bounce>;
+pub(crate) type Filter = fn(&MessageContext<'_>, &mut Stanza) -> Result<(), Bounce>;
 /// Observers see a message and ask for effects.
-pub type Observer = fn(&MessageContext<'_>, &Stanza, &mut Vec<Effect>);
+pub(crate) type Observer = fn(&MessageContext<'_>, &Stanza, &mut Vec<Effect>);
 /// IQ handlers answer: the payload is the IQ's child.
-pub type IqHandler = fn(&IqContext<'_>, &Stanza, &Element) -> Vec<Effect>;
+pub(crate) type IqHandler = fn(&IqContext<'_>, &Stanza, &Element) -> Vec<Effect>;
 
 /// Who is asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize)]

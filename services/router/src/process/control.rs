@@ -63,7 +63,7 @@ impl Router {
         };
         let peers: Vec<_> = self.shared.peer_lanes.lock().values().cloned().collect();
         for peer in peers {
-            drop(peer.send(frame.clone()));
+            peer.send(frame.clone()).ok();
         }
         let me = crate::worker::core::PeerRef(self.shared.node.incarnation);
         self.shared.dispatch_peer(me, frame);

@@ -192,7 +192,6 @@ impl RouterAcceptor for Acceptor {
             let opened = Input::EdgeLane {
                 lane: lane_ref,
                 instance,
-                node: node.clone(),
                 lanes: hello.lanes.max(1),
                 sink: lane.clone(),
             };

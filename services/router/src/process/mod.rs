@@ -98,15 +98,14 @@ pub(crate) struct Shared {
     pub(crate) ports: ClaimPorts,
     pub(crate) peers: Arc<dyn PeerConnector>,
     pub(crate) lease: LeaseKeeper,
-    pub(crate) terms: LeaseTerms,
     pub(crate) metrics: Arc<sestina_telemetry::Metrics>,
     pub(crate) tasks: Tasks,
     /// Lanes of edges, to push new tables.
     pub(crate) edge_lanes: Mutex<HashMap<(LaneRef, u64), Arc<dyn EdgeLane>>>,
     /// Lanes of routers, to push new tables and orders.
     pub(crate) peer_lanes: Mutex<HashMap<u64, Arc<dyn sestina_api::peer::PeerSink>>>,
-    pub(crate) live: membership::Live,
-    pub(crate) credentials: accounts::Cache,
+    live: membership::Live,
+    credentials: accounts::Cache,
     pub(crate) instances: AtomicU64,
 }
 
@@ -165,7 +164,6 @@ impl Router {
             ports,
             peers,
             lease,
-            terms,
             metrics: metrics.clone(),
             tasks,
             edge_lanes: Mutex::default(),

@@ -87,11 +87,12 @@ impl Shared {
         if let Some(lane) = lane {
             let body = Some(proto::peer_frame::Body::HandOver(order));
             // An order that is lost comes again with the next round.
-            drop(lane.send(proto::PeerFrame {
+            let frame = proto::PeerFrame {
                 slot: 0,
                 epoch: 0,
                 body,
-            }));
+            };
+            lane.send(frame).ok();
         }
     }
 }
@@ -194,20 +195,22 @@ fn publish(shared: &Shared, map: &proto::SlotMap) {
     for (lane, sink) in lanes {
         if told.insert(lane.edge) {
             let frames = vec![process_frame(proto::to_edge::Body::SlotMap(map.clone()))];
-            drop(sink.send(proto::ToEdgeBatch {
+            let batch = proto::ToEdgeBatch {
                 worker: workers,
                 seq: 0,
                 frames,
-            }));
+            };
+            sink.send(batch).ok();
         }
     }
     let peers: Vec<_> = shared.peer_lanes.lock().values().cloned().collect();
     for peer in peers {
         let body = Some(proto::peer_frame::Body::SlotMap(map.clone()));
-        drop(peer.send(proto::PeerFrame {
+        let frame = proto::PeerFrame {
             slot: 0,
             epoch: 0,
             body,
-        }));
+        };
+        peer.send(frame).ok();
     }
 }

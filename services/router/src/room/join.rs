@@ -108,11 +108,17 @@ impl Slot {
             let text = Some("the room is full");
             return self.room_refuse(hand, &stanza, Condition::ServiceUnavailable, text);
         }
+        if created {
+            core.metrics.rooms(1);
+        }
         let request = history_request(&stanza);
         let mut presence = stanza;
         presence.id = String::new();
         presence.retain_children(|c| c.ns != ns::MUC && c.ns != ns::MUC_USER);
         let before = room.occupants.get(&nick);
+        if before.is_none() {
+            core.metrics.occupants(1);
+        }
         let (affiliation, role) = match before {
             Some(occupant) => (occupant.affiliation, occupant.role),
             None if founded => (Affiliation::Owner, Role::Moderator),
@@ -244,6 +250,7 @@ impl Slot {
         };
         room.occupants.remove(&occupant.nick);
         room.by_session.remove(&occupant.session);
+        core.metrics.occupants(-1);
         let mut emission = Emission::default();
         let ghost = own.contains(&333);
         let statuses: &[u16] = if ghost { &[333] } else { &[] };

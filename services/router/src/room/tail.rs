@@ -255,6 +255,7 @@ impl Slot {
                 core.send_mark(slot, identity, u64::MAX);
             }
             self.rooms.remove(room);
+            core.metrics.rooms(-1);
             self.shadow_delete_object(core, crate::worker::shadow::room_object(room));
         } else if mark > this.mark_told + core.config.room_mark_batch {
             this.mark_told = mark;
@@ -350,6 +351,8 @@ impl Slot {
                 self.seen.insert((*origin, *n, entity, *kind), done);
             }
             core.metrics.tail_replayed();
+            core.metrics.rooms(1);
+            core.metrics.occupants(i64::try_from(room.occupants.len()).unwrap_or(i64::MAX));
         }
         self.rooms_resend(core, None);
     }

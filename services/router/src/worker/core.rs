@@ -104,7 +104,6 @@ pub(crate) enum InFlight {
 pub(crate) struct EdgeLaneState {
     /// Which opening of this lane it is.
     instance: u64,
-    pub(crate) node: proto::Node,
     pub(crate) lanes: u32,
     sink: Arc<dyn EdgeLane>,
     out: Vec<proto::ToEdge>,
@@ -116,7 +115,6 @@ pub(crate) struct EdgeLaneState {
 }
 
 pub(crate) struct PeerState {
-    pub(crate) node: proto::Node,
     sink: Option<Arc<dyn PeerSink>>,
     out: Vec<proto::PeerFrame>,
 }
@@ -261,10 +259,6 @@ impl Core {
         }
     }
 
-    pub(crate) fn slot_index(&self, slot: u16) -> usize {
-        usize::from(slot) / self.workers as usize
-    }
-
     /// The highest epoch known of a slot.
     pub(crate) fn known_epoch(&self, slot: u16) -> u64 {
         self.epochs
@@ -335,14 +329,12 @@ impl Core {
         &mut self,
         lane: LaneRef,
         instance: u64,
-        node: proto::Node,
         lanes: u32,
         sink: Arc<dyn EdgeLane>,
     ) {
         self.lane_closed(lane, self.lanes.get(&lane).map_or(0, |l| l.instance));
         let state = EdgeLaneState {
             instance,
-            node,
             lanes,
             sink,
             out: Vec::new(),
@@ -518,10 +510,8 @@ impl Core {
         }
     }
 
-    pub(crate) fn peer_opened(&mut self, node: proto::Node, sink: Arc<dyn PeerSink>) {
-        let key = PeerRef(node.incarnation);
+    pub(crate) fn peer_opened(&mut self, key: PeerRef, sink: Arc<dyn PeerSink>) {
         let state = self.peers.entry(key).or_insert_with(|| PeerState {
-            node,
             sink: None,
             out: Vec::new(),
         });

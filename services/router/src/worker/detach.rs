@@ -195,6 +195,9 @@ impl Slot {
         }
         failpoint!("router.session_ended");
         let edge = session.edge();
+        if edge.is_none() {
+            core.metrics.reattached();
+        }
         session.attachment = Attachment::Ending;
         let work = core.works.open(OnDone::Ended {
             slot: self.slot,

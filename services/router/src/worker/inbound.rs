@@ -8,6 +8,7 @@ use sestina_proto::to_edge::Body;
 use sestina_runtime::{failpoint, guard};
 use sestina_xmpp::jid::Jid;
 use sestina_xmpp::stanza::Stanza;
+use sestina_xmpp::stanza::error::Condition;
 
 use super::core::{Core, LaneRef};
 use super::session::{Attachment, Session, StreamManagement, Unsettled};
@@ -135,6 +136,9 @@ impl Slot {
             core.to_edge(lane, self.slot, self.epoch, Body::Refused(refused));
             return;
         }
+        if session.edge().is_none() {
+            core.metrics.reattached();
+        }
         let repeated = session.edge() == Some((lane, resume.handle));
         let old = session.edge().filter(|_| !repeated);
         if !repeated {
@@ -238,6 +242,20 @@ impl Slot {
         (session.generation == generation || !guard!("generation")).then_some(session)
     }
 
+    /// A stanza of a socket whose session is not here (after more than one fault): its client must
+    /// begin anew. One of an older generation is told so when the session is resumed.
+    fn unknown(&self, core: &mut Core, lane: LaneRef, handle: u64, generation: u32) {
+        if self.session_of_handle(lane, handle).is_none() {
+            let close = proto::CloseSession {
+                handle,
+                generation,
+                condition: "reset".to_owned(),
+                text: "the session is not known any more".to_owned(),
+            };
+            core.to_edge(lane, self.slot, self.epoch, Body::Close(close));
+        }
+    }
+
     fn session_of_handle(&self, lane: LaneRef, handle: u64) -> Option<u128> {
         self.handles.get(&(lane.edge, handle)).copied()
     }
@@ -248,7 +266,7 @@ impl Slot {
         {
             let Some(session) = self.attached(lane, inbound.handle, inbound.generation) else {
                 core.metrics.refused_generation();
-                return;
+                return self.unknown(core, lane, inbound.handle, inbound.generation);
             };
             if inbound.n <= session.accepted {
                 // Sent again after a broken lane: the answer may have been lost with it.
@@ -282,7 +300,15 @@ impl Slot {
         failpoint!("router.accepted");
         if let Some(stanza) = inbound.stanza {
             core.metrics.stanza_in(stanza.kind());
-            self.route_from_session(core, id, n, Stanza::from(stanza), work, &inbound.trace);
+            let stanza = Stanza::from(stanza);
+            if inbound.refused.is_empty() {
+                self.route_from_session(core, id, n, stanza, work, &inbound.trace);
+            } else if !stanza.is_error() {
+                // The edge saw what is wrong with it; the answer is numbered here like all others.
+                let condition = Condition::parse(&inbound.refused).unwrap_or(Condition::BadRequest);
+                let error = stanza.error_reply(condition, None);
+                self.reply_to(core, id, n, error, work);
+            }
         }
         core.part_done(work);
         self.touch(core, id);
@@ -398,7 +424,7 @@ impl Slot {
         let released = session.released();
         let due = accepted > session.accepted_told
             || session.settled > session.settled_told
-            || released >= session.released_told + core.config.release_batch;
+            || released > session.released_told;
         if due {
             session.accepted_told = accepted;
             session.settled_told = session.settled;

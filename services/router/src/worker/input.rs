@@ -19,7 +19,6 @@ pub(crate) enum Input {
     EdgeLane {
         lane: LaneRef,
         instance: u64,
-        node: proto::Node,
         lanes: u32,
         sink: Arc<dyn EdgeLane>,
     },

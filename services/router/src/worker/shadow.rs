@@ -358,6 +358,8 @@ impl Slot {
         session.held = session.next;
         self.any_restored |= !session.restored.is_empty();
         let id = session.id;
+        core.metrics.bound();
+        core.metrics.detached();
         self.insert_session(session);
         if ending {
             core.end_after_restore.push((self.slot, id));

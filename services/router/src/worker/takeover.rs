@@ -192,6 +192,8 @@ impl Slot {
                 return None;
             }
             self.remove_session(id);
+            core.metrics.reattached();
+            core.metrics.ended();
         }
         let attachment = Attachment::Edge {
             lane,

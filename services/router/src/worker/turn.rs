@@ -81,14 +81,8 @@ impl Worker {
             Input::Edge { lane, frame } => self.edge_frame(lane, frame),
             Input::Peer { from, frame } => self.peer_frame(from, frame),
             Input::Done(done) => self.job_done(done),
-            Input::EdgeLane {
-                lane,
-                instance,
-                node,
-                lanes,
-                sink,
-            } => {
-                self.core.lane_opened(lane, instance, node, lanes, sink);
+            Input::EdgeLane { lane, instance, lanes, sink } => {
+                self.core.lane_opened(lane, instance, lanes, sink);
                 for slot in self.slots.iter_mut() {
                     slot.install_at_edge(&mut self.core, lane);
                     slot.lane_reopened(&mut self.core, lane);
@@ -97,7 +91,7 @@ impl Worker {
             Input::EdgeLaneClosed { lane, instance } => self.core.lane_closed(lane, instance),
             Input::PeerLane { node, sink } => {
                 let peer = PeerRef(node.incarnation);
-                self.core.peer_opened(node, sink);
+                self.core.peer_opened(peer, sink);
                 for slot in self.slots.iter_mut() {
                     slot.install_at_router(&mut self.core, peer);
                 }
@@ -148,8 +142,24 @@ impl Worker {
     fn lose(&mut self, slot: u16, epoch: u64) {
         self.core.admit_epoch(slot, epoch);
         if self.slots.get_mut(slot).is_some_and(|s| s.epoch < epoch) {
-            self.slots.remove(slot);
+            self.drop_slot(slot);
             self.core.frozen.retain(|s| *s != slot);
+        }
+    }
+
+    /// Forgets a slot; its rows live on elsewhere.
+    fn drop_slot(&mut self, number: u16) {
+        let Some(slot) = self.slots.remove(number) else { return };
+        for session in slot.sessions.values().filter(|s| s.is_live()) {
+            if session.edge().is_none() {
+                self.core.metrics.reattached();
+            }
+            self.core.metrics.ended();
+        }
+        for room in slot.rooms.values() {
+            self.core.metrics.rooms(-1);
+            let occupants = i64::try_from(room.occupant_count()).unwrap_or(i64::MAX);
+            self.core.metrics.occupants(-occupants);
         }
     }
 
@@ -457,7 +467,7 @@ impl Worker {
             let slot = u16::try_from(*slot).unwrap_or(u16::MAX);
             tracing::warn!(slot, "fenced by storage: another router owns the slot");
             self.core.metrics.refused_epoch();
-            self.slots.remove(slot);
+            self.drop_slot(slot);
         }
         for (slot, work) in slots.iter().zip(works) {
             // Works of a fenced slot stay open: its new owner answers for them.
@@ -527,7 +537,7 @@ impl Worker {
                 let slot = self.slots.get_mut(number).filter(|s| s.epoch == epoch);
                 if slot.is_some_and(|slot| !slot.shadow_done(core, result)) {
                     core.metrics.refused_epoch();
-                    self.slots.remove(number);
+                    self.drop_slot(number);
                 }
             }
             JobDone::ShadowLoaded {
@@ -541,7 +551,7 @@ impl Worker {
                 match result {
                     Ok(objects) => slot.shadow_loaded(core, objects),
                     Err(ShadowError::Fenced { .. }) => {
-                        self.slots.remove(number);
+                        self.drop_slot(number);
                     }
                     // The job itself tries again while the shadow is away.
                     Err(_) => core.jobs.push(Job::ShadowLoad {
@@ -558,13 +568,13 @@ impl Worker {
                 let Some(slot) = self.slots.get_mut(number).filter(|s| s.epoch == epoch) else {
                     return;
                 };
+                core.frozen.retain(|s| *s != number);
                 if done {
                     core.metrics.slot_released();
-                    self.slots.remove(number);
+                    self.drop_slot(number);
                 } else {
                     slot.thaw(core);
                 }
-                core.frozen.retain(|s| *s != number);
             }
         }
     }
@@ -578,14 +588,14 @@ impl Worker {
                         .values()
                         .map(|s| SessionInfo::of(slot.slot, s))
                 });
-                drop(answer.send(all.collect()));
+                answer.send(all.collect()).ok();
             }
             Command::Close { jid, answer } => {
                 let mut closed = 0;
                 for slot in self.slots.iter_mut() {
                     closed += slot.close_user(&mut self.core, &jid);
                 }
-                drop(answer.send(closed));
+                answer.send(closed).ok();
             }
             Command::Counts { answer } => {
                 let mut counts = Counts {
@@ -595,7 +605,7 @@ impl Worker {
                 for slot in self.slots.iter() {
                     counts.add(slot);
                 }
-                drop(answer.send(counts));
+                answer.send(counts).ok();
             }
             Command::HandOver { slots, to } => {
                 for slot in slots {

@@ -36,7 +36,7 @@ CREATE TABLE lease (
 ) WITHOUT ROWID;
 
 CREATE TABLE planner (
-    one         INTEGER PRIMARY KEY DEFAULT 1 CHECK (one = 1),
+    one         BOOLEAN NOT NULL PRIMARY KEY DEFAULT TRUE CHECK (one),
     name        TEXT NOT NULL,
     incarnation INTEGER NOT NULL,
     expires_ms  INTEGER NOT NULL
@@ -44,7 +44,7 @@ CREATE TABLE planner (
 INSERT INTO planner (name, incarnation, expires_ms) VALUES ('', 0, 0);
 
 CREATE TABLE slot_table (
-    one     INTEGER PRIMARY KEY DEFAULT 1 CHECK (one = 1),
+    one     BOOLEAN NOT NULL PRIMARY KEY DEFAULT TRUE CHECK (one),
     version INTEGER NOT NULL
 );
 INSERT INTO slot_table (version) VALUES (0);
@@ -59,7 +59,7 @@ WITH RECURSIVE n (i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM n WHERE i < 4095)
 INSERT INTO slot (slot) SELECT i FROM n;
 
 CREATE TABLE cluster_secret (
-    one    INTEGER PRIMARY KEY DEFAULT 1 CHECK (one = 1),
+    one    BOOLEAN NOT NULL PRIMARY KEY DEFAULT TRUE CHECK (one),
     secret BLOB NOT NULL
 );
 

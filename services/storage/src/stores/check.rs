@@ -19,7 +19,9 @@ pub(crate) fn checked(text: &str) -> Result<&str, StoreError> {
 pub(crate) fn host_of(bare: &str) -> Result<&str, StoreError> {
     match bare.split_once('@') {
         Some((local, host)) if !local.is_empty() && !host.is_empty() => Ok(host),
-        _ => Err(StoreError::Invalid(format!("{bare:?} is not the bare JID of a user"))),
+        _ => Err(StoreError::Invalid(format!(
+            "{bare:?} is not the bare JID of a user"
+        ))),
     }
 }
 
@@ -38,7 +40,12 @@ pub(crate) fn key_bytes(key: Option<&proto::Key>) -> Result<Vec<u8>, StoreError>
 pub(crate) fn key_of(bytes: &[u8]) -> Option<proto::Key> {
     let number = |at: usize| Some(u64::from_be_bytes(bytes.get(at..at + 8)?.try_into().ok()?));
     let kind = u32::from_be_bytes(bytes.get(24..28)?.try_into().ok()?);
-    Some(proto::Key { origin_hi: number(0)?, origin_lo: number(8)?, n: number(16)?, kind })
+    Some(proto::Key {
+        origin_hi: number(0)?,
+        origin_lo: number(8)?,
+        n: number(16)?,
+        kind,
+    })
 }
 
 /// A number that the database compares: it must not turn negative.
@@ -51,7 +58,9 @@ pub(crate) fn instant(at_ms: i64) -> Result<i64, StoreError> {
     if (0..=LAST_MS).contains(&at_ms) {
         Ok(at_ms)
     } else {
-        Err(StoreError::Invalid(format!("{at_ms} ms is not a time between 1970 and 9999")))
+        Err(StoreError::Invalid(format!(
+            "{at_ms} ms is not a time between 1970 and 9999"
+        )))
     }
 }
 
@@ -70,7 +79,12 @@ mod tests {
 
     #[test]
     fn keys_survive_the_table() {
-        let key = proto::Key { origin_hi: u64::MAX, origin_lo: 7, n: 1 << 40, kind: 0x305 };
+        let key = proto::Key {
+            origin_hi: u64::MAX,
+            origin_lo: 7,
+            n: 1 << 40,
+            kind: 0x305,
+        };
         let bytes = key_bytes(Some(&key)).unwrap();
         assert_eq!(bytes.len(), 28);
         assert_eq!(key_of(&bytes), Some(key));

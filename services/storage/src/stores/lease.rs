@@ -18,7 +18,11 @@ pub(crate) type LeaseRow = (String, i64, i64, String, bool, i64, bool);
 /// What the row says at `now`.
 pub(crate) fn to_lease(row: LeaseRow, now: i64) -> proto::Lease {
     let (name, incarnation, role, address, draining, expires_ms, ended) = row;
-    let remaining = if ended { 0 } else { expires_ms.saturating_sub(now).max(0) };
+    let remaining = if ended {
+        0
+    } else {
+        expires_ms.saturating_sub(now).max(0)
+    };
     let node = proto::Node {
         name,
         incarnation: incarnation as u64,
@@ -26,7 +30,10 @@ pub(crate) fn to_lease(row: LeaseRow, now: i64) -> proto::Lease {
         address,
         draining,
     };
-    proto::Lease { node: Some(node), remaining_ms: u32::try_from(remaining).unwrap_or(u32::MAX) }
+    proto::Lease {
+        node: Some(node),
+        remaining_ms: u32::try_from(remaining).unwrap_or(u32::MAX),
+    }
 }
 
 fn node_of(node: Option<&proto::Node>) -> Result<&proto::Node, StoreError> {

@@ -32,10 +32,7 @@ pub(crate) enum Chore {
 }
 
 /// The chores of a request, by the database's clock. Zero or less keeps for ever.
-pub(crate) fn chores(
-    request: &proto::MaintainRequest,
-    now: i64,
-) -> Result<Vec<Chore>, StoreError> {
+pub(crate) fn chores(request: &proto::MaintainRequest, now: i64) -> Result<Vec<Chore>, StoreError> {
     let before = |keep: i64, unit_ms: i64| {
         keep.checked_mul(unit_ms)
             .map(|keep_ms| now.saturating_sub(keep_ms))
@@ -47,7 +44,10 @@ pub(crate) fn chores(
         chores.extend([Chore::Outcomes(before), Chore::Delivered(before)]);
     }
     if request.archive_keep_days > 0 {
-        chores.push(Chore::Archived(before(request.archive_keep_days, 86_400_000)?));
+        chores.push(Chore::Archived(before(
+            request.archive_keep_days,
+            86_400_000,
+        )?));
     }
     Ok(chores)
 }
@@ -150,7 +150,10 @@ pub(crate) async fn drop_month(
     conn: &mut sqlx::PgConnection,
     cutoff: i64,
 ) -> Result<Option<i64>, Fault> {
-    Ok(sqlx::query_scalar("SELECT archive_drop_oldest($1)").bind(cutoff).fetch_one(conn).await?)
+    Ok(sqlx::query_scalar("SELECT archive_drop_oldest($1)")
+        .bind(cutoff)
+        .fetch_one(conn)
+        .await?)
 }
 
 #[cfg(test)]
@@ -160,9 +163,15 @@ mod tests {
 
     #[test]
     fn zero_keeps_for_ever() {
-        let none = proto::MaintainRequest { archive_keep_days: 0, outcome_keep_s: 0 };
+        let none = proto::MaintainRequest {
+            archive_keep_days: 0,
+            outcome_keep_s: 0,
+        };
         assert_eq!(chores(&none, 5).unwrap(), [Chore::Leases, Chore::Deleted]);
-        let some = proto::MaintainRequest { archive_keep_days: 2, outcome_keep_s: 3 };
+        let some = proto::MaintainRequest {
+            archive_keep_days: 2,
+            outcome_keep_s: 3,
+        };
         let now = 200_000_000;
         assert_eq!(
             chores(&some, now).unwrap()[2..],
@@ -172,7 +181,10 @@ mod tests {
                 Chore::Archived(now - 2 * 86_400_000)
             ]
         );
-        let huge = proto::MaintainRequest { archive_keep_days: i64::MAX, outcome_keep_s: 0 };
+        let huge = proto::MaintainRequest {
+            archive_keep_days: i64::MAX,
+            outcome_keep_s: 0,
+        };
         assert!(chores(&huge, now).is_err());
     }
 }

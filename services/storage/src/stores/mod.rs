@@ -1,12 +1,12 @@
 //! One module per store; each offers its operations twice, in `pg` and in `lite`, alike.
 //!
-//! - [`account`]: accounts and SCRAM keys
-//! - [`archive`]: archives (XEP-0313)
-//! - [`offline`]: offline messages (XEP-0160)
-//! - [`outcome`]: outcomes of IQ sets
-//! - [`lease`], [`slots`], [`secret`]: what the cluster shares
-//! - [`maintain`]: pruning
-//! - [`check`]: what all requests must satisfy
+//! - `account`: accounts and SCRAM keys
+//! - `archive`: archives (XEP-0313)
+//! - `offline`: offline messages (XEP-0160)
+//! - `outcome`: outcomes of IQ sets
+//! - `lease`, `slots`, `secret`: what the cluster shares
+//! - `maintain`: pruning
+//! - `check`: what all requests must satisfy
 
 pub(crate) mod account;
 pub(crate) mod archive;

@@ -27,11 +27,19 @@ pub(crate) fn node(name: &str, incarnation: u64) -> proto::Node {
 
 /// A first claim of a slot nobody owns.
 pub(crate) fn first_move(slot: u32, to: &proto::Node) -> proto::SlotMove {
-    proto::SlotMove { slot, to: Some(to.clone()), ..Default::default() }
+    proto::SlotMove {
+        slot,
+        to: Some(to.clone()),
+        ..Default::default()
+    }
 }
 
 pub(crate) fn claim(moves: Vec<proto::SlotMove>, planner: &proto::Node) -> proto::SlotClaimRequest {
-    proto::SlotClaimRequest { moves, planner: Some(planner.clone()), planner_ttl_ms: 60_000 }
+    proto::SlotClaimRequest {
+        moves,
+        planner: Some(planner.clone()),
+        planner_ttl_ms: 60_000,
+    }
 }
 
 /// Gives slots 0 to 7 to one owner and returns their epoch.
@@ -77,11 +85,19 @@ pub(crate) fn row(archive: &str, epoch: u64, counter: u64) -> proto::ArchiveRow 
 }
 
 pub(crate) async fn append(stores: &dyn Stores, rows: Vec<proto::ArchiveRow>) -> Vec<u32> {
-    stores.archive_append(proto::ArchiveAppendRequest { rows }).await.unwrap().fenced_slots
+    stores
+        .archive_append(proto::ArchiveAppendRequest { rows })
+        .await
+        .unwrap()
+        .fenced_slots
 }
 
 pub(crate) fn ask(archive: &str, max: u32) -> proto::ArchiveQueryRequest {
-    proto::ArchiveQueryRequest { archive: archive.to_owned(), max, ..Default::default() }
+    proto::ArchiveQueryRequest {
+        archive: archive.to_owned(),
+        max,
+        ..Default::default()
+    }
 }
 
 pub(crate) fn counters(reply: &proto::ArchiveQueryReply) -> Vec<u64> {
@@ -89,7 +105,12 @@ pub(crate) fn counters(reply: &proto::ArchiveQueryReply) -> Vec<u64> {
 }
 
 pub(crate) fn key(n: u64) -> proto::Key {
-    proto::Key { origin_hi: u64::MAX, origin_lo: 7, n, kind: 5 }
+    proto::Key {
+        origin_hi: u64::MAX,
+        origin_lo: 7,
+        n,
+        kind: 5,
+    }
 }
 
 pub(crate) fn offline(bare: &str, epoch: u64, n: u64) -> proto::OfflineRow {

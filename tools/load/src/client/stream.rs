@@ -128,6 +128,11 @@ impl Stream {
         Ok(())
     }
 
+    /// From here on elements are expected without a stream around them (the floor).
+    pub fn expect_elements(&mut self) {
+        self.splitter = Splitter::elements();
+    }
+
     /// Opens (or, after SASL, re-opens) the stream and returns the server's features.
     ///
     /// # Errors

@@ -13,7 +13,6 @@ use serde::{Deserialize, Serialize};
 /// The kernel reports times to user space in units of 1/100 s on every architecture that runs
 /// this.
 const TICKS_PER_SECOND: f64 = 100.0;
-const PAGE_BYTES: u64 = 4096;
 
 /// Named groups of process ids, such as `server`, `redis`, `postgres`.
 pub type Groups = BTreeMap<String, Vec<u32>>;
@@ -31,7 +30,6 @@ struct Stat {
     parent: u32,
     own_ticks: u64,
     reaped_ticks: u64,
-    resident_pages: u64,
 }
 
 /// Reads the usage of all groups.
@@ -51,7 +49,7 @@ pub fn usage(groups: &Groups) -> Result<Usage> {
     for (name, roots) in groups {
         let mut pending = roots.clone();
         let mut counted = Vec::new();
-        let (mut ticks, mut pages) = (0, 0);
+        let (mut ticks, mut resident) = (0, 0);
         while let Some(pid) = pending.pop() {
             if counted.contains(&pid) {
                 continue;
@@ -61,11 +59,11 @@ pub fn usage(groups: &Groups) -> Result<Usage> {
                 .get(&pid)
                 .with_context(|| format!("process {pid} of group '{name}' does not exist"))?;
             ticks += stat.own_ticks + stat.reaped_ticks;
-            pages += stat.resident_pages;
+            resident += resident_bytes(pid);
             pending.extend(children.get(&pid).into_iter().flatten());
         }
         usage.cpu.insert(name.clone(), ticks as f64 / TICKS_PER_SECOND);
-        usage.resident.insert(name.clone(), pages * PAGE_BYTES);
+        usage.resident.insert(name.clone(), resident);
     }
     Ok(usage)
 }
@@ -84,6 +82,14 @@ fn all_processes() -> Result<HashMap<u32, Stat>> {
     Ok(found)
 }
 
+/// Resident memory; nothing for a process that ended meanwhile.
+fn resident_bytes(pid: u32) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let kib = line.and_then(|rest| rest.split_whitespace().next()?.parse::<u64>().ok());
+    kib.unwrap_or(0) * 1024
+}
+
 /// See proc(5): after the name in parentheses, which may hold anything, fields 3 and on.
 fn parse_stat(text: &str) -> Option<Stat> {
     let fields: Vec<&str> = text[text.rfind(')')? + 1..].split_whitespace().collect();
@@ -92,7 +98,6 @@ fn parse_stat(text: &str) -> Option<Stat> {
         parent: u32::try_from(number(4)?).ok()?,
         own_ticks: number(14)? + number(15)?,
         reaped_ticks: number(16)? + number(17)?,
-        resident_pages: number(24)?,
     })
 }
 
@@ -133,8 +138,7 @@ mod tests {
     fn a_name_with_parentheses_does_not_shift_the_fields() {
         let text = "42 (a) R b) S 7 1 1 0 -1 4194560 1 2 3 4 10 20 30 40 20 0 5 0 99 1000 250 1";
         let stat = parse_stat(text).unwrap();
-        assert_eq!((stat.parent, stat.own_ticks, stat.reaped_ticks, stat.resident_pages),
-            (7, 30, 70, 250));
+        assert_eq!((stat.parent, stat.own_ticks, stat.reaped_ticks), (7, 30, 70));
     }
 
     #[test]

@@ -1,9 +1,9 @@
 //! Archives (XEP-0313, paged by XEP-0059).
 //!
-//! - [`place`]: where a new row goes; the rules, without a database
-//! - [`postgres`], [`sqlite`]: appending
-//! - [`query`]: reading pages
-//! - [`window`]: which part of an archive a query asks for
+//! - `place`: where a new row goes; the rules, without a database
+//! - `postgres`, `sqlite`: appending
+//! - `query`: reading pages
+//! - `window`: which part of an archive a query asks for
 //!
 //! The order of an archive is (epoch, counter), and its time never goes back. So it is also the
 //! order of (`at_ms`, epoch, counter), by which the rows are stored.
@@ -65,14 +65,20 @@ pub(crate) fn validate(rows: &[proto::ArchiveRow]) -> Result<(), StoreError> {
 /// About how many bytes the rows are.
 pub(crate) fn weight(rows: &[proto::ArchiveRow]) -> usize {
     let size = |row: &proto::ArchiveRow| {
-        256 + row.stanza.as_ref().map_or(0, |stanza| stanza.payload.len() + stanza.attrs.len())
+        256 + row
+            .stanza
+            .as_ref()
+            .map_or(0, |stanza| stanza.payload.len() + stanza.attrs.len())
     };
     rows.iter().map(size).sum()
 }
 
 /// All slots of a batch.
 fn slots(batch: &[Arc<Rows>]) -> BTreeSet<u32> {
-    let fences = batch.iter().flat_map(|rows| rows.iter()).filter_map(|row| row.fence.as_ref());
+    let fences = batch
+        .iter()
+        .flat_map(|rows| rows.iter())
+        .filter_map(|row| row.fence.as_ref());
     fences.map(|fence| fence.slot).collect()
 }
 
@@ -100,7 +106,11 @@ fn admit<'a>(
 
 /// The other sides named by the rows.
 fn peers<'a>(admitted: &BTreeMap<&'a str, Vec<&'a proto::ArchiveRow>>) -> BTreeSet<&'a str> {
-    admitted.values().flatten().map(|row| row.with_bare.as_str()).collect()
+    admitted
+        .values()
+        .flatten()
+        .map(|row| row.with_bare.as_str())
+        .collect()
 }
 
 /// The stanza of a row as it is stored.

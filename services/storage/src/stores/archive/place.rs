@@ -45,7 +45,10 @@ pub(super) fn fresh<'a>(
 /// The lowest (epoch, counter) that comes at or before what the archive already has, if any: its
 /// neighbours must be known to place it.
 pub(super) fn late(fresh: &[&proto::ArchiveRow], head: Head) -> Option<(i64, i64)> {
-    fresh.first().map(|row| order(row)).filter(|first| *first <= (head.1, head.2))
+    fresh
+        .first()
+        .map(|row| order(row))
+        .filter(|first| *first <= (head.1, head.2))
 }
 
 /// Places the rows (in order). Each is raised to the time of the row before it. One that comes
@@ -79,7 +82,10 @@ pub(super) fn place<'a>(
             }
         }
         tail.insert(at, at_ms);
-        placed.push(Placed { row, place: (at_ms, at.0, at.1) });
+        placed.push(Placed {
+            row,
+            place: (at_ms, at.0, at.1),
+        });
     }
     Ok((placed, newest))
 }
@@ -91,7 +97,13 @@ mod tests {
 
     fn row(counter: u64, at_ms: i64) -> proto::ArchiveRow {
         let id = vec![counter as u8; 16];
-        proto::ArchiveRow { epoch: 1, counter, at_ms, stanza_id: id.into(), ..Default::default() }
+        proto::ArchiveRow {
+            epoch: 1,
+            counter,
+            at_ms,
+            stanza_id: id.into(),
+            ..Default::default()
+        }
     }
 
     fn times(placed: &[Placed<'_>]) -> Vec<i64> {
@@ -120,7 +132,10 @@ mod tests {
         }
         let rows = [row(4, 60)];
         let rows: Vec<_> = rows.iter().collect();
-        assert!(matches!(place(&rows, (90, 1, 9), tail), Err(StoreError::Invalid(_))));
+        assert!(matches!(
+            place(&rows, (90, 1, 9), tail),
+            Err(StoreError::Invalid(_))
+        ));
     }
 
     #[test]

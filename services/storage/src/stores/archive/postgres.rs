@@ -23,7 +23,11 @@ pub(crate) struct Months(Mutex<BTreeMap<i64, i64>>);
 
 impl Months {
     fn has(&self, at_ms: i64) -> bool {
-        self.0.lock().range(..=at_ms).next_back().is_some_and(|(_, end)| at_ms < *end)
+        self.0
+            .lock()
+            .range(..=at_ms)
+            .next_back()
+            .is_some_and(|(_, end)| at_ms < *end)
     }
 
     /// Remembers a partition, once the transaction that made it is committed.
@@ -42,7 +46,10 @@ pub(crate) async fn make_month(
     conn: &mut PgConnection,
     at_ms: i64,
 ) -> Result<(i64, i64), sqlx::Error> {
-    sqlx::query_as("SELECT o_lo, o_hi FROM archive_partition($1)").bind(at_ms).fetch_one(conn).await
+    sqlx::query_as("SELECT o_lo, o_hi FROM archive_partition($1)")
+        .bind(at_ms)
+        .fetch_one(conn)
+        .await
 }
 
 /// Makes the partitions of this month and the next two.
@@ -92,8 +99,11 @@ pub(crate) async fn append(
         }
         all.extend(placed.into_iter().map(|placed| (owner.id, placed)));
     }
-    let missing: BTreeSet<i64> =
-        all.iter().map(|(_, placed)| placed.place.0).filter(|at_ms| !months.has(*at_ms)).collect();
+    let missing: BTreeSet<i64> = all
+        .iter()
+        .map(|(_, placed)| placed.place.0)
+        .filter(|at_ms| !months.has(*at_ms))
+        .collect();
     if !missing.is_empty() {
         return Err(Fault::Partitions(missing.into_iter().collect()));
     }
@@ -104,17 +114,21 @@ pub(crate) async fn append(
 }
 
 /// The ids of the other sides; new ones get one.
-async fn peer_ids<'a>(
+async fn peer_ids(
     conn: &mut PgConnection,
-    jids: BTreeSet<&'a str>,
+    jids: BTreeSet<&str>,
 ) -> Result<HashMap<String, i64>, Fault> {
     const FIND: &str = "SELECT jid, id FROM archive_peer WHERE jid = ANY($1)";
     let wanted: Vec<&str> = jids.into_iter().collect();
-    let rows: Vec<(String, i64)> =
-        sqlx::query_as(FIND).bind(&wanted).fetch_all(&mut *conn).await?;
+    let rows: Vec<(String, i64)> = sqlx::query_as(FIND)
+        .bind(&wanted)
+        .fetch_all(&mut *conn)
+        .await?;
     let mut found: HashMap<String, i64> = rows.into_iter().collect();
-    let missing: Vec<&str> =
-        wanted.into_iter().filter(|jid| !found.contains_key(*jid)).collect();
+    let missing: Vec<&str> = wanted
+        .into_iter()
+        .filter(|jid| !found.contains_key(*jid))
+        .collect();
     if !missing.is_empty() {
         sqlx::query(
             "INSERT INTO archive_peer (jid) SELECT unnest($1::TEXT[]) ON CONFLICT DO NOTHING",
@@ -140,8 +154,11 @@ async fn lock_owners(
             .await?;
     if found.len() < jids.len() {
         let found: HashSet<&str> = found.iter().map(String::as_str).collect();
-        let missing: Vec<&str> =
-            jids.iter().copied().filter(|jid| !found.contains(jid)).collect();
+        let missing: Vec<&str> = jids
+            .iter()
+            .copied()
+            .filter(|jid| !found.contains(jid))
+            .collect();
         sqlx::query(
             "INSERT INTO archive_owner (jid) SELECT unnest($1::TEXT[]) ON CONFLICT DO NOTHING",
         )
@@ -158,7 +175,15 @@ async fn lock_owners(
     .await?;
     Ok(rows
         .into_iter()
-        .map(|(jid, id, at_ms, epoch, counter)| (jid, Owner { id, head: (at_ms, epoch, counter) }))
+        .map(|(jid, id, at_ms, epoch, counter)| {
+            (
+                jid,
+                Owner {
+                    id,
+                    head: (at_ms, epoch, counter),
+                },
+            )
+        })
         .collect())
 }
 
@@ -216,10 +241,15 @@ async fn tail(
         .bind(TAIL)
         .fetch_all(&mut *conn)
         .await?;
-        let Some(last) = rows.last() else { return Ok(tail) };
+        let Some(last) = rows.last() else {
+            return Ok(tail);
+        };
         below = *last;
         let more = rows.len() as i64 == TAIL && (below.1, below.2) >= lowest;
-        tail.extend(rows.into_iter().map(|(at_ms, epoch, counter)| ((epoch, counter), at_ms)));
+        tail.extend(
+            rows.into_iter()
+                .map(|(at_ms, epoch, counter)| ((epoch, counter), at_ms)),
+        );
         if !more {
             return Ok(tail);
         }
@@ -236,7 +266,9 @@ async fn insert(
     let mut peer_column = Vec::with_capacity(rows.len());
     let mut stanzas = Vec::with_capacity(rows.len());
     for (_, placed) in rows {
-        let peer = peers.get(&placed.row.with_bare).ok_or(sqlx::Error::RowNotFound)?;
+        let peer = peers
+            .get(&placed.row.with_bare)
+            .ok_or(sqlx::Error::RowNotFound)?;
         peer_column.push(*peer);
         stanzas.push(blob(placed.row)?);
     }
@@ -264,9 +296,17 @@ async fn insert(
     .bind(column(|row| row.1.place.0))
     .bind(column(|row| row.1.place.1))
     .bind(column(|row| row.1.place.2))
-    .bind(rows.iter().map(|row| &row.1.row.stanza_id[..]).collect::<Vec<_>>())
+    .bind(
+        rows.iter()
+            .map(|row| &row.1.row.stanza_id[..])
+            .collect::<Vec<_>>(),
+    )
     .bind(peer_column)
-    .bind(rows.iter().map(|row| row.1.row.with_resource.as_str()).collect::<Vec<_>>())
+    .bind(
+        rows.iter()
+            .map(|row| row.1.row.with_resource.as_str())
+            .collect::<Vec<_>>(),
+    )
     .bind(stanzas)
     .bind(head(|head| head.0))
     .bind(head(|head| head.1.0))

@@ -73,7 +73,11 @@ macro_rules! page_sql {
 
 macro_rules! count_sql {
     ($with:literal) => {
-        filtered!("SELECT count(*) FROM (SELECT 1 AS n", $with, " LIMIT $8) AS counted")
+        filtered!(
+            "SELECT count(*) FROM (SELECT 1 AS n",
+            $with,
+            " LIMIT $8) AS counted"
+        )
     };
 }
 
@@ -105,14 +109,19 @@ fn validate(request: &proto::ArchiveQueryRequest) -> Result<(), StoreError> {
     checked(&request.with_bare)?;
     checked(&request.with_resource)?;
     if request.ids.len() > IDS {
-        return Err(StoreError::Invalid(format!("more than {IDS} ids in one query")));
+        return Err(StoreError::Invalid(format!(
+            "more than {IDS} ids in one query"
+        )));
     }
     Ok(())
 }
 
 /// The answer to an id that is not in the archive (XEP-0313 §4.1.4, §4.3.1).
 fn not_found() -> proto::ArchiveQueryReply {
-    proto::ArchiveQueryReply { item_not_found: true, ..Default::default() }
+    proto::ArchiveQueryReply {
+        item_not_found: true,
+        ..Default::default()
+    }
 }
 
 fn to_row(archive: &str, row: Row) -> Result<proto::ArchiveRow, Fault> {

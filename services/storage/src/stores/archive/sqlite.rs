@@ -25,13 +25,12 @@ pub(crate) async fn append(
         let (id, head) = owner(conn, jid).await?;
         let mut known = HashSet::new();
         for row in rows {
-            let there: Option<i64> = sqlx::query_scalar(
-                "SELECT 1 FROM archive WHERE archive = $1 AND stanza_id = $2",
-            )
-            .bind(id)
-            .bind(&row.stanza_id[..])
-            .fetch_optional(&mut *conn)
-            .await?;
+            let there: Option<i64> =
+                sqlx::query_scalar("SELECT 1 FROM archive WHERE archive = $1 AND stanza_id = $2")
+                    .bind(id)
+                    .bind(&row.stanza_id[..])
+                    .fetch_optional(&mut *conn)
+                    .await?;
             known.extend(there.map(|_| row.stanza_id.to_vec()));
         }
         let fresh = fresh(rows, &known);
@@ -123,10 +122,15 @@ async fn tail(
         .bind(TAIL)
         .fetch_all(&mut *conn)
         .await?;
-        let Some(last) = rows.last() else { return Ok(tail) };
+        let Some(last) = rows.last() else {
+            return Ok(tail);
+        };
         below = *last;
         let more = rows.len() as i64 == TAIL && (below.1, below.2) >= lowest;
-        tail.extend(rows.into_iter().map(|(at_ms, epoch, counter)| ((epoch, counter), at_ms)));
+        tail.extend(
+            rows.into_iter()
+                .map(|(at_ms, epoch, counter)| ((epoch, counter), at_ms)),
+        );
         if !more {
             return Ok(tail);
         }
@@ -139,7 +143,9 @@ async fn insert(
     placed: &Placed<'_>,
     peers: &HashMap<&str, i64>,
 ) -> Result<(), Fault> {
-    let peer = peers.get(placed.row.with_bare.as_str()).ok_or(sqlx::Error::RowNotFound)?;
+    let peer = peers
+        .get(placed.row.with_bare.as_str())
+        .ok_or(sqlx::Error::RowNotFound)?;
     sqlx::query(
         "INSERT INTO archive
              (archive, at_ms, epoch, counter, stanza_id, peer, resource, stanza)

@@ -30,6 +30,12 @@ pub(crate) struct NewRow {
     stanza: Vec<u8>,
 }
 
+/// The rows to insert, by user.
+type ByUser<'a> = BTreeMap<&'a str, Vec<NewRow>>;
+
+/// A row as it is read: key, epoch, counter, `at_ms`, stanza.
+type Row = (Vec<u8>, i64, i64, i64, Vec<u8>);
+
 /// A user with messages: the id of its rows and how many are undelivered.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct User {
@@ -38,15 +44,19 @@ pub(crate) struct User {
 }
 
 fn slots(request: &proto::OfflineAppendRequest) -> Result<BTreeSet<u32>, StoreError> {
-    request.rows.iter().map(|row| fence_of(row.fence.as_ref()).map(|(slot, _)| slot)).collect()
+    request
+        .rows
+        .iter()
+        .map(|row| fence_of(row.fence.as_ref()).map(|(slot, _)| slot))
+        .collect()
 }
 
 /// The rows that may be written, by user, and the slots of the others.
 fn admit<'a>(
     request: &'a proto::OfflineAppendRequest,
     epochs: &Epochs,
-) -> Result<(BTreeMap<&'a str, Vec<NewRow>>, BTreeSet<u32>), StoreError> {
-    let mut admitted: BTreeMap<&str, Vec<NewRow>> = BTreeMap::new();
+) -> Result<(ByUser<'a>, BTreeSet<u32>), StoreError> {
+    let mut admitted = ByUser::new();
     let mut fenced = BTreeSet::new();
     for (index, row) in (0..).zip(&request.rows) {
         if row.bare.is_empty() {
@@ -77,7 +87,9 @@ fn select(rows: &mut Vec<NewRow>, known: HashSet<Vec<u8>>, waiting: i64, max: u3
     if max == 0 {
         return Vec::new();
     }
-    let room = usize::try_from(i64::from(max) - waiting).unwrap_or(0).min(rows.len());
+    let room = usize::try_from(i64::from(max) - waiting)
+        .unwrap_or(0)
+        .min(rows.len());
     rows.drain(room..).map(|row| row.index).collect()
 }
 
@@ -113,7 +125,7 @@ dialects! {
         request: &proto::OfflineListRequest,
     ) -> Result<proto::OfflineListReply, Fault> {
         let limit = if request.limit == 0 { PAGE } else { request.limit.min(PAGE) };
-        let rows: Vec<(Vec<u8>, i64, i64, i64, Vec<u8>)> = sqlx::query_as(
+        let rows: Vec<Row> = sqlx::query_as(
             "SELECT o.key, o.epoch, o.counter, o.at_ms, o.stanza
              FROM offline o JOIN offline_user u ON u.id = o.owner
              WHERE u.bare = $1 AND o.delivered_ms IS NULL
@@ -168,7 +180,14 @@ mod tests {
     use super::*;
 
     fn row(index: u32, key: u8) -> NewRow {
-        NewRow { index, key: vec![key], epoch: 1, counter: 1, at_ms: 1, stanza: Vec::new() }
+        NewRow {
+            index,
+            key: vec![key],
+            epoch: 1,
+            counter: 1,
+            at_ms: 1,
+            stanza: Vec::new(),
+        }
     }
 
     #[test]

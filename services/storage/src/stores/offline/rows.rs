@@ -31,7 +31,10 @@ pub(crate) mod pg {
         .bind(jids)
         .fetch_all(conn)
         .await?;
-        Ok(rows.into_iter().map(|(bare, id, waiting)| (bare, User { id, waiting })).collect())
+        Ok(rows
+            .into_iter()
+            .map(|(bare, id, waiting)| (bare, User { id, waiting }))
+            .collect())
     }
 
     /// Which of the keys the user has, delivered ones included.

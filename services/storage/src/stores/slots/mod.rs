@@ -27,10 +27,16 @@ fn validate(request: &proto::SlotClaimRequest) -> Result<(), StoreError> {
     let mut seen = BTreeSet::new();
     for step in &request.moves {
         if step.slot >= SLOTS {
-            return Err(StoreError::Invalid(format!("there is no slot {}", step.slot)));
+            return Err(StoreError::Invalid(format!(
+                "there is no slot {}",
+                step.slot
+            )));
         }
         if !seen.insert(step.slot) {
-            return Err(StoreError::Invalid(format!("slot {} is moved twice", step.slot)));
+            return Err(StoreError::Invalid(format!(
+                "slot {} is moved twice",
+                step.slot
+            )));
         }
         checked(&step.from_name)?;
         super::number(step.min_epoch)?;
@@ -56,8 +62,13 @@ fn only_hand_overs(request: &proto::SlotClaimRequest) -> bool {
 
 /// The holders that slots would be taken from without having released them.
 fn robbed(request: &proto::SlotClaimRequest) -> BTreeSet<Holder> {
-    let robbed = request.moves.iter().filter(|step| !step.released && !step.from_name.is_empty());
-    robbed.map(|step| (step.from_name.clone(), step.from_incarnation)).collect()
+    let robbed = request
+        .moves
+        .iter()
+        .filter(|step| !step.released && !step.from_name.is_empty());
+    robbed
+        .map(|step| (step.from_name.clone(), step.from_incarnation))
+        .collect()
 }
 
 dialects! {

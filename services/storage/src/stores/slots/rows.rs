@@ -19,12 +19,11 @@ pub(crate) mod pg {
         slots: &BTreeSet<u32>,
     ) -> Result<BTreeMap<u32, SlotRow>, Fault> {
         let ids: Vec<i64> = slots.iter().map(|slot| i64::from(*slot)).collect();
-        let rows = sqlx::query_as(
-            "SELECT slot, owner, incarnation, epoch FROM slot WHERE slot = ANY($1)",
-        )
-        .bind(ids)
-        .fetch_all(conn)
-        .await?;
+        let rows =
+            sqlx::query_as("SELECT slot, owner, incarnation, epoch FROM slot WHERE slot = ANY($1)")
+                .bind(ids)
+                .fetch_all(conn)
+                .await?;
         Ok(by_slot(rows))
     }
 
@@ -58,10 +57,9 @@ pub(crate) mod lite {
         conn: &mut Conn,
         slots: &BTreeSet<u32>,
     ) -> Result<BTreeMap<u32, SlotRow>, Fault> {
-        let rows: Vec<SlotRow> =
-            sqlx::query_as("SELECT slot, owner, incarnation, epoch FROM slot")
-                .fetch_all(conn)
-                .await?;
+        let rows: Vec<SlotRow> = sqlx::query_as("SELECT slot, owner, incarnation, epoch FROM slot")
+            .fetch_all(conn)
+            .await?;
         let mut rows = by_slot(rows);
         rows.retain(|slot, _| slots.contains(slot));
         Ok(rows)
@@ -69,15 +67,13 @@ pub(crate) mod lite {
 
     pub(crate) async fn store(conn: &mut Conn, rows: &[SlotRow]) -> Result<(), Fault> {
         for (slot, owner, incarnation, epoch) in rows {
-            sqlx::query(
-                "UPDATE slot SET owner = $2, incarnation = $3, epoch = $4 WHERE slot = $1",
-            )
-            .bind(slot)
-            .bind(owner)
-            .bind(incarnation)
-            .bind(epoch)
-            .execute(&mut *conn)
-            .await?;
+            sqlx::query("UPDATE slot SET owner = $2, incarnation = $3, epoch = $4 WHERE slot = $1")
+                .bind(slot)
+                .bind(owner)
+                .bind(incarnation)
+                .bind(epoch)
+                .execute(&mut *conn)
+                .await?;
         }
         Ok(())
     }

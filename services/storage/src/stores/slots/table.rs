@@ -33,7 +33,9 @@ pub(super) fn moved(
         Some(to) => (to.name.clone(), to.incarnation as i64),
         None => (String::new(), 0),
     };
-    let epoch = epoch.checked_add(1)?.max(i64::try_from(step.min_epoch).ok()?);
+    let epoch = epoch
+        .checked_add(1)?
+        .max(i64::try_from(step.min_epoch).ok()?);
     Some((*slot, name, incarnation, epoch))
 }
 
@@ -77,7 +79,12 @@ pub(super) fn publish(
         }
     }
     let routers = routers.into_values().collect();
-    proto::SlotMap { version: version as u64, routers, owners, epochs }
+    proto::SlotMap {
+        version: version as u64,
+        routers,
+        owners,
+        epochs,
+    }
 }
 
 #[cfg(test)]
@@ -91,7 +98,11 @@ mod tests {
             from_name: from.to_owned(),
             from_incarnation: 5,
             from_epoch: epoch,
-            to: Some(proto::Node { name: "b".into(), incarnation: 6, ..proto::Node::default() }),
+            to: Some(proto::Node {
+                name: "b".into(),
+                incarnation: 6,
+                ..proto::Node::default()
+            }),
             min_epoch: 0,
             released: false,
         }
@@ -102,21 +113,39 @@ mod tests {
         let row = (7, "a".to_owned(), 5, 3);
         let none = BTreeSet::new();
         let fresh = BTreeSet::from([("a".to_owned(), 5)]);
-        assert_eq!(moved(&step("a", 3), &row, &none).unwrap(), (7, "b".to_owned(), 6, 4));
+        assert_eq!(
+            moved(&step("a", 3), &row, &none).unwrap(),
+            (7, "b".to_owned(), 6, 4)
+        );
         assert_eq!(moved(&step("a", 2), &row, &none), None, "another epoch");
         assert_eq!(moved(&step("c", 3), &row, &none), None, "another owner");
         assert_eq!(moved(&step("", 3), &row, &none), None, "owned");
-        let other = proto::SlotMove { from_incarnation: 9, ..step("a", 3) };
+        let other = proto::SlotMove {
+            from_incarnation: 9,
+            ..step("a", 3)
+        };
         assert_eq!(moved(&other, &row, &none), None, "another incarnation");
         assert_eq!(moved(&step("a", 3), &row, &fresh), None, "fresh");
-        let released = proto::SlotMove { released: true, min_epoch: 40, ..step("a", 3) };
+        let released = proto::SlotMove {
+            released: true,
+            min_epoch: 40,
+            ..step("a", 3)
+        };
         assert_eq!(moved(&released, &row, &fresh).unwrap().3, 40);
     }
 
     #[test]
     fn the_map_names_owners_and_fresh_routers() {
         let lease = |name: &str, incarnation, role: proto::NodeRole, expires| {
-            (name.to_owned(), incarnation, i64::from(i32::from(role)), "h:1".into(), false, expires, false)
+            (
+                name.to_owned(),
+                incarnation,
+                i64::from(i32::from(role)),
+                "h:1".into(),
+                false,
+                expires,
+                false,
+            )
         };
         let leases = vec![
             lease("fresh", 1, proto::NodeRole::Router, 200),
@@ -124,12 +153,19 @@ mod tests {
             lease("old", 1, proto::NodeRole::Router, 50),
             lease("unused", 1, proto::NodeRole::Router, 50),
         ];
-        let slots = vec![(0, "old".into(), 1, 2), (1, "lost".into(), 9, 3), (2, String::new(), 0, 0)];
+        let slots = vec![
+            (0, "old".into(), 1, 2),
+            (1, "lost".into(), 9, 3),
+            (2, String::new(), 0, 0),
+        ];
         let map = publish(4, &slots, leases, 100);
         let names: Vec<_> = map.routers.iter().map(|node| node.name.as_str()).collect();
         assert_eq!(names, ["fresh", "lost", "old"]);
         assert_eq!(map.routers[2].address, "h:1");
-        assert_eq!((map.version, &map.owners[..3], &map.epochs[..3]), (4, &[3, 2, 0][..], &[2, 3, 0][..]));
+        assert_eq!(
+            (map.version, &map.owners[..3], &map.epochs[..3]),
+            (4, &[3, 2, 0][..], &[2, 3, 0][..])
+        );
         assert_eq!((map.owners.len(), map.epochs.len()), (4096, 4096));
     }
 }

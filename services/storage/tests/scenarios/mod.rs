@@ -1,0 +1,11 @@
+//! What every database must do. Each scenario gets stores over an empty database.
+
+#![allow(clippy::unwrap_used)]
+
+mod archives;
+mod cluster;
+mod users;
+
+pub(crate) use archives::*;
+pub(crate) use cluster::*;
+pub(crate) use users::*;

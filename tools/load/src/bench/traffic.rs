@@ -1,0 +1,270 @@
+//! What the scenarios with messages share: reading tasks, the meter, the course of a run.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use memchr::memmem;
+use tokio::task::JoinSet;
+use tokio::time::sleep;
+
+use super::open::Member;
+use super::outcome::{Latency, Outcome, Start};
+use super::spec::{ServerSpec, Timing};
+use crate::client::handle::{Handle, Kind};
+use crate::client::stream::Stream;
+use crate::measure::histogram::Histogram;
+use crate::measure::process::{own, usage};
+use crate::xml::split::Item;
+
+/// Bodies begin with this, so that a room's subject or a server's greeting is not counted.
+pub const MARK: &str = "bench:";
+
+/// A body of `bytes` bytes.
+#[must_use]
+pub fn body(bytes: usize) -> String {
+    let padding = bytes.saturating_sub(MARK.len());
+    format!("{MARK}{}", "x".repeat(padding))
+}
+
+/// Counts deliveries while a measurement runs.
+#[derive(Debug, Default)]
+pub struct Meter {
+    measuring: bool,
+    latency: Histogram,
+    bytes: u64,
+}
+
+impl Meter {
+    /// Counts one delivery.
+    pub fn record(&mut self, latency: Duration, bytes: usize) {
+        if self.measuring {
+            self.latency.record(latency);
+            self.bytes += bytes as u64;
+        }
+    }
+}
+
+/// The messages under way; a scenario decides what follows a delivery.
+pub trait Traffic: Send + Sync + 'static {
+    /// Connection `index` received a message of `bytes` bytes.
+    ///
+    /// # Errors
+    /// When what follows cannot be sent.
+    fn delivered(&self, index: usize, bytes: usize) -> Result<()>;
+    /// Puts one more message under way.
+    ///
+    /// # Errors
+    /// When it cannot be sent.
+    fn send_one(&self) -> Result<()>;
+    /// The meter.
+    fn meter<T>(&self, look: impl FnOnce(&mut Meter) -> T) -> T;
+    /// From now on deliveries are followed by nothing.
+    fn stop(&self);
+    /// Deliveries that are still expected.
+    fn outstanding(&self) -> u64;
+}
+
+/// The reading tasks of a run.
+#[derive(Debug, Default)]
+pub struct Readers {
+    tasks: JoinSet<()>,
+    failure: Arc<Mutex<Option<String>>>,
+    handles: Vec<Arc<Handle>>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Readers {
+    /// Reads for a member; `message` is called with each of its messages that bears the mark.
+    pub fn add(
+        &mut self,
+        stream: Stream,
+        handle: Arc<Handle>,
+        message: impl Fn(usize) -> Result<()> + Send + 'static,
+    ) {
+        self.handles.push(Arc::clone(&handle));
+        let failure = Arc::clone(&self.failure);
+        self.tasks.spawn(async move {
+            if let Err(error) = read(stream, &handle, message).await {
+                lock(&failure).get_or_insert_with(|| format!("{error:#}"));
+            }
+        });
+    }
+
+    /// Reads for sessions that only have to stay.
+    pub fn add_idle(&mut self, members: Vec<Member>) {
+        for member in members {
+            self.add(member.stream, member.handle, |_| Ok(()));
+        }
+    }
+
+    /// Whether all connections are still there.
+    ///
+    /// # Errors
+    /// When one broke, saying how.
+    pub fn check(&self) -> Result<()> {
+        match &*lock(&self.failure) {
+            Some(failure) => bail!("a connection ended during the run: {failure}"),
+            None => Ok(()),
+        }
+    }
+
+    /// How often the server asked for acknowledgements so far.
+    #[must_use]
+    pub fn requests(&self) -> u64 {
+        self.handles.iter().map(|handle| handle.requests_answered()).sum()
+    }
+
+    /// Ends all sessions in order.
+    pub async fn close(mut self) {
+        for handle in &self.handles {
+            handle.close();
+        }
+        // Servers answer with their own end of the stream; a while is enough for that.
+        let all = async { while self.tasks.join_next().await.is_some() {} };
+        drop(tokio::time::timeout(Duration::from_secs(5), all).await);
+        for handle in &self.handles {
+            handle.link().abandon();
+        }
+    }
+}
+
+async fn read(
+    mut stream: Stream,
+    handle: &Handle,
+    message: impl Fn(usize) -> Result<()>,
+) -> Result<()> {
+    let mark = memmem::Finder::new(MARK);
+    loop {
+        while let Some(item) = stream.take()? {
+            let Item::Element(range) = item else { return Ok(()) };
+            let element = stream.bytes(&range);
+            match handle.incoming(element)? {
+                Kind::Message if mark.find(element).is_some() => {
+                    if memmem::find(element, b"type='error'").is_some() {
+                        bail!("a message came back: {}", String::from_utf8_lossy(element));
+                    }
+                    message(element.len())?;
+                }
+                Kind::Other => bail!("unexpected: {}", String::from_utf8_lossy(element)),
+                _ => {}
+            }
+        }
+        ensure!(stream.fill().await?, "the server closed the connection");
+    }
+}
+
+/// Runs traffic that is set up: warm-up, measurement, end.
+///
+/// # Errors
+/// When a connection breaks, or nothing or not everything arrives.
+pub async fn run<T: Traffic>(
+    server: &ServerSpec,
+    timing: &Timing,
+    readers: Readers,
+    traffic: Arc<T>,
+    unit: &str,
+    start: Open,
+) -> Result<Outcome> {
+    let clock = match start {
+        Open::Closed { in_flight } => {
+            for _ in 0..in_flight {
+                traffic.send_one()?;
+            }
+            None
+        }
+        Open::Rate(rate) => Some(tokio::spawn(open_loop(Arc::clone(&traffic), rate))),
+    };
+    let measured = measure(server, timing, &readers, &*traffic, unit).await;
+    if let Some(clock) = clock {
+        clock.abort();
+    }
+    traffic.stop();
+    let deadline = Instant::now() + Duration::from_secs(5);
+    while traffic.outstanding() > 0 && Instant::now() < deadline && readers.check().is_ok() {
+        sleep(Duration::from_millis(5)).await;
+    }
+    let missing = traffic.outstanding();
+    let checked = readers.check();
+    readers.close().await;
+    let outcome = measured?;
+    checked?;
+    ensure!(missing == 0, "{missing} deliveries never came");
+    Ok(outcome)
+}
+
+/// How messages are put under way.
+#[derive(Debug, Clone, Copy)]
+pub enum Open {
+    /// A delivery makes room for the next message.
+    Closed {
+        /// Messages under way.
+        in_flight: usize,
+    },
+    /// So many per second, whatever comes back.
+    Rate(f64),
+}
+
+async fn open_loop<T: Traffic>(traffic: Arc<T>, rate: f64) {
+    let begin = Instant::now();
+    let mut sent = 0u64;
+    loop {
+        let due = begin + Duration::from_secs_f64(sent as f64 / rate.max(1e-3));
+        tokio::time::sleep_until(due.into()).await;
+        if traffic.send_one().is_err() {
+            // The reading task of that connection reports why.
+            return;
+        }
+        sent += 1;
+    }
+}
+
+async fn measure<T: Traffic>(
+    server: &ServerSpec,
+    timing: &Timing,
+    readers: &Readers,
+    traffic: &T,
+    unit: &str,
+) -> Result<Outcome> {
+    sleep(Duration::from_secs_f64(timing.warmup_s)).await;
+    readers.check()?;
+    let start = Start { usage: usage(&server.pids)?, own: own()? };
+    let requests = readers.requests();
+    traffic.meter(|meter| *meter = Meter { measuring: true, ..Meter::default() });
+    let begin = Instant::now();
+    sleep(Duration::from_secs_f64(timing.duration_s)).await;
+    let meter = traffic.meter(std::mem::take);
+    let wall_s = begin.elapsed().as_secs_f64();
+    let end = Start { usage: usage(&server.pids)?, own: own()? };
+    let requests = readers.requests() - requests;
+    readers.check()?;
+    let count = meter.latency.count();
+    ensure!(count > 0, "nothing was delivered within {:.1} s", timing.duration_s);
+    let mut outcome = start.outcome(&end, unit, count, wall_s);
+    outcome.latency = Latency::from(&meter.latency);
+    outcome.requests_per_1000 = requests as f64 * 1000.0 / count as f64;
+    outcome.delivery_bytes = meter.bytes as f64 / count as f64;
+    Ok(outcome)
+}
+
+/// Waits for `done` with a limit and says what was awaited when it passes.
+///
+/// # Errors
+/// When the limit passes or a connection breaks.
+pub async fn wait_for(
+    readers: &Readers,
+    limit: Duration,
+    what: &str,
+    done: impl Fn() -> bool,
+) -> Result<()> {
+    let deadline = Instant::now() + limit;
+    while !done() {
+        readers.check().with_context(|| format!("while waiting for {what}"))?;
+        ensure!(Instant::now() < deadline, "{what} did not come within {limit:?}");
+        sleep(Duration::from_millis(5)).await;
+    }
+    Ok(())
+}

@@ -1,0 +1,146 @@
+//! Where things are, and how cargo is called.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::OnceLock;
+
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+
+/// The top folder of the repository.
+pub(crate) fn root() -> &'static Path {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    here.parent().unwrap_or(here)
+}
+
+/// What `cargo metadata` says, with dependencies.
+pub(crate) fn metadata() -> Result<Value> {
+    let output = cargo()
+        .args(["metadata", "--format-version", "1", "--locked"])
+        .stderr(Stdio::inherit())
+        .output()
+        .context("cannot run cargo metadata")?;
+    if !output.status.success() {
+        bail!("cargo metadata failed; if Cargo.lock is out of date, run `cargo check` and commit it");
+    }
+    serde_json::from_slice(&output.stdout).context("cargo metadata did not print JSON")
+}
+
+/// The folder for build results; everything that runs of these tools leave behind is in it.
+pub(crate) fn target() -> Result<&'static Path> {
+    static TARGET: OnceLock<PathBuf> = OnceLock::new();
+    if let Some(found) = TARGET.get() {
+        return Ok(found);
+    }
+    let output = cargo()
+        .args(["metadata", "--format-version", "1", "--no-deps"])
+        .output()
+        .context("cannot run cargo metadata")?;
+    let metadata: Value =
+        serde_json::from_slice(&output.stdout).context("cargo metadata did not print JSON")?;
+    let folder = metadata["target_directory"]
+        .as_str()
+        .context("cargo metadata names no target folder")?;
+    Ok(TARGET.get_or_init(|| PathBuf::from(folder)))
+}
+
+/// The cargo that runs this, in the top folder.
+pub(crate) fn cargo() -> Command {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    // What cargo tells the program that it runs must not reach the cargo that the program runs.
+    for (name, _) in std::env::vars_os() {
+        let text = name.to_string_lossy();
+        let inherited = text.starts_with("CARGO_PKG_")
+            || text.starts_with("CARGO_MANIFEST")
+            || text.starts_with("CARGO_BIN_")
+            || text == "CARGO_CRATE_NAME"
+            || text == "CARGO_PRIMARY_PACKAGE";
+        if inherited {
+            command.env_remove(&name);
+        }
+    }
+    command.current_dir(root()).stdin(Stdio::null());
+    command
+}
+
+/// Runs a command to its end; an error names it.
+pub(crate) fn run(command: &mut Command) -> Result<()> {
+    let line = line(command);
+    println!("$ {line}");
+    let status = command
+        .status()
+        .with_context(|| format!("cannot run {line}"))?;
+    if !status.success() {
+        bail!("{line} failed: {status}");
+    }
+    Ok(())
+}
+
+/// Runs a command and returns what it prints; an error holds what it said.
+pub(crate) fn capture(command: &mut Command) -> Result<String> {
+    let line = line(command);
+    let output = command
+        .output()
+        .with_context(|| format!("cannot run {line}"))?;
+    if !output.status.success() {
+        bail!(
+            "{line} failed: {}: {}",
+            output.status,
+            String::from_utf8_lossy(&output.stderr).trim()
+        );
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+fn line(command: &Command) -> String {
+    let words = std::iter::once(command.get_program()).chain(command.get_args());
+    words
+        .map(|word| word.to_string_lossy().into_owned())
+        .collect::<Vec<_>>()
+        .join(" ")
+}
+
+/// Builds binaries of these packages in release mode and returns the folder that they are in.
+pub(crate) fn build_release(packages: &[&str]) -> Result<PathBuf> {
+    let mut command = cargo();
+    command.args(["build", "--release", "--locked"]);
+    for package in packages {
+        command.args(["--package", package]);
+    }
+    run(&mut command)?;
+    Ok(target()?.join("release"))
+}
+
+/// Installs Debian packages unless `program` is there. False if it cannot be had.
+pub(crate) fn have_or_install(program: &str, packages: &[&str]) -> bool {
+    if sestina_testkit::find_program(program).is_some() {
+        return true;
+    }
+    let Some(apt) = sestina_testkit::find_program("apt-get") else {
+        return false;
+    };
+    let as_root = rustix::process::geteuid().is_root();
+    let call = |arguments: &[&str]| -> bool {
+        let mut command = if as_root {
+            Command::new(&apt)
+        } else {
+            let mut sudo = Command::new("sudo");
+            sudo.args(["-n", "--preserve-env=DEBIAN_FRONTEND,RUNLEVEL"])
+                .arg(&apt);
+            sudo
+        };
+        // Run level 1: the packages' own services are not started.
+        command
+            .args(arguments)
+            .env("DEBIAN_FRONTEND", "noninteractive")
+            .env("RUNLEVEL", "1")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null());
+        command.status().is_ok_and(|status| status.success())
+    };
+    let mut install = vec!["install", "-y", "--no-install-recommends"];
+    install.extend(packages);
+    println!("installing {}", packages.join(", "));
+    (call(&install) || (call(&["update"]) && call(&install)))
+        && sestina_testkit::find_program(program).is_some()
+}
