@@ -98,6 +98,9 @@ section! {
         attributes: usize = 64;
         /// Most connections from one address (one /64 network for IPv6); 0: no limit.
         connections_per_address: usize = 1000;
+        /// New connections a second from one address (one /64 network for IPv6) in the long run;
+        /// as many as `connections_per_address` may come at once. 0: no limit.
+        connection_rate: usize = 100;
         /// Time from connecting to the end of authentication.
         auth_timeout: Time = Time::s(30);
         /// Most failed authentications on one connection.

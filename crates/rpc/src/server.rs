@@ -110,14 +110,15 @@ impl RpcServer {
         self
     }
 
-    /// Serves the administrator's commands (to admin certificates, or on the unix socket).
+    /// Serves the administrator's commands (to admin certificates, to routers that ask each other
+    /// on an administrator's behalf, or on the unix socket).
     pub fn admin(mut self, handler: Arc<dyn AdminHandler>) -> RpcServer {
         let service = AdminServer::new(crate::admin::AdminService::new(handler))
             .max_decoding_message_size(MAX_MESSAGE)
             .max_encoding_message_size(MAX_MESSAGE);
         self.routes.add_service(InterceptedService::new(
             service,
-            RequireRole(&[Role::Admin]),
+            RequireRole(&[Role::Admin, Role::Router]),
         ));
         self
     }

@@ -63,6 +63,8 @@ pub struct RouterConfig {
     pub worker_queue_bytes: usize,
     /// How often timers are looked at.
     pub tick_ms: u64,
+    /// How often it is asked about marks that may have been lost.
+    pub sweep_ms: u64,
     /// Wait after a failed shadow commit.
     pub shadow_retry_ms: u64,
     /// A hand-over that did not settle by then thaws.
@@ -100,6 +102,7 @@ impl Default for RouterConfig {
             max_storage_backlog_bytes: 64 << 20,
             worker_queue_bytes: 256 << 20,
             tick_ms: 100,
+            sweep_ms: 5_000,
             shadow_retry_ms: 250,
             handover_limit_ms: 5_000,
             stream_idle_ms: 60_000,

@@ -6,6 +6,7 @@
 //! - [`config`], [`admin`]: what it is told, what it tells
 
 pub mod admin;
+mod chance;
 pub mod config;
 pub mod hooks;
 mod metrics;

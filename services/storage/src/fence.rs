@@ -80,7 +80,7 @@ pub(crate) mod pg {
     pub(crate) async fn seize(conn: &mut Conn, slots: &BTreeSet<u32>) -> Result<(), sqlx::Error> {
         let ids: Vec<i32> = slots.iter().map(|slot| *slot as i32).collect();
         sqlx::query(
-            "SELECT count($1 + s) FROM unnest($2::INT4[]) AS s",
+            "SELECT count(pg_advisory_xact_lock($1, s)::TEXT) FROM unnest($2::INT4[]) AS s",
         )
         .bind(CLASS)
         .bind(&ids)

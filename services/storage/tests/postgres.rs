@@ -235,6 +235,8 @@ async fn a_claim_waits_for_the_writes_under_way() {
     };
     let storage = Storage::open(config).await.unwrap();
     let epoch = own(&*storage).await;
+    // So that the month is there: making one repeats the whole write.
+    append(&*storage, vec![row("a@h", epoch, 0)]).await;
     let mut blocker = sqlx::PgConnection::connect(&url).await.unwrap();
     let mut watcher = sqlx::PgConnection::connect(&url).await.unwrap();
     let lock = "BEGIN; LOCK TABLE archive_peer IN ACCESS EXCLUSIVE MODE";
@@ -267,7 +269,7 @@ async fn a_claim_waits_for_the_writes_under_way() {
         .await
         .unwrap();
     assert!(write.await.unwrap().is_empty(), "it was first");
-    assert_eq!(claimed.await.unwrap(), (vec![], 1), "the new owner sees it");
+    assert_eq!(claimed.await.unwrap(), (vec![], 2), "the new owner sees it");
     assert_eq!(
         append(&*storage, vec![row("a@h", epoch, 2)]).await,
         [0],
@@ -293,7 +295,7 @@ async fn waiting(watcher: &mut sqlx::PgConnection, lock: &str) {
         }
         assert!(
             start.elapsed() < Duration::from_secs(20),
-            "nobody waits for a {lock} lock"
+            "no session waits for a lock of type {lock}"
         );
     }
 }

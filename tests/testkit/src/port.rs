@@ -12,7 +12,7 @@ const RANGE: std::ops::Range<u16> = 11_000..31_000;
 
 /// A port on which nothing listens now. Another process may still take it before it is used, so
 /// a server that cannot listen is started again on another.
-pub(crate) fn free_port() -> Result<u16> {
+pub fn free_port() -> Result<u16> {
     for _ in 0..200 {
         let random = RandomState::new().build_hasher().finish();
         let port = RANGE.start + (random % u64::from(RANGE.end - RANGE.start)) as u16;

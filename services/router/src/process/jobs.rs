@@ -13,6 +13,7 @@ use sestina_telemetry::Lost;
 use super::Shared;
 use crate::worker::core::Job;
 use crate::worker::input::{Input, JobDone};
+use crate::worker::work::WorkId;
 
 /// How long a client's question may wait for storage.
 const QUESTION: Duration = Duration::from_secs(5);
@@ -45,11 +46,12 @@ async fn run(shared: &Arc<Shared>, job: Job) -> Option<JobDone> {
         }
         Job::Offline { rows, works } => {
             let slots = rows.iter().map(|r| fence_slot(r.fence.as_ref())).collect();
-            let fenced = offline(shared, rows).await;
+            let (fenced, full) = offline(shared, rows, &works).await;
             JobDone::Offline {
                 slots,
                 works,
                 fenced,
+                full,
             }
         }
         Job::UserKnown { slot, bare } => {
@@ -194,31 +196,45 @@ async fn archive(shared: &Shared, rows: Vec<proto::ArchiveRow>) -> Vec<u32> {
     fenced
 }
 
-async fn offline(shared: &Shared, rows: Vec<proto::OfflineRow>) -> Vec<u32> {
+/// Stores until it is done; names the rows whose user has too many.
+async fn offline(
+    shared: &Shared,
+    rows: Vec<proto::OfflineRow>,
+    works: &[WorkId],
+) -> (Vec<u32>, Vec<(WorkId, proto::Stanza)>) {
     let mut backoff = retry();
-    let mut fenced = Vec::new();
-    let mut batches = vec![rows];
-    while let Some(rows) = batches.pop() {
+    let (mut fenced, mut full) = (Vec::new(), Vec::new());
+    let mut batches = vec![
+        rows.into_iter()
+            .zip(works.iter().copied())
+            .collect::<Vec<_>>(),
+    ];
+    while let Some(batch) = batches.pop() {
+        let rows = batch.iter().map(|(row, _)| row.clone()).collect();
         let max_rows = shared.config.offline_limit;
-        let request = proto::OfflineAppendRequest {
-            rows: rows.clone(),
-            max_rows,
-        };
+        let request = proto::OfflineAppendRequest { rows, max_rows };
         match shared.ports.stores.offline_append(request).await {
-            Ok(reply) => fenced.extend(reply.fenced_slots),
+            Ok(reply) => {
+                fenced.extend(reply.fenced_slots);
+                let refused = reply
+                    .full
+                    .iter()
+                    .filter_map(|index| batch.get(*index as usize));
+                full.extend(refused.filter_map(|(row, work)| Some((*work, row.stanza.clone()?))));
+            }
             Err(StoreError::Away(reason)) => {
-                tracing::debug!(reason, rows = rows.len(), "storing offline; trying again");
-                batches.push(rows);
+                tracing::debug!(reason, rows = batch.len(), "storing offline; trying again");
+                batches.push(batch);
                 backoff.wait().await;
             }
-            Err(error) if rows.len() == 1 => {
+            Err(error) if batch.len() == 1 => {
                 tracing::error!(%error, "storage refuses an offline row for good");
                 shared.metrics.lost[Lost::OfflineRow].inc();
             }
-            Err(_) => batches.extend(rows.into_iter().rev().map(|row| vec![row])),
+            Err(_) => batches.extend(batch.into_iter().rev().map(|row| vec![row])),
         }
     }
-    fenced
+    (fenced, full)
 }
 
 /// Prunes now and then what storage does not need any more.

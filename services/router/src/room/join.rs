@@ -87,7 +87,7 @@ impl Slot {
         let room = self
             .rooms
             .entry(room_jid.clone())
-            .or_insert_with(|| Room::new(room_jid.clone()));
+            .or_insert_with(|| Room::new(room_jid.clone(), self.slot));
         // A room that was emptying comes to life again.
         let founded = room.occupants.is_empty();
         if let Some(holder) = room.occupants.get(&nick)

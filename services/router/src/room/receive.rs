@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use sestina_api::key::{EffectKey, EffectKind, join, split};
 use sestina_proto as proto;
-use sestina_runtime::failpoint;
+use sestina_runtime::{failpoint, guard};
 
 use crate::worker::Slots;
 use crate::worker::core::{Core, PeerRef};
@@ -115,15 +115,19 @@ impl Slot {
             return Taken::OutOfOrder;
         }
         session.release_front(key.origin, mark);
-        if last.is_some_and(|last| key.n <= last) && session.had_room_event(key) {
+        // Further variants of the event in hand are part of it.
+        let in_hand = session.room_in_hand == Some((key.origin, key.n, work));
+        let old = !in_hand && last.is_some_and(|last| key.n <= last);
+        if (old || session.restored.contains(&key)) && guard!("dedupe") {
             core.metrics
                 .dropped_by_key(sestina_telemetry::Keyed::Session);
-            // Held by the edge, or about to be: asked again later if it is not yet.
+            // Held by the edge, or about to be: then it is asked for again.
             let held = session
                 .number_of(key)
                 .is_none_or(|number| number <= session.held);
             return if held { Taken::Yes } else { Taken::OutOfOrder };
         }
+        session.room_in_hand = Some((key.origin, key.n, work));
         session
             .room_seq
             .insert(key.origin, key.n.max(last.unwrap_or(0)));

@@ -1,6 +1,6 @@
 //! What a room is.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -13,6 +13,7 @@ use sestina_xmpp::stanza::{Kind, Stanza};
 use sestina_xmpp::xml::Element;
 
 use super::tail::TailEvent;
+use crate::chance::{HashMap, HashSet};
 
 /// XEP-0045 §5.2.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,6 +82,10 @@ pub(crate) struct Room {
     pub(super) keys: BTreeSet<(u128, u64, u32)>,
     /// Shadow fields to remove with the next change.
     pub(super) stale_fields: Vec<String>,
+    /// Events up to here are held by all their receivers.
+    pub(super) trimmed: u64,
+    /// The same, and the shadow has them no more: they can never be sent again.
+    pub(super) marked: u64,
     pub(super) mark_told: u64,
     /// Slots that got events since all of them were told the mark.
     pub(super) mark_targets: BTreeSet<u16>,
@@ -88,21 +93,23 @@ pub(crate) struct Room {
 }
 
 impl Room {
-    pub(super) fn new(jid: Jid) -> Room {
+    pub(super) fn new(jid: Jid, slot: u16) -> Room {
         Room {
             jid,
-            identity: rand::random(),
+            identity: crate::worker::slot::new_origin(slot),
             seq: 0,
             occupants: BTreeMap::new(),
-            by_session: HashMap::new(),
+            by_session: HashMap::default(),
             subject: None,
             subject_at_ms: 0,
             history: VecDeque::new(),
             tail: BTreeMap::new(),
-            blocked: HashSet::new(),
-            last_sent: HashMap::new(),
+            blocked: HashSet::default(),
+            last_sent: HashMap::default(),
             keys: BTreeSet::new(),
             stale_fields: Vec::new(),
+            trimmed: 0,
+            marked: 0,
             mark_told: 0,
             mark_targets: BTreeSet::new(),
             deleted: false,
@@ -122,9 +129,9 @@ impl Room {
         self.tail.is_empty()
     }
 
-    /// Events up to here are held by all their receivers.
+    /// Events up to here will never be sent again, whoever dies.
     pub(super) fn mark(&self) -> u64 {
-        self.tail.keys().next().map_or(self.seq, |first| first - 1)
+        self.marked
     }
 
     pub(super) fn occupant_of(&self, session: u128) -> Option<&Occupant> {
@@ -260,7 +267,7 @@ impl Room {
             .find(|(f, _)| f == "meta")
             .map(|(_, v)| v.clone())?;
         let meta = proto::RoomState::decode(meta).ok()?;
-        let mut room = Room::new(Jid::from_wire(&meta.jid));
+        let mut room = Room::new(Jid::from_wire(&meta.jid), 0);
         room.identity = join(meta.identity_hi, meta.identity_lo);
         room.seq = meta.seq;
         room.subject = meta.subject.map(Stanza::from);

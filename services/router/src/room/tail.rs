@@ -1,6 +1,6 @@
 //! Events of a room: numbered, committed, sent to every session owner, kept until all have them.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -11,6 +11,7 @@ use sestina_runtime::{failpoint, guard};
 use sestina_xmpp::jid::Jid;
 
 use super::state::{Emission, Room};
+use crate::chance::HashMap;
 use crate::worker::core::{Core, PeerRef, room_target};
 use crate::worker::slot::Slot;
 use crate::worker::work::WorkId;
@@ -100,6 +101,7 @@ impl Slot {
         };
         let mut set = emission.fields;
         let mut remove = std::mem::take(&mut this.stale_fields);
+        let trimmed = this.trimmed;
         remove.extend(emission.removed);
         if shadow {
             set.push(this.meta_field());
@@ -113,7 +115,7 @@ impl Slot {
         }
         this.tail.insert(seq, event);
         failpoint!("router.room_event");
-        self.shadow_room(core, room, set, remove, Some(seq));
+        self.shadow_room(core, room, set, remove, Some(seq), Some(trimmed));
     }
 
     /// The shadow has the event: it is settled for its sender, and leaves.
@@ -148,7 +150,7 @@ impl Slot {
         let Some(event) = this.tail.get_mut(&seq) else {
             return;
         };
-        let mut frames: HashMap<PeerRef, proto::RoomEvent> = HashMap::new();
+        let mut frames: HashMap<PeerRef, proto::RoomEvent> = HashMap::default();
         let mut last: Option<(u16, Option<PeerRef>)> = None;
         for (slot, session, variant) in &event.targets {
             if only.map_or_else(|| this.blocked.contains(slot), |only| only != *slot) {
@@ -240,11 +242,14 @@ impl Slot {
                 break;
             }
             let (seq, event) = first.remove_entry();
+            this.trimmed = seq;
             if let Some(work) = event.work {
                 core.part_done(work);
             }
             if core.config.shadow {
                 this.stale_fields.push(format!("e:{seq}"));
+            } else {
+                this.marked = seq;
             }
         }
         let mark = this.mark();
@@ -271,6 +276,7 @@ impl Slot {
         let rooms: Vec<Jid> = self.rooms.keys().cloned().collect();
         for room in rooms {
             self.room_unblock(core, &room);
+            self.room_cut(core, &room);
             let Some(this) = self.rooms.get_mut(&room) else {
                 continue;
             };
@@ -282,6 +288,26 @@ impl Slot {
                     core.send_mark(slot, identity, mark);
                 }
             }
+        }
+    }
+
+    /// Takes out of the shadow what all have, if no event did it meanwhile.
+    fn room_cut(&mut self, core: &mut Core, room: &Jid) {
+        let Some(this) = self.rooms.get_mut(room) else {
+            return;
+        };
+        if this.stale_fields.is_empty() || this.deleted {
+            return;
+        }
+        let remove = std::mem::take(&mut this.stale_fields);
+        let (set, trimmed) = (vec![this.meta_field()], this.trimmed);
+        self.shadow_room(core, room, set, remove, None, Some(trimmed));
+    }
+
+    /// The shadow does not have a room's events up to a number any more.
+    pub(crate) fn room_trim_committed(&mut self, room: &Jid, seq: u64) {
+        if let Some(this) = self.rooms.get_mut(room) {
+            this.marked = this.marked.max(seq);
         }
     }
 
@@ -352,7 +378,8 @@ impl Slot {
             }
             core.metrics.tail_replayed();
             core.metrics.rooms(1);
-            core.metrics.occupants(i64::try_from(room.occupants.len()).unwrap_or(i64::MAX));
+            core.metrics
+                .occupants(i64::try_from(room.occupants.len()).unwrap_or(i64::MAX));
         }
         self.rooms_resend(core, None);
     }
@@ -375,6 +402,11 @@ impl Slot {
 }
 
 impl Room {
+    /// Its mark, if it is that origin.
+    pub(crate) fn mark_of(&self, origin: u128) -> Option<u64> {
+        (self.identity == origin).then(|| self.mark())
+    }
+
     /// The slots that may hold keys of this room; all are told when nothing is open.
     fn mark_slots(&mut self) -> BTreeSet<u16> {
         if self.tail.is_empty() {

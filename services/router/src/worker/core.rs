@@ -3,7 +3,7 @@
 //! Nothing here does I/O: frames and jobs are collected during a turn and leave at its end, in
 //! one batch for each lane.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -16,6 +16,7 @@ use sestina_runtime::guard;
 use sestina_xmpp::jid::Jid;
 
 use super::work::{OnDone, WorkId, Works};
+use crate::chance::HashMap;
 use crate::config::RouterConfig;
 use crate::hooks::Pipeline;
 use crate::metrics::Metrics;
@@ -159,6 +160,8 @@ pub(crate) struct Core {
     pub(crate) room_committed: Vec<(u16, Jid, u64)>,
     /// Room events that leave without the shadow.
     pub(crate) room_uncommitted: Vec<(u16, Jid, u64)>,
+    /// Rooms whose events up to a number are not in the shadow any more.
+    pub(crate) room_trimmed: Vec<(u16, Jid, u64)>,
     /// Rooms with receivers to try again.
     pub(crate) rooms_blocked: Vec<(u16, Jid)>,
     /// Sessions that were ending when their owner died.
@@ -235,8 +238,8 @@ impl Core {
             works: Works::default(),
             due: VecDeque::new(),
             local: VecDeque::new(),
-            lanes: HashMap::new(),
-            peers: HashMap::new(),
+            lanes: HashMap::default(),
+            peers: HashMap::default(),
             table: Arc::new(sestina_cluster::slot_map::SlotTable::empty()),
             epochs,
             jobs: Vec::new(),
@@ -249,9 +252,10 @@ impl Core {
             archive_queries: 0,
             trace: String::new(),
             marks_due: Vec::new(),
-            marks: HashMap::new(),
+            marks: HashMap::default(),
             room_committed: Vec::new(),
             room_uncommitted: Vec::new(),
+            room_trimmed: Vec::new(),
             rooms_blocked: Vec::new(),
             end_after_restore: Vec::new(),
             frozen: Vec::new(),

@@ -88,11 +88,29 @@ impl Slot {
         let Some(session) = self.sessions.get_mut(&id) else {
             return;
         };
-        if settled > session.mark {
-            session.mark = settled;
-            if !session.mark_targets.is_empty() && !session.mark_due {
-                session.mark_due = true;
-                core.marks_due.push((self.slot, id));
+        if settled <= session.mark {
+            return;
+        }
+        session.mark = settled;
+        if !session.mark_targets.is_empty() && !session.mark_due {
+            session.mark_due = true;
+            core.marks_due.push((self.slot, id));
+        }
+        let user = session.jid.bare();
+        self.release_own(core, &user, id, settled);
+    }
+
+    /// What a session's stanzas caused for sessions of the same user (answers, copies, presence)
+    /// never left the slot: released here.
+    fn release_own(&mut self, core: &mut Core, user: &Jid, origin: u128, mark: u64) {
+        let ids: Vec<u128> = self.users.get(user).cloned().unwrap_or_default();
+        for id in ids {
+            if self
+                .sessions
+                .get_mut(&id)
+                .is_some_and(|s| s.release_origin(origin, mark))
+            {
+                self.touch(core, id);
             }
         }
     }

@@ -1,7 +1,5 @@
 //! What edges say: bind, resume, stanzas, acknowledgements, closed sockets.
 
-use std::collections::HashMap;
-
 use sestina_api::key::{join, split};
 use sestina_proto as proto;
 use sestina_proto::to_edge::Body;
@@ -12,8 +10,9 @@ use sestina_xmpp::stanza::error::Condition;
 
 use super::core::{Core, LaneRef};
 use super::session::{Attachment, Session, StreamManagement, Unsettled};
-use super::slot::Slot;
+use super::slot::{Slot, new_origin};
 use super::work::OnDone;
+use crate::chance::HashMap;
 
 impl Slot {
     /// Opens a session (RFC 6120 §7). A taken resource ends the older session with `conflict`.
@@ -36,7 +35,7 @@ impl Slot {
             return self.answer_bound(core, lane, bind.handle, id);
         }
         let resource = if bind.resource.is_empty() {
-            format!("{:016x}", rand::random::<u64>())
+            format!("{:016x}", crate::chance::bits() as u64)
         } else {
             bind.resource
         };
@@ -52,7 +51,7 @@ impl Slot {
         if let Some(old) = self.session_of(&full) {
             self.close_session(core, old, "conflict", "replaced by a new connection");
         }
-        let id: u128 = rand::random();
+        let id = new_origin(self.slot);
         let attachment = Attachment::Edge {
             lane,
             handle: bind.handle,
@@ -367,6 +366,15 @@ impl Slot {
     /// The socket is gone (detach, or end if it cannot resume), or the stream was closed (end).
     pub(crate) fn closed(&mut self, core: &mut Core, lane: LaneRef, close: proto::Close) {
         let Some(id) = self.session_of_handle(lane, close.handle) else {
+            let ending = Some((lane, close.handle));
+            if self
+                .sessions
+                .values()
+                .any(|s| s.ended_from == ending || s.detached_from == ending)
+            {
+                // The edge holds on until everybody was told, or the shadow has the session.
+                return;
+            }
             // Ended or resumed elsewhere already: the edge may drop what it holds.
             let gone = proto::Detached {
                 handle: close.handle,

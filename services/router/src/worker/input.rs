@@ -70,11 +70,12 @@ pub(crate) enum JobDone {
         works: Vec<WorkId>,
         fenced: Vec<u32>,
     },
-    /// The same for offline rows.
+    /// The same for offline rows; `full` are refused because their user has too many.
     Offline {
         slots: Vec<u16>,
         works: Vec<WorkId>,
         fenced: Vec<u32>,
+        full: Vec<(WorkId, proto::Stanza)>,
     },
     UserKnown {
         slot: u16,

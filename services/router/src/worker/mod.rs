@@ -16,6 +16,7 @@ mod detach;
 mod handover;
 mod inbound;
 pub(crate) mod input;
+mod marks;
 mod presence;
 pub(crate) mod receive;
 pub(crate) mod records;

@@ -4,15 +4,16 @@
 //! holds what was sent and not acknowledged by the client. Until a delivery is held by a second
 //! process (the edge, or the shadow of a detached session) its work stays open.
 
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-use sestina_api::key::{EffectKey, join, split};
+use sestina_api::key::{EffectKey, EffectKind, join, split};
 use sestina_proto as proto;
 use sestina_xmpp::jid::Jid;
 
 use super::core::{Core, LaneRef};
 use super::work::WorkId;
+use crate::chance::{HashMap, HashSet};
 
 /// Where the session's socket is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -67,7 +68,7 @@ pub(crate) struct Session {
     pub(crate) transport: String,
     pub(crate) remote: String,
     pub(crate) anonymous: bool,
-    pub(crate) query: HashMap<String, String>,
+    pub(crate) query: std::collections::HashMap<String, String>,
     pub(crate) sm: Option<StreamManagement>,
 
     // from the client
@@ -111,6 +112,8 @@ pub(crate) struct Session {
     pub(crate) joined: HashMap<Jid, String>,
     /// Room identity -> last event sent to this session (order of rooms).
     pub(crate) room_seq: HashMap<u128, u64>,
+    /// The room event being taken: (room, number, the work of its frame).
+    pub(crate) room_in_hand: Option<(u128, u64, WorkId)>,
     pub(crate) directed: HashSet<Jid>,
     pub(crate) touched: bool,
     /// The edge must get a new registry record.
@@ -133,14 +136,14 @@ impl Session {
             transport: String::new(),
             remote: String::new(),
             anonymous: false,
-            query: HashMap::new(),
+            query: std::collections::HashMap::new(),
             sm: None,
             accepted: 0,
             settled: 0,
             mark: 0,
             settled_told: 0,
             unsettled: VecDeque::new(),
-            mark_targets: HashMap::new(),
+            mark_targets: HashMap::default(),
             next: 0,
             acked: 0,
             held: 0,
@@ -150,15 +153,16 @@ impl Session {
             queue_bytes: 0,
             flying_bytes: 0,
             unreleased: BTreeMap::new(),
-            restored: HashSet::new(),
+            restored: HashSet::default(),
             released_told: 0,
             accepted_told: 0,
             available: None,
             carbons: false,
             offline_pending: false,
-            room_seq: HashMap::new(),
-            joined: HashMap::new(),
-            directed: HashSet::new(),
+            room_seq: HashMap::default(),
+            room_in_hand: None,
+            joined: HashMap::default(),
+            directed: HashSet::default(),
             touched: false,
             state_dirty: false,
             detached_from: None,
@@ -214,7 +218,10 @@ impl Session {
             work,
             weight,
         });
-        self.unreleased.insert(self.next, key);
+        if key.kind != EffectKind::Offline as u32 {
+            // What came from storage is removed there by itself; no origin replays it.
+            self.unreleased.insert(self.next, key);
+        }
         self.next
     }
 
@@ -325,11 +332,6 @@ impl Session {
         }
     }
 
-    /// Whether this session knows that it got this very event of a room.
-    pub(crate) fn had_room_event(&self, key: EffectKey) -> bool {
-        self.restored.contains(&key) || self.number_of(key).is_some()
-    }
-
     /// The number under which an effect was queued, while its origin may replay it.
     pub(crate) fn number_of(&self, key: EffectKey) -> Option<u64> {
         self.unreleased
@@ -366,7 +368,9 @@ impl Session {
             work: None,
             weight,
         });
-        self.unreleased.insert(item.number, key);
+        if key.kind != EffectKind::Offline as u32 {
+            self.unreleased.insert(item.number, key);
+        }
         self.restored.insert(key);
     }
 

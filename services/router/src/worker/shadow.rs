@@ -4,7 +4,7 @@
 //! any failure the objects concerned are written whole, so that a store that lost writes, or
 //! restarted empty, is right again without special cases.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use prost::Message as _;
@@ -16,6 +16,7 @@ use sestina_xmpp::jid::Jid;
 use super::core::{Core, Job};
 use super::session::{Attachment, Session};
 use super::slot::Slot;
+use crate::chance::HashMap;
 
 /// What is to be written of one object.
 #[derive(Debug)]
@@ -36,6 +37,8 @@ struct Waiting {
     sessions: Vec<(u128, u64)>,
     /// Room events.
     events: Vec<(Jid, u64)>,
+    /// Rooms, and up to which event their tail is cut.
+    trims: Vec<(Jid, u64)>,
 }
 
 /// See the module.
@@ -143,17 +146,24 @@ impl Slot {
         set: Vec<(String, Bytes)>,
         remove: Vec<String>,
         event: Option<u64>,
+        trim: Option<u64>,
     ) {
         if !core.config.shadow {
             if let Some(seq) = event {
                 core.room_committed.push((self.slot, room.clone(), seq));
             }
+            core.room_trimmed
+                .extend(trim.map(|seq| (self.slot, room.clone(), seq)));
             return;
         }
         let object = room_object(room);
         if let Some(seq) = event {
             self.shadow.waiting.events.push((room.clone(), seq));
         }
+        self.shadow
+            .waiting
+            .trims
+            .extend(trim.map(|seq| (room.clone(), seq)));
         let known = self.shadow.versions.contains_key(&object);
         let change = self.shadow.changes.entry(object).or_insert_with(|| {
             if known {
@@ -250,6 +260,9 @@ impl Slot {
                 for (room, seq) in waiting.events {
                     core.room_committed.push((self.slot, room, seq));
                 }
+                for (room, seq) in waiting.trims {
+                    core.room_trimmed.push((self.slot, room, seq));
+                }
             }
             Err(ShadowError::Fenced { known }) => {
                 tracing::warn!(
@@ -276,6 +289,7 @@ impl Slot {
                     core.room_uncommitted.push((self.slot, room, seq));
                 }
                 self.shadow.waiting.sessions.extend(waiting.sessions);
+                self.shadow.waiting.trims.extend(waiting.trims);
                 for object in waiting.objects {
                     let gone = self.full_fields(&object).is_none();
                     let change = if gone {

@@ -2,7 +2,7 @@
 //!
 //! Sessions and rooms are rows of a slot, changed by its owner alone, in order.
 
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 
 use sestina_api::key::EffectKey;
 use sestina_proto as proto;
@@ -14,6 +14,7 @@ use super::receive::{Asker, Parked};
 use super::session::Session;
 use super::shadow::SlotShadow;
 use super::work::WorkId;
+use crate::chance::{HashMap, HashSet};
 use crate::room::Room;
 
 /// What a slot may do.
@@ -111,6 +112,8 @@ pub(crate) struct Slot {
     pub(crate) stuck: HashSet<u16>,
     /// Messages for users of whom it is asked whether they exist.
     pub(crate) parked: HashMap<Jid, Vec<Parked>>,
+    /// What waited for a mark at the last sweep.
+    pub(crate) waiting_marks: HashSet<(u128, u64)>,
     /// Some session knows keys from before a takeover.
     pub(crate) any_restored: bool,
     pub(crate) archive_counter: u64,
@@ -128,15 +131,16 @@ impl Slot {
             slot,
             epoch,
             phase,
-            sessions: HashMap::new(),
-            handles: HashMap::new(),
-            users: HashMap::new(),
-            rooms: HashMap::new(),
+            sessions: HashMap::default(),
+            handles: HashMap::default(),
+            users: HashMap::default(),
+            rooms: HashMap::default(),
             seen: BTreeMap::new(),
-            outbound: HashMap::new(),
-            streams: HashMap::new(),
-            stuck: HashSet::new(),
-            parked: HashMap::new(),
+            outbound: HashMap::default(),
+            streams: HashMap::default(),
+            stuck: HashSet::default(),
+            parked: HashMap::default(),
+            waiting_marks: HashSet::default(),
             any_restored: false,
             archive_counter: 0,
             offline_counter: 0,
@@ -144,6 +148,15 @@ impl Slot {
             archive_open: 0,
             shadow: SlotShadow::default(),
         }
+    }
+
+    /// Nothing lives here: ticks pass it by.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.sessions.is_empty()
+            && self.rooms.is_empty()
+            && self.outbound.is_empty()
+            && self.seen.is_empty()
+            && self.streams.is_empty()
     }
 
     pub(crate) fn is_active(&self) -> bool {
@@ -250,6 +263,17 @@ impl Slot {
         }
         Some(number)
     }
+}
+
+/// A new 128-bit identity of a session or room. Its first 12 bits are the slot, so that whoever
+/// holds a key can ask the origin's owner about it.
+pub(crate) fn new_origin(slot: u16) -> u128 {
+    (u128::from(slot) << 116) | (crate::chance::bits() >> 12)
+}
+
+/// The slot of an origin.
+pub(crate) fn origin_slot(origin: u128) -> u16 {
+    (origin >> 116) as u16
 }
 
 /// Hash that names an entity in [`Slot::seen`].

@@ -4,8 +4,6 @@
 //! cannot be reached is waited for until its lease has ended. Then sessions are rebuilt from the
 //! edges that hold their sockets, and from the shadow where there is none.
 
-use std::collections::{HashMap, HashSet};
-
 use prost::Message as _;
 use sestina_api::key::{EffectKey, EffectKind, join};
 use sestina_api::shadow::ShadowObject;
@@ -19,6 +17,7 @@ use super::core::{Core, LaneRef, PeerRef};
 use super::session::{Attachment, Session};
 use super::slot::{Phase, Slot};
 use super::work::OnDone;
+use crate::chance::{HashMap, HashSet};
 
 /// A takeover under way.
 #[derive(Debug, Default)]
@@ -136,8 +135,8 @@ impl Slot {
         let taking = std::mem::take(&mut **taking);
         self.phase = Phase::Active;
         self.restore_objects(core, taking.objects.unwrap_or_default());
-        let mut restored: HashMap<LaneRef, Vec<proto::ProgressItem>> = HashMap::new();
-        let mut newest: HashMap<u128, u32> = HashMap::new();
+        let mut restored: HashMap<LaneRef, Vec<proto::ProgressItem>> = HashMap::default();
+        let mut newest: HashMap<u128, u32> = HashMap::default();
         for (_, report) in &taking.reports {
             for session in &report.sessions {
                 let id = join(session.session_hi, session.session_lo);

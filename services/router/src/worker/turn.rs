@@ -1,6 +1,5 @@
 //! One turn of a worker: inputs in, state changed, everything collected let out.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use sestina_api::key::{EffectKey, join};
@@ -9,13 +8,16 @@ use sestina_proto as proto;
 use sestina_proto::peer_frame::Body as PeerBody;
 use sestina_proto::to_edge::Body as EdgeBody;
 use sestina_proto::to_router::Body as RouterBody;
+use sestina_xmpp::stanza::Stanza;
+use sestina_xmpp::stanza::error::Condition;
 
 use super::core::{Core, InFlight, Job, LaneRef, PeerRef};
 use super::input::{Command, Input, JobDone};
-use super::receive::{Asker, refuse_effect};
+use super::receive::{Asker, InHand, refuse_effect};
 use super::slot::{Phase, Slot};
 use super::work::OnDone;
 use super::{Slots, work::WorkId};
+use crate::chance::HashMap;
 use crate::admin::{Counts, SessionInfo};
 
 /// A worker: slots, and what they share.
@@ -23,6 +25,7 @@ pub(crate) struct Worker {
     pub(crate) slots: Slots,
     pub(crate) core: Core,
     last_tick_ms: u64,
+    last_sweep_ms: u64,
 }
 
 impl Worker {
@@ -33,6 +36,7 @@ impl Worker {
             slots: Slots::new(worker, workers),
             core,
             last_tick_ms: 0,
+            last_sweep_ms: 0,
         }
     }
 
@@ -81,7 +85,12 @@ impl Worker {
             Input::Edge { lane, frame } => self.edge_frame(lane, frame),
             Input::Peer { from, frame } => self.peer_frame(from, frame),
             Input::Done(done) => self.job_done(done),
-            Input::EdgeLane { lane, instance, lanes, sink } => {
+            Input::EdgeLane {
+                lane,
+                instance,
+                lanes,
+                sink,
+            } => {
                 self.core.lane_opened(lane, instance, lanes, sink);
                 for slot in self.slots.iter_mut() {
                     slot.install_at_edge(&mut self.core, lane);
@@ -149,7 +158,9 @@ impl Worker {
 
     /// Forgets a slot; its rows live on elsewhere.
     fn drop_slot(&mut self, number: u16) {
-        let Some(slot) = self.slots.remove(number) else { return };
+        let Some(slot) = self.slots.remove(number) else {
+            return;
+        };
         for session in slot.sessions.values().filter(|s| s.is_live()) {
             if session.edge().is_none() {
                 self.core.metrics.reattached();
@@ -177,7 +188,9 @@ impl Worker {
             }
             return;
         }
-        let serving = slot.filter(|s| s.is_active());
+        // A frozen slot takes nothing new, but what it sent is acknowledged to it.
+        let acked = matches!(body, RouterBody::Acked(_));
+        let serving = slot.filter(|s| s.is_active() || (acked && s.is_serving()));
         let Some(slot) = serving else {
             return redirect(core, lane, number, frame.epoch, &body);
         };
@@ -224,7 +237,7 @@ impl Worker {
         match frame.body {
             Some(PeerBody::Effect(effect)) => {
                 let slot = self.slots.get_mut(number);
-                match slot.filter(|_| frame.epoch >= core.known_epoch(number)) {
+                match slot.filter(|s| s.epoch == frame.epoch) {
                     Some(slot) => slot.effect(core, from, effect),
                     None => {
                         if let Some(key) = effect.key.as_ref().map(EffectKey::from) {
@@ -286,6 +299,12 @@ impl Worker {
                     slot.close_user(core, &changed.bare);
                 }
             }
+            Some(PeerBody::MarkQuery(query)) => {
+                // Only an owner that has restored everything knows whom it does not know.
+                if let Some(slot) = self.slots.get_mut(number).filter(|s| s.is_serving()) {
+                    slot.answer_marks(core, from, &query);
+                }
+            }
             // The process, not a worker, handles the rest; unknown kinds of a newer peer are ignored.
             Some(PeerBody::Hello(_) | PeerBody::SlotMap(_) | PeerBody::HandOver(_)) | None => {}
         }
@@ -310,6 +329,11 @@ impl Worker {
                 self.core.metrics.room_uncommitted();
                 if let Some(slot) = self.slots.get_mut(slot) {
                     slot.room_committed(&mut self.core, &room, seq, false);
+                }
+            }
+            for (slot, room, seq) in std::mem::take(&mut self.core.room_trimmed) {
+                if let Some(slot) = self.slots.get_mut(slot) {
+                    slot.room_trim_committed(&room, seq);
                 }
             }
             for (slot, session) in std::mem::take(&mut self.core.end_after_restore) {
@@ -399,7 +423,7 @@ impl Worker {
     /// Tells edges what was accepted, settled and released in this turn, one frame for each lane
     /// and epoch.
     fn tell_progress(&mut self) {
-        let mut items: HashMap<(LaneRef, u16, u64), Vec<proto::ProgressItem>> = HashMap::new();
+        let mut items: HashMap<(LaneRef, u16, u64), Vec<proto::ProgressItem>> = HashMap::default();
         for (slot, session) in std::mem::take(&mut self.core.touched) {
             if let Some(slot) = self.slots.get_mut(slot) {
                 slot.progress(&mut self.core, session, &mut items);
@@ -416,7 +440,13 @@ impl Worker {
     }
 
     fn tick(&mut self) {
-        for slot in self.slots.iter_mut() {
+        if self.core.now_ms >= self.last_sweep_ms + self.core.config.sweep_ms {
+            self.last_sweep_ms = self.core.now_ms;
+            for slot in self.slots.iter_mut().filter(|s| s.is_active() && !s.is_idle()) {
+                slot.sweep_marks(&mut self.core);
+            }
+        }
+        for slot in self.slots.iter_mut().filter(|s| !s.is_idle()) {
             if slot.is_active() {
                 slot.retry_effects(&mut self.core);
                 slot.expire(&mut self.core);
@@ -450,6 +480,26 @@ impl Worker {
     /// Whether something waits for a tick sooner than usual.
     pub(crate) fn hurried(&self) -> bool {
         !self.core.frozen.is_empty()
+    }
+
+    /// XEP-0160 §3: a user's store is full, the sender is told.
+    fn offline_full(&mut self, work: WorkId, stanza: proto::Stanza) {
+        let Some(OnDone::Effect { slot, entity, key }) = self.core.works.done_mut(work) else {
+            return;
+        };
+        let hand = InHand {
+            key: *key,
+            entity: *entity,
+            work,
+        };
+        if let Some(slot) = self.slots.get_mut(*slot) {
+            let stanza = Stanza::from(stanza);
+            let text = Some("too many messages wait for this user");
+            slot.answer_with(
+                hand,
+                stanza.error_reply(Condition::ServiceUnavailable, text),
+            );
+        }
     }
 
     fn rows_done(&mut self, slots: &[u16], works: Vec<WorkId>, fenced: &[u32], archive: bool) {
@@ -492,8 +542,12 @@ impl Worker {
                 slots,
                 works,
                 fenced,
+                full,
             } => {
                 core.offline.in_flight = false;
+                for (work, stanza) in full {
+                    self.offline_full(work, stanza);
+                }
                 self.rows_done(&slots, works, &fenced, false);
             }
             JobDone::UserKnown { slot, bare, known } => {
@@ -702,7 +756,7 @@ pub(crate) fn split_event(event: proto::RoomEvent, workers: u32) -> Vec<(u32, pr
     if workers <= 1 {
         return vec![(0, event)];
     }
-    let mut parts: HashMap<u32, Vec<proto::RoomTarget>> = HashMap::new();
+    let mut parts: HashMap<u32, Vec<proto::RoomTarget>> = HashMap::default();
     for target in &event.targets {
         parts
             .entry(target.slot % workers)

@@ -1,0 +1,275 @@
+//! The configuration mapped onto what each tier is told. Pure, except for reading certificates.
+
+use std::time::Duration;
+
+use anyhow::Context;
+use sestina_certs::Role as CertRole;
+use sestina_cluster::lease::LeaseTerms;
+use sestina_cluster::slots::SlotHasher;
+use sestina_config::{Config, Net, RedisMode, Secret};
+use sestina_edge::limits::ConnLimitsConfig;
+use sestina_edge::listen::{ListenConfig, ListenerConfig, ListenerKind, Networks};
+use sestina_edge::tls::{CertFiles, TlsConfig};
+use sestina_edge::transport::WireLimits;
+use sestina_edge::{EdgeConfig, StreamLimits};
+use sestina_proto as proto;
+use sestina_router::config::{HostConfig, RouterConfig};
+use sestina_rpc::target::Target;
+use sestina_rpc::{MutualTls, Security, TlsFiles};
+use sestina_sessions::RedisConfig;
+use sestina_storage::StorageConfig;
+use sestina_xmpp::sasl::Mechanism;
+use sestina_xmpp::xml::Limits;
+
+/// The edge's socket queue is this many times what routers have on their way to one session.
+const CREDITS_IN_QUEUE: usize = 4;
+/// Unsettled input of a session: room for this many of the largest stanzas.
+const STANZAS_UNSETTLED: usize = 4;
+/// Names of listeners, as in logs.
+const HTTP: &str = "http";
+const PLAINTEXT: &str = "c2s_plaintext";
+
+/// A process of the cluster, with a new incarnation.
+pub fn node(name: &str, role: proto::NodeRole, address: &str) -> proto::Node {
+    proto::Node {
+        name: name.to_owned(),
+        // 0 stands for nobody.
+        incarnation: rand::random::<u64>().max(1),
+        role: role.into(),
+        address: address.to_owned(),
+        draining: false,
+    }
+}
+
+/// `host:port` by which the other processes reach this one.
+pub fn address(config: &Config) -> String {
+    let listen = || config.cluster.listen.to_string();
+    config.cluster.advertise.clone().unwrap_or_else(listen)
+}
+
+/// How leases are counted.
+pub fn lease_terms(config: &Config) -> LeaseTerms {
+    let every = *config.cluster.lease_renew;
+    LeaseTerms {
+        ttl: *config.cluster.lease_ttl,
+        every,
+        timeout: every.min(Duration::from_secs(1)),
+        margin: *config.cluster.lease_margin,
+    }
+}
+
+/// What routers have on their way to one session, given to the edge and not yet written.
+fn session_credit(config: &Config) -> usize {
+    (*config.edge.limits.output_queue / CREDITS_IN_QUEUE).max(1)
+}
+
+/// Settings of a router. Alone in its process it has nobody to hold copies: `alone`.
+pub fn router(config: &Config, alone: bool) -> RouterConfig {
+    let hosts = config.host.iter().map(|host| HostConfig {
+        domain: host.domain.clone(),
+        anonymous: host.anonymous,
+        accounts: !host.anonymous,
+        muc: host.muc_domain(),
+    });
+    let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+    RouterConfig {
+        hosts: hosts.collect(),
+        hasher: SlotHasher::default(),
+        workers: u16::try_from(config.router.workers).unwrap_or(u16::MAX).max(1),
+        shadow: !alone,
+        ack_settled: alone,
+        sm_resume_max_s: u32::try_from(config.sm.resume_timeout.as_secs()).unwrap_or(u32::MAX),
+        archive: config.router.archive,
+        offline_limit: count(config.router.offline_limit),
+        carbons: config.router.carbons,
+        room_history: config.router.muc_history,
+        session_queue_bytes: *config.sm.max_queue,
+        session_credit_bytes: session_credit(config),
+        max_storage_backlog_bytes: *config.router.archive_buffer,
+        config_hash: config.config_hash(),
+        ..RouterConfig::default()
+    }
+}
+
+/// Settings of an edge of this name.
+pub fn edge(config: &Config, name: &str) -> anyhow::Result<EdgeConfig> {
+    let limits = &config.edge.limits;
+    let hosts = config.host.iter().map(|host| sestina_edge::HostConfig {
+        domain: host.domain.clone(),
+        anonymous: host.anonymous,
+        mechanisms: if host.anonymous {
+            Vec::new()
+        } else {
+            host.mechanisms.iter().filter_map(|name| Mechanism::parse(name)).collect()
+        },
+        muc_domains: vec![host.muc_domain()],
+    });
+    let mut edge = EdgeConfig::new(name, hosts.collect());
+    edge.address = address(config);
+    edge.config_hash = config.config_hash();
+    edge.listen = listen(config)?;
+    // HTTP in clear is named so, and is for a proxy that ends TLS in front.
+    edge.plaintext_listeners = vec![PLAINTEXT.to_owned(), HTTP.to_owned()];
+    edge.before_login.xml.bytes = *limits.pre_auth_stanza;
+    edge.after_login = StreamLimits {
+        xml: Limits {
+            bytes: *limits.stanza,
+            depth: limits.depth,
+            attributes: limits.attributes,
+            ..Limits::default()
+        },
+        bytes_per_second: *limits.rate as u64,
+        burst_bytes: *limits.burst as u64,
+    };
+    edge.login_time = *limits.auth_timeout;
+    edge.login_tries = u32::try_from(limits.auth_attempts).unwrap_or(u32::MAX);
+    edge.unsettled_bytes = edge.unsettled_bytes.max(*limits.stanza * STANZAS_UNSETTLED);
+    edge.session_credit = session_credit(config);
+    edge.lanes = u32::try_from(config.cluster.lanes).unwrap_or(1);
+    edge.lease_ttl = *config.cluster.lease_ttl;
+    edge.lease_every = *config.cluster.lease_renew;
+    edge.lease_margin = *config.cluster.lease_margin;
+    // Half of the time for ending is for waiting on owners.
+    edge.drain_over = edge.drain_over.min(*config.node.drain_timeout / 2);
+    edge.drain_wait = edge.drain_wait.min(*config.node.drain_timeout / 2);
+    Ok(edge)
+}
+
+fn listen(config: &Config) -> anyhow::Result<ListenConfig> {
+    let edge = &config.edge;
+    let proxies = networks(&edge.proxy_protocol)?;
+    let listener = |name: &str, kind, addresses: &[std::net::SocketAddr]| {
+        let mut listener = ListenerConfig::new(name, kind, addresses.to_vec());
+        listener.proxy_protocol_from = proxies.clone();
+        listener
+    };
+    let mut listeners = vec![
+        listener("c2s", ListenerKind::StartTls, &edge.c2s),
+        listener("c2s_tls", ListenerKind::DirectTls, &edge.c2s_tls),
+        listener(PLAINTEXT, ListenerKind::StartTls, &edge.c2s_plaintext),
+        listener(HTTP, ListenerKind::Http, &edge.http),
+        listener("https", ListenerKind::Https, &edge.https),
+    ];
+    listeners.retain(|listener| !listener.addresses.is_empty());
+    let mut listen = ListenConfig {
+        listeners,
+        limits: connections(config),
+        wire: WireLimits {
+            queue_bytes: *edge.limits.output_queue,
+            message_bytes: *edge.limits.pre_auth_stanza,
+        },
+        ..ListenConfig::default()
+    };
+    listen.http.trusted_proxies = networks(&edge.trusted_proxies)?;
+    Ok(listen)
+}
+
+fn connections(config: &Config) -> ConnLimitsConfig {
+    let limits = &config.edge.limits;
+    let unlimited = |n: usize| if n == 0 { usize::MAX } else { n };
+    let per_address = unlimited(limits.connections_per_address);
+    let rate = if limits.connection_rate == 0 { f64::MAX } else { limits.connection_rate as f64 };
+    ConnLimitsConfig {
+        per_address,
+        rate_per_second: rate,
+        burst: u32::try_from(per_address.max(limits.connection_rate)).unwrap_or(u32::MAX),
+        ..ConnLimitsConfig::default()
+    }
+}
+
+fn networks(list: &[Net]) -> anyhow::Result<Networks> {
+    let texts: Vec<String> = list.iter().map(Net::to_string).collect();
+    Ok(Networks::parse(&texts)?)
+}
+
+/// Certificates of the client listeners.
+pub fn client_tls(config: &Config) -> TlsConfig {
+    let mut certificates = Vec::new();
+    if let (Some(cert), Some(key)) = (&config.edge.tls.certificate, &config.edge.tls.key) {
+        certificates.push(CertFiles { hosts: Vec::new(), cert: cert.clone(), key: key.clone() });
+    }
+    for host in &config.host {
+        if let (Some(cert), Some(key)) = (&host.certificate, &host.key) {
+            let hosts = vec![host.domain.clone(), host.muc_domain()];
+            certificates.push(CertFiles { hosts, cert: cert.clone(), key: key.clone() });
+        }
+    }
+    TlsConfig {
+        certificates,
+        domains: config.host.iter().map(|host| host.domain.clone()).collect(),
+        data_dir: config.node.data_dir.clone(),
+        ..TlsConfig::default()
+    }
+}
+
+/// Where the database is.
+pub fn storage(config: &Config) -> StorageConfig {
+    let storage = &config.storage;
+    StorageConfig {
+        pool_size: storage.connections,
+        archive_pool_size: storage.archive_connections,
+        acquire_timeout: *storage.acquire_timeout,
+        statement_timeout: *storage.statement_timeout,
+        ..StorageConfig::new(config.storage_url().expose())
+    }
+}
+
+/// Where Redis is; none if live state stays in this process.
+pub fn redis(config: &Config) -> Option<RedisConfig> {
+    let redis = &config.redis;
+    let mode = match redis.mode {
+        RedisMode::Memory => return None,
+        RedisMode::Single => sestina_sessions::RedisMode::Single,
+        RedisMode::Sentinel => sestina_sessions::RedisMode::Sentinel {
+            master_name: redis.master_name.clone().unwrap_or_default(),
+        },
+        RedisMode::Cluster => sestina_sessions::RedisMode::Cluster,
+    };
+    let mut to = RedisConfig::new(mode, redis.urls.clone());
+    to.username = redis.username.clone();
+    to.password = redis.password.as_ref().map(|password: &Secret| password.expose().to_owned());
+    to.connect_timeout = *redis.connect_timeout;
+    to.shadow_timeout = *redis.response_timeout;
+    // A renewal that takes longer would come too late to be of use.
+    to.lease_timeout = (*redis.response_timeout).min(*config.cluster.lease_renew / 2);
+    Some(to)
+}
+
+/// How this process's connections to other tiers are protected.
+pub fn security(config: &Config) -> anyhow::Result<Security> {
+    let cluster = &config.cluster;
+    match (&cluster.tls_certificate, &cluster.tls_key, &cluster.tls_ca) {
+        (Some(cert), Some(key), Some(ca)) => {
+            let files = TlsFiles { cert: cert.clone(), key: key.clone(), ca: ca.clone() };
+            Ok(Security::Mutual(MutualTls::load(files)?))
+        }
+        _ => Ok(Security::Plaintext),
+    }
+}
+
+/// Reads configured addresses of other processes.
+pub fn targets(key: &str, list: &[String]) -> anyhow::Result<Vec<Target>> {
+    list.iter()
+        .map(|text| text.parse::<Target>().with_context(|| format!("`{key}`")))
+        .collect()
+}
+
+/// Warns if this process's certificate does not say what the process is: the others will refuse.
+pub fn check_own_certificate(security: &Security, role: CertRole) {
+    let Security::Mutual(tls) = security else { return };
+    match sestina_certs::describe_der(&tls.leaf()) {
+        Ok(info) if info.roles.contains(&role) => {}
+        Ok(info) => tracing::error!(
+            subject = info.subject,
+            wanted = role.uri(),
+            "the certificate of this process lacks its role, the others will refuse it; issue \
+             one with `sestina certs node --role {}`",
+            role.name()
+        ),
+        Err(error) => tracing::error!(%error, "the certificate of this process cannot be read"),
+    }
+}
+
+#[cfg(test)]
+#[path = "compose_tests.rs"]
+mod tests;

@@ -1,0 +1,286 @@
+//! All tiers in one process: SQLite, memory, and direct calls between them.
+
+use std::future::pending;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use sestina_api::link::RouterConnector;
+use sestina_api::store::Stores;
+use sestina_cluster::lease_storage::StorageLeases;
+use sestina_config::Config;
+use sestina_edge::Edge;
+use sestina_edge::tls::CertStore;
+use sestina_proto as proto;
+use sestina_router::{Router, RouterDeps};
+use sestina_rpc::{CodecRouterConnector, CodecStores};
+use sestina_runtime::clock::BootClock;
+use sestina_sessions::{MemoryLeases, MemoryShadow};
+use sestina_storage::Storage;
+use sestina_telemetry::{Authority, Metrics};
+
+use super::cell::{RouterCell, Running};
+use super::lock::DataLock;
+use super::process::{LAST, Process};
+use super::welcome;
+use crate::admin::RouterAdmin;
+use crate::direct::DirectConnector;
+use crate::metrics::{EdgeCounts, MeteredLeases, metered_stores};
+use crate::{compose, serve};
+
+/// How long the first slots may take before the start is taken to have failed.
+const FIRST_SLOTS: Duration = Duration::from_secs(20);
+/// How long what is written last may take.
+const SETTLE: Duration = Duration::from_secs(3);
+/// How often is looked whether something has come about.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// All three tiers. Made from a configuration; tests make it too.
+pub struct Embedded {
+    /// The database.
+    pub storage: Arc<Storage>,
+    /// What the router uses of it.
+    pub stores: Arc<dyn Stores>,
+    /// The router of the moment.
+    pub cell: RouterCell,
+    /// The edge.
+    pub edge: Arc<Edge>,
+    /// Certificates of its listeners.
+    pub certs: Arc<CertStore>,
+    connector: DirectConnector,
+    config: Config,
+    metrics: Arc<Metrics>,
+    /// Keeps the data directory; none if the database is elsewhere by the caller's will.
+    _lock: DataLock,
+}
+
+impl Embedded {
+    /// Starts storage, router and edge. `wire`: what passes between them goes through the codec
+    /// of the wire, as if they were apart.
+    pub async fn start(
+        config: Config,
+        metrics: Arc<Metrics>,
+        wire: bool,
+    ) -> anyhow::Result<Embedded> {
+        let lock = DataLock::take(&config.node.data_dir)?;
+        let tls = compose::client_tls(&config);
+        let certs = tokio::task::spawn_blocking(move || CertStore::open(&tls)).await??;
+        let storage = Storage::open(compose::storage(&config)).await?;
+        end_old_leases(&*storage).await.context("cannot end the leases of an earlier run")?;
+        let mut stores = metered_stores(storage.clone(), metrics.clone());
+        let connector = DirectConnector::new();
+        let mut routers: Arc<dyn RouterConnector> = Arc::new(connector.clone());
+        if wire {
+            stores = Arc::new(CodecStores(stores));
+            routers = Arc::new(CodecRouterConnector(routers));
+        }
+        let cell = RouterCell::new();
+        start_router(&config, &metrics, &stores, &connector, &cell).await?;
+        // Names of leases are unique, and the router has the process's own.
+        let name = format!("{}-edge", config.node.name);
+        let mut edge = compose::edge(&config, &name)?;
+        // Nobody can resume elsewhere, so there is no crowd to spread over time.
+        edge.drain_over = edge.drain_over.min(Duration::from_secs(1));
+        edge.drain_wait = edge.drain_wait.min(Duration::from_secs(2));
+        let counts = Arc::new(EdgeCounts(metrics.clone()));
+        let edge = Arc::new(Edge::start(edge, certs.clone(), None, routers, counts)?);
+        Ok(Embedded {
+            storage,
+            stores,
+            cell,
+            edge,
+            certs,
+            connector,
+            config,
+            metrics,
+            _lock: lock,
+        })
+    }
+
+    /// Waits until all slots are served and the edge has found the router.
+    pub async fn serving(&self) -> anyhow::Result<()> {
+        let serving = async {
+            loop {
+                if let Some(running) = self.cell.get()
+                    && self.ready().is_ok()
+                    && running.router.counts().await.slots == sestina_cluster::slots::SLOTS
+                {
+                    return;
+                }
+                tokio::time::sleep(LOOK).await;
+            }
+        };
+        tokio::time::timeout(FIRST_SLOTS, serving).await.map_err(|_| {
+            let reason = self.ready().err().unwrap_or_else(|| "slots are missing".to_owned());
+            anyhow::anyhow!("the server did not begin to serve: {reason}; see the log")
+        })
+    }
+
+    /// Whether it can do its work.
+    pub fn ready(&self) -> Result<(), String> {
+        ready(&self.cell, &self.edge)
+    }
+
+    /// Waits until the router's lease is lost (the process was suspended for too long).
+    pub async fn router_lost(&self) -> String {
+        match self.cell.get() {
+            Some(running) => format!("{:?}", running.router.lost().await),
+            None => pending().await,
+        }
+    }
+
+    /// Replaces the router by one with a new incarnation.
+    pub async fn restart_router(&self) -> anyhow::Result<()> {
+        self.stop_router().await;
+        let (config, metrics) = (&self.config, &self.metrics);
+        start_router(config, metrics, &self.stores, &self.connector, &self.cell).await
+    }
+
+    async fn stop_router(&self) {
+        if let Some(running) = self.cell.take() {
+            self.connector.remove(running.node.incarnation);
+            running.router.shutdown(LAST).await;
+        }
+    }
+
+    /// Ends the sockets in a friendly way; messages that clients have not got are kept for them.
+    pub async fn drain(&self) {
+        self.edge.drain().await;
+        let Some(running) = self.cell.get() else { return };
+        for session in running.router.sessions().await {
+            running.router.close_sessions(&session.jid).await;
+        }
+        let settled = async {
+            while running.router.counts().await.works > 0 {
+                tokio::time::sleep(LOOK).await;
+            }
+        };
+        if tokio::time::timeout(SETTLE, settled).await.is_err() {
+            tracing::warn!("some messages of the last moment may not have been written");
+        }
+    }
+
+    /// Ends everything: edge, router, storage, in this order.
+    pub async fn shutdown(self) {
+        self.edge.shutdown().await;
+        self.stop_router().await;
+        self.storage.close().await;
+    }
+}
+
+fn ready(cell: &RouterCell, edge: &Edge) -> Result<(), String> {
+    cell.ready()?;
+    serve::edge::ready(edge)
+}
+
+async fn start_router(
+    config: &Config,
+    metrics: &Arc<Metrics>,
+    stores: &Arc<dyn Stores>,
+    connector: &DirectConnector,
+    cell: &RouterCell,
+) -> anyhow::Result<()> {
+    let node = compose::node(&config.node.name, proto::NodeRole::Router, "");
+    let shadow_leases = MeteredLeases::new(
+        Arc::new(MemoryLeases::new(Arc::new(BootClock))),
+        Authority::Redis,
+        &node,
+        metrics.clone(),
+    );
+    let storage_leases = MeteredLeases::new(
+        Arc::new(StorageLeases::new(stores.clone())),
+        Authority::Storage,
+        &node,
+        metrics.clone(),
+    );
+    let deps = RouterDeps {
+        config: compose::router(config, true),
+        node: node.clone(),
+        stores: stores.clone(),
+        shadow: Arc::new(MemoryShadow::new()),
+        shadow_leases: shadow_leases.clone(),
+        storage_leases: storage_leases.clone(),
+        peers: Arc::new(connector.clone()),
+        terms: compose::lease_terms(config),
+        metrics: metrics.clone(),
+    };
+    let router = Arc::new(Router::start(deps).await?);
+    connector.add(node.clone(), router.acceptor());
+    cell.set(Running { router, node, shadow_leases, storage_leases });
+    Ok(())
+}
+
+/// The file has one user, so whoever held a lease in it is dead: no need to wait for its end.
+async fn end_old_leases(stores: &dyn Stores) -> anyhow::Result<()> {
+    for lease in stores.lease_list(proto::Empty {}).await?.leases {
+        stores.lease_end(proto::LeaseEndRequest { node: lease.node }).await?;
+    }
+    Ok(())
+}
+
+/// Serves until the operator asks to end. `config_file` is named in what is printed.
+pub async fn run(mut process: Process, config_file: Option<PathBuf>) -> anyhow::Result<()> {
+    let served = Box::pin(serve(&mut process, config_file)).await;
+    process.end().await;
+    served
+}
+
+async fn serve(process: &mut Process, config_file: Option<PathBuf>) -> anyhow::Result<()> {
+    let config = process.config.clone();
+    let embedded = Embedded::start(config.clone(), process.metrics.clone(), false).await?;
+    let served = Box::pin(work(process, &config, &embedded, config_file)).await;
+    embedded.shutdown().await;
+    served
+}
+
+async fn work(
+    process: &mut Process,
+    config: &Config,
+    embedded: &Embedded,
+    config_file: Option<PathBuf>,
+) -> anyhow::Result<()> {
+    process.reload_on_hangup(Some(embedded.certs.clone()), None);
+    let (cell, edge) = (embedded.cell.clone(), embedded.edge.clone());
+    process.announce(Arc::new(move || ready(&cell, &edge))).await?;
+    let admin = RouterAdmin::new(
+        config,
+        embedded.cell.clone(),
+        embedded.stores.clone(),
+        None,
+        Some(embedded.edge.clone()),
+        process.metrics.clone(),
+    );
+    process.tasks.spawn("whole", admin.clone().watch_whole(process.tasks.token()));
+    let socket = process.admin_socket(admin).await?;
+    let began = tokio::select! {
+        began = embedded.serving() => began.map(|()| true),
+        () = process.shutdown.drain.cancelled() => Ok(false),
+    };
+    if let Ok(true) = began {
+        let own = &config.edge.tls.certificate;
+        let made = config.node.data_dir.join("tls").join("self-signed.crt");
+        let made = (own.is_none() && config.host.iter().all(|h| h.certificate.is_none()))
+            .then_some(made.as_path());
+        let command = welcome::command(config_file.as_deref());
+        crate::cli::print(&welcome::lines(config, &command, embedded.edge.addresses(), made));
+        until_asked(process, embedded).await?;
+    }
+    process.begin_draining();
+    process.unless_now(embedded.drain()).await;
+    socket.shutdown(LAST).await;
+    began.map(drop)
+}
+
+/// Serves; a router that lost its lease is replaced.
+async fn until_asked(process: &Process, embedded: &Embedded) -> anyhow::Result<()> {
+    loop {
+        tokio::select! {
+            () = process.shutdown.drain.cancelled() => return Ok(()),
+            why = embedded.router_lost() => {
+                tracing::error!(why, "the router lost its lease, starting it anew");
+                embedded.restart_router().await?;
+            }
+        }
+    }
+}

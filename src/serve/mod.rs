@@ -1,0 +1,16 @@
+//! One process at work.
+//!
+//! - [`process`]: what all kinds have in common: telemetry, signals, readiness, the admin socket
+//! - [`cell`]: the router that is at work now; it may be replaced when its lease was lost
+//! - [`embedded`]: all tiers in one process; [`lock`]: its data directory has one user
+//! - [`edge`], [`router`], [`storage`]: one tier each
+//! - [`welcome`]: what is said at the start
+
+pub mod cell;
+pub mod edge;
+pub mod embedded;
+pub mod lock;
+pub mod process;
+pub mod router;
+pub mod storage;
+pub mod welcome;

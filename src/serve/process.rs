@@ -1,0 +1,189 @@
+//! What all kinds of processes have in common: telemetry, signals, readiness, the admin socket.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use anyhow::Context;
+use sestina_api::admin::AdminHandler;
+use sestina_config::{Config, Role};
+use sestina_edge::tls::CertStore;
+use sestina_rpc::{RpcServer, RunningServer, Security};
+use sestina_runtime::shutdown::{self, Shutdown};
+use sestina_runtime::spawn::Tasks;
+use sestina_telemetry::http::Ready;
+use sestina_telemetry::{Guard, Metrics};
+use tokio::sync::watch;
+
+/// How often readiness is looked at for those that are told of changes.
+const LOOK: Duration = Duration::from_millis(250);
+/// How long tasks and servers have to end.
+pub const LAST: Duration = Duration::from_secs(5);
+
+/// Reads the configuration again, from where it was read at the start.
+pub type Reread = Box<dyn Fn() -> Result<Config, sestina_config::ConfigErrors> + Send + Sync>;
+
+/// A process that has begun.
+pub struct Process {
+    /// Its configuration.
+    pub config: Config,
+    /// What the operator asks for.
+    pub shutdown: Shutdown,
+    /// Its tasks.
+    pub tasks: Tasks,
+    /// Its metrics.
+    pub metrics: Arc<Metrics>,
+    guard: Arc<Guard>,
+    draining: Arc<AtomicBool>,
+    reread: Option<Reread>,
+}
+
+impl Process {
+    /// Sets up telemetry and signals.
+    pub fn begin(config: Config, role: Role, reread: Reread) -> anyhow::Result<Process> {
+        let guard = sestina_telemetry::init(&config.telemetry, role.as_str(), &config.node.name)?;
+        sestina_runtime::faults_from_env()?;
+        let (shutdown, signals) = shutdown::listen().context("cannot listen for signals")?;
+        let tasks = Tasks::new("process");
+        tasks.spawn("signals", {
+            let token = tasks.token();
+            async move {
+                tokio::select! {
+                    () = signals.run() => {}
+                    () = token.cancelled() => {}
+                }
+            }
+        });
+        let metrics = guard.metrics.clone();
+        tracing::info!(
+            version = env!("CARGO_PKG_VERSION"),
+            role = role.as_str(),
+            node = config.node.name,
+            "starting"
+        );
+        Ok(Process {
+            config,
+            shutdown,
+            tasks,
+            metrics,
+            guard: Arc::new(guard),
+            draining: Arc::default(),
+            reread: Some(reread),
+        })
+    }
+
+    /// Serves `/metrics`, `/health` and `/ready`; what is returned tells of readiness too.
+    pub async fn announce(&self, ready: Ready) -> anyhow::Result<watch::Receiver<bool>> {
+        let draining = self.draining.clone();
+        let ready: Ready = Arc::new(move || {
+            if draining.load(Ordering::Acquire) {
+                return Err("draining".to_owned());
+            }
+            ready()
+        });
+        let addresses = &self.config.telemetry.prometheus;
+        sestina_telemetry::http::serve(&self.tasks, addresses, self.metrics.clone(), ready.clone())
+            .await?;
+        let (tell, told) = watch::channel(false);
+        let token = self.tasks.token();
+        self.tasks.spawn("readiness", async move {
+            let mut last = String::from("starting");
+            loop {
+                let reason = ready().err().unwrap_or_default();
+                if reason != last {
+                    match reason.as_str() {
+                        "" => tracing::info!("ready"),
+                        reason => tracing::warn!(reason, "not ready"),
+                    }
+                    tell.send_replace(reason.is_empty());
+                    last = reason;
+                }
+                tokio::select! {
+                    () = token.cancelled() => return,
+                    () = tokio::time::sleep(LOOK) => {}
+                }
+            }
+        });
+        Ok(told)
+    }
+
+    /// Serves the administrator's commands on the unix socket.
+    pub async fn admin_socket(
+        &self,
+        handler: Arc<dyn AdminHandler>,
+    ) -> anyhow::Result<RunningServer> {
+        let path = crate::cli::socket(&self.config);
+        if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
+            std::fs::create_dir_all(folder)
+                .with_context(|| format!("cannot create {}; set admin.socket", folder.display()))?;
+        }
+        Ok(RpcServer::new(Security::Plaintext).admin(handler).listen_unix(&path).await?)
+    }
+
+    /// Reads again at SIGHUP what can be read again: certificates and the log filter.
+    pub fn reload_on_hangup(&mut self, certs: Option<Arc<CertStore>>, security: Option<Security>) {
+        let Some(reread) = self.reread.take() else { return };
+        let (mut reloads, guard) = (self.shutdown.reloads.clone(), self.guard.clone());
+        let token = self.tasks.token();
+        if let Some(certs) = &certs {
+            self.tasks.spawn("certificates", certs.clone().watch(self.tasks.token()));
+        }
+        self.tasks.spawn("reload", async move {
+            loop {
+                tokio::select! {
+                    () = token.cancelled() => return,
+                    changed = reloads.changed() => if changed.is_err() { return },
+                }
+                match reread() {
+                    Ok(config) => {
+                        if let Err(error) = guard.set_log_filter(&config.telemetry.log) {
+                            tracing::error!(%error, "the log filter stays as it was");
+                        }
+                    }
+                    Err(errors) => {
+                        tracing::error!(%errors, "the configuration is wrong, nothing of it is used");
+                    }
+                }
+                if let Some(certs) = certs.clone() {
+                    let done = tokio::task::spawn_blocking(move || certs.reload()).await;
+                    if let Ok(Err(error)) = done {
+                        tracing::error!(%error, "the certificates stay as they were");
+                    }
+                }
+                if let Some(Security::Mutual(tls)) = &security
+                    && let Err(error) = tls.reload()
+                {
+                    tracing::error!(%error, "the certificates between tiers stay as they were");
+                }
+            }
+        });
+    }
+
+    /// From now on this process says that it is not ready.
+    pub fn begin_draining(&self) {
+        self.draining.store(true, Ordering::Release);
+    }
+
+    /// Waits for `work`, unless the operator asks to end at once, or it takes too long.
+    pub async fn unless_now(&self, work: impl Future<Output = ()>) {
+        let limit = *self.config.node.drain_timeout;
+        tokio::select! {
+            () = self.shutdown.now.cancelled() => {}
+            done = tokio::time::timeout(limit, work) => if done.is_err() {
+                tracing::warn!(?limit, "draining took too long, ending without the rest");
+            },
+        }
+    }
+
+    /// Ends the tasks, and exports what telemetry has left.
+    pub async fn end(self) {
+        self.tasks.shutdown();
+        if let Err(error) = self.tasks.join(LAST).await {
+            tracing::warn!(%error, "tasks did not end in time");
+        }
+        tracing::info!("ended");
+        if let Ok(guard) = Arc::try_unwrap(self.guard) {
+            guard.shutdown().await;
+        }
+    }
+}

@@ -1,0 +1,188 @@
+//! The router tier as a process.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use sestina_api::lease::LeaseAuthority;
+use sestina_api::shadow::Shadow;
+use sestina_api::store::Stores;
+use sestina_certs::Role as CertRole;
+use sestina_cluster::lease_storage::StorageLeases;
+use sestina_config::Config;
+use sestina_proto as proto;
+use sestina_router::{Router, RouterDeps, RouterEnd};
+use sestina_rpc::{Dialer, GrpcPeerConnector, GrpcStores, RpcServer, RunningServer, Security};
+use sestina_runtime::backoff::Backoff;
+use sestina_runtime::clock::BootClock;
+use sestina_sessions::{MemoryLeases, MemoryShadow, RedisLeases, RedisShadow};
+use sestina_telemetry::Authority;
+use tokio::sync::watch;
+
+use super::cell::{RouterCell, Running};
+use super::process::{LAST, Process};
+use crate::admin::RouterAdmin;
+use crate::compose;
+use crate::metrics::{MeteredLeases, metered_stores};
+
+/// How often a port that our own last server still holds is tried again.
+const LISTEN_TRIES: u32 = 10;
+
+/// What outlives a router that lost its lease.
+struct Around {
+    security: Security,
+    dialer: Arc<Dialer>,
+    stores: Arc<dyn Stores>,
+    shadow: Arc<dyn Shadow>,
+    shadow_leases: Arc<dyn LeaseAuthority>,
+    ready: watch::Receiver<bool>,
+    admin: Arc<RouterAdmin>,
+    cell: RouterCell,
+}
+
+/// Serves until the operator asks to end.
+pub async fn run(mut process: Process) -> anyhow::Result<()> {
+    let served = Box::pin(serve(&mut process)).await;
+    process.end().await;
+    served
+}
+
+async fn serve(process: &mut Process) -> anyhow::Result<()> {
+    let config = process.config.clone();
+    let security = compose::security(&config)?;
+    compose::check_own_certificate(&security, CertRole::Router);
+    process.reload_on_hangup(None, Some(security.clone()));
+    let dialer = Dialer::new(security.clone());
+    let storages = compose::targets("cluster.storages", &config.cluster.storages)?;
+    let stores: Arc<dyn Stores> = Arc::new(GrpcStores::new(dialer.clone(), storages));
+    let stores = metered_stores(stores, process.metrics.clone());
+    let (shadow, shadow_leases) = live_state(&config)?;
+    let cell = RouterCell::new();
+    let admin = RouterAdmin::new(
+        &config,
+        cell.clone(),
+        stores.clone(),
+        Some(dialer.clone()),
+        None,
+        process.metrics.clone(),
+    );
+    let readiness = cell.clone();
+    let ready = process.announce(Arc::new(move || readiness.ready())).await?;
+    process.tasks.spawn("whole", admin.clone().watch_whole(process.tasks.token()));
+    let socket = process.admin_socket(admin.clone()).await?;
+    let around =
+        Around { security, dialer, stores, shadow, shadow_leases, ready, admin, cell };
+    let served = Box::pin(until_asked(process, &config, &around)).await;
+    socket.shutdown(LAST).await;
+    around.dialer.shutdown().await;
+    served
+}
+
+/// Redis, or memory where a single router is tried out.
+fn live_state(config: &Config) -> anyhow::Result<(Arc<dyn Shadow>, Arc<dyn LeaseAuthority>)> {
+    Ok(match compose::redis(config) {
+        Some(redis) => {
+            (Arc::new(RedisShadow::connect(&redis)?), Arc::new(RedisLeases::connect(&redis)?))
+        }
+        None => {
+            tracing::warn!("live state is kept in memory: right for a single router on trial only");
+            (Arc::new(MemoryShadow::new()), Arc::new(MemoryLeases::new(Arc::new(BootClock))))
+        }
+    })
+}
+
+/// Runs one router after the other: one that lost its lease is replaced by a new incarnation.
+async fn until_asked(
+    process: &Process,
+    config: &Config,
+    around: &Around,
+) -> anyhow::Result<()> {
+    loop {
+        let started = tokio::select! {
+            started = start(process, config, around) => started?,
+            () = process.shutdown.drain.cancelled() => return Ok(()),
+        };
+        let (router, server) = started;
+        let lost = tokio::select! {
+            end = router.lost() => Some(end),
+            () = process.shutdown.drain.cancelled() => None,
+        };
+        if lost.is_none() {
+            process.begin_draining();
+            process
+                .unless_now(async {
+                    if !router.drain(*config.node.drain_timeout).await {
+                        tracing::warn!("no other router took the slots in time");
+                    }
+                })
+                .await;
+        }
+        around.cell.take();
+        // The lanes end first: what others send next goes to where the slots are now.
+        server.shutdown(Duration::from_secs(1)).await;
+        router.shutdown(LAST).await;
+        match lost {
+            None => return Ok(()),
+            Some(RouterEnd::Stopped) => anyhow::bail!("the router stopped by itself; see the log"),
+            Some(RouterEnd::LeaseLost(why)) => {
+                tracing::error!(why, "the lease is lost, starting anew with another incarnation");
+            }
+        }
+    }
+}
+
+async fn start(
+    process: &Process,
+    config: &Config,
+    around: &Around,
+) -> anyhow::Result<(Arc<Router>, RunningServer)> {
+    let node =
+        compose::node(&config.node.name, proto::NodeRole::Router, &compose::address(config));
+    let shadow_leases = MeteredLeases::new(
+        around.shadow_leases.clone(),
+        Authority::Redis,
+        &node,
+        process.metrics.clone(),
+    );
+    let storage_leases = MeteredLeases::new(
+        Arc::new(StorageLeases::new(around.stores.clone())),
+        Authority::Storage,
+        &node,
+        process.metrics.clone(),
+    );
+    let router = Router::start(RouterDeps {
+        config: compose::router(config, false),
+        node: node.clone(),
+        stores: around.stores.clone(),
+        shadow: around.shadow.clone(),
+        shadow_leases: shadow_leases.clone(),
+        storage_leases: storage_leases.clone(),
+        peers: Arc::new(GrpcPeerConnector::new(around.dialer.clone())),
+        terms: compose::lease_terms(config),
+        metrics: process.metrics.clone(),
+    })
+    .await?;
+    let router = Arc::new(router);
+    let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_millis(500));
+    for tries in 1.. {
+        let server = RpcServer::new(around.security.clone())
+            .router(router.acceptor())
+            .admin(around.admin.clone())
+            .health(around.ready.clone());
+        match server.listen(config.cluster.listen).await {
+            Ok(server) => {
+                around.cell.set(Running { router: router.clone(), node, shadow_leases, storage_leases });
+                return Ok((router, server));
+            }
+            Err(error) if tries >= LISTEN_TRIES => {
+                router.shutdown(LAST).await;
+                return Err(error).context("change cluster.listen");
+            }
+            Err(error) => {
+                tracing::warn!(%error, "trying again");
+                backoff.wait().await;
+            }
+        }
+    }
+    anyhow::bail!("the router could not listen")
+}

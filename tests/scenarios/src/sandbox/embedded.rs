@@ -1,0 +1,103 @@
+//! All tiers in one place.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Result;
+use sestina_api::link::{RouterAcceptor, RouterConnector};
+use sestina_api::peer::PeerConnector;
+use sestina_api::store::Stores;
+use sestina_cluster::lease::LeaseTerms;
+use sestina_cluster::lease_storage::StorageLeases;
+use sestina_edge::metrics::Tally;
+use sestina_edge::Edge;
+use sestina_proto as proto;
+use sestina_router::{Router, RouterDeps};
+use sestina_rpc::{CodecPeerConnector, CodecRouterConnector, CodecStores};
+use sestina_runtime::clock::BootClock;
+use sestina_sessions::{MemoryLeases, MemoryShadow};
+use sestina_storage::{Storage, StorageConfig};
+use tempfile::TempDir;
+
+use super::direct::{NoPeers, OneRouter};
+use super::{EdgeAddress, settings};
+
+pub(super) struct Embedded {
+    storage: Arc<Storage>,
+    pub(super) stores: Arc<dyn Stores>,
+    pub(super) router: Arc<Router>,
+    pub(super) edge: Edge,
+    address: EdgeAddress,
+    folder: TempDir,
+}
+
+impl Embedded {
+    pub(super) async fn start(codec: bool) -> Result<Embedded> {
+        let folder = tempfile::tempdir()?;
+        let url = format!("sqlite:{}", folder.path().join("sestina.db").display());
+        let storage = Storage::open(StorageConfig::new(url)).await?;
+        let mut stores: Arc<dyn Stores> = storage.clone();
+        let mut peers: Arc<dyn PeerConnector> = Arc::new(NoPeers);
+        if codec {
+            stores = Arc::new(CodecStores(stores));
+            peers = Arc::new(CodecPeerConnector(peers));
+        }
+        let mut config = settings::router_config();
+        config.shadow = false;
+        config.ack_settled = true;
+        let node = proto::Node {
+            name: "one".to_owned(),
+            incarnation: rand::random::<u64>().max(1),
+            role: proto::NodeRole::Router.into(),
+            ..Default::default()
+        };
+        let router = Router::start(RouterDeps {
+            config,
+            node,
+            stores: stores.clone(),
+            shadow: Arc::new(MemoryShadow::new()),
+            shadow_leases: Arc::new(MemoryLeases::new(Arc::new(BootClock))),
+            storage_leases: Arc::new(StorageLeases::new(stores.clone())),
+            peers,
+            terms: LeaseTerms::default(),
+            metrics: sestina_telemetry::Metrics::new(),
+        })
+        .await?;
+        let acceptor: Arc<dyn RouterAcceptor> = router.acceptor();
+        let mut connector: Arc<dyn RouterConnector> = Arc::new(OneRouter(acceptor));
+        if codec {
+            connector = Arc::new(CodecRouterConnector(connector));
+        }
+        let edge = Edge::start(
+            settings::edge_config("one-edge"),
+            settings::certificates(folder.path())?,
+            None,
+            connector,
+            Arc::new(Tally::default()),
+        )?;
+        let address = settings::address_of(&edge)?;
+        Ok(Embedded {
+            storage,
+            stores,
+            router: Arc::new(router),
+            edge,
+            address,
+            folder,
+        })
+    }
+
+    pub(super) fn certificate(&self) -> Result<String> {
+        settings::certificate(self.folder.path())
+    }
+
+    pub(super) fn address(&self) -> EdgeAddress {
+        self.address
+    }
+
+    pub(super) async fn stop(self) -> Result<()> {
+        self.edge.shutdown().await;
+        self.router.shutdown(Duration::from_secs(5)).await;
+        self.storage.close().await;
+        Ok(())
+    }
+}

@@ -1,0 +1,282 @@
+//! A cluster of real processes on this machine.
+//!
+//! Every process has a loopback address of its own and listens there on the usual ports, so the
+//! settings are those of `deploy/compose/*.toml`; only what the environment adds differs. Each
+//! fleet takes a random /24 of 127.0.0.0/8: several may run at once.
+//!
+//! - [`spec`]: what to start; [`node`]: one process of it
+
+mod node;
+mod spec;
+
+pub(crate) use node::{Node, Role};
+pub(crate) use spec::FleetSpec;
+
+use std::fs;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use sestina_testkit::wait_for;
+
+use crate::child::{Process, Spec};
+use crate::rng::Rng;
+use crate::sestina::{Admin, issue_certificate};
+
+const CLUSTER_PORT: u16 = 5290;
+const PROXY_PORT: u16 = 5291;
+/// The last part of the address of the proxy in front of the edges.
+const FRONT: u8 = 200;
+
+/// A running cluster.
+pub(crate) struct Fleet {
+    /// All processes: storages, routers, edges, in the order in which they were started.
+    pub(crate) nodes: Vec<Node>,
+    /// Certificates: the authority is `ca.pem`.
+    pub(crate) certs: PathBuf,
+    base: [u8; 2],
+    spec: FleetSpec,
+}
+
+impl Fleet {
+    /// Starts all processes and waits until each says that it is ready.
+    pub(crate) fn start(spec: FleetSpec) -> Result<Fleet> {
+        let base = free_subnet()?;
+        let certs = spec.folder.join("certs");
+        let mut fleet = Fleet {
+            nodes: Vec::new(),
+            certs,
+            base,
+            spec,
+        };
+        let all = fleet.members();
+        fs::create_dir_all(&fleet.certs)?;
+        fs::create_dir_all(&fleet.spec.logs)?;
+        for (role, number) in &all {
+            let sans = [fleet.ip(*role, *number).to_string()];
+            let name = role.name(*number);
+            issue_certificate(&fleet.spec.binary, &fleet.certs, &name, role.word(), &sans)?;
+        }
+        // Clients meet this one on every edge.
+        let domain = fleet.spec.domain.clone();
+        issue_certificate(&fleet.spec.binary, &fleet.certs, &domain, "edge", &[])?;
+        for (role, number) in all {
+            let node = fleet.launch(role, number)?;
+            fleet.nodes.push(node);
+        }
+        fleet.wait_ready(Duration::from_secs(60))?;
+        Ok(fleet)
+    }
+
+    fn members(&self) -> Vec<(Role, usize)> {
+        let count = |role| match role {
+            Role::Storage => self.spec.storages,
+            Role::Router => self.spec.routers,
+            Role::Edge => self.spec.edges,
+        };
+        [Role::Storage, Role::Router, Role::Edge]
+            .into_iter()
+            .flat_map(|role| (1..=count(role)).map(move |number| (role, number)))
+            .collect()
+    }
+
+    /// The address of a process.
+    fn ip(&self, role: Role, number: usize) -> Ipv4Addr {
+        let last = role.first_address() + u8::try_from(number).unwrap_or(0);
+        Ipv4Addr::new(127, self.base[0], self.base[1], last)
+    }
+
+    /// The address of the proxy in front of the edges, whose PROXY headers they believe.
+    pub(crate) fn front(&self) -> Ipv4Addr {
+        Ipv4Addr::new(127, self.base[0], self.base[1], FRONT)
+    }
+
+    /// Where the other tiers reach a process: through its proxy, if there are proxies.
+    fn advertised(&self, role: Role, number: usize) -> String {
+        let port = if self.spec.proxies && role != Role::Edge {
+            PROXY_PORT
+        } else {
+            CLUSTER_PORT
+        };
+        format!("{}:{port}", self.ip(role, number))
+    }
+
+    fn peers(&self, role: Role) -> String {
+        self.members()
+            .into_iter()
+            .filter(|(other, _)| *other == role)
+            .map(|(other, number)| self.advertised(other, number))
+            .collect::<Vec<_>>()
+            .join(",")
+    }
+
+    fn launch(&self, role: Role, number: usize) -> Result<Node> {
+        let name = role.name(number);
+        let ip = self.ip(role, number);
+        let folder = self.spec.folder.join(&name);
+        fs::create_dir_all(&folder)
+            .with_context(|| format!("cannot make {}", folder.display()))?;
+        let proxy = (self.spec.proxies && role != Role::Edge)
+            .then(|| {
+                let at = |port| SocketAddr::new(IpAddr::V4(ip), port);
+                crate::proxy::Proxy::start(at(PROXY_PORT), at(CLUSTER_PORT))
+            })
+            .transpose()?;
+        let socket = folder.join("admin.sock");
+        let process = Process::start(Spec {
+            program: self.spec.binary.clone(),
+            arguments: vec![
+                role.word().into(),
+                "--config".into(),
+                role.settings().into(),
+            ],
+            environment: self.environment(role, number, &folder, &socket),
+            log: self.spec.logs.join(format!("{name}.log")),
+            folder,
+            user: None,
+            name,
+        })?;
+        Ok(Node {
+            role,
+            ip,
+            process,
+            proxy,
+            admin: Admin {
+                binary: self.spec.binary.clone(),
+                socket,
+            },
+        })
+    }
+
+    /// What the environment adds to the settings, as docker-compose.yml does.
+    fn environment(
+        &self,
+        role: Role,
+        number: usize,
+        folder: &std::path::Path,
+        socket: &std::path::Path,
+    ) -> Vec<(String, String)> {
+        let name = role.name(number);
+        let ip = self.ip(role, number);
+        let certificate = |name: &str, end: &str| {
+            let path = self.certs.join(format!("{name}.{end}"));
+            path.display().to_string()
+        };
+        let mut set: Vec<(&str, String)> = vec![
+            ("NODE__NAME", name.clone()),
+            ("NODE__DATA_DIR", folder.display().to_string()),
+            ("ADMIN__SOCKET", socket.display().to_string()),
+            ("HOST__0__DOMAIN", self.spec.domain.clone()),
+            ("CLUSTER__LISTEN", format!("{ip}:{CLUSTER_PORT}")),
+            ("CLUSTER__ADVERTISE", self.advertised(role, number)),
+            ("CLUSTER__TLS_CA", certificate("ca", "pem")),
+            ("CLUSTER__TLS_CERTIFICATE", certificate(&name, "pem")),
+            ("CLUSTER__TLS_KEY", certificate(&name, "key")),
+            ("TELEMETRY__PROMETHEUS", format!("{ip}:9090")),
+        ];
+        match role {
+            Role::Storage => set.push(("STORAGE__URL", self.spec.postgres.clone())),
+            Role::Router => set.extend([
+                ("REDIS__URLS", self.spec.redis.clone()),
+                ("CLUSTER__ROUTERS", self.peers(Role::Router)),
+                ("CLUSTER__STORAGES", self.peers(Role::Storage)),
+            ]),
+            Role::Edge => set.extend([
+                ("CLUSTER__ROUTERS", self.peers(Role::Router)),
+                ("EDGE__C2S", format!("{ip}:5222")),
+                ("EDGE__C2S_TLS", format!("{ip}:5223")),
+                ("EDGE__HTTP", format!("{ip}:5280")),
+                ("EDGE__HTTPS", format!("{ip}:5281")),
+                ("EDGE__TLS__CERTIFICATE", certificate(&self.spec.domain, "pem")),
+                ("EDGE__TLS__KEY", certificate(&self.spec.domain, "key")),
+                ("EDGE__PROXY_PROTOCOL", format!("{}/32", self.front())),
+            ]),
+        }
+        let own = set
+            .into_iter()
+            .map(|(key, value)| (format!("{}{key}", sestina_config::load::ENV_PREFIX), value));
+        own.chain(self.spec.environment.iter().cloned()).collect()
+    }
+
+    /// Waits until every process says that it is ready; fails at once if one has ended.
+    pub(crate) fn wait_ready(&mut self, limit: Duration) -> Result<()> {
+        for node in &mut self.nodes {
+            node.wait_ready(limit)?;
+        }
+        Ok(())
+    }
+
+    /// Whether the cluster can take the next fault; an error says what is missing.
+    pub(crate) fn check_whole(&self) -> Result<()> {
+        let router = self
+            .of(Role::Router)
+            .next()
+            .context("the fleet has no router")?;
+        let status = router.admin.status()?;
+        ensure!(
+            status["whole"].as_bool() == Some(true),
+            "not whole: {status}"
+        );
+        Ok(())
+    }
+
+    /// Waits until [`Fleet::check_whole`].
+    pub(crate) fn wait_whole(&self, limit: Duration) -> Result<()> {
+        wait_for("the cluster to be whole", limit, || self.check_whole())
+    }
+
+    /// The processes of one tier.
+    pub(crate) fn of(&self, role: Role) -> impl Iterator<Item = &Node> {
+        self.nodes.iter().filter(move |node| node.role == role)
+    }
+
+    /// The `host:port` of a listener of every edge.
+    pub(crate) fn edges(&self, port: u16) -> Vec<String> {
+        self.of(Role::Edge)
+            .map(|node| format!("{}:{port}", node.ip))
+            .collect()
+    }
+
+    /// Adds accounts through a storage process.
+    pub(crate) fn add_users(&self, users: &[(String, String)]) -> Result<()> {
+        let storage = self
+            .of(Role::Storage)
+            .next()
+            .context("the fleet has no storage process")?;
+        users
+            .iter()
+            .try_for_each(|(bare, password)| storage.admin.add_user(bare, password))
+    }
+
+    /// Ends all processes as an administrator would: edges, routers, storages.
+    pub(crate) fn stop(&mut self, limit: Duration) {
+        for node in self.nodes.iter_mut().rev() {
+            node.process.stop(limit);
+        }
+    }
+}
+
+/// A /24 of loopback addresses on which nobody listens.
+fn free_subnet() -> Result<[u8; 2]> {
+    let mut rng = Rng::new(u64::from(std::process::id()) ^ started());
+    for _ in 0..100 {
+        let base = [rng.between(1, 254) as u8, rng.between(1, 254) as u8];
+        let probes = [Role::Edge, Role::Router, Role::Storage];
+        let free = probes.iter().all(|role| {
+            let ip = Ipv4Addr::new(127, base[0], base[1], role.first_address() + 1);
+            TcpListener::bind((ip, CLUSTER_PORT)).is_ok()
+        });
+        if free {
+            return Ok(base);
+        }
+    }
+    anyhow::bail!("found no free loopback addresses; more than one 127.0.0.x is needed (Linux)")
+}
+
+/// Something that differs from one start of this tool to the next.
+fn started() -> u64 {
+    std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .map_or(0, |since| u64::from(since.subsec_nanos()))
+}

@@ -1,0 +1,96 @@
+//! One process of a fleet.
+
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use sestina_testkit::wait_for;
+
+use crate::child::Process;
+use crate::proxy::Proxy;
+use crate::sestina::Admin;
+
+/// A tier.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Role {
+    Edge,
+    Router,
+    Storage,
+}
+
+impl Role {
+    /// As the command line and certificates name it.
+    pub(crate) fn word(self) -> &'static str {
+        match self {
+            Role::Edge => "edge",
+            Role::Router => "router",
+            Role::Storage => "storage",
+        }
+    }
+
+    /// The name of its n-th process, as in docker-compose.yml.
+    pub(crate) fn name(self, number: usize) -> String {
+        format!("{}-{number}", self.word())
+    }
+
+    /// The settings that its processes share.
+    pub(crate) fn settings(self) -> PathBuf {
+        let file = format!("deploy/compose/{}.toml", self.word());
+        crate::repo::root().join(file)
+    }
+
+    /// Its processes have the addresses after this one.
+    pub(super) fn first_address(self) -> u8 {
+        match self {
+            Role::Edge => 10,
+            Role::Router => 30,
+            Role::Storage => 50,
+        }
+    }
+}
+
+/// See the module.
+pub(crate) struct Node {
+    pub(crate) role: Role,
+    pub(crate) ip: Ipv4Addr,
+    pub(crate) process: Process,
+    /// Between it and those that call it.
+    pub(crate) proxy: Option<Proxy>,
+    pub(crate) admin: Admin,
+}
+
+impl Node {
+    /// Waits for its readiness; fails at once if it has ended.
+    pub(crate) fn wait_ready(&mut self, limit: Duration) -> Result<()> {
+        let (process, address) = (&mut self.process, SocketAddr::from((self.ip, 9090)));
+        let mut ended = None;
+        let what = format!("{} to be ready", process.name());
+        wait_for(&what, limit, || {
+            if let Err(error) = process.check() {
+                // No use to wait for a dead one.
+                ended = Some(error);
+                return Ok(());
+            }
+            ready(address)
+        })?;
+        ended.map_or(Ok(()), Err)
+    }
+}
+
+/// Asks a process for its readiness.
+pub(crate) fn ready(address: SocketAddr) -> Result<()> {
+    let limit = Duration::from_secs(2);
+    let mut stream = TcpStream::connect_timeout(&address, limit)?;
+    stream.set_read_timeout(Some(limit))?;
+    stream.write_all(b"GET /ready HTTP/1.1\r\nHost: xtask\r\nConnection: close\r\n\r\n")?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    ensure!(
+        answer.starts_with("HTTP/1.1 200"),
+        "{}",
+        answer.lines().last().unwrap_or("no answer")
+    );
+    Ok(())
+}

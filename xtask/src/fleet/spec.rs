@@ -1,0 +1,27 @@
+//! What to start.
+
+use std::path::PathBuf;
+
+/// The shape of a fleet and what it stands on.
+#[derive(Clone, Debug)]
+pub(crate) struct FleetSpec {
+    /// The `sestina` binary.
+    pub(crate) binary: PathBuf,
+    pub(crate) edges: usize,
+    pub(crate) routers: usize,
+    pub(crate) storages: usize,
+    /// Put a proxy in front of each router and storage process, to cut lanes.
+    pub(crate) proxies: bool,
+    /// The domain of the first host.
+    pub(crate) domain: String,
+    /// URL of the Redis server.
+    pub(crate) redis: String,
+    /// URL of the PostgreSQL database.
+    pub(crate) postgres: String,
+    /// Further variables for all processes.
+    pub(crate) environment: Vec<(String, String)>,
+    /// For data, certificates and sockets; short, because socket paths are limited.
+    pub(crate) folder: PathBuf,
+    /// For logs.
+    pub(crate) logs: PathBuf,
+}
