@@ -80,6 +80,7 @@ impl Embedded {
         // Names of leases are unique, and the router has the process's own.
         let name = format!("{}-edge", config.node.name);
         let mut edge = compose::edge(&config, &name)?;
+        edge.address.clear();
         // Nobody can resume elsewhere, so there is no crowd to spread over time.
         edge.drain_over = edge.drain_over.min(Duration::from_secs(1));
         edge.drain_wait = edge.drain_wait.min(Duration::from_secs(2));

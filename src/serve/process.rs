@@ -87,14 +87,17 @@ impl Process {
         let (tell, told) = watch::channel(false);
         let token = self.tasks.token();
         self.tasks.spawn("readiness", async move {
-            let mut last = String::from("starting");
+            let (mut last, mut was_ready) = (String::from("starting"), false);
             loop {
                 let reason = ready().err().unwrap_or_default();
                 if reason != last {
                     match reason.as_str() {
                         "" => tracing::info!("ready"),
-                        reason => tracing::warn!(reason, "not ready"),
+                        "draining" => tracing::info!("not ready any more: draining"),
+                        reason if was_ready => tracing::warn!(reason, "not ready"),
+                        reason => tracing::info!(reason, "not ready yet"),
                     }
+                    was_ready |= reason.is_empty();
                     tell.send_replace(reason.is_empty());
                     last = reason;
                 }

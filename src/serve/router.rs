@@ -14,8 +14,7 @@ use sestina_proto as proto;
 use sestina_router::{Router, RouterDeps, RouterEnd};
 use sestina_rpc::{Dialer, GrpcPeerConnector, GrpcStores, RpcServer, RunningServer, Security};
 use sestina_runtime::backoff::Backoff;
-use sestina_runtime::clock::BootClock;
-use sestina_sessions::{MemoryLeases, MemoryShadow, RedisLeases, RedisShadow};
+use sestina_sessions::{RedisLeases, RedisShadow};
 use sestina_telemetry::Authority;
 use tokio::sync::watch;
 
@@ -78,17 +77,11 @@ async fn serve(process: &mut Process) -> anyhow::Result<()> {
     served
 }
 
-/// Redis, or memory where a single router is tried out.
+/// Redis, as a store and as a lease authority.
 fn live_state(config: &Config) -> anyhow::Result<(Arc<dyn Shadow>, Arc<dyn LeaseAuthority>)> {
-    Ok(match compose::redis(config) {
-        Some(redis) => {
-            (Arc::new(RedisShadow::connect(&redis)?), Arc::new(RedisLeases::connect(&redis)?))
-        }
-        None => {
-            tracing::warn!("live state is kept in memory: right for a single router on trial only");
-            (Arc::new(MemoryShadow::new()), Arc::new(MemoryLeases::new(Arc::new(BootClock))))
-        }
-    })
+    let redis = compose::redis(config)
+        .context("`redis.mode`: routers share their live state in Redis; set mode and urls")?;
+    Ok((Arc::new(RedisShadow::connect(&redis)?), Arc::new(RedisLeases::connect(&redis)?)))
 }
 
 /// Runs one router after the other: one that lost its lease is replaced by a new incarnation.

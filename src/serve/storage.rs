@@ -5,7 +5,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::Context;
-use sestina_api::store::Stores;
 use sestina_certs::Role as CertRole;
 use sestina_proto as proto;
 use sestina_rpc::RpcServer;

@@ -195,6 +195,9 @@ mod tests {
         .unwrap();
         process.kill();
         let error = process.check().unwrap_err().to_string();
-        assert!(error.contains("sleeper ended") && error.contains("good day"), "{error}");
+        assert!(
+            error.contains("sleeper ended") && error.contains("good day"),
+            "{error}"
+        );
     }
 }

@@ -154,7 +154,11 @@ fn pass(near: TcpStream, far: TcpStream, shared: &Arc<Shared>) -> Result<()> {
         std::thread::spawn(move || {
             pump(from, to, id, &shared);
             let mut state = shared.lock();
-            state.connections.iter().filter(|c| c.id == id).for_each(Connection::cut);
+            state
+                .connections
+                .iter()
+                .filter(|c| c.id == id)
+                .for_each(Connection::cut);
             state.connections.retain(|c| c.id != id);
         });
     }
@@ -177,7 +181,10 @@ fn pump(mut from: TcpStream, mut to: TcpStream, id: u64, shared: &Shared) {
                 .wait_while(shared.lock(), frozen)
                 .unwrap_or_else(PoisonError::into_inner),
         );
-        if to.write_all(buffer.get(..count).unwrap_or_default()).is_err() {
+        if to
+            .write_all(buffer.get(..count).unwrap_or_default())
+            .is_err()
+        {
             return;
         }
     }
@@ -223,10 +230,14 @@ mod tests {
         let mut stream = TcpStream::connect(proxy.address()).unwrap();
         assert_eq!(ask(&mut stream, b'a').unwrap(), b'b');
         proxy.freeze_all(true);
-        stream.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
+        stream
+            .set_read_timeout(Some(Duration::from_millis(200)))
+            .unwrap();
         assert!(ask(&mut stream, b'c').is_err());
         proxy.freeze_all(false);
-        stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        stream
+            .set_read_timeout(Some(Duration::from_secs(10)))
+            .unwrap();
         let mut late = [0];
         stream.read_exact(&mut late).unwrap();
         assert_eq!(late[0], b'd');

@@ -6,6 +6,7 @@ use std::sync::OnceLock;
 
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
+use sestina_testkit::find_program;
 
 /// The top folder of the repository.
 pub(crate) fn root() -> &'static Path {
@@ -21,7 +22,9 @@ pub(crate) fn metadata() -> Result<Value> {
         .output()
         .context("cannot run cargo metadata")?;
     if !output.status.success() {
-        bail!("cargo metadata failed; if Cargo.lock is out of date, run `cargo check` and commit it");
+        bail!(
+            "cargo metadata failed; if Cargo.lock is out of date, run `cargo check` and commit it"
+        );
     }
     serde_json::from_slice(&output.stdout).context("cargo metadata did not print JSON")
 }
@@ -113,34 +116,36 @@ pub(crate) fn build_release(packages: &[&str]) -> Result<PathBuf> {
 
 /// Installs Debian packages unless `program` is there. False if it cannot be had.
 pub(crate) fn have_or_install(program: &str, packages: &[&str]) -> bool {
-    if sestina_testkit::find_program(program).is_some() {
-        return true;
-    }
-    let Some(apt) = sestina_testkit::find_program("apt-get") else {
+    find_program(program).is_some() || (install(packages) && find_program(program).is_some())
+}
+
+/// Installs Debian packages with apt-get; false if that failed.
+pub(crate) fn install(packages: &[&str]) -> bool {
+    let Some(apt) = find_program("apt-get") else {
         return false;
     };
-    let as_root = rustix::process::geteuid().is_root();
-    let call = |arguments: &[&str]| -> bool {
-        let mut command = if as_root {
-            Command::new(&apt)
-        } else {
-            let mut sudo = Command::new("sudo");
-            sudo.args(["-n", "--preserve-env=DEBIAN_FRONTEND,RUNLEVEL"])
-                .arg(&apt);
-            sudo
-        };
-        // Run level 1: the packages' own services are not started.
-        command
-            .args(arguments)
-            .env("DEBIAN_FRONTEND", "noninteractive")
-            .env("RUNLEVEL", "1")
-            .stdin(Stdio::null())
-            .stdout(Stdio::null());
-        command.status().is_ok_and(|status| status.success())
-    };
-    let mut install = vec!["install", "-y", "--no-install-recommends"];
-    install.extend(packages);
     println!("installing {}", packages.join(", "));
-    (call(&install) || (call(&["update"]) && call(&install)))
-        && sestina_testkit::find_program(program).is_some()
+    let mut arguments = vec!["install", "-y", "--no-install-recommends"];
+    arguments.extend(packages);
+    // The lists of packages may be missing or old; fetching them takes time.
+    apt_get(&apt, &arguments) || (apt_get(&apt, &["update"]) && apt_get(&apt, &arguments))
+}
+
+fn apt_get(apt: &Path, arguments: &[&str]) -> bool {
+    let mut command = if rustix::process::geteuid().is_root() {
+        Command::new(apt)
+    } else {
+        let mut sudo = Command::new("sudo");
+        sudo.args(["-n", "--preserve-env=DEBIAN_FRONTEND,RUNLEVEL"])
+            .arg(apt);
+        sudo
+    };
+    // Run level 1: the packages' own services are not started.
+    command
+        .args(arguments)
+        .env("DEBIAN_FRONTEND", "noninteractive")
+        .env("RUNLEVEL", "1")
+        .stdin(Stdio::null())
+        .stdout(Stdio::null());
+    command.status().is_ok_and(|status| status.success())
 }

@@ -138,8 +138,11 @@ impl Planner {
         if self.ask_at.is_none_or(|at| now >= at) {
             self.ask_at = now.checked_add(self.settings.ttl / 3);
             // Not the planner until storage says so again.
-            self.planning = false;
+            let was = std::mem::take(&mut self.planning);
             self.slot_claim(Vec::new()).await?;
+            if self.planning && !was {
+                tracing::info!(name = self.me.name, "this router plans the slot table");
+            }
         }
         Ok(self.planning)
     }
@@ -155,9 +158,6 @@ impl Planner {
             .ports
             .slot_claim(request, self.settings.claim_timeout)
             .await?;
-        if reply.planner && !self.planning {
-            tracing::info!(name = self.me.name, "this router plans the slot table");
-        }
         self.planning = reply.planner;
         Ok(reply.refused_slots)
     }

@@ -13,6 +13,8 @@ mod metrics;
 pub mod modules;
 mod process;
 mod room;
+#[cfg(test)]
+mod sim;
 mod worker;
 
 pub use process::{Router, RouterDeps, RouterEnd, StartError};

@@ -109,7 +109,26 @@ impl Metrics {
     }
 
     pub(crate) fn slot_released(&self) {
-        self.all.slot_events[SlotEvent::HandedOver].inc();
+        self.all.slot_events[SlotEvent::Released].inc();
+    }
+
+    pub(crate) fn slot_fenced(&self) {
+        self.all.slot_events[SlotEvent::Fenced].inc();
+    }
+
+    /// More (or less) waits in a queue.
+    pub(crate) fn waiting(&self, queue: telemetry::Queue, items: i64, bytes: i64) {
+        self.all.queue_items[queue].add(items);
+        self.all.queue_bytes[queue].add(bytes);
+    }
+
+    /// Rows are refused because too many wait for storage.
+    pub(crate) fn backlogged(&self) {
+        self.all.queue_full[telemetry::Queue::Archive].inc();
+    }
+
+    pub(crate) fn settled(&self, kind: proto::StanzaKind) {
+        self.stanza(kind, Outcome::Settled);
     }
 
     pub(crate) fn handover_failed(&self) {

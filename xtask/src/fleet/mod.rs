@@ -5,10 +5,13 @@
 //! fleet takes a random /24 of 127.0.0.0/8: several may run at once.
 //!
 //! - [`spec`]: what to start; [`node`]: one process of it
+//! - [`embedded`]: all tiers in one process
 
+mod embedded;
 mod node;
 mod spec;
 
+pub(crate) use embedded::Embedded;
 pub(crate) use node::{Node, Role};
 pub(crate) use spec::FleetSpec;
 
@@ -115,8 +118,7 @@ impl Fleet {
         let name = role.name(number);
         let ip = self.ip(role, number);
         let folder = self.spec.folder.join(&name);
-        fs::create_dir_all(&folder)
-            .with_context(|| format!("cannot make {}", folder.display()))?;
+        fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
         let proxy = (self.spec.proxies && role != Role::Edge)
             .then(|| {
                 let at = |port| SocketAddr::new(IpAddr::V4(ip), port);
@@ -188,7 +190,10 @@ impl Fleet {
                 ("EDGE__C2S_TLS", format!("{ip}:5223")),
                 ("EDGE__HTTP", format!("{ip}:5280")),
                 ("EDGE__HTTPS", format!("{ip}:5281")),
-                ("EDGE__TLS__CERTIFICATE", certificate(&self.spec.domain, "pem")),
+                (
+                    "EDGE__TLS__CERTIFICATE",
+                    certificate(&self.spec.domain, "pem"),
+                ),
                 ("EDGE__TLS__KEY", certificate(&self.spec.domain, "key")),
                 ("EDGE__PROXY_PROTOCOL", format!("{}/32", self.front())),
             ]),
@@ -207,18 +212,28 @@ impl Fleet {
         Ok(())
     }
 
-    /// Whether the cluster can take the next fault; an error says what is missing.
+    /// Whether the cluster can take the next fault, and all processes of this fleet are part of it;
+    /// an error says what is missing.
     pub(crate) fn check_whole(&self) -> Result<()> {
         let router = self
             .of(Role::Router)
             .next()
             .context("the fleet has no router")?;
         let status = router.admin.status()?;
-        ensure!(
-            status["whole"].as_bool() == Some(true),
-            "not whole: {status}"
-        );
-        Ok(())
+        let missing = &status["missing"];
+        ensure!(status["whole"].as_bool() == Some(true), "{missing}");
+        let processes = status["processes"].as_array();
+        for node in self.nodes.iter().filter(|node| node.role != Role::Storage) {
+            let name = node.process.name();
+            let listed = processes.into_iter().flatten().any(|process| {
+                process["name"].as_str() == Some(name)
+                    && process["draining"].as_bool() != Some(true)
+            });
+            ensure!(listed, "{name} has no lease yet");
+        }
+        self.nodes
+            .iter()
+            .try_for_each(|node| node::ready(SocketAddr::from((node.ip, 9090))))
     }
 
     /// Waits until [`Fleet::check_whole`].
@@ -238,15 +253,15 @@ impl Fleet {
             .collect()
     }
 
-    /// Adds accounts through a storage process.
+    /// Adds accounts.
     pub(crate) fn add_users(&self, users: &[(String, String)]) -> Result<()> {
-        let storage = self
-            .of(Role::Storage)
+        let router = self
+            .of(Role::Router)
             .next()
-            .context("the fleet has no storage process")?;
+            .context("the fleet has no router")?;
         users
             .iter()
-            .try_for_each(|(bare, password)| storage.admin.add_user(bare, password))
+            .try_for_each(|(bare, password)| router.admin.add_user(bare, password))
     }
 
     /// Ends all processes as an administrator would: edges, routers, storages.

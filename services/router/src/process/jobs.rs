@@ -1,14 +1,16 @@
 //! What workers ask of storage and shadow: done in tasks, answered into the worker's mailbox.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use sestina_api::shadow::ShadowError;
 use sestina_api::store::StoreError;
 use sestina_proto as proto;
 use sestina_runtime::backoff::Backoff;
 use sestina_runtime::failpoint;
-use sestina_telemetry::Lost;
+use sestina_telemetry::trace::span_from_traceparent;
+use sestina_telemetry::{Lost, StoreOp};
+use tracing::{Instrument as _, Span};
 
 use super::Shared;
 use crate::worker::core::Job;
@@ -18,19 +20,25 @@ use crate::worker::work::WorkId;
 /// How long a client's question may wait for storage.
 const QUESTION: Duration = Duration::from_secs(5);
 
-/// Starts a job of a worker.
-pub(super) fn start(shared: &Arc<Shared>, worker: u32, job: Job) {
+/// Starts a job of a worker. Of the sampled stanzas that it serves together, `traces`, each gets a
+/// span; the call to storage is shown in the trace of the first.
+pub(super) fn start(shared: &Arc<Shared>, worker: u32, job: Job, traces: &[Arc<str>]) {
     let this = shared.clone();
-    shared.tasks.spawn("job", async move {
+    let mut spans = traces.iter().map(|trace| span_from_traceparent("archive", trace));
+    let first = spans.next().unwrap_or_else(Span::none);
+    let others: Vec<Span> = spans.collect();
+    let task = async move {
         let token = this.tasks.token();
         let done = tokio::select! {
             () = token.cancelled() => return,
             done = run(&this, job) => done,
         };
+        drop(others);
         if let Some(done) = done {
             this.push(worker, Input::Done(done));
         }
-    });
+    };
+    shared.tasks.spawn("job", task.instrument(first));
 }
 
 async fn run(shared: &Arc<Shared>, job: Job) -> Option<JobDone> {
@@ -118,7 +126,9 @@ async fn run(shared: &Arc<Shared>, job: Job) -> Option<JobDone> {
             JobDone::ArchiveQuery { query, page }
         }
         Job::Shadow { slot, epoch, ops } => {
+            let began = Instant::now();
             let result = shared.ports.shadow.apply(slot, epoch, ops).await;
+            shared.metrics.store_seconds[StoreOp::ShadowApply].observe(began.elapsed());
             JobDone::Shadow {
                 slot,
                 epoch,
@@ -128,8 +138,12 @@ async fn run(shared: &Arc<Shared>, job: Job) -> Option<JobDone> {
         Job::ShadowLoad { slot, epoch } => {
             let mut backoff = retry();
             let result = loop {
-                match shared.ports.shadow.load(slot, epoch).await {
+                let began = Instant::now();
+                let loaded = shared.ports.shadow.load(slot, epoch).await;
+                shared.metrics.store_seconds[StoreOp::ShadowLoad].observe(began.elapsed());
+                match loaded {
                     Err(ShadowError::Away(reason)) => {
+                        shared.metrics.store_errors[StoreOp::ShadowLoad].inc();
                         tracing::debug!(slot, reason, "the slot waits for the shadow");
                         backoff.wait().await;
                     }

@@ -1,7 +1,7 @@
 //! Lanes that edges and other routers open to this router, and their questions.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -10,10 +10,13 @@ use sestina_api::link::{EdgeLane, LaneClosed, LinkError, RouterAcceptor, RouterS
 use sestina_api::peer::PeerSink;
 use sestina_proto as proto;
 use sestina_proto::peer_frame::Body as PeerBody;
+use sestina_telemetry::Lane;
 
 use super::Shared;
+use super::worker_task::now_us;
 use crate::worker::core::{LaneRef, PeerRef};
 use crate::worker::input::{Command, Input};
+use crate::worker::passage::{edge_entering, entering};
 
 /// Version of the protocol between tiers that this build speaks.
 pub(crate) const PROTOCOL: u32 = 1;
@@ -30,7 +33,8 @@ struct FromEdge {
 }
 
 impl RouterSink for FromEdge {
-    fn send(&self, frame: proto::ToRouter) -> Result<(), LaneClosed> {
+    fn send(&self, mut frame: proto::ToRouter) -> Result<(), LaneClosed> {
+        edge_entering(&mut frame, now_us());
         let worker = match &frame.body {
             Some(proto::to_router::Body::LaneAck(ack)) => ack.worker,
             _ => frame.slot % u32::try_from(self.shared.workers.len()).unwrap_or(1),
@@ -50,10 +54,7 @@ impl RouterSink for FromEdge {
     }
 
     fn close(&self) {
-        self.shared
-            .edge_lanes
-            .lock()
-            .remove(&(self.lane, self.instance));
+        self.shared.edge_lane_closed((self.lane, self.instance));
         for worker in &self.shared.workers {
             let closed = Input::EdgeLaneClosed {
                 lane: self.lane,
@@ -66,13 +67,24 @@ impl RouterSink for FromEdge {
 }
 
 /// Takes another router's frames to the workers.
-pub(super) struct FromPeer {
-    pub(super) shared: Arc<Shared>,
-    pub(super) peer: PeerRef,
+struct FromPeer {
+    shared: Arc<Shared>,
+    peer: PeerRef,
+    /// Answers go over the lane that this router opens; dropping this one would end it.
+    _back: Arc<dyn PeerSink>,
+    /// Counted among the open lanes.
+    open: AtomicBool,
+}
+
+impl Drop for FromPeer {
+    fn drop(&mut self) {
+        self.close();
+    }
 }
 
 impl PeerSink for FromPeer {
-    fn send(&self, frame: proto::PeerFrame) -> Result<(), LaneClosed> {
+    fn send(&self, mut frame: proto::PeerFrame) -> Result<(), LaneClosed> {
+        entering(&mut frame, now_us());
         match frame.body {
             Some(PeerBody::SlotMap(map)) => {
                 if let Err(error) = self.shared.ports.table.offer(map) {
@@ -82,6 +94,14 @@ impl PeerSink for FromPeer {
             }
             Some(PeerBody::HandOver(order)) => {
                 self.shared.order_hand_over(order);
+                Ok(())
+            }
+            // One of its workers can answer now: what was asked of it goes again.
+            Some(PeerBody::Hello(_)) => {
+                for worker in &self.shared.workers {
+                    let peer = self.peer;
+                    drop(worker.push(Input::PeerReturned { peer }, 0));
+                }
                 Ok(())
             }
             Some(PeerBody::UserChanged(ref changed)) => {
@@ -102,7 +122,12 @@ impl PeerSink for FromPeer {
         }
     }
 
-    fn close(&self) {}
+    fn close(&self) {
+        if self.open.swap(false, Ordering::AcqRel) {
+            self.shared.metrics.lanes[Lane::Peer].dec();
+            self.shared.metrics.lanes_closed[Lane::Peer].inc();
+        }
+    }
 }
 
 impl Shared {
@@ -135,14 +160,54 @@ impl Shared {
                 reason,
             });
         }
-        if hash != self.config.config_hash {
+        let differs = hash != self.config.config_hash;
+        if differs {
             tracing::warn!(
                 peer = who.name,
                 "configured with other hosts or modules than this router"
             );
-            self.metrics.config_mismatches.inc();
         }
+        self.note_mismatch(who.incarnation, differs);
         Ok(())
+    }
+
+    /// Notes whether a process is configured otherwise than this one. One that is gone is not.
+    pub(super) fn note_mismatch(&self, incarnation: u64, differs: bool) {
+        let mut all = self.mismatches.lock();
+        let changed = if differs {
+            all.insert(incarnation)
+        } else {
+            all.remove(&incarnation)
+        };
+        if changed {
+            let count = i64::try_from(all.len()).unwrap_or(i64::MAX);
+            self.metrics.config_mismatches.set(count);
+        }
+    }
+
+    /// A lane of an edge is open.
+    fn edge_lane_opened(&self, lane: (LaneRef, u64), sink: Arc<dyn EdgeLane>) {
+        self.edge_lanes.lock().insert(lane, sink);
+        self.metrics.lanes[Lane::EdgeRouter].inc();
+        self.metrics.lanes_opened[Lane::EdgeRouter].inc();
+    }
+
+    /// It is not (any more).
+    fn edge_lane_closed(&self, lane: (LaneRef, u64)) {
+        if self.edge_lanes.lock().remove(&lane).is_some() {
+            self.metrics.lanes[Lane::EdgeRouter].dec();
+            self.metrics.lanes_closed[Lane::EdgeRouter].inc();
+        }
+    }
+
+    /// This process ends: all lanes of edges do.
+    pub(super) fn close_edge_lanes(&self) {
+        let lanes: Vec<_> = self.edge_lanes.lock().drain().collect();
+        for (_, lane) in lanes {
+            self.metrics.lanes[Lane::EdgeRouter].dec();
+            self.metrics.lanes_closed[Lane::EdgeRouter].inc();
+            lane.close();
+        }
     }
 }
 
@@ -184,10 +249,7 @@ impl RouterAcceptor for Acceptor {
             frames,
         })
         .map_err(away)?;
-        shared
-            .edge_lanes
-            .lock()
-            .insert((lane_ref, instance), lane.clone());
+        shared.edge_lane_opened((lane_ref, instance), lane.clone());
         for worker in &shared.workers {
             let opened = Input::EdgeLane {
                 lane: lane_ref,
@@ -196,6 +258,7 @@ impl RouterAcceptor for Acceptor {
                 sink: lane.clone(),
             };
             if worker.push(opened, 0).is_err() {
+                shared.edge_lane_closed((lane_ref, instance));
                 lane.close();
                 return Err(away(LaneClosed));
             }
@@ -210,18 +273,18 @@ impl RouterAcceptor for Acceptor {
     fn accept_peer(
         &self,
         hello: proto::PeerHello,
-        _lane: Arc<dyn PeerSink>,
+        lane: Arc<dyn PeerSink>,
     ) -> Result<Arc<dyn PeerSink>, LinkError> {
         let node = hello.router.unwrap_or_default();
         self.shared
             .check(&node, hello.protocol, hello.config_hash)?;
-        let peer = PeerRef(node.incarnation);
-        for worker in &self.shared.workers {
-            drop(worker.push(Input::PeerReturned { peer }, 0));
-        }
+        self.shared.metrics.lanes[Lane::Peer].inc();
+        self.shared.metrics.lanes_opened[Lane::Peer].inc();
         Ok(Arc::new(FromPeer {
             shared: self.shared.clone(),
-            peer,
+            open: AtomicBool::new(true),
+            peer: PeerRef(node.incarnation),
+            _back: lane,
         }))
     }
 

@@ -111,6 +111,7 @@ pub(super) async fn refresh(shared: &Shared) -> bool {
             role = node.role,
             "the lease of a process has ended"
         );
+        shared.note_mismatch(node.incarnation, false);
         for worker in &shared.workers {
             drop(worker.push(
                 Input::NodeGone {

@@ -14,7 +14,7 @@ mod peers;
 mod table;
 mod worker_task;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
@@ -107,6 +107,8 @@ pub(crate) struct Shared {
     live: membership::Live,
     credentials: accounts::Cache,
     pub(crate) instances: AtomicU64,
+    /// Processes with other hosts or modules than this one, by incarnation.
+    mismatches: Mutex<HashSet<u64>>,
 }
 
 impl Router {
@@ -171,6 +173,7 @@ impl Router {
             live: membership::Live::default(),
             credentials: accounts::Cache::default(),
             instances: AtomicU64::new(1),
+            mismatches: Mutex::default(),
         });
         let router_metrics = Arc::new(Metrics::new(metrics));
         for (index, receiver) in receivers.into_iter().enumerate() {
@@ -195,6 +198,7 @@ impl Router {
             table::plan(shared.clone(), PlannerSettings::default()),
         );
         shared.tasks.spawn("peers", peers::run(shared.clone()));
+        shared.tasks.spawn("gauges", shared.clone().measure());
         shared
             .tasks
             .spawn("maintenance", jobs::maintain(shared.clone()));
@@ -253,10 +257,7 @@ impl Router {
         if let Err(error) = self.shared.tasks.join(limit).await {
             tracing::warn!(%error, "router tasks did not end in time");
         }
-        let lanes: Vec<_> = self.shared.edge_lanes.lock().drain().collect();
-        for (_, lane) in lanes {
-            lane.close();
-        }
+        self.shared.close_edge_lanes();
         self.shared.lease.release().await;
     }
 

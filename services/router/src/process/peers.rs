@@ -8,6 +8,7 @@ use sestina_api::link::LaneClosed;
 use sestina_api::peer::PeerSink;
 use sestina_proto as proto;
 use sestina_runtime::backoff::Backoff;
+use sestina_telemetry::Lane;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
@@ -92,6 +93,8 @@ async fn keep(shared: Arc<Shared>, node: proto::Node, stop: CancellationToken) {
         match opened {
             Ok(sink) => {
                 backoff.reset();
+                shared.metrics.lanes[Lane::Peer].inc();
+                shared.metrics.lanes_opened[Lane::Peer].inc();
                 shared
                     .peer_lanes
                     .lock()
@@ -108,6 +111,8 @@ async fn keep(shared: Arc<Shared>, node: proto::Node, stop: CancellationToken) {
                     () = end.ended.notified() => {}
                 }
                 shared.peer_lanes.lock().remove(&node.incarnation);
+                shared.metrics.lanes[Lane::Peer].dec();
+                shared.metrics.lanes_closed[Lane::Peer].inc();
                 for worker in &shared.workers {
                     drop(worker.push(Input::PeerLaneClosed { peer }, 0));
                 }

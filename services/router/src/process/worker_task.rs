@@ -5,10 +5,11 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use sestina_proto as proto;
 use sestina_runtime::clock::BootInstant;
-use sestina_runtime::mailbox::Receiver;
+use sestina_runtime::mailbox::{PushError, Receiver, Sender};
+use sestina_telemetry::{Authority, LeaseEvent, Queue};
 
 use super::{Shared, jobs};
-use crate::worker::core::PeerRef;
+use crate::worker::core::{Job, PeerRef};
 use crate::worker::input::Input;
 use crate::worker::turn::Worker;
 
@@ -16,6 +17,12 @@ use crate::worker::turn::Worker;
 const HURRIED: Duration = Duration::from_millis(5);
 
 pub(super) async fn run(shared: Arc<Shared>, mut worker: Worker, mut inbox: Receiver<Input>) {
+    worker.core.clock = now_us;
+    work(&shared, &mut worker, &mut inbox).await;
+    worker.end();
+}
+
+async fn work(shared: &Arc<Shared>, worker: &mut Worker, inbox: &mut Receiver<Input>) {
     let token = shared.tasks.token();
     let mut inputs = Vec::new();
     let mut others = Vec::new();
@@ -34,10 +41,12 @@ pub(super) async fn run(shared: Arc<Shared>, mut worker: Worker, mut inbox: Rece
         // A process whose lease ran out (it was suspended, or cut off from both authorities) must
         // not act: it waits until it has the lease again, or learns that it lost it.
         if !shared.lease.serving() {
+            shared.lease_event(worker, LeaseEvent::Stopped);
             tokio::select! {
                 () = token.cancelled() => return,
                 waited = shared.lease.wait_serving() => if waited.is_err() { return },
             }
+            shared.lease_event(worker, LeaseEvent::Resumed);
         }
         worker.turn(
             inputs.drain(..),
@@ -50,9 +59,18 @@ pub(super) async fn run(shared: Arc<Shared>, mut worker: Worker, mut inbox: Rece
             shared.dispatch_peer(PeerRef(shared.node.incarnation), frame);
         }
         for job in wanted.drain(..) {
-            jobs::start(&shared, worker.core.worker, job);
+            let traces = match &job {
+                Job::Archive { .. } => std::mem::take(&mut worker.core.archive.flying_traces),
+                _ => Vec::new(),
+            };
+            jobs::start(shared, worker.core.worker, job, &traces);
         }
     }
+}
+
+/// Microseconds of the same clock, modulo 2^32, for how old stanzas are.
+pub(super) fn now_us() -> u32 {
+    (BootInstant::now().as_nanos() / 1_000) as u32
 }
 
 /// Milliseconds of the clock that runs while suspended.
@@ -105,9 +123,46 @@ impl Shared {
     /// Puts an input into a worker's mailbox; false if it is full or gone.
     pub(super) fn push(&self, worker: u32, input: Input) -> bool {
         let bytes = weight(&input);
-        self.workers
-            .get(worker as usize)
-            .is_some_and(|w| w.push(input, bytes).is_ok())
+        let Some(mailbox) = self.workers.get(worker as usize) else {
+            return false;
+        };
+        let pushed = mailbox.push(input, bytes);
+        if let Err(PushError::Full(_)) = &pushed {
+            self.metrics.queue_full[Queue::Worker].inc();
+        }
+        pushed.is_ok()
+    }
+
+    /// Counts what all workers see, once.
+    fn lease_event(&self, worker: &Worker, event: LeaseEvent) {
+        if worker.core.worker == 0 {
+            for authority in [Authority::Redis, Authority::Storage] {
+                self.metrics.lease_events[(authority, event)].inc();
+            }
+        }
+    }
+
+    /// Keeps the gauges of the mailboxes up to date.
+    pub(super) async fn measure(self: Arc<Self>) {
+        const EVERY: Duration = Duration::from_secs(1);
+        let token = self.tasks.token();
+        let (items, bytes) =
+            (&self.metrics.queue_items[Queue::Worker], &self.metrics.queue_bytes[Queue::Worker]);
+        loop {
+            tokio::select! {
+                () = token.cancelled() => break,
+                () = tokio::time::sleep(EVERY) => {}
+            }
+            let sum = |each: fn(&Sender<Input>) -> usize| {
+                i64::try_from(self.workers.iter().map(each).sum::<usize>()).unwrap_or(i64::MAX)
+            };
+            items.set(sum(Sender::len));
+            bytes.set(sum(Sender::bytes));
+        }
+        items.set(0);
+        bytes.set(0);
+        self.metrics.slots_owned.set(0);
+        self.metrics.config_mismatches.set(0);
     }
 
     /// The worker of a slot.

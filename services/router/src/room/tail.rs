@@ -13,6 +13,7 @@ use sestina_xmpp::jid::Jid;
 use super::state::{Emission, Room};
 use crate::chance::HashMap;
 use crate::worker::core::{Core, PeerRef, room_target};
+use crate::worker::passage::Passage;
 use crate::worker::slot::Slot;
 use crate::worker::work::WorkId;
 
@@ -26,6 +27,7 @@ pub(crate) struct TailEvent {
     /// Open until the event is in the shadow (or, without it, until all have it).
     work: Option<WorkId>,
     sent: bool,
+    passage: Passage,
 }
 
 impl TailEvent {
@@ -44,6 +46,7 @@ impl TailEvent {
             targets,
             work: None,
             sent: true,
+            passage: Passage::default(),
         }
     }
 
@@ -98,6 +101,7 @@ impl Slot {
             targets: emission.targets,
             work,
             sent: false,
+            passage: core.passage.clone(),
         };
         let mut set = emission.fields;
         let mut remove = std::mem::take(&mut this.stale_fields);
@@ -180,6 +184,8 @@ impl Slot {
                 mark,
                 variants: event.variants.iter().map(|v| (**v).clone()).collect(),
                 targets: Vec::new(),
+                trace: event.passage.traceparent(),
+                age_us: event.passage.born,
             });
             let mut target = room_target(*slot, *session, *variant);
             let previous = this.last_sent.insert(*session, seq).unwrap_or(0);

@@ -15,6 +15,7 @@ use sestina_proto as proto;
 use sestina_runtime::guard;
 use sestina_xmpp::jid::Jid;
 
+use super::passage::{self, Micros, Passage};
 use super::work::{OnDone, WorkId, Works};
 use crate::chance::HashMap;
 use crate::config::RouterConfig;
@@ -151,8 +152,10 @@ pub(crate) struct Core {
     pub(crate) streams: u64,
     /// Archive pages being read.
     pub(crate) archive_queries: usize,
-    /// Trace context of the stanza in hand.
-    trace: String,
+    /// Time and trace of the stanza in hand.
+    pub(crate) passage: Passage,
+    /// The clock of passages. It stands still unless whoever drives the worker sets it.
+    pub(crate) clock: fn() -> Micros,
     /// Sessions whose mark other slots should learn (sent together at a tick).
     pub(crate) marks_due: Vec<(u16, u128)>,
     marks: HashMap<u16, Vec<proto::Mark>>,
@@ -178,6 +181,12 @@ pub(crate) struct Batch<T> {
     rows: Vec<T>,
     works: Vec<WorkId>,
     bytes: usize,
+    /// Traces of sampled stanzas among the rows.
+    traces: Vec<Arc<str>>,
+    /// Those of the batch taken last; whoever sends it takes them.
+    pub(crate) flying_traces: Vec<Arc<str>>,
+    /// Rows and bytes of the batch taken last.
+    flying: (usize, usize),
     pub(crate) in_flight: bool,
 }
 
@@ -187,6 +196,9 @@ impl<T> Default for Batch<T> {
             rows: Vec::new(),
             works: Vec::new(),
             bytes: 0,
+            traces: Vec::new(),
+            flying_traces: Vec::new(),
+            flying: (0, 0),
             in_flight: false,
         }
     }
@@ -204,7 +216,8 @@ impl<T> Batch<T> {
             return None;
         }
         self.in_flight = true;
-        self.bytes = 0;
+        self.flying = (self.rows.len(), std::mem::take(&mut self.bytes));
+        self.flying_traces = std::mem::take(&mut self.traces);
         Some((
             std::mem::take(&mut self.rows),
             std::mem::take(&mut self.works),
@@ -214,6 +227,21 @@ impl<T> Batch<T> {
     /// Bytes that wait for storage.
     pub(crate) fn waiting_bytes(&self) -> usize {
         self.bytes
+    }
+
+    /// Notes that the row pushed last is of a sampled stanza.
+    pub(crate) fn trace(&mut self, trace: &Arc<str>) {
+        // A batch is one call: it can be shown in a few traces, not in any number of them.
+        const TRACES: usize = 16;
+        if self.traces.len() < TRACES {
+            self.traces.push(trace.clone());
+        }
+    }
+
+    /// Rows and bytes that storage has not confirmed.
+    pub(crate) fn level(&self) -> (usize, usize) {
+        let flying = if self.in_flight { self.flying } else { (0, 0) };
+        (self.rows.len() + flying.0, self.bytes + flying.1)
     }
 }
 
@@ -250,7 +278,8 @@ impl Core {
             touched: Vec::new(),
             streams: 0,
             archive_queries: 0,
-            trace: String::new(),
+            passage: Passage::default(),
+            clock: || 0,
             marks_due: Vec::new(),
             marks: HashMap::default(),
             room_committed: Vec::new(),
@@ -277,16 +306,6 @@ impl Core {
         };
         let before = known.fetch_max(epoch, Ordering::AcqRel);
         epoch >= before || !guard!("epoch")
-    }
-
-    /// Notes the trace context of the stanza in hand.
-    pub(crate) fn trace(&mut self, trace: &str) {
-        self.trace.clear();
-        self.trace.push_str(trace);
-    }
-
-    pub(crate) fn take_trace(&mut self) -> String {
-        std::mem::take(&mut self.trace)
     }
 
     /// Tells another slot, at the end of the turn, that keys of an origin can be forgotten.
@@ -323,8 +342,12 @@ impl Core {
 
     /// Whether rows may still be taken, or senders must wait (storage is away).
     pub(crate) fn storage_backlogged(&self) -> bool {
-        self.archive.waiting_bytes() + self.offline.waiting_bytes()
-            > self.config.max_storage_backlog_bytes
+        let full = self.archive.waiting_bytes() + self.offline.waiting_bytes()
+            > self.config.max_storage_backlog_bytes;
+        if full {
+            self.metrics.backlogged();
+        }
+        full
     }
 
     // ---- edges
@@ -408,6 +431,7 @@ impl Core {
     }
 
     /// Adds one delivery; deliveries of one payload in a row share a variant.
+    #[allow(clippy::too_many_arguments)]
     pub(crate) fn deliver(
         &mut self,
         lane: LaneRef,
@@ -416,6 +440,7 @@ impl Core {
         target: proto::Target,
         stanza: &Arc<proto::Stanza>,
         key: EffectKey,
+        passage: &Passage,
     ) {
         let Some(state) = self.lanes.get_mut(&lane) else {
             return;
@@ -433,6 +458,8 @@ impl Core {
             deliver.variants.push(proto::Variant {
                 stanza: Some((**stanza).clone()),
                 key: Some(wire_key),
+                trace: passage.traceparent(),
+                age_us: passage.born,
             });
             state.last_payload = payload;
         }
@@ -451,6 +478,11 @@ impl Core {
             state.seal();
             if state.out.is_empty() {
                 continue;
+            }
+            for frame in &mut state.out {
+                if let Some(proto::to_edge::Body::Deliver(deliver)) = &mut frame.body {
+                    passage::edge_leaving(deliver, (self.clock)());
+                }
             }
             state.seq += 1;
             state
@@ -520,6 +552,16 @@ impl Core {
             out: Vec::new(),
         });
         state.sink = Some(sink);
+        // From here on it is answered: whatever it asked before may have had no way back.
+        let hello = proto::PeerHello {
+            router: Some(self.me.clone()),
+            ..proto::PeerHello::default()
+        };
+        state.out.push(proto::PeerFrame {
+            slot: 0,
+            epoch: 0,
+            body: Some(proto::peer_frame::Body::Hello(hello)),
+        });
     }
 
     pub(crate) fn peer_closed(&mut self, peer: PeerRef) {
@@ -536,7 +578,8 @@ impl Core {
 
     pub(crate) fn flush_peers(&mut self) {
         for state in self.peers.values_mut() {
-            for frame in state.out.drain(..) {
+            for mut frame in state.out.drain(..) {
+                passage::leaving(&mut frame, (self.clock)());
                 if let Some(sink) = &state.sink
                     && sink.send(frame).is_err()
                 {

@@ -289,7 +289,10 @@ impl Slot {
         };
         failpoint!("router.received");
         session.accepted += 1;
-        session.unsettled.push_back(Unsettled::default());
+        session.unsettled.push_back(Unsettled {
+            done: false,
+            kind: inbound.stanza.as_ref().map(proto::Stanza::kind).unwrap_or_default(),
+        });
         let (id, n) = (session.id, session.accepted);
         let work = core.works.open(OnDone::Stanza {
             slot: self.slot,
@@ -301,7 +304,7 @@ impl Slot {
             core.metrics.stanza_in(stanza.kind());
             let stanza = Stanza::from(stanza);
             if inbound.refused.is_empty() {
-                self.route_from_session(core, id, n, stanza, work, &inbound.trace);
+                self.route_from_session(core, id, n, stanza, work);
             } else if !stanza.is_error() {
                 // The edge saw what is wrong with it; the answer is numbered here like all others.
                 let condition = Condition::parse(&inbound.refused).unwrap_or(Condition::BadRequest);
@@ -327,7 +330,10 @@ impl Slot {
         {
             entry.done = true;
         }
-        while session.unsettled.front().is_some_and(|u| u.done) {
+        while let Some(first) = session.unsettled.front()
+            && first.done
+        {
+            core.metrics.settled(first.kind);
             session.unsettled.pop_front();
             session.settled += 1;
         }

@@ -36,7 +36,7 @@ pub(crate) enum Input {
     },
     /// Our lane to that router ended.
     PeerLaneClosed { peer: PeerRef },
-    /// That router opened a lane to us (anew): answers it sent on the one before may be lost.
+    /// A worker of that router has (anew) a lane to answer on: answers before that may be lost.
     PeerReturned { peer: PeerRef },
     /// A frame of a router.
     Peer {

@@ -10,13 +10,16 @@
 //! - [`detach`], [`shadow`]: ends of sockets and sessions; what survives this process
 //! - [`takeover`], [`handover`]: slots come and go
 //! - [`turn`]: one turn; [`input`]: what can happen to a worker
+//! - [`passage`]: time and trace of a stanza; [`levels`]: how much waits
 
 pub(crate) mod core;
 mod detach;
 mod handover;
 mod inbound;
 pub(crate) mod input;
+mod levels;
 mod marks;
+pub(crate) mod passage;
 mod presence;
 pub(crate) mod receive;
 pub(crate) mod records;

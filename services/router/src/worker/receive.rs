@@ -13,6 +13,7 @@ use sestina_xmpp::stanza::error::Condition;
 use sestina_xmpp::stanza::{Kind, Stanza};
 
 use super::core::{Core, Job, PeerRef};
+use super::passage::Passage;
 use super::slot::{Entity, Seen, Slot, entity_of};
 use super::work::{OnDone, WorkId};
 use crate::hooks::{Effect, IqContext, IqTarget, MessageContext, Point};
@@ -39,6 +40,7 @@ pub(crate) struct Parked {
     to: Jid,
     hand: InHand,
     stanza: Stanza,
+    passage: Passage,
 }
 
 impl Slot {
@@ -253,7 +255,8 @@ impl Slot {
         }
         // Nobody is online: storage knows whether the user exists. What follows waits its turn.
         core.works.part(hand.work);
-        let parked = Parked { to, hand, stanza };
+        let passage = core.passage.clone();
+        let parked = Parked { to, hand, stanza, passage };
         self.parked.entry(bare.clone()).or_default().push(parked);
         if !waiting {
             core.jobs.push(Job::UserKnown {
@@ -268,7 +271,8 @@ impl Slot {
         let Some(parked) = self.parked.remove(&Jid::from_wire(bare)) else {
             return;
         };
-        for Parked { to, hand, stanza } in parked {
+        for Parked { to, hand, stanza, passage } in parked {
+            core.passage = passage;
             match known {
                 Ok(true) => self.message_to_known(core, hand, &to, stanza),
                 Ok(false) => self.message_unavailable(hand, &stanza),
@@ -276,6 +280,7 @@ impl Slot {
             }
             core.part_done(hand.work);
         }
+        core.passage = Passage::default();
     }
 
     fn message_unavailable(&mut self, hand: InHand, stanza: &Stanza) {

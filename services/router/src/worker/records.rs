@@ -73,6 +73,9 @@ impl Slot {
         core.works.part(work);
         self.archive_open += 1;
         core.archive.push(row, work, bytes);
+        if let Some(trace) = &core.passage.trace {
+            core.archive.trace(trace);
+        }
         id_text(&id)
     }
 

@@ -27,7 +27,6 @@ impl Slot {
         n: u64,
         mut stanza: Stanza,
         work: WorkId,
-        trace: &str,
     ) {
         let Some(session) = self.sessions.get(&id) else {
             return;
@@ -50,7 +49,6 @@ impl Slot {
             }
             return;
         }
-        core.trace(trace);
         match stanza.kind {
             Kind::Message => {
                 let to = to.unwrap_or_else(|| full.bare());
@@ -271,9 +269,10 @@ impl Slot {
             } else {
                 Default::default()
             },
-            trace: core.take_trace(),
+            trace: core.passage.traceparent(),
             stream: 0,
             seq: 0,
+            age_us: core.passage.born,
         };
         core.works.part(work);
         let queue = self.outbound.entry(target).or_default();

@@ -12,6 +12,7 @@ use sestina_proto as proto;
 use sestina_xmpp::jid::Jid;
 
 use super::core::{Core, LaneRef};
+use super::passage::Passage;
 use super::work::WorkId;
 use crate::chance::{HashMap, HashSet};
 
@@ -43,12 +44,15 @@ pub(crate) struct OutItem {
     /// Open until a second process holds it.
     pub(crate) work: Option<WorkId>,
     pub(crate) weight: usize,
+    /// Empty once it waited without a socket: that is no latency of ours.
+    pub(crate) passage: Passage,
 }
 
 /// A stanza of the client that is not settled.
 #[derive(Debug, Default)]
 pub(crate) struct Unsettled {
     pub(crate) done: bool,
+    pub(crate) kind: proto::StanzaKind,
 }
 
 /// Presence as last broadcast.
@@ -212,11 +216,16 @@ impl Session {
         }
         let weight = stanza_weight(&stanza);
         self.queue_bytes += weight;
+        let passage = match self.attachment {
+            Attachment::Edge { .. } => core.passage.clone(),
+            Attachment::Detached { .. } | Attachment::Ending => Passage::default(),
+        };
         self.queue.push_back(OutItem {
             key,
             stanza,
             work,
             weight,
+            passage,
         });
         if key.kind != EffectKind::Offline as u32 {
             // What came from storage is removed there by itself; no origin replays it.
@@ -250,7 +259,7 @@ impl Session {
                 variant: 0,
                 epoch,
             };
-            core.deliver(lane, slot, self.id, target, &item.stanza, item.key);
+            core.deliver(lane, slot, self.id, target, &item.stanza, item.key, &item.passage);
         }
     }
 
@@ -367,6 +376,7 @@ impl Session {
             stanza: Arc::new(stanza),
             work: None,
             weight,
+            passage: Passage::default(),
         });
         if key.kind != EffectKind::Offline as u32 {
             self.unreleased.insert(item.number, key);
@@ -376,6 +386,9 @@ impl Session {
 
     /// Begins to send again from what the client acknowledged (another edge, or the lane anew).
     pub(crate) fn rewind(&mut self) {
+        for item in &mut self.queue {
+            item.passage = Passage::default();
+        }
         self.sent = self.acked;
         self.written = self.acked;
         self.flying_bytes = 0;

@@ -58,6 +58,11 @@ impl SlotShadow {
         self.changes.is_empty() && self.in_flight.is_none()
     }
 
+    /// Objects with a change that is not written.
+    pub(crate) fn unwritten(&self) -> usize {
+        self.changes.len() + self.in_flight.as_ref().map_or(0, |w| w.objects.len())
+    }
+
     /// Versions as loaded at a takeover.
     pub(crate) fn loaded(&mut self, object: &str, version: u64) {
         self.versions.insert(object.to_owned(), version);

@@ -13,6 +13,8 @@ use sestina_xmpp::stanza::error::Condition;
 
 use super::core::{Core, InFlight, Job, LaneRef, PeerRef};
 use super::input::{Command, Input, JobDone};
+use super::levels::Levels;
+use super::passage::Passage;
 use super::receive::{Asker, InHand, refuse_effect};
 use super::slot::{Phase, Slot};
 use super::work::OnDone;
@@ -26,6 +28,8 @@ pub(crate) struct Worker {
     pub(crate) core: Core,
     last_tick_ms: u64,
     last_sweep_ms: u64,
+    pub(super) measured_ms: u64,
+    pub(super) levels: Levels,
 }
 
 impl Worker {
@@ -37,6 +41,8 @@ impl Worker {
             core,
             last_tick_ms: 0,
             last_sweep_ms: 0,
+            measured_ms: 0,
+            levels: Levels::default(),
         }
     }
 
@@ -58,6 +64,7 @@ impl Worker {
         if now_ms >= self.last_tick_ms + self.core.config.tick_ms {
             self.last_tick_ms = now_ms;
             self.tick();
+            self.measure();
         }
         self.settle_all(other_workers);
         self.tell_progress();
@@ -107,7 +114,12 @@ impl Worker {
                 self.peer_anew(peer);
             }
             Input::PeerLaneClosed { peer } => self.core.peer_closed(peer),
-            Input::PeerReturned { peer } => self.peer_anew(peer),
+            Input::PeerReturned { peer } => {
+                for slot in self.slots.iter_mut() {
+                    slot.install_at_router(&mut self.core, peer);
+                }
+                self.peer_anew(peer);
+            }
             Input::Table(table) => self.new_table(table),
             Input::Take { slot, epoch, live } => {
                 let known = self.slots.get_mut(slot).is_some_and(|s| s.epoch >= epoch);
@@ -157,7 +169,7 @@ impl Worker {
     }
 
     /// Forgets a slot; its rows live on elsewhere.
-    fn drop_slot(&mut self, number: u16) {
+    pub(super) fn drop_slot(&mut self, number: u16) {
         let Some(slot) = self.slots.remove(number) else {
             return;
         };
@@ -195,7 +207,12 @@ impl Worker {
             return redirect(core, lane, number, frame.epoch, &body);
         };
         match body {
-            RouterBody::Inbound(inbound) => slot.inbound(core, lane, inbound),
+            RouterBody::Inbound(inbound) => {
+                let (passage, span) = Passage::of(inbound.age_us, &inbound.trace, "route");
+                core.passage = passage;
+                span.in_scope(|| slot.inbound(core, lane, inbound));
+                core.passage = Passage::default();
+            }
             RouterBody::Acked(acked) => slot.acked(core, lane, acked),
             RouterBody::Bind(bind) => slot.bind(core, lane, bind),
             RouterBody::Resume(resume) => slot.resume(core, lane, resume),
@@ -238,7 +255,12 @@ impl Worker {
             Some(PeerBody::Effect(effect)) => {
                 let slot = self.slots.get_mut(number);
                 match slot.filter(|s| s.epoch == frame.epoch) {
-                    Some(slot) => slot.effect(core, from, effect),
+                    Some(slot) => {
+                        let (passage, span) = Passage::of(effect.age_us, &effect.trace, "receive");
+                        core.passage = passage;
+                        span.in_scope(|| slot.effect(core, from, effect));
+                        core.passage = Passage::default();
+                    }
                     None => {
                         if let Some(key) = effect.key.as_ref().map(EffectKey::from) {
                             let origin_slot = u16::try_from(effect.origin_slot).unwrap_or(u16::MAX);
@@ -264,9 +286,7 @@ impl Worker {
                     }
                 }
             }
-            Some(PeerBody::RoomEvent(event)) => {
-                crate::room::room_event(&mut self.slots, core, from, event);
-            }
+            Some(PeerBody::RoomEvent(event)) => self.take_room_event(from, event),
             Some(PeerBody::RoomAck(ack)) => {
                 if let Some(slot) = self.slots.get_mut(number).filter(|s| s.is_serving()) {
                     slot.room_acked(core, ack);
@@ -308,6 +328,13 @@ impl Worker {
             // The process, not a worker, handles the rest; unknown kinds of a newer peer are ignored.
             Some(PeerBody::Hello(_) | PeerBody::SlotMap(_) | PeerBody::HandOver(_)) | None => {}
         }
+    }
+
+    fn take_room_event(&mut self, from: PeerRef, event: proto::RoomEvent) {
+        let (passage, span) = Passage::of(event.age_us, &event.trace, "room_event");
+        self.core.passage = passage;
+        span.in_scope(|| crate::room::room_event(&mut self.slots, &mut self.core, from, event));
+        self.core.passage = Passage::default();
     }
 
     /// Works off what became due, until nothing is.
@@ -358,7 +385,7 @@ impl Worker {
             let parts = split_event(event, self.core.workers);
             for (worker, part) in parts {
                 if worker == self.core.worker {
-                    crate::room::room_event(&mut self.slots, &mut self.core, me, part);
+                    self.take_room_event(me, part);
                 } else {
                     let body = Some(PeerBody::RoomEvent(part));
                     other_workers.push(proto::PeerFrame {
@@ -517,6 +544,7 @@ impl Worker {
             let slot = u16::try_from(*slot).unwrap_or(u16::MAX);
             tracing::warn!(slot, "fenced by storage: another router owns the slot");
             self.core.metrics.refused_epoch();
+            self.core.metrics.slot_fenced();
             self.drop_slot(slot);
         }
         for (slot, work) in slots.iter().zip(works) {
@@ -591,6 +619,7 @@ impl Worker {
                 let slot = self.slots.get_mut(number).filter(|s| s.epoch == epoch);
                 if slot.is_some_and(|slot| !slot.shadow_done(core, result)) {
                     core.metrics.refused_epoch();
+                    core.metrics.slot_fenced();
                     self.drop_slot(number);
                 }
             }
@@ -605,6 +634,7 @@ impl Worker {
                 match result {
                     Ok(objects) => slot.shadow_loaded(core, objects),
                     Err(ShadowError::Fenced { .. }) => {
+                        core.metrics.slot_fenced();
                         self.drop_slot(number);
                     }
                     // The job itself tries again while the shadow is away.

@@ -106,9 +106,14 @@ impl Client {
         if !client.authenticate(login).await? {
             return Err(client.failure("login failed"));
         }
-        client.line.reset();
-        client.open().await?;
+        client.restart().await?;
         Ok(client)
+    }
+
+    /// The stream after SASL.
+    pub async fn restart(&mut self) -> Result<Element> {
+        self.line.reset();
+        self.open().await
     }
 
     /// Opens a stream; the features.

@@ -16,6 +16,7 @@ use rustls::ClientConfig;
 use sestina_xmpp::xml::Element;
 
 use self::line::Line;
+pub use self::login::Login;
 use crate::sandbox::{EdgeAddress, Sandbox};
 
 /// How long a client waits for what it expects.

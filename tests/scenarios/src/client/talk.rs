@@ -57,36 +57,47 @@ impl Client {
     /// The next thing that the server says, whenever that is.
     pub async fn listen(&mut self) -> Result<Heard> {
         loop {
-            match self.line.read().await {
-                Err(error) => return Err(self.failure(&error.to_string())),
-                Ok(Event::Opened) => self.note("<-", "(stream opened)"),
-                Ok(Event::Asked) => {
-                    self.note("<-", "<r/>");
-                    if self.answers {
-                        self.acknowledge().await?;
-                    }
-                }
-                Ok(Event::Acknowledged(h)) => {
-                    self.note("<-", &format!("<a h='{h}'/>"));
-                    self.acknowledged(h);
-                }
-                Ok(Event::Heard(heard)) => {
-                    let text = match &heard {
-                        Heard::Element(element) => written(element),
-                        Heard::Closed => "(stream closed)".to_owned(),
-                        Heard::Ended => "(connection ended)".to_owned(),
-                    };
-                    self.note("<-", &text);
-                    if let Heard::Element(element) = &heard
-                        && element.ns == ns::CLIENT
-                        && let Some(management) = &mut self.management
-                    {
-                        management.received = management.received.wrapping_add(1);
-                    }
-                    return Ok(heard);
-                }
+            if let Some(heard) = self.step().await? {
+                return Ok(heard);
             }
         }
+    }
+
+    /// One event of the connection; none if it was an acknowledgement or the like.
+    async fn step(&mut self) -> Result<Option<Heard>> {
+        let heard = match self.line.read().await {
+            Err(error) => return Err(self.failure(&format!("{error:#}"))),
+            Ok(Event::Opened) => {
+                self.note("<-", "(stream opened)");
+                return Ok(None);
+            }
+            Ok(Event::Asked) => {
+                self.note("<-", "<r/>");
+                if self.answers {
+                    self.acknowledge().await?;
+                }
+                return Ok(None);
+            }
+            Ok(Event::Acknowledged(h)) => {
+                self.note("<-", &format!("<a h='{h}'/>"));
+                self.acknowledged(h);
+                return Ok(None);
+            }
+            Ok(Event::Heard(heard)) => heard,
+        };
+        match &heard {
+            Heard::Element(element) => {
+                self.note("<-", &written(element));
+                if element.ns == ns::CLIENT
+                    && let Some(management) = &mut self.management
+                {
+                    management.received = management.received.wrapping_add(1);
+                }
+            }
+            Heard::Closed => self.note("<-", "(stream closed)"),
+            Heard::Ended => self.note("<-", "(connection ended)"),
+        }
+        Ok(Some(heard))
     }
 
     /// Says how many stanzas it has received.
@@ -117,25 +128,13 @@ impl Client {
         let deadline = tokio::time::Instant::now() + PATIENCE;
         let mut came = Vec::new();
         while self.unacknowledged() > 0 {
-            let event = match tokio::time::timeout_at(deadline, self.line.read()).await {
-                Ok(event) => event.map_err(|error| self.failure(&error.to_string()))?,
+            match tokio::time::timeout_at(deadline, self.step()).await {
                 Err(_) => return Err(self.failure("not everything was acknowledged")),
-            };
-            match event {
-                Event::Acknowledged(h) => {
-                    self.note("<-", &format!("<a h='{h}'/>"));
-                    self.acknowledged(h);
-                }
-                Event::Asked => self.acknowledge().await?,
-                Event::Opened => {}
-                Event::Heard(Heard::Element(element)) => {
-                    self.note("<-", &written(&element));
-                    if let Some(management) = &mut self.management {
-                        management.received = management.received.wrapping_add(1);
-                    }
-                    came.push(element);
-                }
-                Event::Heard(_) => return Err(self.failure("the connection ended")),
+                Ok(heard) => match heard? {
+                    None => {}
+                    Some(Heard::Element(element)) => came.push(element),
+                    Some(_) => return Err(self.failure("the connection ended")),
+                },
             }
         }
         Ok(came)

@@ -18,7 +18,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use sestina_api::store::Stores;
 use sestina_proto as proto;
 use sestina_router::Router;
 use sestina_xmpp::sasl::Hash;
@@ -153,7 +152,7 @@ impl Sandbox {
             create: true,
         };
         match &self.inner {
-            Inner::One(one) => one.stores.account_put(request).await?,
+            Inner::One(one) => drop(one.stores.account_put(request).await?),
             Inner::Three(three) => three.put_account(request).await?,
         };
         Ok(())

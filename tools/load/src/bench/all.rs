@@ -196,12 +196,19 @@ impl FloorProcess {
             .context("cannot start the floor")?;
         let output = child.stdout.take().context("the floor has no output")?;
         let mut lines = BufReader::new(output).lines();
-        let line = lines.next_line().await?.context("the floor ended at once")?;
+        let line = lines
+            .next_line()
+            .await?
+            .context("the floor ended at once")?;
         let address = line
             .strip_prefix("listening on ")
             .and_then(|address| address.parse().ok())
             .with_context(|| format!("the floor said '{line}'"))?;
-        Ok(Self { child, address, mode })
+        Ok(Self {
+            child,
+            address,
+            mode,
+        })
     }
 
     /// The floor as a server to measure.
@@ -244,6 +251,9 @@ mod tests {
         .unwrap();
         assert_eq!((plan.runs, plan.floors), (5, true));
         assert!(matches!(&plan.scenarios[0].scenario, Scenario::Chat(c) if c.in_flight == 8));
-        assert_eq!(plan.scenarios[1].servers.as_deref(), Some(&["a".to_owned()][..]));
+        assert_eq!(
+            plan.scenarios[1].servers.as_deref(),
+            Some(&["a".to_owned()][..])
+        );
     }
 }

@@ -44,10 +44,18 @@ pub async fn chat(target: &Target, timing: &Timing, spec: &ChatSpec) -> Result<O
     let group = rand::random();
     let text = body(spec.body);
     let floor_stanza = stanza::message(false, "chat", "floor", "m", &text);
-    let outgoing = if spec.floor_bytes > 0 { spec.floor_bytes } else { spec.body + 230 };
+    let outgoing = if spec.floor_bytes > 0 {
+        spec.floor_bytes
+    } else {
+        spec.body + 230
+    };
     let hello = |number: usize| Hello {
         group,
-        role: if number < sessions { Role::Peer(number ^ 1) } else { Role::Idle },
+        role: if number < sessions {
+            Role::Peer(number ^ 1)
+        } else {
+            Role::Idle
+        },
         number,
         incoming: floor_stanza.len(),
         outgoing,
@@ -61,13 +69,14 @@ pub async fn chat(target: &Target, timing: &Timing, spec: &ChatSpec) -> Result<O
     let stanzas = (0..sessions)
         .map(|index| match target.is_floor() {
             true => floor_stanza.clone(),
-            false => {
-                stanza::message(websocket, "chat", &members[index ^ 1].jid, "m", &text)
-            }
+            false => stanza::message(websocket, "chat", &members[index ^ 1].jid, "m", &text),
         })
         .collect();
     let traffic = Arc::new(Chat {
-        handles: members.iter().map(|member| Arc::clone(&member.handle)).collect(),
+        handles: members
+            .iter()
+            .map(|member| Arc::clone(&member.handle))
+            .collect(),
         stanzas,
         per_pair: spec.per_pair,
         state: Mutex::new(State {
@@ -81,13 +90,19 @@ pub async fn chat(target: &Target, timing: &Timing, spec: &ChatSpec) -> Result<O
     let mut readers = Readers::default();
     for (index, member) in members.into_iter().enumerate() {
         let traffic = Arc::clone(&traffic);
-        readers.add(member.stream, member.handle, move |n| traffic.delivered(index, n));
+        readers.add(member.stream, member.handle, move |n| {
+            traffic.delivered(index, n)
+        });
     }
     readers.add_idle(background);
     let open = match spec.rate {
         Some(rate) => Open::Rate(rate),
         None => Open::Closed {
-            in_flight: if spec.per_pair { spec.in_flight * spec.pairs } else { spec.in_flight },
+            in_flight: if spec.per_pair {
+                spec.in_flight * spec.pairs
+            } else {
+                spec.in_flight
+            },
         },
     };
     run(&target.spec, timing, readers, traffic, "message", open).await
@@ -120,13 +135,19 @@ impl State {
 impl Traffic for Chat {
     fn delivered(&self, index: usize, bytes: usize) -> Result<()> {
         let mut state = self.state();
-        let sent = state.sent[index].pop_front().context("a message came that nobody sent")?;
+        let sent = state.sent[index]
+            .pop_front()
+            .context("a message came that nobody sent")?;
         state.outstanding -= 1;
         state.meter.record(sent.elapsed(), bytes);
         if !state.closed_loop {
             return Ok(());
         }
-        let from = if self.per_pair { index } else { state.next_sender() };
+        let from = if self.per_pair {
+            index
+        } else {
+            state.next_sender()
+        };
         self.send(state, from)
     }
 

@@ -26,20 +26,30 @@ pub async fn idle(target: &Target, timing: &Timing, spec: &IdleSpec) -> Result<O
         ask_every: timing.floor_ask_every,
     };
     let pids = &target.spec.pids;
-    let start = Start { usage: usage(pids)?, own: own()? };
+    let start = Start {
+        usage: usage(pids)?,
+        own: own()?,
+    };
     let begin = Instant::now();
     let mut readers = Readers::default();
     // In portions, so that those who are in answer the server while others log in.
     let mut opened = 0;
     while opened < spec.sessions {
         let end = (opened + 500).min(spec.sessions);
-        readers.add_idle(target.open(opened..end, spec.concurrency, true, hello).await?);
+        readers.add_idle(
+            target
+                .open(opened..end, spec.concurrency, true, hello)
+                .await?,
+        );
         opened = end;
     }
     let wall_s = begin.elapsed().as_secs_f64();
     sleep(Duration::from_secs_f64(spec.rest_s)).await;
     readers.check()?;
-    let end = Start { usage: usage(pids)?, own: own()? };
+    let end = Start {
+        usage: usage(pids)?,
+        own: own()?,
+    };
     readers.close().await;
     sleep(Duration::from_secs_f64(spec.after_s)).await;
     let after = usage(pids)?;

@@ -36,12 +36,18 @@ pub async fn login(target: &Target, spec: &LoginSpec) -> Result<Outcome> {
     leave(many(target, 0..warmup, spec.concurrency).await?).await;
     sleep(REST).await;
 
-    let start = Start { usage: usage(&target.spec.pids)?, own: own()? };
+    let start = Start {
+        usage: usage(&target.spec.pids)?,
+        own: own()?,
+    };
     let begin = Instant::now();
     let held = many(target, warmup..warmup + spec.count, spec.concurrency).await?;
     let wall_s = begin.elapsed().as_secs_f64();
     sleep(REST).await;
-    let end = Start { usage: usage(&target.spec.pids)?, own: own()? };
+    let end = Start {
+        usage: usage(&target.spec.pids)?,
+        own: own()?,
+    };
     let mut outcome = start.outcome(&end, "login", spec.count as u64, wall_s);
     outcome.latency = Latency::from(&held.latency);
     leave(held).await;
@@ -73,7 +79,9 @@ async fn many(
                     held.latency.record(begin.elapsed());
                     held.bare.push(bare);
                 } else {
-                    let member = Box::pin(target.session(number)).await.with_context(context)?;
+                    let member = Box::pin(target.session(number))
+                        .await
+                        .with_context(context)?;
                     let mut held = held.lock().unwrap_or_else(PoisonError::into_inner);
                     held.latency.record(begin.elapsed());
                     held.members.push(member);

@@ -53,7 +53,11 @@ impl Target {
             )?;
             endpoint.tls = crate::net::tls::TlsClient::new(&crate::net::tls::Trust::Anything, &[])?;
         }
-        Ok(Self { spec: Arc::new(spec.clone()), endpoint: Arc::new(endpoint), ask_every })
+        Ok(Self {
+            spec: Arc::new(spec.clone()),
+            endpoint: Arc::new(endpoint),
+            ask_every,
+        })
     }
 
     /// Whether this is the floor.
@@ -110,7 +114,11 @@ impl Target {
             self.ask_every,
             Counters::default(),
         );
-        Member { stream, handle: Arc::new(handle), jid }
+        Member {
+            stream,
+            handle: Arc::new(handle),
+            jid,
+        }
     }
 
     /// Opens the sessions of `numbers`, some at a time, in their order. At the floor, `hello`
@@ -147,7 +155,9 @@ impl Target {
         while let Some(done) = tasks.join_next().await {
             let (number, member) = done??;
             if presence && !self.is_floor() {
-                member.handle.send(&stanza::available(member.stream.is_websocket()), None)?;
+                member
+                    .handle
+                    .send(&stanza::available(member.stream.is_websocket()), None)?;
             }
             found[number - first] = Some(member);
         }

@@ -48,7 +48,11 @@ pub async fn room(target: &Target, timing: &Timing, spec: &RoomSpec) -> Result<O
     let text = body(spec.body);
     let floor_stanza = stanza::message(false, "groupchat", "floor", "m", &text);
     let group = rand::random();
-    let outgoing = if spec.floor_bytes > 0 { spec.floor_bytes } else { spec.body + 230 };
+    let outgoing = if spec.floor_bytes > 0 {
+        spec.floor_bytes
+    } else {
+        spec.body + 230
+    };
     let hello = |number: usize| Hello {
         group,
         role: Role::Everyone,
@@ -57,12 +61,18 @@ pub async fn room(target: &Target, timing: &Timing, spec: &RoomSpec) -> Result<O
         outgoing,
         ask_every: timing.floor_ask_every,
     };
-    let members = target.open(0..spec.occupants, CONCURRENCY, false, hello).await?;
+    let members = target
+        .open(0..spec.occupants, CONCURRENCY, false, hello)
+        .await?;
     let websocket = members.first().context("no session")?.stream.is_websocket();
     let (room, stanza) = if target.is_floor() {
         (String::new(), floor_stanza.clone())
     } else {
-        let muc = target.spec.muc.as_deref().context("the room scenario needs 'muc'")?;
+        let muc = target
+            .spec
+            .muc
+            .as_deref()
+            .context("the room scenario needs 'muc'")?;
         let room = format!("bench{:016x}@{muc}", rand::random::<u64>());
         let stanza = stanza::message(websocket, "groupchat", &room, "m", &text);
         (room, stanza)
@@ -86,7 +96,9 @@ pub async fn room(target: &Target, timing: &Timing, spec: &RoomSpec) -> Result<O
     };
     let open = match spec.rate {
         Some(rate) => Open::Rate(rate),
-        None => Open::Closed { in_flight: spec.in_flight },
+        None => Open::Closed {
+            in_flight: spec.in_flight,
+        },
     };
     run(&target.spec, timing, readers, traffic, "delivery", open).await
 }
@@ -95,7 +107,9 @@ fn start(members: Vec<Member>, traffic: &Arc<Room>) -> Readers {
     let mut readers = Readers::default();
     for (index, member) in members.into_iter().enumerate() {
         let traffic = Arc::clone(traffic);
-        readers.add(member.stream, member.handle, move |n| traffic.delivered(index, n));
+        readers.add(member.stream, member.handle, move |n| {
+            traffic.delivered(index, n)
+        });
     }
     readers
 }
@@ -112,9 +126,12 @@ async fn fill(members: Vec<Member>, room: &str, traffic: &Arc<Room>) -> Result<R
         let websocket = member.stream.is_websocket();
         let join = stanza::join(websocket, room, &format!("n{index}"), 0);
         member.handle.send(&join, None)?;
-        tokio::time::timeout(JOIN_LIMIT, await_join(&mut member.stream, &member.handle, room))
-            .await
-            .with_context(|| format!("occupant {index} was not let in within {JOIN_LIMIT:?}"))??;
+        tokio::time::timeout(
+            JOIN_LIMIT,
+            await_join(&mut member.stream, &member.handle, room),
+        )
+        .await
+        .with_context(|| format!("occupant {index} was not let in within {JOIN_LIMIT:?}"))??;
         joined.fetch_add(1, Ordering::Relaxed);
         handles.push(Arc::clone(&member.handle));
         let (traffic, probes) = (Arc::clone(traffic), Arc::clone(&probes));
@@ -157,7 +174,9 @@ async fn await_join(stream: &mut Stream, handle: &Handle, room: &str) -> Result<
                     .map(crate::client::stream::condition)
                     .unwrap_or_default()
             );
-            let Some(x) = element.child("x", MUC_USER) else { continue };
+            let Some(x) = element.child("x", MUC_USER) else {
+                continue;
+            };
             let has = |code| {
                 let mut statuses = x.children.iter().filter(|child| child.name == "status");
                 statuses.any(|status| status.attribute("code") == Some(code))
@@ -195,16 +214,26 @@ impl Traffic for Room {
         let state = &mut *guard;
         let place = usize::try_from(state.had[index] - state.first)?;
         state.had[index] += 1;
-        let (sent, lacking) =
-            state.under_way.get_mut(place).context("a message came that nobody sent")?;
+        let (sent, lacking) = state
+            .under_way
+            .get_mut(place)
+            .context("a message came that nobody sent")?;
         *lacking -= 1;
         let complete = *lacking == 0;
         state.meter.record(sent.elapsed(), bytes);
-        while state.under_way.front().is_some_and(|(_, lacking)| *lacking == 0) {
+        while state
+            .under_way
+            .front()
+            .is_some_and(|(_, lacking)| *lacking == 0)
+        {
             state.under_way.pop_front();
             state.first += 1;
         }
-        if complete && state.closed_loop { self.send(guard) } else { Ok(()) }
+        if complete && state.closed_loop {
+            self.send(guard)
+        } else {
+            Ok(())
+        }
     }
 
     fn send_one(&self) -> Result<()> {
@@ -220,6 +249,10 @@ impl Traffic for Room {
     }
 
     fn outstanding(&self) -> u64 {
-        self.state().under_way.iter().map(|(_, lacking)| *lacking as u64).sum()
+        self.state()
+            .under_way
+            .iter()
+            .map(|(_, lacking)| *lacking as u64)
+            .sum()
     }
 }

@@ -154,7 +154,13 @@ pub struct RoomSpec {
 
 impl Default for RoomSpec {
     fn default() -> Self {
-        Self { occupants: 500, in_flight: 1, rate: None, body: 200, floor_bytes: 0 }
+        Self {
+            occupants: 500,
+            in_flight: 1,
+            rate: None,
+            body: 200,
+            floor_bytes: 0,
+        }
     }
 }
 
@@ -172,7 +178,10 @@ pub struct LoginSpec {
 
 impl Default for LoginSpec {
     fn default() -> Self {
-        Self { count: 2000, concurrency: 8 }
+        Self {
+            count: 2000,
+            concurrency: 8,
+        }
     }
 }
 
@@ -196,7 +205,12 @@ pub struct IdleSpec {
 
 impl Default for IdleSpec {
     fn default() -> Self {
-        Self { sessions: 10_000, concurrency: 16, rest_s: 5.0, after_s: 15.0 }
+        Self {
+            sessions: 10_000,
+            concurrency: 16,
+            rest_s: 5.0,
+            after_s: 15.0,
+        }
     }
 }
 
@@ -223,7 +237,13 @@ pub struct Timing {
 
 impl Default for Timing {
     fn default() -> Self {
-        Self { warmup_s: 1.0, duration_s: 5.0, settle_s: 1.0, ask_every: 25, floor_ask_every: 25 }
+        Self {
+            warmup_s: 1.0,
+            duration_s: 5.0,
+            settle_s: 1.0,
+            ask_every: 25,
+            floor_ask_every: 25,
+        }
     }
 }
 
@@ -245,9 +265,17 @@ impl ServerSpec {
     /// # Errors
     /// When there is no address or the certificates are unusable.
     pub fn endpoint(&self) -> Result<Endpoint> {
-        ensure!(!self.addresses.is_empty(), "server '{}' has no address", self.name);
+        ensure!(
+            !self.addresses.is_empty(),
+            "server '{}' has no address",
+            self.name
+        );
         let trust = match &self.ca {
-            Some(path) => TrustOptions { ca: Some(path.clone()), insecure: false }.load()?,
+            Some(path) => TrustOptions {
+                ca: Some(path.clone()),
+                insecure: false,
+            }
+            .load()?,
             None => Trust::Anything,
         };
         let mut endpoint = Endpoint::new(&self.domain, self.transport, &trust)?;
@@ -266,10 +294,17 @@ impl ServerSpec {
     pub fn credentials(&self, index: usize) -> (Credentials, Option<String>) {
         let auth = &self.auth;
         if auth.mechanism == Mechanism::Anonymous {
-            let who = Credentials { mechanism: Mechanism::Anonymous, ..Credentials::default() };
+            let who = Credentials {
+                mechanism: Mechanism::Anonymous,
+                ..Credentials::default()
+            };
             return (who, None);
         }
-        let account = if auth.accounts > 0 { index % auth.accounts } else { index };
+        let account = if auth.accounts > 0 {
+            index % auth.accounts
+        } else {
+            index
+        };
         let who = Credentials {
             mechanism: auth.mechanism,
             user: numbered(&auth.user, auth.first + account),
@@ -313,8 +348,7 @@ mod tests {
         .unwrap();
         assert_eq!(server.transport, Transport::DirectTls);
         assert_eq!(server.credentials(3).1, None);
-        let scenario: Scenario =
-            serde_json::from_str(r#"{"kind":"chat","in_flight":8}"#).unwrap();
+        let scenario: Scenario = serde_json::from_str(r#"{"kind":"chat","in_flight":8}"#).unwrap();
         assert!(matches!(scenario, Scenario::Chat(chat) if chat.pairs == 200));
         assert!(serde_json::from_str::<Scenario>(r#"{"kind":"chat","inflight":8}"#).is_err());
     }

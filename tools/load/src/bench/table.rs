@@ -16,8 +16,16 @@ const BUSY_CORES: f64 = 0.9;
 #[must_use]
 pub fn markdown(findings: &Findings) -> String {
     let mut names: Vec<&str> = Vec::new();
-    let failed = findings.failures.iter().map(|failure| failure.scenario.as_str());
-    for name in findings.outcomes.iter().map(|o| o.scenario.as_str()).chain(failed) {
+    let failed = findings
+        .failures
+        .iter()
+        .map(|failure| failure.scenario.as_str());
+    for name in findings
+        .outcomes
+        .iter()
+        .map(|o| o.scenario.as_str())
+        .chain(failed)
+    {
         if !names.contains(&name) {
             names.push(name);
         }
@@ -36,8 +44,11 @@ pub fn markdown(findings: &Findings) -> String {
 }
 
 fn table(out: &mut String, findings: &Findings, scenario: &str) {
-    let outcomes: Vec<&Outcome> =
-        findings.outcomes.iter().filter(|outcome| outcome.scenario == scenario).collect();
+    let outcomes: Vec<&Outcome> = findings
+        .outcomes
+        .iter()
+        .filter(|outcome| outcome.scenario == scenario)
+        .collect();
     let mut servers: Vec<&str> = Vec::new();
     for outcome in &outcomes {
         if !servers.contains(&outcome.server.as_str()) {
@@ -59,9 +70,19 @@ fn table(out: &mut String, findings: &Findings, scenario: &str) {
             others.push(group);
         }
     }
-    let quantity = if first.memory { "KiB per session" } else { "CPU µs" };
-    append(out, format_args!("### {scenario} (per {}, medians)\n\n", first.unit));
-    append(out, format_args!("| server | runs | {quantity} | × plain | × coalescing |"));
+    let quantity = if first.memory {
+        "KiB per session"
+    } else {
+        "CPU µs"
+    };
+    append(
+        out,
+        format_args!("### {scenario} (per {}, medians)\n\n", first.unit),
+    );
+    append(
+        out,
+        format_args!("| server | runs | {quantity} | × plain | × coalescing |"),
+    );
     for group in &others {
         append(out, format_args!(" {group} |"));
     }
@@ -75,7 +96,10 @@ fn table(out: &mut String, findings: &Findings, scenario: &str) {
     append(out, format_args!("|{}\n", "---|".repeat(columns)));
     let floor = |name| rows.iter().find(|row| row.server == name);
     for row in &rows {
-        append(out, format_args!("| {} | {} | {:.2} |", row.server, row.runs, row.cost));
+        append(
+            out,
+            format_args!("| {} | {} | {:.2} |", row.server, row.runs, row.cost),
+        );
         for name in FLOORS {
             match floor(name) {
                 Some(floor) if floor.cost > 0.0 => {
@@ -100,7 +124,10 @@ fn table(out: &mut String, findings: &Findings, scenario: &str) {
         } else {
             append(
                 out,
-                format_args!(" {:.0} | {:.2} | {:.2} |", row.per_second, row.p50_ms, row.p99_ms),
+                format_args!(
+                    " {:.0} | {:.2} | {:.2} |",
+                    row.per_second, row.p50_ms, row.p99_ms
+                ),
             );
         }
         append(
@@ -117,8 +144,15 @@ fn table(out: &mut String, findings: &Findings, scenario: &str) {
 
 fn failures(out: &mut String, findings: &Findings, scenario: &str) {
     let mut any = false;
-    for failure in findings.failures.iter().filter(|failure| failure.scenario == scenario) {
-        append(out, format_args!("- failed at {}: {}\n", failure.server, failure.reason));
+    for failure in findings
+        .failures
+        .iter()
+        .filter(|failure| failure.scenario == scenario)
+    {
+        append(
+            out,
+            format_args!("- failed at {}: {}\n", failure.server, failure.reason),
+        );
         any = true;
     }
     if any {
@@ -127,7 +161,8 @@ fn failures(out: &mut String, findings: &Findings, scenario: &str) {
 }
 
 fn append(out: &mut String, what: std::fmt::Arguments<'_>) {
-    out.write_fmt(what).expect("writing to a string does not fail");
+    out.write_fmt(what)
+        .expect("writing to a string does not fail");
 }
 
 /// The medians of one server.
@@ -150,7 +185,9 @@ struct Row {
 
 impl Row {
     fn new<'a>(server: &str, outcomes: impl Iterator<Item = &'a Outcome>) -> Option<Self> {
-        let runs: Vec<&Outcome> = outcomes.filter(|outcome| outcome.server == server).collect();
+        let runs: Vec<&Outcome> = outcomes
+            .filter(|outcome| outcome.server == server)
+            .collect();
         let first = *runs.first()?;
         let memory = !first.memory.is_empty();
         let of = |pick: &dyn Fn(&Outcome) -> f64| median(runs.iter().map(|run| pick(run)));
@@ -167,7 +204,9 @@ impl Row {
             memory,
             cost: cost(SERVER),
             kept: of(&|run| {
-                run.memory.get(SERVER).map_or(0.0, |memory| memory.kept_per_session / 1024.0)
+                run.memory
+                    .get(SERVER)
+                    .map_or(0.0, |memory| memory.kept_per_session / 1024.0)
             }),
             others: first
                 .cpu_us
@@ -210,7 +249,11 @@ mod tests {
             per_second: 1234.0,
             cpu_us: BTreeMap::from([("server".to_owned(), cpu), ("redis".to_owned(), 1.5)]),
             latency: Latency::default(),
-            generator: Generator { cores, cpu_us: 1.0, switches: 0.5 },
+            generator: Generator {
+                cores,
+                cpu_us: 1.0,
+                switches: 0.5,
+            },
             requests_per_1000: 40.0,
             delivery_bytes: 420.0,
             memory: BTreeMap::new(),
@@ -226,10 +269,23 @@ mod tests {
             outcome("b", 20.0, 0.95),
             outcome("floor-plain", 7.5, 0.45),
         ];
-        let text = markdown(&Findings { outcomes, failures: Vec::new() });
-        let line = |start: &str| text.lines().find(|line| line.starts_with(start)).unwrap_or("");
-        assert!(line("| a |").starts_with("| a | 3 | 15.00 | 2.00 | | 1.50 | 1234 |"), "{text}");
-        assert!(line("| b |").starts_with("| b | 1 | 20.00 | 2.67† | | 1.50 | — |"), "{text}");
+        let text = markdown(&Findings {
+            outcomes,
+            failures: Vec::new(),
+        });
+        let line = |start: &str| {
+            text.lines()
+                .find(|line| line.starts_with(start))
+                .unwrap_or("")
+        };
+        assert!(
+            line("| a |").starts_with("| a | 3 | 15.00 | 2.00 | | 1.50 | 1234 |"),
+            "{text}"
+        );
+        assert!(
+            line("| b |").starts_with("| b | 1 | 20.00 | 2.67† | | 1.50 | — |"),
+            "{text}"
+        );
         let columns = |line: &str| line.matches('|').count();
         assert_eq!(columns(line("| a |")), columns(line("|---")), "{text}");
         assert_eq!(columns(line("| server |")), columns(line("|---")), "{text}");

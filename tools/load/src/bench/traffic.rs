@@ -115,7 +115,10 @@ impl Readers {
     /// How often the server asked for acknowledgements so far.
     #[must_use]
     pub fn requests(&self) -> u64 {
-        self.handles.iter().map(|handle| handle.requests_answered()).sum()
+        self.handles
+            .iter()
+            .map(|handle| handle.requests_answered())
+            .sum()
     }
 
     /// Ends all sessions in order.
@@ -140,7 +143,9 @@ async fn read(
     let mark = memmem::Finder::new(MARK);
     loop {
         while let Some(item) = stream.take()? {
-            let Item::Element(range) = item else { return Ok(()) };
+            let Item::Element(range) = item else {
+                return Ok(());
+            };
             let element = stream.bytes(&range);
             match handle.incoming(element)? {
                 Kind::Message if mark.find(element).is_some() => {
@@ -231,18 +236,33 @@ async fn measure<T: Traffic>(
 ) -> Result<Outcome> {
     sleep(Duration::from_secs_f64(timing.warmup_s)).await;
     readers.check()?;
-    let start = Start { usage: usage(&server.pids)?, own: own()? };
+    let start = Start {
+        usage: usage(&server.pids)?,
+        own: own()?,
+    };
     let requests = readers.requests();
-    traffic.meter(|meter| *meter = Meter { measuring: true, ..Meter::default() });
+    traffic.meter(|meter| {
+        *meter = Meter {
+            measuring: true,
+            ..Meter::default()
+        }
+    });
     let begin = Instant::now();
     sleep(Duration::from_secs_f64(timing.duration_s)).await;
     let meter = traffic.meter(std::mem::take);
     let wall_s = begin.elapsed().as_secs_f64();
-    let end = Start { usage: usage(&server.pids)?, own: own()? };
+    let end = Start {
+        usage: usage(&server.pids)?,
+        own: own()?,
+    };
     let requests = readers.requests() - requests;
     readers.check()?;
     let count = meter.latency.count();
-    ensure!(count > 0, "nothing was delivered within {:.1} s", timing.duration_s);
+    ensure!(
+        count > 0,
+        "nothing was delivered within {:.1} s",
+        timing.duration_s
+    );
     let mut outcome = start.outcome(&end, unit, count, wall_s);
     outcome.latency = Latency::from(&meter.latency);
     outcome.requests_per_1000 = requests as f64 * 1000.0 / count as f64;
@@ -262,8 +282,13 @@ pub async fn wait_for(
 ) -> Result<()> {
     let deadline = Instant::now() + limit;
     while !done() {
-        readers.check().with_context(|| format!("while waiting for {what}"))?;
-        ensure!(Instant::now() < deadline, "{what} did not come within {limit:?}");
+        readers
+            .check()
+            .with_context(|| format!("while waiting for {what}"))?;
+        ensure!(
+            Instant::now() < deadline,
+            "{what} did not come within {limit:?}"
+        );
         sleep(Duration::from_millis(5)).await;
     }
     Ok(())

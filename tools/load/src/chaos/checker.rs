@@ -74,8 +74,10 @@ impl Verdict {
         let listed = self.listed.entry(fault).or_default();
         *listed += 1;
         if *listed <= EXAMPLES {
-            let text = format!("{fault}: message {} of session {} at session {at}{more}",
-                id.n, id.sender);
+            let text = format!(
+                "{fault}: message {} of session {} at session {at}{more}",
+                id.n, id.sender
+            );
             self.examples.push(text);
         }
     }
@@ -113,16 +115,15 @@ pub fn check(history: &History, archives: bool) -> Verdict {
 /// Whose messages a member is to get.
 fn senders(conversation: &Conversation, receiver: usize) -> impl Iterator<Item = usize> + '_ {
     let own = conversation.kind == Kind::Room;
-    conversation.members.iter().copied().filter(move |member| own || *member != receiver)
+    conversation
+        .members
+        .iter()
+        .copied()
+        .filter(move |member| own || *member != receiver)
 }
 
 /// Each acknowledged message once, and each sender's messages in the order of sending.
-fn live(
-    history: &History,
-    conversation: &Conversation,
-    receiver: usize,
-    verdict: &mut Verdict,
-) {
+fn live(history: &History, conversation: &Conversation, receiver: usize, verdict: &mut Verdict) {
     let mut counts: HashMap<MessageId, u32> = HashMap::new();
     let mut highest: HashMap<u32, u32> = HashMap::new();
     for delivery in &history.delivered[receiver] {
@@ -161,7 +162,10 @@ fn live(
     }
     for sender in senders(conversation, receiver) {
         for (n, sent) in history.sent[sender].iter().enumerate() {
-            let id = MessageId { sender: sender as u32, n: n as u32 };
+            let id = MessageId {
+                sender: sender as u32,
+                n: n as u32,
+            };
             if counts.contains_key(&id) || sent.acked.is_none() || sent.bounced {
                 continue;
             }
@@ -181,7 +185,9 @@ fn sequence(history: &History, receiver: usize) -> Vec<MessageId> {
     history.delivered[receiver]
         .iter()
         .filter(|delivery| {
-            history.message(delivery.id).is_some_and(|sent| !history.excused(receiver, sent.at))
+            history
+                .message(delivery.id)
+                .is_some_and(|sent| !history.excused(receiver, sent.at))
         })
         .map(|delivery| delivery.id)
         .filter(|id| seen.insert(*id))
@@ -190,13 +196,19 @@ fn sequence(history: &History, receiver: usize) -> Vec<MessageId> {
 
 /// The same order for all occupants. What is out of a sender's own order was counted before.
 fn room_order(history: &History, conversation: &Conversation, verdict: &mut Verdict) {
-    let sequences: Vec<(usize, Vec<MessageId>)> =
-        conversation.members.iter().map(|&member| (member, sequence(history, member))).collect();
+    let sequences: Vec<(usize, Vec<MessageId>)> = conversation
+        .members
+        .iter()
+        .map(|&member| (member, sequence(history, member)))
+        .collect();
     let Some((reference, order)) = sequences.iter().max_by_key(|(_, order)| order.len()) else {
         return;
     };
-    let place: HashMap<MessageId, usize> =
-        order.iter().enumerate().map(|(place, id)| (*id, place)).collect();
+    let place: HashMap<MessageId, usize> = order
+        .iter()
+        .enumerate()
+        .map(|(place, id)| (*id, place))
+        .collect();
     for (member, order) in sequences.iter().filter(|(member, _)| member != reference) {
         let mut highest: Option<(usize, MessageId)> = None;
         let mut own: HashMap<u32, u32> = HashMap::new();
@@ -205,7 +217,9 @@ fn room_order(history: &History, conversation: &Conversation, verdict: &mut Verd
             if in_own_order {
                 own.insert(id.sender, id.n);
             }
-            let Some(place) = place.get(id).copied() else { continue };
+            let Some(place) = place.get(id).copied() else {
+                continue;
+            };
             match highest {
                 Some((before, other)) if before > place => {
                     if in_own_order {
@@ -236,14 +250,21 @@ fn archive(history: &History, conversation: &Conversation, owner: usize, verdict
         found.entry(item.id).or_default().push(item);
     }
     for &sender in &conversation.members {
-        let receiver = conversation.members.iter().copied().find(|member| *member != sender);
+        let receiver = conversation
+            .members
+            .iter()
+            .copied()
+            .find(|member| *member != sender);
         let Some(receiver) = receiver else { continue };
         let mut live: HashMap<MessageId, (usize, &Delivery)> = HashMap::new();
         for (place, delivery) in history.delivered[receiver].iter().enumerate() {
             live.entry(delivery.id).or_insert((place, delivery));
         }
         for (n, sent) in history.sent[sender].iter().enumerate() {
-            let id = MessageId { sender: sender as u32, n: n as u32 };
+            let id = MessageId {
+                sender: sender as u32,
+                n: n as u32,
+            };
             let copies = found.get(&id).map_or(&[][..], Vec::as_slice);
             if copies.is_empty() && sent.acked.is_some() && !sent.bounced {
                 verdict.archive_missing += 1;
@@ -260,17 +281,26 @@ fn archive(history: &History, conversation: &Conversation, owner: usize, verdict
                 && !history.excused(receiver, sent.at)
             {
                 verdict.stanza_id_mismatch += 1;
-                let more = format!(", live {:?}, archive {:?}", delivery.stanza_id, copy.archive_id);
+                let more = format!(
+                    ", live {:?}, archive {:?}",
+                    delivery.stanza_id, copy.archive_id
+                );
                 verdict.example("stanza_id_mismatch", id, owner, &more);
             }
         }
         let mut highest: Option<usize> = None;
         let mut seen = std::collections::HashSet::new();
-        let direction = items.iter().map(|item| item.id).filter(|id| id.sender as usize == sender);
+        let direction = items
+            .iter()
+            .map(|item| item.id)
+            .filter(|id| id.sender as usize == sender);
         for id in direction.filter(|id| seen.insert(*id)) {
-            let excused =
-                history.message(id).is_none_or(|sent| history.excused(receiver, sent.at));
-            let Some((place, _)) = live.get(&id).filter(|_| !excused) else { continue };
+            let excused = history
+                .message(id)
+                .is_none_or(|sent| history.excused(receiver, sent.at));
+            let Some((place, _)) = live.get(&id).filter(|_| !excused) else {
+                continue;
+            };
             if highest.is_some_and(|highest| highest > *place) {
                 verdict.archive_reordered += 1;
                 verdict.example("archive_reordered", id, owner, "");

@@ -12,7 +12,10 @@ fn perfect(pairs: usize, rooms: usize, room_size: usize, count: u32, seed: u64) 
     let mut next = 0;
     for (kind, size, how_many) in [(Kind::Pair, 2, pairs), (Kind::Room, room_size, rooms)] {
         for _ in 0..how_many {
-            conversations.push(Conversation { kind, members: (next..next + size).collect() });
+            conversations.push(Conversation {
+                kind,
+                members: (next..next + size).collect(),
+            });
             next += size;
         }
     }
@@ -21,21 +24,34 @@ fn perfect(pairs: usize, rooms: usize, room_size: usize, count: u32, seed: u64) 
     for conversation in &conversations {
         let members = &conversation.members;
         if conversation.kind == Kind::Pair {
-            members.iter().for_each(|member| history.archives[*member] = Some(Vec::new()));
+            members
+                .iter()
+                .for_each(|member| history.archives[*member] = Some(Vec::new()));
         }
         for step in 0..u64::from(count) * members.len() as u64 {
             let mut sender = members[rng.below(members.len() as u64) as usize];
             while history.sent[sender].len() as u32 >= count {
-                sender = members[(members.iter().position(|m| *m == sender).unwrap() + 1)
-                    % members.len()];
+                sender = members
+                    [(members.iter().position(|m| *m == sender).unwrap() + 1) % members.len()];
             }
             let at = step * 1000;
             let n = history.sent[sender].len() as u32;
-            let id = MessageId { sender: sender as u32, n };
-            history.sent[sender].push(Sent { at, acked: Some(at + 1), bounced: false });
+            let id = MessageId {
+                sender: sender as u32,
+                n,
+            };
+            history.sent[sender].push(Sent {
+                at,
+                acked: Some(at + 1),
+                bounced: false,
+            });
             for receiver in senders_to(conversation, sender) {
                 let stanza_id = Some(format!("id-{receiver}-{sender}-{n}").into());
-                history.delivered[receiver].push(Delivery { id, at: at + 2, stanza_id });
+                history.delivered[receiver].push(Delivery {
+                    id,
+                    at: at + 2,
+                    stanza_id,
+                });
             }
             if conversation.kind == Kind::Pair {
                 for owner in members {
@@ -51,7 +67,12 @@ fn perfect(pairs: usize, rooms: usize, room_size: usize, count: u32, seed: u64) 
 
 fn senders_to(conversation: &Conversation, sender: usize) -> Vec<usize> {
     let room = conversation.kind == Kind::Room;
-    conversation.members.iter().copied().filter(|m| room || *m != sender).collect()
+    conversation
+        .members
+        .iter()
+        .copied()
+        .filter(|m| room || *m != sender)
+        .collect()
 }
 
 /// Sessions 0 and 1 are a pair, 2, 3 and 4 a room.
@@ -171,10 +192,18 @@ proptest! {
 fn an_invented_message_and_an_unread_archive_are_found() {
     let mut history = small(1);
     let id = MessageId { sender: 0, n: 99 };
-    history.delivered[1].push(Delivery { id, at: 0, stanza_id: None });
+    history.delivered[1].push(Delivery {
+        id,
+        at: 0,
+        stanza_id: None,
+    });
     // Session 2 is in the room: nothing of it may reach the pair.
     let id = MessageId { sender: 2, n: 0 };
-    history.delivered[1].push(Delivery { id, at: 0, stanza_id: None });
+    history.delivered[1].push(Delivery {
+        id,
+        at: 0,
+        stanza_id: None,
+    });
     history.archives[0] = None;
     let verdict = check(&history, true);
     assert_eq!((verdict.invented, verdict.archives_unread), (2, 1));

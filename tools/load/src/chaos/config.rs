@@ -64,11 +64,8 @@ pub struct Config {
     /// coming either, means that the socket is dead.
     #[serde(default = "ten_seconds")]
     pub ack_timeout_ms: u64,
-    /// Limit for a TCP connection.
-    #[serde(default = "three_seconds")]
-    pub connect_timeout_ms: u64,
-    /// Limit from there to the resumed or bound session.
-    #[serde(default = "ten_seconds")]
+    /// Limit from the begin of a connection to the resumed or bound session.
+    #[serde(default = "eight_seconds")]
     pub login_timeout_ms: u64,
     /// Logins at the same time while the run starts.
     #[serde(default = "sixteen")]
@@ -149,8 +146,8 @@ fn ten_seconds() -> u64 {
     10_000
 }
 
-fn three_seconds() -> u64 {
-    3_000
+fn eight_seconds() -> u64 {
+    8_000
 }
 
 fn sixteen() -> usize {
@@ -175,12 +172,21 @@ impl Config {
     /// # Errors
     /// When a value is out of range or accounts are missing.
     pub fn check(&self) -> Result<()> {
-        ensure!(!self.edges.is_empty(), "'edges' is empty: give host:port of at least one edge");
+        ensure!(
+            !self.edges.is_empty(),
+            "'edges' is empty: give host:port of at least one edge"
+        );
         ensure!(self.sessions >= 2, "'sessions' must be at least 2");
-        ensure!((0.0..=1.0).contains(&self.room_share), "'room_share' must be from 0 to 1");
+        ensure!(
+            (0.0..=1.0).contains(&self.room_share),
+            "'room_share' must be from 0 to 1"
+        );
         ensure!(self.room_size >= 2, "'room_size' must be at least 2");
         ensure!(self.rate > 0.0, "'rate' must be above 0");
-        ensure!(self.archive_rate >= 0.0, "'archive_rate' must not be negative");
+        ensure!(
+            self.archive_rate >= 0.0,
+            "'archive_rate' must not be negative"
+        );
         ensure!(self.ask_every > 0, "'ask_every' must be at least 1");
         ensure!(
             self.users.get(self.sessions - 1).is_some(),
@@ -204,12 +210,22 @@ impl Config {
         let mut found = Vec::new();
         let mut next = 0;
         for room in 0..rooms {
-            let end = if room + 1 == rooms { in_rooms } else { next + self.room_size };
-            found.push(Conversation { kind: Kind::Room, members: (next..end).collect() });
+            let end = if room + 1 == rooms {
+                in_rooms
+            } else {
+                next + self.room_size
+            };
+            found.push(Conversation {
+                kind: Kind::Room,
+                members: (next..end).collect(),
+            });
             next = end;
         }
         while next + 1 < self.sessions {
-            found.push(Conversation { kind: Kind::Pair, members: vec![next, next + 1] });
+            found.push(Conversation {
+                kind: Kind::Pair,
+                members: vec![next, next + 1],
+            });
             next += 2;
         }
         found
@@ -232,7 +248,10 @@ mod tests {
     #[test]
     fn half_of_500_are_in_rooms_of_ten() {
         let conversations = config("").conversations();
-        let rooms: Vec<_> = conversations.iter().filter(|c| c.kind == Kind::Room).collect();
+        let rooms: Vec<_> = conversations
+            .iter()
+            .filter(|c| c.kind == Kind::Room)
+            .collect();
         assert_eq!((rooms.len(), conversations.len()), (25, 150));
         assert!(rooms.iter().all(|room| room.members.len() == 10));
         let mut members: Vec<_> = conversations.iter().flat_map(|c| &c.members).collect();

@@ -106,6 +106,8 @@ impl History {
     /// Whether `receiver` is excused from getting a message sent at `at`.
     #[must_use]
     pub fn excused(&self, receiver: usize, at: u64) -> bool {
-        self.absences[receiver].iter().any(|absence| (absence.from..=absence.to).contains(&at))
+        self.absences[receiver]
+            .iter()
+            .any(|absence| (absence.from..=absence.to).contains(&at))
     }
 }

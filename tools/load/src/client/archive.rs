@@ -56,8 +56,14 @@ impl Query {
     /// A query and its first request. `id` must be unique on the stream.
     #[must_use]
     pub fn start(id: &str, websocket: bool, part: Part, page: u32) -> (Self, Vec<u8>) {
-        let query =
-            Self { id: id.to_owned(), websocket, part, page, round: 0, items: Vec::new() };
+        let query = Self {
+            id: id.to_owned(),
+            websocket,
+            part,
+            page,
+            round: 0,
+            items: Vec::new(),
+        };
         let request = query.request(None);
         (query, request)
     }
@@ -72,7 +78,11 @@ impl Query {
             (Part::All, Some(after)) => format!("<after>{}</after>", escape(after)),
             (Part::All, None) => String::new(),
         };
-        let ns = if self.websocket { " xmlns='jabber:client'" } else { "" };
+        let ns = if self.websocket {
+            " xmlns='jabber:client'"
+        } else {
+            ""
+        };
         let id = self.round_id();
         format!(
             "<iq{ns} type='set' id='{id}'><query xmlns='{MAM}' queryid='{id}'>\
@@ -89,18 +99,25 @@ impl Query {
     pub fn incoming(&mut self, element: &Element) -> Result<Progress> {
         let id = self.round_id();
         if element.name == "message" {
-            let Some(result) = element.child("result", MAM) else { return Ok(Progress::NotMine) };
+            let Some(result) = element.child("result", MAM) else {
+                return Ok(Progress::NotMine);
+            };
             if result.attribute("queryid") != Some(&id) {
                 return Ok(Progress::NotMine);
             }
-            let archived = result.attribute("id").context("an archive result without id")?;
+            let archived = result
+                .attribute("id")
+                .context("an archive result without id")?;
             let body = result
                 .child("forwarded", FORWARD)
                 .and_then(|forwarded| forwarded.child("message", CLIENT))
                 .and_then(|message| message.child("body", CLIENT))
                 .map(|body| body.text.clone())
                 .unwrap_or_default();
-            self.items.push(Item { id: archived.to_owned(), body });
+            self.items.push(Item {
+                id: archived.to_owned(),
+                body,
+            });
             return Ok(Progress::More);
         }
         if element.name != "iq" || element.attribute("id") != Some(&id) {
@@ -113,7 +130,9 @@ impl Query {
                 error.map_or_else(|| "no reason given".to_owned(), condition)
             );
         }
-        let fin = element.child("fin", MAM).context("an archive answer without <fin/>")?;
+        let fin = element
+            .child("fin", MAM)
+            .context("an archive answer without <fin/>")?;
         let complete = matches!(fin.attribute("complete"), Some("true" | "1"));
         let last = fin
             .child("set", RSM)
@@ -155,12 +174,22 @@ mod tests {
     fn pages_are_followed_until_complete_and_strangers_ignored() {
         let (mut query, first) = Query::start("q", false, Part::All, 2);
         assert!(String::from_utf8(first).unwrap().contains("queryid='q-0'"));
-        assert!(matches!(query.incoming(&result("q-0", "1", "a")).unwrap(), Progress::More));
-        assert!(matches!(query.incoming(&result("z", "9", "z")).unwrap(), Progress::NotMine));
+        assert!(matches!(
+            query.incoming(&result("q-0", "1", "a")).unwrap(),
+            Progress::More
+        ));
+        assert!(matches!(
+            query.incoming(&result("z", "9", "z")).unwrap(),
+            Progress::NotMine
+        ));
         let Progress::Ask(next) = query.incoming(&fin("q-0", false, "1")).unwrap() else {
             panic!("a second page was not asked for");
         };
-        assert!(String::from_utf8(next).unwrap().contains("<after>1</after>"));
+        assert!(
+            String::from_utf8(next)
+                .unwrap()
+                .contains("<after>1</after>")
+        );
         query.incoming(&result("q-1", "2", "b")).unwrap();
         let Progress::Done(items) = query.incoming(&fin("q-1", true, "2")).unwrap() else {
             panic!("the query did not end");
@@ -174,7 +203,9 @@ mod tests {
         let (mut query, _) = Query::start("q", false, Part::Last, 20);
         let xml = b"<iq type='error' id='q-0'><error type='wait'><resource-constraint \
             xmlns='urn:ietf:params:xml:ns:xmpp-stanzas'/></error></iq>";
-        let error = query.incoming(&Element::parse(xml, CLIENT).unwrap()).unwrap_err();
+        let error = query
+            .incoming(&Element::parse(xml, CLIENT).unwrap())
+            .unwrap_err();
         assert!(error.to_string().contains("resource-constraint"));
     }
 }

@@ -79,8 +79,11 @@ impl Endpoint {
     /// # Errors
     /// When the certificates are unusable.
     pub fn new(domain: &str, transport: Transport, trust: &Trust) -> Result<Self> {
-        let alpn: &[&str] =
-            if transport == Transport::DirectTls { &["xmpp-client"] } else { &[] };
+        let alpn: &[&str] = if transport == Transport::DirectTls {
+            &["xmpp-client"]
+        } else {
+            &[]
+        };
         Ok(Self {
             domain: domain.to_owned(),
             transport,

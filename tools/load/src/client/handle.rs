@@ -53,7 +53,10 @@ impl Handle {
             link,
             websocket,
             ask_every,
-            state: Mutex::new(State { counters, since_request: 0 }),
+            state: Mutex::new(State {
+                counters,
+                since_request: 0,
+            }),
             asked: AtomicU64::new(0),
         }
     }
@@ -117,9 +120,14 @@ impl Handle {
     /// When the connection is gone.
     pub fn resumed(&self, handled: u32) -> io::Result<Option<Vec<u32>>> {
         let mut state = self.state();
-        let Some(tags) = state.counters.ack(handled) else { return Ok(None) };
-        let again: Vec<&[u8]> =
-            state.counters.unacked().map(|unacked| unacked.stanza.as_slice()).collect();
+        let Some(tags) = state.counters.ack(handled) else {
+            return Ok(None);
+        };
+        let again: Vec<&[u8]> = state
+            .counters
+            .unacked()
+            .map(|unacked| unacked.stanza.as_slice())
+            .collect();
         if !again.is_empty() {
             self.write(&again)?;
             self.write(&[REQUEST])?;
@@ -202,7 +210,9 @@ impl Handle {
 
 fn local_name(element: &[u8]) -> &[u8] {
     let tag = &element[1.min(element.len())..];
-    let end = tag.iter().position(|b| matches!(b, b' ' | b'>' | b'/' | b'\t' | b'\r' | b'\n'));
+    let end = tag
+        .iter()
+        .position(|b| matches!(b, b' ' | b'>' | b'/' | b'\t' | b'\r' | b'\n'));
     let name = &tag[..end.unwrap_or(tag.len())];
     memchr::memchr(b':', name).map_or(name, |colon| &name[colon + 1..])
 }
@@ -224,7 +234,10 @@ mod tests {
         assert_eq!(local_name(b"<sm:r/>"), b"r");
         assert_eq!(local_name(b"<message\n to='x'>"), b"message");
         assert_eq!(number_attribute(b"<a h='17' xmlns='x'/>", b" h="), Some(17));
-        assert_eq!(number_attribute(b"<a xmlns='x' h=\"4294967295\"/>", b" h="), Some(u32::MAX));
+        assert_eq!(
+            number_attribute(b"<a xmlns='x' h=\"4294967295\"/>", b" h="),
+            Some(u32::MAX)
+        );
         assert_eq!(number_attribute(b"<a/>", b" h="), None);
         assert_eq!(number_attribute(b"<a h=", b" h="), None);
     }

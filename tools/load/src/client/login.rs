@@ -93,9 +93,8 @@ impl Authenticated {
     }
 
     async fn request(&mut self, id: &str, payload: &str) -> Result<Element> {
-        self.stream.send(
-            format!("<iq xmlns='{CLIENT}' type='set' id='{id}'>{payload}</iq>").as_bytes(),
-        )?;
+        self.stream
+            .send(format!("<iq xmlns='{CLIENT}' type='set' id='{id}'>{payload}</iq>").as_bytes())?;
         loop {
             let answer = self.stream.next_element().await?;
             if answer.name != "iq" || answer.attribute("id") != Some(id) {
@@ -105,7 +104,10 @@ impl Authenticated {
                 return Ok(answer);
             }
             let error = answer.child("error", CLIENT);
-            bail!("{}", error.map_or_else(|| "no reason given".to_owned(), condition));
+            bail!(
+                "{}",
+                error.map_or_else(|| "no reason given".to_owned(), condition)
+            );
         }
     }
 
@@ -115,13 +117,17 @@ impl Authenticated {
     /// When the server refuses.
     pub async fn enable(&mut self, resume: bool) -> Result<Enabled> {
         let resume = if resume { " resume='true'" } else { "" };
-        self.stream.send(format!("<enable xmlns='{SM}'{resume}/>").as_bytes())?;
+        self.stream
+            .send(format!("<enable xmlns='{SM}'{resume}/>").as_bytes())?;
         loop {
             let answer = self.stream.next_element().await?;
             if answer.is("enabled", SM) {
                 let resumable = matches!(answer.attribute("resume"), Some("true" | "1"));
                 return Ok(Enabled {
-                    id: answer.attribute("id").filter(|_| resumable).map(str::to_owned),
+                    id: answer
+                        .attribute("id")
+                        .filter(|_| resumable)
+                        .map(str::to_owned),
                     max: answer.attribute("max").and_then(|max| max.parse().ok()),
                     location: answer.attribute("location").map(str::to_owned),
                 });
@@ -140,14 +146,27 @@ impl Authenticated {
     /// When the stream breaks; a refusal is an answer, not an error.
     pub async fn resume(&mut self, id: &str, received: u32) -> Result<Resumption> {
         self.stream.send(
-            format!("<resume xmlns='{SM}' h='{received}' previd='{}'/>", escape(id)).as_bytes(),
+            format!(
+                "<resume xmlns='{SM}' h='{received}' previd='{}'/>",
+                escape(id)
+            )
+            .as_bytes(),
         )?;
         let answer = self.stream.next_element().await?;
         let handled = answer.attribute("h").and_then(|h| h.parse().ok());
         if answer.is("resumed", SM) {
-            return Ok(Resumption::Resumed(handled.context("<resumed/> without h")?));
+            return Ok(Resumption::Resumed(
+                handled.context("<resumed/> without h")?,
+            ));
         }
-        ensure!(answer.is("failed", SM), "expected <resumed/>, got <{}/>", answer.name);
-        Ok(Resumption::Refused { reason: condition(&answer), handled })
+        ensure!(
+            answer.is("failed", SM),
+            "expected <resumed/>, got <{}/>",
+            answer.name
+        );
+        Ok(Resumption::Refused {
+            reason: condition(&answer),
+            handled,
+        })
     }
 }

@@ -67,7 +67,12 @@ pub async fn authenticate(
 ) -> Result<()> {
     let offered: Vec<&str> = features
         .child("mechanisms", SASL)
-        .map(|list| list.children.iter().map(|mechanism| mechanism.text.trim()).collect())
+        .map(|list| {
+            list.children
+                .iter()
+                .map(|mechanism| mechanism.text.trim())
+                .collect()
+        })
         .unwrap_or_default();
     match choose(who.mechanism, &offered)? {
         Mechanism::Anonymous => {
@@ -118,8 +123,14 @@ async fn receive(stream: &mut Stream, name: &str) -> Result<String> {
     if answer.is("failure", SASL) {
         bail!("authentication failed: {}", condition(&answer));
     }
-    ensure!(answer.is(name, SASL), "expected <{name}/>, got <{}/>", answer.name);
-    let data = STANDARD.decode(answer.text.trim()).context("SASL data is not base64")?;
+    ensure!(
+        answer.is(name, SASL),
+        "expected <{name}/>, got <{}/>",
+        answer.name
+    );
+    let data = STANDARD
+        .decode(answer.text.trim())
+        .context("SASL data is not base64")?;
     String::from_utf8(data).context("SASL data is not UTF-8")
 }
 
@@ -158,15 +169,24 @@ fn respond<H: Hash>(
         "the challenge does not extend our nonce"
     );
     let salt = STANDARD.decode(part("s=").context("the challenge has no salt")?)?;
-    let rounds: u32 = part("i=").context("the challenge has no iteration count")?.parse()?;
-    ensure!((1..=MAX_ROUNDS).contains(&rounds), "{rounds} iterations are out of range");
+    let rounds: u32 = part("i=")
+        .context("the challenge has no iteration count")?
+        .parse()?;
+    ensure!(
+        (1..=MAX_ROUNDS).contains(&rounds),
+        "{rounds} iterations are out of range"
+    );
 
     let salted = salted_password::<H>(password, &salt, rounds);
     let client_key = H::hmac(&salted, b"Client Key");
     let without_proof = format!("c=biws,r={full_nonce}");
     let message = format!("{bare},{challenge},{without_proof}");
     let client_signature = H::hmac(&H::hash(&client_key), message.as_bytes());
-    let proof: Vec<u8> = client_key.iter().zip(&client_signature).map(|(a, b)| a ^ b).collect();
+    let proof: Vec<u8> = client_key
+        .iter()
+        .zip(&client_signature)
+        .map(|(a, b)| a ^ b)
+        .collect();
     let server_key = H::hmac(&salted, b"Server Key");
     let answer = format!("{without_proof},p={}", STANDARD.encode(proof));
     Ok((answer, H::hmac(&server_key, message.as_bytes())))
@@ -181,7 +201,10 @@ static SALTED: LazyLock<Mutex<HashMap<SaltKey, Vec<u8>>>> = LazyLock::new(Mutex:
 fn salted_password<H: Hash>(password: &str, salt: &[u8], rounds: u32) -> Vec<u8> {
     let key = (H::NAME, password.to_owned(), salt.to_vec(), rounds);
     let mut known = SALTED.lock().unwrap_or_else(PoisonError::into_inner);
-    known.entry(key).or_insert_with(|| H::salted(password, salt, rounds)).clone()
+    known
+        .entry(key)
+        .or_insert_with(|| H::salted(password, salt, rounds))
+        .clone()
 }
 
 /// One hash function with the three ways SCRAM uses it.
@@ -232,10 +255,17 @@ mod tests {
     fn the_exchange_of_rfc_5802_is_reproduced() {
         let nonce = "fyko+d2lbbFgONRv9qkxdawL";
         let challenge = "r=fyko+d2lbbFgONRv9qkxdawL3rfcNHYJY1ZVvWVs7j,s=QSXCR+Q6sek8bf92,i=4096";
-        let (answer, signature) =
-            respond::<Sha1Kind>("n=user,r=fyko+d2lbbFgONRv9qkxdawL", nonce, challenge, "pencil")
-                .unwrap();
-        assert!(answer.ends_with(",p=v0X8v3Bz2T0CJGbJQyF0X+HI4Ts="), "{answer}");
+        let (answer, signature) = respond::<Sha1Kind>(
+            "n=user,r=fyko+d2lbbFgONRv9qkxdawL",
+            nonce,
+            challenge,
+            "pencil",
+        )
+        .unwrap();
+        assert!(
+            answer.ends_with(",p=v0X8v3Bz2T0CJGbJQyF0X+HI4Ts="),
+            "{answer}"
+        );
         assert_eq!(STANDARD.encode(signature), "rmF9pqV8S7suAoZWja4dJRkFsKQ=");
     }
 
@@ -247,13 +277,23 @@ mod tests {
         let (answer, signature) =
             respond::<Sha256Kind>("n=user,r=rOprNGfwEbeRWgbNEkqO", nonce, challenge, "pencil")
                 .unwrap();
-        assert!(answer.ends_with(",p=dHzbZapWIk4jUhN+Ute9ytag9zjfMHgsqmmiz7AndVQ="), "{answer}");
-        assert_eq!(STANDARD.encode(signature), "6rriTRBi23WpRR/wtup+mMhUZUn/dB5nLTJRsjl95G4=");
+        assert!(
+            answer.ends_with(",p=dHzbZapWIk4jUhN+Ute9ytag9zjfMHgsqmmiz7AndVQ="),
+            "{answer}"
+        );
+        assert_eq!(
+            STANDARD.encode(signature),
+            "6rriTRBi23WpRR/wtup+mMhUZUn/dB5nLTJRsjl95G4="
+        );
     }
 
     #[test]
     fn a_challenge_with_another_nonce_is_refused() {
-        for challenge in ["r=other,s=QSXCR+Q6sek8bf92,i=4096", "r=abcd,s=QQ==,i=0", "r=abc,i=1"] {
+        for challenge in [
+            "r=other,s=QSXCR+Q6sek8bf92,i=4096",
+            "r=abcd,s=QQ==,i=0",
+            "r=abc,i=1",
+        ] {
             assert!(respond::<Sha1Kind>("n=u,r=abc", "abc", challenge, "x").is_err());
         }
     }
@@ -261,8 +301,14 @@ mod tests {
     #[test]
     fn the_strongest_known_mechanism_is_chosen() {
         let offered = ["PLAIN", "SCRAM-SHA-1", "SCRAM-SHA-1-PLUS", "ANONYMOUS"];
-        assert_eq!(choose(Mechanism::Auto, &offered).unwrap(), Mechanism::ScramSha1);
-        assert_eq!(choose(Mechanism::Anonymous, &offered).unwrap(), Mechanism::Anonymous);
+        assert_eq!(
+            choose(Mechanism::Auto, &offered).unwrap(),
+            Mechanism::ScramSha1
+        );
+        assert_eq!(
+            choose(Mechanism::Anonymous, &offered).unwrap(),
+            Mechanism::Anonymous
+        );
         assert!(choose(Mechanism::ScramSha256, &offered).is_err());
         assert!(choose(Mechanism::Auto, &["ANONYMOUS"]).is_err());
     }

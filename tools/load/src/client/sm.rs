@@ -27,14 +27,20 @@ impl Counters {
     /// Counters that keep what was sent, for resumption.
     #[must_use]
     pub fn keeping() -> Self {
-        Self { queue: Some(VecDeque::new()), ..Self::default() }
+        Self {
+            queue: Some(VecDeque::new()),
+            ..Self::default()
+        }
     }
 
     /// Notes a stanza sent.
     pub fn sent(&mut self, stanza: &[u8], tag: Option<u32>) {
         self.sent = self.sent.wrapping_add(1);
         if let Some(queue) = &mut self.queue {
-            queue.push_back(Unacked { stanza: stanza.to_vec(), tag });
+            queue.push_back(Unacked {
+                stanza: stanza.to_vec(),
+                tag,
+            });
         }
     }
 
@@ -48,7 +54,9 @@ impl Counters {
             return (self.acked.wrapping_sub(h) < u32::MAX / 2).then(Vec::new);
         }
         self.acked = h;
-        let Some(queue) = &mut self.queue else { return Some(Vec::new()) };
+        let Some(queue) = &mut self.queue else {
+            return Some(Vec::new());
+        };
         let n = (newly as usize).min(queue.len());
         Some(queue.drain(..n).filter_map(|unacked| unacked.tag).collect())
     }
@@ -81,8 +89,15 @@ mod tests {
         assert_eq!(counters.open(), 4);
         assert_eq!(counters.ack(u32::MAX).unwrap(), [0]);
         assert_eq!(counters.ack(1).unwrap(), [1, 2]);
-        assert_eq!(counters.ack(0).unwrap(), Vec::<u32>::new(), "an older count changes nothing");
-        assert_eq!(counters.unacked().map(|u| u.tag).collect::<Vec<_>>(), [Some(3)]);
+        assert_eq!(
+            counters.ack(0).unwrap(),
+            Vec::<u32>::new(),
+            "an older count changes nothing"
+        );
+        assert_eq!(
+            counters.unacked().map(|u| u.tag).collect::<Vec<_>>(),
+            [Some(3)]
+        );
         assert_eq!(counters.ack(3), None, "more than was sent");
         assert_eq!(counters.open(), 1);
     }

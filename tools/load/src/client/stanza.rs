@@ -4,7 +4,11 @@ use crate::xml::tree::escape;
 
 /// On WebSocket every stanza declares its namespace; on TCP the stream header did.
 fn ns(websocket: bool) -> &'static str {
-    if websocket { " xmlns='jabber:client'" } else { "" }
+    if websocket {
+        " xmlns='jabber:client'"
+    } else {
+        ""
+    }
 }
 
 /// A message with a body.

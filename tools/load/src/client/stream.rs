@@ -70,16 +70,27 @@ impl Stream {
     }
 
     async fn secure(&mut self, endpoint: &Endpoint) -> Result<()> {
-        self.link().start_tls(endpoint.tls.connection(&endpoint.domain)?)?;
-        self.reader.handshake(&mut self.buffer).await.context("the TLS handshake failed")
+        self.link()
+            .start_tls(endpoint.tls.connection(&endpoint.domain)?)?;
+        self.reader
+            .handshake(&mut self.buffer)
+            .await
+            .context("the TLS handshake failed")
     }
 
     async fn start_tls(&mut self) -> Result<()> {
         let features = self.open().await?;
-        ensure!(features.child("starttls", TLS).is_some(), "the server does not offer STARTTLS");
+        ensure!(
+            features.child("starttls", TLS).is_some(),
+            "the server does not offer STARTTLS"
+        );
         self.send(format!("<starttls xmlns='{TLS}'/>").as_bytes())?;
         let answer = self.next_element().await?;
-        ensure!(answer.is("proceed", TLS), "the server refused STARTTLS: <{}/>", answer.name);
+        ensure!(
+            answer.is("proceed", TLS),
+            "the server refused STARTTLS: <{}/>",
+            answer.name
+        );
         self.buffer.clear();
         Ok(())
     }
@@ -88,16 +99,23 @@ impl Stream {
         let port = address.rsplit_once(':').map_or("", |(_, port)| port);
         let host = format!("{}:{port}", endpoint.domain);
         let key = ws::key();
-        self.link().send(ws::request(&host, &endpoint.path, &key).as_bytes())?;
+        self.link()
+            .send(ws::request(&host, &endpoint.path, &key).as_bytes())?;
         let mut raw = Vec::new();
         loop {
             if let Some(length) = ws::check_response(&raw, &key)? {
                 raw.drain(..length);
                 break;
             }
-            ensure!(self.reader.read(&mut raw).await? > 0, "no answer to the WebSocket request");
+            ensure!(
+                self.reader.read(&mut raw).await? > 0,
+                "no answer to the WebSocket request"
+            );
         }
-        self.websocket = Some(WebSocket { raw, decoder: ws::Decoder::default() });
+        self.websocket = Some(WebSocket {
+            raw,
+            decoder: ws::Decoder::default(),
+        });
         Ok(())
     }
 
@@ -150,7 +168,11 @@ impl Stream {
                 .as_bytes(),
             )?;
             let open = self.next_element().await?;
-            ensure!(open.name == "open", "expected <open/>, got <{}/>", open.name);
+            ensure!(
+                open.name == "open",
+                "expected <open/>, got <{}/>",
+                open.name
+            );
         } else {
             self.splitter = Splitter::stream();
             self.buffer.clear();
@@ -173,7 +195,11 @@ impl Stream {
             }
         }
         let features = self.next_element().await?;
-        ensure!(features.is("features", STREAMS), "expected features, got <{}/>", features.name);
+        ensure!(
+            features.is("features", STREAMS),
+            "expected features, got <{}/>",
+            features.name
+        );
         Ok(features)
     }
 
@@ -191,7 +217,9 @@ impl Stream {
         loop {
             let mut at = 0;
             let step = loop {
-                let step = websocket.decoder.step(&websocket.raw, &mut at, &mut self.buffer)?;
+                let step = websocket
+                    .decoder
+                    .step(&websocket.raw, &mut at, &mut self.buffer)?;
                 match step {
                     ws::Step::Progress => {}
                     ws::Step::Answer(pong) => self.reader.link().send(&pong)?,

@@ -56,8 +56,12 @@ impl Hello {
         let element = Element::parse(bytes, "")?;
         anyhow::ensure!(element.name == "hello", "the floor expects <hello/> first");
         let number = |name: &str| -> Result<u64> {
-            let value = element.attribute(name).with_context(|| format!("hello without {name}"))?;
-            value.parse().with_context(|| format!("{name} in hello is no number"))
+            let value = element
+                .attribute(name)
+                .with_context(|| format!("hello without {name}"))?;
+            value
+                .parse()
+                .with_context(|| format!("{name} in hello is no number"))
         };
         let role = if element.attribute("peer").is_some() {
             Role::Peer(usize::try_from(number("peer")?)?)
@@ -94,8 +98,14 @@ mod tests {
     #[test]
     fn hello_comes_back_as_it_went() {
         for role in [Role::Peer(7), Role::Everyone, Role::Idle] {
-            let hello =
-                Hello { group: 9, role, number: 3, incoming: 310, outgoing: 420, ask_every: 25 };
+            let hello = Hello {
+                group: 9,
+                role,
+                number: 3,
+                incoming: 310,
+                outgoing: 420,
+                ask_every: 25,
+            };
             assert_eq!(Hello::parse(&hello.encode()).unwrap(), hello);
         }
         assert!(Hello::parse(b"<iq/>").is_err());

@@ -103,7 +103,9 @@ impl Peers {
     /// Delivers one message of the connection that said `hello`.
     pub fn deliver(&self, hello: &Hello) {
         let groups = lock(&self.groups);
-        let Some(group) = groups.get(&hello.group) else { return };
+        let Some(group) = groups.get(&hello.group) else {
+            return;
+        };
         match hello.role {
             Role::Peer(number) => {
                 if let Some(Some(peer)) = group.get(number) {

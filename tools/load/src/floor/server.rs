@@ -37,9 +37,13 @@ pub async fn serve(listener: TcpListener, mode: Mode) -> Result<()> {
 }
 
 async fn connection(tcp: TcpStream, config: Arc<ServerConfig>, peers: Arc<Peers>) {
-    let Some((link, mut reader, early)) = accept(tcp, config).await else { return };
+    let Some((link, mut reader, early)) = accept(tcp, config).await else {
+        return;
+    };
     let mut input = early;
-    let Some(hello) = hello(&mut reader, &mut input).await else { return };
+    let Some(hello) = hello(&mut reader, &mut input).await else {
+        return;
+    };
     if !peers.add(&hello, &link) || link.send(b"<ok/>").is_err() {
         return;
     }
@@ -93,7 +97,9 @@ async fn read(
                     end
                 }
                 b"<r" | b"<a" => {
-                    let Some(end) = memchr(b'>', &input[at..]) else { break };
+                    let Some(end) = memchr(b'>', &input[at..]) else {
+                        break;
+                    };
                     if tag == b"<r" {
                         link.send(ANSWER)?;
                     }
@@ -105,7 +111,10 @@ async fn read(
             at = end;
         }
         input.drain(..at);
-        ensure!(input.len() <= hello.incoming.max(1024), "an element that does not end");
+        ensure!(
+            input.len() <= hello.incoming.max(1024),
+            "an element that does not end"
+        );
         if input.is_empty() {
             // An idle connection holds no buffer.
             input = Vec::new();

@@ -62,7 +62,9 @@ pub fn usage(groups: &Groups) -> Result<Usage> {
             resident += resident_bytes(pid);
             pending.extend(children.get(&pid).into_iter().flatten());
         }
-        usage.cpu.insert(name.clone(), ticks as f64 / TICKS_PER_SECOND);
+        usage
+            .cpu
+            .insert(name.clone(), ticks as f64 / TICKS_PER_SECOND);
         usage.resident.insert(name.clone(), resident);
     }
     Ok(usage)
@@ -72,9 +74,13 @@ fn all_processes() -> Result<HashMap<u32, Stat>> {
     let mut found = HashMap::new();
     for entry in fs::read_dir("/proc").context("cannot list /proc")? {
         let name = entry?.file_name();
-        let Some(pid) = name.to_str().and_then(|name| name.parse().ok()) else { continue };
+        let Some(pid) = name.to_str().and_then(|name| name.parse().ok()) else {
+            continue;
+        };
         // A process may end between the listing and the reading.
-        let Ok(text) = fs::read_to_string(format!("/proc/{pid}/stat")) else { continue };
+        let Ok(text) = fs::read_to_string(format!("/proc/{pid}/stat")) else {
+            continue;
+        };
         if let Some(stat) = parse_stat(&text) {
             found.insert(pid, stat);
         }
@@ -119,14 +125,19 @@ pub fn own() -> Result<Own> {
     let stat = parse_stat(&stat).context("cannot understand /proc/self/stat")?;
     let mut switches = 0;
     for task in fs::read_dir("/proc/self/task").context("cannot list own threads")? {
-        let Ok(status) = fs::read_to_string(task?.path().join("status")) else { continue };
+        let Ok(status) = fs::read_to_string(task?.path().join("status")) else {
+            continue;
+        };
         switches += status
             .lines()
             .filter_map(|line| line.split_once("ctxt_switches:"))
             .filter_map(|(_, count)| count.trim().parse::<u64>().ok())
             .sum::<u64>();
     }
-    Ok(Own { cpu: stat.own_ticks as f64 / TICKS_PER_SECOND, switches })
+    Ok(Own {
+        cpu: stat.own_ticks as f64 / TICKS_PER_SECOND,
+        switches,
+    })
 }
 
 #[cfg(test)]
@@ -138,7 +149,10 @@ mod tests {
     fn a_name_with_parentheses_does_not_shift_the_fields() {
         let text = "42 (a) R b) S 7 1 1 0 -1 4194560 1 2 3 4 10 20 30 40 20 0 5 0 99 1000 250 1";
         let stat = parse_stat(text).unwrap();
-        assert_eq!((stat.parent, stat.own_ticks, stat.reaped_ticks), (7, 30, 70));
+        assert_eq!(
+            (stat.parent, stat.own_ticks, stat.reaped_ticks),
+            (7, 30, 70)
+        );
     }
 
     #[test]
@@ -146,6 +160,11 @@ mod tests {
         let me = Groups::from([("me".to_owned(), vec![std::process::id()])]);
         assert!(usage(&me).unwrap().resident["me"] > 1_000_000);
         let nobody = Groups::from([("x".to_owned(), vec![u32::MAX])]);
-        assert!(usage(&nobody).unwrap_err().to_string().contains("does not exist"));
+        assert!(
+            usage(&nobody)
+                .unwrap_err()
+                .to_string()
+                .contains("does not exist")
+        );
     }
 }

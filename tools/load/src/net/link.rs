@@ -59,10 +59,19 @@ pub fn link(tcp: TcpStream) -> io::Result<(Arc<Link>, ReadSide)> {
     let (half, write) = tcp.into_split();
     let link = Arc::new(Link {
         write,
-        state: Mutex::new(State { tls: None, plain: Vec::new(), waiting: false, closed: false }),
+        state: Mutex::new(State {
+            tls: None,
+            plain: Vec::new(),
+            waiting: false,
+            closed: false,
+        }),
         abandoned: Notify::new(),
     });
-    let reader = ReadSide { half, link: Arc::clone(&link), eof: false };
+    let reader = ReadSide {
+        half,
+        link: Arc::clone(&link),
+        eof: false,
+    };
     Ok((link, reader))
 }
 
@@ -200,17 +209,27 @@ impl Link {
                 }
             }
         }
-        if tls.wants_write() { self.flush_locked(&mut state) } else { Ok(()) }
+        if tls.wants_write() {
+            self.flush_locked(&mut state)
+        } else {
+            Ok(())
+        }
     }
 
     fn handshaking(&self) -> bool {
-        self.state().tls.as_ref().is_some_and(|tls| tls.is_handshaking())
+        self.state()
+            .tls
+            .as_ref()
+            .is_some_and(|tls| tls.is_handshaking())
     }
 
     /// The protocol version that TLS settled on, for the reports.
     #[must_use]
     pub fn tls_version(&self) -> Option<rustls::ProtocolVersion> {
-        self.state().tls.as_ref().and_then(|tls| tls.protocol_version())
+        self.state()
+            .tls
+            .as_ref()
+            .and_then(|tls| tls.protocol_version())
     }
 }
 

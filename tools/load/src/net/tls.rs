@@ -33,7 +33,11 @@ impl Trust {
             .with_context(|| format!("cannot read certificates from {}", path.display()))?
             .collect::<Result<_, _>>()
             .with_context(|| format!("{} is not a PEM file of certificates", path.display()))?;
-        anyhow::ensure!(!certificates.is_empty(), "{} holds no certificate", path.display());
+        anyhow::ensure!(
+            !certificates.is_empty(),
+            "{} holds no certificate",
+            path.display()
+        );
         Ok(Self::Pem(certificates))
     }
 }
@@ -61,7 +65,10 @@ impl TlsClient {
                     WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider.clone())
                         .build()
                         .context("none of the given certificates can be a trust anchor")?;
-                Arc::new(Pinning { chain, exact: certificates.clone() })
+                Arc::new(Pinning {
+                    chain,
+                    exact: certificates.clone(),
+                })
             }
         };
         let mut config = ClientConfig::builder_with_provider(provider)
@@ -72,7 +79,9 @@ impl TlsClient {
             .with_no_client_auth();
         config.resumption = Resumption::disabled();
         config.alpn_protocols = alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
-        Ok(Self { config: Arc::new(config) })
+        Ok(Self {
+            config: Arc::new(config),
+        })
     }
 
     /// A connection for `domain`, which is sent as SNI and checked against the certificate.
@@ -82,7 +91,10 @@ impl TlsClient {
     pub fn connection(&self, domain: &str) -> Result<Connection> {
         let name = ServerName::try_from(domain.to_owned())
             .with_context(|| format!("'{domain}' cannot be a TLS server name"))?;
-        Ok(Connection::Client(ClientConnection::new(Arc::clone(&self.config), name)?))
+        Ok(Connection::Client(ClientConnection::new(
+            Arc::clone(&self.config),
+            name,
+        )?))
     }
 }
 
@@ -125,7 +137,8 @@ impl ServerCertVerifier for Pinning {
         if self.exact.iter().any(|known| known == end_entity) {
             return Ok(ServerCertVerified::assertion());
         }
-        self.chain.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now)
+        self.chain
+            .verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now)
     }
 
     fn verify_tls12_signature(

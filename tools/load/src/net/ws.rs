@@ -41,7 +41,10 @@ pub fn key() -> String {
 /// When the server does not switch protocols as asked.
 pub fn check_response(buffer: &[u8], key: &str) -> Result<Option<usize>> {
     let Some(end) = memchr::memmem::find(buffer, b"\r\n\r\n") else {
-        ensure!(buffer.len() <= MAX_HEADER, "the answer to the WebSocket request is too long");
+        ensure!(
+            buffer.len() <= MAX_HEADER,
+            "the answer to the WebSocket request is too long"
+        );
         return Ok(None);
     };
     let head = std::str::from_utf8(&buffer[..end])?;
@@ -66,8 +69,14 @@ pub fn check_response(buffer: &[u8], key: &str) -> Result<Option<usize>> {
     hash.update(key.as_bytes());
     hash.update(ACCEPT_SUFFIX);
     let expected = STANDARD.encode(hash.finalize());
-    ensure!(accept == Some(expected.as_str()), "wrong Sec-WebSocket-Accept in the answer");
-    ensure!(protocol == Some("xmpp"), "the server did not choose the sub-protocol 'xmpp'");
+    ensure!(
+        accept == Some(expected.as_str()),
+        "wrong Sec-WebSocket-Accept in the answer"
+    );
+    ensure!(
+        protocol == Some("xmpp"),
+        "the server did not choose the sub-protocol 'xmpp'"
+    );
     Ok(Some(end + 4))
 }
 
@@ -93,7 +102,12 @@ fn frame(opcode: u8, payload: &[u8], out: &mut Vec<u8>) {
     // serves as well as a random one.
     let mask = [0x37, 0xFA, 0x21, 0x3D];
     out.extend_from_slice(&mask);
-    out.extend(payload.iter().zip(mask.iter().cycle()).map(|(byte, mask)| byte ^ mask));
+    out.extend(
+        payload
+            .iter()
+            .zip(mask.iter().cycle())
+            .map(|(byte, mask)| byte ^ mask),
+    );
 }
 
 /// What a step of decoding did.
@@ -123,8 +137,13 @@ impl Decoder {
     /// When the peer violates the protocol.
     pub fn step(&mut self, raw: &[u8], at: &mut usize, out: &mut Vec<u8>) -> Result<Step> {
         let input = &raw[*at..];
-        let [first, second, rest @ ..] = input else { return Ok(Step::NeedMore) };
-        ensure!(first & 0x70 == 0, "a WebSocket frame uses an extension nobody asked for");
+        let [first, second, rest @ ..] = input else {
+            return Ok(Step::NeedMore);
+        };
+        ensure!(
+            first & 0x70 == 0,
+            "a WebSocket frame uses an extension nobody asked for"
+        );
         ensure!(second & 0x80 == 0, "the server masks its WebSocket frames");
         let (length, header) = match second & 0x7F {
             126 => match rest {
@@ -140,8 +159,13 @@ impl Decoder {
             },
             n => (usize::from(n), 2),
         };
-        ensure!(length <= MAX_MESSAGE, "a WebSocket frame of {length} bytes is too large");
-        let Some(payload) = input.get(header..header + length) else { return Ok(Step::NeedMore) };
+        ensure!(
+            length <= MAX_MESSAGE,
+            "a WebSocket frame of {length} bytes is too large"
+        );
+        let Some(payload) = input.get(header..header + length) else {
+            return Ok(Step::NeedMore);
+        };
         *at += header + length;
         let last = first & 0x80 != 0;
         match first & 0x0F {
@@ -151,7 +175,10 @@ impl Decoder {
                     "a WebSocket message is fragmented wrongly"
                 );
                 self.length += length;
-                ensure!(self.length <= MAX_MESSAGE, "a WebSocket message is too large");
+                ensure!(
+                    self.length <= MAX_MESSAGE,
+                    "a WebSocket message is too large"
+                );
                 out.extend_from_slice(payload);
                 self.in_message = !last;
                 if last {
@@ -166,7 +193,9 @@ impl Decoder {
             }
             PONG => Ok(Step::Progress),
             CLOSE => {
-                let code = payload.first_chunk::<2>().map(|bytes| u16::from_be_bytes(*bytes));
+                let code = payload
+                    .first_chunk::<2>()
+                    .map(|bytes| u16::from_be_bytes(*bytes));
                 Ok(Step::Closed(code))
             }
             opcode => bail!("unknown WebSocket opcode {opcode}"),
@@ -215,7 +244,11 @@ mod tests {
             }
             let mut expected = b"<a/><b></b>".to_vec();
             expected.extend_from_slice(&long);
-            assert_eq!((out, pongs, closed), (expected, 1, Some(1012)), "cut at {cut}");
+            assert_eq!(
+                (out, pongs, closed),
+                (expected, 1, Some(1012)),
+                "cut at {cut}"
+            );
         }
     }
 
@@ -224,7 +257,11 @@ mod tests {
         let mut masked = Vec::new();
         text(b"<a/>", &mut masked);
         for bad in [masked, server_frame(0x80, b"x"), server_frame(0xC1, b"x")] {
-            assert!(Decoder::default().step(&bad, &mut 0, &mut Vec::new()).is_err());
+            assert!(
+                Decoder::default()
+                    .step(&bad, &mut 0, &mut Vec::new())
+                    .is_err()
+            );
         }
     }
 
@@ -235,7 +272,10 @@ mod tests {
                       Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\
                       Sec-WebSocket-Protocol: xmpp\r\n\r\n";
         let key = "dGhlIHNhbXBsZSBub25jZQ==";
-        assert_eq!(check_response(answer.as_bytes(), key).unwrap(), Some(answer.len()));
+        assert_eq!(
+            check_response(answer.as_bytes(), key).unwrap(),
+            Some(answer.len())
+        );
         assert_eq!(check_response(&answer.as_bytes()[..40], key).unwrap(), None);
         assert!(check_response(answer.as_bytes(), "AAAA").is_err());
         assert!(check_response(b"HTTP/1.1 404 Not Found\r\n\r\n", key).is_err());

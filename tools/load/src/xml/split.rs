@@ -34,7 +34,10 @@ impl Splitter {
     /// For a sequence of elements without a surrounding one (WebSocket).
     #[must_use]
     pub fn elements() -> Self {
-        Self { depth: 1, ..Self::default() }
+        Self {
+            depth: 1,
+            ..Self::default()
+        }
     }
 
     /// Tells that the caller removed `n` bytes, all of them consumed, from the buffer's start.
@@ -69,7 +72,9 @@ impl Splitter {
                 self.start = tag;
             }
             let rest = &buffer[tag..];
-            let Some(second) = rest.get(1) else { return Ok(None) };
+            let Some(second) = rest.get(1) else {
+                return Ok(None);
+            };
             match second {
                 b'?' => match memmem::find(rest, b"?>") {
                     Some(end) => self.skip(tag + end + 2),
@@ -87,7 +92,9 @@ impl Splitter {
                     }
                 }
                 b'/' => {
-                    let Some(end) = memchr(b'>', rest) else { return Ok(None) };
+                    let Some(end) = memchr(b'>', rest) else {
+                        return Ok(None);
+                    };
                     self.position = tag + end + 1;
                     match self.depth {
                         0 => bail!("an end tag outside the stream"),
@@ -103,7 +110,9 @@ impl Splitter {
                     }
                 }
                 _ => {
-                    let Some(end) = tag_end(rest) else { return Ok(None) };
+                    let Some(end) = tag_end(rest) else {
+                        return Ok(None);
+                    };
                     self.position = tag + end + 1;
                     let empty = rest[end - 1] == b'/';
                     match (self.depth, empty) {

@@ -31,8 +31,14 @@ impl Element {
         let text = std::str::from_utf8(bytes).context("an element is not UTF-8")?;
         let mut scopes = Scopes(vec![
             (String::new(), default_ns.to_owned()),
-            ("stream".to_owned(), "http://etherx.jabber.org/streams".to_owned()),
-            ("xml".to_owned(), "http://www.w3.org/XML/1998/namespace".to_owned()),
+            (
+                "stream".to_owned(),
+                "http://etherx.jabber.org/streams".to_owned(),
+            ),
+            (
+                "xml".to_owned(),
+                "http://www.w3.org/XML/1998/namespace".to_owned(),
+            ),
         ]);
         let mut parser = Parser { rest: text };
         let root = parser.element(&mut scopes, 0)?;
@@ -43,7 +49,10 @@ impl Element {
     /// An attribute's value.
     #[must_use]
     pub fn attribute(&self, name: &str) -> Option<&str> {
-        self.attributes.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
+        self.attributes
+            .iter()
+            .find(|(key, _)| key == name)
+            .map(|(_, value)| value.as_str())
     }
 
     /// The first child of this name and namespace.
@@ -109,7 +118,9 @@ struct Scopes(Vec<(String, String)>);
 impl Scopes {
     fn resolve(&self, prefix: &str) -> Result<String> {
         let found = self.0.iter().rev().find(|(known, _)| known == prefix);
-        found.map(|(_, ns)| ns.clone()).with_context(|| format!("undeclared prefix '{prefix}'"))
+        found
+            .map(|(_, ns)| ns.clone())
+            .with_context(|| format!("undeclared prefix '{prefix}'"))
     }
 }
 
@@ -120,7 +131,10 @@ struct Parser<'a> {
 impl Parser<'_> {
     fn element(&mut self, scopes: &mut Scopes, depth: usize) -> Result<Element> {
         ensure!(depth < MAX_DEPTH, "elements are nested too deeply");
-        ensure!(self.rest.starts_with('<'), "an element does not begin with '<'");
+        ensure!(
+            self.rest.starts_with('<'),
+            "an element does not begin with '<'"
+        );
         let end = tag_end(self.rest.as_bytes()).context("a start tag without its end")?;
         let mut tag = &self.rest[1..end];
         self.rest = &self.rest[end + 1..];
@@ -129,9 +143,14 @@ impl Parser<'_> {
             tag = &tag[..tag.len() - 1];
         }
         let outer = scopes.0.len();
-        let name_end = tag.find(|c: char| c.is_ascii_whitespace()).unwrap_or(tag.len());
+        let name_end = tag
+            .find(|c: char| c.is_ascii_whitespace())
+            .unwrap_or(tag.len());
         let qualified = &tag[..name_end];
-        ensure!(!qualified.is_empty() && !qualified.starts_with('/'), "an element without a name");
+        ensure!(
+            !qualified.is_empty() && !qualified.starts_with('/'),
+            "an element without a name"
+        );
         let mut element = Element::default();
         attributes(&tag[name_end..], |name, value| {
             let value = unescape(value)?;
@@ -168,12 +187,17 @@ impl Parser<'_> {
                 self.rest = &self.rest[at..];
             }
             if let Some(cdata) = self.rest.strip_prefix("<![CDATA[") {
-                let end = cdata.find("]]>").context("a CDATA section without its end")?;
+                let end = cdata
+                    .find("]]>")
+                    .context("a CDATA section without its end")?;
                 element.text.push_str(&cdata[..end]);
                 self.rest = &cdata[end + 3..];
             } else if let Some(tag) = self.rest.strip_prefix("</") {
                 let end = tag.find('>').context("an end tag without its end")?;
-                ensure!(tag[..end].trim_end() == qualified, "'{qualified}' ends as another");
+                ensure!(
+                    tag[..end].trim_end() == qualified,
+                    "'{qualified}' ends as another"
+                );
                 self.rest = &tag[end + 1..];
                 return Ok(());
             } else if self.rest.starts_with("<!") || self.rest.starts_with("<?") {
@@ -190,8 +214,12 @@ impl Parser<'_> {
 /// # Errors
 /// When the tag is not well-formed.
 pub fn tag_attributes(tag: &[u8]) -> Result<Vec<(String, String)>> {
-    let tag = std::str::from_utf8(tag)?.trim_start_matches('<').trim_end_matches(['>', '/']);
-    let start = tag.find(|c: char| c.is_ascii_whitespace()).unwrap_or(tag.len());
+    let tag = std::str::from_utf8(tag)?
+        .trim_start_matches('<')
+        .trim_end_matches(['>', '/']);
+    let start = tag
+        .find(|c: char| c.is_ascii_whitespace())
+        .unwrap_or(tag.len());
     let mut found = Vec::new();
     attributes(&tag[start..], |name, value| {
         found.push((name.to_owned(), unescape(value)?));
@@ -203,12 +231,15 @@ pub fn tag_attributes(tag: &[u8]) -> Result<Vec<(String, String)>> {
 fn attributes(text: &str, mut each: impl FnMut(&str, &str) -> Result<()>) -> Result<()> {
     let mut rest = text.trim_start();
     while !rest.is_empty() {
-        let (name, after) = rest.split_once('=').context("an attribute without a value")?;
+        let (name, after) = rest
+            .split_once('=')
+            .context("an attribute without a value")?;
         let after = after.trim_start();
         let quote = after.chars().next().filter(|c| matches!(c, '\'' | '"'));
         let quote = quote.context("an attribute value without quotes")?;
-        let (value, next) =
-            after[1..].split_once(quote).context("an attribute value without its end")?;
+        let (value, next) = after[1..]
+            .split_once(quote)
+            .context("an attribute value without its end")?;
         each(name.trim(), value)?;
         rest = next.trim_start();
     }
@@ -231,16 +262,37 @@ mod tests {
         let x = message.child("x", "urn:p").unwrap();
         assert_eq!(x.attribute("k"), Some("AB"));
         assert!(x.child("y", "jabber:client").is_some());
-        assert_eq!(message.child("body", "jabber:client").unwrap().text, "1 < 2 & <3>");
-        assert!(message.child("z", "urn:z").unwrap().child("w", "urn:z").is_some());
+        assert_eq!(
+            message.child("body", "jabber:client").unwrap().text,
+            "1 < 2 & <3>"
+        );
+        assert!(
+            message
+                .child("z", "urn:z")
+                .unwrap()
+                .child("w", "urn:z")
+                .is_some()
+        );
     }
 
     #[test]
     fn what_is_not_one_element_is_refused() {
         let deep = "<a>".repeat(300);
-        for bad in ["", "x", "<a>", "<a></b>", "<a/><b/>", "<p:a/>", "<a b/>", "<a b=c/>",
-            "<a>&x;</a>", "<a><!-- --></a>", "</a>", "< a/>", deep.as_str()]
-        {
+        for bad in [
+            "",
+            "x",
+            "<a>",
+            "<a></b>",
+            "<a/><b/>",
+            "<p:a/>",
+            "<a b/>",
+            "<a b=c/>",
+            "<a>&x;</a>",
+            "<a><!-- --></a>",
+            "</a>",
+            "< a/>",
+            deep.as_str(),
+        ] {
             assert!(Element::parse(bad.as_bytes(), "").is_err(), "{bad}");
         }
     }

@@ -1,0 +1,266 @@
+//! What must be true when the cluster is whole and nothing is under way.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::client::{Mode, Received, What, number_in};
+use super::world::{Sent, World};
+use crate::worker::session::Attachment;
+
+/// Everything that is wrong.
+pub(super) fn check(world: &World) -> Vec<String> {
+    let mut wrong = world.trouble.clone();
+    routers(world, &mut wrong);
+    edges(world, &mut wrong);
+    shadow(world, &mut wrong);
+    clients(world, &mut wrong);
+    messages(world, &mut wrong);
+    orders(world, &mut wrong);
+    if world.config.archive {
+        archives(world, &mut wrong);
+    }
+    wrong
+}
+
+fn routers(world: &World, wrong: &mut Vec<String>) {
+    for host in world.hosts.iter().filter(|h| h.is_running()) {
+        let name = &host.node.name;
+        for worker in &host.workers {
+            let works = worker.core.works.len();
+            if works > 0 {
+                wrong.push(format!("{name}: {works} works are open"));
+            }
+            for slot in worker.slots.iter() {
+                let at = format!("{name} slot {}@{}", slot.slot, slot.epoch);
+                let map = &world.storage.map;
+                let owner = map.owners[usize::from(slot.slot)] as usize;
+                let owns = owner.checked_sub(1).map(|i| map.routers[i].incarnation);
+                if owns != Some(host.incarnation()) {
+                    wrong.push(format!("{at}: not the owner any more"));
+                }
+                if !slot.is_active() {
+                    wrong.push(format!("{at}: {:?}", slot.phase));
+                }
+                if !slot.seen.is_empty() {
+                    let first: Vec<_> = slot.seen.iter().take(3).collect();
+                    wrong.push(format!("{at}: remembers {} effects: {first:?}", slot.seen.len()));
+                }
+                if !slot.outbound.is_empty() || !slot.parked.is_empty() {
+                    wrong.push(format!("{at}: effects wait: {:?}", slot.outbound));
+                }
+                if slot.archive_open + slot.offline_open > 0 || !slot.shadow.is_idle() {
+                    wrong.push(format!("{at}: stores are not idle"));
+                }
+                for room in slot.rooms.values().filter(|r| !r.is_flushed()) {
+                    wrong.push(format!("{at}: room {} has a tail", room.jid()));
+                }
+                for session in slot.sessions.values() {
+                    let at = format!("{at} {} ({:04x})", session.jid, session.id & 0xffff);
+                    let attached = matches!(session.attachment, Attachment::Edge { .. });
+                    if !attached {
+                        wrong.push(format!("{at}: {:?}", session.attachment));
+                    }
+                    if session.settled != session.accepted {
+                        wrong.push(format!("{at}: settled {} of {}", session.settled, session.accepted));
+                    }
+                    if session.acked != session.next || !session.queue.is_empty() {
+                        wrong.push(format!("{at}: acknowledged {} of {}", session.acked, session.next));
+                    }
+                    if !session.unreleased.is_empty() || !session.restored.is_empty() {
+                        wrong.push(format!(
+                            "{at}: keeps keys {:?}, restored {:?}",
+                            session.unreleased, session.restored
+                        ));
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn edges(world: &World, wrong: &mut Vec<String>) {
+    for edge in world.edges.iter().filter(|e| e.alive) {
+        if !edge.is_quiet() {
+            wrong.push(format!("{} waits for an owner: {:?}", edge.node.name, edge.slots));
+        }
+        for session in edge.slots.values().flat_map(|s| s.sessions.values()) {
+            let at = format!("{} session {:04x}", edge.node.name, session.nonce & 0xffff);
+            if !session.held_out.is_empty() {
+                wrong.push(format!(
+                    "{at}: holds {} deliveries (acked {}, released {}, last {})",
+                    session.held_out.len(), session.acked, session.released, session.out_last
+                ));
+            }
+        }
+    }
+}
+
+fn shadow(world: &World, wrong: &mut Vec<String>) {
+    let mut alive = BTreeSet::new();
+    for worker in world.hosts.iter().filter(|h| h.is_running()).flat_map(|h| &h.workers) {
+        for slot in worker.slots.iter() {
+            alive.extend(slot.rooms.keys().map(crate::worker::shadow::room_object));
+        }
+    }
+    for object in world.shadow.objects() {
+        if !alive.contains(&object) {
+            wrong.push(format!("the shadow still has {object}"));
+        }
+    }
+}
+
+fn clients(world: &World, wrong: &mut Vec<String>) {
+    for client in &world.clients {
+        let at = format!("c{} ({})", client.index, client.full);
+        if client.wanted && !client.is_online() {
+            wrong.push(format!("{at} is {:?}", client.mode));
+        }
+        if !client.wanted && client.mode != Mode::Offline {
+            wrong.push(format!("{at} is {:?}", client.mode));
+        }
+        if !client.sent.is_empty() {
+            wrong.push(format!("{at}: {} of its stanzas are not acknowledged", client.sent.len()));
+        }
+        if let Some((number, _)) = client.asking.iter().find(|(_, sure)| **sure) {
+            wrong.push(format!("{at}: i{number} has no answer"));
+        }
+        for (room, _) in client.rooms.iter().filter(|(_, inside)| !**inside) {
+            wrong.push(format!("{at}: its entering {room} has no answer"));
+        }
+        let mut seen = BTreeSet::new();
+        for got in &client.log {
+            if !seen.insert((got.session, got.what, got.number)) && !(got.delayed && got.what == What::Groupchat) {
+                wrong.push(format!("{at}: got {:?} {} twice", got.what, got.number));
+            }
+        }
+    }
+}
+
+fn got<'a>(world: &'a World, who: (usize, u32), what: What, number: u64) -> impl Iterator<Item = &'a Received> {
+    let log = &world.clients[who.0].log;
+    log.iter().filter(move |r| r.session == who.1 && r.what == what && r.number == number)
+}
+
+fn exists(world: &World, who: (usize, u32)) -> bool {
+    let client = &world.clients[who.0];
+    client.session_no == who.1 && client.is_online()
+}
+
+fn messages(world: &World, wrong: &mut Vec<String>) {
+    for (number, sent) in &world.sent {
+        let from = (sent.from, sent.session);
+        let bounced = got(world, from, What::Error, *number).next().is_some();
+        if !sent.accepted || bounced {
+            continue;
+        }
+        for who in sent.cover.iter().filter(|who| exists(world, **who)) {
+            if got(world, *who, sent.what, *number).next().is_none() {
+                wrong.push(format!("m{number} {sent:?} did not reach c{}", who.0));
+            }
+        }
+        for who in sent.carbons.iter().filter(|who| exists(world, **who)) {
+            let copies = got(world, *who, What::CarbonSent, *number).count()
+                + got(world, *who, What::CarbonReceived, *number).count();
+            if copies != 1 {
+                wrong.push(format!("m{number} {sent:?}: c{} got {copies} carbons", who.0));
+            }
+        }
+        if sent.what == What::Message && !arrived(world, *number, sent) {
+            wrong.push(format!("m{number} {sent:?} is lost"));
+        }
+    }
+}
+
+fn bare(jid: &str) -> &str {
+    jid.split('/').next().unwrap_or(jid)
+}
+
+/// Somebody got it, or it waits in storage.
+fn arrived(world: &World, number: u64, sent: &Sent) -> bool {
+    let user = bare(&sent.to);
+    let live = world
+        .clients
+        .iter()
+        .filter(|c| c.bare == user)
+        .any(|c| c.log.iter().any(|r| r.what == What::Message && r.number == number));
+    live || world.storage.offline_all(user).any(|r| number_in(r.stanza.as_ref()) == Some(number))
+}
+
+fn orders(world: &World, wrong: &mut Vec<String>) {
+    for client in &world.clients {
+        // From one session to one address: in the order in which it was sent.
+        let mut last: BTreeMap<(u32, usize, u32, &str), u64> = BTreeMap::new();
+        for r in &client.log {
+            let Some(sent) = world.sent.get(&r.number) else { continue };
+            if r.what != sent.what || (r.delayed && r.what == What::Groupchat) {
+                continue;
+            }
+            let place = last.entry((r.session, sent.from, sent.session, &sent.to)).or_default();
+            if r.number < *place {
+                wrong.push(format!("c{} got m{} after m{place}", client.index, r.number));
+            }
+            *place = r.number.max(*place);
+        }
+    }
+    for room in &world.rooms {
+        let said = |c: usize| -> Vec<u64> {
+            let log = world.clients[c].log.iter();
+            log.filter(|r| r.what == What::Groupchat && !r.delayed && bare(&r.from) == room)
+                .map(|r| r.number)
+                .collect()
+        };
+        let all: Vec<Vec<u64>> = (0..world.clients.len()).map(said).collect();
+        for (a, of_a) in all.iter().enumerate() {
+            for (b, of_b) in all.iter().enumerate().skip(a + 1) {
+                let in_a: Vec<&u64> = of_a.iter().filter(|n| of_b.contains(n)).collect();
+                let in_b: Vec<&u64> = of_b.iter().filter(|n| of_a.contains(n)).collect();
+                if in_a != in_b {
+                    wrong.push(format!("{room}: c{a} got {in_a:?}, c{b} got {in_b:?}"));
+                }
+            }
+        }
+    }
+}
+
+fn archives(world: &World, wrong: &mut Vec<String>) {
+    let mut numbers: BTreeMap<&str, Vec<u64>> = BTreeMap::new();
+    for (archive, rows) in &world.storage.archives {
+        let held = rows.iter().filter_map(|r| number_in(r.row.stanza.as_ref())).collect();
+        numbers.insert(archive, held);
+    }
+    for (number, sent) in &world.sent {
+        let bounced = got(world, (sent.from, sent.session), What::Error, *number).next().is_some();
+        if sent.what != What::Message || !sent.accepted || bounced {
+            continue;
+        }
+        for user in [world.clients[sent.from].bare.as_str(), bare(&sent.to)] {
+            let own = bare(&sent.to) == world.clients[sent.from].bare;
+            let times = numbers.get(user).map_or(0, |n| n.iter().filter(|n| *n == number).count());
+            if times != 1 && !(own && times > 0) {
+                wrong.push(format!("m{number} {sent:?}: {times} times in the archive of {user}"));
+            }
+        }
+    }
+    for client in &world.clients {
+        let Some(rows) = world.storage.archives.get(&client.bare) else { continue };
+        let place: BTreeMap<String, usize> = rows
+            .iter()
+            .enumerate()
+            .map(|(at, row)| (crate::worker::records::id_text(&row.id), at))
+            .collect();
+        let mut last: BTreeMap<u32, (usize, u64)> = BTreeMap::new();
+        for r in client.log.iter().filter(|r| r.what == What::Message && !r.delayed) {
+            let Some(at) = place.get(&r.stanza_id) else {
+                wrong.push(format!("c{}: m{} has id {}, not in the archive", client.index, r.number, r.stanza_id));
+                continue;
+            };
+            let before = last.entry(r.session).or_insert((0, 0));
+            if *at < before.0 {
+                wrong.push(format!(
+                    "c{}: the archive has m{} before m{}, which came first",
+                    client.index, r.number, before.1
+                ));
+            }
+            *before = (*at, r.number);
+        }
+    }
+}

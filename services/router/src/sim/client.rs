@@ -1,0 +1,372 @@
+//! Clients that do as XEP-0198 says, and remember all they sent and got.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use bytes::Bytes;
+use sestina_proto as proto;
+use sestina_xmpp::ns;
+use sestina_xmpp::stanza::{Kind, Stanza};
+use sestina_xmpp::xml::Element;
+
+/// What an edge writes to a socket.
+#[derive(Clone, Debug)]
+pub(super) enum FromServer {
+    Bound { session: u128 },
+    Enabled,
+    Resumed { h: u64 },
+    Refused(String),
+    Stanza(proto::Stanza),
+    Request,
+    Ack(u64),
+    Error(String),
+}
+
+/// What a client writes.
+#[derive(Clone, Debug)]
+pub(super) enum ToServer {
+    Bind,
+    Resume { session: u128, h: u64 },
+    Enable,
+    Stanza(proto::Stanza),
+    Request,
+    Ack(u64),
+    Close,
+}
+
+/// One connection of a client.
+#[derive(Debug)]
+pub(super) struct Sock {
+    pub(super) client: usize,
+    pub(super) edge: usize,
+    pub(super) handle: Option<u64>,
+    pub(super) up: VecDeque<ToServer>,
+    pub(super) down: VecDeque<FromServer>,
+    /// Nothing more is written; what is under way is read.
+    pub(super) open: bool,
+    pub(super) edge_told: bool,
+    pub(super) client_told: bool,
+}
+
+pub(super) type Socks = BTreeMap<u64, Sock>;
+
+/// Where a client is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Mode {
+    Offline,
+    Binding,
+    Resuming,
+    Online,
+    /// Its socket is gone; it resumes at that time.
+    Broken { until: u64 },
+}
+
+/// What was received, in order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Received {
+    pub(super) session: u32,
+    pub(super) what: What,
+    pub(super) number: u64,
+    /// From storage, with its time.
+    pub(super) delayed: bool,
+    pub(super) stanza_id: String,
+    pub(super) from: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum What {
+    Message,
+    Groupchat,
+    CarbonSent,
+    CarbonReceived,
+    Reply,
+    Error,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Client {
+    pub(super) index: usize,
+    pub(super) bare: String,
+    pub(super) full: String,
+    pub(super) resource: String,
+    pub(super) slot: u16,
+    pub(super) mode: Mode,
+    pub(super) sock: Option<u64>,
+    /// It should be logged in.
+    pub(super) wanted: bool,
+    /// Counts its logins.
+    pub(super) session_no: u32,
+    session: u128,
+    pub(super) resumable: bool,
+    pub(super) h: u64,
+    counting: bool,
+    pub(super) sent_count: u64,
+    pub(super) sent: VecDeque<(u64, proto::Stanza)>,
+    pub(super) told_h: u64,
+    pub(super) asked_at: u64,
+    /// Since when its presence has been acknowledged: number of its stanza.
+    presence_at: u64,
+    pub(super) available: bool,
+    /// The cluster was whole since then.
+    pub(super) settled_in: bool,
+    pub(super) carbons: bool,
+    pub(super) carbons_settled: bool,
+    pub(super) rooms: BTreeMap<String, bool>,
+    pub(super) rooms_settled: BTreeSet<String>,
+    pub(super) log: Vec<Received>,
+    /// IQs of this session without an answer.
+    pub(super) asking: BTreeMap<u64, bool>,
+}
+
+impl Client {
+    pub(super) fn new(index: usize, bare: String, resource: &str, slot: u16) -> Client {
+        Client {
+            index,
+            full: format!("{bare}/{resource}"),
+            bare,
+            resource: resource.to_owned(),
+            slot,
+            mode: Mode::Offline,
+            sock: None,
+            wanted: true,
+            session_no: 0,
+            session: 0,
+            resumable: false,
+            h: 0,
+            counting: false,
+            sent_count: 0,
+            sent: VecDeque::new(),
+            told_h: 0,
+            asked_at: 0,
+            presence_at: 0,
+            available: false,
+            settled_in: false,
+            carbons: false,
+            carbons_settled: false,
+            rooms: BTreeMap::new(),
+            rooms_settled: BTreeSet::new(),
+            log: Vec::new(),
+            asking: BTreeMap::new(),
+        }
+    }
+
+    /// The first thing to say on a new socket.
+    pub(super) fn hello(&mut self) -> ToServer {
+        if self.resumable {
+            self.mode = Mode::Resuming;
+            ToServer::Resume { session: self.session, h: self.h }
+        } else {
+            self.forget();
+            self.mode = Mode::Binding;
+            ToServer::Bind
+        }
+    }
+
+    /// The session is over.
+    pub(super) fn forget(&mut self) {
+        self.session_no += 1;
+        self.resumable = false;
+        self.h = 0;
+        self.counting = false;
+        self.sent_count = 0;
+        self.sent.clear();
+        self.told_h = 0;
+        self.asked_at = 0;
+        self.presence_at = 0;
+        self.available = false;
+        self.settled_in = false;
+        self.carbons = false;
+        self.carbons_settled = false;
+        self.rooms.clear();
+        self.rooms_settled.clear();
+        self.asking.clear();
+    }
+
+    pub(super) fn is_online(&self) -> bool {
+        self.mode == Mode::Online && self.resumable
+    }
+
+    /// Sends a stanza.
+    pub(super) fn send(&mut self, socks: &mut Socks, stanza: Stanza) {
+        let stanza = proto::Stanza::from(stanza);
+        self.sent_count += 1;
+        self.sent.push_back((self.sent_count, stanza.clone()));
+        self.write(socks, ToServer::Stanza(stanza));
+    }
+
+    pub(super) fn write(&self, socks: &mut Socks, what: ToServer) {
+        if let Some(sock) = self.sock.and_then(|s| socks.get_mut(&s)).filter(|s| s.open) {
+            sock.up.push_back(what);
+        }
+    }
+
+    fn acked(&mut self, h: u64) -> Option<String> {
+        if h > self.sent_count || h < self.told_h {
+            return Some(format!(
+                "{} was told h={h}, sent {}, told before {}",
+                self.full, self.sent_count, self.told_h
+            ));
+        }
+        self.told_h = h;
+        while self.sent.front().is_some_and(|s| s.0 <= h) {
+            self.sent.pop_front();
+        }
+        self.available |= self.presence_at > 0 && h >= self.presence_at;
+        None
+    }
+
+    /// Something came. Returns what is wrong about it.
+    pub(super) fn take(&mut self, socks: &mut Socks, what: FromServer, answer: bool) -> Option<String> {
+        match what {
+            FromServer::Bound { session } => {
+                self.session = session;
+                self.mode = Mode::Online;
+                self.write(socks, ToServer::Enable);
+            }
+            FromServer::Enabled => {
+                self.resumable = true;
+                self.counting = true;
+                let mut presence = Stanza::new(Kind::Presence);
+                presence.id = "p".to_owned();
+                self.send(socks, presence);
+                self.presence_at = self.sent_count;
+            }
+            FromServer::Resumed { h } => {
+                self.mode = Mode::Online;
+                let wrong = self.acked(h);
+                for (_, stanza) in &self.sent {
+                    self.write(socks, ToServer::Stanza(stanza.clone()));
+                }
+                return wrong;
+            }
+            FromServer::Refused(condition) => {
+                let lost = self.mode == Mode::Resuming;
+                self.resumable = false;
+                return lost.then(|| format!("{} could not resume: {condition}", self.full));
+            }
+            FromServer::Error(condition) => {
+                self.resumable = false;
+                return Some(format!("{} was closed: {condition}", self.full));
+            }
+            FromServer::Request => {
+                if answer {
+                    self.write(socks, ToServer::Ack(self.h));
+                }
+            }
+            FromServer::Ack(h) => return self.acked(h),
+            FromServer::Stanza(stanza) => {
+                if self.counting {
+                    self.h += 1;
+                }
+                self.read(socks, &Stanza::from(stanza));
+            }
+        }
+        None
+    }
+
+    fn read(&mut self, socks: &mut Socks, stanza: &Stanza) {
+        let payload = String::from_utf8_lossy(&stanza.payload).into_owned();
+        let session = self.session_no;
+        let mut received = |what, number| {
+            self.log.push(Received {
+                session,
+                what,
+                number,
+                delayed: payload.contains("urn:xmpp:delay"),
+                stanza_id: between(&payload, "id='", "'").unwrap_or_default(),
+                from: stanza.from.clone(),
+            });
+        };
+        match stanza.kind {
+            Kind::Message => {
+                let Some(number) = body_number(&payload) else { return };
+                let what = if stanza.is_error() {
+                    What::Error
+                } else if stanza.type_ == "groupchat" {
+                    What::Groupchat
+                } else if payload.contains(ns::MAM) {
+                    return;
+                } else if payload.contains(ns::CARBONS) {
+                    if payload.contains("<sent") { What::CarbonSent } else { What::CarbonReceived }
+                } else {
+                    What::Message
+                };
+                received(what, number);
+            }
+            Kind::Presence => {
+                let own = payload.contains("code='110'") || payload.contains("code=\"110\"");
+                if own && let Some((room, _)) = stanza.from.split_once('/') {
+                    let inside = stanza.type_.is_empty();
+                    if let Some(known) = self.rooms.get_mut(room) {
+                        *known = inside;
+                    }
+                }
+            }
+            Kind::Iq if matches!(stanza.type_.as_str(), "get" | "set") => {
+                let reply = stanza.result_reply(None);
+                self.send(socks, reply);
+            }
+            Kind::Iq => {
+                if let Some(number) = stanza.id.strip_prefix('i').and_then(|n| n.parse().ok()) {
+                    received(What::Reply, number);
+                    self.asking.remove(&number);
+                }
+            }
+        }
+    }
+}
+
+fn between(text: &str, from: &str, to: &str) -> Option<String> {
+    // The stanza-id is the last element that has an id here.
+    let at = text.find("urn:xmpp:sid:0")?;
+    let start = text[..at].rfind('<')?;
+    let tag = &text[start..];
+    let id = tag.find(from).map(|i| i + from.len()).or_else(|| tag.find(" id=\"").map(|i| i + 5))?;
+    let rest = &tag[id..];
+    let end = rest.find(to).or_else(|| rest.find('"'))?;
+    Some(rest[..end].to_owned())
+}
+
+fn body_number(payload: &str) -> Option<u64> {
+    let at = payload.find("<body>m")? + 7;
+    let rest = &payload[at..];
+    rest[..rest.find('<')?].parse().ok()
+}
+
+/// A message with a number in it.
+pub(super) fn message(to: &str, type_: &str, number: u64) -> Stanza {
+    let mut stanza = Stanza::new(Kind::Message);
+    stanza.to = to.to_owned();
+    stanza.type_ = type_.to_owned();
+    stanza.id = format!("m{number}");
+    let body = format!("<body>m{number}</body>");
+    stanza.push_raw(body.as_bytes(), "body", ns::CLIENT);
+    stanza
+}
+
+/// A presence to an occupant's address.
+pub(super) fn room_presence(to: &str, type_: &str) -> Stanza {
+    let mut stanza = Stanza::new(Kind::Presence);
+    stanza.to = to.to_owned();
+    stanza.type_ = type_.to_owned();
+    if type_.is_empty() {
+        stanza.push_element(&Element::new("x", ns::MUC));
+    }
+    stanza
+}
+
+/// A question.
+pub(super) fn iq(to: &str, type_: &str, number: u64, child: &Element) -> Stanza {
+    let mut stanza = Stanza::new(Kind::Iq);
+    stanza.to = to.to_owned();
+    stanza.type_ = type_.to_owned();
+    stanza.id = format!("i{number}");
+    stanza.push_element(child);
+    stanza
+}
+
+/// What an archived or stored stanza says.
+pub(super) fn number_in(stanza: Option<&proto::Stanza>) -> Option<u64> {
+    let payload: &Bytes = &stanza?.payload;
+    body_number(&String::from_utf8_lossy(payload))
+}

@@ -1,0 +1,217 @@
+//! What goes wrong, and what makes it whole again.
+
+use super::host::Life;
+use super::net::Ends;
+use super::talk;
+use super::world::World;
+use super::check::check;
+
+/// One fault.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fault {
+    None,
+    KillRouter,
+    KillEdge,
+    EdgeLane,
+    PeerLane,
+    AllLanes,
+    ShadowAway,
+    ShadowFlushed,
+    StorageAway,
+    Pause,
+    Suspend,
+    HandOver,
+}
+
+const FAULTS: [Fault; 16] = [
+    Fault::None,
+    Fault::KillRouter,
+    Fault::KillRouter,
+    Fault::KillRouter,
+    Fault::KillEdge,
+    Fault::KillEdge,
+    Fault::EdgeLane,
+    Fault::PeerLane,
+    Fault::AllLanes,
+    Fault::ShadowAway,
+    Fault::ShadowFlushed,
+    Fault::StorageAway,
+    Fault::Pause,
+    Fault::Suspend,
+    Fault::Suspend,
+    Fault::HandOver,
+];
+
+impl World {
+    /// Does one fault.
+    fn fault(&mut self, fault: Fault) {
+        self.note(|| format!("!! {fault:?}"));
+        match fault {
+            Fault::None => {}
+            Fault::KillRouter => {
+                if let Some(host) = self.any_host() {
+                    self.kill_host(host);
+                }
+            }
+            Fault::KillEdge => {
+                let alive: Vec<usize> = (0..self.edges.len()).filter(|e| self.edges[*e].alive).collect();
+                if let Some(edge) = self.rng.pick(&alive).copied() {
+                    self.kill_edge(edge);
+                }
+            }
+            Fault::EdgeLane => self.break_some(1, true),
+            Fault::PeerLane => self.break_some(1, false),
+            Fault::AllLanes => {
+                self.break_some(3, true);
+                self.break_some(3, false);
+            }
+            Fault::ShadowAway => self.shadow.away = true,
+            Fault::ShadowFlushed => self.shadow.flush(),
+            Fault::StorageAway => self.storage.away = true,
+            Fault::Pause | Fault::Suspend => {
+                let long = if fault == Fault::Suspend { 900 } else { 100 };
+                let until = self.now + long + self.rng.below(600);
+                if let Some(host) = self.any_host() {
+                    self.suspend_host(host, until);
+                }
+            }
+            Fault::HandOver => {
+                for _ in 0..1 + self.rng.below(3) {
+                    self.order_hand_over();
+                }
+            }
+        }
+    }
+
+    fn any_host(&mut self) -> Option<usize> {
+        let running: Vec<usize> =
+            (0..self.hosts.len()).filter(|h| self.hosts[*h].is_running()).collect();
+        self.rng.pick(&running).copied()
+    }
+
+    fn break_some(&mut self, count: usize, edges: bool) {
+        for _ in 0..count {
+            let open: Vec<u64> = self
+                .net
+                .lock()
+                .conns
+                .iter()
+                .filter(|(_, c)| !c.broken && matches!(c.ends, Ends::Edge { .. }) == edges)
+                .map(|(id, _)| *id)
+                .collect();
+            if let Some(conn) = self.rng.pick(&open).copied() {
+                self.break_conn(conn);
+            }
+        }
+    }
+
+    fn order_hand_over(&mut self) {
+        let slot = *self.rng.pick(&self.slots).unwrap_or(&1);
+        let map = &self.storage.map;
+        let owner = (map.owners[usize::from(slot)] as usize)
+            .checked_sub(1)
+            .map(|i| map.routers[i].incarnation);
+        let Some(owner) = owner.and_then(|o| self.host_index(o)) else { return };
+        let Some(to) = self.any_host().filter(|to| *to != owner) else { return };
+        let node = self.hosts[to].node.clone();
+        self.note(|| format!("== slot {slot} is to go to {}", node.name));
+        self.hosts[owner].hand_over(&[slot], &node);
+    }
+
+    /// Everything is there again.
+    fn heal(&mut self) {
+        self.shadow.away = false;
+        self.storage.away = false;
+        self.note(|| "== healing".to_owned());
+        while self.hosts.iter().filter(|h| h.is_running()).count()
+            + self.hosts.iter().filter(|h| matches!(h.life, Life::Suspended { .. })).count()
+            < 3
+        {
+            self.start_host();
+        }
+        while self.edges.iter().filter(|e| e.alive).count() < 2 {
+            self.start_edge();
+        }
+    }
+
+    /// Talks, breaks something, heals, rests. What is wrong then.
+    fn round(&mut self, faults: &[Fault]) -> Vec<String> {
+        self.talking = true;
+        let acts = 60 + self.rng.below(200);
+        self.run(acts);
+        for fault in faults {
+            self.fault(*fault);
+            let acts = 20 + self.rng.below(150);
+            self.run(acts);
+        }
+        if self.rng.one_in(2) {
+            self.heal();
+            let acts = self.rng.below(200);
+            self.run(acts);
+        }
+        self.talking = false;
+        let acts = self.rng.below(100);
+        self.run_some(acts);
+        self.heal();
+        self.come_to_rest()
+    }
+
+    fn run_some(&mut self, steps: u64) {
+        for _ in 0..steps {
+            self.step();
+        }
+    }
+
+    fn come_to_rest(&mut self) -> Vec<String> {
+        // Longer than a suspension and the waits of clients last.
+        let until = self.now + 8000;
+        while self.now < until {
+            if !self.rest(400, 40_000) {
+                return vec!["it does not come to rest".to_owned()];
+            }
+            let waits = self.clients.iter().any(|c| c.wanted && !c.is_online())
+                || self.hosts.iter().any(|h| matches!(h.life, Life::Suspended { .. }));
+            if !waits {
+                break;
+            }
+        }
+        talk::acknowledge_all(self);
+        for _ in 0..2 {
+            if !self.rest(900, 40_000) {
+                return vec!["it does not come to rest".to_owned()];
+            }
+        }
+        let wrong = check(self);
+        talk::settle_in(self);
+        wrong
+    }
+}
+
+/// Runs a seed. What was wrong, and what happened.
+pub(super) fn run(seed: u64, traced: bool) -> (Vec<String>, Vec<String>) {
+    let mut world = World::new(seed, traced);
+    let overlapping = seed % 8 == 7;
+    let rounds = 5;
+    let mut wrong = world.come_to_rest();
+    let mut flushed = false;
+    for _ in 0..rounds {
+        if !wrong.is_empty() {
+            break;
+        }
+        let mut one = *world.rng.pick(&FAULTS).unwrap_or(&Fault::None);
+        let takes = matches!(one, Fault::KillRouter | Fault::Suspend | Fault::HandOver);
+        if flushed && takes {
+            // What the shadow lost is written again when it changes, not before.
+            one = Fault::EdgeLane;
+        }
+        flushed |= one == Fault::ShadowFlushed;
+        if overlapping {
+            let two = *world.rng.pick(&FAULTS).unwrap_or(&Fault::None);
+            // Two at once may cost something; it must not panic and come to rest.
+            world.round(&[one, two]);
+        } else {
+            wrong = world.round(&[one]);
+        }
+    }
+    (wrong, world.trace.take().unwrap_or_default())
+}

@@ -1,0 +1,341 @@
+//! A router process around its workers: what `process` does with tasks, here step by step.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+use sestina_api::shadow::ShadowError;
+use sestina_cluster::slot_map::SlotTable;
+use sestina_cluster::slots::SLOTS;
+use sestina_proto as proto;
+use sestina_proto::peer_frame::Body as PeerBody;
+
+use super::stores::{Shadow, Storage};
+use crate::config::RouterConfig;
+use crate::hooks::Pipeline;
+use crate::metrics::Metrics;
+use crate::worker::core::{Core, Job, PeerRef};
+use crate::worker::input::{Command, Input, JobDone};
+use crate::worker::turn::{Worker, split_event};
+
+/// What a process is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Life {
+    Running,
+    /// Stopped by its machine until then.
+    Suspended { until: u64 },
+    /// Back after it was replaced: works that many turns before it learns of it.
+    Late { turns: u32 },
+    Dead,
+}
+
+/// A job on its way to a store, or an answer on its way back.
+#[derive(Debug)]
+pub(super) enum JobState {
+    Asked { worker: usize, job: Job, at: u64 },
+    Answered { worker: usize, done: JobDone },
+}
+
+/// Lane to another router.
+#[derive(Debug, Default)]
+pub(super) struct Keeper {
+    pub(super) conn: Option<u64>,
+    pub(super) retry_at: u64,
+}
+
+/// See the module.
+pub(super) struct Host {
+    pub(super) node: proto::Node,
+    pub(super) life: Life,
+    pub(super) workers: Vec<Worker>,
+    pub(super) inbox: Vec<VecDeque<Input>>,
+    pub(super) table: Arc<SlotTable>,
+    /// Version that the workers have.
+    pub(super) watched: u64,
+    mine: BTreeMap<u16, u64>,
+    pub(super) live: BTreeMap<u64, proto::Node>,
+    pub(super) keepers: BTreeMap<u64, Keeper>,
+    pub(super) jobs: Vec<JobState>,
+    last_tick: u64,
+}
+
+impl Host {
+    pub(super) fn new(node: proto::Node, config: &Arc<RouterConfig>, workers: u32) -> Host {
+        let epochs: Arc<[AtomicU64]> = (0..SLOTS).map(|_| AtomicU64::new(0)).collect();
+        let pipeline = Arc::new(Pipeline::new(crate::modules::MODULES));
+        let metrics = Arc::new(Metrics::new(sestina_telemetry::Metrics::new()));
+        let workers: Vec<Worker> = (0..workers)
+            .map(|worker| {
+                Worker::new(Core::new(
+                    worker,
+                    workers,
+                    node.clone(),
+                    config.clone(),
+                    pipeline.clone(),
+                    metrics.clone(),
+                    epochs.clone(),
+                ))
+            })
+            .collect();
+        Host {
+            node,
+            life: Life::Running,
+            inbox: workers.iter().map(|_| VecDeque::new()).collect(),
+            workers,
+            table: Arc::new(SlotTable::empty()),
+            watched: 0,
+            mine: BTreeMap::new(),
+            live: BTreeMap::new(),
+            keepers: BTreeMap::new(),
+            jobs: Vec::new(),
+            last_tick: 0,
+        }
+    }
+
+    pub(super) fn incarnation(&self) -> u64 {
+        self.node.incarnation
+    }
+
+    /// Whether it does anything.
+    pub(super) fn acts(&self) -> bool {
+        matches!(self.life, Life::Running | Life::Late { .. })
+    }
+
+    pub(super) fn is_running(&self) -> bool {
+        self.life == Life::Running
+    }
+
+    pub(super) fn push(&mut self, worker: usize, input: Input) {
+        if let Some(inbox) = self.inbox.get_mut(worker) {
+            inbox.push_back(input);
+        }
+    }
+
+    pub(super) fn push_all(&mut self, mut input: impl FnMut() -> Input) {
+        for inbox in &mut self.inbox {
+            inbox.push_back(input());
+        }
+    }
+
+    fn worker_of(&self, slot: u32) -> usize {
+        slot as usize % self.workers.len()
+    }
+
+    /// A frame of another router, or of another worker of this one.
+    pub(super) fn dispatch(&mut self, from: PeerRef, frame: proto::PeerFrame) {
+        match frame.body {
+            Some(PeerBody::SlotMap(map)) => self.offer(&map),
+            Some(PeerBody::RoomEvent(event)) if from.0 != self.incarnation() => {
+                for (worker, part) in split_event(event, self.workers.len() as u32) {
+                    let body = Some(PeerBody::RoomEvent(part));
+                    let frame = proto::PeerFrame { slot: worker, epoch: frame.epoch, body };
+                    self.push(worker as usize, Input::Peer { from, frame });
+                }
+            }
+            _ => {
+                let worker = self.worker_of(frame.slot);
+                self.push(worker, Input::Peer { from, frame });
+            }
+        }
+    }
+
+    pub(super) fn edge_frame(&mut self, lane: crate::worker::core::LaneRef, frame: proto::ToRouter) {
+        let worker = match &frame.body {
+            Some(proto::to_router::Body::LaneAck(ack)) => ack.worker as usize,
+            _ => self.worker_of(frame.slot),
+        };
+        // The process's own batches are acknowledged to nobody.
+        self.push(worker, Input::Edge { lane, frame });
+    }
+
+    pub(super) fn offer(&mut self, map: &proto::SlotMap) {
+        if map.version > self.table.version()
+            && let Ok(table) = SlotTable::new(map.clone())
+        {
+            self.table = Arc::new(table);
+        }
+    }
+
+    /// What both authorities say of who is alive.
+    pub(super) fn refresh(&mut self, fresh: &BTreeMap<u64, proto::Node>) {
+        let me = self.incarnation();
+        let gone: Vec<u64> =
+            self.live.keys().filter(|i| !fresh.contains_key(i) && **i != me).copied().collect();
+        for incarnation in gone {
+            self.live.remove(&incarnation);
+            self.push_all(|| Input::NodeGone { incarnation });
+        }
+        self.live.extend(fresh.iter().map(|(i, n)| (*i, n.clone())));
+    }
+
+    /// Tells the workers of a newer table.
+    pub(super) fn watch(&mut self, fresh: &BTreeMap<u64, proto::Node>) {
+        let table = self.table.clone();
+        self.watched = table.version();
+        self.push_all(|| Input::Table(table.clone()));
+        let owned: BTreeMap<u16, u64> =
+            table.slots_of(&self.node).map(|slot| (slot, table.epoch(slot))).collect();
+        let lost: Vec<u16> = self.mine.keys().filter(|s| !owned.contains_key(s)).copied().collect();
+        for slot in lost {
+            self.mine.remove(&slot);
+            let worker = self.worker_of(slot.into());
+            self.push(worker, Input::Lose { slot, epoch: table.epoch(slot) });
+        }
+        let new: Vec<(u16, u64)> = owned
+            .into_iter()
+            .filter(|(slot, epoch)| self.mine.get(slot) != Some(epoch))
+            .collect();
+        if new.is_empty() {
+            return;
+        }
+        self.refresh(fresh);
+        let live: Arc<[proto::Node]> = self.live.values().cloned().collect();
+        for (slot, epoch) in new {
+            self.mine.insert(slot, epoch);
+            let worker = self.worker_of(slot.into());
+            self.push(worker, Input::Take { slot, epoch, live: live.clone() });
+        }
+    }
+
+    pub(super) fn hand_over(&mut self, slots: &[u16], to: &proto::Node) {
+        for slot in slots {
+            let worker = self.worker_of((*slot).into());
+            let command = Command::HandOver { slots: vec![*slot], to: to.clone() };
+            self.push(worker, Input::Command(command));
+        }
+    }
+
+    /// One turn of a worker with the first `count` inputs that wait for it.
+    pub(super) fn turn(&mut self, worker: usize, count: usize, now: u64) {
+        let count = count.min(self.inbox[worker].len());
+        let inputs: Vec<Input> = self.inbox[worker].drain(..count).collect();
+        let mut others = Vec::new();
+        let mut jobs = Vec::new();
+        self.workers[worker].turn(inputs, now, now as i64, &mut others, &mut jobs);
+        let me = PeerRef(self.incarnation());
+        for frame in others {
+            self.dispatch(me, frame);
+        }
+        self.jobs.extend(jobs.into_iter().map(|job| JobState::Asked { worker, job, at: now }));
+        if let Life::Late { turns } = &mut self.life {
+            *turns = turns.saturating_sub(1);
+        }
+    }
+
+    /// Whether its workers should look at their timers.
+    pub(super) fn tick_due(&mut self, now: u64) -> bool {
+        let hurried = self.workers.iter().any(Worker::hurried);
+        let due = now >= self.last_tick + if hurried { 5 } else { 100 };
+        if due {
+            self.last_tick = now;
+        }
+        due
+    }
+}
+
+/// Does a job at the stores; `None` if it has to wait.
+pub(super) fn perform(
+    job: &Job,
+    asked_at: u64,
+    now: u64,
+    storage: &mut Storage,
+    shadow: &mut Shadow,
+    unsure: bool,
+) -> Option<JobDone> {
+    const QUESTION: u64 = 500;
+    let late = now > asked_at + QUESTION;
+    Some(match job {
+        Job::Archive { rows, works } => {
+            if storage.away {
+                return None;
+            }
+            let fenced = storage.archive(rows);
+            JobDone::Archive { slots: rows.iter().map(|r| fence_slot(r.fence.as_ref())).collect(), works: works.clone(), fenced }
+        }
+        Job::Offline { rows, works } => {
+            if storage.away {
+                return None;
+            }
+            let fenced = storage.offline_append(rows);
+            JobDone::Offline { slots: rows.iter().map(|r| fence_slot(r.fence.as_ref())).collect(), works: works.clone(), fenced }
+        }
+        Job::UserKnown { slot, bare } => {
+            if storage.away && !late {
+                return None;
+            }
+            let known = if storage.away { Err(()) } else { Ok(storage.accounts.contains(bare)) };
+            JobDone::UserKnown { slot: *slot, bare: bare.clone(), known }
+        }
+        Job::OfflineList { slot, session, bare } => {
+            if storage.away && !late {
+                return None;
+            }
+            let rows = if storage.away { Err(()) } else { Ok(storage.offline_list(bare)) };
+            JobDone::OfflineList { slot: *slot, session: *session, bare: bare.clone(), rows }
+        }
+        Job::OfflineRemove { slot, session, request } => {
+            if storage.away {
+                return None;
+            }
+            storage.offline_remove(request);
+            JobDone::OfflineRemoved { slot: *slot, session: *session, bare: request.bare.clone() }
+        }
+        Job::ArchiveQuery { query, request } => {
+            if storage.away && !late {
+                return None;
+            }
+            let page = if storage.away { Err(()) } else { Ok(storage.page(request)) };
+            let query = Box::new(crate::worker::records::ArchiveQuery {
+                slot: query.slot,
+                session: query.session,
+                n: query.n,
+                iq: query.iq.clone(),
+                queryid: query.queryid.clone(),
+                flip: query.flip,
+                work: query.work,
+            });
+            JobDone::ArchiveQuery { query, page }
+        }
+        Job::Shadow { slot, epoch, ops } => {
+            let result = if shadow.away {
+                // It may have happened although nobody answers.
+                if unsure {
+                    shadow.apply(*slot, *epoch, ops).ok();
+                }
+                Err(ShadowError::Away("simulated".to_owned()))
+            } else {
+                shadow.apply(*slot, *epoch, ops)
+            };
+            JobDone::Shadow { slot: *slot, epoch: *epoch, result }
+        }
+        Job::ShadowLoad { slot, epoch } => {
+            if shadow.away {
+                return None;
+            }
+            JobDone::ShadowLoaded { slot: *slot, epoch: *epoch, result: shadow.load(*slot, *epoch) }
+        }
+        Job::Release { slot, epoch, to } => {
+            let moved = !storage.away && !shadow.away && move_slot(&mut storage.map, *slot, *epoch, to);
+            JobDone::Released { slot: *slot, epoch: *epoch, done: moved }
+        }
+    })
+}
+
+fn fence_slot(fence: Option<&proto::Fence>) -> u16 {
+    fence.map_or(u16::MAX, |f| f.slot as u16)
+}
+
+/// Gives a slot to another router, if it still has that epoch.
+pub(super) fn move_slot(map: &mut proto::SlotMap, slot: u16, epoch: u64, to: &proto::Node) -> bool {
+    let slot = usize::from(slot);
+    let Some(index) = map.routers.iter().position(|r| r.incarnation == to.incarnation) else {
+        return false;
+    };
+    if map.epochs[slot] != epoch {
+        return false;
+    }
+    map.owners[slot] = index as u32 + 1;
+    map.epochs[slot] += 1;
+    map.version += 1;
+    true
+}

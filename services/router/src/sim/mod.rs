@@ -1,0 +1,30 @@
+//! A simulation of a whole cluster around the real workers: one thread, one seed, one order of
+//! events.
+//!
+//! Routers are the workers themselves, driven turn by turn; edges, stores, clients and the network
+//! are models that keep their contracts to the letter. Every step is one of the things that could
+//! happen next, chosen by the seed: a frame arrives, a worker turns, a commit answers, a client
+//! speaks. Faults come one at a time; when the cluster is whole again and at rest, [`check`] says
+//! what is wrong.
+//!
+//! - [`world`]: what there is, and one step; [`faults`]: what goes wrong; [`talk`]: what clients do
+//! - [`host`]: a router process; [`edge`], [`client`], [`stores`], [`net`]: the models
+//! - [`check`]: what must hold; [`trace`]: what is printed of a run that failed
+//!
+//! `SESTINA_SIM_SEED=n` replays one seed with its trace, `SESTINA_SIM_SEEDS=n` runs that many.
+
+#![allow(clippy::unwrap_used, clippy::print_stdout, clippy::cast_possible_truncation)]
+
+mod check;
+mod client;
+mod edge;
+mod faults;
+mod host;
+mod net;
+mod rng;
+mod stores;
+mod talk;
+mod trace;
+mod world;
+
+mod tests;

@@ -1,0 +1,158 @@
+//! The network: connections that keep order, are late as one likes, and break.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use sestina_api::link::{EdgeLane, LaneClosed};
+use sestina_api::peer::PeerSink;
+use sestina_proto as proto;
+
+use super::rng::Rng;
+
+/// Who is connected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ends {
+    /// A lane of an edge to a router (incarnations).
+    Edge { edge: u64, router: u64, lane: u32 },
+    /// A lane that one router opened to another: frames flow to `to`.
+    Peer { from: u64, to: u64 },
+}
+
+/// One connection.
+#[derive(Debug)]
+pub(super) struct Conn {
+    pub(super) ends: Ends,
+    pub(super) up: VecDeque<proto::ToRouter>,
+    pub(super) down: VecDeque<proto::ToEdgeBatch>,
+    pub(super) peer: VecDeque<proto::PeerFrame>,
+    /// Nothing more goes in; what is left in the queues still arrives.
+    pub(super) broken: bool,
+    /// The side that opened it knows that it is over.
+    pub(super) opener_told: bool,
+    /// The router that accepted it knows that it is over.
+    pub(super) acceptor_told: bool,
+}
+
+/// All connections.
+#[derive(Debug, Default)]
+pub(super) struct Net {
+    pub(super) conns: BTreeMap<u64, Conn>,
+    last: u64,
+}
+
+pub(super) type SharedNet = Arc<Mutex<Net>>;
+
+impl Net {
+    pub(super) fn open(&mut self, ends: Ends) -> u64 {
+        self.last += 1;
+        let conn = Conn {
+            ends,
+            up: VecDeque::new(),
+            down: VecDeque::new(),
+            peer: VecDeque::new(),
+            broken: false,
+            opener_told: false,
+            acceptor_told: false,
+        };
+        self.conns.insert(self.last, conn);
+        self.last
+    }
+
+    /// Breaks a connection: of what is under way, the first part arrives, the rest is lost.
+    pub(super) fn break_it(&mut self, id: u64, rng: &mut Rng) {
+        if let Some(conn) = self.conns.get_mut(&id)
+            && !conn.broken
+        {
+            conn.broken = true;
+            let up = rng.below(conn.up.len() as u64 + 1) as usize;
+            conn.up.truncate(up);
+            let down = rng.below(conn.down.len() as u64 + 1) as usize;
+            conn.down.truncate(down);
+            let peer = rng.below(conn.peer.len() as u64 + 1) as usize;
+            conn.peer.truncate(peer);
+        }
+    }
+
+    /// A process died: what it had sent may arrive in part, what was sent to it is lost.
+    pub(super) fn kill(&mut self, incarnation: u64, rng: &mut Rng) {
+        let ids: Vec<u64> = self.conns.keys().copied().collect();
+        for id in ids {
+            let ends = self.conns[&id].ends;
+            let (opener, acceptor) = match ends {
+                Ends::Edge { edge, router, .. } => (edge, router),
+                Ends::Peer { from, to } => (from, to),
+            };
+            if opener != incarnation && acceptor != incarnation {
+                continue;
+            }
+            self.break_it(id, rng);
+            let Some(conn) = self.conns.get_mut(&id) else { continue };
+            if acceptor == incarnation {
+                conn.up.clear();
+                conn.peer.clear();
+                conn.acceptor_told = true;
+            } else {
+                conn.down.clear();
+                conn.opener_told = true;
+            }
+        }
+    }
+
+    /// Forgets what is over for all.
+    pub(super) fn sweep(&mut self) {
+        self.conns.retain(|_, c| {
+            !(c.broken
+                && c.opener_told
+                && c.acceptor_told
+                && c.up.is_empty()
+                && c.down.is_empty()
+                && c.peer.is_empty())
+        });
+    }
+}
+
+/// A router's end of a connection.
+pub(super) struct End {
+    pub(super) conn: u64,
+    pub(super) net: SharedNet,
+}
+
+impl End {
+    fn with(&self, send: impl FnOnce(&mut Conn)) -> Result<(), LaneClosed> {
+        let mut net = self.net.lock();
+        match net.conns.get_mut(&self.conn) {
+            Some(conn) if !conn.broken => {
+                send(conn);
+                Ok(())
+            }
+            _ => Err(LaneClosed),
+        }
+    }
+
+    fn end(&self) {
+        if let Some(conn) = self.net.lock().conns.get_mut(&self.conn) {
+            conn.broken = true;
+        }
+    }
+}
+
+impl EdgeLane for End {
+    fn send(&self, batch: proto::ToEdgeBatch) -> Result<(), LaneClosed> {
+        self.with(|conn| conn.down.push_back(batch))
+    }
+
+    fn close(&self) {
+        self.end();
+    }
+}
+
+impl PeerSink for End {
+    fn send(&self, frame: proto::PeerFrame) -> Result<(), LaneClosed> {
+        self.with(|conn| conn.peer.push_back(frame))
+    }
+
+    fn close(&self) {
+        self.end();
+    }
+}

@@ -1,0 +1,210 @@
+//! Storage and shadow, as their contracts say: fences, keys, versions.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::Bytes;
+use sestina_api::shadow::{ShadowError, ShadowObject, ShadowOp};
+use sestina_proto as proto;
+use sestina_runtime::guard;
+
+/// One archived message.
+#[derive(Clone, Debug)]
+pub(super) struct Archived {
+    pub(super) place: (u64, u64),
+    pub(super) id: Bytes,
+    pub(super) row: proto::ArchiveRow,
+}
+
+/// One offline message: its place, the row, whether it was delivered.
+type OfflineRow = (u64, u64, proto::OfflineRow, bool);
+
+/// What storage holds.
+#[derive(Debug)]
+pub(super) struct Storage {
+    pub(super) away: bool,
+    pub(super) map: proto::SlotMap,
+    pub(super) archives: BTreeMap<String, Vec<Archived>>,
+    offline: BTreeMap<String, BTreeMap<(u64, u64, u64, u32), OfflineRow>>,
+    pub(super) accounts: BTreeSet<String>,
+}
+
+fn key_of(key: Option<&proto::Key>) -> (u64, u64, u64, u32) {
+    key.map_or((0, 0, 0, 0), |k| (k.origin_hi, k.origin_lo, k.n, k.kind))
+}
+
+impl Storage {
+    pub(super) fn new(map: proto::SlotMap) -> Storage {
+        Storage {
+            away: false,
+            map,
+            archives: BTreeMap::new(),
+            offline: BTreeMap::new(),
+            accounts: BTreeSet::new(),
+        }
+    }
+
+    fn admits(&self, fence: Option<&proto::Fence>) -> bool {
+        let Some(fence) = fence else { return false };
+        let newest = self.map.epochs.get(fence.slot as usize).copied().unwrap_or(0);
+        fence.epoch >= newest || !guard!("epoch")
+    }
+
+    /// Appends rows; returns the fenced slots.
+    pub(super) fn archive(&mut self, rows: &[proto::ArchiveRow]) -> Vec<u32> {
+        let mut fenced = BTreeSet::new();
+        for row in rows {
+            if !self.admits(row.fence.as_ref()) {
+                fenced.insert(row.fence.as_ref().map_or(0, |f| f.slot));
+                continue;
+            }
+            let archive = self.archives.entry(row.archive.clone()).or_default();
+            if archive.iter().any(|a| a.id == row.stanza_id) {
+                continue;
+            }
+            archive.push(Archived {
+                place: (row.epoch, row.counter),
+                id: row.stanza_id.clone(),
+                row: row.clone(),
+            });
+            archive.sort_by_key(|a| a.place);
+        }
+        fenced.into_iter().collect()
+    }
+
+    pub(super) fn page(&self, request: &proto::ArchiveQueryRequest) -> proto::ArchiveQueryReply {
+        let rows: Vec<proto::ArchiveRow> = self
+            .archives
+            .get(&request.archive)
+            .into_iter()
+            .flatten()
+            .map(|a| a.row.clone())
+            .take(3)
+            .collect();
+        proto::ArchiveQueryReply { count: rows.len() as u64, complete: true, rows, ..Default::default() }
+    }
+
+    pub(super) fn offline_append(&mut self, rows: &[proto::OfflineRow]) -> Vec<u32> {
+        let mut fenced = BTreeSet::new();
+        for row in rows {
+            if self.admits(row.fence.as_ref()) {
+                self.offline
+                    .entry(row.bare.clone())
+                    .or_default()
+                    .entry(key_of(row.key.as_ref()))
+                    .or_insert((row.epoch, row.counter, row.clone(), false));
+            } else {
+                fenced.insert(row.fence.as_ref().map_or(0, |f| f.slot));
+            }
+        }
+        fenced.into_iter().collect()
+    }
+
+    /// The undelivered messages of a user, in order.
+    pub(super) fn offline_list(&self, bare: &str) -> Vec<proto::OfflineRow> {
+        let rows = self.offline.get(bare).into_iter().flat_map(|u| u.values());
+        let mut rows: Vec<&OfflineRow> = rows.filter(|r| !r.3).collect();
+        rows.sort_by_key(|r| (r.0, r.1));
+        rows.into_iter().map(|r| r.2.clone()).take(5).collect()
+    }
+
+    pub(super) fn offline_all(&self, bare: &str) -> impl Iterator<Item = &proto::OfflineRow> {
+        let rows = self.offline.get(bare).into_iter().flat_map(|u| u.values());
+        rows.filter(|r| !r.3).map(|r| &r.2)
+    }
+
+    pub(super) fn offline_remove(&mut self, request: &proto::OfflineRemoveRequest) {
+        if !self.admits(request.fence.as_ref()) {
+            return;
+        }
+        if let Some(user) = self.offline.get_mut(&request.bare) {
+            for key in &request.keys {
+                if let Some(row) = user.get_mut(&key_of(Some(key))) {
+                    row.3 = true;
+                }
+            }
+        }
+    }
+}
+
+#[derive(Debug, Default)]
+struct ShadowSlot {
+    epoch: u64,
+    objects: BTreeMap<String, (u64, BTreeMap<String, Bytes>)>,
+}
+
+/// What the shadow holds.
+#[derive(Debug, Default)]
+pub(super) struct Shadow {
+    pub(super) away: bool,
+    slots: BTreeMap<u16, ShadowSlot>,
+}
+
+impl Shadow {
+    /// As when Redis restarts.
+    pub(super) fn flush(&mut self) {
+        self.slots.clear();
+    }
+
+    /// How many objects it holds.
+    pub(super) fn objects(&self) -> Vec<String> {
+        self.slots.values().flat_map(|s| s.objects.keys().cloned()).collect()
+    }
+
+    fn slot(&mut self, slot: u16, epoch: u64) -> Result<&mut ShadowSlot, ShadowError> {
+        let slot = self.slots.entry(slot).or_default();
+        if epoch < slot.epoch && guard!("epoch") {
+            return Err(ShadowError::Fenced { known: slot.epoch });
+        }
+        slot.epoch = slot.epoch.max(epoch);
+        Ok(slot)
+    }
+
+    pub(super) fn apply(&mut self, slot: u16, epoch: u64, ops: &[ShadowOp]) -> Result<(), ShadowError> {
+        let slot = self.slot(slot, epoch)?;
+        let stale: Vec<String> = ops
+            .iter()
+            .filter_map(|op| match op {
+                ShadowOp::Update { object, base, .. }
+                    if slot.objects.get(object).is_none_or(|o| o.0 != *base) =>
+                {
+                    Some(object.clone())
+                }
+                _ => None,
+            })
+            .collect();
+        if !stale.is_empty() {
+            return Err(ShadowError::Stale(stale));
+        }
+        for op in ops {
+            match op {
+                ShadowOp::Replace { object, version, fields } => {
+                    let fields = fields.iter().cloned().collect();
+                    slot.objects.insert(object.clone(), (*version, fields));
+                }
+                ShadowOp::Update { object, base, set, remove } => {
+                    if let Some(object) = slot.objects.get_mut(object) {
+                        object.0 = base + 1;
+                        for field in remove {
+                            object.1.remove(field);
+                        }
+                        object.1.extend(set.iter().cloned());
+                    }
+                }
+                ShadowOp::Delete { object } => {
+                    slot.objects.remove(object);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn load(&mut self, slot: u16, epoch: u64) -> Result<Vec<ShadowObject>, ShadowError> {
+        let slot = self.slot(slot, epoch)?;
+        let objects = slot.objects.iter().map(|(object, (version, fields))| ShadowObject {
+            object: object.clone(),
+            version: *version,
+            fields: fields.iter().map(|(f, v)| (f.clone(), v.clone())).collect(),
+        });
+        Ok(objects.collect())
+    }
+}

@@ -1,0 +1,216 @@
+//! What clients do when nobody makes them.
+
+use sestina_xmpp::ns;
+use sestina_xmpp::stanza::{Kind, Stanza};
+use sestina_xmpp::xml::Element;
+
+use super::client::{self, Client, Mode, ToServer, What};
+use super::world::{DOMAIN, MUC, Sent, World};
+
+/// The client that comes and goes.
+const FLAKY: usize = 6;
+
+/// One of the clients does something.
+pub(super) fn talk(world: &mut World) {
+    let index = world.rng.below(world.clients.len() as u64) as usize;
+    if index == FLAKY && world.rng.one_in(8) {
+        return come_and_go(world);
+    }
+    if !world.clients[index].is_online() {
+        return;
+    }
+    match world.rng.below(100) {
+        0..=37 => say(world, index),
+        38..=61 => say_in_room(world, index),
+        62..=71 => join_or_leave(world, index),
+        72..=81 => ask(world, index),
+        82..=85 => {
+            let mut presence = Stanza::new(Kind::Presence);
+            presence.push_raw(b"<show>away</show>", "show", ns::CLIENT);
+            world.clients[index].send(&mut world.socks, presence);
+        }
+        86..=93 => {
+            let client = &mut world.clients[index];
+            client.write(&mut world.socks, ToServer::Ack(client.h));
+            client.write(&mut world.socks, ToServer::Request);
+        }
+        94 => {
+            let pause = world.rng.below(150);
+            world.cut_client(index, pause);
+        }
+        _ => {}
+    }
+}
+
+fn come_and_go(world: &mut World) {
+    let pause = world.rng.below(100);
+    let choice = world.rng.below(3);
+    let client = &mut world.clients[FLAKY];
+    match client.mode {
+        Mode::Offline => client.wanted = true,
+        Mode::Online if client.resumable => {
+            client.wanted = choice == 2;
+            if choice == 0 {
+                // Away for longer than the server waits.
+                world.cut_client(FLAKY, 6000 + pause);
+                world.clients[FLAKY].settled_in = false;
+            } else {
+                client.write(&mut world.socks, ToServer::Close);
+                client.sock = None;
+                client.resumable = false;
+                client.mode = Mode::Offline;
+                client.settled_in = false;
+                client.forget();
+                world.note(|| format!("c{FLAKY} logs out"));
+            }
+        }
+        _ => {}
+    }
+}
+
+/// Whether a session is one that must get what is sent now.
+fn stays(client: &Client) -> bool {
+    client.settled_in && client.index != FLAKY
+}
+
+fn say(world: &mut World, from: usize) {
+    let to = world.rng.below(world.clients.len() as u64) as usize;
+    if to == from {
+        return;
+    }
+    // Each pair keeps to one form of address, so that there is one order.
+    let bare = (from + to).is_multiple_of(2);
+    let target = &world.clients[to];
+    let address = if bare { target.bare.clone() } else { target.full.clone() };
+    let same_user = |c: &&Client| c.bare == target.bare && stays(c);
+    let cover: Vec<(usize, u32)> = world
+        .clients
+        .iter()
+        .filter(same_user)
+        .filter(|c| bare || c.index == to)
+        .map(|c| (c.index, c.session_no))
+        .collect();
+    let copies = |c: &&Client| {
+        let received = !bare && c.bare == target.bare && c.index != to && stays(target);
+        let sent = c.bare == world.clients[from].bare && c.index != from;
+        stays(c) && c.carbons_settled && (received || sent) && c.bare != world.clients[from].bare
+            || (stays(c) && c.carbons_settled && sent && target.bare != c.bare)
+    };
+    let carbons = world.clients.iter().filter(copies).map(|c| (c.index, c.session_no)).collect();
+    send_numbered(world, from, What::Message, address, cover, carbons);
+}
+
+fn say_in_room(world: &mut World, from: usize) {
+    let joined: Vec<String> = world.clients[from]
+        .rooms
+        .iter()
+        .filter(|(_, inside)| **inside)
+        .map(|(room, _)| room.clone())
+        .collect();
+    let Some(room) = world.rng.pick(&joined).cloned() else { return };
+    let cover = world
+        .clients
+        .iter()
+        .filter(|c| stays(c) && c.rooms_settled.contains(&room))
+        .map(|c| (c.index, c.session_no))
+        .collect();
+    send_numbered(world, from, What::Groupchat, room, cover, Vec::new());
+}
+
+fn send_numbered(
+    world: &mut World,
+    from: usize,
+    what: What,
+    to: String,
+    cover: Vec<(usize, u32)>,
+    carbons: Vec<(usize, u32)>,
+) {
+    let number = world.next_number();
+    let type_ = if what == What::Groupchat { "groupchat" } else { "chat" };
+    let client = &mut world.clients[from];
+    client.send(&mut world.socks, client::message(&to, type_, number));
+    let sent = Sent {
+        from,
+        session: client.session_no,
+        what,
+        to,
+        cover,
+        carbons,
+        count: client.sent_count,
+        accepted: false,
+    };
+    let text = format!("c{from} says m{number} to {} ({what:?}), cover {:?}", sent.to, sent.cover);
+    world.note(|| text);
+    world.sent.insert(number, sent);
+}
+
+fn join_or_leave(world: &mut World, index: usize) {
+    let Some(room) = world.rng.pick(&world.rooms).cloned() else { return };
+    let leaves = world.rng.one_in(4);
+    let client = &mut world.clients[index];
+    let address = format!("{room}/n{index}");
+    match client.rooms.get(&room).copied() {
+        None => {
+            client.rooms.insert(room, false);
+            client.send(&mut world.socks, client::room_presence(&address, ""));
+            world.note(|| format!("c{index} enters {address}"));
+        }
+        Some(true) if leaves => {
+            client.rooms.remove(&room);
+            client.rooms_settled.remove(&room);
+            client.send(&mut world.socks, client::room_presence(&address, "unavailable"));
+            world.note(|| format!("c{index} leaves {address}"));
+        }
+        Some(_) => {}
+    }
+}
+
+fn ask(world: &mut World, index: usize) {
+    let number = world.next_number();
+    let other = world.rng.below(world.clients.len() as u64) as usize;
+    let full = world.clients[other].full.clone();
+    let sure = other == index || stays(&world.clients[other]);
+    let ping = Element::new("ping", ns::PING);
+    let own_room = world.clients[index].rooms.iter().find(|(_, inside)| **inside);
+    let own = own_room.map(|(room, _)| format!("{room}/n{index}"));
+    let choice = world.rng.below(7);
+    let carbons = Element::new("enable", ns::CARBONS);
+    let query = Element::new("query", ns::MAM);
+    let (stanza, sure) = match (choice, own) {
+        (0, _) => (client::iq(DOMAIN, "get", number, &ping), true),
+        (1, _) => (client::iq(MUC, "get", number, &ping), true),
+        (2, Some(own)) => (client::iq(&own, "get", number, &ping), true),
+        (3, _) => (client::iq("", "set", number, &carbons), true),
+        (4, _) => (client::iq("", "set", number, &query), true),
+        _ => (client::iq(&full, "get", number, &ping), sure),
+    };
+    let client = &mut world.clients[index];
+    client.carbons |= choice == 3;
+    client.asking.insert(number, sure);
+    client.send(&mut world.socks, stanza);
+    world.note(|| format!("c{index} asks i{number} ({choice}, {full})"));
+}
+
+/// Everybody says how far it got and asks the same.
+pub(super) fn acknowledge_all(world: &mut World) {
+    for client in world.clients.iter().filter(|c| c.is_online()) {
+        client.write(&mut world.socks, ToServer::Ack(client.h));
+        client.write(&mut world.socks, ToServer::Request);
+    }
+}
+
+/// The cluster is whole and at rest: what is there now stays.
+pub(super) fn settle_in(world: &mut World) {
+    for client in &mut world.clients {
+        if client.is_online() && client.available {
+            client.settled_in = true;
+            client.carbons_settled = client.carbons;
+            client.rooms_settled = client
+                .rooms
+                .iter()
+                .filter(|(_, inside)| **inside)
+                .map(|(room, _)| room.clone())
+                .collect();
+        }
+    }
+}

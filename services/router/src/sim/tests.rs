@@ -1,0 +1,79 @@
+//! Many seeds; and each guard of the fencing and replay rules, taken away.
+
+use std::process::Command;
+
+use super::faults::run;
+
+/// Seeds of a normal run.
+const SEEDS: u64 = 300;
+
+fn number(name: &str) -> Option<u64> {
+    std::env::var(name).ok()?.parse().ok()
+}
+
+/// What is wrong with a seed; a panic is.
+fn wrong_with(seed: u64, traced: bool) -> (Vec<String>, Vec<String>) {
+    std::panic::catch_unwind(|| run(seed, traced)).unwrap_or_else(|panic| {
+        let text = panic
+            .downcast_ref::<String>()
+            .cloned()
+            .or_else(|| panic.downcast_ref::<&str>().map(|s| (*s).to_owned()))
+            .unwrap_or_default();
+        (vec![format!("panicked: {text}")], Vec::new())
+    })
+}
+
+#[test]
+fn nothing_is_lost_doubled_or_mixed_up() {
+    sestina_runtime::faults_from_env().unwrap();
+    if let Some(seed) = number("SESTINA_SIM_SEED") {
+        let (wrong, trace) = wrong_with(seed, true);
+        for line in &trace {
+            println!("{line}");
+        }
+        assert!(wrong.is_empty(), "seed {seed}: {wrong:#?}");
+        return;
+    }
+    let mut failed = Vec::new();
+    for seed in 0..number("SESTINA_SIM_SEEDS").unwrap_or(SEEDS) {
+        let (wrong, _) = wrong_with(seed, false);
+        if !wrong.is_empty() {
+            println!("seed {seed}: {}", wrong.join("\n    "));
+            failed.push(seed);
+        }
+    }
+    assert!(failed.is_empty(), "these seeds fail; replay one with SESTINA_SIM_SEED: {failed:?}");
+}
+
+fn without(guard: &str) {
+    let output = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "sim::tests::nothing_is_lost_doubled_or_mixed_up", "--nocapture"])
+        .env(sestina_runtime::mutation::ENV, guard)
+        .env("SESTINA_SIM_SEEDS", "40")
+        .env_remove("SESTINA_SIM_SEED")
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(!output.status.success(), "nobody misses the guard {guard}: {text}");
+    assert!(text.contains("these seeds fail") || text.contains("seed "), "{text}");
+}
+
+#[test]
+fn the_guard_of_epochs_is_missed() {
+    without("epoch");
+}
+
+#[test]
+fn the_guard_of_generations_is_missed() {
+    without("generation");
+}
+
+#[test]
+fn the_guard_of_the_tail_is_missed() {
+    without("tail");
+}
+
+#[test]
+fn the_guard_of_keys_is_missed() {
+    without("dedupe");
+}

@@ -1,0 +1,167 @@
+//! One line for each thing that happens, for whoever replays a seed.
+
+use sestina_proto as proto;
+use sestina_proto::peer_frame::Body as Peer;
+use sestina_proto::to_edge::Body as Down;
+use sestina_proto::to_router::Body as Up;
+
+use super::client::{FromServer, ToServer};
+use crate::worker::core::Job;
+
+fn stanza(stanza: Option<&proto::Stanza>) -> String {
+    let Some(s) = stanza else { return "-".to_owned() };
+    let kind = match s.kind() {
+        proto::StanzaKind::Message => "message",
+        proto::StanzaKind::Presence => "presence",
+        proto::StanzaKind::Iq => "iq",
+        proto::StanzaKind::Unspecified => "?",
+    };
+    format!("<{kind} {} {} {} -> {}>", s.r#type, s.id, short(&s.from), short(&s.to))
+}
+
+fn short(jid: &str) -> &str {
+    jid.get(jid.len().saturating_sub(24)..).unwrap_or(jid)
+}
+
+fn key(key: Option<&proto::Key>) -> String {
+    key.map_or("-".to_owned(), |k| format!("{:04x}:{}:{:x}", k.origin_lo & 0xffff, k.n, k.kind))
+}
+
+pub(super) fn up(frame: &proto::ToRouter) -> String {
+    let head = format!("[{}@{}]", frame.slot, frame.epoch);
+    let body = match &frame.body {
+        Some(Up::Inbound(i)) => {
+            format!("Inbound h{:x} g{} n={} {}", i.handle, i.generation, i.n, stanza(i.stanza.as_ref()))
+        }
+        Some(Up::EpochReport(r)) => {
+            let sessions: Vec<String> = r
+                .sessions
+                .iter()
+                .map(|s| {
+                    let held: Vec<String> = s
+                        .held
+                        .iter()
+                        .map(|h| format!("{}={}", h.number, key(h.key.as_ref())))
+                        .collect();
+                    format!(
+                        "{:04x} h{:x} g{} settled={} received={} acked={} released={} held={held:?}",
+                        s.session_lo & 0xffff, s.handle, s.generation, s.settled, s.received, s.acked, s.released
+                    )
+                })
+                .collect();
+            format!("EpochReport {sessions:?}")
+        }
+        Some(Up::Hello(_)) | None => "?".to_owned(),
+        Some(other) => format!("{other:?}"),
+    };
+    format!("{head} {body}")
+}
+
+pub(super) fn down(batch: &proto::ToEdgeBatch) -> String {
+    let frames: Vec<String> = batch.frames.iter().map(down_frame).collect();
+    format!("batch w{} #{} {}", batch.worker, batch.seq, frames.join(" | "))
+}
+
+fn down_frame(frame: &proto::ToEdge) -> String {
+    let head = format!("[{}@{}]", frame.slot, frame.epoch);
+    let body = match &frame.body {
+        Some(Down::Deliver(d)) => {
+            let targets: Vec<String> = d
+                .targets
+                .iter()
+                .map(|t| {
+                    let v = d.variants.get(t.variant as usize);
+                    format!(
+                        "h{:x}@{} #{} {} {}",
+                        t.handle,
+                        t.epoch,
+                        t.number,
+                        key(v.and_then(|v| v.key.as_ref())),
+                        stanza(v.and_then(|v| v.stanza.as_ref()))
+                    )
+                })
+                .collect();
+            format!("Deliver {targets:?}")
+        }
+        Some(Down::SlotMap(map)) => format!("SlotMap {}", map.version),
+        Some(Down::KeepState(k)) => format!("KeepState h{:x} g{}", k.handle, k.generation),
+        Some(Down::Welcome(_)) => "Welcome".to_owned(),
+        Some(Down::InstallEpoch(_)) => "InstallEpoch".to_owned(),
+        Some(other) => format!("{other:?}"),
+        None => "?".to_owned(),
+    };
+    format!("{head} {body}")
+}
+
+pub(super) fn peer(frame: &proto::PeerFrame) -> String {
+    let head = format!("[{}@{}]", frame.slot, frame.epoch);
+    let body = match &frame.body {
+        Some(Peer::Effect(e)) => format!(
+            "Effect {} from {}@{} mark={} stream={:x}/{} {}",
+            key(e.key.as_ref()), e.origin_slot, e.origin_epoch, e.mark, e.stream, e.seq, stanza(e.stanza.as_ref())
+        ),
+        Some(Peer::EffectDone(d)) => format!(
+            "EffectDone {} owner={} of {} stream={:x} {}",
+            key(d.key.as_ref()), d.owner, d.target_slot, d.stream, stanza(d.reply.as_ref())
+        ),
+        Some(Peer::RoomEvent(e)) => {
+            let targets: Vec<String> = e
+                .targets
+                .iter()
+                .map(|t| format!("{}/{:04x} v{} prev={}", t.slot, t.session_lo & 0xffff, t.variant, t.previous))
+                .collect();
+            format!(
+                "RoomEvent {} room {}@{} mark={} {targets:?} {:?}",
+                key(e.key.as_ref()), e.room_slot, e.room_epoch, e.mark,
+                e.variants.iter().map(|v| stanza(Some(v))).collect::<Vec<_>>()
+            )
+        }
+        Some(Peer::SlotMap(map)) => format!("SlotMap {}", map.version),
+        Some(other) => format!("{other:?}"),
+        None => "?".to_owned(),
+    };
+    format!("{head} {body}")
+}
+
+pub(super) fn job(job: &Job) -> String {
+    match job {
+        Job::Archive { rows, .. } => {
+            let rows: Vec<String> = rows
+                .iter()
+                .map(|r| format!("{} {}.{} {}", short(&r.archive), r.epoch, r.counter, stanza(r.stanza.as_ref())))
+                .collect();
+            format!("Archive {rows:?}")
+        }
+        Job::Offline { rows, .. } => format!("Offline {}", rows.len()),
+        Job::Shadow { slot, epoch, ops } => {
+            let ops: Vec<String> = ops
+                .iter()
+                .map(|op| match op {
+                    sestina_api::shadow::ShadowOp::Replace { object, version, fields } => {
+                        format!("replace {object} v{version} {:?}", fields.iter().map(|f| &f.0).collect::<Vec<_>>())
+                    }
+                    sestina_api::shadow::ShadowOp::Update { object, base, set, remove } => {
+                        format!("update {object} on {base} {:?} -{remove:?}", set.iter().map(|f| &f.0).collect::<Vec<_>>())
+                    }
+                    sestina_api::shadow::ShadowOp::Delete { object } => format!("delete {object}"),
+                })
+                .collect();
+            format!("Shadow {slot}@{epoch} {ops:?}")
+        }
+        other => format!("{other:?}"),
+    }
+}
+
+pub(super) fn said(said: &ToServer) -> String {
+    match said {
+        ToServer::Stanza(s) => stanza(Some(s)),
+        other => format!("{other:?}"),
+    }
+}
+
+pub(super) fn heard(heard: &FromServer) -> String {
+    match heard {
+        FromServer::Stanza(s) => stanza(Some(s)),
+        other => format!("{other:?}"),
+    }
+}

@@ -1,0 +1,232 @@
+//! What a router answers: everything.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use sestina_api::admin::{AdminError, AdminHandler};
+use sestina_api::store::Stores;
+use sestina_cluster::slot_map::{SlotTable, same};
+use sestina_cluster::slots::SLOTS;
+use sestina_config::Config;
+use sestina_edge::Edge;
+use sestina_proto as proto;
+use sestina_rpc::{AdminClient, Dialer};
+use sestina_runtime::CancellationToken;
+use sestina_telemetry::Metrics;
+
+use super::node::fail_points;
+use super::types::{SlotOwner, SlotRange, Slots, StatusQuery};
+use super::{answer, arguments};
+use crate::serve::cell::{RouterCell, Running};
+
+/// How often the metric that says whether the cluster is whole is brought up to date.
+const WHOLE_EVERY: Duration = Duration::from_secs(2);
+/// How long another router may take for its part of an answer.
+const PEER_LIMIT: Duration = Duration::from_secs(3);
+
+/// The commands of a router, or of a process that is everything.
+pub struct RouterAdmin {
+    pub(super) config: Config,
+    pub(super) cell: RouterCell,
+    pub(super) stores: Arc<dyn Stores>,
+    /// How to reach the other routers; none in a single process.
+    dialer: Option<Arc<Dialer>>,
+    /// The edge in the same process.
+    pub(super) edge: Option<Arc<Edge>>,
+    metrics: Arc<Metrics>,
+}
+
+impl RouterAdmin {
+    /// Over the router of the moment.
+    pub fn new(
+        config: &Config,
+        cell: RouterCell,
+        stores: Arc<dyn Stores>,
+        dialer: Option<Arc<Dialer>>,
+        edge: Option<Arc<Edge>>,
+        metrics: Arc<Metrics>,
+    ) -> Arc<RouterAdmin> {
+        Arc::new(RouterAdmin { config: config.clone(), cell, stores, dialer, edge, metrics })
+    }
+
+    /// Keeps the metric up to date that says whether the cluster is whole.
+    pub async fn watch_whole(self: Arc<Self>, stop: CancellationToken) {
+        let mut last = None;
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep(WHOLE_EVERY) => {}
+            }
+            let (whole, missing) = match self.status().await {
+                Ok(status) => (status.whole, status.missing),
+                Err(error) => (false, vec![error.text]),
+            };
+            self.metrics.whole.set(i64::from(whole));
+            if last != Some(whole) {
+                if whole {
+                    tracing::info!("the cluster is whole");
+                } else if last.is_some() {
+                    tracing::warn!(missing = missing.join("; "), "the cluster is not whole");
+                }
+                last = Some(whole);
+            }
+        }
+    }
+
+    pub(super) fn running(&self) -> Result<Running, AdminError> {
+        let starting = || AdminError::new("away", "the router is starting, try again in a moment");
+        self.cell.get().ok_or_else(starting)
+    }
+
+    /// Asks all other routers that are alive; who did not answer is named.
+    pub(super) async fn ask_others(
+        &self,
+        running: &Running,
+        command: &str,
+        json: &str,
+    ) -> (Vec<String>, Vec<String>) {
+        let Some(dialer) = &self.dialer else { return (Vec::new(), Vec::new()) };
+        let mut questions = Vec::new();
+        for node in running.router.live() {
+            if node.role() != proto::NodeRole::Router || same(&node, &running.node) {
+                continue;
+            }
+            let (dialer, command, json) = (dialer.clone(), command.to_owned(), json.to_owned());
+            questions.push(async move {
+                let asked = ask(&dialer, &node, &command, &json);
+                match tokio::time::timeout(PEER_LIMIT, asked).await {
+                    Ok(Ok(json)) => Ok(json),
+                    Ok(Err(error)) => Err(format!("router {}: {error}", node.name)),
+                    Err(_) => Err(format!("router {} did not answer in time", node.name)),
+                }
+            });
+        }
+        // All at once: a few routers that are away cost one wait.
+        let asked: Vec<_> = questions.into_iter().map(tokio::spawn).collect();
+        let (mut answers, mut missing) = (Vec::new(), Vec::new());
+        for question in asked {
+            match question.await {
+                Ok(Ok(json)) => answers.push(json),
+                Ok(Err(why)) => missing.push(why),
+                Err(error) => missing.push(error.to_string()),
+            }
+        }
+        (answers, missing)
+    }
+}
+
+async fn ask(
+    dialer: &Arc<Dialer>,
+    node: &proto::Node,
+    command: &str,
+    json: &str,
+) -> Result<String, AdminError> {
+    let target = node.address.parse().map_err(|error: sestina_rpc::RpcError| {
+        AdminError::new("away", error.to_string())
+    })?;
+    AdminClient::connect(dialer, &target)?.call(command, json).await
+}
+
+#[async_trait]
+impl AdminHandler for RouterAdmin {
+    async fn call(&self, command: &str, json: &str) -> Result<String, AdminError> {
+        if let Some(done) = fail_points(command, json) {
+            return done;
+        }
+        match command {
+            "user.add" => answer(&self.user_add(arguments(json)?).await?),
+            "user.passwd" => answer(&self.user_passwd(arguments(json)?).await?),
+            "user.list" => answer(&self.user_list(arguments(json)?).await?),
+            "user.show" => answer(&self.user_show(arguments(json)?).await?),
+            "user.disable" => answer(&self.user_disable(arguments(json)?, true).await?),
+            "user.enable" => answer(&self.user_disable(arguments(json)?, false).await?),
+            "user.delete" => answer(&self.user_delete(arguments(json)?).await?),
+            "sessions.list" => answer(&self.sessions_list(arguments(json)?).await?),
+            "sessions.close" => answer(&self.sessions_close(arguments(json)?).await?),
+            "slots" => answer(&slots(&self.running()?.router.table())),
+            "status" => {
+                let query: StatusQuery = arguments(json)?;
+                if query.local {
+                    answer(&super::status::local(&self.running()?).await)
+                } else {
+                    answer(&self.status().await?)
+                }
+            }
+            _ => Err(AdminError::unknown_command(command)),
+        }
+    }
+}
+
+/// The table, as people read it.
+pub fn slots(table: &SlotTable) -> Slots {
+    let mut ranges: Vec<SlotRange> = Vec::new();
+    let mut owned: BTreeMap<(String, u64), (String, usize)> = BTreeMap::new();
+    let (mut unowned, mut last) = (0, None);
+    for slot in (0..SLOTS).filter_map(|slot| u16::try_from(slot).ok()) {
+        let owner = table.owner(slot);
+        match owner {
+            Some(node) => {
+                let key = (node.name.clone(), node.incarnation);
+                owned.entry(key).or_insert((node.address.clone(), 0)).1 += 1;
+            }
+            None => unowned += 1,
+        }
+        let id = owner.map(|node| node.incarnation);
+        match ranges.last_mut() {
+            Some(range) if last == Some(id) => range.last = slot,
+            _ => {
+                let owner = owner.map(|node| node.name.clone());
+                ranges.push(SlotRange { first: slot, last: slot, owner });
+            }
+        }
+        last = Some(id);
+    }
+    let routers = owned.into_iter().map(|((name, incarnation), (address, slots))| SlotOwner {
+        name,
+        incarnation: incarnation.to_string(),
+        address,
+        slots,
+    });
+    Slots { version: table.version(), ranges, routers: routers.collect(), unowned }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn slots_are_told_as_ranges() {
+        let node = |name: &str, incarnation| proto::Node {
+            name: name.to_owned(),
+            incarnation,
+            ..proto::Node::default()
+        };
+        let mut owners = vec![1; SLOTS];
+        owners[10..20].fill(2);
+        owners[4095] = 0;
+        let map = proto::SlotMap {
+            version: 7,
+            routers: vec![node("a", 1), node("b", 2)],
+            owners,
+            epochs: vec![1; SLOTS],
+        };
+        let slots = slots(&SlotTable::new(map).unwrap());
+        let ranges: Vec<_> =
+            slots.ranges.iter().map(|r| (r.first, r.last, r.owner.as_deref())).collect();
+        assert_eq!(
+            ranges,
+            [
+                (0, 9, Some("a")),
+                (10, 19, Some("b")),
+                (20, 4094, Some("a")),
+                (4095, 4095, None)
+            ]
+        );
+        let counts: Vec<_> = slots.routers.iter().map(|r| (r.name.as_str(), r.slots)).collect();
+        assert_eq!(counts, [("a", 4085), ("b", 10)]);
+        assert_eq!((slots.version, slots.unowned), (7, 1));
+    }
+}

@@ -1,0 +1,189 @@
+//! How the cluster is, and whether it is whole: able to take the next fault.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use sestina_api::admin::AdminError;
+use sestina_api::lease::LeaseAuthority;
+use sestina_cluster::slot_map::SlotTable;
+use sestina_cluster::slots::SLOTS;
+use sestina_proto as proto;
+
+use super::types::{AuthorityStatus, ProcessStatus, RouterStatus, Status, StatusQuery};
+use super::{RouterAdmin, answer, arguments};
+use crate::serve::cell::Running;
+
+/// How long an authority may take.
+const LIMIT: Duration = Duration::from_millis(1500);
+
+impl RouterAdmin {
+    pub(super) async fn status(&self) -> Result<Status, AdminError> {
+        let running = self.running()?;
+        let json = answer(&StatusQuery { local: true })?;
+        let (redis, storage, own, (others, unheard)) = tokio::join!(
+            fresh("redis", &*running.shadow_leases),
+            fresh("storage", &*running.storage_leases),
+            local(&running),
+            self.ask_others(&running, "status", &json),
+        );
+        let mut routers = vec![own];
+        for json in others {
+            routers.push(arguments(&json)?);
+        }
+        routers.sort_by(|a, b| a.name.cmp(&b.name));
+        let mut status = judge(&running.router.table(), redis, storage, routers, unheard);
+        if let Some(edge) = &self.edge
+            && let Err(why) = crate::serve::edge::ready(edge)
+        {
+            status.missing.push(why);
+            status.whole = false;
+        }
+        status.node = running.node.name;
+        Ok(status)
+    }
+}
+
+/// How the asked router is.
+pub(super) async fn local(running: &Running) -> RouterStatus {
+    let table = running.router.table();
+    RouterStatus {
+        name: running.node.name.clone(),
+        incarnation: running.node.incarnation.to_string(),
+        ready: running.router.is_ready(),
+        table_version: table.version(),
+        owned: table.slots_of(&running.node).count(),
+        counts: running.router.counts().await,
+    }
+}
+
+/// What an authority says of leases: those that are fresh, or why it says nothing.
+type Heard = (AuthorityStatus, Vec<proto::Node>);
+
+async fn fresh(name: &str, authority: &dyn LeaseAuthority) -> Heard {
+    let asked = tokio::time::timeout(LIMIT, authority.fresh()).await;
+    let (reason, nodes) = match asked {
+        Ok(Ok(nodes)) => (String::new(), nodes),
+        Ok(Err(error)) => (error.to_string(), Vec::new()),
+        Err(_) => ("it did not answer in time".to_owned(), Vec::new()),
+    };
+    let status =
+        AuthorityStatus { name: name.to_owned(), reachable: reason.is_empty(), reason };
+    (status, nodes.into_iter().map(|(node, _)| node).collect())
+}
+
+/// The judgement, from what was heard.
+fn judge(
+    table: &SlotTable,
+    redis: Heard,
+    storage: Heard,
+    routers: Vec<RouterStatus>,
+    unheard: Vec<String>,
+) -> Status {
+    let mut missing = Vec::new();
+    for (authority, _) in [&redis, &storage] {
+        if !authority.reachable {
+            missing.push(format!("{} cannot be reached: {}", authority.name, authority.reason));
+        }
+    }
+    let both = redis.0.reachable && storage.0.reachable;
+    let processes = processes(&redis.1, &storage.1);
+    for process in &processes {
+        if both && !(process.redis && process.storage) {
+            let where_ = if process.redis { "storage" } else { "redis" };
+            let (role, name) = (&process.role, &process.name);
+            missing.push(format!("the lease of {role} {name} is not fresh in {where_}"));
+        }
+    }
+    slots(table, &processes, &mut missing);
+    let mut served = 0;
+    for router in &routers {
+        let (name, counts) = (&router.name, &router.counts);
+        served += counts.slots;
+        if !router.ready {
+            missing.push(format!("router {name} does not hold its lease"));
+        }
+        if counts.taking > 0 {
+            missing.push(format!("router {name} is taking over {} slots", counts.taking));
+        }
+        if counts.frozen > 0 {
+            missing.push(format!("router {name} is handing over {} slots", counts.frozen));
+        }
+    }
+    let complete = unheard.is_empty();
+    if complete && missing.is_empty() && served != SLOTS {
+        missing.push(format!("{served} of {SLOTS} slots are served"));
+    }
+    missing.extend(unheard);
+    let sum = |count: fn(&RouterStatus) -> usize| routers.iter().map(count).sum();
+    Status {
+        whole: missing.is_empty(),
+        missing,
+        complete,
+        node: String::new(),
+        program: env!("CARGO_PKG_VERSION").to_owned(),
+        table_version: table.version(),
+        authorities: vec![redis.0, storage.0],
+        processes,
+        sessions: sum(|router| router.counts.sessions),
+        detached: sum(|router| router.counts.detached),
+        rooms: sum(|router| router.counts.rooms),
+        occupants: sum(|router| router.counts.occupants),
+        routers,
+    }
+}
+
+fn processes(redis: &[proto::Node], storage: &[proto::Node]) -> Vec<ProcessStatus> {
+    let mut all: BTreeMap<(String, u64), ProcessStatus> = BTreeMap::new();
+    for (nodes, in_redis) in [(redis, true), (storage, false)] {
+        for node in nodes {
+            let entry = all.entry((node.name.clone(), node.incarnation)).or_insert_with(|| {
+                ProcessStatus {
+                    name: node.name.clone(),
+                    role: role(node).to_owned(),
+                    incarnation: node.incarnation.to_string(),
+                    address: node.address.clone(),
+                    ..ProcessStatus::default()
+                }
+            });
+            entry.draining |= node.draining;
+            entry.redis |= in_redis;
+            entry.storage |= !in_redis;
+        }
+    }
+    // What a newer version may have besides is not for this one to judge.
+    all.into_values().filter(|process| process.role != "other").collect()
+}
+
+fn role(node: &proto::Node) -> &'static str {
+    match node.role() {
+        proto::NodeRole::Edge => "edge",
+        proto::NodeRole::Router => "router",
+        proto::NodeRole::Storage => "storage",
+        proto::NodeRole::Unspecified => "other",
+    }
+}
+
+fn slots(table: &SlotTable, processes: &[ProcessStatus], missing: &mut Vec<String>) {
+    let alive = |node: &proto::Node| {
+        let incarnation = node.incarnation.to_string();
+        processes.iter().any(|p| p.name == node.name && p.incarnation == incarnation)
+    };
+    let (mut unowned, mut orphans) = (0, BTreeMap::<&str, usize>::new());
+    for slot in (0..SLOTS).filter_map(|slot| u16::try_from(slot).ok()) {
+        match table.owner(slot) {
+            None => unowned += 1,
+            Some(owner) if !alive(owner) => *orphans.entry(&owner.name).or_default() += 1,
+            Some(_) => {}
+        }
+    }
+    if unowned > 0 {
+        missing.push(format!("{unowned} slots have no owner"));
+    }
+    for (name, count) in orphans {
+        missing.push(format!("the owner of {count} slots, router {name}, has no lease"));
+    }
+}
+
+#[cfg(test)]
+#[path = "status_tests.rs"]
+mod tests;

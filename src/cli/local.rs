@@ -1,0 +1,169 @@
+//! Commands that need no server.
+
+use std::process::ExitCode;
+
+use serde_json::json;
+use sestina_config::Role;
+use sestina_router::hooks::Pipeline;
+
+use super::args::{self, CertRole, Certs, ConfigCommand, Global};
+use super::print;
+use super::run::{Failure, load};
+
+pub(super) fn pipeline(global: &Global) -> Result<ExitCode, Failure> {
+    let pipeline = Pipeline::new(sestina_router::modules::MODULES);
+    if global.json {
+        let modules: Vec<_> = pipeline
+            .metas()
+            .iter()
+            .map(|meta| {
+                let specs: Vec<_> = meta
+                    .specs
+                    .iter()
+                    .map(|(name, version)| json!({ "name": name, "version": version }))
+                    .collect();
+                json!({ "name": meta.name, "specs": specs })
+            })
+            .collect();
+        let iqs: Vec<_> = pipeline
+            .iq_entries()
+            .into_iter()
+            .map(|(target, set, ns, name, module)| {
+                let kind = if set { "set" } else { "get" };
+                json!({ "target": target, "type": kind, "namespace": ns, "name": name,
+                    "module": module })
+            })
+            .collect();
+        let all = json!({ "modules": modules, "handlers": pipeline.entries(), "iq": iqs });
+        print(&format!("{all:#}\n"));
+        return Ok(ExitCode::SUCCESS);
+    }
+    let mut text = String::from("messages, in order\n");
+    for entry in pipeline.entries() {
+        let kind = if entry.filter { "filter" } else { "observer" };
+        let (point, stage) = (format!("{:?}", entry.point), format!("{:?}", entry.stage));
+        text.push_str(&format!("  {point:<14} {stage:<9} {kind:<9} {}\n", entry.module));
+    }
+    text.push_str("\nIQ\n");
+    for (target, set, ns, name, module) in pipeline.iq_entries() {
+        let kind = if set { "set" } else { "get" };
+        let target = format!("{target:?}");
+        text.push_str(&format!("  {target:<13} {kind}  {module:<10} {{{ns}}}{name}\n"));
+    }
+    text.push_str("\nmodules\n");
+    for meta in pipeline.metas() {
+        let specs: Vec<String> =
+            meta.specs.iter().map(|(name, version)| format!("{name} {version}")).collect();
+        text.push_str(&format!("  {:<13} {}\n", meta.name, specs.join(", ")));
+    }
+    print(&text);
+    Ok(ExitCode::SUCCESS)
+}
+
+pub(super) fn config(global: &Global, command: &ConfigCommand) -> Result<ExitCode, Failure> {
+    match command {
+        ConfigCommand::Docs => print(&sestina_config::docs::docs()),
+        ConfigCommand::Show => {
+            let config = load(global)?;
+            if global.json {
+                let json = serde_json::to_string_pretty(&config)
+                    .map_err(|error| Failure::new("internal", error.to_string()))?;
+                print(&format!("{json}\n"));
+            } else {
+                print(&config.show());
+            }
+        }
+        ConfigCommand::Check { role } => {
+            let role = match role {
+                args::Role::Serve => Role::Serve,
+                args::Role::Edge => Role::Edge,
+                args::Role::Router => Role::Router,
+                args::Role::Storage => Role::Storage,
+            };
+            let config = load(global)?;
+            config.check(role)?;
+            if global.json {
+                let hash = format!("{:016x}", config.config_hash());
+                print(&format!("{}\n", json!({ "ok": true, "hash": hash })));
+            } else {
+                print(&format!("the configuration is good for `sestina {}`\n", role.as_str()));
+            }
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+pub(super) fn certs(global: &Global, command: &Certs) -> Result<ExitCode, Failure> {
+    let failed = |error: sestina_certs::CertError| Failure::new("failed", error.to_string());
+    match command {
+        Certs::Ca { dir } => {
+            sestina_certs::ensure_ca(dir).map_err(failed)?;
+            let file = dir.join("ca.pem");
+            if global.json {
+                print(&format!("{}\n", json!({ "ca": file })));
+            } else {
+                print(&format!(
+                    "the authority is {}; keep its key safe and off the nodes\n",
+                    file.display()
+                ));
+            }
+        }
+        Certs::Node { name, role, sans, dir } => {
+            let role = match role {
+                CertRole::Edge => sestina_certs::Role::Edge,
+                CertRole::Router => sestina_certs::Role::Router,
+                CertRole::Storage => sestina_certs::Role::Storage,
+                CertRole::Admin => sestina_certs::Role::Admin,
+            };
+            let files = sestina_certs::issue(dir, name, role, sans).map_err(failed)?;
+            if global.json {
+                let all = json!({ "certificate": files.cert, "key": files.key, "ca": files.ca });
+                print(&format!("{all}\n"));
+            } else if role == sestina_certs::Role::Admin {
+                print(&format!(
+                    "use it with: --connect HOST:PORT --ca {} --cert {} --key {}\n",
+                    files.ca.display(),
+                    files.cert.display(),
+                    files.key.display()
+                ));
+            } else {
+                print(&format!(
+                    "[cluster]\ntls_ca = {:?}\ntls_certificate = {:?}\ntls_key = {:?}\n",
+                    files.ca, files.cert, files.key
+                ));
+            }
+        }
+        Certs::Show { file } => {
+            let pem = std::fs::read(file).map_err(|error| {
+                Failure::new("failed", format!("cannot read {}: {error}", file.display()))
+            })?;
+            let info = sestina_certs::describe(&pem).map_err(failed)?;
+            let roles: Vec<&str> = info.roles.iter().map(|role| role.name()).collect();
+            let ips: Vec<String> = info.ips.iter().map(ToString::to_string).collect();
+            if global.json {
+                let all = json!({
+                    "subject": info.subject, "issuer": info.issuer, "serial": info.serial,
+                    "dns_names": info.dns_names, "ips": ips, "uris": info.uris, "roles": roles,
+                    "is_ca": info.is_ca, "not_before": info.not_before,
+                    "not_after": info.not_after,
+                });
+                print(&format!("{all:#}\n"));
+            } else {
+                let days = info
+                    .remaining(std::time::SystemTime::now())
+                    .map_or("expired".to_owned(), |left| {
+                        format!("for {} more days", left.as_secs() / 86_400)
+                    });
+                let names: Vec<String> = info.dns_names.into_iter().chain(ips).collect();
+                print(&format!(
+                    "subject  {}\nissuer   {}\nnames    {}\nroles    {}\nvalid    {days}\n",
+                    info.subject,
+                    info.issuer,
+                    names.join(", "),
+                    if roles.is_empty() { "none".to_owned() } else { roles.join(", ") },
+                ));
+            }
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,144 @@
+//! What the command line does.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::Parser;
+use clap::error::ErrorKind;
+use sestina_config::{Config, ConfigErrors, Role};
+
+use super::args::{Cli, Command, Global};
+use super::{complain, local, remote};
+use crate::serve;
+use crate::serve::process::Process;
+
+/// Taken as configuration if it lies in the working directory.
+const USUAL_FILE: &str = "sestina.toml";
+
+/// Something that a command could not do.
+pub(super) struct Failure {
+    /// A short fixed word, for programs.
+    pub(super) code: String,
+    /// What is wrong and what to do.
+    pub(super) text: String,
+}
+
+impl Failure {
+    pub(super) fn new(code: &str, text: impl Into<String>) -> Failure {
+        Failure { code: code.to_owned(), text: text.into() }
+    }
+}
+
+impl From<anyhow::Error> for Failure {
+    fn from(error: anyhow::Error) -> Failure {
+        Failure::new("failed", format!("{error:#}"))
+    }
+}
+
+impl From<ConfigErrors> for Failure {
+    fn from(errors: ConfigErrors) -> Failure {
+        Failure::new("configuration", errors.to_string())
+    }
+}
+
+impl From<sestina_api::admin::AdminError> for Failure {
+    fn from(error: sestina_api::admin::AdminError) -> Failure {
+        Failure { code: error.code, text: error.text }
+    }
+}
+
+/// Runs the program: 0 it is done, 1 it failed, 2 it was called wrongly.
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let asked =
+                matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
+            if let Err(error) = error.print() {
+                complain(&error.to_string());
+            }
+            return if asked { ExitCode::SUCCESS } else { ExitCode::from(2) };
+        }
+    };
+    let json = cli.global.json;
+    match run(cli) {
+        Ok(code) => code,
+        Err(failure) if json => {
+            let error = serde_json::json!({
+                "error": { "code": failure.code, "text": failure.text }
+            });
+            super::print(&format!("{error}\n"));
+            ExitCode::FAILURE
+        }
+        Err(failure) => {
+            complain(&format!("sestina: {}", failure.text));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(cli: Cli) -> Result<ExitCode, Failure> {
+    let global = cli.global;
+    match cli.command.unwrap_or(Command::Serve) {
+        Command::Serve => process(&global, Role::Serve),
+        Command::Edge => process(&global, Role::Edge),
+        Command::Router => process(&global, Role::Router),
+        Command::Storage => process(&global, Role::Storage),
+        Command::Pipeline => local::pipeline(&global),
+        Command::Config(command) => local::config(&global, &command),
+        Command::Certs(command) => local::certs(&global, &command),
+        Command::User(command) => remote::user(&global, command),
+        Command::Sessions(command) => remote::sessions(&global, command),
+        Command::Slots => remote::slots(&global),
+        Command::Status => remote::status(&global),
+        Command::Failpoint(command) => remote::failpoint(&global, command),
+    }
+}
+
+/// The configuration file that applies.
+pub(super) fn file(global: &Global) -> Option<PathBuf> {
+    let usual = Path::new(USUAL_FILE);
+    global.config.clone().or_else(|| usual.is_file().then(|| usual.to_owned()))
+}
+
+/// The configuration in effect.
+pub(super) fn load(global: &Global) -> Result<Config, ConfigErrors> {
+    // Variables that are not text cannot be ours.
+    let env = std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+    Config::load(file(global).as_deref(), env, &global.set)
+}
+
+/// A runtime for a command: one thread is enough.
+pub(super) fn small_runtime() -> Result<tokio::runtime::Runtime, Failure> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::new("failed", format!("cannot start: {error}")))
+}
+
+fn process(global: &Global, role: Role) -> Result<ExitCode, Failure> {
+    let config = load(global)?;
+    config.check(role)?;
+    let again = global.clone();
+    let reread = Box::new(move || load(&again));
+    let file = global.config.clone();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .thread_name("sestina")
+        .build()
+        .map_err(|error| Failure::new("failed", format!("cannot start threads: {error}")))?;
+    let served = runtime.block_on(async move {
+        let process = Process::begin(config, role, reread)?;
+        match role {
+            Role::Serve => Box::pin(serve::embedded::run(process, file)).await,
+            Role::Edge => Box::pin(serve::edge::run(process)).await,
+            Role::Router => Box::pin(serve::router::run(process)).await,
+            Role::Storage => Box::pin(serve::storage::run(process)).await,
+        }
+    });
+    // Threads that still derive keys must not hold up the end.
+    runtime.shutdown_background();
+    served?;
+    Ok(ExitCode::SUCCESS)
+}

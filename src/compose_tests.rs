@@ -1,0 +1,105 @@
+#![allow(clippy::unwrap_used)]
+
+use super::*;
+
+fn config(text: &str) -> Config {
+    Config::from_toml(text).unwrap()
+}
+
+const HOSTS: &str = "
+[[host]]
+domain = \"a.example\"
+[[host]]
+domain = \"anonymous.example\"
+anonymous = true
+muc = \"rooms.example\"
+";
+
+#[test]
+fn hosts_reach_both_tiers() {
+    let config = config(HOSTS);
+    let router = router(&config, false);
+    assert_eq!(router.hosts.len(), 2);
+    assert!(router.has_accounts("a.example") && !router.has_accounts("anonymous.example"));
+    assert!(router.is_muc("conference.a.example") && router.is_muc("rooms.example"));
+    let edge = edge(&config, "e").unwrap();
+    assert_eq!(edge.hosts[0].mechanisms.len(), 4);
+    assert!(!edge.hosts[0].anonymous);
+    assert!(edge.hosts[1].anonymous && edge.hosts[1].mechanisms.is_empty());
+    assert_eq!(edge.hosts[1].muc_domains, ["rooms.example"]);
+    assert_eq!(edge.config_hash, router.config_hash);
+}
+
+#[test]
+fn what_both_tiers_must_agree_on_agrees() {
+    let config = config("[edge.limits]\noutput_queue = \"8MiB\"");
+    let (edge, router) = (edge(&config, "e").unwrap(), router(&config, false));
+    assert_eq!(edge.session_credit, 2 << 20);
+    assert_eq!(edge.session_credit, router.session_credit_bytes);
+}
+
+#[test]
+fn alone_means_acknowledging_what_is_settled() {
+    let config = config("");
+    let alone = router(&config, true);
+    assert!(alone.ack_settled && !alone.shadow);
+    let one_of_many = router(&config, false);
+    assert!(!one_of_many.ack_settled && one_of_many.shadow);
+}
+
+#[test]
+fn options_reach_the_edge() {
+    let config = config(
+        "[edge]\nc2s = []\nc2s_plaintext = [\"127.0.0.1:0\"]\nproxy_protocol = [\"10.0.0.0/8\"]\n\
+         trusted_proxies = [\"192.0.2.7\"]\n\
+         [edge.limits]\nstanza = 20000\npre_auth_stanza = 10000\ndepth = 9\nrate = 0\n\
+         connections_per_address = 0\nconnection_rate = 0\nauth_timeout = \"7s\"\n\
+         [node]\ndrain_timeout = \"4s\"",
+    );
+    let edge = edge(&config, "e").unwrap();
+    let names: Vec<_> = edge.listen.listeners.iter().map(|l| l.name.as_str()).collect();
+    assert_eq!(names, ["c2s_tls", "c2s_plaintext", "http", "https"]);
+    assert!(edge.listen.listeners[0].proxy_protocol_from.contains([10, 1, 1, 1].into()));
+    assert!(edge.listen.http.trusted_proxies.contains([192, 0, 2, 7].into()));
+    assert_eq!((edge.after_login.xml.bytes, edge.before_login.xml.bytes), (20_000, 10_000));
+    assert_eq!((edge.after_login.xml.depth, edge.after_login.bytes_per_second), (9, 0));
+    assert_eq!(edge.listen.limits.per_address, usize::MAX);
+    assert_eq!(edge.listen.limits.rate_per_second, f64::MAX);
+    assert_eq!(edge.login_time, Duration::from_secs(7));
+    assert!(edge.drain_over + edge.drain_wait <= Duration::from_secs(4));
+}
+
+#[test]
+fn redis_and_storage_are_mapped() {
+    assert!(redis(&config("")).is_none());
+    let config = config(
+        "[redis]\nmode = \"sentinel\"\nurls = [\"redis://s\"]\nmaster_name = \"m\"\n\
+         password = \"p\"\nresponse_timeout = \"2s\"\n[storage]\nconnections = 3",
+    );
+    let redis = redis(&config).unwrap();
+    assert_eq!(redis.mode, sestina_sessions::RedisMode::Sentinel { master_name: "m".into() });
+    assert_eq!(redis.password.as_deref(), Some("p"));
+    assert!(redis.lease_timeout < Duration::from_secs(1));
+    let storage = storage(&config);
+    assert_eq!(storage.pool_size, 3);
+    assert_eq!(storage.url, "sqlite:sestina-data/sestina.db");
+}
+
+#[test]
+fn certificates_of_hosts_are_used_beside_the_common_one() {
+    let none = client_tls(&config(HOSTS));
+    assert!(none.certificates.is_empty());
+    assert_eq!(none.domains, ["a.example", "anonymous.example"]);
+    let some = client_tls(&config(
+        "[edge.tls]\ncertificate = \"c\"\nkey = \"k\"\n[[host]]\ndomain = \"a.example\"\n\
+         certificate = \"ac\"\nkey = \"ak\"",
+    ));
+    assert_eq!(some.certificates.len(), 2);
+    assert_eq!(some.certificates[1].hosts, ["a.example", "conference.a.example"]);
+}
+
+#[test]
+fn incarnations_differ() {
+    let new = || node("n", proto::NodeRole::Router, "a:1").incarnation;
+    assert_ne!(new(), new());
+}

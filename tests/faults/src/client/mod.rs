@@ -1,0 +1,250 @@
+//! A client that keeps its session whatever happens: when its connection breaks it comes back on
+//! another edge (XEP-0198), sends again what was not acknowledged, and writes everything down.
+//!
+//! - `line`: the connection, up to SASL
+//! - `session`: the task that keeps the session
+
+mod line;
+mod session;
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, anyhow};
+use parking_lot::Mutex;
+use sestina_xmpp::xml::Element;
+use tokio::sync::{Notify, mpsc};
+use tokio::task::JoinHandle;
+
+use crate::settings::HOST;
+
+/// Something that the server said.
+#[derive(Clone, Debug)]
+pub struct Heard {
+    /// A stanza.
+    pub element: Element,
+    /// When.
+    pub at: Instant,
+}
+
+/// A connection that ended although nobody asked for it.
+#[derive(Clone, Debug)]
+pub struct Broken {
+    /// To which edge it was.
+    pub edge: usize,
+    /// How it ended.
+    pub how: String,
+    /// When.
+    pub at: Instant,
+}
+
+/// What a client has seen.
+#[derive(Debug, Default)]
+pub(crate) struct State {
+    pub(crate) jid: String,
+    pub(crate) sm_id: String,
+    pub(crate) edge: Option<usize>,
+    pub(crate) log: Vec<Heard>,
+    pub(crate) broken: Vec<Broken>,
+    /// Resumptions that the server refused, and other ends of a session.
+    pub(crate) lost: Vec<String>,
+    pub(crate) unacked: VecDeque<(u32, String)>,
+    pub(crate) sent: u32,
+    pub(crate) received: u32,
+    pub(crate) closed: bool,
+}
+
+#[derive(Debug)]
+pub(crate) enum Order {
+    Send(String),
+    /// Breaks the connection; comes back on the edge of the second order.
+    Away,
+    /// Comes (back) on that edge.
+    Go(usize),
+    /// Closes the stream.
+    Close,
+}
+
+pub(crate) struct Shared {
+    pub(crate) user: String,
+    pub(crate) ports: Vec<u16>,
+    pub(crate) state: Mutex<State>,
+    pub(crate) changed: Notify,
+}
+
+/// See the module.
+pub struct Client {
+    shared: Arc<Shared>,
+    orders: mpsc::Sender<Order>,
+    task: JoinHandle<()>,
+    /// What it is called in errors.
+    pub name: String,
+}
+
+/// Orders that wait for a connection. Nobody gives as many.
+const ORDERS: usize = 4096;
+
+impl Client {
+    /// Becomes a session of a user on an edge; the server knows its presence afterwards only if
+    /// it sends one. A connection that breaks before there is a session is made again.
+    pub async fn login(user: &str, resource: &str, edge: usize, ports: &[u16]) -> Result<Client> {
+        let shared = Arc::new(Shared {
+            user: user.to_owned(),
+            ports: ports.to_vec(),
+            state: Mutex::default(),
+            changed: Notify::new(),
+        });
+        let (orders, taken) = mpsc::channel(ORDERS);
+        let task = tokio::spawn(session::run(shared.clone(), taken, resource.to_owned(), edge));
+        let name = format!("{user}/{resource}");
+        let client = Client { shared, orders, task, name };
+        client
+            .wait("to be logged in", Duration::from_secs(20), |state| {
+                (!state.sm_id.is_empty()).then_some(())
+            })
+            .await?;
+        Ok(client)
+    }
+
+    /// Waits until what this client has seen has something.
+    async fn wait<T>(
+        &self,
+        what: &str,
+        limit: Duration,
+        look: impl Fn(&State) -> Option<T>,
+    ) -> Result<T> {
+        let end = tokio::time::Instant::now() + limit;
+        loop {
+            let changed = self.shared.changed.notified();
+            tokio::pin!(changed);
+            changed.as_mut().enable();
+            if let Some(found) = look(&self.shared.state.lock()) {
+                return Ok(found);
+            }
+            if tokio::time::timeout_at(end, changed).await.is_err() {
+                let state = self.shared.state.lock();
+                return Err(anyhow!(
+                    "{} waits {what}: not within {limit:?} (on edge {:?}, {} not acknowledged, \
+                     broken {:?}, lost {:?})",
+                    self.name,
+                    state.edge.map(|edge| edge + 1),
+                    state.unacked.len(),
+                    state.broken.last().map(|b| &b.how),
+                    state.lost
+                ));
+            }
+        }
+    }
+
+    /// Waits until something was heard from that place of the log on.
+    pub async fn hears<T>(
+        &self,
+        what: &str,
+        from: usize,
+        limit: Duration,
+        look: impl Fn(&[Heard]) -> Option<T>,
+    ) -> Result<T> {
+        self.wait(&format!("for {what}"), limit, |state| {
+            look(state.log.get(from..).unwrap_or_default())
+        })
+        .await
+    }
+
+    /// Waits until the server has acknowledged everything that was sent.
+    pub async fn acknowledged(&self, limit: Duration) -> Result<()> {
+        self.wait("for acknowledgements", limit, |state| {
+            (state.edge.is_some() && state.unacked.is_empty()).then_some(())
+        })
+        .await
+    }
+
+    /// Waits until it has a session on a connection.
+    pub async fn connected(&self, limit: Duration) -> Result<usize> {
+        self.wait("to be connected", limit, |state| state.edge).await
+    }
+
+    /// Waits until it has a session on a connection to that edge.
+    pub async fn arrived(&self, edge: usize, limit: Duration) -> Result<()> {
+        self.wait("to be connected there", limit, |state| {
+            (state.edge == Some(edge)).then_some(())
+        })
+        .await
+    }
+
+    fn order(&self, order: Order) -> Result<()> {
+        self.orders
+            .try_send(order)
+            .map_err(|error| anyhow!("{} takes no orders: {error}", self.name))
+    }
+
+    /// Sends a stanza.
+    pub fn send(&self, stanza: impl Into<String>) -> Result<()> {
+        self.order(Order::Send(stanza.into()))
+    }
+
+    /// Breaks the connection, and stays away until told to go somewhere.
+    pub fn away(&self) -> Result<()> {
+        self.order(Order::Away)
+    }
+
+    /// Breaks the connection if there is one, and resumes on that edge.
+    pub fn go(&self, edge: usize) -> Result<()> {
+        self.order(Order::Go(edge))
+    }
+
+    /// Closes the stream, and with it the session.
+    pub async fn close(&self) -> Result<()> {
+        self.order(Order::Close)?;
+        self.wait("for its stream to be closed", Duration::from_secs(20), |state| {
+            state.closed.then_some(())
+        })
+        .await
+    }
+
+    /// Its full JID.
+    pub fn jid(&self) -> String {
+        self.shared.state.lock().jid.clone()
+    }
+
+    /// Its bare JID.
+    pub fn bare(&self) -> String {
+        format!("{}@{HOST}", self.shared.user)
+    }
+
+    /// Its user name.
+    pub fn user(&self) -> &str {
+        &self.shared.user
+    }
+
+    /// The edge that it is connected to now.
+    pub fn edge(&self) -> Option<usize> {
+        self.shared.state.lock().edge
+    }
+
+    /// How much it has heard.
+    pub fn heard(&self) -> usize {
+        self.shared.state.lock().log.len()
+    }
+
+    /// What it has heard from that place on.
+    pub fn log(&self, from: usize) -> Vec<Heard> {
+        self.shared.state.lock().log.get(from..).unwrap_or_default().to_vec()
+    }
+
+    /// Its connections that broke.
+    pub fn broken(&self) -> Vec<Broken> {
+        self.shared.state.lock().broken.clone()
+    }
+
+    /// Why it has no session any more; empty if it has.
+    pub fn lost(&self) -> Vec<String> {
+        self.shared.state.lock().lost.clone()
+    }
+}
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}

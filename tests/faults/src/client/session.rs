@@ -1,0 +1,220 @@
+//! The task that keeps a session.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use sestina_xmpp::ns;
+use sestina_xmpp::xml::Element;
+use tokio::sync::mpsc;
+
+use super::line::{Event, Line, text};
+use super::{Broken, Heard, Order, Shared};
+
+/// How long a connection may take until it is a session.
+const ATTEMPT: Duration = Duration::from_millis(2500);
+/// Between two attempts.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// Why a connection is not used any more.
+enum End {
+    Broke(String),
+    /// Somewhere else, or away until told where.
+    Left(Option<usize>),
+    Finished,
+}
+
+/// Why there is no session on a connection.
+enum Failed {
+    Again(String),
+    Lost(String),
+}
+
+impl From<anyhow::Error> for Failed {
+    fn from(error: anyhow::Error) -> Failed {
+        Failed::Again(format!("{error:#}"))
+    }
+}
+
+pub(super) async fn run(
+    shared: Arc<Shared>,
+    mut orders: mpsc::Receiver<Order>,
+    resource: String,
+    first: usize,
+) {
+    let mut edge = first;
+    let mut waiting = Vec::new();
+    loop {
+        let established = tokio::time::timeout(ATTEMPT, establish(&shared, &resource, edge)).await;
+        let mut line = match established {
+            Ok(Ok(line)) => line,
+            Ok(Err(Failed::Lost(why))) => return lost(&shared, why),
+            Ok(Err(Failed::Again(_))) | Err(_) => {
+                edge = (edge + 1) % shared.ports.len();
+                tokio::time::sleep(PAUSE).await;
+                continue;
+            }
+        };
+        shared.state.lock().edge = Some(edge);
+        shared.changed.notify_waiters();
+        let end = talk(&shared, &mut line, &mut orders, &mut waiting).await;
+        shared.state.lock().edge = None;
+        shared.changed.notify_waiters();
+        drop(line);
+        match end {
+            Ok(End::Broke(how)) => {
+                shared.state.lock().broken.push(Broken { edge, how, at: Instant::now() });
+                edge = (edge + 1) % shared.ports.len();
+            }
+            Ok(End::Left(Some(to))) => edge = to,
+            Ok(End::Left(None)) => loop {
+                match orders.recv().await {
+                    Some(Order::Go(to)) => {
+                        edge = to;
+                        break;
+                    }
+                    Some(order) => waiting.push(order),
+                    None => return,
+                }
+            },
+            Ok(End::Finished) => {
+                shared.state.lock().closed = true;
+                return shared.changed.notify_waiters();
+            }
+            Err(error) => return lost(&shared, format!("{error:#}")),
+        }
+    }
+}
+
+fn lost(shared: &Shared, why: String) {
+    shared.state.lock().lost.push(why);
+    shared.changed.notify_waiters();
+}
+
+/// A connection with the session on it: a new session the first time, then always the same.
+async fn establish(shared: &Shared, resource: &str, edge: usize) -> Result<Line, Failed> {
+    let port = *shared.ports.get(edge).context("no such edge")?;
+    let mut line = Line::open(port, &shared.user).await?;
+    let (id, received) = {
+        let state = shared.state.lock();
+        (state.sm_id.clone(), state.received)
+    };
+    let sm = ns::SM;
+    if id.is_empty() {
+        let bind = ns::BIND;
+        line.write(&format!(
+            "<iq type='set' id='bind'><bind xmlns='{bind}'><resource>{resource}</resource></bind></iq>"
+        ))
+        .await?;
+        let bound = line.element().await?;
+        let jid = bound
+            .child("bind", bind)
+            .and_then(|bind| bind.child("jid", ns::BIND))
+            .map(Element::text)
+            .with_context(|| format!("was not bound: {}", text(&bound)))?;
+        line.write(&format!("<enable xmlns='{sm}' resume='true'/>")).await?;
+        let enabled = line.element().await?;
+        let id = enabled
+            .attr("id")
+            .filter(|_| enabled.is("enabled", sm))
+            .with_context(|| format!("was not enabled: {}", text(&enabled)))?;
+        let mut state = shared.state.lock();
+        state.jid = jid;
+        state.sm_id = id.to_owned();
+        return Ok(line);
+    }
+    line.write(&format!("<resume xmlns='{sm}' h='{received}' previd='{id}'/>")).await?;
+    let answer = line.element().await?;
+    if answer.is("error", ns::STREAM) {
+        return Err(Failed::Again(text(&answer)));
+    }
+    let h = answer.attr("h").filter(|_| answer.is("resumed", sm)).and_then(|h| h.parse().ok());
+    let Some(h) = h else {
+        return Err(Failed::Lost(format!("the resumption was refused: {}", text(&answer))));
+    };
+    let again: Vec<String> = {
+        let mut state = shared.state.lock();
+        acknowledged(&mut state.unacked, h);
+        state.unacked.iter().map(|(_, stanza)| stanza.clone()).collect()
+    };
+    for stanza in again {
+        line.write(&stanza).await?;
+    }
+    line.write(&format!("<r xmlns='{sm}'/>")).await?;
+    Ok(line)
+}
+
+fn acknowledged(unacked: &mut std::collections::VecDeque<(u32, String)>, h: u32) {
+    unacked.retain(|(number, _)| number.wrapping_sub(h).wrapping_sub(1) < u32::MAX / 2);
+}
+
+async fn talk(
+    shared: &Shared,
+    line: &mut Line,
+    orders: &mut mpsc::Receiver<Order>,
+    waiting: &mut Vec<Order>,
+) -> Result<End> {
+    for order in waiting.drain(..) {
+        if let Some(end) = obey(shared, line, order).await? {
+            return Ok(end);
+        }
+    }
+    loop {
+        tokio::select! {
+            event = line.read() => match event {
+                Err(error) => return Ok(End::Broke(format!("{error:#}"))),
+                Ok(Event::Asked) => {
+                    let h = shared.state.lock().received;
+                    let sm = ns::SM;
+                    // A broken connection is seen when reading.
+                    line.write(&format!("<a xmlns='{sm}' h='{h}'/>")).await.ok();
+                }
+                Ok(Event::Acknowledged(h)) => acknowledged(&mut shared.state.lock().unacked, h),
+                Ok(Event::Element(element)) => {
+                    if element.is("error", ns::STREAM) {
+                        return Ok(End::Broke(text(&element)));
+                    }
+                    if element.ns != ns::CLIENT {
+                        bail!("unexpected: {}", text(&element));
+                    }
+                    let mut state = shared.state.lock();
+                    state.received = state.received.wrapping_add(1);
+                    state.log.push(Heard { element, at: Instant::now() });
+                }
+            },
+            order = orders.recv() => {
+                let Some(order) = order else { return Ok(End::Finished) };
+                if let Some(end) = obey(shared, line, order).await? {
+                    return Ok(end);
+                }
+            }
+        }
+        shared.changed.notify_waiters();
+    }
+}
+
+async fn obey(shared: &Shared, line: &mut Line, order: Order) -> Result<Option<End>> {
+    match order {
+        Order::Send(stanza) => {
+            {
+                let mut state = shared.state.lock();
+                state.sent = state.sent.wrapping_add(1);
+                let number = state.sent;
+                state.unacked.push_back((number, stanza.clone()));
+            }
+            let sm = ns::SM;
+            // A broken connection is seen when reading; the stanza goes again then.
+            line.write(&format!("{stanza}<r xmlns='{sm}'/>")).await.ok();
+            Ok(None)
+        }
+        Order::Away => Ok(Some(End::Left(None))),
+        Order::Go(edge) => Ok(Some(End::Left(Some(edge)))),
+        Order::Close => {
+            line.write("</stream:stream>").await.ok();
+            let end = async { while line.read().await.is_ok() {} };
+            // A session whose server dies just now ends by itself.
+            tokio::time::timeout(ATTEMPT, end).await.ok();
+            Ok(Some(End::Finished))
+        }
+    }
+}

@@ -1,0 +1,243 @@
+//! Three tiers of real processes.
+
+use std::fs;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use sestina_testkit::{Postgres, PostgresOptions, Redis, free_port};
+use tempfile::TempDir;
+
+use crate::process::{Process, Seen, Tier};
+use crate::settings::{Addresses, file};
+use crate::wait::until;
+
+/// How large, and how.
+#[derive(Clone, Debug)]
+pub struct Size {
+    /// Edges.
+    pub edges: usize,
+    /// Routers.
+    pub routers: usize,
+    /// Storages.
+    pub storages: usize,
+    /// Term of a lease. Shorter than as shipped, so that many faults fit into a test.
+    pub lease: Duration,
+    /// Guards that are switched off, as in `SESTINA_MUTATIONS`.
+    pub mutations: String,
+}
+
+impl Default for Size {
+    fn default() -> Size {
+        Size {
+            edges: 3,
+            routers: 3,
+            storages: 2,
+            lease: Duration::from_millis(2000),
+            mutations: String::new(),
+        }
+    }
+}
+
+/// One process among all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct At {
+    /// Its tier.
+    pub tier: Tier,
+    /// Which one of the tier, from 0.
+    pub number: usize,
+}
+
+/// See the module.
+pub struct Cluster {
+    /// What it was started with.
+    pub size: Size,
+    /// Its Redis.
+    pub redis: Redis,
+    /// Its PostgreSQL.
+    pub postgres: Postgres,
+    edges: Vec<Process>,
+    routers: Vec<Process>,
+    storages: Vec<Process>,
+    /// Ports for clients.
+    pub ports: Vec<u16>,
+    folder: TempDir,
+}
+
+/// The name of a process.
+pub fn name(tier: Tier, number: usize) -> String {
+    format!("{}-{}", tier.command(), number + 1)
+}
+
+impl Cluster {
+    /// Starts it, and waits until it is whole.
+    pub async fn start(size: Size) -> Result<Cluster> {
+        let (redis, postgres) = tokio::task::spawn_blocking(|| {
+            sestina_testkit::ensure_installed()?;
+            let options = PostgresOptions { fsync: false, ..PostgresOptions::default() };
+            anyhow::Ok((Redis::start_own()?, Postgres::start_own(&options)?))
+        })
+        .await??;
+        let folder = tempfile::Builder::new().prefix("sestina-faults-").tempdir()?;
+        let some = |count: usize| (0..count).map(|_| free_port()).collect::<Result<Vec<u16>>>();
+        let to = Addresses {
+            redis: redis.url().to_owned(),
+            database: postgres.create_database("faults")?,
+            routers: some(size.routers)?,
+            storages: some(size.storages)?,
+        };
+        let (edge_ports, ports) = (some(size.edges)?, some(size.edges)?);
+        let environment: Vec<(String, String)> = match size.mutations.as_str() {
+            "" => Vec::new(),
+            list => vec![("SESTINA_MUTATIONS".to_owned(), list.to_owned())],
+        };
+        let start = |tier: Tier, listens: &[u16]| -> Result<Vec<Process>> {
+            let mut started = Vec::new();
+            for (number, listen) in listens.iter().enumerate() {
+                let name = name(tier, number);
+                let own = folder.path().join(&name);
+                fs::create_dir_all(&own)?;
+                let clients = (tier == Tier::Edge).then(|| ports[number]);
+                let text = file(&name, &own, *listen, clients, &to, size.lease);
+                fs::write(own.join("sestina.toml"), text)?;
+                started.push(Process::start(&name, tier, &own, &environment)?);
+            }
+            Ok(started)
+        };
+        let mut cluster = Cluster {
+            storages: start(Tier::Storage, &to.storages)?,
+            routers: start(Tier::Router, &to.routers)?,
+            edges: start(Tier::Edge, &edge_ports)?,
+            size,
+            redis,
+            postgres,
+            ports,
+            folder,
+        };
+        let whole = cluster.whole(Duration::from_secs(60)).await;
+        whole.with_context(|| cluster.keep_logs())?;
+        Ok(cluster)
+    }
+
+    fn tier(&mut self, tier: Tier) -> &mut Vec<Process> {
+        match tier {
+            Tier::Edge => &mut self.edges,
+            Tier::Router => &mut self.routers,
+            Tier::Storage => &mut self.storages,
+        }
+    }
+
+    /// How many there are of a tier.
+    pub fn count(&self, tier: Tier) -> usize {
+        match tier {
+            Tier::Edge => self.edges.len(),
+            Tier::Router => self.routers.len(),
+            Tier::Storage => self.storages.len(),
+        }
+    }
+
+    /// All processes.
+    pub fn all(&self) -> Vec<At> {
+        [Tier::Edge, Tier::Router, Tier::Storage]
+            .into_iter()
+            .flat_map(|tier| (0..self.count(tier)).map(move |number| At { tier, number }))
+            .collect()
+    }
+
+    /// One of them.
+    pub fn process(&mut self, at: At) -> &mut Process {
+        &mut self.tier(at.tier)[at.number]
+    }
+
+    /// Arms a fail point.
+    pub async fn arm(&mut self, at: At, point: &str, action: &str) -> Result<()> {
+        let json = serde_json::json!({ "points": format!("{point}={action}") }).to_string();
+        self.process(at).ask("failpoint.arm", &json).await.map(drop)
+    }
+
+    /// Disarms a fail point.
+    pub async fn disarm(&mut self, at: At, point: &str) -> Result<()> {
+        let json = serde_json::json!({ "name": point }).to_string();
+        self.process(at).ask("failpoint.disarm", &json).await.map(drop)
+    }
+
+    /// How often armed points were reached.
+    pub async fn hits(&mut self, at: At) -> Result<Vec<(String, u64)>> {
+        let list = self.process(at).ask("failpoint.list", "").await?;
+        let points = list["points"].as_array().context("a list of points")?;
+        Ok(points
+            .iter()
+            .filter_map(|p| Some((p["name"].as_str()?.to_owned(), p["hits"].as_u64()?)))
+            .collect())
+    }
+
+    /// Makes accounts; the password is the user's name.
+    pub async fn add_users(&mut self, names: &[String]) -> Result<()> {
+        for name in names {
+            let jid = format!("{name}@{}", crate::settings::HOST);
+            let json = serde_json::json!({ "jid": jid, "password": name }).to_string();
+            let at = At { tier: Tier::Router, number: 0 };
+            self.process(at).ask("user.add", &json).await?;
+        }
+        Ok(())
+    }
+
+    /// Why the cluster is not whole, if it is not.
+    async fn missing(&mut self) -> Result<String> {
+        for at in self.all() {
+            let process = self.process(at);
+            let seen = process.seen()?;
+            if matches!(seen, Seen::Killed | Seen::Ended) {
+                bail!("{} has ended: {seen:?}", process.name);
+            }
+        }
+        let (edges, routers) = (self.edges.len(), self.routers.len());
+        for router in &self.routers {
+            let status = match router.ask("status", "").await {
+                Ok(status) => status,
+                Err(error) => return Ok(error.to_string()),
+            };
+            if status["whole"] != true {
+                return Ok(format!("{}: {}", router.name, status["missing"]));
+            }
+            let processes = status["processes"].as_array().map_or(0, Vec::len);
+            if processes != edges + routers {
+                return Ok(format!("{}: {processes} processes have a lease", router.name));
+            }
+        }
+        for process in self.edges.iter().chain(&self.storages) {
+            match process.ask("status", "").await {
+                Ok(status) if status["ready"] == true => {}
+                Ok(status) => return Ok(format!("{}: {}", process.name, status["reason"])),
+                Err(error) => return Ok(error.to_string()),
+            }
+        }
+        Ok(String::new())
+    }
+
+    /// Waits until every process is there and the cluster can take the next fault.
+    pub async fn whole(&mut self, limit: Duration) -> Result<()> {
+        let mut broken = None;
+        until("the cluster is whole", limit, async || match self.missing().await {
+            Ok(missing) if missing.is_empty() => Ok(()),
+            Ok(missing) => Err(missing),
+            Err(error) => {
+                broken = Some(error);
+                Ok(())
+            }
+        })
+        .await?;
+        broken.map_or(Ok(()), Err)
+    }
+
+    /// Leaves the folder with configurations and logs behind, and says where it is.
+    pub fn keep_logs(&mut self) -> String {
+        self.folder.disable_cleanup(true);
+        format!("logs are kept in {}", self.folder.path().display())
+    }
+
+    /// The folder of configurations and logs.
+    pub fn folder(&self) -> PathBuf {
+        self.folder.path().to_owned()
+    }
+}

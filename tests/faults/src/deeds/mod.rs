@@ -1,0 +1,219 @@
+//! What people do while a fault strikes. Each deed arms the fail point just before it begins, and
+//! checks by itself that what was promised came true: once, and in order.
+//!
+//! - `talk`: chat, carbons, offline messages, the archive
+//! - `ask`: IQs between clients and to the server
+//! - `meet`: presence and rooms
+//! - `move_`: sessions and slots that change places
+
+mod ask;
+mod meet;
+mod move_;
+mod talk;
+
+use std::fmt;
+
+use anyhow::Result;
+
+use crate::client::{Client, Heard};
+use crate::cluster::At;
+use crate::world::{LIMIT, Part, Who, World};
+
+pub use talk::{archives_agree, ping};
+
+/// Something that people do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Deed {
+    /// Messages from session to session, both ways.
+    Chat,
+    /// Messages of which another session of the user gets copies.
+    Carbon,
+    /// Messages to one who is not there and comes later.
+    Offline,
+    /// Reading one's archive.
+    Archive,
+    /// IQs of type set, between clients and to the server.
+    IqSet,
+    /// Their answers.
+    IqResult,
+    /// Presence, broadcast and directed.
+    Presence,
+    /// Messages in rooms.
+    RoomMessage,
+    /// Coming to a room, and leaving it.
+    Join,
+    /// Being away for a while, and resuming on another edge.
+    Resume,
+    /// The victim is asked to leave, and hands over what it owns.
+    Leave,
+    /// Another router is asked to leave, and the victim takes over what that one owns.
+    Take,
+}
+
+/// The deeds that every fault is tried on, then those that are needed to reach further points.
+pub const DEEDS: [Deed; 12] = [
+    Deed::Chat,
+    Deed::Carbon,
+    Deed::Offline,
+    Deed::Archive,
+    Deed::IqSet,
+    Deed::IqResult,
+    Deed::Presence,
+    Deed::RoomMessage,
+    Deed::Join,
+    Deed::Resume,
+    Deed::Leave,
+    Deed::Take,
+];
+
+impl Deed {
+    /// Its name in tables.
+    pub fn name(self) -> &'static str {
+        match self {
+            Deed::Chat => "chat",
+            Deed::Carbon => "carbon",
+            Deed::Offline => "offline",
+            Deed::Archive => "archive",
+            Deed::IqSet => "iq-set",
+            Deed::IqResult => "iq-result",
+            Deed::Presence => "presence",
+            Deed::RoomMessage => "room-message",
+            Deed::Join => "join",
+            Deed::Resume => "resume",
+            Deed::Leave => "leave",
+            Deed::Take => "take",
+        }
+    }
+}
+
+impl fmt::Display for Deed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// Where and on whom a deed happens.
+#[derive(Clone, Debug)]
+pub struct Scene {
+    /// Who is struck, if anyone.
+    pub victim: At,
+    /// Group of the victim.
+    pub me: usize,
+    /// Another group.
+    pub you: usize,
+    /// Makes names that occur once in a run.
+    pub tag: String,
+}
+
+impl Scene {
+    /// Both groups, each first once.
+    fn both(&self) -> [(usize, usize); 2] {
+        [(self.me, self.you), (self.you, self.me)]
+    }
+}
+
+/// Arms a point at the moment that a deed says; nothing for one that only accompanies another.
+pub struct Gate<'a> {
+    /// Whose processes.
+    pub world: &'a World,
+    /// Where, which point, what happens.
+    pub arms: Vec<(At, String, String)>,
+}
+
+impl Gate<'_> {
+    async fn open(&self) -> Result<()> {
+        for (at, point, action) in &self.arms {
+            self.world.arm(*at, point, action).await?;
+        }
+        Ok(())
+    }
+}
+
+/// Two who talked, and the tag of their messages: their archives are compared when all is whole.
+pub type Talked = (Who, Who, String);
+
+/// Does it.
+pub async fn run(
+    world: &World,
+    deed: Deed,
+    scene: &Scene,
+    gate: &Gate<'_>,
+) -> Result<Vec<Talked>> {
+    match deed {
+        Deed::Chat => talk::chat(world, scene, gate).await,
+        Deed::Carbon => talk::carbon(world, scene, gate).await,
+        Deed::Offline => talk::offline(world, scene, gate).await,
+        Deed::Archive => talk::archive(world, scene, gate).await,
+        Deed::IqSet => ask::ask(world, scene, gate, ask::Strike::Question).await,
+        Deed::IqResult => ask::ask(world, scene, gate, ask::Strike::Answer).await,
+        Deed::Presence => meet::presence(world, scene, gate).await,
+        Deed::RoomMessage => meet::room_message(world, scene, gate).await,
+        Deed::Join => meet::join(world, scene, gate).await,
+        Deed::Resume => move_::resume(world, scene, gate).await,
+        Deed::Leave => move_::hand_over(world, scene, gate, scene.victim.number).await,
+        Deed::Take => {
+            let routers = world.groups();
+            let leaver = (scene.victim.number + 1) % routers;
+            move_::hand_over(world, scene, gate, leaver).await
+        }
+    }
+}
+
+/// What goes on meanwhile among those who have nothing to do with the deed.
+pub async fn accompany(world: &World, scene: &Scene) -> Result<Vec<Talked>> {
+    let gate = Gate { world, arms: Vec::new() };
+    let others = Scene { tag: format!("{}-also", scene.tag), ..scene.clone() };
+    let (chat, rooms, asks) = tokio::join!(
+        talk::chat_between(world, &others, &gate, Part::Other),
+        meet::room_message(world, &others, &gate),
+        ask::between(world, &others, &gate, Part::Other),
+    );
+    rooms?;
+    asks?;
+    chat
+}
+
+/// The elements with that name.
+fn named<'a>(log: &'a [Heard], name: &'a str) -> impl Iterator<Item = &'a Heard> {
+    log.iter().filter(move |heard| heard.element.name == name)
+}
+
+/// The ids of plain messages (no copies, no archive) that begin with that tag, in order.
+pub(crate) fn message_ids(log: &[Heard], tag: &str, kind: &str) -> Vec<String> {
+    named(log, "message")
+        .filter(|heard| heard.element.attr("type").unwrap_or("normal") == kind)
+        .filter(|heard| heard.element.child("body", "jabber:client").is_some())
+        .filter_map(|heard| heard.element.attr("id"))
+        .filter(|id| id.starts_with(tag))
+        .map(str::to_owned)
+        .collect()
+}
+
+/// Waits until at least as many were found as expected, then compares.
+async fn expect(
+    client: &Client,
+    what: &str,
+    from: usize,
+    expected: &[String],
+    find: impl Fn(&[Heard]) -> Vec<String>,
+) -> Result<()> {
+    let waited = client
+        .hears(what, from, LIMIT, |log| {
+            let found = find(log);
+            (found.len() >= expected.len()).then_some(found)
+        })
+        .await;
+    let found = match waited {
+        Ok(found) => found,
+        Err(error) => {
+            let found = find(&client.log(from));
+            return Err(error.context(format!("{what}: expected {expected:?}, found {found:?}")));
+        }
+    };
+    anyhow::ensure!(
+        found == expected,
+        "{}: {what}: expected {expected:?}, found {found:?}",
+        client.name
+    );
+    Ok(())
+}

@@ -1,0 +1,295 @@
+//! One fault: at one point, during one deed, in one process.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+
+use crate::client::Heard;
+use crate::cluster::At;
+use crate::deeds::{self, Deed, Gate, Scene, Talked};
+use crate::process::{Seen, Tier};
+use crate::world::{LIMIT, World};
+
+/// What happens at the point.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Blow {
+    /// Sudden death.
+    Kill,
+    /// Stopped, and let go on after others have taken its place.
+    Suspend,
+}
+
+impl Blow {
+    /// As fail points take it: at the first hit.
+    pub fn action(self) -> &'static str {
+        match self {
+            Blow::Kill => "1*kill",
+            Blow::Suspend => "1*suspend",
+        }
+    }
+}
+
+/// See the module.
+#[derive(Clone, Debug)]
+pub struct Fault {
+    /// The point.
+    pub point: String,
+    /// During what.
+    pub deed: Deed,
+    /// What happens.
+    pub blow: Blow,
+    /// To whom.
+    pub victim: At,
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let verb = match self.blow {
+            Blow::Kill => "kill",
+            Blow::Suspend => "suspend",
+        };
+        let (tier, number) = (self.victim.tier.command(), self.victim.number + 1);
+        write!(f, "{verb} {tier}-{number} at {} during {}", self.point, self.deed)
+    }
+}
+
+/// What came of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The fault struck, and everything that was promised held. So long it took until everything
+    /// that was said had come.
+    Held(Duration),
+    /// The point was not reached.
+    NotReached,
+}
+
+/// How long after a deed its point may still be reached.
+const AFTERWARDS: Duration = Duration::from_millis(500);
+
+/// Waits for the blow. None if the deed was done without it.
+async fn struck(world: &World, victim: At, done: &AtomicBool) -> Result<Option<(Seen, Instant)>> {
+    let mut until = None;
+    loop {
+        let seen = world.cluster.lock().await.process(victim).seen()?;
+        match seen {
+            Seen::Killed | Seen::Suspended => return Ok(Some((seen, Instant::now()))),
+            // It left as it was asked to.
+            Seen::Ended => return Ok(None),
+            Seen::Running => {}
+        }
+        if done.load(Ordering::Acquire) {
+            let until = *until.get_or_insert_with(|| Instant::now() + AFTERWARDS);
+            if Instant::now() > until {
+                return Ok(None);
+            }
+        }
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+}
+
+/// Those on a suspended edge: their clients hear nothing, and go elsewhere.
+async fn leave_edge(world: &World, edge: usize) -> Result<()> {
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let edges = world.ports().len();
+    for who in world.everybody() {
+        let client = world.client(who);
+        if client.edge() == Some(edge) {
+            client.go((edge + 1) % edges)?;
+        }
+    }
+    Ok(())
+}
+
+/// Strikes, and checks everything that is promised for one fault.
+pub async fn run(world: &World, fault: &Fault, tag: &str) -> Result<Outcome> {
+    world.cluster.lock().await.whole(LIMIT).await?;
+    world.go_home().await.context("before the fault")?;
+    let (me, you) = world.scene(fault.victim);
+    let scene = Scene { victim: fault.victim, me, you, tag: tag.to_owned() };
+    let broken: Vec<usize> =
+        world.everybody().into_iter().map(|who| world.client(who).broken().len()).collect();
+    let gate = Gate {
+        world,
+        arms: vec![(fault.victim, fault.point.clone(), fault.blow.action().to_owned())],
+    };
+    let done = AtomicBool::new(false);
+    let deed = async {
+        let talked = deeds::run(world, fault.deed, &scene, &gate).await;
+        done.store(true, Ordering::Release);
+        talked
+    };
+    let (talked, struck) = tokio::join!(deed, meanwhile(world, fault, &scene, &done));
+    let struck = struck.context("among those who were not struck")?;
+    let mut talked = talked.context("the deed itself")?;
+    let Some((at, also)) = struck else {
+        let running = world.cluster.lock().await.process(fault.victim).seen()? == Seen::Running;
+        if running {
+            world.cluster.lock().await.disarm(fault.victim, &fault.point).await?;
+        }
+        return Ok(Outcome::NotReached);
+    };
+    let took = at.elapsed();
+    talked.extend(also);
+    recover(world, fault, at).await?;
+    check(world, fault, &broken, &talked).await?;
+    Ok(Outcome::Held(took))
+}
+
+/// What happens beside the deed once the blow has fallen.
+async fn meanwhile(
+    world: &World,
+    fault: &Fault,
+    scene: &Scene,
+    done: &AtomicBool,
+) -> Result<Option<(Instant, Vec<Talked>)>> {
+    let Some((seen, at)) = struck(world, fault.victim, done).await? else {
+        return Ok(None);
+    };
+    let leaving = async {
+        if seen == Seen::Suspended && fault.victim.tier == Tier::Edge {
+            leave_edge(world, fault.victim.number).await?;
+        }
+        anyhow::Ok(())
+    };
+    let (left, also) = tokio::join!(leaving, deeds::accompany(world, scene));
+    left?;
+    Ok(Some((at, also?)))
+}
+
+/// Starts again what was killed, lets go on what was suspended (past its lease), and waits until
+/// all is whole.
+async fn recover(world: &World, fault: &Fault, at: Instant) -> Result<()> {
+    let mut cluster = world.cluster.lock().await;
+    match fault.blow {
+        Blow::Kill => cluster.process(fault.victim).start_again()?,
+        Blow::Suspend => {
+            let past = at + cluster.size.lease + Duration::from_millis(1500);
+            tokio::time::sleep_until(past.into()).await;
+            cluster.process(fault.victim).wake();
+        }
+    }
+    cluster.whole(LIMIT).await.context("after the fault")
+}
+
+async fn check(world: &World, fault: &Fault, broken: &[usize], talked: &[Talked]) -> Result<()> {
+    for (who, before) in world.everybody().into_iter().zip(broken) {
+        let client = world.client(who);
+        let lost = client.lost();
+        ensure!(lost.is_empty(), "{} has lost its session: {lost:?}", client.name);
+        for broken in client.broken().iter().skip(*before) {
+            let touched = fault.victim.tier == Tier::Edge && fault.victim.number == broken.edge;
+            ensure!(
+                touched,
+                "{} was disconnected from edge-{}, which was not touched: {}",
+                client.name,
+                broken.edge + 1,
+                broken.how
+            );
+        }
+    }
+    for who in world.everybody() {
+        deeds::ping(world.client(who)).await.context("after the fault")?;
+    }
+    for (a, b, tag) in talked {
+        deeds::archives_agree(world, *a, *b, tag).await?;
+    }
+    for who in world.everybody() {
+        let client = world.client(who);
+        let twice = doubled(&client.log(0));
+        ensure!(twice.is_empty(), "{} heard more than once: {twice:?}", client.name);
+    }
+    Ok(())
+}
+
+/// What came more than once although it was said once.
+pub fn doubled(log: &[Heard]) -> Vec<String> {
+    let mut seen = BTreeSet::new();
+    let mut twice = Vec::new();
+    for heard in log {
+        if let Some(key) = key(heard)
+            && !seen.insert(key.clone())
+        {
+            twice.push(key);
+        }
+    }
+    twice
+}
+
+/// What makes a stanza that one; none for what may come again (an archive, a room's history).
+fn key(heard: &Heard) -> Option<String> {
+    let element = &heard.element;
+    let from = element.attr("from").unwrap_or_default();
+    let kind = element.attr("type").unwrap_or_default();
+    match element.name.as_str() {
+        "message" => {
+            let carbons = "urn:xmpp:carbons:2";
+            for direction in ["sent", "received"] {
+                if let Some(copy) = element.child(direction, carbons) {
+                    let message = copy.child("forwarded", "urn:xmpp:forward:0")?;
+                    let id = message.child("message", "jabber:client")?.attr("id")?;
+                    return Some(format!("{direction} copy of {id}"));
+                }
+            }
+            let delayed = element.child("delay", "urn:xmpp:delay").is_some();
+            let id = element.attr("id").filter(|_| !(delayed && kind == "groupchat"))?;
+            Some(format!("message {kind} {id} from {from}"))
+        }
+        "iq" => Some(format!("iq {kind} {} from {from}", element.attr("id")?)),
+        "presence" => {
+            let status = element.child("status", "jabber:client")?.text();
+            // A guest's presence is told again to those who come later.
+            Some(format!("presence {kind} {status:?} from {from}"))
+        }
+        _ => None,
+    }
+}
+
+/// Which points are reached by a deed, and how often by each process, without any fault.
+pub async fn reached(world: &World, deed: Deed, tag: &str) -> Result<BTreeMap<(String, At), u64>> {
+    let all = world.cluster.lock().await.all();
+    world.cluster.lock().await.whole(LIMIT).await?;
+    world.go_home().await?;
+    let mut hits = BTreeMap::new();
+    // The tier of the victim decides who acts; each tier is looked at on its own.
+    for tier in [Tier::Edge, Tier::Router, Tier::Storage] {
+        let victim = At { tier, number: 0 };
+        let slots_move = matches!(deed, Deed::Leave | Deed::Take);
+        if slots_move && tier != Tier::Router {
+            continue;
+        }
+        let (me, you) = world.scene(victim);
+        let scene = Scene { victim, me, you, tag: format!("{tag}-{}", tier.command()) };
+        let points = sestina_runtime::failpoint::NAMES.iter().map(|(point, _)| *point);
+        // Counted at every hit, and nothing else.
+        let list: Vec<String> = points.map(|point| format!("{point}=pause:0")).collect();
+        let (first, list) = list.split_first().context("there are points")?;
+        let (point, action) = first.split_once('=').context("as written above")?;
+        let action = format!("{action};{}", list.join(";"));
+        let arms = all.iter().map(|at| (*at, point.to_owned(), action.clone())).collect();
+        let gate = Gate { world, arms };
+        deeds::run(world, deed, &scene, &gate).await.with_context(|| format!("{deed}"))?;
+        tokio::time::sleep(AFTERWARDS).await;
+        let mut cluster = world.cluster.lock().await;
+        for at in &all {
+            // A router that left and came back counts from zero; what it did is not looked at.
+            for (point, count) in cluster.hits(*at).await.unwrap_or_default() {
+                if count > 0 {
+                    *hits.entry((point, *at)).or_default() += count;
+                }
+            }
+        }
+        cluster.whole(LIMIT).await?;
+        for at in &all {
+            for (point, _) in sestina_runtime::failpoint::NAMES {
+                cluster.disarm(*at, point).await?;
+            }
+        }
+    }
+    if hits.is_empty() {
+        bail!("{deed} reaches no point");
+    }
+    Ok(hits)
+}

@@ -1,0 +1,22 @@
+//! Faults at chosen places of real processes, and what is promised in spite of them.
+//!
+//! - [`process`]: one process of the `sestina` binary, killed, suspended and started again
+//! - [`cluster`]: three tiers of such processes with real Redis and PostgreSQL
+//! - [`client`]: a client that comes back on another edge by itself (XEP-0198)
+//! - [`world`]: the people, their sessions and rooms, chosen by who owns their slots
+//! - [`deeds`]: what people do while a fault strikes, each with its own check
+//! - [`fault`]: one fault at one point during one deed
+//! - [`matrix`]: which faults are run
+//!
+//! All processes of a cluster live as long as the test: what a fault broke is started again, and
+//! the next fault waits until the cluster is whole.
+
+pub mod client;
+pub mod cluster;
+pub mod deeds;
+pub mod fault;
+pub mod matrix;
+pub mod process;
+mod settings;
+pub mod wait;
+pub mod world;

@@ -1,0 +1,229 @@
+//! One process of the `sestina` binary.
+
+use std::fs::{self, File};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::{OnceLock, mpsc};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, anyhow, bail};
+use rustix::process::{Pid, Signal, kill_process};
+use sestina_api::admin::AdminHandler;
+use sestina_rpc::AdminClient;
+
+/// Names the binary to test; without it, the one that was built beside this test is taken.
+pub const BINARY_VARIABLE: &str = "SESTINA_BIN";
+
+/// Which tier a process is of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Tier {
+    /// Holds sockets.
+    Edge,
+    /// Owns slots.
+    Router,
+    /// Speaks SQL.
+    Storage,
+}
+
+impl Tier {
+    /// The command that starts it.
+    pub fn command(self) -> &'static str {
+        match self {
+            Tier::Edge => "edge",
+            Tier::Router => "router",
+            Tier::Storage => "storage",
+        }
+    }
+}
+
+/// What a process is seen to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Seen {
+    /// It runs.
+    Running,
+    /// It is suspended.
+    Suspended,
+    /// It was killed with SIGKILL.
+    Killed,
+    /// It has ended otherwise.
+    Ended,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Process {
+    /// Its name in the cluster.
+    pub name: String,
+    /// Its tier.
+    pub tier: Tier,
+    folder: PathBuf,
+    environment: Vec<(String, String)>,
+    child: Child,
+}
+
+/// The binary under test.
+pub fn binary() -> Result<PathBuf> {
+    if let Some(path) = std::env::var_os(BINARY_VARIABLE) {
+        return Ok(path.into());
+    }
+    let own = std::env::current_exe()?;
+    // target/<profile>/deps/<this test>
+    let folder = own.parent().and_then(Path::parent).context("a test lies in target/…/deps")?;
+    let path = folder.join("sestina");
+    if !path.exists() {
+        bail!(
+            "{} is not there; build it first with `cargo build -p sestina`, or name another with \
+             {BINARY_VARIABLE}",
+            path.display()
+        );
+    }
+    Ok(path)
+}
+
+impl Process {
+    /// Starts a process whose configuration is `sestina.toml` in that folder.
+    pub fn start(
+        name: &str,
+        tier: Tier,
+        folder: &Path,
+        environment: &[(String, String)],
+    ) -> Result<Process> {
+        let child = spawn(command(tier, folder, environment)?)
+            .with_context(|| format!("cannot start {name}"))?;
+        Ok(Process {
+            name: name.to_owned(),
+            tier,
+            folder: folder.to_owned(),
+            environment: environment.to_vec(),
+            child,
+        })
+    }
+
+    /// Starts the same process again, after it has ended.
+    pub fn start_again(&mut self) -> Result<()> {
+        self.kill();
+        self.child = spawn(command(self.tier, &self.folder, &self.environment)?)?;
+        Ok(())
+    }
+
+    /// What it does now.
+    pub fn seen(&mut self) -> Result<Seen> {
+        if let Some(status) = self.child.try_wait()? {
+            return Ok(match status.signal() {
+                Some(signal) if signal == Signal::KILL.as_raw() => Seen::Killed,
+                _ => Seen::Ended,
+            });
+        }
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.child.id()))?;
+        let state = stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next());
+        Ok(if state == Some('T') { Seen::Suspended } else { Seen::Running })
+    }
+
+    /// Sudden death.
+    pub fn kill(&mut self) {
+        // Both fail only if it has ended already.
+        self.child.kill().ok();
+        self.child.wait().ok();
+    }
+
+    /// Stops it where it is.
+    pub fn suspend(&self) {
+        self.signal(Signal::STOP);
+    }
+
+    /// Lets it go on.
+    pub fn wake(&self) {
+        self.signal(Signal::CONT);
+    }
+
+    /// Asks it to leave in order.
+    pub fn drain(&self) {
+        self.signal(Signal::TERM);
+    }
+
+    fn signal(&self, signal: Signal) {
+        if let Some(pid) = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw) {
+            // Fails only if it has ended already.
+            kill_process(pid, signal).ok();
+        }
+    }
+
+    /// Waits until it has ended by itself.
+    pub async fn ended(&mut self, limit: Duration) -> Result<()> {
+        let end = Instant::now() + limit;
+        while self.child.try_wait()?.is_none() {
+            if Instant::now() > end {
+                bail!("{} did not end within {limit:?}", self.name);
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        Ok(())
+    }
+
+    /// An administrator's command to this process.
+    pub async fn ask(&self, command: &str, json: &str) -> Result<serde_json::Value> {
+        let client = AdminClient::unix(&self.folder.join("admin.sock"));
+        let asked = tokio::time::timeout(Duration::from_secs(10), client.call(command, json));
+        let answer = asked
+            .await
+            .with_context(|| format!("{} did not answer {command}", self.name))?
+            .map_err(|error| anyhow!("{}: {command}: {error}", self.name))?;
+        Ok(serde_json::from_str(&answer)?)
+    }
+
+    /// Where its log is.
+    pub fn log(&self) -> PathBuf {
+        self.folder.join("log")
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+fn command(tier: Tier, folder: &Path, environment: &[(String, String)]) -> Result<Command> {
+    let binary = binary()?;
+    // setpriv becomes the program itself, so that the child's id is the program's.
+    let mut command = match sestina_testkit::find_program("setpriv") {
+        Some(setpriv) => {
+            let mut command = Command::new(setpriv);
+            command.args(["--pdeathsig", "KILL", "--"]).arg(binary);
+            command
+        }
+        None => Command::new(binary),
+    };
+    let log = File::options().create(true).append(true).open(folder.join("log"))?;
+    command
+        .arg(tier.command())
+        .arg("--config")
+        .arg(folder.join("sestina.toml"))
+        .envs(environment.iter().map(|(name, value)| (name, value)))
+        .current_dir(folder)
+        .process_group(0)
+        .stdin(Stdio::null())
+        .stdout(log.try_clone()?)
+        .stderr(log);
+    Ok(command)
+}
+
+/// Starts a process from a thread that lives as long as the test: the kernel tells a child of its
+/// parent's death when the *thread* that made it ends.
+fn spawn(command: Command) -> Result<Child> {
+    type Job = (Command, mpsc::SyncSender<std::io::Result<Child>>);
+    static SPAWNER: OnceLock<mpsc::Sender<Job>> = OnceLock::new();
+    let spawner = SPAWNER.get_or_init(|| {
+        let (sender, jobs) = mpsc::channel::<Job>();
+        std::thread::spawn(move || {
+            for (mut command, answer) in jobs {
+                answer.send(command.spawn()).ok();
+            }
+        });
+        sender
+    });
+    let (answer, result) = mpsc::sync_channel(1);
+    spawner.send((command, answer)).context("the thread that starts processes has ended")?;
+    Ok(result.recv().context("the thread that starts processes has ended")??)
+}

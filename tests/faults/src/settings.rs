@@ -1,0 +1,60 @@
+//! The configuration files of the processes.
+
+use std::fmt::Write;
+use std::path::Path;
+use std::time::Duration;
+
+/// The host with accounts.
+pub(crate) const HOST: &str = "example.org";
+/// Its rooms.
+pub(crate) const ROOMS: &str = "rooms.example.org";
+
+/// Where everything is.
+pub(crate) struct Addresses {
+    pub(crate) redis: String,
+    pub(crate) database: String,
+    pub(crate) routers: Vec<u16>,
+    pub(crate) storages: Vec<u16>,
+}
+
+fn list(ports: &[u16]) -> String {
+    let quoted: Vec<String> = ports.iter().map(|port| format!("\"127.0.0.1:{port}\"")).collect();
+    format!("[{}]", quoted.join(", "))
+}
+
+/// The file of one process. Clients come without TLS: what is tested here is behind it.
+pub(crate) fn file(
+    name: &str,
+    folder: &Path,
+    listen: u16,
+    clients: Option<u16>,
+    to: &Addresses,
+    lease: Duration,
+) -> String {
+    let ttl = lease.as_millis();
+    let mut text = String::new();
+    let folder = folder.display();
+    write!(
+        text,
+        "[node]\nname = \"{name}\"\ndata_dir = \"{folder}\"\ndrain_timeout = \"30s\"\n\n\
+         [[host]]\ndomain = \"{HOST}\"\nmuc = \"{ROOMS}\"\n\n\
+         [edge]\nc2s = []\nc2s_tls = []\nc2s_plaintext = {clients}\nhttp = []\nhttps = []\n\n\
+         [edge.limits]\nconnections_per_address = 0\nconnection_rate = 0\nrate = 0\n\n\
+         [router]\nworkers = 2\n\n\
+         [storage]\nurl = \"{database}\"\nconnections = 4\narchive_connections = 2\n\n\
+         [redis]\nmode = \"single\"\nurls = [\"{redis}\"]\n\n\
+         [cluster]\nlisten = \"127.0.0.1:{listen}\"\nrouters = {routers}\n\
+         storages = {storages}\nlanes = 2\nplaintext = true\n\
+         lease_ttl = \"{ttl}ms\"\nlease_renew = \"{renew}ms\"\nlease_margin = \"{renew}ms\"\n\n\
+         [telemetry]\nprometheus = []\nlog = \"{log}\"\n",
+        clients = list(&clients.into_iter().collect::<Vec<_>>()),
+        database = to.database,
+        redis = to.redis,
+        routers = list(&to.routers),
+        storages = list(&to.storages),
+        renew = ttl / 4,
+        log = std::env::var("SESTINA_FAULTS_LOG").unwrap_or_else(|_| "info".to_owned()),
+    )
+    .expect("writing to a string cannot fail");
+    text
+}

@@ -1,0 +1,529 @@
+//! What all sessions of a run share: the notes, the counters, the mode.
+
+use std::collections::{BTreeMap, HashSet};
+use std::fs::File;
+use std::io::{BufWriter, Write as _};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result};
+use serde_json::{Value, json};
+use tokio::sync::watch;
+
+use super::config::Config;
+use super::history::{Absence, Delivery, History, Kind, MessageId, Sent};
+use super::summary::{Window, WindowReport};
+use crate::client::endpoint::{Endpoint, TrustOptions};
+
+/// What was under way when a session broke was sent at most so long before.
+const ABSENCE_MARGIN_US: u64 = 10_000_000;
+
+/// What sessions do at the moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// Nothing is sent for now.
+    Paused,
+    /// Messages are sent.
+    Sending,
+    /// The run is over: nothing more is sent.
+    Stopped,
+}
+
+/// Where events go.
+pub type Emit = Box<dyn Fn(&Value) + Send + Sync>;
+
+/// The shared part of a run.
+pub struct World {
+    /// What was asked for.
+    pub config: Config,
+    /// How to connect.
+    pub endpoint: Endpoint,
+    /// Marks the messages of this run among those of earlier ones in the archives.
+    pub run: String,
+    started: Instant,
+    mode: watch::Sender<Mode>,
+    emit: Emit,
+    log: Option<Mutex<BufWriter<File>>>,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    history: History,
+    kinds: Vec<Kind>,
+    connected: Vec<bool>,
+    ready: Vec<bool>,
+    rooms_open: HashSet<usize>,
+    touched: HashSet<String>,
+    total: Window,
+    current: Window,
+    finished: Vec<WindowReport>,
+    /// Messages sent and not acknowledged by sessions that still expect it.
+    unacked: Vec<std::collections::BTreeSet<u32>>,
+    /// Deliveries still expected.
+    outstanding: i64,
+    last_delivery: u64,
+    bounces: BTreeMap<String, u64>,
+    refusals: BTreeMap<String, u64>,
+    leaves_seen: u64,
+    evictions: u64,
+    archive_reads: u64,
+    archive_read_failures: BTreeMap<String, u64>,
+}
+
+impl std::fmt::Debug for World {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("World")
+            .field("run", &self.run)
+            .finish_non_exhaustive()
+    }
+}
+
+impl World {
+    /// Prepares a run.
+    ///
+    /// # Errors
+    /// When the configuration, the certificates or the log file are unusable.
+    pub fn new(config: Config, emit: Emit) -> Result<Arc<Self>> {
+        config.check()?;
+        let trust = TrustOptions {
+            ca: config.ca.clone(),
+            insecure: config.insecure,
+        }
+        .load()?;
+        let endpoint = Endpoint::new(&config.domain, config.transport, &trust)?;
+        let log = match &config.log {
+            Some(path) => {
+                let file = File::create(path)
+                    .with_context(|| format!("cannot write the log {}", path.display()))?;
+                Some(Mutex::new(BufWriter::new(file)))
+            }
+            None => None,
+        };
+        let conversations = config.conversations();
+        let sessions = config.sessions;
+        let mut kinds = vec![Kind::Pair; sessions];
+        for conversation in &conversations {
+            conversation
+                .members
+                .iter()
+                .for_each(|member| kinds[*member] = conversation.kind);
+        }
+        let state = State {
+            history: History::new(sessions, conversations),
+            kinds,
+            connected: vec![false; sessions],
+            ready: vec![false; sessions],
+            rooms_open: HashSet::new(),
+            touched: HashSet::new(),
+            total: Window::new("total", 0, sessions),
+            current: Window::new("start", 0, sessions),
+            finished: Vec::new(),
+            unacked: vec![std::collections::BTreeSet::new(); sessions],
+            outstanding: 0,
+            last_delivery: 0,
+            bounces: BTreeMap::new(),
+            refusals: BTreeMap::new(),
+            leaves_seen: 0,
+            evictions: 0,
+            archive_reads: 0,
+            archive_read_failures: BTreeMap::new(),
+        };
+        Ok(Arc::new(Self {
+            run: format!("{:08x}", rand::random::<u32>()),
+            config,
+            endpoint,
+            started: Instant::now(),
+            mode: watch::Sender::new(Mode::Paused),
+            emit,
+            log,
+            state: Mutex::new(state),
+        }))
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Microseconds since the start.
+    #[must_use]
+    pub fn now(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX)
+    }
+
+    /// The mode, to be watched.
+    #[must_use]
+    pub fn mode(&self) -> watch::Receiver<Mode> {
+        self.mode.subscribe()
+    }
+
+    /// Changes the mode.
+    pub fn set_mode(&self, mode: Mode) {
+        self.mode.send_replace(mode);
+    }
+
+    /// Tells the driver and the log.
+    pub fn event(&self, event: &Value) {
+        (self.emit)(event);
+        self.note(event);
+    }
+
+    /// Tells the log only.
+    fn note(&self, event: &Value) {
+        let Some(log) = &self.log else { return };
+        let mut event = event.clone();
+        event["at_us"] = json!(self.now());
+        let mut log = log.lock().unwrap_or_else(PoisonError::into_inner);
+        // A full disk must not end a run; the report does not depend on the log.
+        drop(writeln!(log, "{event}"));
+    }
+
+    /// Writes out what the log holds back.
+    pub fn flush_log(&self) {
+        if let Some(log) = &self.log {
+            drop(log.lock().unwrap_or_else(PoisonError::into_inner).flush());
+        }
+    }
+
+    /// The conversation of a session; `None` for one that was left over.
+    #[must_use]
+    pub fn conversation(&self, session: usize) -> Option<(usize, Kind, Vec<usize>)> {
+        let state = self.state();
+        state
+            .history
+            .conversations
+            .iter()
+            .enumerate()
+            .find_map(|(number, conversation)| {
+                conversation
+                    .members
+                    .contains(&session)
+                    .then(|| (number, conversation.kind, conversation.members.clone()))
+            })
+    }
+
+    /// A message is about to be sent; returns its count.
+    pub fn sending(&self, session: usize) -> u32 {
+        let at = self.now();
+        let n = {
+            let mut state = self.state();
+            let n = state.history.sent[session].len() as u32;
+            state.history.sent[session].push(Sent {
+                at,
+                ..Sent::default()
+            });
+            state.unacked[session].insert(n);
+            state.outstanding += state.receivers(session);
+            n
+        };
+        self.note(&json!({"event": "sent", "session": session, "n": n}));
+        n
+    }
+
+    /// The server acknowledged messages of a session.
+    pub fn acked(&self, session: usize, tags: &[u32]) {
+        if tags.is_empty() {
+            return;
+        }
+        let now = self.now();
+        let mut guard = self.state();
+        let state = &mut *guard;
+        for tag in tags {
+            state.unacked[session].remove(tag);
+            if let Some(sent) = state.history.sent[session].get_mut(*tag as usize)
+                && sent.acked.is_none()
+            {
+                sent.acked = Some(now);
+                let wait = now - sent.at;
+                for window in [&mut state.total, &mut state.current] {
+                    window.worst_ack[session] = window.worst_ack[session].max(wait);
+                }
+            }
+        }
+        drop(guard);
+        self.note(&json!({"event": "acked", "session": session, "n": tags}));
+    }
+
+    /// A message of this run arrived at a session.
+    pub fn delivered(&self, session: usize, id: MessageId, stanza_id: Option<Box<str>>) {
+        let now = self.now();
+        let event = json!({"event": "delivered", "session": session, "sender": id.sender,
+            "n": id.n, "stanza_id": stanza_id});
+        let mut guard = self.state();
+        let state = &mut *guard;
+        state.outstanding -= 1;
+        state.last_delivery = now;
+        if let Some(sent) = state.history.message(id) {
+            let latency = now.saturating_sub(sent.at);
+            for window in [&mut state.total, &mut state.current] {
+                window.latency.record(Duration::from_micros(latency));
+                window.worst[session] = window.worst[session].max(latency);
+            }
+        }
+        state.history.delivered[session].push(Delivery {
+            id,
+            at: now,
+            stanza_id,
+        });
+        let reflected = state.kinds[session] == Kind::Room && id.sender as usize == session;
+        drop(guard);
+        self.note(&event);
+        if reflected {
+            self.acked(session, &[id.n]);
+        }
+    }
+
+    /// A message came back with an error.
+    pub fn bounced(&self, id: MessageId, condition: &str) {
+        let mut state = self.state();
+        let receivers = state.receivers(id.sender as usize);
+        let sent = state.history.sent.get_mut(id.sender as usize);
+        let Some(sent) = sent.and_then(|sent| sent.get_mut(id.n as usize)) else {
+            return;
+        };
+        if !sent.bounced {
+            sent.bounced = true;
+            state.outstanding -= receivers;
+        }
+        *state.bounces.entry(condition.to_owned()).or_default() += 1;
+        drop(state);
+        self.event(&json!({"event": "bounced", "session": id.sender, "n": id.n,
+            "condition": condition}));
+    }
+
+    /// A session has a socket.
+    pub fn connected(&self, session: usize) {
+        self.state().connected[session] = true;
+    }
+
+    /// A session is bound and, where it has a room, in it with all others.
+    pub fn ready(&self, session: usize) {
+        self.state().ready[session] = true;
+    }
+
+    /// How many sessions are ready.
+    #[must_use]
+    pub fn ready_count(&self) -> usize {
+        self.state().ready.iter().filter(|ready| **ready).count()
+    }
+
+    /// A room can be joined by all.
+    pub fn room_open(&self, conversation: usize) {
+        self.state().rooms_open.insert(conversation);
+    }
+
+    /// How many rooms are.
+    #[must_use]
+    pub fn rooms_open(&self) -> usize {
+        self.state().rooms_open.len()
+    }
+
+    /// A session lost its socket.
+    pub fn disconnected(&self, session: usize, edge: &str, why: &str) {
+        let mut guard = self.state();
+        let state = &mut *guard;
+        state.connected[session] = false;
+        let touched = state.touched.contains(edge);
+        for window in [&mut state.total, &mut state.current] {
+            window.disconnects += 1;
+            window.untouched_disconnects += u64::from(!touched);
+        }
+        drop(guard);
+        self.event(
+            &json!({"event": "disconnected", "session": session, "edge": edge,
+            "why": why, "touched": touched}),
+        );
+    }
+
+    /// An attempt to connect failed.
+    pub fn attempt_failed(&self, session: usize, edge: &str, why: &str) {
+        let mut state = self.state();
+        state.total.failed_attempts += 1;
+        state.current.failed_attempts += 1;
+        drop(state);
+        self.note(
+            &json!({"event": "attempt_failed", "session": session, "edge": edge,
+            "why": why}),
+        );
+    }
+
+    /// A session goes on where it was.
+    pub fn resumed(&self, session: usize, edge: &str, lost_at: u64, connect_at: u64) {
+        let now = self.now();
+        let mut guard = self.state();
+        let state = &mut *guard;
+        state.connected[session] = true;
+        for window in [&mut state.total, &mut state.current] {
+            window.resumes_ok += 1;
+            window.recoveries.push(now - lost_at);
+            window.resumptions.push(now - connect_at);
+        }
+        drop(guard);
+        self.event(
+            &json!({"event": "resumed", "session": session, "edge": edge,
+            "recovery_ms": (now - lost_at) as f64 / 1e3,
+            "connect_to_resumed_ms": (now - connect_at) as f64 / 1e3}),
+        );
+    }
+
+    /// The server refused to resume; what was not acknowledged is given up.
+    pub fn refused(&self, session: usize, edge: &str, lost_at: u64, reason: &str) {
+        let mut guard = self.state();
+        let state = &mut *guard;
+        for window in [&mut state.total, &mut state.current] {
+            window.resumes_refused += 1;
+        }
+        *state.refusals.entry(reason.to_owned()).or_default() += 1;
+        let from = lost_at.saturating_sub(ABSENCE_MARGIN_US);
+        state.history.absences[session].push(Absence { from, to: u64::MAX });
+        let given_up = std::mem::take(&mut state.unacked[session]).len() as i64;
+        state.outstanding -= given_up * state.receivers(session);
+        drop(guard);
+        self.event(
+            &json!({"event": "resume_refused", "session": session, "edge": edge,
+            "reason": reason}),
+        );
+    }
+
+    /// The session that began anew is complete; messages sent from `at` on are due again.
+    pub fn present_again(&self, session: usize, at: u64) {
+        if let Some(absence) = self.state().history.absences[session].last_mut()
+            && absence.to == u64::MAX
+        {
+            absence.to = at;
+        }
+    }
+
+    /// An occupant was seen leaving who never meant to.
+    pub fn leave_seen(&self, session: usize, who: &str) {
+        self.state().leaves_seen += 1;
+        self.event(&json!({"event": "leave_seen", "session": session, "who": who}));
+    }
+
+    /// A session was put out of its room.
+    pub fn evicted(&self, session: usize) {
+        self.state().evictions += 1;
+        self.event(&json!({"event": "evicted", "session": session}));
+    }
+
+    /// A read of an archive during the run ended.
+    pub fn archive_read(&self, failure: Option<&str>) {
+        let mut state = self.state();
+        match failure {
+            None => state.archive_reads += 1,
+            Some(why) => {
+                *state
+                    .archive_read_failures
+                    .entry(why.to_owned())
+                    .or_default() += 1
+            }
+        }
+    }
+
+    /// The driver will disturb an edge, or does so no longer.
+    pub fn touch(&self, edge: &str, touched: bool) {
+        let mut state = self.state();
+        if touched {
+            state.touched.insert(edge.to_owned());
+        } else {
+            state.touched.remove(edge);
+        }
+    }
+
+    /// Ends the current window and begins the next; returns the figures of the one that ended.
+    pub fn mark(&self, label: &str) -> WindowReport {
+        let now = self.now();
+        let mut state = self.state();
+        let next = Window::new(label, now, self.config.sessions);
+        let report = std::mem::replace(&mut state.current, next).report(now);
+        state.finished.push(report.clone());
+        report
+    }
+
+    /// The state of the run for the driver.
+    #[must_use]
+    pub fn status(&self) -> Value {
+        let now = self.now();
+        let state = self.state();
+        let oldest = state
+            .unacked
+            .iter()
+            .enumerate()
+            .filter_map(|(session, open)| {
+                let first = *open.first()?;
+                Some(state.history.sent[session].get(first as usize)?.at)
+            });
+        json!({
+            "event": "status",
+            "at_ms": now / 1000,
+            "sessions": self.config.sessions,
+            "connected": state.connected.iter().filter(|connected| **connected).count(),
+            "ready": state.ready.iter().filter(|ready| **ready).count(),
+            "unacked": state.unacked.iter().map(std::collections::BTreeSet::len).sum::<usize>(),
+            "oldest_unacked_ms": oldest.min().map_or(0, |at| (now - at) / 1000),
+            "undelivered": state.outstanding,
+            "last_delivery_ms_ago": now.saturating_sub(state.last_delivery) / 1000,
+            "window": state.current.report(now),
+        })
+    }
+
+    /// Whether everything sent was acknowledged and delivered, with all sessions there.
+    #[must_use]
+    pub fn settled(&self) -> bool {
+        let state = self.state();
+        let quiet = self.now().saturating_sub(state.last_delivery) > 5_000_000;
+        state
+            .connected
+            .iter()
+            .zip(&state.kinds)
+            .all(|(connected, _)| *connected)
+            && state
+                .unacked
+                .iter()
+                .all(std::collections::BTreeSet::is_empty)
+            && (state.outstanding == 0 || quiet)
+    }
+
+    /// Looks at the notes.
+    pub fn history<T>(&self, look: impl FnOnce(&mut History) -> T) -> T {
+        look(&mut self.state().history)
+    }
+
+    /// All figures but the checker's.
+    #[must_use]
+    pub fn figures(&self) -> Value {
+        let now = self.now();
+        let state = self.state();
+        json!({
+            "seed": self.config.seed,
+            "run": self.run,
+            "total": state.total.report(now),
+            "windows": state.finished.iter().cloned().chain([state.current.report(now)])
+                .collect::<Vec<_>>(),
+            "bounces": state.bounces,
+            "refusals": state.refusals,
+            "leaves_seen": state.leaves_seen,
+            "evictions": state.evictions,
+            "archive_reads": state.archive_reads,
+            "archive_read_failures": state.archive_read_failures,
+            "connected": state.connected.iter().filter(|connected| **connected).count(),
+            "unacked": state.unacked.iter().map(std::collections::BTreeSet::len).sum::<usize>(),
+        })
+    }
+}
+
+impl State {
+    /// How many sessions get a message of `sender`.
+    fn receivers(&self, sender: usize) -> i64 {
+        let conversation = self
+            .history
+            .conversations
+            .iter()
+            .find(|c| c.members.contains(&sender));
+        match conversation {
+            Some(c) if c.kind == Kind::Room => c.members.len() as i64,
+            Some(_) => 1,
+            None => 0,
+        }
+    }
+}

@@ -1,0 +1,122 @@
+//! `cargo xtask bench`: this server beside Prosody, ejabberd and bare TLS servers, in one run.
+//!
+//! The load generator (`sestina-load bench-all`) interleaves the servers and takes medians; this
+//! starts the servers, tells it where they are, and writes docs/benchmarks.md.
+//!
+//! - [`ours`]: one process, and three tiers; [`prosody`], [`ejabberd`]: from Debian
+//! - [`plan`]: what is measured; [`page`]: docs/benchmarks.md
+
+mod ejabberd;
+mod ours;
+mod page;
+mod plan;
+mod prosody;
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use anyhow::{Result, ensure};
+use serde_json::Value;
+
+use crate::child::Process;
+use crate::repo;
+
+/// See the module.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Options {
+    /// Runs of each scenario at each server; medians are reported.
+    #[arg(long, default_value_t = 5)]
+    runs: usize,
+    /// Seconds of each measurement.
+    #[arg(long, default_value_t = 5.0)]
+    seconds: f64,
+    /// Only scenarios whose name contains this.
+    #[arg(long)]
+    scenario: Option<String>,
+    /// Only this server, not Prosody and ejabberd.
+    #[arg(long)]
+    ours: bool,
+    /// Leave docs/benchmarks.md as it is.
+    #[arg(long)]
+    dry: bool,
+}
+
+/// A server that is measured: what the generator is told, and what keeps it alive.
+struct Measured {
+    spec: Value,
+    _alive: Box<dyn std::any::Any>,
+}
+
+pub(crate) fn run(options: &Options) -> Result<()> {
+    sestina_testkit::ensure_installed()?;
+    let programs = repo::build_release(&["sestina", "sestina-load"])?;
+    let folder = repo::target()?.join("bench");
+    if folder.exists() {
+        std::fs::remove_dir_all(&folder)?;
+    }
+    std::fs::create_dir_all(&folder)?;
+    let scenarios = plan::scenarios(options);
+    ensure!(!scenarios.is_empty(), "no scenario has such a name");
+    let archives = scenarios.iter().any(plan::needs_archive);
+    let mut servers = vec![
+        ours::embedded(&programs, &folder, false)?,
+        ours::tiers(&programs, &folder, false)?,
+    ];
+    if archives {
+        servers.push(ours::embedded(&programs, &folder, true)?);
+        servers.push(ours::tiers(&programs, &folder, true)?);
+    }
+    let mut missing = Vec::new();
+    if !options.ours {
+        type Start = fn(&std::path::Path) -> Result<Measured>;
+        let others: [(&str, &str, Start); 2] = [
+            ("prosody", "prosody", prosody::start),
+            ("ejabberd", "ejabberdctl", ejabberd::start),
+        ];
+        for (package, program, start) in others {
+            if repo::have_or_install(program, &[package]) {
+                servers.push(start(&folder)?);
+            } else {
+                missing.push(package);
+            }
+        }
+    }
+    let specs: Vec<&Value> = servers.iter().map(|server| &server.spec).collect();
+    let table = folder.join("table.md");
+    let plan = plan::plan(options, &specs, &scenarios, &folder, &table);
+    let path = folder.join("plan.json");
+    std::fs::write(&path, serde_json::to_string_pretty(&plan)?)?;
+    repo::run(
+        Command::new(programs.join("sestina-load"))
+            .arg("bench-all")
+            .arg("--config")
+            .arg(&path),
+    )?;
+    drop(servers);
+    for package in &missing {
+        println!("{package} cannot be had here and was not measured");
+    }
+    let table = std::fs::read_to_string(table)?;
+    if !options.dry {
+        page::write(options, &table, &missing)?;
+    }
+    println!(
+        "outcomes of all runs: {}",
+        folder.join("outcomes.json").display()
+    );
+    Ok(())
+}
+
+/// A server of another project: a process, and the folder that it runs in.
+struct Other {
+    _process: Process,
+    _folder: tempfile::TempDir,
+}
+
+/// A certificate for `localhost` (ECDSA P-256) in PEM, from the server that is measured too.
+fn certificate(folder: &std::path::Path) -> Result<(PathBuf, PathBuf)> {
+    let certs = folder.join("certs");
+    let binary = repo::target()?.join("release/sestina");
+    crate::sestina::issue_certificate(&binary, &certs, "localhost", "edge", &[])?;
+    Ok((certs.join("localhost.pem"), certs.join("localhost.key")))
+}

@@ -1,0 +1,121 @@
+//! This server: one process, and three tiers (two of each, mutual TLS between them).
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::Result;
+use serde_json::{Value, json};
+use sestina_testkit::{Postgres, PostgresOptions, Redis};
+use tempfile::TempDir;
+
+use super::Measured;
+use super::plan::{ACCOUNTS, EMBEDDED, PASSWORD, TIERS};
+use crate::fleet::{Embedded, Fleet, FleetSpec};
+
+/// The configuration as shipped, but for what would stop a generator that is a single address:
+/// limits on connections and bytes per second. With the archive, users have accounts.
+fn settings(archive: bool) -> Vec<(String, String)> {
+    let prefix = sestina_config::load::ENV_PREFIX;
+    [
+        ("HOST__0__DOMAIN", "localhost".to_owned()),
+        ("HOST__0__ANONYMOUS", (!archive).to_string()),
+        ("ROUTER__ARCHIVE", archive.to_string()),
+        ("EDGE__LIMITS__CONNECTIONS_PER_ADDRESS", "0".to_owned()),
+        ("EDGE__LIMITS__RATE", "0".to_owned()),
+    ]
+    .into_iter()
+    .map(|(key, value)| (format!("{prefix}{key}"), value))
+    .collect()
+}
+
+fn spec(name: &str, archive: bool, addresses: &[String], pids: Value) -> Value {
+    let auth = if archive {
+        json!({"mechanism": "SCRAM-SHA-256", "user": "bench%04d", "password": PASSWORD,
+            "accounts": ACCOUNTS})
+    } else {
+        json!({"mechanism": "ANONYMOUS"})
+    };
+    json!({
+        "name": if archive { format!("{name}, archive") } else { name.to_owned() },
+        "addresses": addresses,
+        "transport": "direct-tls",
+        "domain": "localhost",
+        "muc": "conference.localhost",
+        "auth": auth,
+        "pids": pids,
+    })
+}
+
+fn accounts() -> impl Iterator<Item = (String, String)> {
+    (0..ACCOUNTS).map(|n| (format!("bench{n:04}@localhost"), PASSWORD.to_owned()))
+}
+
+/// One process with all tiers.
+pub(super) fn embedded(programs: &Path, logs: &Path, archive: bool) -> Result<Measured> {
+    let folder = tempfile::Builder::new().prefix("sestina-").tempdir()?;
+    let logs = logs.join(if archive {
+        "embedded-archive"
+    } else {
+        "embedded"
+    });
+    let server = Embedded::start(
+        &programs.join("sestina"),
+        folder.path(),
+        &logs,
+        &settings(archive),
+    )?;
+    if archive {
+        for (bare, password) in accounts() {
+            server.admin.add_user(&bare, &password)?;
+        }
+    }
+    let pids = json!({"server": [server.process.pid()]});
+    let addresses = [server.c2s_tls.to_string()];
+    Ok(Measured {
+        spec: spec(EMBEDDED, archive, &addresses, pids),
+        _alive: Box::new((server, folder)),
+    })
+}
+
+/// Fields are dropped in this order: the processes before what they stand on.
+struct Tiers {
+    _fleet: Fleet,
+    _redis: Redis,
+    _postgres: Postgres,
+    _folder: TempDir,
+}
+
+/// Two edges, two routers, two storage processes.
+pub(super) fn tiers(programs: &Path, logs: &Path, archive: bool) -> Result<Measured> {
+    let folder = tempfile::Builder::new().prefix("sestina-").tempdir()?;
+    let redis = Redis::start_own()?;
+    let postgres = Postgres::start_own(&PostgresOptions::default())?;
+    let fleet = Fleet::start(FleetSpec {
+        binary: programs.join("sestina"),
+        edges: 2,
+        routers: 2,
+        storages: 2,
+        proxies: false,
+        domain: "localhost".to_owned(),
+        redis: redis.url().to_owned(),
+        postgres: postgres.create_database("sestina")?,
+        environment: settings(archive),
+        folder: folder.path().to_owned(),
+        logs: logs.join(if archive { "tiers-archive" } else { "tiers" }),
+    })?;
+    fleet.wait_whole(Duration::from_secs(60))?;
+    if archive {
+        fleet.add_users(&accounts().collect::<Vec<_>>())?;
+    }
+    let own: Vec<u32> = fleet.nodes.iter().map(|node| node.process.pid()).collect();
+    let pids = json!({"server": own, "redis": [redis.pid()], "postgres": [postgres.pid()]});
+    Ok(Measured {
+        spec: spec(TIERS, archive, &fleet.edges(5223), pids),
+        _alive: Box::new(Tiers {
+            _fleet: fleet,
+            _redis: redis,
+            _postgres: postgres,
+            _folder: folder,
+        }),
+    })
+}

@@ -1,0 +1,100 @@
+//! Prosody from Debian, configured for the same traffic.
+
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use serde_json::json;
+use sestina_testkit::{find_program, wait_for};
+
+use super::{Measured, Other, certificate};
+use crate::child::{Process, Spec};
+
+/// Starts it on a free port of 127.0.0.1.
+pub(super) fn start(logs: &Path) -> Result<Measured> {
+    let folder = tempfile::Builder::new()
+        .prefix("sestina-prosody-")
+        .tempdir()?;
+    let (cert, key) = certificate(folder.path())?;
+    let port = free_port()?;
+    let at = folder.path().display();
+    let config = format!(
+        r#"-- made for a benchmark: anonymous users, rooms, stream management, TLS from the first byte
+daemonize = false
+run_as_root = true
+pidfile = "{at}/prosody.pid"
+data_path = "{at}"
+log = {{ warn = "*console" }}
+interfaces = {{ "127.0.0.1" }}
+c2s_ports = {{ }}
+c2s_direct_tls_ports = {{ {port} }}
+s2s_ports = {{ }}
+http_ports = {{ }}
+https_ports = {{ }}
+modules_enabled = {{ "saslauth", "tls", "disco", "ping", "smacks", "carbons" }}
+modules_disabled = {{ "s2s", "offline" }}
+c2s_require_encryption = true
+c2s_direct_tls_ssl = {{ certificate = "{cert}"; key = "{key}" }}
+ssl = {{ certificate = "{cert}"; key = "{key}" }}
+
+VirtualHost "localhost"
+    authentication = "anonymous"
+
+Component "conference.localhost" "muc"
+    restrict_room_creation = false
+    muc_room_locking = false
+"#,
+        cert = cert.display(),
+        key = key.display(),
+    );
+    let path = folder.path().join("prosody.cfg.lua");
+    std::fs::write(&path, config)?;
+    let mut process = Process::start(Spec {
+        name: "prosody".to_owned(),
+        program: find_program("prosody").context("prosody has gone")?,
+        arguments: vec!["-F".into(), "--config".into(), path.into()],
+        environment: Vec::new(),
+        folder: folder.path().to_owned(),
+        log: logs.join("prosody.log"),
+        user: None,
+    })?;
+    wait_listening(&mut process, port)?;
+    let pid = process.pid();
+    Ok(Measured {
+        spec: json!({
+            "name": "Prosody",
+            "addresses": [format!("127.0.0.1:{port}")],
+            "transport": "direct-tls",
+            "domain": "localhost",
+            "muc": "conference.localhost",
+            "auth": {"mechanism": "ANONYMOUS"},
+            "pids": {"server": [pid]},
+        }),
+        _alive: Box::new(Other {
+            _process: process,
+            _folder: folder,
+        }),
+    })
+}
+
+/// A port that was free a moment ago.
+pub(super) fn free_port() -> Result<u16> {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("no free loopback port")?;
+    Ok(listener.local_addr()?.port())
+}
+
+/// Waits until something listens on the port; fails at once if the process has ended.
+pub(super) fn wait_listening(process: &mut Process, port: u16) -> Result<()> {
+    let mut ended = None;
+    let what = format!("{} to listen", process.name());
+    wait_for(&what, Duration::from_secs(60), || {
+        if let Err(error) = process.check() {
+            ended = Some(error);
+            return Ok(());
+        }
+        TcpStream::connect((Ipv4Addr::LOCALHOST, port))?;
+        Ok(())
+    })?;
+    ended.map_or(Ok(()), Err)
+}

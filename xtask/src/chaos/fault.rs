@@ -1,0 +1,259 @@
+//! The faults, and how a seed chooses them.
+
+use std::fmt;
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use rustix::process::Signal;
+
+use super::scene::{EDGES, ROUTERS, STORAGES, Scene};
+use crate::fleet::Role;
+use crate::rng::Rng;
+
+/// Longer than the term of a lease.
+const PAST_LEASE: Duration = Duration::from_secs(6);
+/// Shorter than the term of a lease.
+const SHORT_OF_LEASE: Duration = Duration::from_secs(2);
+
+/// What is done to what.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum What {
+    /// SIGKILL, and a new start.
+    Kill(Role, usize),
+    /// SIGSTOP for a while.
+    Suspend(Role, usize),
+    /// SIGTERM, wait for the end, and a new start.
+    Drain(Role, usize),
+    /// One connection between a process and those that call it is closed.
+    CutLane(Role, usize),
+    /// Nothing passes between a router and those that call it.
+    FreezeLanes(usize),
+    /// Redis does not answer.
+    SuspendRedis,
+    /// Redis forgets everything.
+    FlushRedis,
+    /// Redis dies and comes back empty.
+    KillRedis,
+    /// PostgreSQL does not answer.
+    SuspendPostgres,
+}
+
+/// A fault, and how long it lasts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Fault {
+    what: What,
+    hold: Duration,
+}
+
+/// The names of all kinds of faults; each is as likely as another.
+const KINDS: [&str; 18] = [
+    "kill-edge",
+    "kill-router",
+    "kill-storage",
+    "suspend-edge-past-lease",
+    "suspend-router-past-lease",
+    "suspend-storage-past-lease",
+    "suspend-edge-short",
+    "suspend-router-short",
+    "suspend-redis",
+    "flush-redis",
+    "kill-redis",
+    "suspend-postgres",
+    "cut-lane-router",
+    "cut-lane-storage",
+    "freeze-lanes-router",
+    "drain-edge",
+    "drain-router",
+    "drain-storage",
+];
+
+fn make(kind: &str, rng: &mut Rng, seconds: u64) -> Fault {
+    let hold = |low, high, rng: &mut Rng| Duration::from_millis(rng.between(low, high));
+    let (edge, router, storage) = (rng.below(EDGES), rng.below(ROUTERS), rng.below(STORAGES));
+    // A short run has no time for long silences.
+    let silence = if seconds < 300 { 10_000 } else { 30_000 };
+    let (what, hold) = match kind {
+        "kill-edge" => (What::Kill(Role::Edge, edge), hold(200, 3000, rng)),
+        "kill-router" => (What::Kill(Role::Router, router), hold(200, 8000, rng)),
+        "kill-storage" => (What::Kill(Role::Storage, storage), hold(200, 3000, rng)),
+        "suspend-edge-past-lease" => (What::Suspend(Role::Edge, edge), PAST_LEASE),
+        "suspend-router-past-lease" => (What::Suspend(Role::Router, router), PAST_LEASE),
+        "suspend-storage-past-lease" => (What::Suspend(Role::Storage, storage), PAST_LEASE),
+        "suspend-edge-short" => (What::Suspend(Role::Edge, edge), SHORT_OF_LEASE),
+        "suspend-router-short" => (What::Suspend(Role::Router, router), SHORT_OF_LEASE),
+        "suspend-redis" => (What::SuspendRedis, hold(2000, silence, rng)),
+        "flush-redis" => (What::FlushRedis, Duration::ZERO),
+        "kill-redis" => (What::KillRedis, hold(200, 8000, rng)),
+        "suspend-postgres" => (What::SuspendPostgres, hold(2000, silence, rng)),
+        "cut-lane-router" => (What::CutLane(Role::Router, router), Duration::ZERO),
+        "cut-lane-storage" => (What::CutLane(Role::Storage, storage), Duration::ZERO),
+        "freeze-lanes-router" => (What::FreezeLanes(router), hold(1000, 7000, rng)),
+        "drain-edge" => (What::Drain(Role::Edge, edge), Duration::ZERO),
+        "drain-router" => (What::Drain(Role::Router, router), Duration::ZERO),
+        _ => (What::Drain(Role::Storage, storage), Duration::ZERO),
+    };
+    Fault { what, hold }
+}
+
+/// The order of faults: all kinds in a random order, then all again.
+pub(super) struct Order {
+    kinds: Vec<&'static str>,
+    left: Vec<&'static str>,
+    seconds: u64,
+}
+
+impl Order {
+    /// All kinds, or those whose name contains `only`.
+    pub(super) fn new(only: Option<&str>, seconds: u64) -> Result<Order> {
+        let kinds: Vec<&'static str> = KINDS
+            .into_iter()
+            .filter(|kind| only.is_none_or(|only| kind.contains(only)))
+            .collect();
+        ensure!(
+            !kinds.is_empty(),
+            "no fault is called {:?}; there are {}",
+            only.unwrap_or_default(),
+            KINDS.join(", ")
+        );
+        Ok(Order {
+            kinds,
+            left: Vec::new(),
+            seconds,
+        })
+    }
+
+    /// The next one.
+    pub(super) fn next(&mut self, rng: &mut Rng) -> Fault {
+        if self.left.is_empty() {
+            self.left.clone_from(&self.kinds);
+        }
+        let kind = self.left.swap_remove(rng.below(self.left.len()));
+        make(kind, rng, self.seconds)
+    }
+}
+
+impl Fault {
+    /// How long it lasts.
+    pub(super) fn hold(&self) -> Duration {
+        self.hold
+    }
+
+    /// The edge that it hits: its clients may lose their connection.
+    pub(super) fn edge(&self) -> Option<usize> {
+        match self.what {
+            What::Kill(Role::Edge, n)
+            | What::Suspend(Role::Edge, n)
+            | What::Drain(Role::Edge, n) => Some(n),
+            _ => None,
+        }
+    }
+
+    /// What the report sums up under one name.
+    pub(super) fn kind(&self) -> String {
+        match self.what {
+            What::Kill(role, _) => format!("kill {}", role.word()),
+            What::Suspend(role, _) if self.hold >= PAST_LEASE => {
+                format!("suspend {} past its lease", role.word())
+            }
+            What::Suspend(role, _) => format!("suspend {} shortly", role.word()),
+            What::Drain(role, _) => format!("drain {}", role.word()),
+            What::CutLane(role, _) => format!("cut a lane of a {}", role.word()),
+            What::FreezeLanes(_) => "freeze the lanes of a router".to_owned(),
+            What::SuspendRedis => "suspend Redis".to_owned(),
+            What::FlushRedis => "empty Redis".to_owned(),
+            What::KillRedis => "kill Redis".to_owned(),
+            What::SuspendPostgres => "suspend PostgreSQL".to_owned(),
+        }
+    }
+
+    /// Begins it.
+    pub(super) fn begin(&self, scene: &mut Scene, rng: &mut Rng) -> Result<()> {
+        match self.what {
+            What::Kill(role, n) => scene.node(role, n)?.process.kill(),
+            What::Suspend(role, n) => scene.node(role, n)?.process.signal(Signal::STOP),
+            What::Drain(role, n) => scene.node(role, n)?.process.signal(Signal::TERM),
+            What::CutLane(role, n) => {
+                if let Some(proxy) = &scene.node(role, n)?.proxy {
+                    // Without a connection there is nothing to cut, and nothing happens.
+                    proxy.cut_one(rng);
+                }
+            }
+            What::FreezeLanes(n) => {
+                if let Some(proxy) = &scene.node(Role::Router, n)?.proxy {
+                    proxy.freeze_all(true);
+                }
+            }
+            What::SuspendRedis => scene.redis.suspend(),
+            What::FlushRedis => {
+                sestina_testkit::command(scene.redis.port(), &["FLUSHALL"])?;
+            }
+            What::KillRedis => scene.redis.kill9(),
+            What::SuspendPostgres => scene.postgres.suspend(),
+        }
+        Ok(())
+    }
+
+    /// Ends it; what was killed is started again.
+    pub(super) fn end(&self, scene: &mut Scene) -> Result<()> {
+        match self.what {
+            What::Kill(role, n) => scene.restart(role, n)?,
+            What::Suspend(role, n) => scene.node(role, n)?.process.signal(Signal::CONT),
+            What::Drain(role, n) => {
+                scene.wait_drained(role, n)?;
+                scene.restart(role, n)?;
+            }
+            What::FreezeLanes(n) => {
+                if let Some(proxy) = &scene.node(Role::Router, n)?.proxy {
+                    proxy.freeze_all(false);
+                }
+            }
+            What::SuspendRedis => scene.redis.resume(),
+            What::KillRedis => scene.redis.restart()?,
+            What::SuspendPostgres => scene.postgres.resume(),
+            What::CutLane(..) | What::FlushRedis => {}
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let who = match self.what {
+            What::Kill(role, n)
+            | What::Suspend(role, n)
+            | What::Drain(role, n)
+            | What::CutLane(role, n) => format!(" ({})", role.name(n + 1)),
+            What::FreezeLanes(n) => format!(" ({})", Role::Router.name(n + 1)),
+            _ => String::new(),
+        };
+        write!(f, "{}{who}", self.kind())?;
+        if !self.hold.is_zero() {
+            write!(f, " for {:.1} s", self.hold.as_secs_f64())?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn a_seed_gives_one_order_that_leaves_no_kind_out() {
+        let take = |seed| {
+            let (mut rng, mut order) = (Rng::new(seed), Order::new(None, 600).unwrap());
+            (0..KINDS.len())
+                .map(|_| order.next(&mut rng))
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(take(7), take(7));
+        assert_ne!(take(7), take(8));
+        let kinds: std::collections::BTreeSet<String> = take(7).iter().map(Fault::kind).collect();
+        assert_eq!(kinds.len(), KINDS.len());
+        let (mut rng, mut order) = (Rng::new(1), Order::new(Some("drain-edge"), 60).unwrap());
+        let fault = order.next(&mut rng);
+        assert!(fault.edge().is_some() && fault.to_string().starts_with("drain edge (edge-"));
+        assert!(Order::new(Some("no such"), 60).is_err());
+    }
+}

@@ -1,0 +1,200 @@
+//! `cargo xtask chaos`: faults under load, and what they cost.
+//!
+//! Three edges, three routers, two storage processes, a real Redis and a real PostgreSQL;
+//! `sestina-load chaos` writes numbered messages through them and checks each. The next fault waits
+//! until the cluster is whole again. A seed gives the same faults in the same order; the log is
+//! kept under `target/chaos/<seed>`.
+//!
+//! - [`fault`]: the faults, and how a seed chooses them; [`scene`]: what they hit
+//! - [`load`]: the dialogue with the load generator; [`report`]: what came of it
+
+mod fault;
+mod load;
+mod report;
+mod scene;
+
+use std::fs;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+
+use crate::repo;
+use crate::rng::Rng;
+use fault::Fault;
+use load::Load;
+use report::{Incident, Report};
+use scene::Scene;
+
+/// The longest that a cluster may take to be whole again.
+const WHOLE: Duration = Duration::from_secs(90);
+
+/// See the module.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Options {
+    /// How long faults are injected.
+    #[arg(long, default_value_t = 600)]
+    seconds: u64,
+    /// Chooses the faults. Without it: by the clock; it is printed.
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Two faults at a time: more than is promised to be survived. Reports, and fails only if the
+    /// cluster does not come back.
+    #[arg(long)]
+    overlap: bool,
+    /// Sessions of the load.
+    #[arg(long, default_value_t = 500)]
+    sessions: usize,
+    /// Inject only faults whose name contains this, as in `router` or `kill`.
+    #[arg(long)]
+    only: Option<String>,
+}
+
+pub(crate) fn run(options: &Options) -> Result<()> {
+    sestina_testkit::ensure_installed()?;
+    let programs = repo::build_release(&["sestina", "sestina-load"])?;
+    let seed = options.seed.unwrap_or_else(clock_seed);
+    let folder = folder(seed)?;
+    println!("seed {seed}, log in {}", folder.display());
+    fs::write(folder.join("seed"), format!("{seed}\n"))?;
+    let mut scene = Scene::start(&programs, &folder, options.sessions)?;
+    let mut load = Load::start(&programs, &folder, &scene, options.sessions, seed)?;
+    let ready = load.wait_for("ready", Duration::from_secs(180));
+    ready.context("the sessions did not all log in")?;
+    scene.fleet.wait_whole(WHOLE)?;
+    println!(
+        "{} sessions are there, the cluster is whole",
+        options.sessions
+    );
+    let mut report = Report::default();
+    inject(options, seed, &mut scene, &mut load, &mut report)?;
+    let verdict = load.verify(Duration::from_secs(400))?;
+    load.quit();
+    let text = report.write(&folder, seed, &verdict)?;
+    println!("{text}");
+    let violations = report.violations(&verdict);
+    scene.stop();
+    if violations.is_empty() {
+        println!("chaos: seed {seed}: nothing lost, nothing doubled, nothing reordered");
+        return Ok(());
+    }
+    for violation in &violations {
+        println!("violation: {violation}");
+    }
+    if options.overlap && report.came_back() {
+        println!("chaos: seed {seed}: overlapping faults; the above is reported only");
+        return Ok(());
+    }
+    bail!(
+        "chaos: seed {seed}: {} violations; replay with --seed {seed}",
+        violations.len()
+    )
+}
+
+fn inject(
+    options: &Options,
+    seed: u64,
+    scene: &mut Scene,
+    load: &mut Load,
+    report: &mut Report,
+) -> Result<()> {
+    let mut rng = Rng::new(seed);
+    let mut order = fault::Order::new(options.only.as_deref(), options.seconds)?;
+    let end = Instant::now() + Duration::from_secs(options.seconds);
+    while Instant::now() < end {
+        std::thread::sleep(Duration::from_millis(rng.between(1500, 3500)));
+        let mut faults = vec![order.next(&mut rng)];
+        if options.overlap {
+            faults.push(order.next(&mut rng));
+        }
+        let number = report.incidents.len() + 1;
+        let names: Vec<String> = faults.iter().map(Fault::to_string).collect();
+        let label = format!("{number:02} {}", names.join(" and "));
+        println!("{label}");
+        let incident = strike(&label, &faults, scene, load, &mut rng)?;
+        let came_back = incident.whole_ms.is_some();
+        report.incidents.push(incident);
+        if !came_back {
+            println!("the cluster did not become whole again; no more faults");
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// One fault, or two that overlap: begin, hold, end, wait until all is well.
+fn strike(
+    label: &str,
+    faults: &[Fault],
+    scene: &mut Scene,
+    load: &mut Load,
+    rng: &mut Rng,
+) -> Result<Incident> {
+    load.mark(label)?;
+    let touched: Vec<String> = faults
+        .iter()
+        .filter_map(|fault| fault.edge())
+        .filter_map(|edge| scene.edge_address(edge))
+        .collect();
+    for edge in &touched {
+        load.touch(edge, true)?;
+    }
+    let begun = Instant::now();
+    for (number, fault) in faults.iter().enumerate() {
+        if number > 0 {
+            std::thread::sleep(Duration::from_millis(rng.between(100, 1500)));
+        }
+        fault.begin(scene, rng)?;
+    }
+    // The one that is to last the longest ends last.
+    let mut ending: Vec<&Fault> = faults.iter().collect();
+    ending.sort_by_key(|fault| fault.hold());
+    for fault in ending {
+        std::thread::sleep(fault.hold().saturating_sub(begun.elapsed()));
+        fault.end(scene)?;
+    }
+    let ended = Instant::now();
+    let unexpected = scene.restart_what_ended()?;
+    let whole = scene.fleet.wait_whole(WHOLE);
+    if let Err(error) = &whole {
+        println!("{label}: {error:#}");
+    }
+    let whole_ms = whole.is_ok().then(|| millis(ended.elapsed()));
+    let connected = load.wait_connected(Duration::from_secs(60));
+    for edge in &touched {
+        load.touch(edge, false)?;
+    }
+    if let Err(error) = &connected {
+        println!("{label}: {error:#}");
+    }
+    let incident = Incident {
+        label: label.to_owned(),
+        kinds: faults.iter().map(Fault::kind).collect(),
+        held_ms: millis(ended - begun),
+        whole_ms,
+        connected: connected.is_ok(),
+        unexpected,
+    };
+    println!("  {}", incident.line());
+    Ok(incident)
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn clock_seed() -> u64 {
+    std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .map_or(1, |since| since.as_secs())
+}
+
+fn folder(seed: u64) -> Result<PathBuf> {
+    let folder = repo::target()?.join("chaos").join(seed.to_string());
+    if folder.exists() {
+        fs::remove_dir_all(&folder)
+            .with_context(|| format!("cannot empty {}", folder.display()))?;
+    }
+    fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    Ok(folder)
+}

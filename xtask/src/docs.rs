@@ -1,0 +1,50 @@
+//! The pages that are generated from the code, and whether they are up to date.
+
+use std::fs;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, bail};
+
+use crate::{repo, xeps};
+
+/// Path in the repository and content.
+fn pages() -> Vec<(&'static str, String)> {
+    vec![
+        ("docs/config.md", sestina_config::docs::docs()),
+        ("docs/xeps.md", xeps::page()),
+    ]
+}
+
+fn path(page: &str) -> PathBuf {
+    repo::root().join(page)
+}
+
+/// Writes all of them.
+pub(crate) fn write() -> Result<()> {
+    for (page, content) in pages() {
+        let path = path(page);
+        fs::write(&path, content).with_context(|| format!("cannot write {}", path.display()))?;
+        println!("wrote {page}");
+    }
+    Ok(())
+}
+
+/// Fails if one of them is not what the code says.
+pub(crate) fn check() -> Result<()> {
+    for (page, content) in pages() {
+        let found = fs::read_to_string(path(page)).unwrap_or_default();
+        if found != content {
+            bail!("{page} is not what the code says; run `cargo xtask docs` and commit it");
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn generated_pages_are_up_to_date() {
+        let checked = super::check();
+        assert!(checked.is_ok(), "{checked:?}");
+    }
+}

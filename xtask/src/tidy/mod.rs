@@ -1,0 +1,71 @@
+//! `cargo xtask tidy`: what neither the compiler nor clippy checks.
+//!
+//! - [`files`]: lengths, headers, words that must not be in the tree
+//! - [`arrows`]: which crate may depend on which
+//! - [`bans`]: dependencies that must not come in, and versions that come in twice
+
+mod arrows;
+mod bans;
+mod files;
+
+use anyhow::{Result, bail};
+
+use crate::{docs, repo};
+
+/// Prints all findings; fails if there are any but warnings.
+pub(crate) fn run() -> Result<()> {
+    let mut found = Findings::default();
+    files::check(repo::root(), &mut found)?;
+    let metadata = repo::metadata()?;
+    arrows::check(&metadata, &mut found)?;
+    bans::check(&metadata, &mut found)?;
+    if let Err(error) = docs::check() {
+        found.error(error.to_string());
+    }
+    for warning in &found.warnings {
+        println!("warning: {warning}");
+    }
+    for error in &found.errors {
+        println!("error: {error}");
+    }
+    if found.errors.is_empty() {
+        println!(
+            "tidy: nothing to complain about, {} warnings",
+            found.warnings.len()
+        );
+        return Ok(());
+    }
+    bail!("tidy found {} errors", found.errors.len())
+}
+
+/// What is wrong.
+#[derive(Debug, Default)]
+struct Findings {
+    warnings: Vec<String>,
+    errors: Vec<String>,
+}
+
+impl Findings {
+    fn error(&mut self, text: String) {
+        self.errors.push(text);
+    }
+
+    fn warn(&mut self, text: String) {
+        self.warnings.push(text);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn the_arrows_between_crates_hold() {
+        let mut found = Findings::default();
+        let metadata = repo::metadata().unwrap();
+        arrows::check(&metadata, &mut found).unwrap();
+        bans::check(&metadata, &mut found).unwrap();
+        assert_eq!(found.errors, Vec::<String>::new());
+    }
+}
