@@ -104,6 +104,10 @@ pub struct EdgeConfig {
     pub ask_stanzas: u64,
     /// How long a delivery goes without being asked for.
     pub ask_after: Duration,
+    /// A client that says nothing for this long is asked whether it is there.
+    pub silence_ask: Duration,
+    /// How long it has to answer before its socket counts as lost.
+    pub silence_answer: Duration,
     /// How long stanzas wait for an owner that takes them before the session is closed.
     pub owner_deadline: Duration,
 
@@ -154,6 +158,8 @@ impl EdgeConfig {
             session_credit: 512 << 10,
             ask_stanzas: 25,
             ask_after: Duration::from_secs(2),
+            silence_ask: Duration::from_secs(300),
+            silence_answer: Duration::from_secs(30),
             owner_deadline: Duration::from_secs(60),
             lanes: 4,
             lease_ttl: Duration::from_secs(4),

@@ -48,10 +48,16 @@ named! {
         PausedByBound = "paused_by_bound",
         /// A client was paused by the rate limit.
         PausedByRate = "paused_by_rate",
+        /// Bytes read from sockets, after decryption.
+        BytesIn = "bytes_in",
+        /// Bytes given to sockets, before encryption.
+        BytesOut = "bytes_out",
         /// A slow reader was cut off.
         SlowReader = "slow_reader",
         /// A socket was lost with the stream open.
         SocketLost = "socket_lost",
+        /// A silent client did not answer; its socket counts as lost.
+        Unanswered = "unanswered",
         /// A frame of an older epoch was refused.
         RefusedEpoch = "refused_epoch",
         /// A frame for another generation was refused.
@@ -68,12 +74,24 @@ named! {
         EpochInstalled = "epoch_installed",
         /// A session was not known to the new owner of its slot.
         NotRestored = "not_restored",
+        /// A stanza was sent again to a new owner.
+        Replayed = "replayed",
+        /// The id of a resumption is not authentic, or of another user.
+        ResumeForged = "resume_forged",
+        /// No owner answered a resumption in time.
+        ResumeUnanswered = "resume_unanswered",
         /// A lane was opened.
         LaneOpened = "lane_opened",
         /// A lane was lost.
         LaneLost = "lane_lost",
-        /// The lease was renewed.
-        LeaseRenewed = "lease_renewed",
+        /// Redis renewed the lease.
+        RedisRenewed = "redis_renewed",
+        /// Redis did not answer whether it renews.
+        RedisAway = "redis_away",
+        /// Storage renewed the lease.
+        StorageRenewed = "storage_renewed",
+        /// Storage did not answer whether it renews.
+        StorageAway = "storage_away",
         /// The lease ran out and all sockets were cut.
         LeaseLost = "lease_lost",
     }
@@ -84,8 +102,20 @@ named! {
     Level {
         /// Sockets in any phase.
         Sockets = "sockets",
+        /// Of these, not bound.
+        Logins = "logins",
         /// Sessions in the table, those without a socket included.
         Sessions = "sessions",
+        /// Of these, by WebSocket.
+        WebSocketSessions = "websocket_sessions",
+        /// Stanzas of clients that are not settled.
+        Unsettled = "unsettled",
+        /// Their bytes.
+        UnsettledBytes = "unsettled_bytes",
+        /// Stanzas that sockets did not take yet.
+        Waiting = "waiting",
+        /// Bytes that sockets did not take yet.
+        WaitingBytes = "waiting_bytes",
         /// Lanes that are open.
         Lanes = "lanes",
     }
@@ -96,10 +126,17 @@ named! {
     Timing {
         /// From the read of a stanza to the owner's "accepted".
         Accepted = "accepted",
+        /// From the read of a stanza to the owner's "settled".
+        Settled = "settled",
+        /// From the read of a stanza at its sender's edge to the last byte of it written here,
+        /// without the time on the way between processes.
+        Latency = "latency",
         /// From the start of a connection to the end of its login.
         Login = "login",
-        /// From `bind` or `resume` to the owner's answer.
+        /// From `bind` to the owner's answer.
         OwnerAnswer = "owner_answer",
+        /// From `resume` to the owner's answer.
+        Resumed = "resumed",
     }
 }
 
@@ -118,6 +155,7 @@ pub trait EdgeMetrics: Send + Sync + 'static {
 pub struct Tally {
     counts: Vec<AtomicU64>,
     levels: Vec<AtomicI64>,
+    timings: Vec<(AtomicU64, AtomicU64)>,
 }
 
 impl Default for Tally {
@@ -125,6 +163,7 @@ impl Default for Tally {
         Tally {
             counts: Count::ALL.iter().map(|_| AtomicU64::new(0)).collect(),
             levels: Level::ALL.iter().map(|_| AtomicI64::new(0)).collect(),
+            timings: Timing::ALL.iter().map(|_| Default::default()).collect(),
         }
     }
 }
@@ -139,6 +178,12 @@ impl Tally {
     pub fn level_of(&self, what: Level) -> i64 {
         self.levels[what as usize].load(Relaxed)
     }
+
+    /// How often `what` was timed, and the sum.
+    pub fn timed(&self, what: Timing) -> (u64, Duration) {
+        let (count, nanos) = &self.timings[what as usize];
+        (count.load(Relaxed), Duration::from_nanos(nanos.load(Relaxed)))
+    }
 }
 
 impl EdgeMetrics for Tally {
@@ -150,5 +195,9 @@ impl EdgeMetrics for Tally {
         self.levels[what as usize].fetch_add(change, Relaxed);
     }
 
-    fn timing(&self, _what: Timing, _took: Duration) {}
+    fn timing(&self, what: Timing, took: Duration) {
+        let (count, nanos) = &self.timings[what as usize];
+        count.fetch_add(1, Relaxed);
+        nanos.fetch_add(u64::try_from(took.as_nanos()).unwrap_or(u64::MAX), Relaxed);
+    }
 }

@@ -26,6 +26,8 @@ enum What {
     Drain(Role, usize),
     /// One connection between a process and those that call it is closed.
     CutLane(Role, usize),
+    /// Nothing passes on one connection between a router and those that call it.
+    FreezeLane(usize),
     /// Nothing passes between a router and those that call it.
     FreezeLanes(usize),
     /// Redis does not answer.
@@ -46,7 +48,7 @@ pub(super) struct Fault {
 }
 
 /// The names of all kinds of faults; each is as likely as another.
-const KINDS: [&str; 18] = [
+const KINDS: [&str; 19] = [
     "kill-edge",
     "kill-router",
     "kill-storage",
@@ -61,6 +63,7 @@ const KINDS: [&str; 18] = [
     "suspend-postgres",
     "cut-lane-router",
     "cut-lane-storage",
+    "freeze-lane-router",
     "freeze-lanes-router",
     "drain-edge",
     "drain-router",
@@ -87,6 +90,7 @@ fn make(kind: &str, rng: &mut Rng, seconds: u64) -> Fault {
         "suspend-postgres" => (What::SuspendPostgres, hold(2000, silence, rng)),
         "cut-lane-router" => (What::CutLane(Role::Router, router), Duration::ZERO),
         "cut-lane-storage" => (What::CutLane(Role::Storage, storage), Duration::ZERO),
+        "freeze-lane-router" => (What::FreezeLane(router), hold(1000, 12_000, rng)),
         "freeze-lanes-router" => (What::FreezeLanes(router), hold(1000, 7000, rng)),
         "drain-edge" => (What::Drain(Role::Edge, edge), Duration::ZERO),
         "drain-router" => (What::Drain(Role::Router, router), Duration::ZERO),
@@ -158,6 +162,7 @@ impl Fault {
             What::Suspend(role, _) => format!("suspend {} shortly", role.word()),
             What::Drain(role, _) => format!("drain {}", role.word()),
             What::CutLane(role, _) => format!("cut a lane of a {}", role.word()),
+            What::FreezeLane(_) => "freeze a lane of a router".to_owned(),
             What::FreezeLanes(_) => "freeze the lanes of a router".to_owned(),
             What::SuspendRedis => "suspend Redis".to_owned(),
             What::FlushRedis => "empty Redis".to_owned(),
@@ -176,6 +181,11 @@ impl Fault {
                 if let Some(proxy) = &scene.node(role, n)?.proxy {
                     // Without a connection there is nothing to cut, and nothing happens.
                     proxy.cut_one(rng);
+                }
+            }
+            What::FreezeLane(n) => {
+                if let Some(proxy) = &scene.node(Role::Router, n)?.proxy {
+                    proxy.freeze_one(rng);
                 }
             }
             What::FreezeLanes(n) => {
@@ -202,7 +212,7 @@ impl Fault {
                 scene.wait_drained(role, n)?;
                 scene.restart(role, n)?;
             }
-            What::FreezeLanes(n) => {
+            What::FreezeLane(n) | What::FreezeLanes(n) => {
                 if let Some(proxy) = &scene.node(Role::Router, n)?.proxy {
                     proxy.freeze_all(false);
                 }
@@ -223,7 +233,9 @@ impl fmt::Display for Fault {
             | What::Suspend(role, n)
             | What::Drain(role, n)
             | What::CutLane(role, n) => format!(" ({})", role.name(n + 1)),
-            What::FreezeLanes(n) => format!(" ({})", Role::Router.name(n + 1)),
+            What::FreezeLane(n) | What::FreezeLanes(n) => {
+                format!(" ({})", Role::Router.name(n + 1))
+            }
             _ => String::new(),
         };
         write!(f, "{}{who}", self.kind())?;

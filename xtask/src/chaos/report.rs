@@ -1,7 +1,6 @@
 //! What came of a run.
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
 
@@ -28,15 +27,14 @@ impl Incident {
     pub(super) fn line(&self) -> String {
         let mut line = format!("over after {} ms", self.held_ms);
         match self.whole_ms {
-            Some(ms) => drop(write!(line, ", whole {ms} ms later")),
+            Some(ms) => line.push_str(&format!(", whole {ms} ms later")),
             None => line.push_str(", never whole again"),
         }
         if !self.connected {
             line.push_str(", not all sessions came back in time");
         }
         if !self.unexpected.is_empty() {
-            drop(write!(
-                line,
+            line.push_str(&format!(
                 ", ended by themselves: {}",
                 self.unexpected.join(", ")
             ));
@@ -159,29 +157,32 @@ impl Report {
         let mut text = String::new();
         let (check, total) = (&verdict["check"], &verdict["total"]);
         let number = |value: &Value| value.as_f64().unwrap_or_default();
-        // Writing to a string does not fail.
-        drop(writeln!(
-            text,
-            "\nseed {seed}: {} faults; {} messages sent, {} acknowledged, {} delivered, {} archives \
+        add(
+            &mut text,
+            &format!(
+                "\nseed {seed}: {} faults; {} messages sent, {} acknowledged, {} delivered, {} archives \
              read; longest stall {:.0} ms",
-            self.incidents.len(),
-            check["sent"],
-            check["acknowledged"],
-            check["delivered"],
-            check["archives_read"],
-            number(&total["longest_stall_ms"]),
-        ));
-        drop(writeln!(
-            text,
-            "{:<32} {:>3} {:>12} {:>12} {:>18} {:>18} {:>16}",
-            "fault",
-            "n",
-            "stall p99",
-            "longest",
-            "recovery p50/p99",
-            "resumed p50/p99",
-            "whole p50/p99"
-        ));
+                self.incidents.len(),
+                check["sent"],
+                check["acknowledged"],
+                check["delivered"],
+                check["archives_read"],
+                number(&total["longest_stall_ms"]),
+            ),
+        );
+        add(
+            &mut text,
+            &format!(
+                "{:<32} {:>3} {:>12} {:>12} {:>18} {:>18} {:>16}",
+                "fault",
+                "n",
+                "stall p99",
+                "longest",
+                "recovery p50/p99",
+                "resumed p50/p99",
+                "whole p50/p99"
+            ),
+        );
         let windows: Vec<&Value> = verdict["windows"]
             .as_array()
             .into_iter()
@@ -205,37 +206,46 @@ impl Report {
             let longest = windows
                 .iter()
                 .map(|window| number(&window["longest_stall_ms"]));
-            drop(writeln!(
-                text,
-                "{kind:<32} {:>3} {:>9.0} ms {:>9.0} ms {:>7.0} / {:>5.0} ms {:>7.0} / {:>5.0} ms {:>5} / {:>5} ms",
-                windows.len(),
-                most("stall", "p99_ms"),
-                longest.fold(0.0, f64::max),
-                most("recovery", "p50_ms"),
-                most("recovery", "p99_ms"),
-                most("connect_to_resumed", "p50_ms"),
-                most("connect_to_resumed", "p99_ms"),
-                rank(&whole, 0.5),
-                rank(&whole, 0.99),
-            ));
+            add(
+                &mut text,
+                &format!(
+                    "{kind:<32} {:>3} {:>9.0} ms {:>9.0} ms {:>7.0} / {:>5.0} ms {:>7.0} / {:>5.0} ms {:>5} / {:>5} ms",
+                    windows.len(),
+                    most("stall", "p99_ms"),
+                    longest.fold(0.0, f64::max),
+                    most("recovery", "p50_ms"),
+                    most("recovery", "p99_ms"),
+                    most("connect_to_resumed", "p50_ms"),
+                    most("connect_to_resumed", "p99_ms"),
+                    rank(&whole, 0.5),
+                    rank(&whole, 0.99),
+                ),
+            );
             for (name, group, key, budget) in BUDGETS {
                 if name == kind {
                     let got = most(group, key);
                     let judged = if got <= budget { "within" } else { "OVER" };
-                    drop(writeln!(
-                        text,
-                        "    {judged} the budget: {} p99 {got:.0} ms of {budget:.0} ms",
-                        group.replace('_', " ")
-                    ));
+                    add(
+                        &mut text,
+                        &format!(
+                            "    {judged} the budget: {} p99 {got:.0} ms of {budget:.0} ms",
+                            group.replace('_', " ")
+                        ),
+                    );
                 }
             }
         }
         let examples = check["examples"].as_array().into_iter().flatten();
         for example in examples.filter_map(Value::as_str) {
-            drop(writeln!(text, "  {example}"));
+            add(&mut text, &format!("  {example}"));
         }
         text
     }
+}
+
+fn add(text: &mut String, line: &str) {
+    text.push_str(line);
+    text.push('\n');
 }
 
 fn rank(sorted: &[u64], share: f64) -> u64 {

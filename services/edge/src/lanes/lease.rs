@@ -14,7 +14,7 @@ use sestina_proto as proto;
 use sestina_runtime::clock::BootInstant;
 use sestina_runtime::failpoint;
 
-use crate::metrics::{Count, Level};
+use crate::metrics::Count;
 use crate::shared::Shared;
 
 /// The lease.
@@ -66,8 +66,8 @@ impl Shared {
         for cell in &self.slots {
             let mut slot = cell.lock();
             for (_, session) in std::mem::take(&mut slot.sessions) {
-                session.cut();
-                self.metrics.level(Level::Sessions, -1);
+                session.cut(self);
+                self.count_session(&session, -1);
             }
             for (_, pending) in std::mem::take(&mut slot.pending) {
                 pending.wire.close(crate::transport::CloseKind::Abort);
@@ -113,6 +113,8 @@ async fn renew(shared: &Arc<Shared>, favourite: &mut Option<Arc<dyn RouterPort>>
     loop {
         let Some(port) = ports.get(next).cloned() else {
             if std::mem::replace(&mut seeded, true) {
+                shared.metrics.count(Count::RedisAway, 1);
+                shared.metrics.count(Count::StorageAway, 1);
                 return;
             }
             ports.extend(shared.connector.seeds().await);
@@ -148,7 +150,11 @@ async fn renew(shared: &Arc<Shared>, favourite: &mut Option<Arc<dyn RouterPort>>
             .lease_ttl
             .saturating_sub(shared.config.lease_margin);
         if shared.extend_lease(before, term) {
-            shared.metrics.count(Count::LeaseRenewed, 1);
+            let (redis, storage) = (reply.redis, reply.storage);
+            let redis = if redis { Count::RedisRenewed } else { Count::RedisAway };
+            let storage = if storage { Count::StorageRenewed } else { Count::StorageAway };
+            shared.metrics.count(redis, 1);
+            shared.metrics.count(storage, 1);
             if let Some(map) = reply.slot_map {
                 shared.learn(map);
             }

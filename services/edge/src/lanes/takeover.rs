@@ -78,7 +78,11 @@ impl Shared {
             if let Some(session) = slot.sessions.get(&item.handle)
                 && session.generation == item.generation
             {
-                session.restored(slot, &mut session.state.lock(), item);
+                let mut state = session.state.lock();
+                session.restored(slot, &mut state, item);
+                let again = state.held_in.iter().filter(|h| h.n > state.accepted).count();
+                self.metrics.count(Count::Replayed, again as u64);
+                state.tell_unsettled(&*self.metrics);
             }
         }
         let unknown: Vec<Arc<Session>> = slot
@@ -189,11 +193,12 @@ impl Shared {
             .sweep_at
             .fetch_add(SWEEP, std::sync::atomic::Ordering::Relaxed);
         for offset in 0..SWEEP {
-            self.sweep((from + offset) % self.slots.len());
+            self.sweep((from + offset) % self.slots.len(), now);
         }
     }
 
-    fn sweep(&self, index: usize) {
+    /// Looks for what has waited too long in one slot, and for clients that are gone.
+    pub(crate) fn sweep(&self, index: usize, now: Instant) {
         let mut slot = self.slots[index].lock();
         if slot.sessions.is_empty() {
             return;
@@ -201,6 +206,7 @@ impl Shared {
         let mut over: Vec<(Arc<Session>, bool)> = Vec::new();
         for session in slot.sessions.values() {
             let mut state = session.state.lock();
+            session.check_silence(self, &mut state, now);
             let Some(since) = state.waiting_since else {
                 continue;
             };

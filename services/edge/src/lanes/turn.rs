@@ -4,13 +4,16 @@
 //! end, each wire once.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use parking_lot::MutexGuard;
 use sestina_proto as proto;
 use sestina_proto::to_edge::Body;
 use sestina_runtime::{failpoint, guard};
+use sestina_telemetry::trace::span_from_traceparent;
 use sestina_xmpp::stanza::Stanza;
+use tracing::Span;
 
 use super::lane::LaneSet;
 use super::slots::Slot;
@@ -18,6 +21,17 @@ use crate::metrics::Count;
 use crate::session::outbound::Taken;
 use crate::session::state::{Session, State};
 use crate::shared::{Shared, slot_of_handle};
+
+/// What a delivery brings, for all its receivers here.
+pub(crate) struct Payload {
+    pub(crate) stanza: Arc<Stanza>,
+    pub(crate) weight: usize,
+    pub(crate) key: Option<proto::Key>,
+    /// When its sender's edge read it, on this process's clock, if that is known.
+    pub(crate) read: Option<Instant>,
+    /// Ends when the last socket has it; disabled unless it is sampled.
+    pub(crate) span: Span,
+}
 
 /// The sessions touched by a batch.
 #[derive(Default)]
@@ -156,7 +170,7 @@ impl Shared {
                 let Some(session) = self.session(slot, detached.handle, detached.generation) else {
                     return;
                 };
-                session.detached();
+                session.detached(self);
                 self.remove_session(slot, detached.handle);
             }
             Body::Restored(restored) => self.take_restored(number, slot, &restored),
@@ -185,15 +199,23 @@ impl Shared {
 
     /// One payload for sessions of many slots.
     fn take_deliver(&self, set: &Arc<LaneSet>, deliver: proto::Deliver, turn: &mut Turn) {
-        let variants: Vec<_> = deliver
+        let now = Instant::now();
+        let variants: Vec<Payload> = deliver
             .variants
             .into_iter()
             .map(|variant| {
                 let mut stanza = Stanza::from(variant.stanza.unwrap_or_default());
                 // It stays in queues, and a slice would keep the whole decode buffer alive.
                 stanza.payload = Bytes::copy_from_slice(&stanza.payload);
-                let weight = stanza.weight();
-                (Arc::new(stanza), weight, variant.key)
+                Payload {
+                    weight: stanza.weight(),
+                    stanza: Arc::new(stanza),
+                    key: variant.key,
+                    read: (variant.age_us > 0)
+                        .then(|| now.checked_sub(Duration::from_micros(variant.age_us.into())))
+                        .flatten(),
+                    span: span_from_traceparent("deliver", &variant.trace),
+                }
             })
             .collect();
         let mut taken = 0;
@@ -214,7 +236,7 @@ impl Shared {
             let Some(session) = self.session(slot, target.handle, target.generation) else {
                 continue;
             };
-            let Some((stanza, weight, key)) = variants.get(target.variant as usize) else {
+            let Some(payload) = variants.get(target.variant as usize) else {
                 tracing::warn!(
                     variant = target.variant,
                     "a delivery names no variant of its frame"
@@ -222,7 +244,7 @@ impl Shared {
                 continue;
             };
             let mut state = session.state.lock();
-            match session.deliver(self, &mut state, target.number, *key, stanza, *weight) {
+            match session.deliver(self, &mut state, target.number, payload) {
                 Taken::Held => {
                     taken += 1;
                     turn.touch(session, &mut state);

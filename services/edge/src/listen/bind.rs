@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpSocket};
 
@@ -70,8 +71,20 @@ fn listen(address: SocketAddr, only_ipv6: bool, backlog: u32) -> io::Result<TcpL
     };
     // A restart must not wait for old connections to leave TIME_WAIT.
     socket.set_reuseaddr(true)?;
+    probe(&socket)?;
     socket.bind(address)?;
     socket.listen(backlog)
+}
+
+/// Peers that vanished without a word are found by the kernel's probes, two minutes after the last
+/// byte. Accepted sockets inherit this.
+fn probe(socket: &TcpSocket) -> io::Result<()> {
+    use rustix::net::sockopt;
+    sockopt::set_socket_keepalive(socket, true)?;
+    sockopt::set_tcp_keepidle(socket, Duration::from_secs(60))?;
+    sockopt::set_tcp_keepintvl(socket, Duration::from_secs(20))?;
+    sockopt::set_tcp_keepcnt(socket, 3)?;
+    Ok(())
 }
 
 fn advice(error: &io::Error) -> &'static str {

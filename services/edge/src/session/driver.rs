@@ -24,11 +24,22 @@ const LAST_WORD: Duration = Duration::from_secs(5);
 struct Counted {
     shared: Arc<Shared>,
     id: u64,
+    /// Not bound yet.
+    login: bool,
+}
+
+impl Counted {
+    fn bound(&mut self) {
+        if std::mem::take(&mut self.login) {
+            self.shared.logins.lock().remove(&self.id);
+            self.shared.metrics.level(Level::Logins, -1);
+        }
+    }
 }
 
 impl Drop for Counted {
     fn drop(&mut self) {
-        self.shared.logins.lock().remove(&self.id);
+        self.bound();
         self.shared.metrics.level(Level::Sockets, -1);
     }
 }
@@ -37,9 +48,12 @@ impl Drop for Counted {
 pub(crate) async fn run(shared: Arc<Shared>, accepted: Accepted) {
     shared.metrics.count(Count::Connections, 1);
     shared.metrics.level(Level::Sockets, 1);
-    let counted = Counted {
+    shared.metrics.level(Level::Logins, 1);
+    accepted.writer.measure(Arc::clone(&shared.metrics));
+    let mut counted = Counted {
         id: shared.next_number(),
         shared: Arc::clone(&shared),
+        login: true,
     };
     shared
         .logins
@@ -52,7 +66,7 @@ pub(crate) async fn run(shared: Arc<Shared>, accepted: Accepted) {
     let Some((session, socket)) = login(&shared, accepted).await else {
         return;
     };
-    shared.logins.lock().remove(&counted.id);
+    counted.bound();
     serve(&shared, &session, socket).await;
 }
 
@@ -121,6 +135,7 @@ async fn serve(shared: &Arc<Shared>, session: &Arc<Session>, mut socket: Socket)
                 break;
             }
             let now = Instant::now();
+            shared.metrics.count(Count::BytesIn, length(&chunk) as u64);
             let pause = socket.bucket.take(now, length(&chunk));
             flow = match socket.parser.push(&chunk) {
                 Ok(Some(event)) => take(shared, session, event, now),

@@ -91,7 +91,7 @@ impl Session {
     pub(crate) fn dismiss(&self, shared: &Shared, condition: &str, text: &str) {
         let mut state = self.state.lock();
         let open = state.phase == Phase::Open;
-        self.forget(&mut state);
+        self.forget(shared, &mut state);
         if !open {
             return;
         }
@@ -108,19 +108,19 @@ impl Session {
     }
 
     /// Nothing may be written any more and nobody is told: this edge has lost its lease.
-    pub(crate) fn cut(&self) {
-        self.forget(&mut self.state.lock());
+    pub(crate) fn cut(&self, shared: &Shared) {
+        self.forget(shared, &mut self.state.lock());
         self.wire.close(CloseKind::Abort);
     }
 
     /// The owner has taken over what was held.
-    pub(crate) fn detached(&self) {
+    pub(crate) fn detached(&self, shared: &Shared) {
         let mut state = self.state.lock();
         if state.phase == Phase::Open {
             // The owner detached it by itself: the client has to resume.
             self.wire.close(CloseKind::Abort);
         }
-        self.forget(&mut state);
+        self.forget(shared, &mut state);
     }
 
     fn leave(&self, state: &mut State, phase: Phase) {
@@ -143,12 +143,13 @@ impl Session {
         self.room.notify_one();
     }
 
-    fn forget(&self, state: &mut State) {
+    fn forget(&self, shared: &Shared, state: &mut State) {
         state.phase = Phase::Gone;
         state.held_in = Default::default();
         state.held_in_bytes = 0;
         state.held_out = Default::default();
         state.unacked_bytes = 0;
+        state.tell_unsettled(&*shared.metrics);
         self.room.notify_one();
     }
 
@@ -165,8 +166,16 @@ impl Session {
 impl Shared {
     /// Takes a session out of its slot's table, if it is over.
     pub(crate) fn remove_session(&self, slot: &mut crate::lanes::slots::Slot, handle: u64) {
-        if slot.sessions.remove(&handle).is_some() {
-            self.metrics.level(Level::Sessions, -1);
+        if let Some(session) = slot.sessions.remove(&handle) {
+            self.count_session(&session, -1);
+        }
+    }
+
+    /// There is one session more or less.
+    pub(crate) fn count_session(&self, session: &Session, change: i64) {
+        self.metrics.level(Level::Sessions, change);
+        if session.wire.is_websocket() {
+            self.metrics.level(Level::WebSocketSessions, change);
         }
     }
 

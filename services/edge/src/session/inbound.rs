@@ -8,7 +8,7 @@ use sestina_runtime::failpoint;
 use sestina_xmpp::stanza::Stanza;
 use sestina_xmpp::stream::StreamCondition;
 
-use super::state::{HeldIn, Phase, Session, State};
+use super::state::{HeldIn, Phase, Session, State, Traced};
 use crate::metrics::{Count, Timing};
 use crate::shared::Shared;
 
@@ -47,6 +47,7 @@ impl Session {
         shared.metrics.count(Count::StanzaIn, 1);
         failpoint!("edge.received");
         let weight = stanza.weight() as u32;
+        let traced = Traced::draw(stanza.kind);
         let stanza = proto::Stanza::from(stanza);
         let mut state = self.state.lock();
         if state.phase != Phase::Open {
@@ -56,7 +57,7 @@ impl Session {
         let n = state.in_last;
         self.send(
             &mut state,
-            Body::Inbound(self.inbound_frame(n, stanza.clone(), refused, read)),
+            Body::Inbound(self.inbound_frame(n, stanza.clone(), refused, read, traced.as_deref())),
         );
         state.held_in.push_back(HeldIn {
             n,
@@ -64,8 +65,10 @@ impl Session {
             refused,
             weight,
             read,
+            traced,
         });
         state.held_in_bytes += weight as usize;
+        state.tell_unsettled(&*shared.metrics);
         failpoint!("edge.sent");
         if state.held_in_bytes >= shared.config.unsettled_bytes {
             shared.metrics.count(Count::PausedByBound, 1);
@@ -91,6 +94,7 @@ impl Session {
         stanza: proto::Stanza,
         refused: &str,
         read: Instant,
+        traced: Option<&Traced>,
     ) -> proto::Inbound {
         proto::Inbound {
             handle: self.handle,
@@ -98,7 +102,7 @@ impl Session {
             n,
             stanza: Some(stanza),
             age_us: u32::try_from(read.elapsed().as_micros()).unwrap_or(u32::MAX),
-            trace: String::new(),
+            trace: traced.map(|t| t.parent.clone()).unwrap_or_default(),
             refused: refused.to_owned(),
         }
     }
@@ -128,7 +132,12 @@ impl Session {
         if item.settled > state.settled {
             state.settled = item.settled.min(state.in_last);
             let full = state.held_in_bytes >= shared.config.unsettled_bytes / 2;
+            let now = Instant::now();
+            for held in state.held_in.iter().take_while(|h| h.n <= state.settled) {
+                shared.metrics.timing(Timing::Settled, now.saturating_duration_since(held.read));
+            }
             state.prune_in();
+            state.tell_unsettled(&*shared.metrics);
             if full && state.held_in_bytes < shared.config.unsettled_bytes / 2 {
                 self.room.notify_one();
             }

@@ -99,13 +99,11 @@ impl Session {
                 continue;
             }
             let stanza = held.stanza.clone();
+            let frame = self.inbound_frame(n, stanza, refused, read, held.traced.as_deref());
             if let Some(enable) = enable.take_if(|e| e.n < n) {
                 self.send(state, Body::EnableSm(enable));
             }
-            self.send(
-                state,
-                Body::Inbound(self.inbound_frame(n, stanza, refused, read)),
-            );
+            self.send(state, Body::Inbound(frame));
         }
         if let Some(enable) = enable {
             self.send(state, Body::EnableSm(enable));

@@ -9,6 +9,7 @@
 //! - [`link`]: which lane a session speaks on, and what is sent again on a new one
 //! - [`pending`]: binds and resumptions that wait for their owner
 //! - [`end`]: the ways a session ends
+//! - [`silence`]: clients that have gone without a word
 //! - [`timers`]: two shared queues instead of timers per session
 
 pub(crate) mod driver;
@@ -19,6 +20,7 @@ pub(crate) mod login;
 pub(crate) mod management;
 pub(crate) mod outbound;
 pub(crate) mod pending;
+pub(crate) mod silence;
 pub(crate) mod state;
 pub(crate) mod stream;
 pub(crate) mod timers;

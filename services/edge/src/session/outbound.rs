@@ -7,13 +7,13 @@ use std::sync::Arc;
 
 use sestina_proto as proto;
 use sestina_proto::to_router::Body;
-use sestina_xmpp::stanza::Stanza;
 use sestina_xmpp::stream::sm;
 
 use super::state::{HeldOut, Phase, Session, State};
+use crate::lanes::turn::Payload;
 use crate::metrics::Count;
 use crate::shared::Shared;
-use crate::transport::Flush;
+use crate::transport::{Flush, Passage};
 
 /// Deliveries after which what was written or acknowledged is reported at once.
 const REPORT_STANZAS: u64 = 25;
@@ -39,10 +39,9 @@ impl Session {
         shared: &Shared,
         state: &mut State,
         number: u64,
-        key: Option<proto::Key>,
-        stanza: &Arc<Stanza>,
-        weight: usize,
+        payload: &Payload,
     ) -> Taken {
+        let stanza = &payload.stanza;
         if number <= state.out_last {
             return Taken::Repeated;
         }
@@ -52,13 +51,14 @@ impl Session {
         state.out_last = number;
         state.held_out.push_back(HeldOut {
             number,
-            key,
+            key: payload.key,
             stanza: Some(Arc::clone(stanza)),
         });
-        state.unacked_bytes += weight;
-        state.unreported_bytes += weight;
+        state.unacked_bytes += payload.weight;
+        state.unreported_bytes += payload.weight;
         if state.phase == Phase::Open {
-            let written = self.wire.append_numbered(number, |out| {
+            let passage = Passage::new(payload.read, &payload.span);
+            let written = self.wire.append_passing(number, passage, |out| {
                 stanza.write_to(out, Some(&self.jid), self.framing.declares_content());
             });
             if !written {

@@ -17,7 +17,7 @@ use tokio::sync::{Notify, oneshot};
 
 use super::state::{Management, Session, State};
 use crate::lanes::slots::Slot;
-use crate::metrics::{Count, Level, Timing};
+use crate::metrics::{Count, Timing};
 use crate::shared::Shared;
 use crate::transport::WireWriter;
 
@@ -217,8 +217,11 @@ impl Shared {
         attached: Attached,
         state: State,
     ) -> Arc<Session> {
-        self.metrics
-            .timing(Timing::OwnerAnswer, pending.since.elapsed());
+        let timing = match &pending.ask {
+            Ask::Bind { .. } => Timing::OwnerAnswer,
+            Ask::Resume { .. } => Timing::Resumed,
+        };
+        self.metrics.timing(timing, pending.since.elapsed());
         pending
             .wire
             .set_queue_limit(self.config.session_credit.saturating_mul(4));
@@ -237,7 +240,7 @@ impl Shared {
         });
         session.relink(slot, &mut session.state.lock());
         slot.sessions.insert(session.handle, Arc::clone(&session));
-        self.metrics.level(Level::Sessions, 1);
+        self.count_session(&session, 1);
         if pending
             .answer
             .send(Answer::Session(Arc::clone(&session)))

@@ -7,11 +7,14 @@ use std::time::Instant;
 use bytes::Bytes;
 use parking_lot::Mutex;
 use sestina_proto as proto;
-use sestina_xmpp::stanza::Stanza;
+use sestina_telemetry::trace;
+use sestina_xmpp::stanza::{Kind, Stanza};
 use sestina_xmpp::stream::Framing;
 use tokio::sync::Notify;
+use tracing::Span;
 
 use crate::lanes::lane::Lane;
+use crate::metrics::{EdgeMetrics, Level};
 use crate::transport::WireWriter;
 
 /// One attachment of a session to a socket of this edge. Its handle is never used again.
@@ -90,6 +93,23 @@ pub(crate) struct HeldIn {
     pub(crate) refused: &'static str,
     pub(crate) weight: u32,
     pub(crate) read: Instant,
+    /// Of a sampled stanza.
+    pub(crate) traced: Option<Box<Traced>>,
+}
+
+/// The root of a sampled stanza's trace: it ends when the stanza is settled.
+pub(crate) struct Traced {
+    pub(crate) parent: String,
+    _span: Span,
+}
+
+impl Traced {
+    /// Draws whether a stanza is sampled.
+    pub(crate) fn draw(kind: Kind) -> Option<Box<Traced>> {
+        let span = trace::stanza_span(kind.name());
+        let parent = trace::traceparent(&span)?;
+        Some(Box::new(Traced { parent, _span: span }))
+    }
 }
 
 /// A delivery that is not both acknowledged and released.
@@ -144,6 +164,10 @@ pub(crate) struct State {
     pub(crate) touched: bool,
     pub(crate) ask_timer: bool,
     pub(crate) report_timer: bool,
+    /// When a silent client was asked whether it is there, and when it had been heard last.
+    pub(crate) silence_asked: Option<(Instant, Instant)>,
+    /// Unsettled stanzas and bytes that the gauges know of.
+    unsettled_told: (usize, usize),
     /// The registry record that the owner last gave (KeepState).
     pub(crate) record: Bytes,
 }
@@ -180,6 +204,8 @@ impl State {
             touched: false,
             ask_timer: false,
             report_timer: false,
+            silence_asked: None,
+            unsettled_told: (0, 0),
             record: Bytes::new(),
         }
     }
@@ -206,7 +232,7 @@ impl State {
                 }
                 if let Some(stanza) = &held.stanza {
                     self.unacked_bytes = self.unacked_bytes.saturating_sub(stanza.weight());
-                    if stanza.kind != sestina_xmpp::stanza::Kind::Message {
+                    if stanza.kind != Kind::Message {
                         held.stanza = None;
                     }
                     // A message stays until it is released: if its owner dies before the archive
@@ -221,6 +247,16 @@ impl State {
         }
         if self.held_out.is_empty() && self.held_out.capacity() > 32 {
             self.held_out = VecDeque::new();
+        }
+    }
+
+    /// Tells the gauges what has changed of the unsettled.
+    pub(crate) fn tell_unsettled(&mut self, metrics: &dyn EdgeMetrics) {
+        let (items, bytes) = (self.held_in.len(), self.held_in_bytes);
+        let before = std::mem::replace(&mut self.unsettled_told, (items, bytes));
+        if before != (items, bytes) {
+            metrics.level(Level::Unsettled, items as i64 - before.0 as i64);
+            metrics.level(Level::UnsettledBytes, bytes as i64 - before.1 as i64);
         }
     }
 
@@ -246,7 +282,7 @@ mod tests {
     fn delivered(count: u64) -> State {
         let mut state = State::new(1);
         for number in 1..=count {
-            let stanza = Arc::new(Stanza::new(sestina_xmpp::stanza::Kind::Message));
+            let stanza = Arc::new(Stanza::new(Kind::Message));
             state.unacked_bytes += stanza.weight();
             state.held_out.push_back(HeldOut {
                 number,

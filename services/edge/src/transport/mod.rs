@@ -18,6 +18,7 @@ mod writer;
 #[cfg(test)]
 mod tests;
 
+pub use outbox::Passage;
 pub use reader::{Chunk, WireReader};
 pub use start_tls::{TlsError, TlsInfo};
 pub use writer::{CloseKind, Flush, WireWriter};

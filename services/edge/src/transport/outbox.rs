@@ -4,9 +4,14 @@
 //! kernel); it counts as written once all of it has left, because records cannot be split.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Instant;
+
+use tracing::Span;
 
 use super::buffers;
 use super::websocket::frame;
+use crate::metrics::{Count, EdgeMetrics, Level, Timing};
 
 /// The bytes waiting on one connection.
 pub(super) struct Outbox {
@@ -19,8 +24,37 @@ pub(super) struct Outbox {
     batch: usize,
     /// Highest number whose element has left completely.
     written: u64,
-    /// (end position in the stream of bytes, number), ascending.
-    marks: VecDeque<(u64, u64)>,
+    /// Where each numbered element ends, ascending.
+    marks: VecDeque<Mark>,
+    metrics: Option<Arc<dyn EdgeMetrics>>,
+    /// Elements and bytes that the gauges know of.
+    told: (usize, usize),
+}
+
+/// The end of a numbered element.
+struct Mark {
+    /// Position in the stream of bytes.
+    end: u64,
+    number: u64,
+    passage: Passage,
+}
+
+/// What ends when the last byte of an element has left: its latency and its trace.
+#[derive(Debug, Default)]
+pub struct Passage {
+    read: Option<Instant>,
+    _span: Option<Box<Span>>,
+}
+
+impl Passage {
+    /// Of a stanza that its sender's edge read then; the span is kept if it is enabled.
+    pub(crate) fn new(read: Option<Instant>, span: &Span) -> Passage {
+        let traced = !span.is_disabled();
+        Passage {
+            read,
+            _span: traced.then(|| Box::new(span.clone())),
+        }
+    }
 }
 
 impl Outbox {
@@ -32,6 +66,8 @@ impl Outbox {
             batch: 0,
             written: 0,
             marks: VecDeque::new(),
+            metrics: None,
+            told: (0, 0),
         }
     }
 
@@ -69,13 +105,35 @@ impl Outbox {
         self.accept(start, limit)
     }
 
+    /// Counts from now on.
+    pub(super) fn measure(&mut self, metrics: Arc<dyn EdgeMetrics>) {
+        self.metrics = Some(metrics);
+    }
+
+    /// Tells the gauges what has changed of what waits.
+    pub(super) fn tell(&mut self) {
+        let Some(metrics) = &self.metrics else {
+            return;
+        };
+        let now = (self.marks.len(), self.len());
+        let before = std::mem::replace(&mut self.told, now);
+        if before != now {
+            metrics.level(Level::Waiting, now.0 as i64 - before.0 as i64);
+            metrics.level(Level::WaitingBytes, now.1 as i64 - before.1 as i64);
+        }
+    }
+
     /// Remembers that the element appended last carries `number`.
-    pub(super) fn mark(&mut self, number: u64) {
+    pub(super) fn mark(&mut self, number: u64, passage: Passage) {
         let end = self.base + self.bytes.len() as u64;
         match self.marks.back_mut() {
             // An element that added no bytes leaves together with the one before it.
-            Some(last) if last.0 == end => last.1 = number,
-            _ => self.marks.push_back((end, number)),
+            Some(last) if last.end == end => last.number = number,
+            _ => self.marks.push_back(Mark {
+                end,
+                number,
+                passage,
+            }),
         }
         self.settle_marks();
     }
@@ -89,6 +147,9 @@ impl Outbox {
     pub(super) fn take(&mut self, n: usize) {
         self.taken += n;
         self.batch += n;
+        if let Some(metrics) = &self.metrics {
+            metrics.count(Count::BytesOut, n as u64);
+        }
     }
 
     /// All that was handed on has left.
@@ -112,6 +173,7 @@ impl Outbox {
         self.marks = VecDeque::new();
         self.taken = 0;
         self.batch = 0;
+        self.tell();
     }
 
     fn start(&mut self) -> usize {
@@ -131,17 +193,25 @@ impl Outbox {
 
     fn settle_marks(&mut self) {
         let left = self.base + (self.taken - self.batch.min(self.taken)) as u64;
-        while let Some(&(end, number)) = self.marks.front() {
-            if end > left {
-                return;
+        while let Some(mark) = self.marks.pop_front_if(|mark| mark.end <= left) {
+            self.written = self.written.max(mark.number);
+            if let (Some(metrics), Some(read)) = (&self.metrics, mark.passage.read) {
+                metrics.timing(Timing::Latency, read.elapsed());
             }
-            self.written = self.written.max(number);
-            self.marks.pop_front();
+        }
+        if !self.marks.is_empty() {
+            return;
         }
         // One burst must not leave its table behind on an idle connection.
         if self.marks.capacity() > 64 {
             self.marks = VecDeque::new();
         }
+    }
+}
+
+impl Drop for Outbox {
+    fn drop(&mut self) {
+        self.clear();
     }
 }
 
@@ -151,7 +221,7 @@ mod tests {
 
     fn push(outbox: &mut Outbox, number: u64, text: &[u8]) {
         assert!(outbox.append(1000, |b| b.extend_from_slice(text)));
-        outbox.mark(number);
+        outbox.mark(number, Passage::default());
     }
 
     #[test]
@@ -192,12 +262,12 @@ mod tests {
     fn a_number_without_bytes_is_written_with_the_one_before() {
         let mut outbox = Outbox::new();
         push(&mut outbox, 7, b"x");
-        outbox.mark(8);
+        outbox.mark(8, Passage::default());
         assert_eq!(outbox.written(), 0);
         outbox.take(1);
         outbox.sent();
         assert_eq!(outbox.written(), 8);
-        outbox.mark(9);
+        outbox.mark(9, Passage::default());
         assert_eq!(outbox.written(), 9);
     }
 }

@@ -256,6 +256,7 @@ impl WireReader {
                 self.eof = true;
                 return Ok(());
             }
+            self.writer.hear();
             if self.inbox.capacity() == 0 {
                 self.inbox = buffers::take();
             }

@@ -1,16 +1,20 @@
 //! The shared half: append from any thread, write without blocking.
 
 use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::Waker;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use rustls::ServerConnection;
 use tokio::net::TcpStream;
 
 use super::WireLimits;
-use super::outbox::Outbox;
+use super::outbox::{Outbox, Passage};
 use super::socket::{NonBlocking, shutdown};
 use super::websocket::frame;
+use crate::metrics::EdgeMetrics;
 
 /// Ciphertext held for a socket that does not take it. What waits beyond that stays in clear, so
 /// that later elements share its records.
@@ -50,6 +54,9 @@ pub struct WireWriter {
     pub(super) stream: TcpStream,
     pub(super) state: Mutex<State>,
     websocket: bool,
+    created: Instant,
+    /// When the client was heard last, in microseconds after `created`.
+    heard: AtomicU64,
 }
 
 /// How far the end of the connection has come.
@@ -99,6 +106,8 @@ impl WireWriter {
             stream,
             state: Mutex::new(state),
             websocket,
+            created: Instant::now(),
+            heard: AtomicU64::new(0),
         }
     }
 
@@ -107,15 +116,41 @@ impl WireWriter {
     pub fn append(&self, fill: impl FnOnce(&mut Vec<u8>)) -> bool {
         self.state
             .lock()
-            .append(&self.stream, self.websocket, None, fill)
+            .append(&self.stream, self.websocket, None, Passage::default(), fill)
     }
 
     /// The same for an element whose way to the kernel is to be known: see
     /// [`WireWriter::written`]. Numbers ascend.
     pub fn append_numbered(&self, number: u64, fill: impl FnOnce(&mut Vec<u8>)) -> bool {
+        self.append_passing(number, Passage::default(), fill)
+    }
+
+    /// The same for an element whose latency or trace ends when it is written.
+    pub fn append_passing(
+        &self,
+        number: u64,
+        passage: Passage,
+        fill: impl FnOnce(&mut Vec<u8>),
+    ) -> bool {
         self.state
             .lock()
-            .append(&self.stream, self.websocket, Some(number), fill)
+            .append(&self.stream, self.websocket, Some(number), passage, fill)
+    }
+
+    /// Counts what is written and what waits, from now on.
+    pub fn measure(&self, metrics: Arc<dyn EdgeMetrics>) {
+        self.state.lock().outbox.measure(metrics);
+    }
+
+    /// When the client was heard last (bytes of any kind came).
+    pub fn heard_at(&self) -> Instant {
+        self.created + Duration::from_micros(self.heard.load(Ordering::Relaxed))
+    }
+
+    /// Bytes came.
+    pub(super) fn hear(&self) {
+        let after = u64::try_from(self.created.elapsed().as_micros()).unwrap_or(u64::MAX);
+        self.heard.store(after, Ordering::Relaxed);
     }
 
     /// Tries to hand everything queued to the kernel, without blocking.
@@ -126,7 +161,7 @@ impl WireWriter {
     /// Appends and flushes under one lock.
     pub fn send(&self, number: Option<u64>, fill: impl FnOnce(&mut Vec<u8>)) -> Flush {
         let mut state = self.state.lock();
-        state.append(&self.stream, self.websocket, number, fill);
+        state.append(&self.stream, self.websocket, number, Passage::default(), fill);
         state.flush(&self.stream)
     }
 
@@ -215,6 +250,7 @@ impl State {
         stream: &TcpStream,
         websocket: bool,
         number: Option<u64>,
+        passage: Passage,
         fill: impl FnOnce(&mut Vec<u8>),
     ) -> bool {
         if self.end != End::Open {
@@ -228,7 +264,7 @@ impl State {
         if !queued {
             self.overflow(stream);
         } else if let Some(number) = number {
-            self.outbox.mark(number);
+            self.outbox.mark(number, passage);
         }
         queued
     }
@@ -272,7 +308,9 @@ impl State {
             End::Dead | End::Shut => return Flush::Closed,
             End::Open | End::WhenEmpty { .. } => {}
         }
-        match self.push(stream) {
+        let pushed = self.push(stream);
+        self.outbox.tell();
+        match pushed {
             Ok(()) => {
                 self.blocked = false;
                 if let End::WhenEmpty { notify } = self.end {

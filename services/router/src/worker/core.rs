@@ -150,6 +150,8 @@ pub(crate) struct Core {
     pub(crate) touched: Vec<(u16, u128)>,
     /// Numbers the streams of effects that this worker begins.
     pub(crate) streams: u64,
+    /// Questions to archives that must see rows which are still on their way.
+    pub(crate) queries: Vec<(u64, Job)>,
     /// Archive pages being read.
     pub(crate) archive_queries: usize,
     /// Time and trace of the stanza in hand.
@@ -187,7 +189,10 @@ pub(crate) struct Batch<T> {
     pub(crate) flying_traces: Vec<Arc<str>>,
     /// Rows and bytes of the batch taken last.
     flying: (usize, usize),
-    pub(crate) in_flight: bool,
+    in_flight: bool,
+    /// Batches that left, and that ended.
+    taken: u64,
+    done: u64,
 }
 
 impl<T> Default for Batch<T> {
@@ -200,6 +205,8 @@ impl<T> Default for Batch<T> {
             flying_traces: Vec::new(),
             flying: (0, 0),
             in_flight: false,
+            taken: 0,
+            done: 0,
         }
     }
 }
@@ -216,12 +223,29 @@ impl<T> Batch<T> {
             return None;
         }
         self.in_flight = true;
+        self.taken += 1;
         self.flying = (self.rows.len(), std::mem::take(&mut self.bytes));
         self.flying_traces = std::mem::take(&mut self.traces);
         Some((
             std::mem::take(&mut self.rows),
             std::mem::take(&mut self.works),
         ))
+    }
+
+    /// The batch in flight ended.
+    pub(crate) fn ended(&mut self) {
+        self.in_flight = false;
+        self.done += 1;
+    }
+
+    /// The number of the batch behind which everything pushed so far is committed.
+    pub(crate) fn barrier(&self) -> u64 {
+        self.taken + u64::from(!self.rows.is_empty())
+    }
+
+    /// Whether that batch has ended.
+    pub(crate) fn passed(&self, barrier: u64) -> bool {
+        self.done >= barrier
     }
 
     /// Bytes that wait for storage.
@@ -277,6 +301,7 @@ impl Core {
             wall_ms: 0,
             touched: Vec::new(),
             streams: 0,
+            queries: Vec::new(),
             archive_queries: 0,
             passage: Passage::default(),
             clock: || 0,
@@ -338,6 +363,13 @@ impl Core {
         if let Some(done) = self.works.part_done(work) {
             self.due.push_back(done);
         }
+    }
+
+    /// Asks archives whose rows are all committed: who said something finds it there.
+    pub(crate) fn release_queries(&mut self) {
+        let archive = &self.archive;
+        let ready = self.queries.extract_if(.., |(barrier, _)| archive.passed(*barrier));
+        self.jobs.extend(ready.map(|(_, job)| job));
     }
 
     /// Whether rows may still be taken, or senders must wait (storage is away).

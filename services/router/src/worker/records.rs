@@ -270,10 +270,8 @@ impl Slot {
     ) {
         core.works.part(query.work);
         core.archive_queries += 1;
-        core.jobs.push(Job::ArchiveQuery {
-            query: Box::new(query),
-            request,
-        });
+        let job = Job::ArchiveQuery { query: Box::new(query), request };
+        core.queries.push((core.archive.barrier(), job));
     }
 
     /// The page came: one message for each row, then the answer.

@@ -82,6 +82,7 @@ impl Worker {
         if let Some((rows, works)) = self.core.offline.take() {
             self.core.jobs.push(Job::Offline { rows, works });
         }
+        self.core.release_queries();
         jobs.append(&mut self.core.jobs);
         self.core.flush_edges();
         self.core.flush_peers();
@@ -563,7 +564,7 @@ impl Worker {
                 works,
                 fenced,
             } => {
-                core.archive.in_flight = false;
+                core.archive.ended();
                 self.rows_done(&slots, works, &fenced, true);
             }
             JobDone::Offline {
@@ -572,7 +573,7 @@ impl Worker {
                 fenced,
                 full,
             } => {
-                core.offline.in_flight = false;
+                core.offline.ended();
                 for (work, stanza) in full {
                     self.offline_full(work, stanza);
                 }

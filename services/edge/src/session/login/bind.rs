@@ -15,6 +15,7 @@ use tokio::sync::oneshot;
 use super::connection::{Connection, End};
 use super::sasl::User;
 use crate::config::HostConfig;
+use crate::metrics::Count;
 use crate::session::pending::{Answer, Ask, Pending};
 use crate::session::state::Session;
 use crate::session::stream as write;
@@ -133,6 +134,7 @@ async fn resume(
         .read_sm_id(previd)
         .filter(|id| may_resume(user, host, &id.bare))
     else {
+        shared.metrics.count(Count::ResumeForged, 1);
         failed(connection, "item-not-found", None);
         return None;
     };
@@ -158,7 +160,10 @@ async fn resume(
     match wait(shared, connection, id.slot, handle, ask).await {
         Ok(Answer::Session(session)) => return Some(session),
         Ok(Answer::Refused(refused)) => failed(connection, &refused.condition, refused.h),
-        Err(NoAnswer) => failed(connection, "resource-constraint", None),
+        Err(NoAnswer) => {
+            shared.metrics.count(Count::ResumeUnanswered, 1);
+            failed(connection, "resource-constraint", None);
+        }
     }
     None
 }

@@ -1,0 +1,57 @@
+//! Clients that have gone without a word: a socket that says nothing for a while is asked, and
+//! one that does not answer counts as lost.
+//!
+//! XEP-0198 §4: who has enabled it answers `<r/>` with `<a/>` at once. Without it a WebSocket is
+//! pinged (RFC 6455 §5.5.2). A plain stream without either has nothing that must be answered;
+//! there the kernel's probes of the connection have to do.
+//!
+//! No timer and no list of their own: the sweep that passes all sessions every few seconds looks.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use sestina_xmpp::stream::sm;
+
+use super::state::{Phase, Session, State};
+use crate::metrics::Count;
+use crate::shared::Shared;
+use crate::transport::Flush;
+
+impl Session {
+    /// Asks a client that is silent, and gives up one that has not answered.
+    pub(crate) fn check_silence(self: &Arc<Self>, shared: &Shared, state: &mut State, now: Instant) {
+        // A client that is not read cannot be heard.
+        let paused = state.held_in_bytes >= shared.config.unsettled_bytes / 2;
+        if state.phase != Phase::Open || paused {
+            return;
+        }
+        let heard = self.wire.heard_at();
+        if let Some((asked, heard_then)) = state.silence_asked {
+            if heard != heard_then {
+                state.silence_asked = None;
+            } else if now.saturating_duration_since(asked) >= shared.config.silence_answer {
+                shared.metrics.count(Count::Unanswered, 1);
+                self.lose_locked(shared, state);
+                return;
+            } else {
+                return;
+            }
+        }
+        if now.saturating_duration_since(heard) < shared.config.silence_ask {
+            return;
+        }
+        let asked = if state.managed() {
+            state.asked_at = state.out_last;
+            self.wire.append(sm::write_request);
+            self.wire.flush()
+        } else if self.wire.is_websocket() {
+            self.wire.keepalive()
+        } else {
+            return;
+        };
+        state.silence_asked = Some((now, heard));
+        if asked == Flush::Closed {
+            self.lose_locked(shared, state);
+        }
+    }
+}
