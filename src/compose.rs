@@ -75,7 +75,9 @@ pub fn router(config: &Config, alone: bool) -> RouterConfig {
     RouterConfig {
         hosts: hosts.collect(),
         hasher: SlotHasher::default(),
-        workers: u16::try_from(config.router.workers).unwrap_or(u16::MAX).max(1),
+        workers: u16::try_from(config.router.workers)
+            .unwrap_or(u16::MAX)
+            .max(1),
         shadow: !alone,
         ack_settled: alone,
         sm_resume_max_s: u32::try_from(config.sm.resume_timeout.as_secs()).unwrap_or(u32::MAX),
@@ -100,7 +102,10 @@ pub fn edge(config: &Config, name: &str) -> anyhow::Result<EdgeConfig> {
         mechanisms: if host.anonymous {
             Vec::new()
         } else {
-            host.mechanisms.iter().filter_map(|name| Mechanism::parse(name)).collect()
+            host.mechanisms
+                .iter()
+                .filter_map(|name| Mechanism::parse(name))
+                .collect()
         },
         muc_domains: vec![host.muc_domain()],
     });
@@ -168,7 +173,11 @@ fn connections(config: &Config) -> ConnLimitsConfig {
     let limits = &config.edge.limits;
     let unlimited = |n: usize| if n == 0 { usize::MAX } else { n };
     let per_address = unlimited(limits.connections_per_address);
-    let rate = if limits.connection_rate == 0 { f64::MAX } else { limits.connection_rate as f64 };
+    let rate = if limits.connection_rate == 0 {
+        f64::MAX
+    } else {
+        limits.connection_rate as f64
+    };
     ConnLimitsConfig {
         per_address,
         rate_per_second: rate,
@@ -186,12 +195,20 @@ fn networks(list: &[Net]) -> anyhow::Result<Networks> {
 pub fn client_tls(config: &Config) -> TlsConfig {
     let mut certificates = Vec::new();
     if let (Some(cert), Some(key)) = (&config.edge.tls.certificate, &config.edge.tls.key) {
-        certificates.push(CertFiles { hosts: Vec::new(), cert: cert.clone(), key: key.clone() });
+        certificates.push(CertFiles {
+            hosts: Vec::new(),
+            cert: cert.clone(),
+            key: key.clone(),
+        });
     }
     for host in &config.host {
         if let (Some(cert), Some(key)) = (&host.certificate, &host.key) {
             let hosts = vec![host.domain.clone(), host.muc_domain()];
-            certificates.push(CertFiles { hosts, cert: cert.clone(), key: key.clone() });
+            certificates.push(CertFiles {
+                hosts,
+                cert: cert.clone(),
+                key: key.clone(),
+            });
         }
     }
     TlsConfig {
@@ -227,7 +244,10 @@ pub fn redis(config: &Config) -> Option<RedisConfig> {
     };
     let mut to = RedisConfig::new(mode, redis.urls.clone());
     to.username = redis.username.clone();
-    to.password = redis.password.as_ref().map(|password: &Secret| password.expose().to_owned());
+    to.password = redis
+        .password
+        .as_ref()
+        .map(|password: &Secret| password.expose().to_owned());
     to.connect_timeout = *redis.connect_timeout;
     to.shadow_timeout = *redis.response_timeout;
     // A renewal that takes longer would come too late to be of use.
@@ -240,7 +260,11 @@ pub fn security(config: &Config) -> anyhow::Result<Security> {
     let cluster = &config.cluster;
     match (&cluster.tls_certificate, &cluster.tls_key, &cluster.tls_ca) {
         (Some(cert), Some(key), Some(ca)) => {
-            let files = TlsFiles { cert: cert.clone(), key: key.clone(), ca: ca.clone() };
+            let files = TlsFiles {
+                cert: cert.clone(),
+                key: key.clone(),
+                ca: ca.clone(),
+            };
             Ok(Security::Mutual(MutualTls::load(files)?))
         }
         _ => Ok(Security::Plaintext),
@@ -256,7 +280,9 @@ pub fn targets(key: &str, list: &[String]) -> anyhow::Result<Vec<Target>> {
 
 /// Warns if this process's certificate does not say what the process is: the others will refuse.
 pub fn check_own_certificate(security: &Security, role: CertRole) {
-    let Security::Mutual(tls) = security else { return };
+    let Security::Mutual(tls) = security else {
+        return;
+    };
     match sestina_certs::describe_der(&tls.leaf()) {
         Ok(info) if info.roles.contains(&role) => {}
         Ok(info) => tracing::error!(

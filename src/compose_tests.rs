@@ -57,12 +57,35 @@ fn options_reach_the_edge() {
          [node]\ndrain_timeout = \"4s\"",
     );
     let edge = edge(&config, "e").unwrap();
-    let names: Vec<_> = edge.listen.listeners.iter().map(|l| l.name.as_str()).collect();
+    let names: Vec<_> = edge
+        .listen
+        .listeners
+        .iter()
+        .map(|l| l.name.as_str())
+        .collect();
     assert_eq!(names, ["c2s_tls", "c2s_plaintext", "http", "https"]);
-    assert!(edge.listen.listeners[0].proxy_protocol_from.contains([10, 1, 1, 1].into()));
-    assert!(edge.listen.http.trusted_proxies.contains([192, 0, 2, 7].into()));
-    assert_eq!((edge.after_login.xml.bytes, edge.before_login.xml.bytes), (20_000, 10_000));
-    assert_eq!((edge.after_login.xml.depth, edge.after_login.bytes_per_second), (9, 0));
+    assert!(
+        edge.listen.listeners[0]
+            .proxy_protocol_from
+            .contains([10, 1, 1, 1].into())
+    );
+    assert!(
+        edge.listen
+            .http
+            .trusted_proxies
+            .contains([192, 0, 2, 7].into())
+    );
+    assert_eq!(
+        (edge.after_login.xml.bytes, edge.before_login.xml.bytes),
+        (20_000, 10_000)
+    );
+    assert_eq!(
+        (
+            edge.after_login.xml.depth,
+            edge.after_login.bytes_per_second
+        ),
+        (9, 0)
+    );
     assert_eq!(edge.listen.limits.per_address, usize::MAX);
     assert_eq!(edge.listen.limits.rate_per_second, f64::MAX);
     assert_eq!(edge.login_time, Duration::from_secs(7));
@@ -77,7 +100,12 @@ fn redis_and_storage_are_mapped() {
          password = \"p\"\nresponse_timeout = \"2s\"\n[storage]\nconnections = 3",
     );
     let redis = redis(&config).unwrap();
-    assert_eq!(redis.mode, sestina_sessions::RedisMode::Sentinel { master_name: "m".into() });
+    assert_eq!(
+        redis.mode,
+        sestina_sessions::RedisMode::Sentinel {
+            master_name: "m".into()
+        }
+    );
     assert_eq!(redis.password.as_deref(), Some("p"));
     assert!(redis.lease_timeout < Duration::from_secs(1));
     let storage = storage(&config);
@@ -95,7 +123,10 @@ fn certificates_of_hosts_are_used_beside_the_common_one() {
          certificate = \"ac\"\nkey = \"ak\"",
     ));
     assert_eq!(some.certificates.len(), 2);
-    assert_eq!(some.certificates[1].hosts, ["a.example", "conference.a.example"]);
+    assert_eq!(
+        some.certificates[1].hosts,
+        ["a.example", "conference.a.example"]
+    );
 }
 
 #[test]

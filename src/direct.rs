@@ -41,7 +41,14 @@ impl DirectConnector {
     /// From now on this router can be reached.
     pub fn add(&self, node: proto::Node, acceptor: Arc<dyn RouterAcceptor>) {
         let lanes = Vec::new();
-        self.routers.lock().insert(node.incarnation, Entry { node, acceptor, lanes });
+        self.routers.lock().insert(
+            node.incarnation,
+            Entry {
+                node,
+                acceptor,
+                lanes,
+            },
+        );
     }
 
     /// The router is gone: its lanes end, and it cannot be reached any more.
@@ -57,13 +64,17 @@ impl DirectConnector {
     fn acceptor(&self, node: &proto::Node) -> Result<Arc<dyn RouterAcceptor>, LinkError> {
         let routers = self.routers.lock();
         let found = routers.get(&node.incarnation);
-        found.map(|entry| entry.acceptor.clone()).ok_or_else(|| gone(node))
+        found
+            .map(|entry| entry.acceptor.clone())
+            .ok_or_else(|| gone(node))
     }
 
     /// The lane ends with this router. False if it has ended already.
     fn keep(&self, incarnation: u64, lane: &Arc<dyn Lane>) -> bool {
         let mut routers = self.routers.lock();
-        let Some(entry) = routers.get_mut(&incarnation) else { return false };
+        let Some(entry) = routers.get_mut(&incarnation) else {
+            return false;
+        };
         entry.lanes.retain(|lane| lane.strong_count() > 0);
         entry.lanes.push(Arc::downgrade(lane));
         true
@@ -71,14 +82,20 @@ impl DirectConnector {
 }
 
 fn gone(node: &proto::Node) -> LinkError {
-    LinkError::Away { peer: node.name.clone(), reason: "it has ended".to_owned() }
+    LinkError::Away {
+        peer: node.name.clone(),
+        reason: "it has ended".to_owned(),
+    }
 }
 
 #[async_trait]
 impl RouterConnector for DirectConnector {
     async fn seeds(&self) -> Vec<Arc<dyn RouterPort>> {
         let routers = self.routers.lock();
-        routers.values().map(|entry| self.port(&entry.node) as Arc<dyn RouterPort>).collect()
+        routers
+            .values()
+            .map(|entry| self.port(&entry.node) as Arc<dyn RouterPort>)
+            .collect()
     }
 
     fn connect(&self, router: &proto::Node) -> Arc<dyn RouterPort> {
@@ -94,7 +111,10 @@ impl PeerConnector for DirectConnector {
 
 impl DirectConnector {
     fn port(&self, router: &proto::Node) -> Arc<Port> {
-        Arc::new(Port { routers: self.clone(), node: router.clone() })
+        Arc::new(Port {
+            routers: self.clone(),
+            node: router.clone(),
+        })
     }
 }
 
@@ -130,14 +150,20 @@ impl RouterPort for Port {
         &self,
         request: proto::CredentialsRequest,
     ) -> Result<proto::CredentialsReply, LinkError> {
-        self.routers.acceptor(&self.node)?.credentials(request).await
+        self.routers
+            .acceptor(&self.node)?
+            .credentials(request)
+            .await
     }
 
     async fn renew_lease(
         &self,
         request: proto::RenewLeaseRequest,
     ) -> Result<proto::RenewLeaseReply, LinkError> {
-        self.routers.acceptor(&self.node)?.renew_lease(request).await
+        self.routers
+            .acceptor(&self.node)?
+            .renew_lease(request)
+            .await
     }
 }
 
@@ -151,7 +177,11 @@ pub struct DirectLane {
 impl DirectLane {
     /// A lane that gives its batches to `edge`.
     pub fn new(edge: Arc<dyn EdgeSink>) -> DirectLane {
-        DirectLane { edge, router: OnceLock::new(), ended: AtomicBool::new(false) }
+        DirectLane {
+            edge,
+            router: OnceLock::new(),
+            ended: AtomicBool::new(false),
+        }
     }
 }
 

@@ -81,7 +81,10 @@ impl RouterAcceptor for Acceptor {
         &self,
         _: proto::CredentialsRequest,
     ) -> Result<proto::CredentialsReply, LinkError> {
-        Ok(proto::CredentialsReply { owner: true, ..Default::default() })
+        Ok(proto::CredentialsReply {
+            owner: true,
+            ..Default::default()
+        })
     }
 
     async fn renew_lease(
@@ -93,7 +96,11 @@ impl RouterAcceptor for Acceptor {
 }
 
 fn router(incarnation: u64) -> proto::Node {
-    proto::Node { name: format!("r{incarnation}"), incarnation, ..Default::default() }
+    proto::Node {
+        name: format!("r{incarnation}"),
+        incarnation,
+        ..Default::default()
+    }
 }
 
 fn network() -> (DirectConnector, Arc<Acceptor>, Arc<dyn RouterPort>) {
@@ -107,7 +114,10 @@ fn network() -> (DirectConnector, Arc<Acceptor>, Arc<dyn RouterPort>) {
 async fn frames_pass_both_ways_until_either_side_closes() {
     let (_connector, acceptor, port) = network();
     let edge = Arc::new(Edge::default());
-    let sink = port.open_lane(proto::Hello::default(), edge.clone()).await.unwrap();
+    let sink = port
+        .open_lane(proto::Hello::default(), edge.clone())
+        .await
+        .unwrap();
     assert_eq!(edge.batches.load(Ordering::SeqCst), 1, "the welcome");
     sink.send(proto::ToRouter::default()).unwrap();
     assert_eq!(acceptor.sink.frames.load(Ordering::SeqCst), 1);
@@ -120,10 +130,17 @@ async fn frames_pass_both_ways_until_either_side_closes() {
     assert_eq!(sink.send(proto::ToRouter::default()), Err(LaneClosed));
     assert_eq!(lane.send(proto::ToEdgeBatch::default()), Err(LaneClosed));
 
-    let sink = port.open_lane(proto::Hello::default(), edge.clone()).await.unwrap();
+    let sink = port
+        .open_lane(proto::Hello::default(), edge.clone())
+        .await
+        .unwrap();
     sink.close();
     assert_eq!(acceptor.sink.closed.load(Ordering::SeqCst), 2);
-    assert_eq!(edge.closed.load(Ordering::SeqCst), 1, "whoever closes is not told");
+    assert_eq!(
+        edge.closed.load(Ordering::SeqCst),
+        1,
+        "whoever closes is not told"
+    );
     let lane = acceptor.edges.lock()[1].clone();
     assert_eq!(lane.send(proto::ToEdgeBatch::default()), Err(LaneClosed));
 }
@@ -132,7 +149,10 @@ async fn frames_pass_both_ways_until_either_side_closes() {
 async fn lanes_end_with_their_router() {
     let (connector, acceptor, port) = network();
     let edge = Arc::new(Edge::default());
-    let sink = port.open_lane(proto::Hello::default(), edge.clone()).await.unwrap();
+    let sink = port
+        .open_lane(proto::Hello::default(), edge.clone())
+        .await
+        .unwrap();
     connector.remove(1);
     assert_eq!(edge.closed.load(Ordering::SeqCst), 1);
     assert_eq!(acceptor.sink.closed.load(Ordering::SeqCst), 1);
@@ -140,7 +160,11 @@ async fn lanes_end_with_their_router() {
     let again = port.open_lane(proto::Hello::default(), edge).await;
     assert!(matches!(again, Err(LinkError::Away { peer, .. }) if peer == "r1"));
     assert!(connector.seeds().await.is_empty());
-    assert!(port.credentials(proto::CredentialsRequest::default()).await.is_err());
+    assert!(
+        port.credentials(proto::CredentialsRequest::default())
+            .await
+            .is_err()
+    );
 }
 
 #[tokio::test]
@@ -150,7 +174,10 @@ async fn lanes_between_routers_end_with_either() {
         connector.add(router(2), Arc::new(Acceptor::default()));
         let port = PeerConnector::connect(&connector, &router(1));
         let receive = Arc::new(Sink::default());
-        let hello = proto::PeerHello { router: Some(router(2)), ..Default::default() };
+        let hello = proto::PeerHello {
+            router: Some(router(2)),
+            ..Default::default()
+        };
         let sink = port.open_lane(hello, receive.clone()).await.unwrap();
         sink.send(proto::PeerFrame::default()).unwrap();
         let lane = acceptor.peers.lock()[0].clone();

@@ -10,12 +10,20 @@ use sestina_edge::metrics::{Count, EdgeMetrics, Level, Timing};
 use sestina_proto as proto;
 use sestina_storage::Metered;
 use sestina_telemetry::{
-    AuthFailure, Authority, Fence, Lane, LeaseEvent, Limit, Lost, Metrics, Queue, StoreOp,
-    Transport,
+    AuthFailure, Authority, Direction, Fence, Lane, LeaseEvent, Limit, Lost, Metrics, Queue,
+    ResumeFailure, StoreOp, Transport,
 };
 
 /// The edge's counts in the process's metrics.
 pub struct EdgeCounts(pub Arc<Metrics>);
+
+impl EdgeCounts {
+    /// What became of asking for this process's lease.
+    fn lease(&self, authority: Authority, event: LeaseEvent, by: u64) {
+        self.0.lease_events[(authority, event)].add(by);
+        self.0.lease_fresh[authority].set(i64::from(event == LeaseEvent::Renewed));
+    }
+}
 
 impl EdgeMetrics for EdgeCounts {
     fn count(&self, what: Count, by: u64) {
@@ -23,6 +31,8 @@ impl EdgeMetrics for EdgeCounts {
         match what {
             Count::LoginOk => all.auth_successes.add(by),
             Count::LoginFailed => all.auth_failures[AuthFailure::NotAuthorized].add(by),
+            Count::BytesIn => all.bytes[Direction::In].add(by),
+            Count::BytesOut => all.bytes[Direction::Out].add(by),
             Count::PausedByBound => all.queue_full[Queue::Unsettled].add(by),
             Count::PausedByRate => all.limits[Limit::Rate].add(by),
             Count::SlowReader => {
@@ -32,44 +42,53 @@ impl EdgeMetrics for EdgeCounts {
             Count::RefusedEpoch => all.fenced[Fence::Epoch].add(by),
             Count::RefusedGeneration => all.fenced[Fence::Generation].add(by),
             Count::OwnerTimeout | Count::NotRestored => all.lost[Lost::Session].add(by),
+            Count::Replayed => all.replays.add(by),
+            Count::ResumeForged => all.resumption_failures[ResumeFailure::Forged].add(by),
+            Count::ResumeUnanswered => all.resumption_failures[ResumeFailure::OwnerAway].add(by),
             Count::LaneOpened => all.lanes_opened[Lane::EdgeRouter].add(by),
             Count::LaneLost => all.lanes_closed[Lane::EdgeRouter].add(by),
-            Count::LeaseRenewed => {
-                all.lease_events[(Authority::Storage, LeaseEvent::Renewed)].add(by);
+            Count::RedisRenewed => self.lease(Authority::Redis, LeaseEvent::Renewed, by),
+            Count::RedisAway => self.lease(Authority::Redis, LeaseEvent::Away, by),
+            Count::StorageRenewed => self.lease(Authority::Storage, LeaseEvent::Renewed, by),
+            Count::StorageAway => self.lease(Authority::Storage, LeaseEvent::Away, by),
+            Count::LeaseLost => {
+                for authority in [Authority::Redis, Authority::Storage] {
+                    self.lease(authority, LeaseEvent::Lost, by);
+                }
             }
-            Count::LeaseLost => all.lease_events[(Authority::Storage, LeaseEvent::Lost)].add(by),
-            // Counted by the owner, or seen in what it leads to.
-            Count::Connections
-            | Count::Bound
-            | Count::Resumed
-            | Count::Refused
-            | Count::StanzaIn
-            | Count::StanzaOut
-            | Count::StreamError
-            | Count::SocketLost
-            | Count::NumberGap
-            | Count::Repeated
-            | Count::Redirected
-            | Count::EpochInstalled => {}
+            // The rest is counted by the owner, or seen in what it leads to.
+            _ => {}
         }
     }
 
     fn level(&self, what: Level, change: i64) {
+        let all = &self.0;
         match what {
-            Level::Sockets => self.0.connections_unauthenticated.add(change),
-            Level::Sessions => {
-                // A session was a socket without one before.
-                self.0.sessions[Transport::Tcp].add(change);
+            // Seen as logins and sessions.
+            Level::Sockets => {}
+            Level::Logins => all.connections_unauthenticated.add(change),
+            Level::Sessions => all.sessions[Transport::Tcp].add(change),
+            // They are among the sessions, which count as TCP.
+            Level::WebSocketSessions => {
+                all.sessions[Transport::Tcp].add(-change);
+                all.sessions[Transport::WebSocket].add(change);
             }
-            Level::Lanes => self.0.lanes[Lane::EdgeRouter].add(change),
+            Level::Unsettled => all.queue_items[Queue::Unsettled].add(change),
+            Level::UnsettledBytes => all.queue_bytes[Queue::Unsettled].add(change),
+            Level::Waiting => all.queue_items[Queue::Socket].add(change),
+            Level::WaitingBytes => all.queue_bytes[Queue::Socket].add(change),
+            Level::Lanes => all.lanes[Lane::EdgeRouter].add(change),
         }
     }
 
     fn timing(&self, what: Timing, took: Duration) {
         match what {
             Timing::Accepted => self.0.accept_seconds.observe(took),
-            Timing::OwnerAnswer => self.0.resume_seconds.observe(took),
-            Timing::Login => {}
+            Timing::Settled => self.0.settle_seconds.observe(took),
+            Timing::Latency => self.0.stanza_latency_seconds.observe(took),
+            Timing::Resumed => self.0.resume_seconds.observe(took),
+            // Logins are counted, not timed: most of their time is the client's.
+            Timing::Login | Timing::OwnerAnswer => {}
         }
     }
 }
@@ -117,7 +136,12 @@ impl MeteredLeases {
         node: &proto::Node,
         metrics: Arc<Metrics>,
     ) -> Arc<MeteredLeases> {
-        Arc::new(MeteredLeases { inner, authority, incarnation: node.incarnation, metrics })
+        Arc::new(MeteredLeases {
+            inner,
+            authority,
+            incarnation: node.incarnation,
+            metrics,
+        })
     }
 }
 
@@ -156,5 +180,47 @@ impl LeaseAuthority for MeteredLeases {
 
     async fn unmark(&self, node: &proto::Node) -> Result<(), AuthorityAway> {
         self.inner.unmark(node).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sessions_are_counted_by_transport() {
+        let counts = EdgeCounts(Metrics::new());
+        counts.level(Level::Sessions, 1);
+        counts.level(Level::Sessions, 1);
+        counts.level(Level::WebSocketSessions, 1);
+        let sessions = |transport| counts.0.sessions[transport].get();
+        assert_eq!(
+            (sessions(Transport::Tcp), sessions(Transport::WebSocket)),
+            (1, 1)
+        );
+        counts.level(Level::WebSocketSessions, -1);
+        counts.level(Level::Sessions, -1);
+        assert_eq!(
+            (sessions(Transport::Tcp), sessions(Transport::WebSocket)),
+            (1, 0)
+        );
+    }
+
+    #[test]
+    fn a_lease_is_fresh_until_its_authority_is_away() {
+        let counts = EdgeCounts(Metrics::new());
+        counts.count(Count::StorageRenewed, 1);
+        counts.count(Count::RedisRenewed, 1);
+        counts.count(Count::StorageAway, 1);
+        assert_eq!(counts.0.lease_fresh[Authority::Storage].get(), 0);
+        assert_eq!(counts.0.lease_fresh[Authority::Redis].get(), 1);
+    }
+
+    #[test]
+    fn every_operation_of_the_stores_has_its_place() {
+        assert_eq!(store_op("account_put"), StoreOp::Account);
+        assert_eq!(store_op("lease_renew"), StoreOp::Lease);
+        assert_eq!(store_op("archive_append"), StoreOp::ArchiveAppend);
+        assert_eq!(store_op("cluster_secret"), StoreOp::Other);
     }
 }

@@ -21,7 +21,11 @@ pub struct NodeAdmin {
 impl NodeAdmin {
     /// For a process of this role.
     pub fn new(config: &Config, role: &'static str, ready: Ready) -> Arc<NodeAdmin> {
-        Arc::new(NodeAdmin { name: config.node.name.clone(), role, ready })
+        Arc::new(NodeAdmin {
+            name: config.node.name.clone(),
+            role,
+            ready,
+        })
     }
 
     fn status(&self) -> NodeStatus {
@@ -47,7 +51,10 @@ impl AdminHandler for NodeAdmin {
             "user.add" | "user.passwd" | "user.list" | "user.show" | "user.disable"
             | "user.enable" | "user.delete" | "sessions.list" | "sessions.close" | "slots" => {
                 let text = format!("this is an {} process; ask a router", self.role);
-                Err(AdminError::new("wrong-tier", text.replace("an storage", "a storage")))
+                Err(AdminError::new(
+                    "wrong-tier",
+                    text.replace("an storage", "a storage"),
+                ))
             }
             _ => Err(AdminError::unknown_command(command)),
         }
@@ -56,9 +63,8 @@ impl AdminHandler for NodeAdmin {
 
 /// Fail points exist in every process, for tests.
 pub(super) fn fail_points(command: &str, json: &str) -> Option<Result<String, AdminError>> {
-    let invalid = |error: failpoint::FailpointError| {
-        AdminError::new("invalid-arguments", error.to_string())
-    };
+    let invalid =
+        |error: failpoint::FailpointError| AdminError::new("invalid-arguments", error.to_string());
     Some(match command {
         "failpoint.arm" => arguments::<FailpointArm>(json)
             .and_then(|arm| failpoint::arm_all(&arm.points).map_err(invalid))
@@ -82,5 +88,7 @@ fn list() -> Failpoints {
             hits: armed.map_or(0, |(_, _, hits)| *hits),
         }
     });
-    Failpoints { points: points.collect() }
+    Failpoints {
+        points: points.collect(),
+    }
 }

@@ -48,7 +48,14 @@ impl RouterAdmin {
         edge: Option<Arc<Edge>>,
         metrics: Arc<Metrics>,
     ) -> Arc<RouterAdmin> {
-        Arc::new(RouterAdmin { config: config.clone(), cell, stores, dialer, edge, metrics })
+        Arc::new(RouterAdmin {
+            config: config.clone(),
+            cell,
+            stores,
+            dialer,
+            edge,
+            metrics,
+        })
     }
 
     /// Keeps the metric up to date that says whether the cluster is whole.
@@ -87,7 +94,9 @@ impl RouterAdmin {
         command: &str,
         json: &str,
     ) -> (Vec<String>, Vec<String>) {
-        let Some(dialer) = &self.dialer else { return (Vec::new(), Vec::new()) };
+        let Some(dialer) = &self.dialer else {
+            return (Vec::new(), Vec::new());
+        };
         let mut questions = Vec::new();
         for node in running.router.live() {
             if node.role() != proto::NodeRole::Router || same(&node, &running.node) {
@@ -123,10 +132,13 @@ async fn ask(
     command: &str,
     json: &str,
 ) -> Result<String, AdminError> {
-    let target = node.address.parse().map_err(|error: sestina_rpc::RpcError| {
-        AdminError::new("away", error.to_string())
-    })?;
-    AdminClient::connect(dialer, &target)?.call(command, json).await
+    let target = node
+        .address
+        .parse()
+        .map_err(|error: sestina_rpc::RpcError| AdminError::new("away", error.to_string()))?;
+    AdminClient::connect(dialer, &target)?
+        .call(command, json)
+        .await
 }
 
 #[async_trait]
@@ -178,18 +190,29 @@ pub fn slots(table: &SlotTable) -> Slots {
             Some(range) if last == Some(id) => range.last = slot,
             _ => {
                 let owner = owner.map(|node| node.name.clone());
-                ranges.push(SlotRange { first: slot, last: slot, owner });
+                ranges.push(SlotRange {
+                    first: slot,
+                    last: slot,
+                    owner,
+                });
             }
         }
         last = Some(id);
     }
-    let routers = owned.into_iter().map(|((name, incarnation), (address, slots))| SlotOwner {
-        name,
-        incarnation: incarnation.to_string(),
-        address,
-        slots,
-    });
-    Slots { version: table.version(), ranges, routers: routers.collect(), unowned }
+    let routers = owned
+        .into_iter()
+        .map(|((name, incarnation), (address, slots))| SlotOwner {
+            name,
+            incarnation: incarnation.to_string(),
+            address,
+            slots,
+        });
+    Slots {
+        version: table.version(),
+        ranges,
+        routers: routers.collect(),
+        unowned,
+    }
 }
 
 #[cfg(test)]
@@ -214,8 +237,11 @@ mod tests {
             epochs: vec![1; SLOTS],
         };
         let slots = slots(&SlotTable::new(map).unwrap());
-        let ranges: Vec<_> =
-            slots.ranges.iter().map(|r| (r.first, r.last, r.owner.as_deref())).collect();
+        let ranges: Vec<_> = slots
+            .ranges
+            .iter()
+            .map(|r| (r.first, r.last, r.owner.as_deref()))
+            .collect();
         assert_eq!(
             ranges,
             [
@@ -225,7 +251,11 @@ mod tests {
                 (4095, 4095, None)
             ]
         );
-        let counts: Vec<_> = slots.routers.iter().map(|r| (r.name.as_str(), r.slots)).collect();
+        let counts: Vec<_> = slots
+            .routers
+            .iter()
+            .map(|r| (r.name.as_str(), r.slots))
+            .collect();
         assert_eq!(counts, [("a", 4085), ("b", 10)]);
         assert_eq!((slots.version, slots.unowned), (7, 1));
     }

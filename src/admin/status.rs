@@ -66,8 +66,11 @@ async fn fresh(name: &str, authority: &dyn LeaseAuthority) -> Heard {
         Ok(Err(error)) => (error.to_string(), Vec::new()),
         Err(_) => ("it did not answer in time".to_owned(), Vec::new()),
     };
-    let status =
-        AuthorityStatus { name: name.to_owned(), reachable: reason.is_empty(), reason };
+    let status = AuthorityStatus {
+        name: name.to_owned(),
+        reachable: reason.is_empty(),
+        reason,
+    };
     (status, nodes.into_iter().map(|(node, _)| node).collect())
 }
 
@@ -82,7 +85,10 @@ fn judge(
     let mut missing = Vec::new();
     for (authority, _) in [&redis, &storage] {
         if !authority.reachable {
-            missing.push(format!("{} cannot be reached: {}", authority.name, authority.reason));
+            missing.push(format!(
+                "{} cannot be reached: {}",
+                authority.name, authority.reason
+            ));
         }
     }
     let both = redis.0.reachable && storage.0.reachable;
@@ -91,7 +97,9 @@ fn judge(
         if both && !(process.redis && process.storage) {
             let where_ = if process.redis { "storage" } else { "redis" };
             let (role, name) = (&process.role, &process.name);
-            missing.push(format!("the lease of {role} {name} is not fresh in {where_}"));
+            missing.push(format!(
+                "the lease of {role} {name} is not fresh in {where_}"
+            ));
         }
     }
     slots(table, &processes, &mut missing);
@@ -103,10 +111,16 @@ fn judge(
             missing.push(format!("router {name} does not hold its lease"));
         }
         if counts.taking > 0 {
-            missing.push(format!("router {name} is taking over {} slots", counts.taking));
+            missing.push(format!(
+                "router {name} is taking over {} slots",
+                counts.taking
+            ));
         }
         if counts.frozen > 0 {
-            missing.push(format!("router {name} is handing over {} slots", counts.frozen));
+            missing.push(format!(
+                "router {name} is handing over {} slots",
+                counts.frozen
+            ));
         }
     }
     let complete = unheard.is_empty();
@@ -136,22 +150,24 @@ fn processes(redis: &[proto::Node], storage: &[proto::Node]) -> Vec<ProcessStatu
     let mut all: BTreeMap<(String, u64), ProcessStatus> = BTreeMap::new();
     for (nodes, in_redis) in [(redis, true), (storage, false)] {
         for node in nodes {
-            let entry = all.entry((node.name.clone(), node.incarnation)).or_insert_with(|| {
-                ProcessStatus {
+            let entry = all
+                .entry((node.name.clone(), node.incarnation))
+                .or_insert_with(|| ProcessStatus {
                     name: node.name.clone(),
                     role: role(node).to_owned(),
                     incarnation: node.incarnation.to_string(),
                     address: node.address.clone(),
                     ..ProcessStatus::default()
-                }
-            });
+                });
             entry.draining |= node.draining;
             entry.redis |= in_redis;
             entry.storage |= !in_redis;
         }
     }
     // What a newer version may have besides is not for this one to judge.
-    all.into_values().filter(|process| process.role != "other").collect()
+    all.into_values()
+        .filter(|process| process.role != "other")
+        .collect()
 }
 
 fn role(node: &proto::Node) -> &'static str {
@@ -166,7 +182,9 @@ fn role(node: &proto::Node) -> &'static str {
 fn slots(table: &SlotTable, processes: &[ProcessStatus], missing: &mut Vec<String>) {
     let alive = |node: &proto::Node| {
         let incarnation = node.incarnation.to_string();
-        processes.iter().any(|p| p.name == node.name && p.incarnation == incarnation)
+        processes
+            .iter()
+            .any(|p| p.name == node.name && p.incarnation == incarnation)
     };
     let (mut unowned, mut orphans) = (0, BTreeMap::<&str, usize>::new());
     for slot in (0..SLOTS).filter_map(|slot| u16::try_from(slot).ok()) {
@@ -180,7 +198,9 @@ fn slots(table: &SlotTable, processes: &[ProcessStatus], missing: &mut Vec<Strin
         missing.push(format!("{unowned} slots have no owner"));
     }
     for (name, count) in orphans {
-        missing.push(format!("the owner of {count} slots, router {name}, has no lease"));
+        missing.push(format!(
+            "the owner of {count} slots, router {name}, has no lease"
+        ));
     }
 }
 

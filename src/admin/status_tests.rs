@@ -24,20 +24,36 @@ fn table(owner: u32) -> SlotTable {
 }
 
 fn heard(name: &str, nodes: &[proto::Node]) -> Heard {
-    let status = AuthorityStatus { name: name.into(), reachable: true, reason: String::new() };
+    let status = AuthorityStatus {
+        name: name.into(),
+        reachable: true,
+        reason: String::new(),
+    };
     (status, nodes.to_vec())
 }
 
 fn router(counts: Counts) -> RouterStatus {
-    RouterStatus { name: "r".into(), ready: true, counts, ..RouterStatus::default() }
+    RouterStatus {
+        name: "r".into(),
+        ready: true,
+        counts,
+        ..RouterStatus::default()
+    }
 }
 
 fn all() -> Vec<proto::Node> {
-    vec![node("r", proto::NodeRole::Router), node("e", proto::NodeRole::Edge)]
+    vec![
+        node("r", proto::NodeRole::Router),
+        node("e", proto::NodeRole::Edge),
+    ]
 }
 
 fn good() -> Counts {
-    Counts { slots: SLOTS, sessions: 4, ..Counts::default() }
+    Counts {
+        slots: SLOTS,
+        sessions: 4,
+        ..Counts::default()
+    }
 }
 
 fn missing(
@@ -71,33 +87,77 @@ fn whole_when_nothing_is_missing() {
 fn each_thing_that_is_missing_is_named() {
     let both = || (heard("redis", &all()), heard("storage", &all()));
     let (redis, storage) = both();
-    assert_eq!(missing(0, redis, storage, good(), &[]), ["4096 slots have no owner"]);
+    assert_eq!(
+        missing(0, redis, storage, good(), &[]),
+        ["4096 slots have no owner"]
+    );
 
     let edge_only = [node("e", proto::NodeRole::Edge)];
-    let found =
-        missing(1, heard("redis", &edge_only), heard("storage", &edge_only), good(), &[]);
+    let found = missing(
+        1,
+        heard("redis", &edge_only),
+        heard("storage", &edge_only),
+        good(),
+        &[],
+    );
     assert_eq!(found, ["the owner of 4096 slots, router r, has no lease"]);
 
-    let found = missing(1, heard("redis", &all()), heard("storage", &all()[..1]), good(), &[]);
+    let found = missing(
+        1,
+        heard("redis", &all()),
+        heard("storage", &all()[..1]),
+        good(),
+        &[],
+    );
     assert_eq!(found, ["the lease of edge e is not fresh in storage"]);
 
     let (mut redis, storage) = both();
-    redis.0 = AuthorityStatus { name: "redis".into(), reachable: false, reason: "hung".into() };
+    redis.0 = AuthorityStatus {
+        name: "redis".into(),
+        reachable: false,
+        reason: "hung".into(),
+    };
     redis.1.clear();
-    assert_eq!(missing(1, redis, storage, good(), &[]), ["redis cannot be reached: hung"]);
+    assert_eq!(
+        missing(1, redis, storage, good(), &[]),
+        ["redis cannot be reached: hung"]
+    );
 
     let (redis, storage) = both();
-    let taking = Counts { slots: SLOTS - 2, taking: 2, ..Counts::default() };
-    assert_eq!(missing(1, redis, storage, taking, &[]), ["router r is taking over 2 slots"]);
+    let taking = Counts {
+        slots: SLOTS - 2,
+        taking: 2,
+        ..Counts::default()
+    };
+    assert_eq!(
+        missing(1, redis, storage, taking, &[]),
+        ["router r is taking over 2 slots"]
+    );
 
     let (redis, storage) = both();
-    let frozen = Counts { slots: SLOTS - 1, frozen: 1, ..Counts::default() };
-    assert_eq!(missing(1, redis, storage, frozen, &[]), ["router r is handing over 1 slots"]);
+    let frozen = Counts {
+        slots: SLOTS - 1,
+        frozen: 1,
+        ..Counts::default()
+    };
+    assert_eq!(
+        missing(1, redis, storage, frozen, &[]),
+        ["router r is handing over 1 slots"]
+    );
 
     let (redis, storage) = both();
-    let fewer = Counts { slots: 4000, ..Counts::default() };
-    assert_eq!(missing(1, redis, storage, fewer, &[]), ["4000 of 4096 slots are served"]);
+    let fewer = Counts {
+        slots: 4000,
+        ..Counts::default()
+    };
+    assert_eq!(
+        missing(1, redis, storage, fewer, &[]),
+        ["4000 of 4096 slots are served"]
+    );
 
     let (redis, storage) = both();
-    assert_eq!(missing(1, redis, storage, good(), &["router q: away"]), ["router q: away"]);
+    assert_eq!(
+        missing(1, redis, storage, good(), &["router q: away"]),
+        ["router q: away"]
+    );
 }

@@ -26,11 +26,18 @@ impl RouterAdmin {
     async fn put(&self, user: UserPassword, create: bool) -> Result<Done, AdminError> {
         let jid = self.user(&user.jid)?;
         let bare = jid.as_str().to_owned();
-        let mut account = proto::Account { bare: bare.clone(), ..proto::Account::default() };
+        let mut account = proto::Account {
+            bare: bare.clone(),
+            ..proto::Account::default()
+        };
         if !create {
             // What is not the password stays as it is.
             let request = proto::AccountRef { bare: bare.clone() };
-            let found = self.stores.account_get(request).await.map_err(|e| failed(&bare, e))?;
+            let found = self
+                .stores
+                .account_get(request)
+                .await
+                .map_err(|e| failed(&bare, e))?;
             account = found.account.unwrap_or(account);
         }
         let password = user.password;
@@ -38,8 +45,14 @@ impl RouterAdmin {
         account.keys = keys
             .map_err(|error| AdminError::new("internal", error.to_string()))?
             .map_err(|error| AdminError::new("invalid-arguments", error.to_string()))?;
-        let request = proto::AccountPutRequest { account: Some(account), create };
-        self.stores.account_put(request).await.map_err(|e| failed(&bare, e))?;
+        let request = proto::AccountPutRequest {
+            account: Some(account),
+            create,
+        };
+        self.stores
+            .account_put(request)
+            .await
+            .map_err(|e| failed(&bare, e))?;
         self.changed(&bare, !create);
         tracing::info!(user = bare, create, "keys of an account were set");
         Ok(Done { jid: bare })
@@ -57,11 +70,19 @@ impl RouterAdmin {
         for host in hosts {
             let mut after = String::new();
             loop {
-                let request =
-                    proto::AccountListRequest { host: host.clone(), after, limit: PAGE };
-                let page =
-                    self.stores.account_list(request).await.map_err(|e| failed(&host, e))?;
-                let Some(last) = page.accounts.last() else { break };
+                let request = proto::AccountListRequest {
+                    host: host.clone(),
+                    after,
+                    limit: PAGE,
+                };
+                let page = self
+                    .stores
+                    .account_list(request)
+                    .await
+                    .map_err(|e| failed(&host, e))?;
+                let Some(last) = page.accounts.last() else {
+                    break;
+                };
                 after = last.bare.clone();
                 users.extend(page.accounts.into_iter().map(told));
             }
@@ -73,7 +94,11 @@ impl RouterAdmin {
     pub(super) async fn user_show(&self, user: UserRef) -> Result<User, AdminError> {
         let bare = self.user(&user.jid)?.as_str().to_owned();
         let request = proto::AccountRef { bare: bare.clone() };
-        let found = self.stores.account_get(request).await.map_err(|e| failed(&bare, e))?;
+        let found = self
+            .stores
+            .account_get(request)
+            .await
+            .map_err(|e| failed(&bare, e))?;
         let missing = || failed(&bare, StoreError::NotFound(bare.clone()));
         found.account.map(told).ok_or_else(missing)
     }
@@ -84,8 +109,14 @@ impl RouterAdmin {
         disabled: bool,
     ) -> Result<Done, AdminError> {
         let bare = self.user(&user.jid)?.as_str().to_owned();
-        let request = proto::AccountDisable { bare: bare.clone(), disabled };
-        self.stores.account_set_disabled(request).await.map_err(|e| failed(&bare, e))?;
+        let request = proto::AccountDisable {
+            bare: bare.clone(),
+            disabled,
+        };
+        self.stores
+            .account_set_disabled(request)
+            .await
+            .map_err(|e| failed(&bare, e))?;
         self.changed(&bare, disabled);
         tracing::info!(user = bare, disabled, "an account was changed");
         Ok(Done { jid: bare })
@@ -94,7 +125,10 @@ impl RouterAdmin {
     pub(super) async fn user_delete(&self, user: UserRef) -> Result<Done, AdminError> {
         let bare = self.user(&user.jid)?.as_str().to_owned();
         let request = proto::AccountRef { bare: bare.clone() };
-        self.stores.account_delete(request).await.map_err(|e| failed(&bare, e))?;
+        self.stores
+            .account_delete(request)
+            .await
+            .map_err(|e| failed(&bare, e))?;
         self.changed(&bare, true);
         tracing::info!(user = bare, "an account was deleted");
         Ok(Done { jid: bare })
@@ -105,7 +139,9 @@ impl RouterAdmin {
         let invalid = |why: String| AdminError::new("invalid-arguments", why);
         let jid = Jid::parse(text).map_err(|error| invalid(format!("{text:?}: {error}")))?;
         if jid.local().is_none() || !jid.is_bare() {
-            return Err(invalid(format!("{text:?} is no user; write it like alice@example.org")));
+            return Err(invalid(format!(
+                "{text:?} is no user; write it like alice@example.org"
+            )));
         }
         self.host(jid.domain())?;
         Ok(jid)
@@ -139,7 +175,11 @@ fn told(account: proto::Account) -> User {
         jid: account.bare,
         disabled: account.disabled,
         created_ms: account.created_ms,
-        mechanisms: account.keys.into_iter().map(|keys| keys.mechanism).collect(),
+        mechanisms: account
+            .keys
+            .into_iter()
+            .map(|keys| keys.mechanism)
+            .collect(),
     }
 }
 
@@ -165,9 +205,7 @@ fn failed(name: &str, error: StoreError) -> AdminError {
             "exists",
             format!("{name} exists already; set its password with `user passwd {name}`"),
         ),
-        StoreError::NotFound(_) => {
-            AdminError::new("not-found", format!("there is no user {name}"))
-        }
+        StoreError::NotFound(_) => AdminError::new("not-found", format!("there is no user {name}")),
         StoreError::Away(_) => AdminError::new("away", error.to_string()),
         StoreError::Invalid(_) | StoreError::Internal(_) => {
             AdminError::new("internal", error.to_string())

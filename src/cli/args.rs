@@ -24,7 +24,13 @@ pub struct Cli {
 pub struct Global {
     /// Configuration file (TOML). Without it: `sestina.toml` in the working directory if there is
     /// one, else defaults.
-    #[arg(long, short, global = true, value_name = "FILE", env = "SESTINA_CONFIG")]
+    #[arg(
+        long,
+        short,
+        global = true,
+        value_name = "FILE",
+        env = "SESTINA_CONFIG"
+    )]
     pub config: Option<PathBuf>,
     /// Overrides one option of the configuration, as in `--set edge.limits.depth=16`.
     #[arg(long, global = true, value_name = "KEY=VALUE")]
@@ -33,7 +39,12 @@ pub struct Global {
     #[arg(long, global = true)]
     pub json: bool,
     /// Admin socket of the server to ask. Without it: that of the configuration.
-    #[arg(long, global = true, value_name = "PATH", help_heading = "Which server to ask")]
+    #[arg(
+        long,
+        global = true,
+        value_name = "PATH",
+        help_heading = "Which server to ask"
+    )]
     pub socket: Option<PathBuf>,
     /// Ask a router over gRPC in place of a socket. Needs a certificate with the role admin, unless
     /// the cluster speaks plaintext.
@@ -46,13 +57,28 @@ pub struct Global {
     )]
     pub connect: Option<String>,
     /// Authority (PEM) that has signed the server's certificate.
-    #[arg(long, global = true, value_name = "FILE", help_heading = "Which server to ask")]
+    #[arg(
+        long,
+        global = true,
+        value_name = "FILE",
+        help_heading = "Which server to ask"
+    )]
     pub ca: Option<PathBuf>,
     /// Certificate (PEM) of the administrator.
-    #[arg(long, global = true, value_name = "FILE", help_heading = "Which server to ask")]
+    #[arg(
+        long,
+        global = true,
+        value_name = "FILE",
+        help_heading = "Which server to ask"
+    )]
     pub cert: Option<PathBuf>,
     /// Private key (PEM) of the administrator.
-    #[arg(long, global = true, value_name = "FILE", help_heading = "Which server to ask")]
+    #[arg(
+        long,
+        global = true,
+        value_name = "FILE",
+        help_heading = "Which server to ask"
+    )]
     pub key: Option<PathBuf>,
 }
 

@@ -42,18 +42,26 @@ pub(super) fn pipeline(global: &Global) -> Result<ExitCode, Failure> {
     for entry in pipeline.entries() {
         let kind = if entry.filter { "filter" } else { "observer" };
         let (point, stage) = (format!("{:?}", entry.point), format!("{:?}", entry.stage));
-        text.push_str(&format!("  {point:<14} {stage:<9} {kind:<9} {}\n", entry.module));
+        text.push_str(&format!(
+            "  {point:<14} {stage:<9} {kind:<9} {}\n",
+            entry.module
+        ));
     }
     text.push_str("\nIQ\n");
     for (target, set, ns, name, module) in pipeline.iq_entries() {
         let kind = if set { "set" } else { "get" };
         let target = format!("{target:?}");
-        text.push_str(&format!("  {target:<13} {kind}  {module:<10} {{{ns}}}{name}\n"));
+        text.push_str(&format!(
+            "  {target:<13} {kind}  {module:<10} {{{ns}}}{name}\n"
+        ));
     }
     text.push_str("\nmodules\n");
     for meta in pipeline.metas() {
-        let specs: Vec<String> =
-            meta.specs.iter().map(|(name, version)| format!("{name} {version}")).collect();
+        let specs: Vec<String> = meta
+            .specs
+            .iter()
+            .map(|(name, version)| format!("{name} {version}"))
+            .collect();
         text.push_str(&format!("  {:<13} {}\n", meta.name, specs.join(", ")));
     }
     print(&text);
@@ -86,7 +94,10 @@ pub(super) fn config(global: &Global, command: &ConfigCommand) -> Result<ExitCod
                 let hash = format!("{:016x}", config.config_hash());
                 print(&format!("{}\n", json!({ "ok": true, "hash": hash })));
             } else {
-                print(&format!("the configuration is good for `sestina {}`\n", role.as_str()));
+                print(&format!(
+                    "the configuration is good for `sestina {}`\n",
+                    role.as_str()
+                ));
             }
         }
     }
@@ -108,7 +119,12 @@ pub(super) fn certs(global: &Global, command: &Certs) -> Result<ExitCode, Failur
                 ));
             }
         }
-        Certs::Node { name, role, sans, dir } => {
+        Certs::Node {
+            name,
+            role,
+            sans,
+            dir,
+        } => {
             let role = match role {
                 CertRole::Edge => sestina_certs::Role::Edge,
                 CertRole::Router => sestina_certs::Role::Router,
@@ -160,7 +176,11 @@ pub(super) fn certs(global: &Global, command: &Certs) -> Result<ExitCode, Failur
                     info.subject,
                     info.issuer,
                     names.join(", "),
-                    if roles.is_empty() { "none".to_owned() } else { roles.join(", ") },
+                    if roles.is_empty() {
+                        "none".to_owned()
+                    } else {
+                        roles.join(", ")
+                    },
                 ));
             }
         }

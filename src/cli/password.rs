@@ -33,18 +33,27 @@ pub(super) fn get(new: &NewPassword) -> Result<Password, Failure> {
         let text = hidden("password (empty: one is made): ")?;
         if !text.is_empty() {
             if hidden("again: ")? != text {
-                return Err(Failure::new("invalid-arguments", "the two passwords differ"));
+                return Err(Failure::new(
+                    "invalid-arguments",
+                    "the two passwords differ",
+                ));
             }
             return Ok(Password { text, made: false });
         }
     }
-    Ok(Password { text: made_up(), made: true })
+    Ok(Password {
+        text: made_up(),
+        made: true,
+    })
 }
 
 /// Asks a question; no without a terminal.
 pub(super) fn confirm(question: &str) -> Result<bool, Failure> {
     if !std::io::stdin().is_terminal() {
-        return Err(Failure::new("invalid-arguments", "say --yes to do it without being asked"));
+        return Err(Failure::new(
+            "invalid-arguments",
+            "say --yes to do it without being asked",
+        ));
     }
     prompt(&format!("{question} [y/N] "))?;
     let answer = line(&mut std::io::stdin().lock())?;
@@ -53,7 +62,9 @@ pub(super) fn confirm(question: &str) -> Result<bool, Failure> {
 
 fn made_up() -> String {
     let mut random = rand::rng();
-    (0..LENGTH).map(|_| char::from(ALPHABET[random.random_range(0..ALPHABET.len())])).collect()
+    (0..LENGTH)
+        .map(|_| char::from(ALPHABET[random.random_range(0..ALPHABET.len())]))
+        .collect()
 }
 
 fn line(input: &mut impl BufRead) -> Result<String, Failure> {
@@ -78,7 +89,9 @@ fn hidden(question: &str) -> Result<String, Failure> {
 
 fn prompt(text: &str) -> Result<(), Failure> {
     let mut out = std::io::stderr().lock();
-    out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(failed)
+    out.write_all(text.as_bytes())
+        .and_then(|()| out.flush())
+        .map_err(failed)
 }
 
 fn failed(error: std::io::Error) -> Failure {

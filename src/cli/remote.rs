@@ -40,7 +40,11 @@ impl Server {
         if !path.exists() {
             return Err(Failure::new("away", hint));
         }
-        Ok(Server { client: AdminClient::unix(&path), _dialer: None, hint })
+        Ok(Server {
+            client: AdminClient::unix(&path),
+            _dialer: None,
+            hint,
+        })
     }
 
     fn connect(global: &Global, address: &str) -> Result<Server, Failure> {
@@ -70,7 +74,11 @@ impl Server {
         let dialer = Dialer::new(security);
         let client = AdminClient::connect(&dialer, &target)?;
         let hint = format!("no router answers at {address}; is the address right?");
-        Ok(Server { client, _dialer: Some(dialer), hint })
+        Ok(Server {
+            client,
+            _dialer: Some(dialer),
+            hint,
+        })
     }
 }
 
@@ -104,7 +112,19 @@ fn tell<A: Serialize, R: DeserializeOwned>(
     arguments: &A,
     people: impl FnOnce(&R) -> String,
 ) -> Result<R, Failure> {
+    tell_if(global, command, arguments, |_| Ok(()), people)
+}
+
+/// The same, unless `check` finds that the answer is a failure.
+fn tell_if<A: Serialize, R: DeserializeOwned>(
+    global: &Global,
+    command: &str,
+    arguments: &A,
+    check: impl FnOnce(&R) -> Result<(), Failure>,
+    people: impl FnOnce(&R) -> String,
+) -> Result<R, Failure> {
     let (value, read) = ask::<A, R>(global, command, arguments)?;
+    check(&read)?;
     if global.json {
         print(&format!("{value:#}\n"));
     } else {
@@ -136,9 +156,12 @@ pub(super) fn user(global: &Global, command: User) -> Result<ExitCode, Failure> 
 }
 
 fn change(global: &Global, command: &str, what: &str, jid: String) -> Result<(), Failure> {
-    tell(global, command, &types::UserRef { jid }, |done: &types::Done| {
-        format!("{} {what}\n", done.jid)
-    })?;
+    tell(
+        global,
+        command,
+        &types::UserRef { jid },
+        |done: &types::Done| format!("{} {what}\n", done.jid),
+    )?;
     Ok(())
 }
 
@@ -149,7 +172,10 @@ fn set_password(
     new: NewPassword,
 ) -> Result<(), Failure> {
     let password = password::get(&new)?;
-    let request = types::UserPassword { jid: new.jid, password: password.text.clone() };
+    let request = types::UserPassword {
+        jid: new.jid,
+        password: password.text.clone(),
+    };
     let (mut value, done) = ask::<_, types::Done>(global, command, &request)?;
     if global.json {
         if password.made
@@ -176,21 +202,43 @@ pub(super) fn sessions(global: &Global, command: Sessions) -> Result<ExitCode, F
             tell(global, "sessions.list", &query, show::sessions)?;
         }
         Sessions::Show { jid } => {
-            let query = types::SessionQuery { jid: Some(jid.clone()), local: false };
-            let found = tell(global, "sessions.list", &query, show::session_details)?;
-            if found.sessions.is_empty() {
-                return Err(Failure::new("not-found", format!("{jid} has no session")));
-            }
+            let query = types::SessionQuery {
+                jid: Some(jid.clone()),
+                local: false,
+            };
+            let check = |found: &types::Sessions| none(&jid, found.sessions.len(), &found.missing);
+            tell_if(
+                global,
+                "sessions.list",
+                &query,
+                check,
+                show::session_details,
+            )?;
         }
         Sessions::Close { jid } => {
-            let query = types::SessionQuery { jid: Some(jid.clone()), local: false };
-            let done = tell(global, "sessions.close", &query, show::closed)?;
-            if done.closed == 0 {
-                return Err(Failure::new("not-found", format!("{jid} has no session")));
-            }
+            let query = types::SessionQuery {
+                jid: Some(jid.clone()),
+                local: false,
+            };
+            let check = |done: &types::Closed| none(&jid, done.closed, &done.missing);
+            tell_if(global, "sessions.close", &query, check, show::closed)?;
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn none(jid: &str, count: usize, missing: &[String]) -> Result<(), Failure> {
+    if count > 0 {
+        return Ok(());
+    }
+    let mut text = format!("{jid} has no session");
+    if !missing.is_empty() {
+        text.push_str(&format!(
+            " on the routers that answered ({})",
+            missing.join("; ")
+        ));
+    }
+    Err(Failure::new("not-found", text))
 }
 
 pub(super) fn slots(global: &Global) -> Result<ExitCode, Failure> {
@@ -206,8 +254,16 @@ pub(super) fn status(global: &Global) -> Result<ExitCode, Failure> {
         Told::Cluster(status) => (status.whole, show::status(status)),
         Told::Node(node) => (node.ready, show::node_status(node)),
     };
-    print(&if global.json { format!("{value:#}\n") } else { text });
-    Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    print(&if global.json {
+        format!("{value:#}\n")
+    } else {
+        text
+    });
+    Ok(if good {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
 }
 
 /// A router tells of the cluster; an edge or a storage process of itself.
@@ -221,14 +277,26 @@ enum Told {
 pub(super) fn failpoint(global: &Global, command: Failpoint) -> Result<ExitCode, Failure> {
     match command {
         Failpoint::Arm { points } => {
-            let arm = types::FailpointArm { points: points.join(";") };
+            let arm = types::FailpointArm {
+                points: points.join(";"),
+            };
             tell(global, "failpoint.arm", &arm, show::armed)?;
         }
         Failpoint::Disarm { name } => {
-            tell(global, "failpoint.disarm", &types::FailpointRef { name }, show::armed)?;
+            tell(
+                global,
+                "failpoint.disarm",
+                &types::FailpointRef { name },
+                show::armed,
+            )?;
         }
         Failpoint::List => {
-            tell(global, "failpoint.list", &serde_json::json!({}), show::failpoints)?;
+            tell(
+                global,
+                "failpoint.list",
+                &serde_json::json!({}),
+                show::failpoints,
+            )?;
         }
     }
     Ok(ExitCode::SUCCESS)

@@ -25,7 +25,10 @@ pub(super) struct Failure {
 
 impl Failure {
     pub(super) fn new(code: &str, text: impl Into<String>) -> Failure {
-        Failure { code: code.to_owned(), text: text.into() }
+        Failure {
+            code: code.to_owned(),
+            text: text.into(),
+        }
     }
 }
 
@@ -43,7 +46,10 @@ impl From<ConfigErrors> for Failure {
 
 impl From<sestina_api::admin::AdminError> for Failure {
     fn from(error: sestina_api::admin::AdminError) -> Failure {
-        Failure { code: error.code, text: error.text }
+        Failure {
+            code: error.code,
+            text: error.text,
+        }
     }
 }
 
@@ -52,12 +58,18 @@ pub fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
-            let asked =
-                matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
+            let asked = matches!(
+                error.kind(),
+                ErrorKind::DisplayHelp | ErrorKind::DisplayVersion
+            );
             if let Err(error) = error.print() {
                 complain(&error.to_string());
             }
-            return if asked { ExitCode::SUCCESS } else { ExitCode::from(2) };
+            return if asked {
+                ExitCode::SUCCESS
+            } else {
+                ExitCode::from(2)
+            };
         }
     };
     let json = cli.global.json;
@@ -98,7 +110,10 @@ fn run(cli: Cli) -> Result<ExitCode, Failure> {
 /// The configuration file that applies.
 pub(super) fn file(global: &Global) -> Option<PathBuf> {
     let usual = Path::new(USUAL_FILE);
-    global.config.clone().or_else(|| usual.is_file().then(|| usual.to_owned()))
+    global
+        .config
+        .clone()
+        .or_else(|| usual.is_file().then(|| usual.to_owned()))
 }
 
 /// The configuration in effect.

@@ -3,9 +3,7 @@
 use sestina_router::admin::SessionInfo;
 use sestina_xmpp::ext::datetime;
 
-use crate::admin::types::{
-    Closed, Failpoints, NodeStatus, Sessions, Slots, Status, User, Users,
-};
+use crate::admin::types::{Closed, Failpoints, NodeStatus, Sessions, Slots, Status, User, Users};
 
 /// Rows under a head, each column as wide as its widest cell.
 fn table(head: &[&str], rows: &[Vec<String>]) -> String {
@@ -18,8 +16,11 @@ fn table(head: &[&str], rows: &[Vec<String>]) -> String {
     let mut text = String::new();
     let head: Vec<String> = head.iter().map(|cell| (*cell).to_owned()).collect();
     for row in std::iter::once(&head).chain(rows) {
-        let line: Vec<String> =
-            row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
+        let line: Vec<String> = row
+            .iter()
+            .zip(&widths)
+            .map(|(cell, width)| format!("{cell:<width$}"))
+            .collect();
         text.push_str(line.join("  ").trim_end());
         text.push('\n');
     }
@@ -27,7 +28,11 @@ fn table(head: &[&str], rows: &[Vec<String>]) -> String {
 }
 
 fn plural(count: usize, what: &str) -> String {
-    if count == 1 { format!("1 {what}") } else { format!("{count} {what}s") }
+    if count == 1 {
+        format!("1 {what}")
+    } else {
+        format!("{count} {what}s")
+    }
 }
 
 fn yes(value: bool) -> String {
@@ -70,14 +75,19 @@ pub(super) fn sessions(found: &Sessions) -> String {
                 session.state.clone(),
                 session.transport.clone(),
                 session.remote.clone(),
-                session.priority.map_or("-".to_owned(), |priority| priority.to_string()),
+                session
+                    .priority
+                    .map_or("-".to_owned(), |priority| priority.to_string()),
             ]
         })
         .collect();
     let mut text = if rows.is_empty() {
         "no sessions\n".to_owned()
     } else {
-        table(&["session", "state", "transport", "from", "priority"], &rows)
+        table(
+            &["session", "state", "transport", "from", "priority"],
+            &rows,
+        )
     };
     text.push_str(&incomplete(&found.missing));
     text
@@ -101,7 +111,9 @@ fn session(session: &SessionInfo) -> String {
         session.slot,
         yes(session.stream_management),
         yes(session.carbons),
-        session.priority.map_or("not available".to_owned(), |priority| priority.to_string()),
+        session
+            .priority
+            .map_or("not available".to_owned(), |priority| priority.to_string()),
         session.stanzas_in,
         session.stanzas_out,
         session.queued_bytes,
@@ -110,18 +122,31 @@ fn session(session: &SessionInfo) -> String {
 }
 
 pub(super) fn closed(done: &Closed) -> String {
-    format!("{} closed\n{}", plural(done.closed, "session"), incomplete(&done.missing))
+    format!(
+        "{} closed\n{}",
+        plural(done.closed, "session"),
+        incomplete(&done.missing)
+    )
 }
 
 fn incomplete(missing: &[String]) -> String {
-    missing.iter().map(|who| format!("incomplete: {who}\n")).collect()
+    missing
+        .iter()
+        .map(|who| format!("incomplete: {who}\n"))
+        .collect()
 }
 
 pub(super) fn slots(slots: &Slots) -> String {
     let rows: Vec<_> = slots
         .routers
         .iter()
-        .map(|router| vec![router.name.clone(), router.address.clone(), router.slots.to_string()])
+        .map(|router| {
+            vec![
+                router.name.clone(),
+                router.address.clone(),
+                router.slots.to_string(),
+            ]
+        })
         .collect();
     let mut text = format!("slot table {}\n\n", slots.version);
     text.push_str(&table(&["router", "address", "slots"], &rows));
@@ -159,12 +184,20 @@ pub(super) fn status(status: &Status) -> String {
         .iter()
         .map(|process| {
             let incarnation = &process.incarnation;
-            let router = status.routers.iter().find(|r| &r.incarnation == incarnation);
+            let router = status
+                .routers
+                .iter()
+                .find(|r| &r.incarnation == incarnation);
             vec![
                 process.name.clone(),
                 process.role.clone(),
                 process.address.clone(),
-                if process.draining { "draining" } else { "serving" }.to_owned(),
+                if process.draining {
+                    "draining"
+                } else {
+                    "serving"
+                }
+                .to_owned(),
                 yes(process.redis),
                 yes(process.storage),
                 router.map_or("-".to_owned(), |router| router.counts.slots.to_string()),
@@ -172,7 +205,9 @@ pub(super) fn status(status: &Status) -> String {
             ]
         })
         .collect();
-    let head = ["process", "role", "address", "state", "redis", "storage", "slots", "sessions"];
+    let head = [
+        "process", "role", "address", "state", "redis", "storage", "slots", "sessions",
+    ];
     text.push_str(&table(&head, &rows));
     text.push_str(&format!(
         "\nanswered by {}, program {}, slot table {}\n",
@@ -182,8 +217,15 @@ pub(super) fn status(status: &Status) -> String {
 }
 
 pub(super) fn node_status(node: &NodeStatus) -> String {
-    let state = if node.ready { "ready".to_owned() } else { format!("not ready: {}", node.reason) };
-    format!("{} {} (program {}): {state}\n", node.role, node.name, node.program)
+    let state = if node.ready {
+        "ready".to_owned()
+    } else {
+        format!("not ready: {}", node.reason)
+    };
+    format!(
+        "{} {} (program {}): {state}\n",
+        node.role, node.name, node.program
+    )
 }
 
 pub(super) fn armed(points: &Failpoints) -> String {
@@ -191,10 +233,19 @@ pub(super) fn armed(points: &Failpoints) -> String {
         .points
         .iter()
         .filter_map(|point| {
-            Some(format!("{}={} ({} hits)\n", point.name, point.action.as_ref()?, point.hits))
+            Some(format!(
+                "{}={} ({} hits)\n",
+                point.name,
+                point.action.as_ref()?,
+                point.hits
+            ))
         })
         .collect();
-    if armed.is_empty() { "no fail point is armed\n".to_owned() } else { armed.concat() }
+    if armed.is_empty() {
+        "no fail point is armed\n".to_owned()
+    } else {
+        armed.concat()
+    }
 }
 
 pub(super) fn failpoints(points: &Failpoints) -> String {
@@ -203,7 +254,12 @@ pub(super) fn failpoints(points: &Failpoints) -> String {
         .iter()
         .map(|point| {
             let action = point.action.clone().unwrap_or_default();
-            vec![point.name.clone(), action, point.hits.to_string(), point.what.clone()]
+            vec![
+                point.name.clone(),
+                action,
+                point.hits.to_string(),
+                point.what.clone(),
+            ]
         })
         .collect();
     table(&["point", "action", "hits", "where"], &rows)
@@ -216,7 +272,10 @@ mod tests {
     #[test]
     fn columns_are_as_wide_as_their_cells() {
         let rows = [vec!["alice@localhost".to_owned(), "x".to_owned()]];
-        assert_eq!(table(&["user", "b"], &rows), "user             b\nalice@localhost  x\n");
+        assert_eq!(
+            table(&["user", "b"], &rows),
+            "user             b\nalice@localhost  x\n"
+        );
     }
 
     #[test]
@@ -226,7 +285,10 @@ mod tests {
             ..Status::default()
         });
         assert!(text.starts_with("the cluster is NOT whole:\n  - redis cannot be reached"));
-        let text = status(&Status { whole: true, ..Status::default() });
+        let text = status(&Status {
+            whole: true,
+            ..Status::default()
+        });
         assert!(text.starts_with("the cluster is whole\n"));
     }
 }

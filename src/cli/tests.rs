@@ -33,11 +33,13 @@ fn flags_for_all_stand_before_or_behind_the_command() {
 
 #[test]
 fn commands_are_read() {
-    let Some(Command::User(User::Add(new))) = parse("user add a@b --stdin").unwrap().command
-    else {
+    let Some(Command::User(User::Add(new))) = parse("user add a@b --stdin").unwrap().command else {
         panic!("not read as user add")
     };
-    assert_eq!((new.jid.as_str(), new.stdin, new.generate), ("a@b", true, false));
+    assert_eq!(
+        (new.jid.as_str(), new.stdin, new.generate),
+        ("a@b", true, false)
+    );
     let close = parse("sessions close a@b/c").unwrap().command;
     assert!(matches!(close, Some(Command::Sessions(Sessions::Close { jid })) if jid == "a@b/c"));
     for line in [
@@ -91,8 +93,20 @@ fn wrong_calls_are_refused() {
 fn help_names_all_commands_but_the_hidden() {
     let help = Cli::command().render_long_help().to_string();
     for name in [
-        "serve", "edge", "router", "storage", "user", "sessions", "slots", "status", "pipeline",
-        "config", "certs", "--connect", "--json", "--set",
+        "serve",
+        "edge",
+        "router",
+        "storage",
+        "user",
+        "sessions",
+        "slots",
+        "status",
+        "pipeline",
+        "config",
+        "certs",
+        "--connect",
+        "--json",
+        "--set",
     ] {
         assert!(help.contains(name), "{name}\n{help}");
     }
@@ -106,7 +120,11 @@ fn every_command_says_what_it_does() {
             let path = format!("{path} {}", inner.get_name());
             assert!(inner.get_about().is_some(), "{path} has no help text");
             for argument in inner.get_arguments().filter(|a| a.get_id() != "help") {
-                assert!(argument.get_help().is_some(), "{path} {} has none", argument.get_id());
+                assert!(
+                    argument.get_help().is_some(),
+                    "{path} {} has none",
+                    argument.get_id()
+                );
             }
             walk(inner, &path);
         }

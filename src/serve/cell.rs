@@ -47,7 +47,9 @@ impl RouterCell {
 
     /// Whether it can do its work.
     pub fn ready(&self) -> Result<(), String> {
-        let Some(running) = self.get() else { return Err("the router is starting".to_owned()) };
+        let Some(running) = self.get() else {
+            return Err("the router is starting".to_owned());
+        };
         if !running.router.is_ready() {
             return Err("the lease is not fresh".to_owned());
         }

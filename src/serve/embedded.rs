@@ -67,7 +67,9 @@ impl Embedded {
         let tls = compose::client_tls(&config);
         let certs = tokio::task::spawn_blocking(move || CertStore::open(&tls)).await??;
         let storage = Storage::open(compose::storage(&config)).await?;
-        end_old_leases(&*storage).await.context("cannot end the leases of an earlier run")?;
+        end_old_leases(&*storage)
+            .await
+            .context("cannot end the leases of an earlier run")?;
         let mut stores = metered_stores(storage.clone(), metrics.clone());
         let connector = DirectConnector::new();
         let mut routers: Arc<dyn RouterConnector> = Arc::new(connector.clone());
@@ -112,10 +114,15 @@ impl Embedded {
                 tokio::time::sleep(LOOK).await;
             }
         };
-        tokio::time::timeout(FIRST_SLOTS, serving).await.map_err(|_| {
-            let reason = self.ready().err().unwrap_or_else(|| "slots are missing".to_owned());
-            anyhow::anyhow!("the server did not begin to serve: {reason}; see the log")
-        })
+        tokio::time::timeout(FIRST_SLOTS, serving)
+            .await
+            .map_err(|_| {
+                let reason = self
+                    .ready()
+                    .err()
+                    .unwrap_or_else(|| "slots are missing".to_owned());
+                anyhow::anyhow!("the server did not begin to serve: {reason}; see the log")
+            })
     }
 
     /// Whether it can do its work.
@@ -148,7 +155,9 @@ impl Embedded {
     /// Ends the sockets in a friendly way; messages that clients have not got are kept for them.
     pub async fn drain(&self) {
         self.edge.drain().await;
-        let Some(running) = self.cell.get() else { return };
+        let Some(running) = self.cell.get() else {
+            return;
+        };
         for session in running.router.sessions().await {
             running.router.close_sessions(&session.jid).await;
         }
@@ -208,14 +217,21 @@ async fn start_router(
     };
     let router = Arc::new(Router::start(deps).await?);
     connector.add(node.clone(), router.acceptor());
-    cell.set(Running { router, node, shadow_leases, storage_leases });
+    cell.set(Running {
+        router,
+        node,
+        shadow_leases,
+        storage_leases,
+    });
     Ok(())
 }
 
 /// The file has one user, so whoever held a lease in it is dead: no need to wait for its end.
 async fn end_old_leases(stores: &dyn Stores) -> anyhow::Result<()> {
     for lease in stores.lease_list(proto::Empty {}).await?.leases {
-        stores.lease_end(proto::LeaseEndRequest { node: lease.node }).await?;
+        stores
+            .lease_end(proto::LeaseEndRequest { node: lease.node })
+            .await?;
     }
     Ok(())
 }
@@ -243,7 +259,9 @@ async fn work(
 ) -> anyhow::Result<()> {
     process.reload_on_hangup(Some(embedded.certs.clone()), None);
     let (cell, edge) = (embedded.cell.clone(), embedded.edge.clone());
-    process.announce(Arc::new(move || ready(&cell, &edge))).await?;
+    process
+        .announce(Arc::new(move || ready(&cell, &edge)))
+        .await?;
     let admin = RouterAdmin::new(
         config,
         embedded.cell.clone(),
@@ -252,7 +270,9 @@ async fn work(
         Some(embedded.edge.clone()),
         process.metrics.clone(),
     );
-    process.tasks.spawn("whole", admin.clone().watch_whole(process.tasks.token()));
+    process
+        .tasks
+        .spawn("whole", admin.clone().watch_whole(process.tasks.token()));
     let socket = process.admin_socket(admin).await?;
     let began = tokio::select! {
         began = embedded.serving() => began.map(|()| true),
@@ -264,7 +284,12 @@ async fn work(
         let made = (own.is_none() && config.host.iter().all(|h| h.certificate.is_none()))
             .then_some(made.as_path());
         let command = welcome::command(config_file.as_deref());
-        crate::cli::print(&welcome::lines(config, &command, embedded.edge.addresses(), made));
+        crate::cli::print(&welcome::lines(
+            config,
+            &command,
+            embedded.edge.addresses(),
+            made,
+        ));
         until_asked(process, embedded).await?;
     }
     process.begin_draining();

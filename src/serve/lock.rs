@@ -17,12 +17,23 @@ impl DataLock {
     /// Makes the directory if needed and takes it.
     pub fn take(dir: &Path) -> anyhow::Result<DataLock> {
         std::fs::create_dir_all(dir).with_context(|| {
-            format!("cannot create the data directory {}; set node.data_dir", dir.display())
+            format!(
+                "cannot create the data directory {}; set node.data_dir",
+                dir.display()
+            )
         })?;
         let path = dir.join("lock");
-        let open = File::options().create(true).truncate(false).write(true).read(true).open(&path);
+        let open = File::options()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .read(true)
+            .open(&path);
         let mut file = open.with_context(|| {
-            format!("cannot open {}; make the data directory writable", path.display())
+            format!(
+                "cannot open {}; make the data directory writable",
+                path.display()
+            )
         })?;
         match file.try_lock() {
             Ok(()) => {}
@@ -59,7 +70,10 @@ mod tests {
         let inner = dir.path().join("a/b");
         let lock = DataLock::take(&inner).unwrap();
         let refused = DataLock::take(&inner).unwrap_err().to_string();
-        assert!(refused.contains(&format!("id {}", std::process::id())), "{refused}");
+        assert!(
+            refused.contains(&format!("id {}", std::process::id())),
+            "{refused}"
+        );
         assert!(refused.contains("node.data_dir"), "{refused}");
         drop(lock);
         DataLock::take(&inner).unwrap();

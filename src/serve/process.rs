@@ -116,20 +116,29 @@ impl Process {
         handler: Arc<dyn AdminHandler>,
     ) -> anyhow::Result<RunningServer> {
         let path = crate::cli::socket(&self.config);
-        if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
+        if let Some(folder) = path
+            .parent()
+            .filter(|folder| !folder.as_os_str().is_empty())
+        {
             std::fs::create_dir_all(folder)
                 .with_context(|| format!("cannot create {}; set admin.socket", folder.display()))?;
         }
-        Ok(RpcServer::new(Security::Plaintext).admin(handler).listen_unix(&path).await?)
+        Ok(RpcServer::new(Security::Plaintext)
+            .admin(handler)
+            .listen_unix(&path)
+            .await?)
     }
 
     /// Reads again at SIGHUP what can be read again: certificates and the log filter.
     pub fn reload_on_hangup(&mut self, certs: Option<Arc<CertStore>>, security: Option<Security>) {
-        let Some(reread) = self.reread.take() else { return };
+        let Some(reread) = self.reread.take() else {
+            return;
+        };
         let (mut reloads, guard) = (self.shutdown.reloads.clone(), self.guard.clone());
         let token = self.tasks.token();
         if let Some(certs) = &certs {
-            self.tasks.spawn("certificates", certs.clone().watch(self.tasks.token()));
+            self.tasks
+                .spawn("certificates", certs.clone().watch(self.tasks.token()));
         }
         self.tasks.spawn("reload", async move {
             loop {

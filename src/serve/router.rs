@@ -66,11 +66,23 @@ async fn serve(process: &mut Process) -> anyhow::Result<()> {
         process.metrics.clone(),
     );
     let readiness = cell.clone();
-    let ready = process.announce(Arc::new(move || readiness.ready())).await?;
-    process.tasks.spawn("whole", admin.clone().watch_whole(process.tasks.token()));
+    let ready = process
+        .announce(Arc::new(move || readiness.ready()))
+        .await?;
+    process
+        .tasks
+        .spawn("whole", admin.clone().watch_whole(process.tasks.token()));
     let socket = process.admin_socket(admin.clone()).await?;
-    let around =
-        Around { security, dialer, stores, shadow, shadow_leases, ready, admin, cell };
+    let around = Around {
+        security,
+        dialer,
+        stores,
+        shadow,
+        shadow_leases,
+        ready,
+        admin,
+        cell,
+    };
     let served = Box::pin(until_asked(process, &config, &around)).await;
     socket.shutdown(LAST).await;
     around.dialer.shutdown().await;
@@ -81,15 +93,14 @@ async fn serve(process: &mut Process) -> anyhow::Result<()> {
 fn live_state(config: &Config) -> anyhow::Result<(Arc<dyn Shadow>, Arc<dyn LeaseAuthority>)> {
     let redis = compose::redis(config)
         .context("`redis.mode`: routers share their live state in Redis; set mode and urls")?;
-    Ok((Arc::new(RedisShadow::connect(&redis)?), Arc::new(RedisLeases::connect(&redis)?)))
+    Ok((
+        Arc::new(RedisShadow::connect(&redis)?),
+        Arc::new(RedisLeases::connect(&redis)?),
+    ))
 }
 
 /// Runs one router after the other: one that lost its lease is replaced by a new incarnation.
-async fn until_asked(
-    process: &Process,
-    config: &Config,
-    around: &Around,
-) -> anyhow::Result<()> {
+async fn until_asked(process: &Process, config: &Config, around: &Around) -> anyhow::Result<()> {
     loop {
         let started = tokio::select! {
             started = start(process, config, around) => started?,
@@ -118,7 +129,10 @@ async fn until_asked(
             None => return Ok(()),
             Some(RouterEnd::Stopped) => anyhow::bail!("the router stopped by itself; see the log"),
             Some(RouterEnd::LeaseLost(why)) => {
-                tracing::error!(why, "the lease is lost, starting anew with another incarnation");
+                tracing::error!(
+                    why,
+                    "the lease is lost, starting anew with another incarnation"
+                );
             }
         }
     }
@@ -129,8 +143,11 @@ async fn start(
     config: &Config,
     around: &Around,
 ) -> anyhow::Result<(Arc<Router>, RunningServer)> {
-    let node =
-        compose::node(&config.node.name, proto::NodeRole::Router, &compose::address(config));
+    let node = compose::node(
+        &config.node.name,
+        proto::NodeRole::Router,
+        &compose::address(config),
+    );
     let shadow_leases = MeteredLeases::new(
         around.shadow_leases.clone(),
         Authority::Redis,
@@ -164,7 +181,12 @@ async fn start(
             .health(around.ready.clone());
         match server.listen(config.cluster.listen).await {
             Ok(server) => {
-                around.cell.set(Running { router: router.clone(), node, shadow_leases, storage_leases });
+                around.cell.set(Running {
+                    router: router.clone(),
+                    node,
+                    shadow_leases,
+                    storage_leases,
+                });
                 return Ok((router, server));
             }
             Err(error) if tries >= LISTEN_TRIES => {

@@ -35,7 +35,10 @@ async fn serve(process: &mut Process) -> anyhow::Result<()> {
     process.reload_on_hangup(None, Some(security.clone()));
     if config.storage.url.is_none() {
         std::fs::create_dir_all(&config.node.data_dir).with_context(|| {
-            format!("cannot create {}; set node.data_dir", config.node.data_dir.display())
+            format!(
+                "cannot create {}; set node.data_dir",
+                config.node.data_dir.display()
+            )
         })?;
     }
     let opened = tokio::select! {

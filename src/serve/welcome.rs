@@ -13,7 +13,11 @@ pub fn lines(
     addresses: &[(Arc<str>, SocketAddr)],
     self_signed: Option<&Path>,
 ) -> String {
-    let domains: Vec<&str> = config.host.iter().map(|host| host.domain.as_str()).collect();
+    let domains: Vec<&str> = config
+        .host
+        .iter()
+        .map(|host| host.domain.as_str())
+        .collect();
     let mut text = format!("sestina serves {}\n", domains.join(", "));
     for (name, address) in addresses {
         let what = match &**name {
@@ -23,7 +27,10 @@ pub fn lines(
             "http" => format!("WebSocket behind a proxy: ws://{address}/xmpp-websocket"),
             "https" => {
                 let domain = domains.first().copied().unwrap_or("localhost");
-                format!("WebSocket: wss://{domain}:{}/xmpp-websocket", address.port())
+                format!(
+                    "WebSocket: wss://{domain}:{}/xmpp-websocket",
+                    address.port()
+                )
             }
             other => other.to_owned(),
         };
@@ -43,7 +50,9 @@ pub fn lines(
             domain = host.domain
         ));
     }
-    text.push_str(&format!("how it is:    {command} status\nstop it:      Ctrl-C\n"));
+    text.push_str(&format!(
+        "how it is:    {command} status\nstop it:      Ctrl-C\n"
+    ));
     text
 }
 
@@ -54,7 +63,11 @@ pub fn command(config_file: Option<&Path>) -> String {
         "cargo run --release --".to_owned()
     } else {
         let own = std::env::args().next().unwrap_or_default();
-        if own.is_empty() { "sestina".to_owned() } else { own }
+        if own.is_empty() {
+            "sestina".to_owned()
+        } else {
+            own
+        }
     };
     if let Some(path) = config_file {
         command.push_str(&format!(" --config {}", path.display()));
@@ -74,7 +87,12 @@ mod tests {
             (Arc::from("c2s"), "[::]:5222".parse().unwrap()),
             (Arc::from("https"), "[::]:5281".parse().unwrap()),
         ];
-        let text = lines(&config, "sestina", &addresses, Some(Path::new("d/self-signed.crt")));
+        let text = lines(
+            &config,
+            "sestina",
+            &addresses,
+            Some(Path::new("d/self-signed.crt")),
+        );
         for part in [
             "serves localhost",
             "[::]:5222",

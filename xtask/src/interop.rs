@@ -25,8 +25,7 @@ pub(crate) fn run() -> Result<()> {
 
 /// The number of checks that passed; an error if one did not.
 pub(crate) fn run_clients() -> Result<usize> {
-    repo::run(repo::cargo().args(["build", "--locked", "--workspace", "--bins"]))?;
-    let programs = repo::target()?.join("debug");
+    let programs = repo::build_debug()?;
     let cache = repo::target()?.join("interop");
     let python = python(&cache)?;
     let node = node(&cache)?;

@@ -103,8 +103,23 @@ fn line(command: &Command) -> String {
         .join(" ")
 }
 
+/// Names a folder with programs that were built elsewhere, to use instead of building them.
+const PROGRAMS_VARIABLE: &str = "SESTINA_PROGRAMS";
+
+/// Builds all programs for tests and returns the folder that they are in.
+pub(crate) fn build_debug() -> Result<PathBuf> {
+    if let Some(folder) = std::env::var_os(PROGRAMS_VARIABLE) {
+        return Ok(folder.into());
+    }
+    run(cargo().args(["build", "--locked", "--workspace", "--bins"]))?;
+    Ok(target()?.join("debug"))
+}
+
 /// Builds binaries of these packages in release mode and returns the folder that they are in.
 pub(crate) fn build_release(packages: &[&str]) -> Result<PathBuf> {
+    if let Some(folder) = std::env::var_os(PROGRAMS_VARIABLE) {
+        return Ok(folder.into());
+    }
     let mut command = cargo();
     command.args(["build", "--release", "--locked"]);
     for package in packages {

@@ -12,6 +12,8 @@ mod init;
 mod log_export;
 pub mod metrics;
 mod otlp;
+#[cfg(feature = "testing")]
+pub mod testing;
 pub mod trace;
 
 pub use init::{Guard, TelemetryError, init};

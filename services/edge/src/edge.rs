@@ -59,7 +59,7 @@ impl EdgeStatus {
 
 /// A running edge.
 pub struct Edge {
-    shared: Arc<Shared>,
+    pub(crate) shared: Arc<Shared>,
     listeners: Option<Listeners>,
 }
 

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use sestina_api::store::StoreError;
+use sestina_runtime::failpoint;
 use sqlx::pool::PoolConnection;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{ConnectOptions, Connection, Database, Executor, PgConnection, PgPool, Pool};
@@ -24,7 +25,7 @@ const TRUSTED: Duration = Duration::from_secs(1);
 const DEAD_LIMIT: usize = 64;
 
 /// Which pool an operation uses.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Lane {
     Control,
     Main,
@@ -111,8 +112,12 @@ impl Pg {
     where
         F: for<'c> FnOnce(&'c mut PgConnection) -> BoxFuture<'c, Result<T, Fault>>,
     {
-        self.run(lane, "BEGIN ISOLATION LEVEL READ COMMITTED", work)
-            .await
+        let begin = "BEGIN ISOLATION LEVEL READ COMMITTED";
+        let done = self.run(lane, begin, "storage.write", work).await;
+        if done.is_ok() && lane != Lane::Control {
+            failpoint::hit_async("storage.written").await;
+        }
+        done
     }
 
     /// Runs `work` on one snapshot.
@@ -123,18 +128,29 @@ impl Pg {
         self.run(
             lane,
             "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY",
+            "storage.read",
             work,
         )
         .await
     }
 
-    async fn run<T, F>(&self, lane: Lane, begin: &'static str, work: F) -> Result<T, Fault>
+    async fn run<T, F>(
+        &self,
+        lane: Lane,
+        begin: &'static str,
+        point: &'static str,
+        work: F,
+    ) -> Result<T, Fault>
     where
         F: for<'c> FnOnce(&'c mut PgConnection) -> BoxFuture<'c, Result<T, Fault>>,
     {
         let transaction = async {
             let mut conn = self.begin(lane, begin).await?;
-            let result = work(&mut conn).await;
+            let mut result = work(&mut conn).await;
+            // Leases and the table have points of their own.
+            if lane != Lane::Control && failpoint::hit_async(point).await {
+                result = Err(made_away().into());
+            }
             finish(conn, result).await
         };
         match tokio::time::timeout(self.deadline, transaction).await {
@@ -162,6 +178,11 @@ impl Pg {
         self.main.close().await;
         self.archive.close().await;
     }
+}
+
+/// What a fail point makes of an operation.
+pub(crate) fn made_away() -> StoreError {
+    StoreError::Away("a fail point says that the database is away".to_owned())
 }
 
 pub(crate) fn overdue(deadline: Duration) -> StoreError {

@@ -8,6 +8,7 @@ use futures_util::future::try_join_all;
 use parking_lot::Mutex;
 use sestina_api::store::{StoreError, Stores};
 use sestina_proto as proto;
+use sestina_runtime::failpoint;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
@@ -314,7 +315,12 @@ impl Stores for Storage {
         &self,
         request: proto::SlotClaimRequest,
     ) -> Result<proto::SlotClaimReply, StoreError> {
-        operate!(self, write Control, slots => claim, request)
+        let asked = request.moves.len();
+        let reply = operate!(self, write Control, slots => claim, request)?;
+        if asked > reply.refused_slots.len() {
+            failpoint::hit_async("storage.claimed").await;
+        }
+        Ok(reply)
     }
 
     async fn cluster_secret(

@@ -12,6 +12,7 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 use sestina_api::store::StoreError;
+use sestina_runtime::failpoint;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{ConnectOptions, Connection, Executor, SqliteConnection, SqlitePool};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -19,7 +20,7 @@ use tokio::task::JoinHandle;
 
 use crate::config::StorageConfig;
 use crate::error::Fault;
-use crate::pool::{Guard, finish, overdue};
+use crate::pool::{Guard, finish, made_away, overdue};
 
 /// Writes that may wait; more wait at the door (bounded by their deadline).
 const QUEUE: usize = 4096;
@@ -142,7 +143,10 @@ impl Lite {
         let (answer, answered) = oneshot::channel();
         let job: Job = Box::new(move |conn| {
             Box::pin(async move {
-                let result = work(conn).await.map_err(StoreError::from);
+                let mut result = work(conn).await.map_err(StoreError::from);
+                if failpoint::hit_async("storage.write").await {
+                    result = Err(made_away());
+                }
                 let keep = if result.is_ok() { Keep::Yes } else { Keep::No };
                 let finish: Finish = Box::new(move |committed| {
                     // An error of one's own says more than the fate of the transaction. Nobody
@@ -160,7 +164,12 @@ impl Lite {
                 .map_err(|_| StoreError::Away("the sqlite writer failed".to_owned()))?
         };
         match tokio::time::timeout(self.deadline, exchange).await {
-            Ok(result) => result.map_err(Fault::Store),
+            Ok(result) => {
+                if result.is_ok() {
+                    failpoint::hit_async("storage.written").await;
+                }
+                result.map_err(Fault::Store)
+            }
             Err(_) => Err(overdue(self.deadline).into()),
         }
     }
@@ -179,7 +188,10 @@ impl Lite {
         let transaction = async {
             let mut conn = Guard::acquire(readers).await?;
             conn.execute("BEGIN").await?;
-            let result = work(&mut conn).await;
+            let mut result = work(&mut conn).await;
+            if failpoint::hit_async("storage.read").await {
+                result = Err(made_away().into());
+            }
             finish(conn, result).await
         };
         match tokio::time::timeout(self.deadline, transaction).await {

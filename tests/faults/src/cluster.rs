@@ -149,9 +149,9 @@ impl Cluster {
         &mut self.tier(at.tier)[at.number]
     }
 
-    /// Arms a fail point.
-    pub async fn arm(&mut self, at: At, point: &str, action: &str) -> Result<()> {
-        let json = serde_json::json!({ "points": format!("{point}={action}") }).to_string();
+    /// Arms fail points, as `SESTINA_FAILPOINTS` names them.
+    pub async fn arm(&mut self, at: At, points: &str) -> Result<()> {
+        let json = serde_json::json!({ "points": points }).to_string();
         self.process(at).ask("failpoint.arm", &json).await.map(drop)
     }
 
@@ -239,5 +239,13 @@ impl Cluster {
     /// The folder of configurations and logs.
     pub fn folder(&self) -> PathBuf {
         self.folder.path().to_owned()
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.folder.disable_cleanup(true);
+        }
     }
 }

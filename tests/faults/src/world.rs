@@ -210,10 +210,10 @@ impl World {
         (me, (me + 1) % self.groups.len())
     }
 
-    /// Arms a fail point.
-    pub async fn arm(&self, at: At, point: &str, action: &str) -> Result<()> {
+    /// Arms fail points, as `SESTINA_FAILPOINTS` names them.
+    pub async fn arm(&self, at: At, points: &str) -> Result<()> {
         let mut cluster = self.cluster.lock().await;
-        cluster.arm(at, point, action).await.with_context(|| format!("arming {point}"))
+        cluster.arm(at, points).await.with_context(|| format!("arming {points}"))
     }
 }
 

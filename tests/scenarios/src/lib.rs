@@ -4,9 +4,11 @@
 //! - [`sandbox`]: starts all tiers, in any of three topologies, and breaks them
 //! - [`client`]: an XMPP client that says exactly what a test tells it to
 //! - [`transcript`]: the text form of scenarios (`transcripts/*.scs`) and what runs it
+//! - [`traffic`]: clients that talk while something else happens, and what must be true afterwards
 
 pub mod client;
 pub mod sandbox;
+pub mod traffic;
 pub mod transcript;
 mod wait;
 

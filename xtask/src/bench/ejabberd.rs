@@ -16,11 +16,11 @@ use crate::child::{Process, Spec};
 const USER: &str = "ejabberd";
 
 /// Starts it on a free port of 127.0.0.1.
-pub(super) fn start(logs: &Path) -> Result<Measured> {
+pub(super) fn start(programs: &Path, logs: &Path) -> Result<Measured> {
     let folder = tempfile::Builder::new()
         .prefix("sestina-ejabberd-")
         .tempdir()?;
-    let (cert, key) = certificate(folder.path())?;
+    let (cert, key) = certificate(programs, folder.path())?;
     let both = folder.path().join("both.pem");
     fs::write(
         &both,

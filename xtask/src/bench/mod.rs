@@ -68,14 +68,14 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     }
     let mut missing = Vec::new();
     if !options.ours {
-        type Start = fn(&std::path::Path) -> Result<Measured>;
+        type Start = fn(&std::path::Path, &std::path::Path) -> Result<Measured>;
         let others: [(&str, &str, Start); 2] = [
             ("prosody", "prosody", prosody::start),
             ("ejabberd", "ejabberdctl", ejabberd::start),
         ];
         for (package, program, start) in others {
             if repo::have_or_install(program, &[package]) {
-                servers.push(start(&folder)?);
+                servers.push(start(&programs, &folder)?);
             } else {
                 missing.push(package);
             }
@@ -114,9 +114,9 @@ struct Other {
 }
 
 /// A certificate for `localhost` (ECDSA P-256) in PEM, from the server that is measured too.
-fn certificate(folder: &std::path::Path) -> Result<(PathBuf, PathBuf)> {
+fn certificate(programs: &std::path::Path, folder: &std::path::Path) -> Result<(PathBuf, PathBuf)> {
     let certs = folder.join("certs");
-    let binary = repo::target()?.join("release/sestina");
+    let binary = programs.join("sestina");
     crate::sestina::issue_certificate(&binary, &certs, "localhost", "edge", &[])?;
     Ok((certs.join("localhost.pem"), certs.join("localhost.key")))
 }

@@ -12,11 +12,11 @@ use super::{Measured, Other, certificate};
 use crate::child::{Process, Spec};
 
 /// Starts it on a free port of 127.0.0.1.
-pub(super) fn start(logs: &Path) -> Result<Measured> {
+pub(super) fn start(programs: &Path, logs: &Path) -> Result<Measured> {
     let folder = tempfile::Builder::new()
         .prefix("sestina-prosody-")
         .tempdir()?;
-    let (cert, key) = certificate(folder.path())?;
+    let (cert, key) = certificate(programs, folder.path())?;
     let port = free_port()?;
     let at = folder.path().display();
     let config = format!(

@@ -4,10 +4,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
 use super::Findings;
+use crate::repo;
 
 /// Crates that must not be in the tree, and why.
 const BANNED: [(&str, &str); 6] = [
@@ -20,7 +21,7 @@ const BANNED: [(&str, &str); 6] = [
 ];
 
 /// A licence expression must be satisfied by these.
-const LICENCES: [&str; 14] = [
+const LICENCES: [&str; 15] = [
     "Apache-2.0",
     "Apache-2.0 WITH LLVM-exception",
     "MIT",
@@ -31,6 +32,7 @@ const LICENCES: [&str; 14] = [
     "ISC",
     "Zlib",
     "Unicode-3.0",
+    "BSL-1.0",
     "CC0-1.0",
     "CDLA-Permissive-2.0",
     "OpenSSL",
@@ -38,12 +40,12 @@ const LICENCES: [&str; 14] = [
     "MPL-2.0",
 ];
 
-/// What the server binary is linked with: the crates that its package reaches.
+/// Judges all packages by source and licence, and those in the server by name too.
 pub(super) fn check(metadata: &Value, found: &mut Findings) -> Result<()> {
     let packages = metadata["packages"]
         .as_array()
         .context("cargo metadata names no packages")?;
-    let linked = reached(metadata, "sestina")?;
+    let linked = linked()?;
     let mut versions: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
     for package in packages {
         let name = package["name"].as_str().unwrap_or_default();
@@ -60,7 +62,7 @@ pub(super) fn check(metadata: &Value, found: &mut Findings) -> Result<()> {
         if !licence_is_known(licence) {
             found.error(format!("{name} {version} has the licence {licence:?}"));
         }
-        if !linked.contains(package["id"].as_str().unwrap_or_default()) {
+        if !linked.contains(&(name.to_owned(), version.to_owned())) {
             continue;
         }
         if let Some((_, why)) = BANNED.iter().find(|(banned, _)| *banned == name) {
@@ -78,40 +80,34 @@ pub(super) fn check(metadata: &Value, found: &mut Findings) -> Result<()> {
     Ok(())
 }
 
-/// The ids of all packages that a package reaches, tests aside.
-fn reached(metadata: &Value, name: &str) -> Result<BTreeSet<String>> {
-    let nodes = metadata["resolve"]["nodes"]
-        .as_array()
-        .context("cargo metadata resolved nothing")?;
-    let by_id: BTreeMap<&str, &Value> = nodes
-        .iter()
-        .filter_map(|node| Some((node["id"].as_str()?, node)))
+/// Name and version of all that the server is linked with. `cargo metadata` also lists optional
+/// dependencies that no feature asks for; `cargo tree` does not.
+fn linked() -> Result<BTreeSet<(String, String)>> {
+    let text = repo::capture(repo::cargo().args([
+        "tree",
+        "--locked",
+        "--package",
+        "sestina",
+        "--edges",
+        "normal",
+        "--prefix",
+        "none",
+        "--format",
+        "{p}",
+    ]))?;
+    let linked: BTreeSet<_> = text
+        .lines()
+        .filter_map(|line| {
+            let mut words = line.split_whitespace();
+            let name = words.next()?.to_owned();
+            Some((name, words.next()?.strip_prefix('v')?.to_owned()))
+        })
         .collect();
-    let packages = metadata["packages"].as_array().into_iter().flatten();
-    let start = packages
-        .filter(|package| package["name"].as_str() == Some(name))
-        .find_map(|package| package["id"].as_str())
-        .with_context(|| format!("there is no package {name}"))?;
-    let mut seen = BTreeSet::new();
-    let mut next = vec![start];
-    while let Some(id) = next.pop() {
-        if !seen.insert(id.to_owned()) {
-            continue;
-        }
-        let dependencies = by_id.get(id).and_then(|node| node["deps"].as_array());
-        for dependency in dependencies.into_iter().flatten() {
-            let mut kinds = dependency["dep_kinds"].as_array().into_iter().flatten();
-            // Only what is linked on this kind of machine: not tests, not build scripts.
-            let linked = kinds.any(|kind| {
-                let target = kind["target"].as_str().unwrap_or_default();
-                kind["kind"].is_null() && !target.contains("windows") && !target.contains("wasm")
-            });
-            if linked && let Some(id) = dependency["pkg"].as_str() {
-                next.push(id);
-            }
-        }
-    }
-    Ok(seen)
+    ensure!(
+        linked.len() > 1,
+        "cargo tree lists no dependencies of the server"
+    );
+    Ok(linked)
 }
 
 /// Whether one of the alternatives of an SPDX expression is of known licences only. Parentheses

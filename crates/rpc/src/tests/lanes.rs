@@ -155,7 +155,7 @@ async fn a_lane_that_is_not_read_overflows_alone() {
         };
         let variants = vec![proto::Variant {
             stanza: Some(stanza),
-            key: None,
+            ..Default::default()
         }];
         let deliver = proto::Deliver {
             variants,

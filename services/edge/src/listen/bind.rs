@@ -102,3 +102,23 @@ fn advice(error: &io::Error) -> &'static str {
         _ => "check the address and the limits of the process",
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[tokio::test]
+    async fn accepted_sockets_are_probed_by_the_kernel() {
+        use rustix::net::sockopt;
+        let listener = listen("127.0.0.1:0".parse().unwrap(), false, 8).unwrap();
+        let address = listener.local_addr().unwrap();
+        let (_client, accepted) =
+            tokio::join!(tokio::net::TcpStream::connect(address), listener.accept());
+        let (socket, _) = accepted.unwrap();
+        assert!(sockopt::socket_keepalive(&socket).unwrap());
+        assert_eq!(sockopt::tcp_keepidle(&socket).unwrap(), Duration::from_secs(60));
+        assert_eq!(sockopt::tcp_keepintvl(&socket).unwrap(), Duration::from_secs(20));
+        assert_eq!(sockopt::tcp_keepcnt(&socket).unwrap(), 3);
+    }
+}

@@ -8,3 +8,4 @@ mod resume;
 mod rig;
 mod router;
 mod takeover;
+mod telemetry;

@@ -168,6 +168,7 @@ impl Bound {
             variants: vec![proto::Variant {
                 stanza: Some(stanza.into()),
                 key: Some(key),
+                ..proto::Variant::default()
             }],
             targets: vec![proto::Target {
                 handle: self.handle,

@@ -257,7 +257,7 @@ pub(super) fn perform(
                 return None;
             }
             let fenced = storage.offline_append(rows);
-            JobDone::Offline { slots: rows.iter().map(|r| fence_slot(r.fence.as_ref())).collect(), works: works.clone(), fenced }
+            JobDone::Offline { slots: rows.iter().map(|r| fence_slot(r.fence.as_ref())).collect(), works: works.clone(), fenced, full: Vec::new() }
         }
         Job::UserKnown { slot, bare } => {
             if storage.away && !late {

@@ -140,15 +140,15 @@ impl World {
         let mut clients = Vec::new();
         let mut storage = Storage::new(map);
         for (user, (slot, resources)) in users.iter().enumerate() {
-            let bare = format!("{}@{DOMAIN}", name_in_slot(*slot, user as u128 + 1));
+            let bare = format!("{}@{DOMAIN}", name_in_slot(*slot, (user as u128 + 1) << 12));
             storage.accounts.insert(bare.clone());
             for resource in *resources {
                 clients.push(Client::new(clients.len(), bare.clone(), resource, *slot));
             }
         }
         let rooms = vec![
-            format!("{}@{MUC}", name_in_slot(3, 0x101)),
-            format!("{}@{MUC}", name_in_slot(5, 0x102)),
+            format!("{}@{MUC}", name_in_slot(3, 0xa1 << 12)),
+            format!("{}@{MUC}", name_in_slot(5, 0xa2 << 12)),
         ];
         let workers = 1 + rng.below(2) as u32;
         let mut world = World {

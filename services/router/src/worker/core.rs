@@ -12,7 +12,7 @@ use sestina_api::link::EdgeLane;
 use sestina_api::peer::PeerSink;
 use sestina_api::shadow::ShadowOp;
 use sestina_proto as proto;
-use sestina_runtime::guard;
+use sestina_runtime::{failpoint, guard};
 use sestina_xmpp::jid::Jid;
 
 use super::passage::{self, Micros, Passage};
@@ -525,7 +525,7 @@ impl Core {
                 seq: state.seq,
                 frames: std::mem::take(&mut state.out),
             };
-            if state.sink.send(batch).is_err() {
+            if failpoint!("router.lane_send") || state.sink.send(batch).is_err() {
                 // The lane's end is reported by the transport; what is unacknowledged is sent
                 // again when the edge opens the next one.
                 state.sink.close();
@@ -612,11 +612,15 @@ impl Core {
         for state in self.peers.values_mut() {
             for mut frame in state.out.drain(..) {
                 passage::leaving(&mut frame, (self.clock)());
+                let room = matches!(frame.body, Some(proto::peer_frame::Body::RoomEvent(_)));
                 if let Some(sink) = &state.sink
-                    && sink.send(frame).is_err()
+                    && (failpoint!("router.peer_send") || sink.send(frame).is_err())
                 {
                     sink.close();
                     state.sink = None;
+                }
+                if room {
+                    failpoint!("router.room_sent");
                 }
             }
         }

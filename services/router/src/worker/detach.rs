@@ -46,6 +46,7 @@ impl Slot {
             return;
         };
         if let Attachment::Detached { committed, .. } = &mut session.attachment {
+            failpoint!("router.detached_stored");
             *committed = true;
             session.on_held(core, number);
             self.maybe_detached(core, id);

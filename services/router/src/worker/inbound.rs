@@ -312,6 +312,7 @@ impl Slot {
                 self.reply_to(core, id, n, error, work);
             }
         }
+        failpoint!("router.executed");
         core.part_done(work);
         self.touch(core, id);
     }

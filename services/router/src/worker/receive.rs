@@ -363,10 +363,17 @@ impl Slot {
         } else if stanza.type_ == "groupchat" {
             return Vec::new();
         }
-        self.sessions_of(&to.bare())
-            .filter(|s| s.priority().is_some_and(|p| p >= 0) && !s.offline_pending)
-            .map(|s| s.id)
-            .collect()
+        let reachable = || {
+            self.sessions_of(&to.bare())
+                .filter(|s| s.priority().is_some_and(|p| p >= 0))
+        };
+        // Where all of them still wait for what is stored, this comes behind it, from there too.
+        // Where one does not wait, it is nobody's turn to get this later: all get it now.
+        let stored = sestina_xmpp::ext::offline::should_store(stanza);
+        if stored && reachable().all(|s| s.offline_pending) {
+            return Vec::new();
+        }
+        reachable().map(|s| s.id).collect()
     }
 
     fn undeliverable(

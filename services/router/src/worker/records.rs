@@ -179,11 +179,20 @@ impl Slot {
             return;
         }
         session.offline_pending = true;
-        let bare = user.as_str().to_owned();
+        self.ask_offline(core, id, user.as_str());
+    }
+
+    /// Asks storage for what is stored, and notes what cannot be in its answer.
+    pub(crate) fn ask_offline(&mut self, core: &mut Core, id: u128, bare: &str) {
+        // A row that is still on its way may be committed after the question was answered.
+        let complete = self.offline_open == 0;
+        if let Some(session) = self.sessions.get_mut(&id) {
+            session.offline_asked = complete.then_some(self.offline_counter);
+        }
         core.jobs.push(Job::OfflineList {
             slot: self.slot,
             session: id,
-            bare,
+            bare: bare.to_owned(),
         });
     }
 
@@ -196,11 +205,6 @@ impl Slot {
         bare: &str,
         rows: Result<Vec<proto::OfflineRow>, ()>,
     ) {
-        let again = Job::OfflineList {
-            slot: self.slot,
-            session: id,
-            bare: bare.to_owned(),
-        };
         let Some(session) = self.sessions.get_mut(&id).filter(|s| s.is_live()) else {
             return;
         };
@@ -210,10 +214,11 @@ impl Slot {
             return;
         };
         if rows.is_empty() {
-            if self.offline_open > 0 {
-                core.jobs.push(again);
-            } else {
+            // Only if nothing was on its way when it was asked, nor was stored since.
+            if session.offline_asked == Some(self.offline_counter) {
                 session.offline_pending = false;
+            } else {
+                self.ask_offline(core, id, bare);
             }
             return;
         }

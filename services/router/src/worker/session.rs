@@ -113,6 +113,9 @@ pub(crate) struct Session {
     pub(crate) carbons: bool,
     /// Offline messages are being read: bare-JID messages queue behind them.
     pub(crate) offline_pending: bool,
+    /// How many had been stored in the slot when they were asked for; none if some were on their
+    /// way to storage.
+    pub(crate) offline_asked: Option<u64>,
     pub(crate) joined: HashMap<Jid, String>,
     /// Room identity -> last event sent to this session (order of rooms).
     pub(crate) room_seq: HashMap<u128, u64>,
@@ -163,6 +166,7 @@ impl Session {
             available: None,
             carbons: false,
             offline_pending: false,
+            offline_asked: None,
             room_seq: HashMap::default(),
             room_in_hand: None,
             joined: HashMap::default(),

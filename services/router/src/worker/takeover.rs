@@ -172,6 +172,7 @@ impl Slot {
             }
             self.touch(core, id);
         }
+        failpoint!("router.restored");
         self.rooms_restored(core);
         core.metrics
             .slot_taken(core.now_ms.saturating_sub(taking.started_ms));

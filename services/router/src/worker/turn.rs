@@ -599,11 +599,9 @@ impl Worker {
                 session,
                 bare,
             } => {
-                core.jobs.push(Job::OfflineList {
-                    slot,
-                    session,
-                    bare,
-                });
+                if let Some(slot) = self.slots.get_mut(slot) {
+                    slot.ask_offline(core, session, &bare);
+                }
             }
             JobDone::ArchiveQuery { query, page } => {
                 core.archive_queries = core.archive_queries.saturating_sub(1);

@@ -49,6 +49,8 @@ pub(crate) struct State {
     pub(crate) broken: Vec<Broken>,
     /// Resumptions that the server refused, and other ends of a session.
     pub(crate) lost: Vec<String>,
+    /// Why the last attempt to connect failed.
+    pub(crate) attempt: String,
     pub(crate) unacked: VecDeque<(u32, String)>,
     pub(crate) sent: u32,
     pub(crate) received: u32,
@@ -126,12 +128,13 @@ impl Client {
                 let state = self.shared.state.lock();
                 return Err(anyhow!(
                     "{} waits {what}: not within {limit:?} (on edge {:?}, {} not acknowledged, \
-                     broken {:?}, lost {:?})",
+                     broken {:?}, lost {:?}, last attempt {:?})",
                     self.name,
                     state.edge.map(|edge| edge + 1),
                     state.unacked.len(),
                     state.broken.last().map(|b| &b.how),
-                    state.lost
+                    state.lost,
+                    state.attempt
                 ));
             }
         }

@@ -49,7 +49,12 @@ pub(super) async fn run(
         let mut line = match established {
             Ok(Ok(line)) => line,
             Ok(Err(Failed::Lost(why))) => return lost(&shared, why),
-            Ok(Err(Failed::Again(_))) | Err(_) => {
+            failed => {
+                let why = match failed {
+                    Ok(Err(Failed::Again(why))) => why,
+                    _ => format!("no session within {ATTEMPT:?}"),
+                };
+                shared.state.lock().attempt = why;
                 edge = (edge + 1) % shared.ports.len();
                 tokio::time::sleep(PAUSE).await;
                 continue;

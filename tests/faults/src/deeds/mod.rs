@@ -11,6 +11,7 @@ mod meet;
 mod move_;
 mod talk;
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use anyhow::Result;
@@ -122,8 +123,12 @@ pub struct Gate<'a> {
 
 impl Gate<'_> {
     async fn open(&self) -> Result<()> {
+        let mut lists: BTreeMap<At, Vec<String>> = BTreeMap::new();
         for (at, point, action) in &self.arms {
-            self.world.arm(*at, point, action).await?;
+            lists.entry(*at).or_default().push(format!("{point}={action}"));
+        }
+        for (at, list) in lists {
+            self.world.arm(at, &list.join(";")).await?;
         }
         Ok(())
     }

@@ -77,6 +77,7 @@ impl Client {
             jid: String::new(),
             management: None,
             answers: true,
+            asked: false,
             log: Vec::new(),
             began: Instant::now(),
         })
@@ -89,6 +90,10 @@ impl Client {
         if login.managed {
             client.enable().await?;
         }
+        // What went well so far is of no interest.
+        client.log.clear();
+        let jid = client.jid.clone();
+        client.note("--", &format!("logged in as {jid}"));
         Ok(client)
     }
 
@@ -238,7 +243,6 @@ impl Client {
         self.line.cut();
         let mut again = Client::authenticated(&self.name, entrance, login).await?;
         std::mem::swap(&mut self.line, &mut again.line);
-        self.log.append(&mut again.log);
         let management = self
             .management
             .clone()

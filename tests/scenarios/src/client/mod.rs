@@ -90,6 +90,8 @@ pub struct Client {
     management: Option<Management>,
     /// `<r/>` is answered by itself.
     answers: bool,
+    /// One that is not answered yet.
+    asked: bool,
     log: Vec<String>,
     began: Instant,
 }

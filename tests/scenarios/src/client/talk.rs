@@ -63,8 +63,17 @@ impl Client {
         }
     }
 
-    /// One event of the connection; none if it was an acknowledgement or the like.
-    async fn step(&mut self) -> Result<Option<Heard>> {
+    /// Answers the `<r/>` that [`Client::step`] left open.
+    pub async fn answer_if_asked(&mut self) -> Result<()> {
+        if std::mem::take(&mut self.asked) {
+            self.acknowledge().await?;
+        }
+        Ok(())
+    }
+
+    /// One event of the connection; none if it was an acknowledgement or the like. While `<r/>` is
+    /// not answered by itself, nothing is lost when the future is dropped.
+    pub async fn step(&mut self) -> Result<Option<Heard>> {
         let heard = match self.line.read().await {
             Err(error) => return Err(self.failure(&format!("{error:#}"))),
             Ok(Event::Opened) => {
@@ -75,6 +84,8 @@ impl Client {
                 self.note("<-", "<r/>");
                 if self.answers {
                     self.acknowledge().await?;
+                } else {
+                    self.asked = true;
                 }
                 return Ok(None);
             }

@@ -46,14 +46,12 @@ pub async fn run(sandbox: &Sandbox, transcript: &Transcript) -> Result<()> {
                 .values()
                 .map(|actor| actor.client.transcript())
                 .collect();
-            return Err(error.context(format!(
-                "{}.scs line {}: {} {:?}\n{}",
-                transcript.name,
-                step.line,
-                step.actor,
+            let (name, line, actor) = (transcript.name, step.line, &step.actor);
+            bail!(
+                "{name}.scs line {line}: {actor} {:?}\n=> {error:#}\n{}",
                 step.what,
                 said.join("\n--\n")
-            )));
+            );
         }
     }
     Ok(())

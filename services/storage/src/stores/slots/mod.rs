@@ -15,6 +15,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use sestina_api::store::StoreError;
 use sestina_proto as proto;
+use sestina_runtime::failpoint;
 
 use super::checked;
 use crate::dialect::dialects;
@@ -117,6 +118,10 @@ dialects! {
             return Ok(proto::SlotClaimReply { planner, refused_slots, map });
         }
         let (done, refused_slots) = apply(conn, request).await?;
+        // Planners claim nothing most of the time: that is no claim.
+        if done > 0 {
+            failpoint::hit_async("storage.claim").await;
+        }
         let version = if done == 0 { version } else { version + 1 };
         sqlx::query("UPDATE slot_table SET version = $1").bind(version).execute(&mut *conn).await?;
         let map = Some(map(conn, version).await?);

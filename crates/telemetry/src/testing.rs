@@ -1,0 +1,62 @@
+//! Spans caught in memory, for tests of what travels through tiers. Nothing is exported.
+
+use opentelemetry::trace::TracerProvider;
+use opentelemetry_sdk::trace::{InMemorySpanExporter, SdkTracerProvider};
+use tracing::subscriber::DefaultGuard;
+use tracing_subscriber::layer::SubscriberExt;
+
+/// Samples every stanza that this thread handles, and keeps the spans, until it is dropped.
+pub struct Capture {
+    exporter: InMemorySpanExporter,
+    _default: DefaultGuard,
+}
+
+/// A span that has ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finished {
+    /// Its name.
+    pub name: String,
+    /// Id of its trace, in hexadecimal.
+    pub trace: String,
+    /// Its own id.
+    pub id: String,
+    /// Id of its parent; zeros for a root.
+    pub parent: String,
+    /// Everything that is said of it beside: names of attributes and their values.
+    pub attributes: Vec<(String, String)>,
+}
+
+impl Capture {
+    /// From now on.
+    pub fn start() -> Capture {
+        let exporter = InMemorySpanExporter::default();
+        let provider = SdkTracerProvider::builder()
+            .with_simple_exporter(exporter.clone())
+            .with_sampler(crate::trace::sampler(1.0))
+            .build();
+        let layer = crate::otlp::trace_layer(provider.tracer("test"));
+        crate::trace::enable(1.0);
+        let registry = tracing_subscriber::registry().with(layer);
+        Capture {
+            exporter,
+            _default: tracing::subscriber::set_default(registry),
+        }
+    }
+
+    /// The spans that have ended, in order of their ends.
+    pub fn finished(&self) -> Vec<Finished> {
+        let spans = self.exporter.get_finished_spans().unwrap_or_default();
+        let finished = spans.into_iter().map(|span| Finished {
+            name: span.name.to_string(),
+            trace: span.span_context.trace_id().to_string(),
+            id: span.span_context.span_id().to_string(),
+            parent: span.parent_span_id.to_string(),
+            attributes: span
+                .attributes
+                .iter()
+                .map(|pair| (pair.key.to_string(), pair.value.to_string()))
+                .collect(),
+        });
+        finished.collect()
+    }
+}
