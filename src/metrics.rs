@@ -8,10 +8,12 @@ use sestina_api::lease::{AuthorityAway, LeaseAuthority, Renewal};
 use sestina_api::store::Stores;
 use sestina_edge::metrics::{Count, EdgeMetrics, Level, Timing};
 use sestina_proto as proto;
+use sestina_rpc::queue::{LANES, PEER_LANES};
+use sestina_runtime::CancellationToken;
 use sestina_storage::Metered;
 use sestina_telemetry::{
     AuthFailure, Authority, Direction, Fence, Lane, LeaseEvent, Limit, Lost, Metrics, Queue,
-    ResumeFailure, StoreOp, Transport,
+    ResumeFailure, StoreOp, Transport, trace,
 };
 
 /// The edge's counts in the process's metrics.
@@ -53,11 +55,23 @@ impl EdgeMetrics for EdgeCounts {
             Count::StorageAway => self.lease(Authority::Storage, LeaseEvent::Away, by),
             Count::LeaseLost => {
                 for authority in [Authority::Redis, Authority::Storage] {
-                    self.lease(authority, LeaseEvent::Lost, by);
+                    self.lease(authority, LeaseEvent::Stopped, by);
                 }
             }
-            // The rest is counted by the owner, or seen in what it leads to.
-            _ => {}
+            Count::Unanswered => all.silent_sockets.add(by),
+            // Counted by the owner, or seen in what it leads to.
+            Count::Connections
+            | Count::Bound
+            | Count::Resumed
+            | Count::Refused
+            | Count::StanzaIn
+            | Count::StanzaOut
+            | Count::StreamError
+            | Count::SocketLost
+            | Count::NumberGap
+            | Count::Repeated
+            | Count::Redirected
+            | Count::EpochInstalled => {}
         }
     }
 
@@ -89,6 +103,44 @@ impl EdgeMetrics for EdgeCounts {
             Timing::Resumed => self.0.resume_seconds.observe(took),
             // Logins are counted, not timed: most of their time is the client's.
             Timing::Login | Timing::OwnerAnswer => {}
+        }
+    }
+}
+
+/// Lets calls to other processes carry the trace of what they are made for. Once per process.
+pub fn trace_calls() {
+    const HEADER: &str = "traceparent";
+    let first = sestina_rpc::trace::set_inject(|metadata| {
+        if let Some(parent) = trace::current_traceparent()
+            && let Ok(value) = parent.parse()
+        {
+            metadata.insert(HEADER, value);
+        }
+    });
+    let second = sestina_rpc::trace::set_extract(|metadata, call| {
+        let parent = metadata.get(HEADER).and_then(|value| value.to_str().ok());
+        trace::span_from_traceparent(call, parent.unwrap_or_default())
+    });
+    if !(first && second) {
+        tracing::debug!("calls are traced already");
+    }
+}
+
+/// Keeps the gauges up to date of what waits for lanes to other processes.
+pub async fn watch_lanes(metrics: Arc<Metrics>, stop: CancellationToken) {
+    const EVERY: Duration = Duration::from_secs(1);
+    let mut overflows = [0; 2];
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(EVERY) => {}
+        }
+        let all = [(&LANES, Queue::Lane), (&PEER_LANES, Queue::PeerLane)];
+        for ((level, queue), before) in all.into_iter().zip(&mut overflows) {
+            metrics.queue_items[queue].set(level.items());
+            metrics.queue_bytes[queue].set(level.bytes());
+            let now = level.overflows();
+            metrics.queue_full[queue].add(now - std::mem::replace(before, now));
         }
     }
 }

@@ -13,9 +13,6 @@ use anyhow::{Context, Result, bail, ensure};
 use crate::fleet::Embedded;
 use crate::repo;
 
-const ROMEO: &str = "romeo@localhost";
-const JULIET: &str = "juliet@localhost";
-
 /// Builds, runs and prints a closing line.
 pub(crate) fn run() -> Result<()> {
     let checks = run_clients()?;
@@ -36,15 +33,6 @@ pub(crate) fn run_clients() -> Result<usize> {
         &cache.join("logs"),
         &[],
     )?;
-    let passwords = ["a rose by any other name", "wherefore art thou"];
-    server.admin.add_user(ROMEO, passwords[0])?;
-    server.admin.add_user(JULIET, passwords[1])?;
-    let accounts = [
-        ("--jid", ROMEO),
-        ("--password", passwords[0]),
-        ("--peer", JULIET),
-        ("--peer-password", passwords[1]),
-    ];
     let scripts = repo::root().join("tests/interop");
     let certificate = &server.certificate;
 
@@ -72,11 +60,22 @@ pub(crate) fn run_clients() -> Result<usize> {
         .args(["--address", &server.c2s.to_string()])
         .env("SSL_CERT_FILE", certificate);
 
+    let passwords = ["a rose by any other name", "wherefore art thou"];
     let mut checks = 0;
-    for client in [&mut slixmpp, &mut xmpp_js, &mut tokio_xmpp] {
-        for (name, value) in accounts {
-            client.args([name, value]);
-        }
+    for (language, client) in [
+        ("python", &mut slixmpp),
+        ("node", &mut xmpp_js),
+        ("rust", &mut tokio_xmpp),
+    ] {
+        // Each has its own accounts: what one leaves unacknowledged at its end is stored for the
+        // next login.
+        let romeo = format!("romeo-{language}@localhost");
+        let juliet = format!("juliet-{language}@localhost");
+        server.admin.add_user(&romeo, passwords[0])?;
+        server.admin.add_user(&juliet, passwords[1])?;
+        client
+            .args(["--jid", &romeo, "--password", passwords[0]])
+            .args(["--peer", &juliet, "--peer-password", passwords[1]]);
         checks += run_client(client, &server)?;
     }
     Ok(checks)

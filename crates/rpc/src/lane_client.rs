@@ -21,7 +21,7 @@ use tonic::{Request, Response, Status};
 use crate::channel::{Dialer, Peer};
 use crate::lane::{BATCH, Once, farewell, read};
 use crate::lane_server::{PeerLaneHandle, peer_batch};
-use crate::queue::{ByteQueue, End, Outgoing};
+use crate::queue::{ByteQueue, End, LANES, Outgoing, PEER_LANES};
 use crate::target::Target;
 use crate::{MAX_MESSAGE, status};
 
@@ -163,6 +163,7 @@ impl RouterPort for GrpcRouterPort {
         let queue = ByteQueue::new(
             self.dialer.limits().to_router,
             self.dialer.stop.child_token(),
+            &LANES,
         );
         let sink = RouterLaneHandle(Arc::clone(&queue));
         let hello = proto::to_router::Body::Hello(hello);
@@ -289,7 +290,11 @@ impl PeerPort for GrpcPeerPort {
         hello: proto::PeerHello,
         receive: Arc<dyn PeerSink>,
     ) -> Result<Arc<dyn PeerSink>, LinkError> {
-        let queue = ByteQueue::new(self.dialer.limits().to_peer, self.dialer.stop.child_token());
+        let queue = ByteQueue::new(
+            self.dialer.limits().to_peer,
+            self.dialer.stop.child_token(),
+            &PEER_LANES,
+        );
         let sink = PeerLaneHandle(Arc::clone(&queue));
         let hello = proto::peer_frame::Body::Hello(hello);
         let first = proto::PeerFrame {

@@ -15,7 +15,7 @@ use tonic::{Request, Response, Status, Streaming};
 use tracing::Instrument;
 
 use crate::lane::{BATCH, LaneLimits, Once, farewell, read};
-use crate::queue::{ByteQueue, End, Outgoing};
+use crate::queue::{ByteQueue, End, LANES, Level, Outgoing, PEER_LANES};
 use crate::status;
 
 /// The first frame of a lane must come within this time.
@@ -46,11 +46,15 @@ impl LaneServer {
         }
     }
 
-    fn queue<T>(&self, bound: usize) -> Result<Arc<ByteQueue<T>>, Status> {
+    fn queue<T>(
+        &self,
+        bound: usize,
+        level: &'static Level,
+    ) -> Result<Arc<ByteQueue<T>>, Status> {
         if self.stop.is_cancelled() {
             return Err(Status::unavailable("this router is stopping"));
         }
-        Ok(ByteQueue::new(bound, self.stop.child_token()))
+        Ok(ByteQueue::new(bound, self.stop.child_token(), level))
     }
 }
 
@@ -94,7 +98,7 @@ impl proto::edge_link_server::EdgeLink for LaneServer {
                 "the first frame of a lane must be Hello",
             ));
         };
-        let queue = self.queue(self.limits.to_edge)?;
+        let queue = self.queue(self.limits.to_edge, &LANES)?;
         let lane = Arc::new(EdgeLaneHandle(Arc::clone(&queue)));
         let outgoing = Outgoing::new(Arc::clone(&queue), 0, one_batch);
         let sink = self
@@ -163,7 +167,7 @@ impl proto::peer_link_server::PeerLink for LaneServer {
                 "the first frame of a lane must be Hello",
             ));
         };
-        let queue = self.queue(self.limits.to_peer)?;
+        let queue = self.queue(self.limits.to_peer, &PEER_LANES)?;
         let lane = Arc::new(PeerLaneHandle(Arc::clone(&queue)));
         let outgoing = Outgoing::new(Arc::clone(&queue), BATCH, peer_batch);
         let sink = self

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
 use std::task::{Context, Poll, Waker};
 
 use futures_util::Stream;
@@ -21,6 +22,49 @@ pub enum End {
     Broken,
 }
 
+/// What waits in all queues of one kind in this process.
+#[derive(Debug, Default)]
+pub struct Level {
+    items: AtomicI64,
+    bytes: AtomicI64,
+    overflows: AtomicU64,
+}
+
+/// Of the lanes between edges and routers.
+pub static LANES: Level = Level::new();
+/// Of the lanes between routers.
+pub static PEER_LANES: Level = Level::new();
+
+impl Level {
+    const fn new() -> Level {
+        Level {
+            items: AtomicI64::new(0),
+            bytes: AtomicI64::new(0),
+            overflows: AtomicU64::new(0),
+        }
+    }
+
+    /// Items that wait.
+    pub fn items(&self) -> i64 {
+        self.items.load(Relaxed)
+    }
+
+    /// Their bytes.
+    pub fn bytes(&self) -> i64 {
+        self.bytes.load(Relaxed)
+    }
+
+    /// How often a queue overflowed.
+    pub fn overflows(&self) -> u64 {
+        self.overflows.load(Relaxed)
+    }
+
+    fn change(&self, items: i64, bytes: i64) {
+        self.items.fetch_add(items, Relaxed);
+        self.bytes.fetch_add(bytes, Relaxed);
+    }
+}
+
 /// Items with their size in bytes, waiting for the writer.
 ///
 /// It accepts while it holds less than its bound, so what it can hold is the bound and one item:
@@ -29,6 +73,7 @@ pub struct ByteQueue<T> {
     state: Mutex<State<T>>,
     bound: usize,
     ended: CancellationToken,
+    level: &'static Level,
 }
 
 struct State<T> {
@@ -41,7 +86,7 @@ struct State<T> {
 impl<T> ByteQueue<T> {
     /// An empty queue; `ended` is cancelled when it ends, and a reader that waits for it also ends
     /// with the token's parent.
-    pub fn new(bound: usize, ended: CancellationToken) -> Arc<ByteQueue<T>> {
+    pub fn new(bound: usize, ended: CancellationToken, level: &'static Level) -> Arc<ByteQueue<T>> {
         let state = State {
             items: VecDeque::new(),
             bytes: 0,
@@ -52,6 +97,7 @@ impl<T> ByteQueue<T> {
             state: Mutex::new(state),
             bound,
             ended,
+            level,
         })
     }
 
@@ -63,11 +109,13 @@ impl<T> ByteQueue<T> {
         }
         if state.bytes >= self.bound {
             drop(state);
+            self.level.overflows.fetch_add(1, Relaxed);
             self.end(End::Overflowed);
             return Err(LaneClosed);
         }
         state.bytes += bytes;
         state.items.push_back((bytes, item));
+        self.level.change(1, signed(bytes));
         let waker = state.writer.take();
         drop(state);
         if let Some(waker) = waker {
@@ -86,6 +134,8 @@ impl<T> ByteQueue<T> {
         let dropped = if end == End::Finished {
             VecDeque::new()
         } else {
+            self.level
+                .change(-signed(state.items.len()), -signed(state.bytes));
             state.bytes = 0;
             std::mem::take(&mut state.items)
         };
@@ -138,8 +188,22 @@ impl<T> ByteQueue<T> {
             }
         }
         state.bytes -= taken;
+        self.level.change(-signed(batch.len()), -signed(taken));
         Poll::Ready(Ok(batch))
     }
+}
+
+impl<T> Drop for ByteQueue<T> {
+    /// What was left of a lane that ended in order.
+    fn drop(&mut self) {
+        let state = self.state.get_mut();
+        self.level
+            .change(-signed(state.items.len()), -signed(state.bytes));
+    }
+}
+
+fn signed(n: usize) -> i64 {
+    i64::try_from(n).unwrap_or(i64::MAX)
 }
 
 /// The writer's end of a queue, as the stream that a gRPC call sends. There is no task and no
@@ -199,7 +263,8 @@ mod tests {
     use futures_util::{FutureExt, StreamExt};
 
     fn queue(bound: usize) -> Arc<ByteQueue<u32>> {
-        ByteQueue::new(bound, CancellationToken::new())
+        static UNSEEN: Level = Level::new();
+        ByteQueue::new(bound, CancellationToken::new(), &UNSEEN)
     }
 
     #[test]
@@ -236,6 +301,26 @@ mod tests {
             Some(Err(End::Overflowed))
         );
         assert_eq!(out.next().now_or_never().unwrap(), None);
+    }
+
+    #[test]
+    fn what_waits_is_known_until_it_is_gone() {
+        static LEVEL: Level = Level::new();
+        let q = ByteQueue::new(100, CancellationToken::new(), &LEVEL);
+        let mut out = Outgoing::new(Arc::clone(&q), 64, |batch: Vec<u32>| batch);
+        q.push(60, 1).unwrap();
+        q.push(30, 2).unwrap();
+        assert_eq!((LEVEL.items(), LEVEL.bytes()), (2, 90));
+        assert_eq!(out.next().now_or_never().unwrap(), Some(Ok(vec![1])));
+        assert_eq!((LEVEL.items(), LEVEL.bytes()), (1, 30));
+        q.push(70, 3).unwrap();
+        assert!(q.push(1, 4).is_err());
+        assert_eq!((LEVEL.items(), LEVEL.bytes(), LEVEL.overflows()), (0, 0, 1));
+        let q = ByteQueue::new(100, CancellationToken::new(), &LEVEL);
+        q.push(5, 1).unwrap();
+        q.end(End::Finished);
+        drop(q);
+        assert_eq!((LEVEL.items(), LEVEL.bytes()), (0, 0));
     }
 
     #[test]

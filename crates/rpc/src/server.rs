@@ -110,16 +110,21 @@ impl RpcServer {
         self
     }
 
-    /// Serves the administrator's commands (to admin certificates, to routers that ask each other
-    /// on an administrator's behalf, or on the unix socket).
-    pub fn admin(mut self, handler: Arc<dyn AdminHandler>) -> RpcServer {
+    /// Serves the administrator's commands (to admin certificates, or on the unix socket).
+    pub fn admin(self, handler: Arc<dyn AdminHandler>) -> RpcServer {
+        self.admin_for(handler, RequireRole(&[Role::Admin]))
+    }
+
+    /// The same on a router, which other routers ask too, on an administrator's behalf.
+    pub fn admin_among_routers(self, handler: Arc<dyn AdminHandler>) -> RpcServer {
+        self.admin_for(handler, RequireRole(&[Role::Admin, Role::Router]))
+    }
+
+    fn admin_for(mut self, handler: Arc<dyn AdminHandler>, who: RequireRole) -> RpcServer {
         let service = AdminServer::new(crate::admin::AdminService::new(handler))
             .max_decoding_message_size(MAX_MESSAGE)
             .max_encoding_message_size(MAX_MESSAGE);
-        self.routes.add_service(InterceptedService::new(
-            service,
-            RequireRole(&[Role::Admin, Role::Router]),
-        ));
+        self.routes.add_service(InterceptedService::new(service, who));
         self
     }
 

@@ -74,12 +74,21 @@ impl Cluster {
     pub async fn start(size: Size) -> Result<Cluster> {
         let (redis, postgres) = tokio::task::spawn_blocking(|| {
             sestina_testkit::ensure_installed()?;
-            let options = PostgresOptions { fsync: false, ..PostgresOptions::default() };
+            let options = PostgresOptions {
+                fsync: false,
+                ..PostgresOptions::default()
+            };
             anyhow::Ok((Redis::start_own()?, Postgres::start_own(&options)?))
         })
         .await??;
-        let folder = tempfile::Builder::new().prefix("sestina-faults-").tempdir()?;
-        let some = |count: usize| (0..count).map(|_| free_port()).collect::<Result<Vec<u16>>>();
+        let folder = tempfile::Builder::new()
+            .prefix("sestina-faults-")
+            .tempdir()?;
+        let some = |count: usize| {
+            (0..count)
+                .map(|_| free_port())
+                .collect::<Result<Vec<u16>>>()
+        };
         let to = Addresses {
             redis: redis.url().to_owned(),
             database: postgres.create_database("faults")?,
@@ -158,7 +167,10 @@ impl Cluster {
     /// Disarms a fail point.
     pub async fn disarm(&mut self, at: At, point: &str) -> Result<()> {
         let json = serde_json::json!({ "name": point }).to_string();
-        self.process(at).ask("failpoint.disarm", &json).await.map(drop)
+        self.process(at)
+            .ask("failpoint.disarm", &json)
+            .await
+            .map(drop)
     }
 
     /// How often armed points were reached.
@@ -176,7 +188,10 @@ impl Cluster {
         for name in names {
             let jid = format!("{name}@{}", crate::settings::HOST);
             let json = serde_json::json!({ "jid": jid, "password": name }).to_string();
-            let at = At { tier: Tier::Router, number: 0 };
+            let at = At {
+                tier: Tier::Router,
+                number: 0,
+            };
             self.process(at).ask("user.add", &json).await?;
         }
         Ok(())
@@ -202,7 +217,10 @@ impl Cluster {
             }
             let processes = status["processes"].as_array().map_or(0, Vec::len);
             if processes != edges + routers {
-                return Ok(format!("{}: {processes} processes have a lease", router.name));
+                return Ok(format!(
+                    "{}: {processes} processes have a lease",
+                    router.name
+                ));
             }
         }
         for process in self.edges.iter().chain(&self.storages) {
@@ -218,12 +236,14 @@ impl Cluster {
     /// Waits until every process is there and the cluster can take the next fault.
     pub async fn whole(&mut self, limit: Duration) -> Result<()> {
         let mut broken = None;
-        until("the cluster is whole", limit, async || match self.missing().await {
-            Ok(missing) if missing.is_empty() => Ok(()),
-            Ok(missing) => Err(missing),
-            Err(error) => {
-                broken = Some(error);
-                Ok(())
+        until("the cluster is whole", limit, async || {
+            match self.missing().await {
+                Ok(missing) if missing.is_empty() => Ok(()),
+                Ok(missing) => Err(missing),
+                Err(error) => {
+                    broken = Some(error);
+                    Ok(())
+                }
             }
         })
         .await?;

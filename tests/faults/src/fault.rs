@@ -54,7 +54,11 @@ impl fmt::Display for Fault {
             Blow::Suspend => "suspend",
         };
         let (tier, number) = (self.victim.tier.command(), self.victim.number + 1);
-        write!(f, "{verb} {tier}-{number} at {} during {}", self.point, self.deed)
+        write!(
+            f,
+            "{verb} {tier}-{number} at {} during {}",
+            self.point, self.deed
+        )
     }
 }
 
@@ -110,12 +114,24 @@ pub async fn run(world: &World, fault: &Fault, tag: &str) -> Result<Outcome> {
     world.cluster.lock().await.whole(LIMIT).await?;
     world.go_home().await.context("before the fault")?;
     let (me, you) = world.scene(fault.victim);
-    let scene = Scene { victim: fault.victim, me, you, tag: tag.to_owned() };
-    let broken: Vec<usize> =
-        world.everybody().into_iter().map(|who| world.client(who).broken().len()).collect();
+    let scene = Scene {
+        victim: fault.victim,
+        me,
+        you,
+        tag: tag.to_owned(),
+    };
+    let broken: Vec<usize> = world
+        .everybody()
+        .into_iter()
+        .map(|who| world.client(who).broken().len())
+        .collect();
     let gate = Gate {
         world,
-        arms: vec![(fault.victim, fault.point.clone(), fault.blow.action().to_owned())],
+        arms: vec![(
+            fault.victim,
+            fault.point.clone(),
+            fault.blow.action().to_owned(),
+        )],
     };
     let done = AtomicBool::new(false);
     let deed = async {
@@ -129,7 +145,12 @@ pub async fn run(world: &World, fault: &Fault, tag: &str) -> Result<Outcome> {
     let Some((at, also)) = struck else {
         let running = world.cluster.lock().await.process(fault.victim).seen()? == Seen::Running;
         if running {
-            world.cluster.lock().await.disarm(fault.victim, &fault.point).await?;
+            world
+                .cluster
+                .lock()
+                .await
+                .disarm(fault.victim, &fault.point)
+                .await?;
         }
         return Ok(Outcome::NotReached);
     };
@@ -180,7 +201,11 @@ async fn check(world: &World, fault: &Fault, broken: &[usize], talked: &[Talked]
     for (who, before) in world.everybody().into_iter().zip(broken) {
         let client = world.client(who);
         let lost = client.lost();
-        ensure!(lost.is_empty(), "{} has lost its session: {lost:?}", client.name);
+        ensure!(
+            lost.is_empty(),
+            "{} has lost its session: {lost:?}",
+            client.name
+        );
         for broken in client.broken().iter().skip(*before) {
             let touched = fault.victim.tier == Tier::Edge && fault.victim.number == broken.edge;
             ensure!(
@@ -193,7 +218,9 @@ async fn check(world: &World, fault: &Fault, broken: &[usize], talked: &[Talked]
         }
     }
     for who in world.everybody() {
-        deeds::ping(world.client(who)).await.context("after the fault")?;
+        deeds::ping(world.client(who))
+            .await
+            .context("after the fault")?;
     }
     for (a, b, tag) in talked {
         deeds::archives_agree(world, *a, *b, tag).await?;
@@ -201,7 +228,11 @@ async fn check(world: &World, fault: &Fault, broken: &[usize], talked: &[Talked]
     for who in world.everybody() {
         let client = world.client(who);
         let twice = doubled(&client.log(0));
-        ensure!(twice.is_empty(), "{} heard more than once: {twice:?}", client.name);
+        ensure!(
+            twice.is_empty(),
+            "{} heard more than once: {twice:?}",
+            client.name
+        );
     }
     Ok(())
 }
@@ -236,7 +267,9 @@ fn key(heard: &Heard) -> Option<String> {
                 }
             }
             let delayed = element.child("delay", "urn:xmpp:delay").is_some();
-            let id = element.attr("id").filter(|_| !(delayed && kind == "groupchat"))?;
+            let id = element
+                .attr("id")
+                .filter(|_| !(delayed && kind == "groupchat"))?;
             Some(format!("message {kind} {id} from {from}"))
         }
         "iq" => Some(format!("iq {kind} {} from {from}", element.attr("id")?)),
@@ -252,18 +285,27 @@ fn key(heard: &Heard) -> Option<String> {
 /// Which points are reached by a deed, without any fault.
 pub async fn reached(world: &World, deed: Deed, tag: &str) -> Result<BTreeSet<String>> {
     let mut reached = BTreeSet::new();
+    if matches!(deed, Deed::Leave | Deed::Take) {
+        return Ok(reached);
+    }
     // The tier of the victim decides who acts; each tier is looked at on its own.
     for tier in [Tier::Edge, Tier::Router, Tier::Storage] {
-        if deed == Deed::Leave || deed == Deed::Take && tier != Tier::Router {
-            continue;
-        }
         let storages = world.cluster.lock().await.count(Tier::Storage);
         // Any storage may be asked.
-        let numbers = if tier == Tier::Storage { 0..storages } else { 0..1 };
+        let numbers = if tier == Tier::Storage {
+            0..storages
+        } else {
+            0..1
+        };
         let watched: Vec<At> = numbers.map(|number| At { tier, number }).collect();
         let victim = At { tier, number: 0 };
         let (me, you) = world.scene(victim);
-        let scene = Scene { victim, me, you, tag: format!("{tag}-{}", tier.command()) };
+        let scene = Scene {
+            victim,
+            me,
+            you,
+            tag: format!("{tag}-{}", tier.command()),
+        };
         world.cluster.lock().await.whole(LIMIT).await?;
         world.go_home().await?;
         // Counted at every hit, and nothing else.
@@ -274,15 +316,25 @@ pub async fn reached(world: &World, deed: Deed, tag: &str) -> Result<BTreeSet<St
             .collect();
         let arms = watched
             .iter()
-            .flat_map(|at| points.iter().map(|p| (*at, (*p).to_owned(), "pause:0".to_owned())))
+            .flat_map(|at| {
+                points
+                    .iter()
+                    .map(|p| (*at, (*p).to_owned(), "pause:0".to_owned()))
+            })
             .collect();
         let gate = Gate { world, arms };
-        deeds::run(world, deed, &scene, &gate).await.with_context(|| format!("{deed}"))?;
+        deeds::run(world, deed, &scene, &gate)
+            .await
+            .with_context(|| format!("{deed}"))?;
         tokio::time::sleep(AFTERWARDS).await;
         let mut cluster = world.cluster.lock().await;
         for at in watched {
             let hits = cluster.hits(at).await?;
-            reached.extend(hits.into_iter().filter(|(_, count)| *count > 0).map(|(p, _)| p));
+            reached.extend(
+                hits.into_iter()
+                    .filter(|(_, count)| *count > 0)
+                    .map(|(p, _)| p),
+            );
             for point in &points {
                 cluster.disarm(at, point).await?;
             }

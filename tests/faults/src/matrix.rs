@@ -19,14 +19,23 @@ pub const VARIABLE: &str = "SESTINA_FAULTS";
 /// Points and the deeds that reach them.
 pub type Reached = BTreeMap<String, BTreeSet<Deed>>;
 
-/// Points that are reached only by a router that leaves. It is gone when its hits could be
-/// counted, so that these are not measured first: each must strike.
-const LEAVING: [&str; 3] = ["router.freeze", "router.flushed", "router.released"];
+/// Points that are reached when slots move, and when they do cannot be measured first: who left is
+/// gone when its hits could be counted, and the others may be reached at any time afterwards.
+const MOVING: [(&str, Deed); 8] = [
+    ("router.freeze", Deed::Leave),
+    ("router.flushed", Deed::Leave),
+    ("router.released", Deed::Leave),
+    ("router.claimed", Deed::Take),
+    ("router.installed", Deed::Take),
+    ("router.restored", Deed::Take),
+    ("storage.claim", Deed::Take),
+    ("storage.claimed", Deed::Take),
+];
 
 /// Points that are also suspended at in a short run: a stanza or a commit is in hand there.
 const SUSPENDED: [&str; 10] = [
     "edge.received",
-    "edge.accepted",
+    "edge.sent",
     "edge.delivering",
     "router.accepted",
     "router.effect_received",
@@ -51,9 +60,17 @@ pub fn tier_of(point: &str) -> Tier {
 pub fn written(reached: &Reached) -> String {
     let mut text = String::new();
     for (point, _) in NAMES {
-        let deeds = reached.get(*point).into_iter().flatten().map(|deed| deed.name());
+        let deeds = reached
+            .get(*point)
+            .into_iter()
+            .flatten()
+            .map(|deed| deed.name());
         let deeds: Vec<&str> = deeds.collect();
-        let deeds = if deeds.is_empty() { "-".to_owned() } else { deeds.join(" ") };
+        let deeds = if deeds.is_empty() {
+            "-".to_owned()
+        } else {
+            deeds.join(" ")
+        };
         text.push_str(&format!("{point}: {deeds}\n"));
     }
     text
@@ -82,7 +99,10 @@ pub fn missing(promised: &Reached, measured: &Reached) -> Vec<String> {
     let mut missing = Vec::new();
     for (point, deeds) in promised {
         for deed in deeds {
-            if !measured.get(point).is_some_and(|found| found.contains(deed)) {
+            if !measured
+                .get(point)
+                .is_some_and(|found| found.contains(deed))
+            {
                 missing.push(format!("{point} during {deed}"));
             }
         }
@@ -91,7 +111,15 @@ pub fn missing(promised: &Reached, measured: &Reached) -> Vec<String> {
 }
 
 fn fault(point: &str, deed: Deed, blow: Blow, number: usize) -> Fault {
-    Fault { point: point.to_owned(), deed, blow, victim: At { tier: tier_of(point), number } }
+    Fault {
+        point: point.to_owned(),
+        deed,
+        blow,
+        victim: At {
+            tier: tier_of(point),
+            number,
+        },
+    }
 }
 
 /// The faults of a run. The victims take turns, so that one which comes back has time to get its
@@ -105,8 +133,8 @@ pub fn faults(reached: &Reached, full: bool, count: impl Fn(Tier) -> usize) -> V
         faults.push(fault(point, deed, blow, *turn % count(tier)));
         *turn += 1;
     };
-    for point in LEAVING {
-        add(point, Deed::Leave, Blow::Kill);
+    for (point, deed) in MOVING {
+        add(point, deed, Blow::Kill);
     }
     if full {
         for (point, deeds) in reached {
@@ -131,9 +159,9 @@ pub fn faults(reached: &Reached, full: bool, count: impl Fn(Tier) -> usize) -> V
     let mut turn = 0;
     for tier in [Tier::Edge, Tier::Router, Tier::Storage] {
         for deed in DEEDS {
-            let points = reached.iter().filter(|(point, deeds)| {
-                tier_of(point) == tier && deeds.contains(&deed)
-            });
+            let points = reached
+                .iter()
+                .filter(|(point, deeds)| tier_of(point) == tier && deeds.contains(&deed));
             let points: Vec<&String> = points.map(|(point, _)| point).collect();
             if !used.contains_key(&(tier, deed)) && !points.is_empty() {
                 add(points[turn % points.len()], deed, Blow::Kill);
@@ -179,7 +207,10 @@ mod tests {
     fn what_is_not_reached_any_more_is_missed() {
         let mut measured = some();
         assert!(missing(&some(), &measured).is_empty());
-        measured.get_mut("router.accepted").unwrap().remove(&Deed::Chat);
+        measured
+            .get_mut("router.accepted")
+            .unwrap()
+            .remove(&Deed::Chat);
         assert_eq!(missing(&some(), &measured), ["router.accepted during chat"]);
     }
 
@@ -192,6 +223,6 @@ mod tests {
         assert!(has("router.freeze", Deed::Leave) && has("storage.write", Deed::Offline));
         assert!(short.iter().any(|f| f.blow == Blow::Suspend));
         let full = faults(&some(), true, |_| 2);
-        assert_eq!(full.len(), LEAVING.len() + 2 * 5);
+        assert_eq!(full.len(), MOVING.len() + 2 * 5);
     }
 }

@@ -69,7 +69,10 @@ pub fn binary() -> Result<PathBuf> {
     }
     let own = std::env::current_exe()?;
     // target/<profile>/deps/<this test>
-    let folder = own.parent().and_then(Path::parent).context("a test lies in target/…/deps")?;
+    let folder = own
+        .parent()
+        .and_then(Path::parent)
+        .context("a test lies in target/…/deps")?;
     let path = folder.join("sestina");
     if !path.exists() {
         bail!(
@@ -116,8 +119,14 @@ impl Process {
             });
         }
         let stat = fs::read_to_string(format!("/proc/{}/stat", self.child.id()))?;
-        let state = stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next());
-        Ok(if state == Some('T') { Seen::Suspended } else { Seen::Running })
+        let state = stat
+            .rsplit_once(") ")
+            .and_then(|(_, rest)| rest.chars().next());
+        Ok(if state == Some('T') {
+            Seen::Suspended
+        } else {
+            Seen::Running
+        })
     }
 
     /// Sudden death.
@@ -195,7 +204,10 @@ fn command(tier: Tier, folder: &Path, environment: &[(String, String)]) -> Resul
         }
         None => Command::new(binary),
     };
-    let log = File::options().create(true).append(true).open(folder.join("log"))?;
+    let log = File::options()
+        .create(true)
+        .append(true)
+        .open(folder.join("log"))?;
     command
         .arg(tier.command())
         .arg("--config")
@@ -224,6 +236,10 @@ fn spawn(command: Command) -> Result<Child> {
         sender
     });
     let (answer, result) = mpsc::sync_channel(1);
-    spawner.send((command, answer)).context("the thread that starts processes has ended")?;
-    Ok(result.recv().context("the thread that starts processes has ended")??)
+    spawner
+        .send((command, answer))
+        .context("the thread that starts processes has ended")?;
+    Ok(result
+        .recv()
+        .context("the thread that starts processes has ended")??)
 }

@@ -18,7 +18,10 @@ pub(crate) struct Addresses {
 }
 
 fn list(ports: &[u16]) -> String {
-    let quoted: Vec<String> = ports.iter().map(|port| format!("\"127.0.0.1:{port}\"")).collect();
+    let quoted: Vec<String> = ports
+        .iter()
+        .map(|port| format!("\"127.0.0.1:{port}\""))
+        .collect();
     format!("[{}]", quoted.join(", "))
 }
 

@@ -95,9 +95,18 @@ impl World {
                 sessions.push((part, Client::login(user, resource, home, &ports).await?));
             }
             let room = name_owned_by("room", ROOMS, group, &names);
-            groups.push(Group { sessions, offline, room: format!("{room}@{ROOMS}") });
+            groups.push(Group {
+                sessions,
+                offline,
+                room: format!("{room}@{ROOMS}"),
+            });
         }
-        let world = World { cluster: Mutex::new(cluster), groups, ports, edges };
+        let world = World {
+            cluster: Mutex::new(cluster),
+            groups,
+            ports,
+            edges,
+        };
         world.settle_in().await?;
         Ok(world)
     }
@@ -107,7 +116,10 @@ impl World {
             self.client(who).send("<presence/>")?;
         }
         for group in 0..self.groups.len() {
-            let two = self.client(Who { group, part: Part::Two });
+            let two = self.client(Who {
+                group,
+                part: Part::Two,
+            });
             two.send(
                 "<iq type='set' id='carbons'><enable xmlns='urn:xmpp:carbons:2'/></iq>".to_owned(),
             )?;
@@ -123,7 +135,9 @@ impl World {
                 let own = format!("{room}/{nick}");
                 client
                     .hears("its own presence in a room", 0, LIMIT, |log| {
-                        log.iter().find(|h| h.element.attr("from") == Some(&own)).map(drop)
+                        log.iter()
+                            .find(|h| h.element.attr("from") == Some(&own))
+                            .map(drop)
                     })
                     .await?;
             }
@@ -213,7 +227,10 @@ impl World {
     /// Arms fail points, as `SESTINA_FAILPOINTS` names them.
     pub async fn arm(&self, at: At, points: &str) -> Result<()> {
         let mut cluster = self.cluster.lock().await;
-        cluster.arm(at, points).await.with_context(|| format!("arming {points}"))
+        cluster
+            .arm(at, points)
+            .await
+            .with_context(|| format!("arming {points}"))
     }
 }
 

@@ -36,7 +36,10 @@ async fn measure(mut world: World) -> Result<(World, Reached)> {
                 for point in points {
                     reached.entry(point).or_default().insert(deed);
                 }
-                println!("{deed}: {:.1} s without a fault", began.elapsed().as_secs_f32());
+                println!(
+                    "{deed}: {:.1} s without a fault",
+                    began.elapsed().as_secs_f32()
+                );
             }
             Err(error) => {
                 let mut cluster = world.cluster.lock().await;
@@ -50,7 +53,11 @@ async fn measure(mut world: World) -> Result<(World, Reached)> {
         }
     }
     println!("{}", matrix::written(&reached));
-    ensure!(broken.is_empty(), "broken without any fault:\n{}", broken.join("\n"));
+    ensure!(
+        broken.is_empty(),
+        "broken without any fault:\n{}",
+        broken.join("\n")
+    );
     Ok((world, reached))
 }
 
@@ -68,7 +75,10 @@ async fn strike(mut world: World, reached: &Reached, full: bool) -> Result<()> {
         match fault::run(&world, fault, &format!("f{number}")).await {
             Ok(Outcome::Held(stall)) => {
                 let seconds = began.elapsed().as_secs_f32();
-                println!("{}/{all} {fault}: held, {stall:.2?} until all was said, {seconds:.1} s", number + 1);
+                println!(
+                    "{}/{all} {fault}: held, {stall:.2?} until all was said, {seconds:.1} s",
+                    number + 1
+                );
                 stalls.push(stall);
             }
             Ok(Outcome::NotReached) => {
@@ -89,12 +99,23 @@ async fn strike(mut world: World, reached: &Reached, full: bool) -> Result<()> {
     }
     stalls.sort();
     if let (Some(median), Some(longest)) = (stalls.get(stalls.len() / 2), stalls.last()) {
-        println!("{} faults held; stalls: median {median:.2?}, longest {longest:.2?}", stalls.len());
+        println!(
+            "{} faults held; stalls: median {median:.2?}, longest {longest:.2?}",
+            stalls.len()
+        );
     }
     println!("not reached: {not_reached:?}");
     // A point that was reached without a fault, and is not when it is armed, hides a gap.
-    assert!(not_reached.len() * 10 <= all, "too many faults did not strike: {not_reached:#?}");
-    assert!(broken.is_empty(), "{} promises were broken:\n{}", broken.len(), broken.join("\n"));
+    assert!(
+        not_reached.len() * 10 <= all,
+        "too many faults did not strike: {not_reached:#?}"
+    );
+    assert!(
+        broken.is_empty(),
+        "{} promises were broken:\n{}",
+        broken.len(),
+        broken.join("\n")
+    );
     Ok(())
 }
 
@@ -120,7 +141,11 @@ fn what_was_acknowledged_survives_every_fault() {
             matrix::written(&measured)
         );
         let chosen = if full { &measured } else { &promised };
-        let chosen = if promised.is_empty() { &measured } else { chosen };
+        let chosen = if promised.is_empty() {
+            &measured
+        } else {
+            chosen
+        };
         strike(world, chosen, full).await.unwrap();
     });
 }

@@ -141,11 +141,9 @@ labels! {
 
     /// What happened to a slot.
     pub enum SlotEvent("event") {
-        /// Claimed from a holder whose lease had ended.
+        /// In service at this process, claimed from a holder that was gone or had released it.
         TakenOver = "taken_over",
-        /// Claimed from a holder that released it.
-        HandedOver = "handed_over",
-        /// Released by this process.
+        /// Released by this process, for another that takes it.
         Released = "released",
         /// A hand-over failed; the slot thawed at the old owner.
         Thawed = "thawed",

@@ -46,7 +46,7 @@ macro_rules! metrics {
 }
 
 metrics! {
-    /// Sessions with a socket at this edge.
+    /// Sessions that this edge holds; one that lost its socket until its owner has taken it over
     sessions: By<Transport, Gauge>;
     /// Connections that have not authenticated
     connections_unauthenticated: Gauge;
@@ -62,7 +62,8 @@ metrics! {
     stanzas: By2<Kind, Outcome, Counter>;
     /// Bytes of stanzas at this edge's sockets, before TLS
     bytes: By<Direction, Counter>;
-    /// From a stanza's arrival at an edge to its last byte written to a socket
+    /// From a stanza's arrival at its sender's edge to its last byte written to a socket here,
+    /// without the time on the wire between processes
     stanza_latency_seconds: Histogram;
     /// From a stanza's arrival at the edge to the owner's `accepted`
     accept_seconds: Histogram;
@@ -114,12 +115,14 @@ metrics! {
     auth_failures: By<AuthFailure, Counter>;
     /// TLS handshakes
     tls_handshakes: By<Handshake, Counter>;
-    /// Lanes that are open
+    /// Lanes that are open, counted at each end that is in this process
     lanes: By<Lane, Gauge>;
     /// Lanes opened
     lanes_opened: By<Lane, Counter>;
     /// Lanes closed
     lanes_closed: By<Lane, Counter>;
+    /// Sockets given up because a silent client did not answer
+    silent_sockets: Counter;
     /// Limits that clients passed
     limits: By<Limit, Counter>;
     /// Whether the cluster can take the next fault (1) or not (0)

@@ -19,7 +19,12 @@ use crate::transport::Flush;
 
 impl Session {
     /// Asks a client that is silent, and gives up one that has not answered.
-    pub(crate) fn check_silence(self: &Arc<Self>, shared: &Shared, state: &mut State, now: Instant) {
+    pub(crate) fn check_silence(
+        self: &Arc<Self>,
+        shared: &Shared,
+        state: &mut State,
+        now: Instant,
+    ) {
         // A client that is not read cannot be heard.
         let paused = state.held_in_bytes >= shared.config.unsettled_bytes / 2;
         if state.phase != Phase::Open || paused {

@@ -29,16 +29,30 @@ async fn a_sampled_stanza_is_one_trace_from_socket_to_socket() {
     let router = bound.router.clone();
     let (_, _, inbound) = next_frame!(router, Inbound);
     let parts: Vec<&str> = inbound.trace.split('-').collect();
-    assert_eq!((parts.len(), parts[0], parts[3]), (4, "00", "01"), "{}", inbound.trace);
-    assert!(capture.finished().is_empty(), "the root ends when the stanza is settled");
+    assert_eq!(
+        (parts.len(), parts[0], parts[3]),
+        (4, "00", "01"),
+        "{}",
+        inbound.trace
+    );
+    assert!(
+        capture.finished().is_empty(),
+        "the root ends when the stanza is settled"
+    );
     bound.frame(traced(bound.delivery(1, "secret words"), 1, &inbound.trace));
     bound.client.until("</message>").await;
     bound.progress(1, 1);
     until("both spans ended", || capture.finished().len() == 2).await;
     let spans = capture.finished();
-    assert_eq!((spans[0].name.as_str(), spans[1].name.as_str()), ("deliver", "stanza"));
+    assert_eq!(
+        (spans[0].name.as_str(), spans[1].name.as_str()),
+        ("deliver", "stanza")
+    );
     assert!(spans.iter().all(|span| span.trace == parts[1]), "{spans:?}");
-    assert_eq!((spans[1].id.as_str(), spans[0].parent.as_str()), (parts[2], parts[2]));
+    assert_eq!(
+        (spans[1].id.as_str(), spans[0].parent.as_str()),
+        (parts[2], parts[2])
+    );
     let said = format!("{spans:?}");
     for secret in ["secret", "juliet", "romeo", "example"] {
         assert!(!said.contains(secret), "{said}");
@@ -66,7 +80,10 @@ async fn latency_ends_with_the_last_byte_written() {
     bound.client.until("</message>").await;
     let (count, sum) = rig.tally.timed(Timing::Latency);
     assert_eq!(count, 1);
-    assert!(sum >= Duration::from_millis(250) && sum < Duration::from_secs(9), "{sum:?}");
+    assert!(
+        sum >= Duration::from_millis(250) && sum < Duration::from_secs(9),
+        "{sum:?}"
+    );
     bound.say(&["m1"]).await;
     until("it was read", || rig.tally.get(Count::BytesIn) > 20).await;
     assert!(rig.tally.get(Count::BytesOut) > 100);
@@ -77,7 +94,13 @@ async fn latency_ends_with_the_last_byte_written() {
 async fn what_is_unsettled_is_known_until_it_is_settled() {
     let rig = Rig::new(1).await;
     let mut bound = rig.session().await;
-    assert_eq!((rig.tally.level_of(Level::Sockets), rig.tally.level_of(Level::Logins)), (1, 0));
+    assert_eq!(
+        (
+            rig.tally.level_of(Level::Sockets),
+            rig.tally.level_of(Level::Logins)
+        ),
+        (1, 0)
+    );
     bound.say(&["m1", "m2", "m3"]).await;
     until("three wait", || rig.tally.level_of(Level::Unsettled) == 3).await;
     assert!(rig.tally.level_of(Level::UnsettledBytes) > 0);
@@ -93,7 +116,10 @@ async fn what_is_unsettled_is_known_until_it_is_settled() {
 #[tokio::test]
 async fn a_socket_that_takes_nothing_shows_in_what_waits() {
     let rig = Rig::new(1).await;
-    let way = super::client::Way { small_buffers: true, ..SECURE };
+    let way = super::client::Way {
+        small_buffers: true,
+        ..SECURE
+    };
     let bound = rig.session_by(way).await;
     let text = "x".repeat(60_000);
     for number in 1..=4 {
@@ -102,13 +128,21 @@ async fn a_socket_that_takes_nothing_shows_in_what_waits() {
     assert!(rig.tally.level_of(Level::WaitingBytes) > 60_000);
     assert!(rig.tally.level_of(Level::Waiting) > 0);
     drop(bound);
-    until("nothing waits", || rig.tally.level_of(Level::WaitingBytes) == 0).await;
-    until("no stanza waits", || rig.tally.level_of(Level::Waiting) == 0).await;
+    until("nothing waits", || {
+        rig.tally.level_of(Level::WaitingBytes) == 0
+    })
+    .await;
+    until("no stanza waits", || {
+        rig.tally.level_of(Level::Waiting) == 0
+    })
+    .await;
 }
 
 /// What the sweep does when it comes by after so long.
 fn sweep(rig: &Rig, slot: u16, later: Duration) {
-    rig.edge.shared.sweep(usize::from(slot), Instant::now() + later);
+    rig.edge
+        .shared
+        .sweep(usize::from(slot), Instant::now() + later);
 }
 
 const SILENCE: Duration = Duration::from_secs(301);
@@ -120,7 +154,10 @@ async fn a_silent_client_is_asked_and_lost_without_an_answer() {
     sweep(&rig, bound.slot, Duration::from_secs(200));
     sweep(&rig, bound.slot, SILENCE);
     let asked = bound.client.until("/>").await;
-    assert_eq!(asked, "<r xmlns='urn:xmpp:sm:3'/>", "asked once, and not before its time");
+    assert_eq!(
+        asked, "<r xmlns='urn:xmpp:sm:3'/>",
+        "asked once, and not before its time"
+    );
     // Time enough to answer is left.
     sweep(&rig, bound.slot, SILENCE + Duration::from_secs(29));
     bound.client.send("<a xmlns='urn:xmpp:sm:3' h='0'/>").await;
@@ -140,7 +177,10 @@ async fn a_silent_client_is_asked_and_lost_without_an_answer() {
 #[tokio::test]
 async fn a_silent_websocket_is_pinged() {
     let rig = Rig::new(1).await;
-    let way = super::client::Way { websocket: true, ..SECURE };
+    let way = super::client::Way {
+        websocket: true,
+        ..SECURE
+    };
     let mut bound = rig.session_by(way).await;
     let heard = || {
         let slot = rig.edge.shared.slots[usize::from(bound.slot)].lock();
@@ -168,5 +208,8 @@ async fn a_plain_stream_that_cannot_be_asked_is_left_to_the_kernel() {
     sweep(&rig, bound.slot, SILENCE * 3);
     bound.deliver(1, "still here");
     let text = bound.client.until("</message>").await;
-    assert!(text.starts_with("<message"), "nothing was written before: {text}");
+    assert!(
+        text.starts_with("<message"),
+        "nothing was written before: {text}"
+    );
 }

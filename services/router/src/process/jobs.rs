@@ -12,6 +12,7 @@ use sestina_telemetry::trace::span_from_traceparent;
 use sestina_telemetry::{Lost, StoreOp};
 use tracing::{Instrument as _, Span};
 
+use super::releases::{self, Release};
 use super::Shared;
 use crate::worker::core::Job;
 use crate::worker::input::{Input, JobDone};
@@ -23,6 +24,15 @@ const QUESTION: Duration = Duration::from_secs(5);
 /// Starts a job of a worker. Of the sampled stanzas that it serves together, `traces`, each gets a
 /// span; the call to storage is shown in the trace of the first.
 pub(super) fn start(shared: &Arc<Shared>, worker: u32, job: Job, traces: &[Arc<str>]) {
+    if let Job::Release { slot, epoch, to } = job {
+        let release = Release {
+            worker,
+            slot,
+            epoch,
+            to,
+        };
+        return releases::start(shared, release);
+    }
     let this = shared.clone();
     let mut spans = traces.iter().map(|trace| span_from_traceparent("archive", trace));
     let first = spans.next().unwrap_or_else(Span::none);
@@ -156,20 +166,8 @@ async fn run(shared: &Arc<Shared>, job: Job) -> Option<JobDone> {
                 result,
             }
         }
-        Job::Release { slot, epoch, to } => {
-            let epochs = shared.epochs.clone();
-            let known = move |slot: u16| {
-                epochs
-                    .get(usize::from(slot))
-                    .map_or(0, |e| e.load(std::sync::atomic::Ordering::Acquire))
-            };
-            let limit = Duration::from_secs(2);
-            let refused = shared.ports.hand_over(&[slot], &to, known, limit).await;
-            failpoint!("router.released");
-            let owns = shared.ports.table.load().owned_by(slot, &shared.node);
-            let done = refused.is_ok_and(|refused| refused.is_empty()) && !owns;
-            JobDone::Released { slot, epoch, done }
-        }
+        // These go together: see `start`.
+        Job::Release { .. } => return None,
     })
 }
 

@@ -1,6 +1,7 @@
 //! A router process around its workers: lanes, jobs, leases, the slot table.
 //!
-//! - [`worker_task`]: runs a worker; [`jobs`]: does what workers ask for
+//! - [`worker_task`]: runs a worker; [`jobs`]: does what workers ask for; [`releases`]: slots given
+//!   away together
 //! - [`lanes`]: lanes that edges and routers open here; [`peers`]: lanes that this router opens
 //! - [`membership`]: who is alive; [`table`]: which slots come and go, and the planner
 //! - [`accounts`]: credentials for edges; [`control`]: what administrators ask
@@ -11,6 +12,7 @@ mod jobs;
 mod lanes;
 mod membership;
 mod peers;
+mod releases;
 mod table;
 mod worker_task;
 
@@ -106,6 +108,7 @@ pub(crate) struct Shared {
     pub(crate) peer_lanes: Mutex<HashMap<u64, Arc<dyn sestina_api::peer::PeerSink>>>,
     live: membership::Live,
     credentials: accounts::Cache,
+    releases: releases::Releases,
     pub(crate) instances: AtomicU64,
     /// Processes with other hosts or modules than this one, by incarnation.
     mismatches: Mutex<HashSet<u64>>,
@@ -172,6 +175,7 @@ impl Router {
             peer_lanes: Mutex::default(),
             live: membership::Live::default(),
             credentials: accounts::Cache::default(),
+            releases: releases::Releases::default(),
             instances: AtomicU64::new(1),
             mismatches: Mutex::default(),
         });

@@ -107,18 +107,20 @@ impl Slot {
             return Taken::Gone;
         };
         let last = session.room_seq.get(&key.origin).copied();
-        let in_order = match last {
-            Some(last) => previous == last || key.n == last || previous == 0,
-            None => previous == 0,
-        };
-        if !in_order {
-            return Taken::OutOfOrder;
-        }
-        session.release_front(key.origin, mark);
         // Further variants of the event in hand are part of it.
         let in_hand = session.room_in_hand == Some((key.origin, key.n, work));
         let old = !in_hand && last.is_some_and(|last| key.n <= last);
-        if (old || session.restored.contains(&key)) && guard!("dedupe") {
+        // What it had comes again after a break, in any order.
+        if !old && !in_hand && previous != 0 && last != Some(previous) {
+            return Taken::OutOfOrder;
+        }
+        session.release_front(key.origin, mark);
+        let repeated = old || session.restored.contains(&key);
+        if !old {
+            session.room_in_hand = Some((key.origin, key.n, work));
+            session.room_seq.insert(key.origin, key.n);
+        }
+        if repeated && guard!("dedupe") {
             core.metrics
                 .dropped_by_key(sestina_telemetry::Keyed::Session);
             // Held by the edge, or about to be: then it is asked for again.
@@ -127,10 +129,6 @@ impl Slot {
                 .is_none_or(|number| number <= session.held);
             return if held { Taken::Yes } else { Taken::OutOfOrder };
         }
-        session.room_in_hand = Some((key.origin, key.n, work));
-        session
-            .room_seq
-            .insert(key.origin, key.n.max(last.unwrap_or(0)));
         self.deliver_to(core, id, key, variant.clone(), Some(work));
         Taken::Yes
     }

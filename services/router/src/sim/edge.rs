@@ -458,6 +458,10 @@ impl Edge {
             }
         }
         self.lanes.retain(|key, _| named(key.0));
+        // A real edge keeps all slots; only these are used here.
+        for number in 0..16 {
+            self.slots.entry(number).or_default();
+        }
         for (number, slot) in &mut self.slots {
             let epoch = map.epochs[usize::from(*number)];
             let owner = (map.owners[usize::from(*number)] as usize)

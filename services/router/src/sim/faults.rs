@@ -1,10 +1,11 @@
 //! What goes wrong, and what makes it whole again.
 
+use super::check::check;
+use super::client::Mode;
 use super::host::Life;
 use super::net::Ends;
 use super::talk;
 use super::world::World;
-use super::check::check;
 
 /// One fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -166,18 +167,18 @@ impl World {
         // Longer than a suspension and the waits of clients last.
         let until = self.now + 8000;
         while self.now < until {
-            if !self.rest(400, 40_000) {
+            if !self.rest(400, 20_000) {
                 return vec!["it does not come to rest".to_owned()];
             }
-            let waits = self.clients.iter().any(|c| c.wanted && !c.is_online())
+            let waits = self.clients.iter().any(|c| (c.wanted && !c.is_online()) || matches!(c.mode, Mode::Broken { .. }))
                 || self.hosts.iter().any(|h| matches!(h.life, Life::Suspended { .. }));
             if !waits {
                 break;
             }
         }
-        talk::acknowledge_all(self);
         for _ in 0..2 {
-            if !self.rest(900, 40_000) {
+            talk::acknowledge_all(self);
+            if !self.rest(900, 10_000) {
                 return vec!["it does not come to rest".to_owned()];
             }
         }

@@ -8,7 +8,7 @@ use super::client::{self, Client, Mode, ToServer, What};
 use super::world::{DOMAIN, MUC, Sent, World};
 
 /// The client that comes and goes.
-const FLAKY: usize = 6;
+pub(super) const FLAKY: usize = 6;
 
 /// One of the clients does something.
 pub(super) fn talk(world: &mut World) {
@@ -49,7 +49,7 @@ fn come_and_go(world: &mut World) {
     match client.mode {
         Mode::Offline => client.wanted = true,
         Mode::Online if client.resumable => {
-            client.wanted = choice == 2;
+            client.wanted = choice != 1;
             if choice == 0 {
                 // Away for longer than the server waits.
                 world.cut_client(FLAKY, 6000 + pause);

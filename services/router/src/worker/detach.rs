@@ -279,7 +279,9 @@ impl Slot {
         let others: Vec<u128> = self.sessions_of(&user).map(|s| s.id).collect();
         for (number, mut item) in queue {
             let delivered = !sm && number <= written;
-            if !delivered && item.key.kind == EffectKind::Route as u32 {
+            let kind = item.key.kind;
+            let stored_before = kind & 0xff == EffectKind::Offline as u32;
+            if !delivered && (kind == EffectKind::Route as u32 || stored_before) {
                 let elsewhere = others.iter().any(|other| {
                     self.sessions
                         .get(other)
@@ -291,7 +293,15 @@ impl Slot {
                     && core.config.has_accounts(user.domain())
                     && sestina_xmpp::ext::offline::should_store(&stanza)
                 {
-                    self.store_offline(core, item.key, work, &user, &stanza);
+                    // Its old row counts as delivered: this is another.
+                    let key = match stored_before {
+                        true => EffectKey {
+                            kind: kind.wrapping_add(1 << 8),
+                            ..item.key
+                        },
+                        false => item.key.sibling(EffectKind::Offline),
+                    };
+                    self.store_offline(core, key, work, &user, &stanza);
                 }
             }
             if let Some(waiting) = item.work.take() {
@@ -300,14 +310,23 @@ impl Slot {
         }
     }
 
-    /// Everybody was told.
+    /// Everybody was told. What the client sent before may still be under way: until it is settled
+    /// its keys are needed, and the edge holds its copies.
     pub(crate) fn session_ended(&mut self, core: &mut Core, id: u128) {
+        if let Some(session) = self.sessions.get_mut(&id)
+            && session.settled < session.accepted
+        {
+            session.all_told = true;
+            return;
+        }
         let Some(session) = self.remove_session(id) else {
             return;
         };
         for target in session.mark_targets.keys() {
             core.send_mark(*target, id, u64::MAX);
         }
+        let user = session.jid.bare();
+        self.release_own(core, &user, id, u64::MAX);
         if let Some((lane, handle)) = session.ended_from {
             let gone = proto::Detached {
                 handle,

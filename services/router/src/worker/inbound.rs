@@ -340,8 +340,11 @@ impl Slot {
         }
         failpoint!("router.settled");
         let all_settled = session.settled == session.accepted;
+        let over = session.all_told;
         self.touch(core, id);
-        if all_settled {
+        if all_settled && over {
+            self.session_ended(core, id);
+        } else if all_settled {
             self.maybe_detached(core, id);
         }
     }
@@ -436,7 +439,8 @@ impl Slot {
             core.to_edge(lane, slot, epoch, Body::KeepState(keep));
         }
         let accepted = core.config.reported(session.accepted, session.settled);
-        let released = session.released();
+        // What was not sent yet is told when it was: the edge cannot note it before.
+        let released = session.released().min(session.sent);
         let due = accepted > session.accepted_told
             || session.settled > session.settled_told
             || released > session.released_told;

@@ -23,8 +23,16 @@ pub(crate) struct Levels {
 impl Levels {
     /// Tells the gauges what has changed.
     fn tell(&mut self, now: Levels, metrics: &Metrics) {
-        metrics.waiting(Queue::Session, diff(self.session.0, now.session.0), diff(self.session.1, now.session.1));
-        metrics.waiting(Queue::Archive, diff(self.archive.0, now.archive.0), diff(self.archive.1, now.archive.1));
+        metrics.waiting(
+            Queue::Session,
+            diff(self.session.0, now.session.0),
+            diff(self.session.1, now.session.1),
+        );
+        metrics.waiting(
+            Queue::Archive,
+            diff(self.archive.0, now.archive.0),
+            diff(self.archive.1, now.archive.1),
+        );
         metrics.waiting(Queue::Shadow, diff(self.shadow, now.shadow), 0);
         *self = now;
     }

@@ -26,14 +26,24 @@ pub(crate) struct Passage {
 impl Passage {
     /// Continues what a frame brought, in a span of that name. The span is disabled unless the
     /// stanza is sampled.
-    pub(crate) fn of(born: Micros, traceparent: &str, name: &'static str) -> (Passage, tracing::Span) {
+    pub(crate) fn of(
+        born: Micros,
+        traceparent: &str,
+        name: &'static str,
+    ) -> (Passage, tracing::Span) {
         if traceparent.is_empty() {
             return (Passage { born, trace: None }, tracing::Span::none());
         }
         let span = trace::span_from_traceparent(name, traceparent);
         // Without an exporter here, others may still have one.
         let next = trace::traceparent(&span).map_or_else(|| Arc::from(traceparent), Arc::from);
-        (Passage { born, trace: Some(next) }, span)
+        (
+            Passage {
+                born,
+                trace: Some(next),
+            },
+            span,
+        )
     }
 
     /// The form in frames.
@@ -44,12 +54,20 @@ impl Passage {
 
 /// The age of what was read at `born`.
 fn age(born: Micros, now: Micros) -> u32 {
-    if born == 0 { 0 } else { now.wrapping_sub(born).max(1) }
+    if born == 0 {
+        0
+    } else {
+        now.wrapping_sub(born).max(1)
+    }
 }
 
 /// When something of that age was read.
 fn born(age: u32, now: Micros) -> Micros {
-    if age == 0 { 0 } else { now.wrapping_sub(age).max(1) }
+    if age == 0 {
+        0
+    } else {
+        now.wrapping_sub(age).max(1)
+    }
 }
 
 /// A frame of an edge comes into this process.
@@ -89,13 +107,24 @@ fn field(frame: &mut proto::PeerFrame) -> Option<&mut u32> {
 }
 
 #[cfg(test)]
+#[path = "passage_tests.rs"]
+mod hops;
+
+#[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
 
     fn effect(age_us: u32) -> proto::PeerFrame {
-        let effect = proto::Effect { age_us, ..proto::Effect::default() };
-        proto::PeerFrame { slot: 0, epoch: 0, body: Some(PeerBody::Effect(effect)) }
+        let effect = proto::Effect {
+            age_us,
+            ..proto::Effect::default()
+        };
+        proto::PeerFrame {
+            slot: 0,
+            epoch: 0,
+            body: Some(PeerBody::Effect(effect)),
+        }
     }
 
     #[test]

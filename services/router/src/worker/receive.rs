@@ -352,9 +352,12 @@ impl Slot {
 
     /// RFC 6121 §8.5.2.1.1 and §8.5.3: which sessions get a message.
     fn message_targets(&self, to: &Jid, stanza: &Stanza) -> Vec<u128> {
+        let stored = sestina_xmpp::ext::offline::should_store(stanza);
         if to.resource().is_some() {
             if let Some(id) = self.session_of(to) {
-                return vec![id];
+                // Behind what is stored, whichever form of the address was used (RFC 6120 §10.1).
+                let waits = self.sessions.get(&id).is_some_and(|s| s.offline_pending);
+                return if waits && stored { Vec::new() } else { vec![id] };
             }
             // §8.5.3.2.1: normal and chat go on as if to the bare JID; the rest is not delivered.
             if !matches!(stanza.type_.as_str(), "" | "normal" | "chat") {
@@ -369,7 +372,6 @@ impl Slot {
         };
         // Where all of them still wait for what is stored, this comes behind it, from there too.
         // Where one does not wait, it is nobody's turn to get this later: all get it now.
-        let stored = sestina_xmpp::ext::offline::should_store(stanza);
         if stored && reachable().all(|s| s.offline_pending) {
             return Vec::new();
         }
@@ -396,7 +398,8 @@ impl Slot {
                 }
                 Effect::StoreOffline => {
                     stored = true;
-                    self.store_offline(core, hand.key, hand.work, &user, &stanza);
+                    let key = hand.key.sibling(EffectKind::Offline);
+                    self.store_offline(core, key, hand.work, &user, &stanza);
                 }
                 other => tracing::error!(?other, "a module asked for this at Undeliverable"),
             }

@@ -144,7 +144,7 @@ impl Slot {
         }
     }
 
-    /// Stores a message for later (XEP-0160); the work waits for the commit.
+    /// Stores a message for later (XEP-0160), once for each key; the work waits for the commit.
     pub(crate) fn store_offline(
         &mut self,
         core: &mut Core,
@@ -159,7 +159,7 @@ impl Slot {
             bare: user.as_str().to_owned(),
             epoch: self.epoch,
             counter: self.offline_counter,
-            key: Some(key.sibling(EffectKind::Offline).into()),
+            key: Some(key.into()),
             at_ms: core.wall_ms,
             stanza: Some(stanza.clone().into()),
         };
@@ -245,8 +245,11 @@ impl Slot {
                 stamp_ms: row.at_ms,
                 reason: Some("Offline storage".to_owned()),
             };
-            stanza.push_element(&delay.to_element());
             let key = EffectKey::from(key);
+            // What was stored again has its time already.
+            if key.kind == EffectKind::Offline as u32 {
+                stanza.push_element(&delay.to_element());
+            }
             self.deliver_to(core, id, key, Arc::new(stanza.into()), Some(work));
         }
         core.part_done(work);

@@ -129,6 +129,8 @@ pub(crate) struct Session {
     pub(crate) detached_from: Option<(LaneRef, u64)>,
     /// The same of a session that ended.
     pub(crate) ended_from: Option<(LaneRef, u64)>,
+    /// It ended, and all but what it had sent is done.
+    pub(crate) all_told: bool,
     /// Listed to send its mark to other slots.
     pub(crate) mark_due: bool,
 }
@@ -175,6 +177,7 @@ impl Session {
             state_dirty: false,
             detached_from: None,
             ended_from: None,
+            all_told: false,
             mark_due: false,
         }
     }
@@ -231,7 +234,7 @@ impl Session {
             weight,
             passage,
         });
-        if key.kind != EffectKind::Offline as u32 {
+        if key.kind & 0xff != EffectKind::Offline as u32 {
             // What came from storage is removed there by itself; no origin replays it.
             self.unreleased.insert(self.next, key);
         }
@@ -382,7 +385,7 @@ impl Session {
             weight,
             passage: Passage::default(),
         });
-        if key.kind != EffectKind::Offline as u32 {
+        if key.kind & 0xff != EffectKind::Offline as u32 {
             self.unreleased.insert(item.number, key);
         }
         self.restored.insert(key);

@@ -29,7 +29,10 @@ impl Line {
     pub(super) async fn open(port: u16, user: &str) -> Result<Line> {
         let socket = TcpStream::connect(("127.0.0.1", port)).await?;
         socket.set_nodelay(true)?;
-        let mut line = Line { socket, parser: StreamParser::new(Limits::trusted()) };
+        let mut line = Line {
+            socket,
+            parser: StreamParser::new(Limits::trusted()),
+        };
         line.header().await?;
         line.authenticate(user).await?;
         line.parser.reset();
@@ -62,14 +65,17 @@ impl Line {
             &random_nonce(),
         );
         let (xmlns, first) = (ns::SASL, STANDARD.encode(scram.client_first()));
-        self.write(&format!("<auth xmlns='{xmlns}' mechanism='SCRAM-SHA-1'>{first}</auth>"))
-            .await?;
+        self.write(&format!(
+            "<auth xmlns='{xmlns}' mechanism='SCRAM-SHA-1'>{first}</auth>"
+        ))
+        .await?;
         let challenge = self.sasl("challenge").await?;
         let (response, verifier) = scram
             .server_first(&challenge)
             .map_err(|error| anyhow!("the challenge is wrong: {error}"))?;
         let response = STANDARD.encode(response);
-        self.write(&format!("<response xmlns='{xmlns}'>{response}</response>")).await?;
+        self.write(&format!("<response xmlns='{xmlns}'>{response}</response>"))
+            .await?;
         let last = self.sasl("success").await?;
         verifier
             .server_final(&last)
@@ -81,7 +87,9 @@ impl Line {
         if !answer.is(name, ns::SASL) {
             bail!("expected <{name}/> of SASL, got {}", text(&answer));
         }
-        STANDARD.decode(answer.text().trim()).context("SASL is base64")
+        STANDARD
+            .decode(answer.text().trim())
+            .context("SASL is base64")
     }
 
     pub(super) async fn write(&mut self, text: &str) -> Result<()> {
@@ -100,8 +108,10 @@ impl Line {
     /// The next thing that comes. Nothing is lost when the future is dropped.
     pub(super) async fn read(&mut self) -> Result<Event> {
         loop {
-            let event =
-                self.parser.next().map_err(|fault| anyhow!("the stream is broken: {fault:?}"))?;
+            let event = self
+                .parser
+                .next()
+                .map_err(|fault| anyhow!("the stream is broken: {fault:?}"))?;
             match event {
                 Some(StreamEvent::Stanza(stanza)) => {
                     let mut bytes = Vec::new();

@@ -98,9 +98,19 @@ impl Client {
             changed: Notify::new(),
         });
         let (orders, taken) = mpsc::channel(ORDERS);
-        let task = tokio::spawn(session::run(shared.clone(), taken, resource.to_owned(), edge));
+        let task = tokio::spawn(session::run(
+            shared.clone(),
+            taken,
+            resource.to_owned(),
+            edge,
+        ));
         let name = format!("{user}/{resource}");
-        let client = Client { shared, orders, task, name };
+        let client = Client {
+            shared,
+            orders,
+            task,
+            name,
+        };
         client
             .wait("to be logged in", Duration::from_secs(20), |state| {
                 (!state.sm_id.is_empty()).then_some(())
@@ -164,7 +174,8 @@ impl Client {
 
     /// Waits until it has a session on a connection.
     pub async fn connected(&self, limit: Duration) -> Result<usize> {
-        self.wait("to be connected", limit, |state| state.edge).await
+        self.wait("to be connected", limit, |state| state.edge)
+            .await
     }
 
     /// Waits until it has a session on a connection to that edge.
@@ -199,9 +210,11 @@ impl Client {
     /// Closes the stream, and with it the session.
     pub async fn close(&self) -> Result<()> {
         self.order(Order::Close)?;
-        self.wait("for its stream to be closed", Duration::from_secs(20), |state| {
-            state.closed.then_some(())
-        })
+        self.wait(
+            "for its stream to be closed",
+            Duration::from_secs(20),
+            |state| state.closed.then_some(()),
+        )
         .await
     }
 
@@ -232,7 +245,13 @@ impl Client {
 
     /// What it has heard from that place on.
     pub fn log(&self, from: usize) -> Vec<Heard> {
-        self.shared.state.lock().log.get(from..).unwrap_or_default().to_vec()
+        self.shared
+            .state
+            .lock()
+            .log
+            .get(from..)
+            .unwrap_or_default()
+            .to_vec()
     }
 
     /// Its connections that broke.

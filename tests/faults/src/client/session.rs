@@ -68,7 +68,11 @@ pub(super) async fn run(
         drop(line);
         match end {
             Ok(End::Broke(how)) => {
-                shared.state.lock().broken.push(Broken { edge, how, at: Instant::now() });
+                shared.state.lock().broken.push(Broken {
+                    edge,
+                    how,
+                    at: Instant::now(),
+                });
                 edge = (edge + 1) % shared.ports.len();
             }
             Ok(End::Left(Some(to))) => edge = to,
@@ -117,7 +121,8 @@ async fn establish(shared: &Shared, resource: &str, edge: usize) -> Result<Line,
             .and_then(|bind| bind.child("jid", ns::BIND))
             .map(Element::text)
             .with_context(|| format!("was not bound: {}", text(&bound)))?;
-        line.write(&format!("<enable xmlns='{sm}' resume='true'/>")).await?;
+        line.write(&format!("<enable xmlns='{sm}' resume='true'/>"))
+            .await?;
         let enabled = line.element().await?;
         let id = enabled
             .attr("id")
@@ -128,19 +133,32 @@ async fn establish(shared: &Shared, resource: &str, edge: usize) -> Result<Line,
         state.sm_id = id.to_owned();
         return Ok(line);
     }
-    line.write(&format!("<resume xmlns='{sm}' h='{received}' previd='{id}'/>")).await?;
+    line.write(&format!(
+        "<resume xmlns='{sm}' h='{received}' previd='{id}'/>"
+    ))
+    .await?;
     let answer = line.element().await?;
     if answer.is("error", ns::STREAM) {
         return Err(Failed::Again(text(&answer)));
     }
-    let h = answer.attr("h").filter(|_| answer.is("resumed", sm)).and_then(|h| h.parse().ok());
+    let h = answer
+        .attr("h")
+        .filter(|_| answer.is("resumed", sm))
+        .and_then(|h| h.parse().ok());
     let Some(h) = h else {
-        return Err(Failed::Lost(format!("the resumption was refused: {}", text(&answer))));
+        return Err(Failed::Lost(format!(
+            "the resumption was refused: {}",
+            text(&answer)
+        )));
     };
     let again: Vec<String> = {
         let mut state = shared.state.lock();
         acknowledged(&mut state.unacked, h);
-        state.unacked.iter().map(|(_, stanza)| stanza.clone()).collect()
+        state
+            .unacked
+            .iter()
+            .map(|(_, stanza)| stanza.clone())
+            .collect()
     };
     for stanza in again {
         line.write(&stanza).await?;

@@ -32,7 +32,9 @@ pub(super) async fn between(
     gate: &Gate<'_>,
     part: Part,
 ) -> Result<()> {
-    exchange(world, scene, gate, Strike::Question, part).await.map(drop)
+    exchange(world, scene, gate, Strike::Question, part)
+        .await
+        .map(drop)
 }
 
 async fn exchange(
@@ -65,7 +67,8 @@ async fn exchange(
     }
     for (own, from, peer) in [(a, from_a, b), (b, from_b, a)] {
         let id = id(peer);
-        own.hears("a question", from, LIMIT, |log| asked(log, &id)).await?;
+        own.hears("a question", from, LIMIT, |log| asked(log, &id))
+            .await?;
     }
     if strike == Strike::Answer {
         gate.open().await?;
@@ -86,7 +89,11 @@ async fn exchange(
         if strike == Strike::Question {
             for what in ["off", "on"] {
                 let done = answer(own, from, &format!("{}-{what}", id(own))).await?;
-                ensure!(done.attr("type") == Some("result"), "{}: carbons: {done:?}", own.name);
+                ensure!(
+                    done.attr("type") == Some("result"),
+                    "{}: carbons: {done:?}",
+                    own.name
+                );
             }
         }
         own.acknowledged(LIMIT).await?;

@@ -18,17 +18,20 @@ fn statuses(log: &[Heard], from: &str, tag: &str) -> Vec<String> {
         .collect()
 }
 
-pub(super) async fn presence(
-    world: &World,
-    scene: &Scene,
-    gate: &Gate<'_>,
-) -> Result<Vec<Talked>> {
+pub(super) async fn presence(world: &World, scene: &Scene, gate: &Gate<'_>) -> Result<Vec<Talked>> {
     let tag = format!("{}-presence", scene.tag);
     let client = |group, part| world.client(Who { group, part });
-    let texts = |kind: &str| (1..=TIMES).map(|n| format!("{tag}-{kind}-{n}")).collect::<Vec<_>>();
+    let texts = |kind: &str| {
+        (1..=TIMES)
+            .map(|n| format!("{tag}-{kind}-{n}"))
+            .collect::<Vec<_>>()
+    };
     let mut before = Vec::new();
     for (group, other) in scene.both() {
-        before.push((client(group, Part::Two).heard(), client(other, Part::One).heard()));
+        before.push((
+            client(group, Part::Two).heard(),
+            client(other, Part::One).heard(),
+        ));
     }
     gate.open().await?;
     for n in 0..TIMES {
@@ -36,19 +39,29 @@ pub(super) async fn presence(
             let (own, peer) = (client(group, Part::One), client(other, Part::One).jid());
             let (all, one) = (&texts("all")[n], &texts("one")[n]);
             own.send(format!("<presence><status>{all}</status></presence>"))?;
-            own.send(format!("<presence to='{peer}'><status>{one}</status></presence>"))?;
+            own.send(format!(
+                "<presence to='{peer}'><status>{one}</status></presence>"
+            ))?;
         }
     }
     for ((group, other), (of_two, of_peer)) in scene.both().into_iter().zip(before) {
         let own = client(group, Part::One);
         let jid = own.jid();
-        expect(client(group, Part::Two), "presence", of_two, &texts("all"), |log| {
-            statuses(log, &jid, &format!("{tag}-all"))
-        })
+        expect(
+            client(group, Part::Two),
+            "presence",
+            of_two,
+            &texts("all"),
+            |log| statuses(log, &jid, &format!("{tag}-all")),
+        )
         .await?;
-        expect(client(other, Part::One), "presence", of_peer, &texts("one"), |log| {
-            statuses(log, &jid, &format!("{tag}-one"))
-        })
+        expect(
+            client(other, Part::One),
+            "presence",
+            of_peer,
+            &texts("one"),
+            |log| statuses(log, &jid, &format!("{tag}-one")),
+        )
         .await?;
         own.acknowledged(LIMIT).await?;
     }
@@ -76,9 +89,17 @@ pub(super) async fn room_message(
 ) -> Result<Vec<Talked>> {
     let tag = format!("{}-room", scene.tag);
     let members = world.members();
-    let before: Vec<usize> = members.iter().map(|who| world.client(*who).heard()).collect();
+    let before: Vec<usize> = members
+        .iter()
+        .map(|who| world.client(*who).heard())
+        .collect();
     let rooms = [world.room(scene.me), world.room(scene.you)];
-    let speakers = [scene.me, scene.you].map(|group| world.client(Who { group, part: Part::One }));
+    let speakers = [scene.me, scene.you].map(|group| {
+        world.client(Who {
+            group,
+            part: Part::One,
+        })
+    });
     gate.open().await?;
     for n in 1..=TIMES {
         for speaker in speakers {
@@ -95,10 +116,15 @@ pub(super) async fn room_message(
         for (who, from) in members.iter().zip(&before) {
             let client = world.client(*who);
             let heard = client
-                .hears(&format!("what is said in {room} as {tag}"), *from, LIMIT, |log| {
-                    let said = said(log, room, &tag);
-                    (said.len() >= speakers.len() * TIMES).then_some(said)
-                })
+                .hears(
+                    &format!("what is said in {room} as {tag}"),
+                    *from,
+                    LIMIT,
+                    |log| {
+                        let said = said(log, room, &tag);
+                        (said.len() >= speakers.len() * TIMES).then_some(said)
+                    },
+                )
                 .await?;
             for speaker in speakers {
                 let prefix = format!("{tag}-{}-", speaker.user());
@@ -128,13 +154,19 @@ pub(super) async fn room_message(
 pub(super) async fn join(world: &World, scene: &Scene, gate: &Gate<'_>) -> Result<Vec<Talked>> {
     let tag = format!("{}-join", scene.tag);
     let members = world.members();
-    let before: Vec<usize> = members.iter().map(|who| world.client(*who).heard()).collect();
+    let before: Vec<usize> = members
+        .iter()
+        .map(|who| world.client(*who).heard())
+        .collect();
     // Each comes to the room of the other group: room and guest have different owners.
     let comers: Vec<(&Client, String, usize)> = scene
         .both()
         .into_iter()
         .map(|(group, other)| {
-            let guest = world.client(Who { group, part: Part::Guest });
+            let guest = world.client(Who {
+                group,
+                part: Part::Guest,
+            });
             (guest, world.room(other), guest.heard())
         })
         .collect();
@@ -160,7 +192,11 @@ pub(super) async fn join(world: &World, scene: &Scene, gate: &Gate<'_>) -> Resul
             let count = named(&log, "presence")
                 .filter(|heard| heard.element.attr("from") == Some(&nick))
                 .count();
-            ensure!(count == 1, "{} came to {room} and heard {count} times of {nick}", guest.name);
+            ensure!(
+                count == 1,
+                "{} came to {room} and heard {count} times of {nick}",
+                guest.name
+            );
         }
         for (who, from) in members.iter().zip(&before) {
             let expected = [tag.clone()];
@@ -190,9 +226,14 @@ pub(super) async fn join(world: &World, scene: &Scene, gate: &Gate<'_>) -> Resul
             .map(|(who, from)| (world.client(*who), *from))
             .chain([(*guest, *from)])
         {
-            expect(client, "what who came said", from, &words, |log| said(log, room, &id)).await?;
-            expect(client, "that who came left", from, &byes, |log| statuses(log, &own, &tag))
-                .await?;
+            expect(client, "what who came said", from, &words, |log| {
+                said(log, room, &id)
+            })
+            .await?;
+            expect(client, "that who came left", from, &byes, |log| {
+                statuses(log, &own, &tag)
+            })
+            .await?;
         }
         guest.acknowledged(LIMIT).await?;
     }

@@ -125,7 +125,10 @@ impl Gate<'_> {
     async fn open(&self) -> Result<()> {
         let mut lists: BTreeMap<At, Vec<String>> = BTreeMap::new();
         for (at, point, action) in &self.arms {
-            lists.entry(*at).or_default().push(format!("{point}={action}"));
+            lists
+                .entry(*at)
+                .or_default()
+                .push(format!("{point}={action}"));
         }
         for (at, list) in lists {
             self.world.arm(at, &list.join(";")).await?;
@@ -138,12 +141,7 @@ impl Gate<'_> {
 pub type Talked = (Who, Who, String);
 
 /// Does it.
-pub async fn run(
-    world: &World,
-    deed: Deed,
-    scene: &Scene,
-    gate: &Gate<'_>,
-) -> Result<Vec<Talked>> {
+pub async fn run(world: &World, deed: Deed, scene: &Scene, gate: &Gate<'_>) -> Result<Vec<Talked>> {
     match deed {
         Deed::Chat => talk::chat(world, scene, gate).await,
         Deed::Carbon => talk::carbon(world, scene, gate).await,
@@ -166,8 +164,14 @@ pub async fn run(
 
 /// What goes on meanwhile among those who have nothing to do with the deed.
 pub async fn accompany(world: &World, scene: &Scene) -> Result<Vec<Talked>> {
-    let gate = Gate { world, arms: Vec::new() };
-    let others = Scene { tag: format!("{}-also", scene.tag), ..scene.clone() };
+    let gate = Gate {
+        world,
+        arms: Vec::new(),
+    };
+    let others = Scene {
+        tag: format!("{}-also", scene.tag),
+        ..scene.clone()
+    };
     let (chat, rooms, asks) = tokio::join!(
         talk::chat_between(world, &others, &gate, Part::Other),
         meet::room_message(world, &others, &gate),

@@ -14,13 +14,20 @@ const TIMES: usize = 3;
 pub(super) async fn resume(world: &World, scene: &Scene, gate: &Gate<'_>) -> Result<Vec<Talked>> {
     let tag = format!("{}-resume", scene.tag);
     let client = |group, part| world.client(Who { group, part });
-    let before: Vec<usize> =
-        scene.both().iter().map(|(group, _)| client(*group, Part::One).heard()).collect();
+    let before: Vec<usize> = scene
+        .both()
+        .iter()
+        .map(|(group, _)| client(*group, Part::One).heard())
+        .collect();
     gate.open().await?;
     for (group, _) in scene.both() {
         client(group, Part::One).away()?;
     }
-    let ids = |group: usize| (1..=TIMES).map(|n| format!("{tag}-{group}-{n}")).collect::<Vec<_>>();
+    let ids = |group: usize| {
+        (1..=TIMES)
+            .map(|n| format!("{tag}-{group}-{n}"))
+            .collect::<Vec<_>>()
+    };
     for (group, other) in scene.both() {
         let to = client(group, Part::One).jid();
         for id in ids(group) {
@@ -32,14 +39,21 @@ pub(super) async fn resume(world: &World, scene: &Scene, gate: &Gate<'_>) -> Res
     for (group, other) in scene.both() {
         client(other, Part::Other).acknowledged(LIMIT).await?;
         // One comes back where it was, the other there too: it is another edge for that one.
-        let edge = world.home(Who { group: scene.me, part: Part::One });
+        let edge = world.home(Who {
+            group: scene.me,
+            part: Part::One,
+        });
         client(group, Part::One).go(edge)?;
     }
     for ((group, _), from) in scene.both().into_iter().zip(before) {
         let own = client(group, Part::One);
-        expect(own, "what came while it was away", from, &ids(group), |log| {
-            message_ids(log, &format!("{tag}-{group}-"), "chat")
-        })
+        expect(
+            own,
+            "what came while it was away",
+            from,
+            &ids(group),
+            |log| message_ids(log, &format!("{tag}-{group}-"), "chat"),
+        )
         .await?;
         talk::ping(own).await?;
     }
@@ -52,12 +66,20 @@ pub(super) async fn hand_over(
     gate: &Gate<'_>,
     leaver: usize,
 ) -> Result<Vec<Talked>> {
-    ensure!(scene.victim.tier == Tier::Router, "slots move between routers");
-    let at = At { tier: Tier::Router, number: leaver };
+    let at = At {
+        tier: Tier::Router,
+        number: leaver,
+    };
     gate.open().await?;
     world.cluster.lock().await.process(at).drain();
-    let quiet = Gate { world, arms: Vec::new() };
-    let during = Scene { tag: format!("{}-move", scene.tag), ..scene.clone() };
+    let quiet = Gate {
+        world,
+        arms: Vec::new(),
+    };
+    let during = Scene {
+        tag: format!("{}-move", scene.tag),
+        ..scene.clone()
+    };
     let talked = talk::chat(world, &during, &quiet).await?;
     let end = std::time::Instant::now() + Duration::from_secs(60);
     loop {

@@ -4,7 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Result;
-use sestina_api::link::{RouterAcceptor, RouterConnector};
+use sestina::compose;
+use sestina::direct::DirectConnector;
+use sestina_api::link::RouterConnector;
 use sestina_api::peer::PeerConnector;
 use sestina_api::store::Stores;
 use sestina_cluster::lease::LeaseTerms;
@@ -19,7 +21,6 @@ use sestina_sessions::{MemoryLeases, MemoryShadow};
 use sestina_storage::{Storage, StorageConfig};
 use tempfile::TempDir;
 
-use super::direct::{NoPeers, OneRouter};
 use super::{EdgeAddress, settings};
 
 pub(super) struct Embedded {
@@ -37,7 +38,8 @@ impl Embedded {
         let url = format!("sqlite:{}", folder.path().join("sestina.db").display());
         let storage = Storage::open(StorageConfig::new(url)).await?;
         let mut stores: Arc<dyn Stores> = storage.clone();
-        let mut peers: Arc<dyn PeerConnector> = Arc::new(NoPeers);
+        let direct = DirectConnector::new();
+        let mut peers: Arc<dyn PeerConnector> = Arc::new(direct.clone());
         if codec {
             stores = Arc::new(CodecStores(stores));
             peers = Arc::new(CodecPeerConnector(peers));
@@ -45,15 +47,10 @@ impl Embedded {
         let mut config = settings::router_config();
         config.shadow = false;
         config.ack_settled = true;
-        let node = proto::Node {
-            name: "one".to_owned(),
-            incarnation: rand::random::<u64>().max(1),
-            role: proto::NodeRole::Router.into(),
-            ..Default::default()
-        };
+        let node = compose::node("one", proto::NodeRole::Router, "");
         let router = Router::start(RouterDeps {
             config,
-            node,
+            node: node.clone(),
             stores: stores.clone(),
             shadow: Arc::new(MemoryShadow::new()),
             shadow_leases: Arc::new(MemoryLeases::new(Arc::new(BootClock))),
@@ -63,8 +60,8 @@ impl Embedded {
             metrics: sestina_telemetry::Metrics::new(),
         })
         .await?;
-        let acceptor: Arc<dyn RouterAcceptor> = router.acceptor();
-        let mut connector: Arc<dyn RouterConnector> = Arc::new(OneRouter(acceptor));
+        direct.add(node, router.acceptor());
+        let mut connector: Arc<dyn RouterConnector> = Arc::new(direct);
         if codec {
             connector = Arc::new(CodecRouterConnector(connector));
         }

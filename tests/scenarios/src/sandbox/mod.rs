@@ -1,12 +1,10 @@
 //! The whole server inside the test process.
 //!
 //! - `settings`: hosts and limits, the same in every topology
-//! - `direct`: tiers joined by direct calls
 //! - `embedded`: everything in one place, with or without the wire codec in between
 //! - `node`: a process of the three tiers: a runtime of its own, which can die
 //! - `tiers`: storages, routers and edges over PostgreSQL, Redis and gRPC
 
-mod direct;
 mod embedded;
 mod node;
 mod settings;

@@ -172,15 +172,9 @@ impl Tiers {
         let node = Node::new(&name)?;
         let redis = RedisConfig::single(self.redis.url());
         let storages = self.storage_addresses.clone();
-        let incarnation = rand::random::<u64>().max(1);
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()?));
-        let me = proto::Node {
-            name,
-            incarnation,
-            role: proto::NodeRole::Router.into(),
-            address: address.to_string(),
-            draining: false,
-        };
+        let me = sestina::compose::node(&name, proto::NodeRole::Router, &address.to_string());
+        let incarnation = me.incarnation;
         let (router, server, dialer) = node
             .run(async move {
                 let dialer = Dialer::new(security.clone());
@@ -266,7 +260,8 @@ impl Tiers {
     pub(super) fn edges_ready(&self, routers: usize) -> bool {
         self.edges.iter().all(|node| {
             let status = node.edge.status();
-            status.ready() && status.reached == routers && status.routers == routers
+            // A map that was made before a router ended names it until the next change.
+            status.ready() && status.reached == routers
         })
     }
 

@@ -254,8 +254,7 @@ async fn read_archive(
     Err(last)
 }
 
-/// Runs from a configuration until the driver says `quit` or goes away. Returns whether the last
-/// report, if there was one, was clean.
+/// Runs from a configuration until the driver says `quit` or goes away.
 ///
 /// # Errors
 /// When the configuration is unusable or input cannot be read.

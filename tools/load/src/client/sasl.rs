@@ -76,7 +76,9 @@ pub async fn authenticate(
         .unwrap_or_default();
     match choose(who.mechanism, &offered)? {
         Mechanism::Anonymous => {
-            stream.send(format!("<auth xmlns='{SASL}' mechanism='ANONYMOUS'/>").as_bytes())?;
+            // "=" is an empty initial response (RFC 6120 §6.4.2); without one a server must ask.
+            let auth = format!("<auth xmlns='{SASL}' mechanism='ANONYMOUS'>=</auth>");
+            stream.send(auth.as_bytes())?;
             success(stream).await.map(drop)
         }
         Mechanism::Plain | Mechanism::Auto => {

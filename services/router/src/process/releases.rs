@@ -1,0 +1,139 @@
+//! Slots that are ready to be given away: one change of the table for all that wait, not one each.
+//! Every change locks the table in storage and is told to everybody; a router that drains has
+//! thousands to give.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use sestina_cluster::slot_map::same;
+use sestina_proto as proto;
+use sestina_runtime::failpoint;
+
+use super::Shared;
+use crate::worker::input::{Input, JobDone};
+
+/// How long one change may take.
+const LIMIT: Duration = Duration::from_secs(2);
+
+/// One slot to give away.
+pub(super) struct Release {
+    pub(super) worker: u32,
+    pub(super) slot: u16,
+    pub(super) epoch: u64,
+    pub(super) to: proto::Node,
+}
+
+/// Those that wait for the change that is under way.
+#[derive(Default)]
+pub(super) struct Releases {
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    waiting: Vec<Release>,
+    running: bool,
+}
+
+impl Releases {
+    /// True if the caller has to run [`run`].
+    fn add(&self, release: Release) -> bool {
+        let mut state = self.state.lock();
+        state.waiting.push(release);
+        !std::mem::replace(&mut state.running, true)
+    }
+
+    /// All that go to the same router as the first; none ends the run.
+    fn next(&self) -> Vec<Release> {
+        let mut state = self.state.lock();
+        let Some(to) = state.waiting.first().map(|release| release.to.clone()) else {
+            state.running = false;
+            return Vec::new();
+        };
+        let waiting = std::mem::take(&mut state.waiting);
+        let (now, later) = waiting.into_iter().partition(|r| same(&r.to, &to));
+        state.waiting = later;
+        now
+    }
+}
+
+/// Gives a slot away, with all others that are ready meanwhile.
+pub(super) fn start(shared: &Arc<Shared>, release: Release) {
+    if !shared.releases.add(release) {
+        return;
+    }
+    let this = shared.clone();
+    shared.tasks.spawn("release", async move {
+        let token = this.tasks.token();
+        tokio::select! {
+            () = token.cancelled() => {}
+            () = run(&this) => {}
+        }
+    });
+}
+
+async fn run(shared: &Shared) {
+    loop {
+        let batch = shared.releases.next();
+        let Some(first) = batch.first() else { return };
+        let slots: Vec<u16> = batch.iter().map(|release| release.slot).collect();
+        let epochs = shared.epochs.clone();
+        let known = move |slot: u16| {
+            epochs
+                .get(usize::from(slot))
+                .map_or(0, |e| e.load(std::sync::atomic::Ordering::Acquire))
+        };
+        let changed = shared.ports.hand_over(&slots, &first.to, known, LIMIT).await;
+        failpoint!("router.released");
+        if let Err(error) = &changed {
+            tracing::info!(%error, slots = slots.len(), "slots could not be given away");
+        }
+        let table = shared.ports.table.load();
+        for Release {
+            worker,
+            slot,
+            epoch,
+            ..
+        } in batch
+        {
+            let refused = changed.as_ref().map_or(true, |refused| refused.contains(&slot));
+            let done = !refused && !table.owned_by(slot, &shared.node);
+            shared.push(worker, Input::Done(JobDone::Released { slot, epoch, done }));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn release(slot: u16, to: u64) -> Release {
+        let to = proto::Node {
+            name: to.to_string(),
+            incarnation: to,
+            ..proto::Node::default()
+        };
+        Release {
+            worker: 0,
+            slot,
+            epoch: 1,
+            to,
+        }
+    }
+
+    #[test]
+    fn what_waits_goes_together_by_receiver() {
+        let releases = Releases::default();
+        assert!(releases.add(release(1, 7)));
+        assert!(!releases.add(release(2, 8)));
+        assert!(!releases.add(release(3, 7)));
+        let slots = |batch: Vec<Release>| batch.iter().map(|r| r.slot).collect::<Vec<_>>();
+        assert_eq!(slots(releases.next()), [1, 3]);
+        assert!(!releases.add(release(4, 7)), "one change at a time");
+        assert_eq!(slots(releases.next()), [2]);
+        assert_eq!(slots(releases.next()), [4]);
+        assert!(releases.next().is_empty());
+        assert!(releases.add(release(5, 7)), "the run has ended");
+    }
+}

@@ -1,0 +1,285 @@
+//! A stanza from its edge over two routers to another edge: its trace and its age.
+#![allow(clippy::unwrap_used)]
+
+use std::sync::atomic::AtomicU64;
+
+use parking_lot::Mutex;
+use sestina_api::link::{EdgeLane, LaneClosed};
+use sestina_api::peer::PeerSink;
+use sestina_cluster::slot_map::SlotTable;
+use sestina_cluster::slots::SLOTS;
+use sestina_proto::to_edge::Body as EdgeBody;
+use sestina_telemetry::Queue;
+use sestina_telemetry::testing::Capture;
+use sestina_xmpp::jid::Jid;
+use sestina_xmpp::stanza::{Kind, Stanza};
+use sestina_xmpp::xml::Element;
+
+use super::*;
+use crate::config::{HostConfig, RouterConfig};
+use crate::hooks::Pipeline;
+use crate::worker::core::{Core, Job, LaneRef, PeerRef};
+use crate::worker::input::{Input, JobDone};
+use crate::worker::turn::Worker;
+
+const LANE: LaneRef = LaneRef { edge: 9, lane: 0 };
+
+/// Keeps what is sent to an edge.
+#[derive(Default)]
+struct ToEdge(Mutex<Vec<EdgeBody>>);
+
+impl EdgeLane for ToEdge {
+    fn send(&self, batch: proto::ToEdgeBatch) -> Result<(), LaneClosed> {
+        let bodies = batch.frames.into_iter().filter_map(|frame| frame.body);
+        self.0.lock().extend(bodies);
+        Ok(())
+    }
+
+    fn close(&self) {}
+}
+
+/// Keeps what is sent to a router.
+#[derive(Default)]
+struct ToPeer(Mutex<Vec<proto::PeerFrame>>);
+
+impl PeerSink for ToPeer {
+    fn send(&self, frame: proto::PeerFrame) -> Result<(), LaneClosed> {
+        self.0.lock().push(frame);
+        Ok(())
+    }
+
+    fn close(&self) {}
+}
+
+/// A router of one worker, with a lane to an edge and to the other router.
+struct Router {
+    worker: Worker,
+    now_ms: u64,
+    edge: Arc<ToEdge>,
+    peer: Arc<ToPeer>,
+    metrics: Arc<sestina_telemetry::Metrics>,
+    config: Arc<RouterConfig>,
+}
+
+fn node(incarnation: u64) -> proto::Node {
+    proto::Node {
+        name: format!("router-{incarnation}"),
+        incarnation,
+        role: proto::NodeRole::Router.into(),
+        ..proto::Node::default()
+    }
+}
+
+impl Router {
+    /// `slots` are those of the second router; the first has all others.
+    fn new(me: u64, slots: &[u16], clock: fn() -> Micros) -> Router {
+        let host = HostConfig {
+            domain: "c.example".to_owned(),
+            anonymous: false,
+            accounts: true,
+            muc: "muc.c.example".to_owned(),
+        };
+        let config = Arc::new(RouterConfig {
+            hosts: vec![host],
+            ..RouterConfig::default()
+        });
+        let metrics = sestina_telemetry::Metrics::new();
+        let mut core = Core::new(
+            0,
+            1,
+            node(me),
+            config.clone(),
+            Arc::new(Pipeline::new(crate::modules::MODULES)),
+            Arc::new(crate::metrics::Metrics::new(metrics.clone())),
+            (0..SLOTS).map(|_| AtomicU64::new(0)).collect(),
+        );
+        core.clock = clock;
+        let mut owners = vec![1; SLOTS];
+        for slot in slots {
+            owners[usize::from(*slot)] = 2;
+        }
+        let table = SlotTable::new(proto::SlotMap {
+            version: 1,
+            routers: vec![node(1), node(2)],
+            owners,
+            epochs: vec![1; SLOTS],
+        });
+        let mut router = Router {
+            worker: Worker::new(core),
+            now_ms: 1_000,
+            edge: Arc::default(),
+            peer: Arc::default(),
+            metrics,
+            config,
+        };
+        let (edge, peer) = (router.edge.clone(), router.peer.clone());
+        router.turn(vec![
+            Input::Table(Arc::new(table.unwrap())),
+            Input::EdgeLane {
+                lane: LANE,
+                instance: 1,
+                lanes: 1,
+                sink: edge,
+            },
+            Input::PeerLane {
+                node: node(3 - me),
+                sink: peer,
+            },
+        ]);
+        router
+    }
+
+    fn turn(&mut self, inputs: Vec<Input>) -> Vec<Job> {
+        let (mut others, mut jobs) = (Vec::new(), Vec::new());
+        self.now_ms += 1;
+        self.worker
+            .turn(inputs, self.now_ms, 0, &mut others, &mut jobs);
+        assert!(others.is_empty());
+        jobs
+    }
+
+    /// Takes a user's slot and binds a session of the user.
+    fn session(&mut self, full: &str, handle: u64) -> u16 {
+        let jid = Jid::from_wire(full);
+        let slot = self.config.slot_of(&jid);
+        self.turn(vec![
+            Input::Take {
+                slot,
+                epoch: 1,
+                live: Arc::from([]),
+            },
+            Input::Done(JobDone::ShadowLoaded {
+                slot,
+                epoch: 1,
+                result: Ok(Vec::new()),
+            }),
+        ]);
+        let bind = proto::Bind {
+            handle,
+            bare: jid.bare_str().to_owned(),
+            resource: jid.resource().unwrap().to_owned(),
+            ..proto::Bind::default()
+        };
+        self.from_edge(slot, RouterBody::Bind(bind), 0);
+        slot
+    }
+
+    fn from_edge(&mut self, slot: u16, body: RouterBody, now: Micros) -> Vec<Job> {
+        let mut frame = proto::ToRouter {
+            slot: slot.into(),
+            epoch: 1,
+            body: Some(body),
+        };
+        edge_entering(&mut frame, now);
+        self.turn(vec![Input::Edge { lane: LANE, frame }])
+    }
+}
+
+fn inbound(handle: u64, to: &str, age_us: u32, trace: &str) -> RouterBody {
+    let mut stanza = Stanza::new(Kind::Message);
+    stanza.type_ = "chat".to_owned();
+    stanza.to = to.to_owned();
+    stanza.push_element(&Element::new("body", "jabber:client").with_text("good night"));
+    RouterBody::Inbound(proto::Inbound {
+        handle,
+        generation: 1,
+        n: 1,
+        stanza: Some(stanza.into()),
+        age_us,
+        trace: trace.to_owned(),
+        refused: String::new(),
+    })
+}
+
+/// Sends one message from juliet at the first router to romeo at the second: what the second
+/// router's edge gets, the jobs of the first, and both routers.
+fn send(age_us: u32, trace: &str) -> (proto::Variant, Vec<Job>, Router, Router) {
+    let (juliet, romeo) = ("juliet@c.example/balcony", "romeo@c.example/orchard");
+    let theirs = RouterConfig::default().slot_of(&Jid::from_wire(romeo));
+    let mut one = Router::new(1, &[theirs], || 1_000_000);
+    let mut two = Router::new(2, &[theirs], || 9_000);
+    let slot = one.session(juliet, 100);
+    assert_ne!(slot, theirs);
+    two.session(romeo, 200);
+    let jobs = one.from_edge(slot, inbound(100, romeo, age_us, trace), 999_000);
+    let frames: Vec<_> = std::mem::take(&mut *one.peer.0.lock());
+    for mut frame in frames {
+        entering(&mut frame, 7_000);
+        two.turn(vec![Input::Peer {
+            from: PeerRef(1),
+            frame,
+        }]);
+    }
+    let delivered = two.edge.0.lock().iter().find_map(|body| match body {
+        EdgeBody::Deliver(deliver) => Some(deliver.variants[0].clone()),
+        _ => None,
+    });
+    (delivered.unwrap(), jobs, one, two)
+}
+
+#[test]
+fn one_trace_goes_through_both_routers() {
+    let capture = Capture::start();
+    let root = trace::stanza_span("message");
+    let parent = trace::traceparent(&root).unwrap();
+    let (variant, jobs, mut one, _) = send(500, &parent);
+    drop(root);
+    let spans = capture.finished();
+    let named = |name: &str| spans.iter().find(|span| span.name == name).unwrap();
+    let (stanza, route, receive) = (named("stanza"), named("route"), named("receive"));
+    assert_eq!(spans.len(), 3, "{spans:?}");
+    assert_eq!((&route.parent, &receive.parent), (&stanza.id, &route.id));
+    assert_eq!(
+        variant.trace,
+        format!("00-{}-{}-01", stanza.trace, receive.id)
+    );
+    let said = format!("{spans:?}");
+    for secret in ["good night", "juliet", "romeo", "example"] {
+        assert!(!said.contains(secret), "{said}");
+    }
+    // Its archive row is appended under it, too.
+    assert!(matches!(jobs[..], [Job::Archive { .. }]), "{jobs:?}");
+    let traces = std::mem::take(&mut one.worker.core.archive.flying_traces);
+    assert_eq!(traces.len(), 1);
+    assert_eq!(*traces[0], format!("00-{}-{}-01", stanza.trace, route.id));
+}
+
+#[test]
+fn the_time_in_both_routers_is_added_to_the_age() {
+    let (variant, _, mut one, _) = send(500, "");
+    assert_eq!(variant.trace, "");
+    assert!(one.worker.core.archive.flying_traces.is_empty());
+    // 500 at the edge, 1000 in the first router, 2000 in the second.
+    assert_eq!(variant.age_us, 3_500);
+    one.worker.end();
+}
+
+#[test]
+fn gauges_are_what_there_is() {
+    let (_, _, mut one, mut two) = send(500, "");
+    let queue = |router: &Router, queue| {
+        let metrics = &router.metrics;
+        (
+            metrics.queue_items[queue].get(),
+            metrics.queue_bytes[queue].get() > 0,
+        )
+    };
+    for router in [&mut one, &mut two] {
+        router.now_ms += 5_000;
+        router.turn(Vec::new());
+        assert_eq!(router.metrics.owned_sessions.get(), 1);
+        assert_eq!(
+            queue(router, Queue::Archive),
+            (1, true),
+            "no answer of storage came"
+        );
+    }
+    assert_eq!(queue(&one, Queue::Session), (0, false));
+    assert_eq!(queue(&two, Queue::Session), (1, true));
+    for router in [&mut one, &mut two] {
+        router.worker.end();
+        assert_eq!(router.metrics.owned_sessions.get(), 0);
+        assert_eq!(queue(router, Queue::Archive), (0, false));
+        assert_eq!(queue(router, Queue::Session), (0, false));
+    }
+}
