@@ -28,12 +28,14 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let redis = Redis::start_own()?;
     let postgres = Postgres::start_own(&PostgresOptions::default())?;
     let logs = repo::target()?.join("cluster");
+    let has_front = repo::have_or_install("haproxy", &["haproxy"]);
     let mut fleet = Fleet::start(FleetSpec {
         binary,
         edges: 2,
         routers: 2,
         storages: 2,
         proxies: false,
+        front: has_front,
         domain: "localhost".to_owned(),
         redis: redis.url().to_owned(),
         postgres: postgres.create_database("sestina")?,
@@ -59,9 +61,9 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 
 /// HAProxy with the settings of the compose file, if it can be had.
 fn front(fleet: &Fleet, folder: &Path, logs: &Path) -> Result<Option<Process>> {
-    if !repo::have_or_install("haproxy", &["haproxy"]) {
+    let Some(haproxy) = find_program("haproxy") else {
         return Ok(None);
-    }
+    };
     let edge = |number: usize| {
         fleet
             .of(Role::Edge)
@@ -72,7 +74,7 @@ fn front(fleet: &Fleet, folder: &Path, logs: &Path) -> Result<Option<Process>> {
     let variable = |name: &str, value: String| (name.to_owned(), value);
     let mut process = Process::start(Spec {
         name: "haproxy".to_owned(),
-        program: find_program("haproxy").context("haproxy has gone")?,
+        program: haproxy,
         arguments: vec![
             "-db".into(),
             "-f".into(),

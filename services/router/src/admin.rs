@@ -29,6 +29,8 @@ pub struct SessionInfo {
     pub queued_bytes: usize,
     /// Copies of messages are on (XEP-0280).
     pub carbons: bool,
+    /// What was stored for it is being read; what comes meanwhile is behind that.
+    pub catching_up: bool,
     /// Rooms it is in.
     pub rooms: usize,
 }
@@ -53,6 +55,7 @@ impl SessionInfo {
             stanzas_out: s.next,
             queued_bytes: s.queue_bytes,
             carbons: s.carbons,
+            catching_up: s.offline_pending,
             rooms: s.joined.len(),
         }
     }

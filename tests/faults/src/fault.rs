@@ -22,6 +22,8 @@ pub enum Blow {
     Kill,
     /// Stopped, and let go on after others have taken its place.
     Suspend,
+    /// Stopped, and let go on while its lease is still fresh.
+    Doze,
 }
 
 impl Blow {
@@ -29,7 +31,7 @@ impl Blow {
     pub fn action(self) -> &'static str {
         match self {
             Blow::Kill => "1*kill",
-            Blow::Suspend => "1*suspend",
+            Blow::Suspend | Blow::Doze => "1*suspend",
         }
     }
 }
@@ -52,6 +54,7 @@ impl fmt::Display for Fault {
         let verb = match self.blow {
             Blow::Kill => "kill",
             Blow::Suspend => "suspend",
+            Blow::Doze => "briefly suspend",
         };
         let (tier, number) = (self.victim.tier.command(), self.victim.number + 1);
         write!(
@@ -177,7 +180,14 @@ async fn meanwhile(
         }
         anyhow::Ok(())
     };
-    let (left, also) = tokio::join!(leaving, deeds::accompany(world, scene));
+    let dozing = async {
+        if fault.blow == Blow::Doze {
+            let lease = world.cluster.lock().await.size.lease;
+            tokio::time::sleep_until((at + lease * 2 / 5).into()).await;
+            world.cluster.lock().await.process(fault.victim).wake();
+        }
+    };
+    let (left, (), also) = tokio::join!(leaving, dozing, deeds::accompany(world, scene));
     left?;
     Ok(Some((at, also?)))
 }
@@ -193,6 +203,8 @@ async fn recover(world: &World, fault: &Fault, at: Instant) -> Result<()> {
             tokio::time::sleep_until(past.into()).await;
             cluster.process(fault.victim).wake();
         }
+        // It was woken while others went on.
+        Blow::Doze => {}
     }
     cluster.whole(LIMIT).await.context("after the fault")
 }

@@ -4,7 +4,7 @@
 //! list in `reached.txt`. In a short run every point strikes once, every tier is struck during
 //! every deed, and some points suspend; a full run (`SESTINA_FAULTS=full`) is the whole product.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use sestina_runtime::failpoint::NAMES;
 
@@ -45,6 +45,10 @@ const SUSPENDED: [&str; 10] = [
     "router.lane_send",
     "storage.write",
 ];
+
+/// Points that are also suspended at for less than a lease in a short run.
+const DOZING: [&str; 4] =
+    ["edge.delivering", "edge.received", "router.effect_received", "router.room_committed"];
 
 /// In which tier a point is.
 pub fn tier_of(point: &str) -> Tier {
@@ -141,9 +145,10 @@ pub fn faults(reached: &Reached, full: bool, count: impl Fn(Tier) -> usize) -> V
             for deed in deeds {
                 add(point, *deed, Blow::Kill);
                 add(point, *deed, Blow::Suspend);
+                add(point, *deed, Blow::Doze);
             }
         }
-        return faults;
+        return mixed(faults);
     }
     let mut used: BTreeMap<(Tier, Deed), usize> = BTreeMap::new();
     for (point, _) in NAMES {
@@ -175,7 +180,25 @@ pub fn faults(reached: &Reached, full: bool, count: impl Fn(Tier) -> usize) -> V
             add(point, deeds[turn % deeds.len()], Blow::Suspend);
         }
     }
-    faults
+    for point in DOZING {
+        if let Some(deed) = reached.get(point).into_iter().flatten().next() {
+            add(point, *deed, Blow::Doze);
+        }
+    }
+    mixed(faults)
+}
+
+/// The tiers in turn: what a router's death set in motion ends while others are struck.
+fn mixed(faults: Vec<Fault>) -> Vec<Fault> {
+    let mut queues: BTreeMap<Tier, VecDeque<Fault>> = BTreeMap::new();
+    for fault in faults {
+        queues.entry(fault.victim.tier).or_default().push_back(fault);
+    }
+    let mut mixed = Vec::new();
+    while queues.values().any(|queue| !queue.is_empty()) {
+        mixed.extend(queues.values_mut().filter_map(VecDeque::pop_front));
+    }
+    mixed
 }
 
 #[cfg(test)]
@@ -223,6 +246,6 @@ mod tests {
         assert!(has("router.freeze", Deed::Leave) && has("storage.write", Deed::Offline));
         assert!(short.iter().any(|f| f.blow == Blow::Suspend));
         let full = faults(&some(), true, |_| 2);
-        assert_eq!(full.len(), MOVING.len() + 2 * 5);
+        assert_eq!(full.len(), MOVING.len() + 3 * 5);
     }
 }

@@ -289,7 +289,11 @@ fn once_in_order(numbers: impl Iterator<Item = u64>, sent: u64) -> Result<()> {
         *counts.entry(*number).or_default() += 1;
     }
     let missing: Vec<u64> = (1..=sent).filter(|n| !counts.contains_key(n)).collect();
-    let twice: Vec<u64> = counts.iter().filter(|(_, c)| **c > 1).map(|(n, _)| *n).collect();
+    let twice: Vec<u64> = counts
+        .iter()
+        .filter(|(_, c)| **c > 1)
+        .map(|(n, _)| *n)
+        .collect();
     let order = numbers.windows(2).find(|w| w[0] >= w[1]);
     bail!(
         "{} of {sent}, missing {missing:?}, more than once {twice:?}, out of order {order:?}",
@@ -307,7 +311,8 @@ pub fn one_order(reports: &[Report]) -> Result<()> {
     let expected = order(first);
     for report in reports {
         let got = order(report);
-        if let Some(at) = (0..expected.len().max(got.len())).find(|i| expected.get(*i) != got.get(*i))
+        if let Some(at) =
+            (0..expected.len().max(got.len())).find(|i| expected.get(*i) != got.get(*i))
         {
             bail!(
                 "{} and {} differ at {at}: {:?} {:?}",

@@ -69,7 +69,9 @@ async fn world(edge: Option<usize>) -> Result<World> {
             let mut client = Client::login(&name, &sandbox.entrance(at)?, &login).await?;
             let muc = ns::MUC;
             client
-                .send(&format!("<presence to='{address}/{name}'><x xmlns='{muc}'/></presence>"))
+                .send(&format!(
+                    "<presence to='{address}/{name}'><x xmlns='{muc}'/></presence>"
+                ))
                 .await?;
             // The subject is the last thing that a newcomer gets.
             client
@@ -205,8 +207,13 @@ async fn a_router_is_killed() -> Result<()> {
         world.sandbox.whole(Duration::from_secs(30)).await?;
         let whole = killed.elapsed();
         world.talk(AFTER).await?;
-        let (sandbox, silence) = world.check(&format!("router-{victim}-killed"), killed).await?;
-        print(&format!("router killed: every slot served again after {} ms", whole.as_millis()));
+        let (sandbox, silence) = world
+            .check(&format!("router-{victim}-killed"), killed)
+            .await?;
+        print(&format!(
+            "router killed: every slot served again after {} ms",
+            whole.as_millis()
+        ));
         ensure!(silence < ROUTER_BUDGET, "silence of {silence:?}");
         sandbox.stop().await?;
     }
@@ -220,7 +227,11 @@ async fn a_router_is_drained() -> Result<()> {
     let mut world = world(None).await?;
     world.talk(BEFORE).await?;
     let began = Instant::now();
-    let drained = world.sandbox.tiers()?.drain_router(0, Duration::from_secs(60)).await?;
+    let drained = world
+        .sandbox
+        .tiers()?
+        .drain_router(0, Duration::from_secs(60))
+        .await?;
     ensure!(drained, "slots were left");
     let took = began.elapsed();
     world.sandbox.whole(Duration::from_secs(30)).await?;
@@ -242,7 +253,10 @@ async fn a_router_is_added() -> Result<()> {
     let took = began.elapsed();
     world.talk(AFTER).await?;
     let (sandbox, _) = world.check("router-added", began).await?;
-    print(&format!("a third router had its share after {} ms", took.as_millis()));
+    print(&format!(
+        "a third router had its share after {} ms",
+        took.as_millis()
+    ));
     report(Topology::ThreeTiers, 1);
     sandbox.stop().await
 }

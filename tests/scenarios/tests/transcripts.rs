@@ -62,7 +62,10 @@ async fn run_all(topology: Topology) -> Result<()> {
     report(topology, chosen.len() - failures.len());
     if !failures.is_empty() {
         let (failed, texts) = (failures.len(), failures.join("\n\n==========\n"));
-        bail!("{failed} of {} failed in {topology}:\n{texts}", chosen.len());
+        bail!(
+            "{failed} of {} failed in {topology}:\n{texts}",
+            chosen.len()
+        );
     }
     Ok(())
 }

@@ -96,6 +96,7 @@ pub(super) fn tiers(programs: &Path, logs: &Path, archive: bool) -> Result<Measu
         routers: 2,
         storages: 2,
         proxies: false,
+        front: false,
         domain: "localhost".to_owned(),
         redis: redis.url().to_owned(),
         postgres: postgres.create_database("sestina")?,

@@ -44,6 +44,7 @@ impl Scene {
             routers: ROUTERS,
             storages: STORAGES,
             proxies: true,
+            front: false,
             domain: DOMAIN.to_owned(),
             redis: redis.url().to_owned(),
             postgres: postgres.create_database("sestina")?,

@@ -195,8 +195,10 @@ impl Fleet {
                     certificate(&self.spec.domain, "pem"),
                 ),
                 ("EDGE__TLS__KEY", certificate(&self.spec.domain, "key")),
-                ("EDGE__PROXY_PROTOCOL", format!("{}/32", self.front())),
             ]),
+        }
+        if self.spec.front && role == Role::Edge {
+            set.push(("EDGE__PROXY_PROTOCOL", format!("{}/32", self.front())));
         }
         let own = set
             .into_iter()

@@ -12,6 +12,8 @@ pub(crate) struct FleetSpec {
     pub(crate) storages: usize,
     /// Put a proxy in front of each router and storage process, to cut lanes.
     pub(crate) proxies: bool,
+    /// Clients come through a proxy in front of the edges, and only through it.
+    pub(crate) front: bool,
     /// The domain of the first host.
     pub(crate) domain: String,
     /// URL of the Redis server.

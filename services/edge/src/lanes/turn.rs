@@ -157,8 +157,12 @@ impl Shared {
                 let Some(session) = self.session(slot, close.handle, close.generation) else {
                     return;
                 };
-                session.dismiss(self, &close.condition, &close.text);
-                self.remove_session(slot, close.handle);
+                if close.keep {
+                    session.supersede(self, &close.condition, &close.text);
+                } else {
+                    session.dismiss(self, &close.condition, &close.text);
+                    self.remove_session(slot, close.handle);
+                }
             }
             Body::KeepState(keep) => {
                 if let Some(session) = self.session(slot, keep.handle, keep.generation) {

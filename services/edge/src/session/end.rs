@@ -107,6 +107,28 @@ impl Session {
         self.wire.close(CloseKind::AfterFlush);
     }
 
+    /// Another attachment goes on with the session, but does not have what came in here: that is
+    /// held until the owner has settled it (Detached).
+    pub(crate) fn supersede(&self, shared: &Shared, condition: &str, text: &str) {
+        let mut state = self.state.lock();
+        state.held_out = Default::default();
+        state.unacked_bytes = 0;
+        if state.phase != Phase::Open {
+            return;
+        }
+        state.phase = Phase::Lost;
+        state.waiting_since.get_or_insert_with(Instant::now);
+        shared.metrics.count(Count::StreamError, 1);
+        let condition =
+            StreamCondition::parse(condition).unwrap_or(StreamCondition::UndefinedCondition);
+        self.wire
+            .append(|out| stream::write_error(out, self.framing, condition, text));
+        self.wire
+            .append(|out| stream::write_close(out, self.framing));
+        self.wire.close(CloseKind::AfterFlush);
+        self.room.notify_one();
+    }
+
     /// Nothing may be written any more and nobody is told: this edge has lost its lease.
     pub(crate) fn cut(&self, shared: &Shared) {
         self.forget(shared, &mut self.state.lock());

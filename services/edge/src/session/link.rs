@@ -172,6 +172,7 @@ impl Session {
             state: state.record.clone(),
             transport: self.transport.to_owned(),
             remote: self.remote.to_string(),
+            began: state.began,
         }
     }
 }

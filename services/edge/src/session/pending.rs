@@ -182,6 +182,7 @@ impl Shared {
         let mut state = State::new(slot.epoch);
         state.management = Management::On { resumable: true };
         state.in_last = resumed.accepted;
+        state.began = resumed.accepted;
         state.accepted = resumed.accepted;
         state.settled = resumed.settled;
         state.in_base = resumed.in_base;

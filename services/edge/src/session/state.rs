@@ -136,6 +136,8 @@ pub(crate) struct State {
     pub(crate) in_last: u64,
     pub(crate) accepted: u64,
     pub(crate) settled: u64,
+    /// What came before it was resumed here is held elsewhere.
+    pub(crate) began: u64,
     /// Where the count of `h` began.
     pub(crate) in_base: u64,
     /// The client asked when this was its last stanza: it hears until all up to here is accepted.
@@ -185,6 +187,7 @@ impl State {
             in_last: 0,
             accepted: 0,
             settled: 0,
+            began: 0,
             in_base: 0,
             answer_until: 0,
             told: 0,

@@ -203,6 +203,7 @@ async fn the_owner_ends_a_session() {
     let mut bound = rig.managed(SECURE).await;
     let close = |generation, condition: &str| {
         ToEdge::Close(proto::CloseSession {
+            keep: false,
             handle: bound.handle,
             generation,
             condition: condition.to_owned(),

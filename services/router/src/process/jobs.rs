@@ -171,10 +171,10 @@ async fn run(shared: &Arc<Shared>, job: Job) -> Option<JobDone> {
     })
 }
 
-fn fence_slot(fence: Option<&proto::Fence>) -> u16 {
-    fence
-        .and_then(|f| u16::try_from(f.slot).ok())
-        .unwrap_or(u16::MAX)
+fn fence_slot(fence: Option<&proto::Fence>) -> (u16, u64) {
+    fence.map_or((u16::MAX, 0), |f| {
+        (u16::try_from(f.slot).unwrap_or(u16::MAX), f.epoch)
+    })
 }
 
 fn retry() -> Backoff {

@@ -43,11 +43,9 @@ pub(crate) fn room_event(
     let mut gone = Vec::new();
     for target in &event.targets {
         let slot_number = u16::try_from(target.slot).unwrap_or(u16::MAX);
-        if refused.contains(&slot_number) {
-            continue;
-        }
+        // Each session for itself: one that is out of order must not cut the event of another.
         let session = join(target.session_hi, target.session_lo);
-        let Some(slot) = slots.get_mut(slot_number).filter(|s| s.is_serving()) else {
+        let Some(slot) = slots.get_mut(slot_number).filter(|s| s.takes_events()) else {
             refused.insert(slot_number);
             continue;
         };

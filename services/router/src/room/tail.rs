@@ -199,7 +199,7 @@ impl Slot {
                 epoch: room_epoch,
                 body: Some(proto::peer_frame::Body::RoomEvent(event)),
             };
-            core.to_peer(owner, frame);
+            core.send_peer(owner, frame);
         }
     }
 

@@ -192,13 +192,14 @@ fn arrived(world: &World, number: u64, sent: &Sent) -> bool {
 fn orders(world: &World, wrong: &mut Vec<String>) {
     for client in &world.clients {
         // From one session to one address: in the order in which it was sent.
-        let mut last: BTreeMap<(u32, usize, u32, &str), u64> = BTreeMap::new();
+        // What a session gave back unacknowledged comes again from storage, so that is apart.
+        let mut last: BTreeMap<(u32, usize, u32, &str, bool), u64> = BTreeMap::new();
         for r in &client.log {
             let Some(sent) = world.sent.get(&r.number) else { continue };
             if r.what != sent.what || (r.delayed && r.what == What::Groupchat) {
                 continue;
             }
-            let place = last.entry((r.session, sent.from, sent.session, &sent.to)).or_default();
+            let place = last.entry((r.session, sent.from, sent.session, &sent.to, r.delayed)).or_default();
             if r.number < *place {
                 wrong.push(format!("c{} got m{} after m{place}", client.index, r.number));
             }
@@ -246,22 +247,23 @@ fn archives(world: &World, wrong: &mut Vec<String>) {
     }
     for client in &world.clients {
         let Some(rows) = world.storage.archives.get(&client.bare) else { continue };
-        let place: BTreeMap<String, usize> = rows
+        let place: BTreeMap<String, (usize, u64)> = rows
             .iter()
             .enumerate()
-            .map(|(at, row)| (crate::worker::records::id_text(&row.id), at))
+            .map(|(at, row)| (crate::worker::records::id_text(&row.id), (at, row.place.0)))
             .collect();
-        let mut last: BTreeMap<u32, (usize, u64)> = BTreeMap::new();
+        // Within an epoch: a dead owner may have archived what only its successor delivered.
+        let mut last: BTreeMap<(u32, u64), (usize, u64)> = BTreeMap::new();
         for r in client.log.iter().filter(|r| r.what == What::Message && !r.delayed) {
             if bare(&r.from) == client.bare {
                 // The sender's own row, from when it was sent.
                 continue;
             }
-            let Some(at) = place.get(&r.stanza_id) else {
+            let Some((at, epoch)) = place.get(&r.stanza_id) else {
                 wrong.push(format!("c{}: m{} has id {}, not in the archive", client.index, r.number, r.stanza_id));
                 continue;
             };
-            let before = last.entry(r.session).or_insert((0, 0));
+            let before = last.entry((r.session, *epoch)).or_insert((0, 0));
             if *at < before.0 {
                 wrong.push(format!(
                     "c{}: the archive has m{} before m{}, which came first",

@@ -47,6 +47,7 @@ pub(super) struct EdgeSession {
     pub(super) in_last: u64,
     pub(super) accepted: u64,
     pub(super) settled: u64,
+    began: u64,
     in_base: u64,
     answer_until: u64,
     told: u64,
@@ -310,6 +311,7 @@ impl EdgeSession {
             released: self.released,
             held: held.collect(),
             state: self.record.clone(),
+            began: self.began,
             ..Default::default()
         }
     }
@@ -330,6 +332,7 @@ impl EdgeSession {
             in_last: 0,
             accepted: 0,
             settled: 0,
+            began: 0,
             in_base: 0,
             answer_until: 0,
             told: 0,
@@ -657,6 +660,7 @@ impl Edge {
                 s.jid = resumed.jid;
                 s.managed = true;
                 s.in_last = resumed.accepted;
+                s.began = resumed.accepted;
                 s.accepted = resumed.accepted;
                 s.settled = resumed.settled;
                 s.in_base = resumed.in_base;
@@ -695,7 +699,15 @@ impl Edge {
                 }
             }
             Down::Close(close) => {
-                if slot.session(close.handle, close.generation).is_some() {
+                let Some(s) = slot.session(close.handle, close.generation) else { return };
+                if close.keep {
+                    s.held_out.clear();
+                    if s.phase == Phase::Open {
+                        s.phase = Phase::Lost;
+                        hands.write(s.sock, FromServer::Error(close.condition));
+                        hands.close(s.sock);
+                    }
+                } else {
                     slot.dismiss(hands, close.handle, &close.condition);
                 }
             }

@@ -321,8 +321,8 @@ pub(super) fn perform(
     })
 }
 
-fn fence_slot(fence: Option<&proto::Fence>) -> u16 {
-    fence.map_or(u16::MAX, |f| f.slot as u16)
+fn fence_slot(fence: Option<&proto::Fence>) -> (u16, u64) {
+    fence.map_or((u16::MAX, 0), |f| (f.slot as u16, f.epoch))
 }
 
 /// Gives a slot to another router, if it still has that epoch.

@@ -354,7 +354,7 @@ impl Core {
                 epoch: 0,
                 body: Some(proto::peer_frame::Body::Marks(proto::Marks { marks })),
             };
-            self.to_peer(owner, frame);
+            self.send_peer(owner, frame);
         }
     }
 
@@ -445,7 +445,7 @@ impl Core {
         }
     }
 
-    pub(crate) fn to_edge(
+    pub(crate) fn send_edge(
         &mut self,
         lane: LaneRef,
         slot: u16,
@@ -570,7 +570,7 @@ impl Core {
     // ---- routers
 
     /// A frame for the owner of `slot` at `owner`; lost if that lane breaks (the pending list resends).
-    pub(crate) fn to_peer(&mut self, peer: PeerRef, frame: proto::PeerFrame) {
+    pub(crate) fn send_peer(&mut self, peer: PeerRef, frame: proto::PeerFrame) {
         if peer.0 == self.me.incarnation {
             self.local.push_back(frame);
         } else if let Some(state) = self.peers.get_mut(&peer) {
@@ -638,7 +638,7 @@ impl Core {
             epoch: 0,
             body: Some(proto::peer_frame::Body::EffectDone(answer)),
         };
-        self.to_peer(to, frame);
+        self.send_peer(to, frame);
     }
 }
 

@@ -74,7 +74,7 @@ impl Slot {
             return;
         };
         let (generation, settled) = (session.generation, session.settled);
-        core.to_edge(
+        core.send_edge(
             lane,
             slot,
             epoch,
@@ -149,6 +149,7 @@ impl Slot {
             }
         }
         for session in self.sessions.values_mut() {
+            session.older.retain(|o| o.lane.edge != edge);
             if session
                 .detached_from
                 .is_some_and(|(lane, _)| lane.edge == edge)
@@ -184,8 +185,9 @@ impl Slot {
                 generation: session.generation,
                 condition: condition.to_owned(),
                 text: text.to_owned(),
+                keep: false,
             };
-            core.to_edge(lane, self.slot, self.epoch, Body::Close(close));
+            core.send_edge(lane, self.slot, self.epoch, Body::Close(close));
         }
         self.end_session(core, id);
     }
@@ -332,7 +334,7 @@ impl Slot {
                 handle,
                 generation: session.generation,
             };
-            core.to_edge(lane, self.slot, self.epoch, Body::Detached(gone));
+            core.send_edge(lane, self.slot, self.epoch, Body::Detached(gone));
         }
         self.shadow_delete_object(core, Session::shadow_object(id));
     }

@@ -42,7 +42,7 @@ impl Slot {
                     generation: session.generation,
                     n: session.accepted + 1,
                 };
-                core.to_edge(
+                core.send_edge(
                     lane,
                     self.slot,
                     self.epoch,

@@ -9,7 +9,7 @@ use sestina_xmpp::stanza::Stanza;
 use sestina_xmpp::stanza::error::Condition;
 
 use super::core::{Core, LaneRef};
-use super::session::{Attachment, Session, StreamManagement, Unsettled};
+use super::session::{Attachment, Older, Session, StreamManagement, Unsettled};
 use super::slot::{Slot, new_origin};
 use super::work::OnDone;
 use crate::chance::HashMap;
@@ -81,7 +81,7 @@ impl Slot {
             session_hi,
             session_lo,
         };
-        core.to_edge(lane, self.slot, self.epoch, Body::Bound(bound));
+        core.send_edge(lane, self.slot, self.epoch, Body::Bound(bound));
     }
 
     fn refuse(&self, core: &mut Core, lane: LaneRef, handle: u64, condition: &str, text: &str) {
@@ -91,7 +91,7 @@ impl Slot {
             text: text.to_owned(),
             h: None,
         };
-        core.to_edge(lane, self.slot, self.epoch, Body::Refused(refused));
+        core.send_edge(lane, self.slot, self.epoch, Body::Refused(refused));
     }
 
     /// XEP-0198 §5: another socket takes the session over. The generation is raised first, so
@@ -132,7 +132,7 @@ impl Slot {
                 text: "h is higher than what was sent".to_owned(),
                 h: Some((session.accepted - sm.in_base) as u32),
             };
-            core.to_edge(lane, self.slot, self.epoch, Body::Refused(refused));
+            core.send_edge(lane, self.slot, self.epoch, Body::Refused(refused));
             return;
         }
         if session.edge().is_none() {
@@ -140,10 +140,20 @@ impl Slot {
         }
         let repeated = session.edge() == Some((lane, resume.handle));
         let old = session.edge().filter(|_| !repeated);
+        let holder = old.or(session.detached_from);
+        let old_generation = session.generation;
+        let keep = !repeated && session.settled < session.accepted;
         if !repeated {
             session.generation += 1;
         }
-        let old_generation = session.generation - 1;
+        if let Some((lane, handle)) = holder.filter(|_| keep) {
+            session.older.push(Older {
+                lane,
+                handle,
+                generation: old_generation,
+                until: session.accepted,
+            });
+        }
         session.attachment = Attachment::Edge {
             lane,
             handle: resume.handle,
@@ -174,16 +184,20 @@ impl Slot {
         session.detached_from = None;
         self.handles.insert((lane.edge, resume.handle), id);
         if let Some((old_lane, old_handle)) = old {
-            self.handles.remove(&(old_lane.edge, old_handle));
+            // The older socket is not known any more: whatever it still says is refused.
+            if guard!("generation") {
+                self.handles.remove(&(old_lane.edge, old_handle));
+            }
             let close = proto::CloseSession {
                 handle: old_handle,
                 generation: old_generation,
                 condition: "conflict".to_owned(),
                 text: "resumed by another connection".to_owned(),
+                keep,
             };
-            core.to_edge(old_lane, self.slot, self.epoch, Body::Close(close));
+            core.send_edge(old_lane, self.slot, self.epoch, Body::Close(close));
         }
-        core.to_edge(lane, self.slot, self.epoch, Body::Resumed(resumed));
+        core.send_edge(lane, self.slot, self.epoch, Body::Resumed(resumed));
         if let Some(session) = self.sessions.get_mut(&id) {
             session.pump(core, self.slot, self.epoch);
         }
@@ -230,7 +244,7 @@ impl Slot {
             max_s: sm.max_s,
             out_base: sm.out_base,
         };
-        core.to_edge(lane, slot, epoch, Body::SmEnabled(enabled));
+        core.send_edge(lane, slot, epoch, Body::SmEnabled(enabled));
         self.touch(core, session_id);
     }
 
@@ -250,8 +264,9 @@ impl Slot {
                 generation,
                 condition: "reset".to_owned(),
                 text: "the session is not known any more".to_owned(),
+                keep: false,
             };
-            core.to_edge(lane, self.slot, self.epoch, Body::Close(close));
+            core.send_edge(lane, self.slot, self.epoch, Body::Close(close));
         }
     }
 
@@ -264,6 +279,9 @@ impl Slot {
         let redirect_from;
         {
             let Some(session) = self.attached(lane, inbound.handle, inbound.generation) else {
+                if let Some(id) = self.of_older(lane, inbound.handle, Some(inbound.n)) {
+                    return self.inbound_of_older(core, lane, id, inbound);
+                }
                 core.metrics.refused_generation();
                 return self.unknown(core, lane, inbound.handle, inbound.generation);
             };
@@ -282,9 +300,45 @@ impl Slot {
                 generation: inbound.generation,
                 n,
             };
-            return core.to_edge(lane, self.slot, self.epoch, Body::Redirect(again));
+            return core.send_edge(lane, self.slot, self.epoch, Body::Redirect(again));
         }
-        let Some(session) = self.attached(lane, inbound.handle, inbound.generation) else {
+        if let Some(id) = self.session_of_handle(lane, inbound.handle) {
+            self.take_inbound(core, id, inbound);
+        }
+    }
+
+    /// The session of an older attachment, which may have sent the stanza with that number.
+    fn of_older(&self, lane: LaneRef, handle: u64, n: Option<u64>) -> Option<u128> {
+        let is = |o: &Older| {
+            (o.lane.edge, o.handle) == (lane.edge, handle) && n.is_none_or(|n| n <= o.until)
+        };
+        self.sessions.values().find(|s| s.older.iter().any(is)).map(|s| s.id)
+    }
+
+    /// A stanza that an older attachment holds: only a new owner has not accepted it yet.
+    fn inbound_of_older(
+        &mut self,
+        core: &mut Core,
+        lane: LaneRef,
+        id: u128,
+        inbound: proto::Inbound,
+    ) {
+        let next = self.sessions.get(&id).map_or(0, |s| s.accepted + 1);
+        if inbound.n == next {
+            self.take_inbound(core, id, inbound);
+        } else if inbound.n > next {
+            let again = proto::Redirect {
+                handle: inbound.handle,
+                generation: inbound.generation,
+                n: next,
+            };
+            core.send_edge(lane, self.slot, self.epoch, Body::Redirect(again));
+        }
+    }
+
+    /// Takes the next stanza of a session.
+    fn take_inbound(&mut self, core: &mut Core, id: u128, inbound: proto::Inbound) {
+        let Some(session) = self.sessions.get_mut(&id) else {
             return;
         };
         failpoint!("router.received");
@@ -293,7 +347,7 @@ impl Slot {
             done: false,
             kind: inbound.stanza.as_ref().map(proto::Stanza::kind).unwrap_or_default(),
         });
-        let (id, n) = (session.id, session.accepted);
+        let n = session.accepted;
         let work = core.works.open(OnDone::Stanza {
             slot: self.slot,
             session: id,
@@ -338,9 +392,23 @@ impl Slot {
             session.unsettled.pop_front();
             session.settled += 1;
         }
+        let settled = session.settled;
+        let (done, open) = session.older.drain(..).partition(|o| o.until <= settled);
+        session.older = open;
+        let done: Vec<Older> = done;
         failpoint!("router.settled");
         let all_settled = session.settled == session.accepted;
         let over = session.all_told;
+        for Older {
+            lane,
+            handle,
+            generation,
+            ..
+        } in done
+        {
+            let gone = proto::Detached { handle, generation };
+            core.send_edge(lane, self.slot, self.epoch, Body::Detached(gone));
+        }
         self.touch(core, id);
         if all_settled && over {
             self.session_ended(core, id);
@@ -381,6 +449,7 @@ impl Slot {
                 .sessions
                 .values()
                 .any(|s| s.ended_from == ending || s.detached_from == ending)
+                || self.of_older(lane, close.handle, None).is_some()
             {
                 // The edge holds on until everybody was told, or the shadow has the session.
                 return;
@@ -390,12 +459,12 @@ impl Slot {
                 handle: close.handle,
                 generation: close.generation,
             };
-            return core.to_edge(lane, self.slot, self.epoch, Body::Detached(gone));
+            return core.send_edge(lane, self.slot, self.epoch, Body::Detached(gone));
         };
         let Some(session) = self.sessions.get(&id) else {
             return;
         };
-        if session.generation != close.generation {
+        if session.generation != close.generation && guard!("generation") {
             return;
         }
         let resumable = session.sm.is_some_and(|s| s.resume);
@@ -436,7 +505,7 @@ impl Slot {
                 generation: session.generation,
                 state,
             };
-            core.to_edge(lane, slot, epoch, Body::KeepState(keep));
+            core.send_edge(lane, slot, epoch, Body::KeepState(keep));
         }
         let accepted = core.config.reported(session.accepted, session.settled);
         // What was not sent yet is told when it was: the edge cannot note it before.

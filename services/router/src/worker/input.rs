@@ -64,15 +64,16 @@ pub(crate) enum Input {
 /// How a job ended.
 #[derive(Debug)]
 pub(crate) enum JobDone {
-    /// The rows are committed, but for those of these slots (a higher epoch owns them).
+    /// The rows are committed, but for those of `fenced` slots (a higher epoch owns them); `slots`
+    /// are slot and epoch of each row.
     Archive {
-        slots: Vec<u16>,
+        slots: Vec<(u16, u64)>,
         works: Vec<WorkId>,
         fenced: Vec<u32>,
     },
     /// The same for offline rows; `full` are refused because their user has too many.
     Offline {
-        slots: Vec<u16>,
+        slots: Vec<(u16, u64)>,
         works: Vec<WorkId>,
         fenced: Vec<u32>,
         full: Vec<(WorkId, proto::Stanza)>,

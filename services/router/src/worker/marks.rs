@@ -46,7 +46,7 @@ impl Slot {
                 origins,
             };
             let body = Some(proto::peer_frame::Body::MarkQuery(query));
-            core.to_peer(
+            core.send_peer(
                 owner,
                 proto::PeerFrame {
                     slot: u32::from(slot),
@@ -70,7 +70,7 @@ impl Slot {
             })
             .collect();
         let body = Some(proto::peer_frame::Body::Marks(proto::Marks { marks }));
-        core.to_peer(
+        core.send_peer(
             from,
             proto::PeerFrame {
                 slot: query.asker_slot,

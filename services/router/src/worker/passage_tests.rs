@@ -160,11 +160,11 @@ impl Router {
             resource: jid.resource().unwrap().to_owned(),
             ..proto::Bind::default()
         };
-        self.from_edge(slot, RouterBody::Bind(bind), 0);
+        self.edge_says(slot, RouterBody::Bind(bind), 0);
         slot
     }
 
-    fn from_edge(&mut self, slot: u16, body: RouterBody, now: Micros) -> Vec<Job> {
+    fn edge_says(&mut self, slot: u16, body: RouterBody, now: Micros) -> Vec<Job> {
         let mut frame = proto::ToRouter {
             slot: slot.into(),
             epoch: 1,
@@ -201,7 +201,7 @@ fn send(age_us: u32, trace: &str) -> (proto::Variant, Vec<Job>, Router, Router) 
     let slot = one.session(juliet, 100);
     assert_ne!(slot, theirs);
     two.session(romeo, 200);
-    let jobs = one.from_edge(slot, inbound(100, romeo, age_us, trace), 999_000);
+    let jobs = one.edge_says(slot, inbound(100, romeo, age_us, trace), 999_000);
     let frames: Vec<_> = std::mem::take(&mut *one.peer.0.lock());
     for mut frame in frames {
         entering(&mut frame, 7_000);

@@ -66,7 +66,7 @@ impl Slot {
         });
         session.state_dirty = true;
         let bare = session.jid.bare();
-        self.to_own_sessions(core, id, n, &bare, wire, work);
+        self.tell_own_sessions(core, id, n, &bare, wire, work);
         if before.is_none() {
             // RFC 6121 §4.2.2: the new resource learns of the user's others.
             self.show_own_presences(core, id, n, &bare, work);
@@ -95,7 +95,7 @@ impl Slot {
         let joined: Vec<(Jid, String)> = session.joined.drain().collect();
         let directed: Vec<Jid> = session.directed.drain().collect();
         if was.is_some() {
-            self.to_own_sessions(
+            self.tell_own_sessions(
                 core,
                 id,
                 n,
@@ -120,7 +120,7 @@ impl Slot {
     }
 
     /// Copies a presence to the user's own available sessions, the sender's included (RFC 6121 §4.2.2).
-    fn to_own_sessions(
+    fn tell_own_sessions(
         &mut self,
         core: &mut Core,
         id: u128,

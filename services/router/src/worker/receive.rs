@@ -43,6 +43,13 @@ pub(crate) struct Parked {
     passage: Passage,
 }
 
+impl Parked {
+    /// The work that waits for it.
+    pub(crate) fn work(&self) -> WorkId {
+        self.hand.work
+    }
+}
+
 impl Slot {
     /// Takes an effect, in the order of its stream, once.
     pub(crate) fn effect(&mut self, core: &mut Core, from: PeerRef, effect: proto::Effect) {
@@ -188,10 +195,7 @@ impl Slot {
             return;
         }
         let last = (origin, mark, Entity::MAX, u32::MAX);
-        loop {
-            let Some((place, seen)) = self.seen.range((origin, 0, 0, 0)..=last).next() else {
-                break;
-            };
+        while let Some((place, seen)) = self.seen.range((origin, 0, 0, 0)..=last).next() {
             let place = *place;
             let sessions = match seen {
                 Seen::Open { .. } if mark != u64::MAX => break,

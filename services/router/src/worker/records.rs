@@ -37,12 +37,13 @@ pub(crate) fn stanza_id(archive: &str, key: EffectKey) -> [u8; 16] {
 
 /// Its form in stanzas.
 pub(crate) fn id_text(id: &[u8]) -> String {
-    use std::fmt::Write as _;
-    id.iter().fold(String::with_capacity(32), |mut text, byte| {
-        // Writing to a String cannot fail.
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let mut text = String::with_capacity(id.len() * 2);
+    for byte in id {
+        text.push(char::from(DIGITS[usize::from(byte >> 4)]));
+        text.push(char::from(DIGITS[usize::from(byte & 15)]));
+    }
+    text
 }
 
 impl Slot {
@@ -184,6 +185,10 @@ impl Slot {
 
     /// Asks storage for what is stored, and notes what cannot be in its answer.
     pub(crate) fn ask_offline(&mut self, core: &mut Core, id: u128, bare: &str) {
+        if self.offline_removing > 0 {
+            // What a session before this one was given must not come again.
+            return self.offline_waiting.push((id, bare.to_owned()));
+        }
         // A row that is still on its way may be committed after the question was answered.
         let complete = self.offline_open == 0;
         if let Some(session) = self.sessions.get_mut(&id) {
@@ -262,11 +267,23 @@ impl Slot {
         session: u128,
         request: proto::OfflineRemoveRequest,
     ) {
+        self.offline_removing += 1;
         core.jobs.push(Job::OfflineRemove {
             slot: self.slot,
             session,
             request,
         });
+    }
+
+    /// They are gone: look for more, and for whom had to wait for that.
+    pub(crate) fn offline_removed(&mut self, core: &mut Core, session: u128, bare: String) {
+        self.offline_removing = self.offline_removing.saturating_sub(1);
+        self.offline_waiting.push((session, bare));
+        if self.offline_removing == 0 {
+            for (id, bare) in std::mem::take(&mut self.offline_waiting) {
+                self.ask_offline(core, id, &bare);
+            }
+        }
     }
 
     /// A page of the archive was asked for by a stanza of a session (XEP-0313 §4).

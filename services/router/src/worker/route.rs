@@ -42,7 +42,8 @@ impl Slot {
             .as_ref()
             .is_none_or(|to| core.config.is_local(to.domain()));
         if !local {
-            if !stanza.is_error() && !(stanza.kind == Kind::Iq && stanza.type_ == "result") {
+            let answer = stanza.is_error() || (stanza.kind == Kind::Iq && stanza.type_ == "result");
+            if !answer {
                 let text = Some("this server does not talk to other servers");
                 let error = stanza.error_reply(Condition::RemoteServerNotFound, text);
                 self.reply_to(core, id, n, error, work);
@@ -326,7 +327,7 @@ impl Slot {
                 epoch,
                 body: Some(proto::peer_frame::Body::Effect(effect)),
             };
-            core.to_peer(owner, frame);
+            core.send_peer(owner, frame);
         }
     }
 

@@ -55,6 +55,17 @@ pub(crate) struct Unsettled {
     pub(crate) kind: proto::StanzaKind,
 }
 
+/// An attachment that was resumed from: its edge holds what the client had sent there until all of
+/// it is settled, because the attachment that came after it does not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Older {
+    pub(crate) lane: LaneRef,
+    pub(crate) handle: u64,
+    pub(crate) generation: u32,
+    /// Its stanzas were accepted up to here.
+    pub(crate) until: u64,
+}
+
 /// Presence as last broadcast.
 #[derive(Clone, Debug)]
 pub(crate) struct Available {
@@ -129,6 +140,8 @@ pub(crate) struct Session {
     pub(crate) detached_from: Option<(LaneRef, u64)>,
     /// The same of a session that ended.
     pub(crate) ended_from: Option<(LaneRef, u64)>,
+    /// Attachments before this one that hold something.
+    pub(crate) older: Vec<Older>,
     /// It ended, and all but what it had sent is done.
     pub(crate) all_told: bool,
     /// Listed to send its mark to other slots.
@@ -177,6 +190,7 @@ impl Session {
             state_dirty: false,
             detached_from: None,
             ended_from: None,
+            older: Vec::new(),
             all_told: false,
             mark_due: false,
         }

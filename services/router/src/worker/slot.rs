@@ -120,6 +120,10 @@ pub(crate) struct Slot {
     pub(crate) offline_counter: u64,
     /// Offline rows on their way to storage.
     pub(crate) offline_open: usize,
+    /// Removals of delivered offline rows on their way to storage.
+    pub(crate) offline_removing: usize,
+    /// Sessions (with their bare JID) that ask for what is stored once these are done.
+    pub(crate) offline_waiting: Vec<(u128, String)>,
     /// Archive rows on their way to storage.
     pub(crate) archive_open: usize,
     pub(crate) shadow: SlotShadow,
@@ -145,6 +149,8 @@ impl Slot {
             archive_counter: 0,
             offline_counter: 0,
             offline_open: 0,
+            offline_removing: 0,
+            offline_waiting: Vec::new(),
             archive_open: 0,
             shadow: SlotShadow::default(),
         }
@@ -166,6 +172,15 @@ impl Slot {
     /// Whether effects of others may still be answered (a frozen slot finishes what it accepted).
     pub(crate) fn is_serving(&self) -> bool {
         matches!(self.phase, Phase::Active | Phase::Frozen { .. })
+    }
+
+    /// Whether something new may come in from rooms (what is being released is flushed already).
+    pub(crate) fn takes_events(&self) -> bool {
+        match self.phase {
+            Phase::Active => true,
+            Phase::Frozen { releasing, .. } => !releasing,
+            Phase::Taking(_) => false,
+        }
     }
 
     /// The session with that full JID that can be delivered to.

@@ -14,7 +14,7 @@ use sestina_xmpp::jid::Jid;
 use sestina_xmpp::stanza::{Kind, Stanza};
 
 use super::core::{Core, LaneRef, PeerRef};
-use super::session::{Attachment, Session};
+use super::session::{Attachment, Older, Session};
 use super::slot::{Phase, Slot};
 use super::work::OnDone;
 use crate::chance::{HashMap, HashSet};
@@ -70,7 +70,7 @@ impl Slot {
         let install = proto::InstallEpoch {
             owner: Some(core.me.clone()),
         };
-        core.to_edge(lane, self.slot, self.epoch, Body::InstallEpoch(install));
+        core.send_edge(lane, self.slot, self.epoch, Body::InstallEpoch(install));
     }
 
     /// Sends the epoch to a router.
@@ -89,7 +89,7 @@ impl Slot {
             epoch: self.epoch,
             body: Some(proto::peer_frame::Body::InstallEpoch(install)),
         };
-        core.to_peer(peer, frame);
+        core.send_peer(peer, frame);
     }
 
     /// An edge has the epoch and says what it holds.
@@ -144,23 +144,34 @@ impl Slot {
                 *generation = session.generation.max(*generation);
             }
         }
+        let mut older = Vec::new();
+        let mut began: HashMap<u128, u64> = HashMap::default();
         for (lane, report) in taking.reports {
             let items = restored.entry(lane).or_default();
             for session in report.sessions {
                 let id = join(session.session_hi, session.session_lo);
                 let newest = newest.get(&id).copied().unwrap_or(0);
                 if session.generation < newest && guard!("generation") {
+                    older.push((lane, session));
                     continue;
                 }
+                began.insert(id, session.began);
                 if let Some(item) = self.restore_reported(core, lane, session) {
                     items.push(item);
                 }
             }
         }
+        for (lane, report) in older {
+            let id = join(report.session_hi, report.session_lo);
+            let until = began.get(&id).copied().unwrap_or(0);
+            if let Some(item) = self.restore_older(lane, id, &report, until) {
+                restored.entry(lane).or_default().push(item);
+            }
+        }
         for (lane, items) in restored {
             if !items.is_empty() || core.lanes.contains_key(&lane) {
                 let body = Body::Restored(proto::Restored { items });
-                core.to_edge(lane, self.slot, self.epoch, body);
+                core.send_edge(lane, self.slot, self.epoch, body);
             }
         }
         let ids: Vec<u128> = self.sessions.keys().copied().collect();
@@ -176,6 +187,30 @@ impl Slot {
         self.rooms_restored(core);
         core.metrics
             .slot_taken(core.now_ms.saturating_sub(taking.started_ms));
+    }
+
+    /// An attachment that was resumed from holds what its successor does not: it sends that first.
+    fn restore_older(
+        &mut self,
+        lane: LaneRef,
+        id: u128,
+        report: &proto::SessionReport,
+        until: u64,
+    ) -> Option<proto::ProgressItem> {
+        let session = self.sessions.get_mut(&id).filter(|s| s.settled < until)?;
+        session.older.push(Older {
+            lane,
+            handle: report.handle,
+            generation: report.generation,
+            until,
+        });
+        Some(proto::ProgressItem {
+            handle: report.handle,
+            generation: report.generation,
+            accepted: session.accepted,
+            settled: session.settled,
+            released: report.received,
+        })
     }
 
     /// Rebuilds a session from what its edge holds.

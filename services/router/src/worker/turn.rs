@@ -174,6 +174,7 @@ impl Worker {
         let Some(slot) = self.slots.remove(number) else {
             return;
         };
+        self.drop_works(&slot);
         for session in slot.sessions.values().filter(|s| s.is_live()) {
             if session.edge().is_none() {
                 self.core.metrics.reattached();
@@ -184,6 +185,26 @@ impl Worker {
             self.core.metrics.rooms(-1);
             let occupants = i64::try_from(room.occupant_count()).unwrap_or(i64::MAX);
             self.core.metrics.occupants(-occupants);
+        }
+    }
+
+    /// What a slot's works waited for happens elsewhere now. Works of other slots that had a part
+    /// here (events of rooms) go on without it, and say so.
+    fn drop_works(&mut self, slot: &Slot) {
+        let queued = slot.sessions.values().flat_map(|s| &s.queue).filter_map(|i| i.work);
+        let pending = slot.outbound.values().flat_map(|q| &q.pending).map(|p| p.work);
+        let parked = slot.parked.values().flatten().map(super::receive::Parked::work);
+        let works: Vec<WorkId> = queued.chain(pending).chain(parked).collect();
+        for work in works {
+            if let Some(OnDone::RoomEvent { ack, .. }) = self.core.works.done_mut(work) {
+                ack.done.retain(|s| *s != slot.slot);
+                if !ack.not_owner.contains(&slot.slot) {
+                    ack.not_owner.push(slot.slot);
+                }
+                self.core.part_done(work);
+            } else {
+                self.core.works.cancel(work);
+            }
         }
     }
 
@@ -304,7 +325,7 @@ impl Worker {
                     epoch: frame.epoch,
                     body: Some(PeerBody::EpochInstalled(installed)),
                 };
-                self.core.to_peer(from, answer);
+                self.core.send_peer(from, answer);
             }
             Some(PeerBody::EpochInstalled(_)) => {
                 if let Some(slot) = self
@@ -428,7 +449,7 @@ impl Worker {
                     epoch: room_epoch,
                     body: Some(PeerBody::RoomAck(crate::room::room_ack(key, *ack))),
                 };
-                core.to_peer(from, frame);
+                core.send_peer(from, frame);
             }
             OnDone::OfflineDelivered {
                 slot,
@@ -458,7 +479,7 @@ impl Worker {
             }
         }
         for ((lane, slot, epoch), items) in items {
-            self.core.to_edge(
+            self.core.send_edge(
                 lane,
                 slot,
                 epoch,
@@ -530,9 +551,15 @@ impl Worker {
         }
     }
 
-    fn rows_done(&mut self, slots: &[u16], works: Vec<WorkId>, fenced: &[u32], archive: bool) {
-        for slot in slots {
-            if let Some(slot) = self.slots.get_mut(*slot) {
+    fn rows_done(
+        &mut self,
+        slots: &[(u16, u64)],
+        works: Vec<WorkId>,
+        fenced: &[u32],
+        archive: bool,
+    ) {
+        for (slot, epoch) in slots {
+            if let Some(slot) = self.slots.get_mut(*slot).filter(|s| s.epoch == *epoch) {
                 let open = if archive {
                     &mut slot.archive_open
                 } else {
@@ -541,17 +568,27 @@ impl Worker {
                 *open = open.saturating_sub(1);
             }
         }
-        for slot in fenced {
-            let slot = u16::try_from(*slot).unwrap_or(u16::MAX);
-            tracing::warn!(slot, "fenced by storage: another router owns the slot");
-            self.core.metrics.refused_epoch();
-            self.core.metrics.slot_fenced();
-            self.drop_slot(slot);
+        let is_fenced = |at: &(u16, u64)| {
+            // Rows of two epochs in one batch: the older ones are those refused.
+            let newest = slots.iter().filter(|s| s.0 == at.0).map(|s| s.1).max();
+            let mixed = slots.iter().any(|s| s.0 == at.0 && s.1 != at.1);
+            fenced.contains(&u32::from(at.0)) && !(mixed && newest == Some(at.1))
+        };
+        for at in slots.iter().filter(|at| is_fenced(at)) {
+            // The slot may have come back under a higher epoch since.
+            if self.slots.get_mut(at.0).is_some_and(|s| s.epoch == at.1) {
+                tracing::warn!(slot = at.0, "fenced by storage: another router owns the slot");
+                self.core.metrics.refused_epoch();
+                self.core.metrics.slot_fenced();
+                self.drop_slot(at.0);
+            }
         }
-        for (slot, work) in slots.iter().zip(works) {
-            // Works of a fenced slot stay open: its new owner answers for them.
-            if !fenced.contains(&u32::from(*slot)) {
+        for (at, work) in slots.iter().zip(works) {
+            if self.slots.get_mut(at.0).is_some_and(|s| s.epoch == at.1) {
                 self.core.part_done(work);
+            } else {
+                // Whoever owns the slot now answers for it.
+                self.core.works.cancel(work);
             }
         }
     }
@@ -600,7 +637,7 @@ impl Worker {
                 bare,
             } => {
                 if let Some(slot) = self.slots.get_mut(slot) {
-                    slot.ask_offline(core, session, &bare);
+                    slot.offline_removed(core, session, bare);
                 }
             }
             JobDone::ArchiveQuery { query, page } => {
@@ -777,7 +814,7 @@ fn redirect(core: &mut Core, lane: LaneRef, slot: u16, epoch: u64, body: &Router
         n,
     });
     let known = core.known_epoch(slot).max(epoch);
-    core.to_edge(lane, slot, known, body);
+    core.send_edge(lane, slot, known, body);
 }
 
 /// Cuts a room's event into the parts for each worker.

@@ -116,6 +116,15 @@ impl Works {
         done
     }
 
+    /// Closes a work without what would be due.
+    pub(crate) fn cancel(&mut self, id: WorkId) {
+        if let Some(row) = self.row(id) {
+            row.stamp = row.stamp.wrapping_add(1);
+            row.done = None;
+            self.free.push(id.index);
+        }
+    }
+
     /// The answer under way of a work, to add to it.
     pub(crate) fn done_mut(&mut self, id: WorkId) -> Option<&mut OnDone> {
         self.row(id).and_then(|r| r.done.as_mut())

@@ -164,9 +164,9 @@ impl Line {
     pub(super) async fn read(&mut self) -> Result<Event> {
         loop {
             if let Parser::Stream(parser) = &mut self.parser
-                && let Some(event) = parser.next().map_err(|fault| {
-                    anyhow::anyhow!("the server's stream is broken: {fault:?}")
-                })?
+                && let Some(event) = parser
+                    .next()
+                    .map_err(|fault| anyhow::anyhow!("the server's stream is broken: {fault:?}"))?
             {
                 if let Some(event) = event_of(event)? {
                     return Ok(event);

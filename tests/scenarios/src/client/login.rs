@@ -103,7 +103,9 @@ impl Client {
         let mut client = Client::connect(name, entrance, login.transport, host, query).await?;
         client.open().await?;
         if client.line.is_plain() {
-            client.write(&format!("<starttls xmlns='{}'/>", ns::TLS)).await?;
+            client
+                .write(&format!("<starttls xmlns='{}'/>", ns::TLS))
+                .await?;
             client.expect_named("proceed", ns::TLS).await?;
             client.line.start_tls(host).await?;
             client.open().await?;

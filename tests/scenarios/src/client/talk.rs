@@ -170,15 +170,13 @@ impl Client {
     }
 
     /// Hears elements until one is found; the others are dropped.
-    pub async fn until(
-        &mut self,
-        what: &str,
-        found: impl Fn(&Element) -> bool,
-    ) -> Result<Element> {
-        self.within(what, async |client: &mut Client| loop {
-            let element = client.element().await?;
-            if found(&element) {
-                return Ok(element);
+    pub async fn until(&mut self, what: &str, found: impl Fn(&Element) -> bool) -> Result<Element> {
+        self.within(what, async |client: &mut Client| {
+            loop {
+                let element = client.element().await?;
+                if found(&element) {
+                    return Ok(element);
+                }
             }
         })
         .await
@@ -216,7 +214,9 @@ impl Client {
     /// Nothing waits for this client: the server answers a ping with nothing before it.
     pub async fn hears_nothing(&mut self) -> Result<()> {
         let ping = ns::PING;
-        let answer = self.ask("get", "", &format!("<ping xmlns='{ping}'/>")).await?;
+        let answer = self
+            .ask("get", "", &format!("<ping xmlns='{ping}'/>"))
+            .await?;
         if answer.attr("type") == Some("result") {
             Ok(())
         } else {

@@ -223,6 +223,22 @@ impl Sandbox {
         looked.with_context(|| last.lock().clone())
     }
 
+    /// Waits until a session that has become available has got everything that was stored for it.
+    pub async fn caught_up(&self, jid: &str) -> Result<()> {
+        let routers = self.routers();
+        let what = format!("{jid} has caught up");
+        crate::until(&what, Duration::from_secs(10), || async {
+            for router in &routers {
+                let sessions = router.sessions().await;
+                if let Some(session) = sessions.iter().find(|session| session.jid == jid) {
+                    return !session.catching_up;
+                }
+            }
+            false
+        })
+        .await
+    }
+
     /// Which living router owns the slot of a bare JID, by its place in [`Sandbox::routers`].
     pub fn owner_of(&self, bare: &str) -> Option<usize> {
         let slot = sestina_cluster::slots::slot_of_bare(bare);

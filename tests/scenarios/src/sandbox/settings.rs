@@ -84,9 +84,7 @@ pub(super) fn certificates(folder: &Path) -> Result<Arc<CertStore>> {
 
 /// What [`certificates`] made.
 pub(super) fn certificate(folder: &Path) -> Result<String> {
-    Ok(std::fs::read_to_string(
-        folder.join("tls/self-signed.crt"),
-    )?)
+    Ok(std::fs::read_to_string(folder.join("tls/self-signed.crt"))?)
 }
 
 pub(super) fn address_of(edge: &Edge) -> Result<EdgeAddress> {

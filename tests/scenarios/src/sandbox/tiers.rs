@@ -254,7 +254,10 @@ impl Tiers {
     }
 
     pub(super) fn routers(&self) -> Vec<Arc<Router>> {
-        self.routers.iter().map(|node| node.router.clone()).collect()
+        self.routers
+            .iter()
+            .map(|node| node.router.clone())
+            .collect()
     }
 
     pub(super) fn edges_ready(&self, routers: usize) -> bool {

@@ -16,6 +16,9 @@
 //! a session that logged in is in `{user}` or `{user/resource}`. `to` need not be written where it
 //! is the receiver's own address, nor `xml:lang`.
 //!
+//! `is available` sends presence, hears it, and waits until what was stored for the session has been
+//! delivered.
+//!
 //! Users and rooms get names of their own in every run, so that scenarios can share a server.
 //!
 //! - `parse`: text to steps; `matching`: patterns; `run`: performs the steps

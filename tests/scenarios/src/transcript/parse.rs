@@ -168,7 +168,10 @@ fn what(text: &str) -> Result<What> {
         Ok(What::OpensTo(host.to_owned()))
     } else if let Some(rest) = after("fails to resume") {
         let (way, xml) = rest.split_once(':').context("what is the answer?")?;
-        Ok(What::FailsToResume(parse_way(way)?.edge, xml.trim().to_owned()))
+        Ok(What::FailsToResume(
+            parse_way(way)?.edge,
+            xml.trim().to_owned(),
+        ))
     } else if let Some(rest) = after("resumes") {
         Ok(What::Resumes(parse_way(rest)?.edge))
     } else if let Some(rest) = after("fails to log in") {
@@ -249,7 +252,13 @@ mod tests {
 
     #[test]
     fn what_is_not_understood_is_refused_with_its_line() {
-        for text in ["", "alice", "alice sings", "alice logs in by GUESSING", "a resumes at edge"] {
+        for text in [
+            "",
+            "alice",
+            "alice sings",
+            "alice logs in by GUESSING",
+            "a resumes at edge",
+        ] {
             assert!(parse(text).is_err(), "{text:?}");
         }
         let error = format!("{:#}", parse("a logs in\na sings\n").unwrap_err());

@@ -123,9 +123,17 @@ impl Stage<'_> {
                 let stanza = format!("<presence xmlns='jabber:client'>{priority}</presence>");
                 let actor = self.actor(&name)?;
                 actor.client.send(&stanza).await?;
-                let own = format!("<presence from='{}'>{priority}</presence>", actor.client.jid());
+                let own = format!(
+                    "<presence from='{}'>{priority}</presence>",
+                    actor.client.jid()
+                );
+                let jid = actor.client.jid().to_owned();
                 let heard = actor.client.element().await?;
                 self.check(&name, &own, &heard)?;
+                // What comes before that is stored and delivered with its time: another story.
+                if !priority.contains('-') {
+                    self.sandbox.caught_up(&jid).await?;
+                }
             }
             What::Receives(pattern) => {
                 let heard = self.actor(&name)?.client.element().await?;

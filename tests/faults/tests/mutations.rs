@@ -1,0 +1,121 @@
+//! Every guard is missed when it is gone: with it switched off, the faults that it is there for
+//! break a promise. With all guards on the same faults break nothing.
+#![allow(clippy::unwrap_used, clippy::print_stdout)]
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use sestina_faults::cluster::{At, Size};
+use sestina_faults::deeds::Deed;
+use sestina_faults::fault::{self, Blow, Fault, Outcome};
+use sestina_faults::matrix::tier_of;
+use sestina_faults::process::Tier;
+use sestina_faults::world::World;
+
+/// A fault that a guard is there for.
+fn fault(blow: Blow, point: &str, deed: Deed) -> Fault {
+    let victim = At { tier: tier_of(point), number: 0 };
+    Fault { point: point.to_owned(), deed, blow, victim }
+}
+
+/// What breaks, if anything does.
+async fn broken(mutation: &str, faults: &[Fault]) -> Result<Option<String>> {
+    let size = Size { mutations: mutation.to_owned(), ..Size::default() };
+    let world = World::start(size).await?;
+    for (number, fault) in faults.iter().enumerate() {
+        match fault::run(&world, fault, &format!("x{number}")).await {
+            Ok(Outcome::Held(_)) => {}
+            Ok(Outcome::NotReached) => anyhow::bail!("{fault}: not reached"),
+            Err(error) => return Ok(Some(format!("{fault}: {error:#}"))),
+        }
+    }
+    Ok(None)
+}
+
+fn run(test: impl Future<Output = Result<()>>) {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .unwrap();
+    runtime.block_on(test).unwrap();
+}
+
+/// The faults hold with all guards, and one of them breaks a promise without this one.
+fn is_missed(mutation: &str, faults: &[Fault]) {
+    run(async {
+        let guarded = broken("", faults).await?;
+        ensure!(guarded.is_none(), "with all guards on: {guarded:?}");
+        let found = broken(mutation, faults).await?;
+        println!("without {mutation}: {found:?}");
+        ensure!(found.is_some(), "nothing misses the guard {mutation}");
+        Ok(())
+    });
+}
+
+#[test]
+fn the_tail_of_a_room_is_missed() {
+    is_missed("tail", &[fault(Blow::Kill, "router.room_committed", Deed::RoomMessage)]);
+}
+
+#[test]
+fn dropping_by_key_is_missed() {
+    is_missed(
+        "dedupe",
+        &[
+            fault(Blow::Kill, "router.effect_done", Deed::Chat),
+            fault(Blow::Kill, "router.settled", Deed::Chat),
+        ],
+    );
+}
+
+#[test]
+fn generations_are_missed() {
+    is_missed(
+        "generation",
+        &[
+            fault(Blow::Doze, "edge.delivering", Deed::Chat),
+            fault(Blow::Doze, "edge.received", Deed::Chat),
+        ],
+    );
+}
+
+/// Who owns how many slots, by name and incarnation.
+async fn owners(world: &World) -> Result<Vec<(String, String, u64)>> {
+    let at = At { tier: Tier::Router, number: 0 };
+    let slots = world.cluster.lock().await.process(at).ask("slots", "").await?;
+    let routers = slots["routers"].as_array().cloned().unwrap_or_default();
+    let text = |value: &serde_json::Value| value.as_str().unwrap_or_default().to_owned();
+    Ok(routers
+        .iter()
+        .map(|r| (text(&r["name"]), text(&r["incarnation"]), r["slots"].as_u64().unwrap_or(0)))
+        .collect())
+}
+
+/// Redis forgets all leases again and again, while those in storage are fresh: no slot moves.
+async fn forgotten_by_redis(mutation: &str) -> Result<bool> {
+    let size = Size { mutations: mutation.to_owned(), ..Size::default() };
+    let world = World::start(size).await?;
+    let before = owners(&world).await?;
+    let port = world.cluster.lock().await.redis.port();
+    for _ in 0..30 {
+        tokio::task::spawn_blocking(move || sestina_testkit::command(port, &["FLUSHALL"])).await??;
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        if owners(&world).await.is_ok_and(|now| now != before) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+#[test]
+fn the_second_authority_is_missed() {
+    run(async {
+        ensure!(!forgotten_by_redis("").await?, "slots moved although storage knew their owners");
+        ensure!(
+            forgotten_by_redis("two-authorities").await?,
+            "nothing misses the guard two-authorities"
+        );
+        Ok(())
+    });
+}
