@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use sestina_faults::cluster::Size;
 use sestina_faults::deeds::DEEDS;
-use sestina_faults::fault::{self, Outcome};
+use sestina_faults::fault::{self, Fault, Outcome};
 use sestina_faults::matrix::{self, Reached};
 use sestina_faults::process::Tier;
 use sestina_faults::world::World;
@@ -61,6 +61,23 @@ async fn measure(mut world: World) -> Result<(World, Reached)> {
     Ok((world, reached))
 }
 
+/// Which of the storages is asked is not for a test to say: if one was not, the next is struck.
+async fn strike_one(world: &World, fault: &Fault, number: usize) -> Result<Outcome> {
+    let storages = match fault.victim.tier {
+        Tier::Storage => world.cluster.lock().await.count(Tier::Storage),
+        _ => 1,
+    };
+    let mut fault = fault.clone();
+    for attempt in 0..storages {
+        let outcome = fault::run(world, &fault, &format!("f{number}-{attempt}")).await?;
+        if outcome != Outcome::NotReached {
+            return Ok(outcome);
+        }
+        fault.victim.number = (fault.victim.number + 1) % storages;
+    }
+    Ok(Outcome::NotReached)
+}
+
 /// Runs all faults; a broken promise is noted, and the rest goes on with a new cluster.
 async fn strike(mut world: World, reached: &Reached, full: bool) -> Result<()> {
     let size = world.cluster.lock().await.size.clone();
@@ -72,7 +89,7 @@ async fn strike(mut world: World, reached: &Reached, full: bool) -> Result<()> {
     let all = faults.len();
     for (number, fault) in faults.iter().enumerate() {
         let began = Instant::now();
-        match fault::run(&world, fault, &format!("f{number}")).await {
+        match strike_one(&world, fault, number).await {
             Ok(Outcome::Held(stall)) => {
                 let seconds = began.elapsed().as_secs_f32();
                 println!(

@@ -18,7 +18,8 @@ const OCCUPANTS: usize = 3;
 /// How long clients talk before and after what happens.
 const BEFORE: Duration = Duration::from_millis(1500);
 const AFTER: Duration = Duration::from_secs(2);
-/// DESIGN of the system: a dead router's sessions and rooms are served again.
+/// A dead router's sessions and rooms are served again in five seconds; debug builds on a busy
+/// machine get some more.
 const ROUTER_BUDGET: Duration = Duration::from_secs(8);
 
 struct World {
@@ -145,13 +146,9 @@ impl World {
             one_order(&inside)?;
             for report in &inside {
                 for other in &inside {
-                    let room = "room";
-                    let from = report
-                        .heard
-                        .iter()
-                        .map(|s| s.from.clone())
-                        .find(|from| from.ends_with(&format!("/{}", other.client.name())));
-                    let from = from.unwrap_or_else(|| format!("{room}/{}", other.client.name()));
+                    let end = format!("/{}", other.client.name());
+                    let said = report.heard.iter().find(|s| s.from.ends_with(&end));
+                    let from = said.map_or(end.clone(), |s| s.from.clone());
                     report.heard_all_of(&from, other.sent)?;
                 }
                 nobody_came_or_went(report)?;

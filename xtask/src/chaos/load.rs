@@ -1,5 +1,6 @@
 //! The dialogue with `sestina-load chaos`: a line of JSON each way.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
@@ -21,7 +22,12 @@ pub(super) struct Load {
     input: ChildStdin,
     events: Receiver<Value>,
     sessions: u64,
+    /// How many events of each name were printed since the last mark.
+    printed: BTreeMap<String, usize>,
 }
+
+/// How many events of one name are printed for one fault; all are in `events.jsonl`.
+const PRINTED: usize = 3;
 
 impl Load {
     /// Starts the generator; its sessions log in and begin to write.
@@ -78,6 +84,7 @@ impl Load {
             input,
             events,
             sessions: sessions as u64,
+            printed: BTreeMap::new(),
         })
     }
 
@@ -98,7 +105,13 @@ impl Load {
                         "resume_refused" | "leave_seen" | "evicted" | "bounced" | "not_understood"
                     );
                     if loud || (got == "disconnected" && untouched) {
-                        println!("  {event}");
+                        let printed = self.printed.entry(got.to_owned()).or_default();
+                        *printed += 1;
+                        if *printed <= PRINTED {
+                            println!("  {event}");
+                        } else if *printed == PRINTED + 1 {
+                            println!("  and more of {got}");
+                        }
                     }
                 }
                 Err(RecvTimeoutError::Timeout) => {
@@ -119,6 +132,7 @@ impl Load {
 
     /// Ends a window of figures and begins the next.
     pub(super) fn mark(&mut self, label: &str) -> Result<()> {
+        self.printed.clear();
         let order = json!({"cmd": "mark", "label": label});
         self.order(&order, "marked", PROMPT)?;
         Ok(())

@@ -12,8 +12,8 @@ use sestina_telemetry::trace::span_from_traceparent;
 use sestina_telemetry::{Lost, StoreOp};
 use tracing::{Instrument as _, Span};
 
-use super::releases::{self, Release};
 use super::Shared;
+use super::releases::{self, Release};
 use crate::worker::core::Job;
 use crate::worker::input::{Input, JobDone};
 use crate::worker::work::WorkId;
@@ -34,7 +34,9 @@ pub(super) fn start(shared: &Arc<Shared>, worker: u32, job: Job, traces: &[Arc<s
         return releases::start(shared, release);
     }
     let this = shared.clone();
-    let mut spans = traces.iter().map(|trace| span_from_traceparent("archive", trace));
+    let mut spans = traces
+        .iter()
+        .map(|trace| span_from_traceparent("archive", trace));
     let first = spans.next().unwrap_or_else(Span::none);
     let others: Vec<Span> = spans.collect();
     let task = async move {

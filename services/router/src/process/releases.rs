@@ -84,7 +84,10 @@ async fn run(shared: &Shared) {
                 .get(usize::from(slot))
                 .map_or(0, |e| e.load(std::sync::atomic::Ordering::Acquire))
         };
-        let changed = shared.ports.hand_over(&slots, &first.to, known, LIMIT).await;
+        let changed = shared
+            .ports
+            .hand_over(&slots, &first.to, known, LIMIT)
+            .await;
         failpoint!("router.released");
         if let Err(error) = &changed {
             tracing::info!(%error, slots = slots.len(), "slots could not be given away");
@@ -97,7 +100,9 @@ async fn run(shared: &Shared) {
             ..
         } in batch
         {
-            let refused = changed.as_ref().map_or(true, |refused| refused.contains(&slot));
+            let refused = changed
+                .as_ref()
+                .map_or(true, |refused| refused.contains(&slot));
             let done = !refused && !table.owned_by(slot, &shared.node);
             shared.push(worker, Input::Done(JobDone::Released { slot, epoch, done }));
         }

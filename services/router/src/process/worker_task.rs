@@ -146,8 +146,10 @@ impl Shared {
     pub(super) async fn measure(self: Arc<Self>) {
         const EVERY: Duration = Duration::from_secs(1);
         let token = self.tasks.token();
-        let (items, bytes) =
-            (&self.metrics.queue_items[Queue::Worker], &self.metrics.queue_bytes[Queue::Worker]);
+        let (items, bytes) = (
+            &self.metrics.queue_items[Queue::Worker],
+            &self.metrics.queue_bytes[Queue::Worker],
+        );
         loop {
             tokio::select! {
                 () = token.cancelled() => break,

@@ -42,7 +42,10 @@ fn routers(world: &World, wrong: &mut Vec<String>) {
                 }
                 if !slot.seen.is_empty() {
                     let first: Vec<_> = slot.seen.iter().take(3).collect();
-                    wrong.push(format!("{at}: remembers {} effects: {first:?}", slot.seen.len()));
+                    wrong.push(format!(
+                        "{at}: remembers {} effects: {first:?}",
+                        slot.seen.len()
+                    ));
                 }
                 if !slot.outbound.is_empty() || !slot.parked.is_empty() {
                     wrong.push(format!("{at}: effects wait: {:?}", slot.outbound));
@@ -60,10 +63,16 @@ fn routers(world: &World, wrong: &mut Vec<String>) {
                         wrong.push(format!("{at}: {:?}", session.attachment));
                     }
                     if session.settled != session.accepted {
-                        wrong.push(format!("{at}: settled {} of {}", session.settled, session.accepted));
+                        wrong.push(format!(
+                            "{at}: settled {} of {}",
+                            session.settled, session.accepted
+                        ));
                     }
                     if session.acked != session.next || !session.queue.is_empty() {
-                        wrong.push(format!("{at}: acknowledged {} of {}", session.acked, session.next));
+                        wrong.push(format!(
+                            "{at}: acknowledged {} of {}",
+                            session.acked, session.next
+                        ));
                     }
                     if !session.unreleased.is_empty() || !session.restored.is_empty() {
                         wrong.push(format!(
@@ -80,14 +89,20 @@ fn routers(world: &World, wrong: &mut Vec<String>) {
 fn edges(world: &World, wrong: &mut Vec<String>) {
     for edge in world.edges.iter().filter(|e| e.alive) {
         if !edge.is_quiet() {
-            wrong.push(format!("{} waits for an owner: {:?}", edge.node.name, edge.slots));
+            wrong.push(format!(
+                "{} waits for an owner: {:?}",
+                edge.node.name, edge.slots
+            ));
         }
         for session in edge.slots.values().flat_map(|s| s.sessions.values()) {
             let at = format!("{} session {:04x}", edge.node.name, session.nonce & 0xffff);
             if !session.held_out.is_empty() {
                 wrong.push(format!(
                     "{at}: holds {} deliveries (acked {}, released {}, last {})",
-                    session.held_out.len(), session.acked, session.released, session.out_last
+                    session.held_out.len(),
+                    session.acked,
+                    session.released,
+                    session.out_last
                 ));
             }
         }
@@ -96,7 +111,12 @@ fn edges(world: &World, wrong: &mut Vec<String>) {
 
 fn shadow(world: &World, wrong: &mut Vec<String>) {
     let mut alive = BTreeSet::new();
-    for worker in world.hosts.iter().filter(|h| h.is_running()).flat_map(|h| &h.workers) {
+    for worker in world
+        .hosts
+        .iter()
+        .filter(|h| h.is_running())
+        .flat_map(|h| &h.workers)
+    {
         for slot in worker.slots.iter() {
             alive.extend(slot.rooms.keys().map(crate::worker::shadow::room_object));
         }
@@ -118,7 +138,10 @@ fn clients(world: &World, wrong: &mut Vec<String>) {
             wrong.push(format!("{at} is {:?}", client.mode));
         }
         if !client.sent.is_empty() {
-            wrong.push(format!("{at}: {} of its stanzas are not acknowledged", client.sent.len()));
+            wrong.push(format!(
+                "{at}: {} of its stanzas are not acknowledged",
+                client.sent.len()
+            ));
         }
         if let Some((number, _)) = client.asking.iter().find(|(_, sure)| **sure) {
             wrong.push(format!("{at}: i{number} has no answer"));
@@ -128,16 +151,24 @@ fn clients(world: &World, wrong: &mut Vec<String>) {
         }
         let mut seen = BTreeSet::new();
         for got in &client.log {
-            if !seen.insert((got.session, got.what, got.number)) && !(got.delayed && got.what == What::Groupchat) {
+            if !seen.insert((got.session, got.what, got.number))
+                && !(got.delayed && got.what == What::Groupchat)
+            {
                 wrong.push(format!("{at}: got {:?} {} twice", got.what, got.number));
             }
         }
     }
 }
 
-fn got<'a>(world: &'a World, who: (usize, u32), what: What, number: u64) -> impl Iterator<Item = &'a Received> {
+fn got<'a>(
+    world: &'a World,
+    who: (usize, u32),
+    what: What,
+    number: u64,
+) -> impl Iterator<Item = &'a Received> {
     let log = &world.clients[who.0].log;
-    log.iter().filter(move |r| r.session == who.1 && r.what == what && r.number == number)
+    log.iter()
+        .filter(move |r| r.session == who.1 && r.what == what && r.number == number)
 }
 
 fn exists(world: &World, who: (usize, u32)) -> bool {
@@ -165,7 +196,10 @@ fn messages(world: &World, wrong: &mut Vec<String>) {
             let copies = got(world, *who, What::CarbonSent, *number).count()
                 + got(world, *who, What::CarbonReceived, *number).count();
             if copies != 1 {
-                wrong.push(format!("m{number} {sent:?}: c{} got {copies} carbons", who.0));
+                wrong.push(format!(
+                    "m{number} {sent:?}: c{} got {copies} carbons",
+                    who.0
+                ));
             }
         }
         if sent.what == What::Message && !arrived(world, *number, sent) {
@@ -181,12 +215,15 @@ fn bare(jid: &str) -> &str {
 /// Somebody got it, or it waits in storage.
 fn arrived(world: &World, number: u64, sent: &Sent) -> bool {
     let user = bare(&sent.to);
-    let live = world
-        .clients
-        .iter()
-        .filter(|c| c.bare == user)
-        .any(|c| c.log.iter().any(|r| r.what == What::Message && r.number == number));
-    live || world.storage.offline_all(user).any(|r| number_in(r.stanza.as_ref()) == Some(number))
+    let live = world.clients.iter().filter(|c| c.bare == user).any(|c| {
+        c.log
+            .iter()
+            .any(|r| r.what == What::Message && r.number == number)
+    });
+    live || world
+        .storage
+        .offline_all(user)
+        .any(|r| number_in(r.stanza.as_ref()) == Some(number))
 }
 
 fn orders(world: &World, wrong: &mut Vec<String>) {
@@ -195,13 +232,20 @@ fn orders(world: &World, wrong: &mut Vec<String>) {
         // What a session gave back unacknowledged comes again from storage, so that is apart.
         let mut last: BTreeMap<(u32, usize, u32, &str, bool), u64> = BTreeMap::new();
         for r in &client.log {
-            let Some(sent) = world.sent.get(&r.number) else { continue };
+            let Some(sent) = world.sent.get(&r.number) else {
+                continue;
+            };
             if r.what != sent.what || (r.delayed && r.what == What::Groupchat) {
                 continue;
             }
-            let place = last.entry((r.session, sent.from, sent.session, &sent.to, r.delayed)).or_default();
+            let place = last
+                .entry((r.session, sent.from, sent.session, &sent.to, r.delayed))
+                .or_default();
             if r.number < *place {
-                wrong.push(format!("c{} got m{} after m{place}", client.index, r.number));
+                wrong.push(format!(
+                    "c{} got m{} after m{place}",
+                    client.index, r.number
+                ));
             }
             *place = r.number.max(*place);
         }
@@ -229,24 +273,35 @@ fn orders(world: &World, wrong: &mut Vec<String>) {
 fn archives(world: &World, wrong: &mut Vec<String>) {
     let mut numbers: BTreeMap<&str, Vec<u64>> = BTreeMap::new();
     for (archive, rows) in &world.storage.archives {
-        let held = rows.iter().filter_map(|r| number_in(r.row.stanza.as_ref())).collect();
+        let held = rows
+            .iter()
+            .filter_map(|r| number_in(r.row.stanza.as_ref()))
+            .collect();
         numbers.insert(archive, held);
     }
     for (number, sent) in &world.sent {
-        let bounced = got(world, (sent.from, sent.session), What::Error, *number).next().is_some();
+        let bounced = got(world, (sent.from, sent.session), What::Error, *number)
+            .next()
+            .is_some();
         if sent.what != What::Message || !sent.accepted || bounced {
             continue;
         }
         for user in [world.clients[sent.from].bare.as_str(), bare(&sent.to)] {
             let own = bare(&sent.to) == world.clients[sent.from].bare;
-            let times = numbers.get(user).map_or(0, |n| n.iter().filter(|n| *n == number).count());
+            let times = numbers
+                .get(user)
+                .map_or(0, |n| n.iter().filter(|n| *n == number).count());
             if times != 1 && !(own && times > 0) {
-                wrong.push(format!("m{number} {sent:?}: {times} times in the archive of {user}"));
+                wrong.push(format!(
+                    "m{number} {sent:?}: {times} times in the archive of {user}"
+                ));
             }
         }
     }
     for client in &world.clients {
-        let Some(rows) = world.storage.archives.get(&client.bare) else { continue };
+        let Some(rows) = world.storage.archives.get(&client.bare) else {
+            continue;
+        };
         let place: BTreeMap<String, (usize, u64)> = rows
             .iter()
             .enumerate()
@@ -254,13 +309,20 @@ fn archives(world: &World, wrong: &mut Vec<String>) {
             .collect();
         // Within an epoch: a dead owner may have archived what only its successor delivered.
         let mut last: BTreeMap<(u32, u64), (usize, u64)> = BTreeMap::new();
-        for r in client.log.iter().filter(|r| r.what == What::Message && !r.delayed) {
+        for r in client
+            .log
+            .iter()
+            .filter(|r| r.what == What::Message && !r.delayed)
+        {
             if bare(&r.from) == client.bare {
                 // The sender's own row, from when it was sent.
                 continue;
             }
             let Some((at, epoch)) = place.get(&r.stanza_id) else {
-                wrong.push(format!("c{}: m{} has id {}, not in the archive", client.index, r.number, r.stanza_id));
+                wrong.push(format!(
+                    "c{}: m{} has id {}, not in the archive",
+                    client.index, r.number, r.stanza_id
+                ));
                 continue;
             };
             let before = last.entry((r.session, *epoch)).or_insert((0, 0));

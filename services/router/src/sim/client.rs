@@ -57,7 +57,9 @@ pub(super) enum Mode {
     Resuming,
     Online,
     /// Its socket is gone; it resumes at that time.
-    Broken { until: u64 },
+    Broken {
+        until: u64,
+    },
 }
 
 /// What was received, in order.
@@ -154,7 +156,10 @@ impl Client {
     pub(super) fn hello(&mut self) -> ToServer {
         if self.resumable {
             self.mode = Mode::Resuming;
-            ToServer::Resume { session: self.session, h: self.h }
+            ToServer::Resume {
+                session: self.session,
+                h: self.h,
+            }
         } else {
             self.forget();
             self.mode = Mode::Binding;
@@ -216,7 +221,12 @@ impl Client {
     }
 
     /// Something came. Returns what is wrong about it.
-    pub(super) fn take(&mut self, socks: &mut Socks, what: FromServer, answer: bool) -> Option<String> {
+    pub(super) fn take(
+        &mut self,
+        socks: &mut Socks,
+        what: FromServer,
+        answer: bool,
+    ) -> Option<String> {
         match what {
             FromServer::Bound { session } => {
                 self.session = session;
@@ -279,7 +289,9 @@ impl Client {
         };
         match stanza.kind {
             Kind::Message => {
-                let Some(number) = body_number(&payload) else { return };
+                let Some(number) = body_number(&payload) else {
+                    return;
+                };
                 let what = if stanza.is_error() {
                     What::Error
                 } else if stanza.type_ == "groupchat" {
@@ -287,7 +299,11 @@ impl Client {
                 } else if payload.contains(ns::MAM) {
                     return;
                 } else if payload.contains(ns::CARBONS) {
-                    if payload.contains("<sent") { What::CarbonSent } else { What::CarbonReceived }
+                    if payload.contains("<sent") {
+                        What::CarbonSent
+                    } else {
+                        What::CarbonReceived
+                    }
                 } else {
                     What::Message
                 };
@@ -321,7 +337,10 @@ fn between(text: &str, from: &str, to: &str) -> Option<String> {
     let at = text.find("urn:xmpp:sid:0")?;
     let start = text[..at].rfind('<')?;
     let tag = &text[start..];
-    let id = tag.find(from).map(|i| i + from.len()).or_else(|| tag.find(" id=\"").map(|i| i + 5))?;
+    let id = tag
+        .find(from)
+        .map(|i| i + from.len())
+        .or_else(|| tag.find(" id=\"").map(|i| i + 5))?;
     let rest = &tag[id..];
     let end = rest.find(to).or_else(|| rest.find('"'))?;
     Some(rest[..end].to_owned())

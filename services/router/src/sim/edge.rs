@@ -112,7 +112,11 @@ impl Hands<'_> {
         if let Some(conn) = self.net.lock().conns.get_mut(&conn)
             && !conn.broken
         {
-            conn.up.push_back(proto::ToRouter { slot: slot.into(), epoch, body: Some(body) });
+            conn.up.push_back(proto::ToRouter {
+                slot: slot.into(),
+                epoch,
+                body: Some(body),
+            });
         }
     }
 
@@ -182,8 +186,10 @@ impl EdgeSession {
         let acked = acked.min(self.out_last);
         if acked > self.acked {
             for held in &mut self.held_out {
-                let message =
-                    held.2.as_ref().is_some_and(|s| s.kind() == proto::StanzaKind::Message);
+                let message = held
+                    .2
+                    .as_ref()
+                    .is_some_and(|s| s.kind() == proto::StanzaKind::Message);
                 if held.0 > self.acked && held.0 <= acked && !message {
                     held.2 = None;
                 }
@@ -196,7 +202,12 @@ impl EdgeSession {
         }
     }
 
-    fn connect(&mut self, route: Option<u64>, lanes: &BTreeMap<(u64, u32), Lane>, hands: &Hands<'_>) {
+    fn connect(
+        &mut self,
+        route: Option<u64>,
+        lanes: &BTreeMap<(u64, u32), Lane>,
+        hands: &Hands<'_>,
+    ) {
         let Some(conn) = open_conn(route, lanes, self.slot) else {
             self.link = Link::Waiting;
             return;
@@ -260,12 +271,21 @@ impl EdgeSession {
         hands.close(self.sock);
     }
 
-    fn deliver(&mut self, hands: &mut Hands<'_>, number: u64, key: Option<proto::Key>, stanza: &proto::Stanza) {
+    fn deliver(
+        &mut self,
+        hands: &mut Hands<'_>,
+        number: u64,
+        key: Option<proto::Key>,
+        stanza: &proto::Stanza,
+    ) {
         if number <= self.out_last {
             return;
         }
         if number != self.out_last + 1 {
-            let text = format!("{}: gap in deliveries: {number} after {}", self.jid, self.out_last);
+            let text = format!(
+                "{}: gap in deliveries: {number} after {}",
+                self.jid, self.out_last
+            );
             hands.trouble.push(text);
             self.leave(Phase::Lost, hands);
             return;
@@ -295,9 +315,15 @@ impl EdgeSession {
         self.take_written();
         self.link = Link::Restoring;
         let floor = self.acked.min(self.released);
-        let held = self.held_out.iter().filter(|h| h.0 > floor).map(|(number, key, stanza)| {
-            proto::Outbound { number: *number, key: *key, stanza: stanza.clone() }
-        });
+        let held = self
+            .held_out
+            .iter()
+            .filter(|h| h.0 > floor)
+            .map(|(number, key, stanza)| proto::Outbound {
+                number: *number,
+                key: *key,
+                stanza: stanza.clone(),
+            });
         let (session_hi, session_lo) = sestina_api::key::split(self.nonce);
         proto::SessionReport {
             handle: self.handle,
@@ -364,8 +390,15 @@ impl EdgeSlot {
         }
     }
 
-    fn send_pending(&self, number: u16, lanes: &BTreeMap<(u64, u32), Lane>, hands: &Hands<'_>) -> bool {
-        let Some(conn) = open_conn(self.route, lanes, number) else { return false };
+    fn send_pending(
+        &self,
+        number: u16,
+        lanes: &BTreeMap<(u64, u32), Lane>,
+        hands: &Hands<'_>,
+    ) -> bool {
+        let Some(conn) = open_conn(self.route, lanes, number) else {
+            return false;
+        };
         for pending in self.pending.values() {
             hands.send(conn, number, self.epoch, pending.body.clone());
         }
@@ -488,14 +521,29 @@ impl Edge {
     pub(super) fn lane_ended(&mut self, conn: u64, now: u64) {
         for lane in self.lanes.values_mut() {
             if lane.conn == Some(conn) {
-                *lane = Lane { conn: None, welcomed: false, reopen_at: now + 50 };
+                *lane = Lane {
+                    conn: None,
+                    welcomed: false,
+                    reopen_at: now + 50,
+                };
             }
         }
     }
 
     /// One batch of a router.
-    pub(super) fn take_batch(&mut self, hands: &mut Hands<'_>, conn: u64, router: u64, batch: proto::ToEdgeBatch) {
-        let Some(lane) = self.lanes.iter().find(|(_, l)| l.conn == Some(conn)).map(|(k, _)| *k) else {
+    pub(super) fn take_batch(
+        &mut self,
+        hands: &mut Hands<'_>,
+        conn: u64,
+        router: u64,
+        batch: proto::ToEdgeBatch,
+    ) {
+        let Some(lane) = self
+            .lanes
+            .iter()
+            .find(|(_, l)| l.conn == Some(conn))
+            .map(|(k, _)| *k)
+        else {
             return;
         };
         for frame in batch.frames {
@@ -512,7 +560,10 @@ impl Edge {
                 body => self.take(hands, router, frame.slot as u16, frame.epoch, body),
             }
         }
-        let ack = proto::LaneAck { worker: batch.worker, seq: batch.seq };
+        let ack = proto::LaneAck {
+            worker: batch.worker,
+            seq: batch.seq,
+        };
         hands.send(conn, 0, 0, Body::LaneAck(ack));
     }
 
@@ -523,7 +574,11 @@ impl Edge {
             }
             if slot.reported == slot.epoch {
                 let epoch = slot.epoch;
-                for session in slot.sessions.values_mut().filter(|s| s.link == Link::Restoring) {
+                for session in slot
+                    .sessions
+                    .values_mut()
+                    .filter(|s| s.link == Link::Restoring)
+                {
                     session.epoch = epoch;
                     session.accepted = session.settled;
                     session.link = Link::Waiting;
@@ -540,7 +595,9 @@ impl Edge {
             if !slot.is_of_owner(router, target.epoch) {
                 continue;
             }
-            let Some(session) = slot.session(target.handle, target.generation) else { continue };
+            let Some(session) = slot.session(target.handle, target.generation) else {
+                continue;
+            };
             let Some(variant) = deliver.variants.get(target.variant as usize) else {
                 hands.trouble.push("a delivery names no variant".to_owned());
                 continue;
@@ -558,12 +615,20 @@ impl Edge {
                 if epoch < slot.epoch && guard!("epoch") {
                     return;
                 }
-                if install.owner.as_ref().is_some_and(|o| o.incarnation != router) {
+                if install
+                    .owner
+                    .as_ref()
+                    .is_some_and(|o| o.incarnation != router)
+                {
                     return;
                 }
                 slot.raise(epoch, Some(router));
                 slot.reported = epoch;
-                let sessions = slot.sessions.values_mut().map(EdgeSession::report_epoch).collect();
+                let sessions = slot
+                    .sessions
+                    .values_mut()
+                    .map(EdgeSession::report_epoch)
+                    .collect();
                 let report = Body::EpochReport(proto::EpochReport { sessions });
                 if let Some(conn) = open_conn(slot.route, lanes, number) {
                     hands.send(conn, number, epoch, report);
@@ -617,7 +682,9 @@ impl Edge {
         match body {
             Down::Progress(progress) => {
                 for item in progress.items {
-                    let Some(s) = slot.session(item.handle, item.generation) else { continue };
+                    let Some(s) = slot.session(item.handle, item.generation) else {
+                        continue;
+                    };
                     s.accepted = s.accepted.max(item.accepted.min(s.in_last));
                     if item.settled > s.settled {
                         s.settled = item.settled.min(s.in_last);
@@ -644,7 +711,12 @@ impl Edge {
                 session.generation = bound.generation;
                 session.nonce = join(bound.session_hi, bound.session_lo);
                 session.jid = bound.jid;
-                hands.write(pending.sock, FromServer::Bound { session: session.nonce });
+                hands.write(
+                    pending.sock,
+                    FromServer::Bound {
+                        session: session.nonce,
+                    },
+                );
                 Self::attach(lanes, hands, slot, session);
             }
             Down::Resumed(resumed) => {
@@ -652,7 +724,14 @@ impl Edge {
                     return;
                 }
                 let Some(pending) = slot.pending.remove(&resumed.handle) else {
-                    return Self::stray(lanes, hands, number, slot, resumed.handle, resumed.generation);
+                    return Self::stray(
+                        lanes,
+                        hands,
+                        number,
+                        slot,
+                        resumed.handle,
+                        resumed.generation,
+                    );
                 };
                 let mut s = EdgeSession::new(number, slot.epoch, resumed.handle, pending.sock);
                 s.generation = resumed.generation;
@@ -673,7 +752,12 @@ impl Edge {
                 s.reported_acked = resumed.acked;
                 s.reported_written = resumed.acked;
                 s.record = resumed.state;
-                hands.write(pending.sock, FromServer::Resumed { h: resumed.accepted - resumed.in_base });
+                hands.write(
+                    pending.sock,
+                    FromServer::Resumed {
+                        h: resumed.accepted - resumed.in_base,
+                    },
+                );
                 Self::attach(lanes, hands, slot, s);
             }
             Down::Refused(refused) => {
@@ -683,7 +767,9 @@ impl Edge {
                 }
             }
             Down::SmEnabled(enabled) => {
-                let Some(s) = slot.session(enabled.handle, enabled.generation) else { return };
+                let Some(s) = slot.session(enabled.handle, enabled.generation) else {
+                    return;
+                };
                 if s.asked_sm.take().is_none() {
                     return;
                 }
@@ -699,7 +785,9 @@ impl Edge {
                 }
             }
             Down::Close(close) => {
-                let Some(s) = slot.session(close.handle, close.generation) else { return };
+                let Some(s) = slot.session(close.handle, close.generation) else {
+                    return;
+                };
                 if close.keep {
                     s.held_out.clear();
                     if s.phase == Phase::Open {
@@ -726,7 +814,9 @@ impl Edge {
             Down::Restored(restored) => {
                 let (epoch, route) = (slot.epoch, slot.route);
                 for item in &restored.items {
-                    let Some(s) = slot.sessions.get_mut(&item.handle) else { continue };
+                    let Some(s) = slot.sessions.get_mut(&item.handle) else {
+                        continue;
+                    };
                     if s.generation != item.generation {
                         continue;
                     }
@@ -759,7 +849,12 @@ impl Edge {
         }
     }
 
-    fn attach(lanes: &BTreeMap<(u64, u32), Lane>, hands: &mut Hands<'_>, slot: &mut EdgeSlot, mut s: EdgeSession) {
+    fn attach(
+        lanes: &BTreeMap<(u64, u32), Lane>,
+        hands: &mut Hands<'_>,
+        slot: &mut EdgeSlot,
+        mut s: EdgeSession,
+    ) {
         let sock = s.sock;
         s.relink(slot.epoch, slot.route, lanes, hands);
         if let Some(sock) = hands.socks.get_mut(&sock) {
@@ -780,7 +875,11 @@ impl Edge {
         generation: u32,
     ) {
         if let Some(conn) = open_conn(slot.route, lanes, number) {
-            let close = Body::Close(proto::Close { handle, generation, clean: false });
+            let close = Body::Close(proto::Close {
+                handle,
+                generation,
+                clean: false,
+            });
             hands.send(conn, number, slot.epoch, close);
         }
     }
@@ -788,14 +887,23 @@ impl Edge {
     // ---- what clients do
 
     /// A client asks to bind or to resume.
-    pub(super) fn ask(&mut self, hands: &mut Hands<'_>, number: u16, sock: u64, body: impl FnOnce(u64) -> Body) {
+    pub(super) fn ask(
+        &mut self,
+        hands: &mut Hands<'_>,
+        number: u16,
+        sock: u64,
+        body: impl FnOnce(u64) -> Body,
+    ) {
         self.last_handle += 1;
         let handle = (self.last_handle << 12) | u64::from(number);
         let slot = self.slots.entry(number).or_default();
         if let Some(sock) = hands.socks.get_mut(&sock) {
             sock.handle = Some(handle);
         }
-        let pending = Pending { sock, body: body(handle) };
+        let pending = Pending {
+            sock,
+            body: body(handle),
+        };
         let sent = match open_conn(slot.route, &self.lanes, number) {
             Some(conn) => {
                 hands.send(conn, number, slot.epoch, pending.body.clone());
@@ -811,13 +919,20 @@ impl Edge {
 
     fn of_sock(&mut self, sock: &Sock) -> Option<&mut EdgeSession> {
         let handle = sock.handle?;
-        self.slots.get_mut(&((handle & 0xfff) as u16))?.sessions.get_mut(&handle)
+        self.slots
+            .get_mut(&((handle & 0xfff) as u16))?
+            .sessions
+            .get_mut(&handle)
     }
 
     /// The socket ended without the stream having been closed.
     pub(super) fn sock_lost(&mut self, hands: &mut Hands<'_>, sock: u64) {
-        let Some(handle) = hands.socks.get(&sock).and_then(|s| s.handle) else { return };
-        let Some(slot) = self.slots.get_mut(&((handle & 0xfff) as u16)) else { return };
+        let Some(handle) = hands.socks.get(&sock).and_then(|s| s.handle) else {
+            return;
+        };
+        let Some(slot) = self.slots.get_mut(&((handle & 0xfff) as u16)) else {
+            return;
+        };
         slot.pending.remove(&handle);
         if let Some(session) = slot.sessions.get_mut(&handle) {
             session.leave(Phase::Lost, hands);
@@ -825,7 +940,9 @@ impl Edge {
     }
 
     pub(super) fn stanza(&mut self, hands: &mut Hands<'_>, sock: &Sock, stanza: proto::Stanza) {
-        let Some(s) = self.of_sock(sock).filter(|s| s.phase == Phase::Open) else { return };
+        let Some(s) = self.of_sock(sock).filter(|s| s.phase == Phase::Open) else {
+            return;
+        };
         s.in_last += 1;
         let frame = s.inbound(s.in_last, stanza.clone());
         s.send(hands, frame);
@@ -833,7 +950,9 @@ impl Edge {
     }
 
     pub(super) fn enable(&mut self, hands: &mut Hands<'_>, sock: &Sock) {
-        let Some(s) = self.of_sock(sock).filter(|s| s.phase == Phase::Open) else { return };
+        let Some(s) = self.of_sock(sock).filter(|s| s.phase == Phase::Open) else {
+            return;
+        };
         s.asked_sm = Some(s.in_last);
         s.in_base = s.in_last;
         s.told = s.in_last;
@@ -843,7 +962,9 @@ impl Edge {
     }
 
     pub(super) fn asked(&mut self, hands: &mut Hands<'_>, sock: &Sock) {
-        let Some(s) = self.of_sock(sock).filter(|s| s.phase == Phase::Open) else { return };
+        let Some(s) = self.of_sock(sock).filter(|s| s.phase == Phase::Open) else {
+            return;
+        };
         s.answer_until = s.in_last;
         if s.managed {
             s.write_ack(hands);
@@ -851,7 +972,12 @@ impl Edge {
     }
 
     pub(super) fn acknowledged(&mut self, hands: &mut Hands<'_>, sock: &Sock, h: u64) {
-        let Some(s) = self.of_sock(sock).filter(|s| s.phase == Phase::Open && s.managed) else { return };
+        let Some(s) = self
+            .of_sock(sock)
+            .filter(|s| s.phase == Phase::Open && s.managed)
+        else {
+            return;
+        };
         let acked = s.out_base + h;
         if acked > s.out_last {
             let text = format!("{}: acknowledged {acked} of {}", s.jid, s.out_last);
@@ -891,7 +1017,9 @@ impl Edge {
                     s.send(hands, close);
                 }
             }
-            let Some((at, tries)) = slot.retry else { continue };
+            let Some((at, tries)) = slot.retry else {
+                continue;
+            };
             if at > hands.now {
                 continue;
             }
@@ -914,7 +1042,10 @@ impl Edge {
 
     /// Lanes that are due to be opened.
     pub(super) fn lanes_due(&self, now: u64) -> Vec<(u64, u32)> {
-        let due = self.lanes.iter().filter(|(_, l)| l.conn.is_none() && l.reopen_at <= now);
+        let due = self
+            .lanes
+            .iter()
+            .filter(|(_, l)| l.conn.is_none() && l.reopen_at <= now);
         due.map(|(key, _)| *key).collect()
     }
 
@@ -923,7 +1054,9 @@ impl Edge {
         self.slots.values().all(|slot| {
             slot.pending.is_empty()
                 && slot.sessions.values().all(|s| {
-                    matches!(s.link, Link::Live(_)) && s.phase == Phase::Open && s.held_in.is_empty()
+                    matches!(s.link, Link::Live(_))
+                        && s.phase == Phase::Open
+                        && s.held_in.is_empty()
                 })
         })
     }
@@ -931,5 +1064,9 @@ impl Edge {
 
 /// Ends of a lane.
 pub(super) fn lane_ends(edge: u64, lane: (u64, u32)) -> Ends {
-    Ends::Edge { edge, router: lane.0, lane: lane.1 }
+    Ends::Edge {
+        edge,
+        router: lane.0,
+        lane: lane.1,
+    }
 }

@@ -55,7 +55,9 @@ impl World {
                 }
             }
             Fault::KillEdge => {
-                let alive: Vec<usize> = (0..self.edges.len()).filter(|e| self.edges[*e].alive).collect();
+                let alive: Vec<usize> = (0..self.edges.len())
+                    .filter(|e| self.edges[*e].alive)
+                    .collect();
                 if let Some(edge) = self.rng.pick(&alive).copied() {
                     self.kill_edge(edge);
                 }
@@ -70,7 +72,7 @@ impl World {
             Fault::ShadowFlushed => self.shadow.flush(),
             Fault::StorageAway => self.storage.away = true,
             Fault::Pause | Fault::Suspend => {
-                let long = if fault == Fault::Suspend { 900 } else { 100 };
+                let long = if fault == Fault::Suspend { 480 } else { 100 };
                 let until = self.now + long + self.rng.below(600);
                 if let Some(host) = self.any_host() {
                     self.suspend_host(host, until);
@@ -85,8 +87,9 @@ impl World {
     }
 
     fn any_host(&mut self) -> Option<usize> {
-        let running: Vec<usize> =
-            (0..self.hosts.len()).filter(|h| self.hosts[*h].is_running()).collect();
+        let running: Vec<usize> = (0..self.hosts.len())
+            .filter(|h| self.hosts[*h].is_running())
+            .collect();
         self.rng.pick(&running).copied()
     }
 
@@ -112,8 +115,12 @@ impl World {
         let owner = (map.owners[usize::from(slot)] as usize)
             .checked_sub(1)
             .map(|i| map.routers[i].incarnation);
-        let Some(owner) = owner.and_then(|o| self.host_index(o)) else { return };
-        let Some(to) = self.any_host().filter(|to| *to != owner) else { return };
+        let Some(owner) = owner.and_then(|o| self.host_index(o)) else {
+            return;
+        };
+        let Some(to) = self.any_host().filter(|to| *to != owner) else {
+            return;
+        };
         let node = self.hosts[to].node.clone();
         self.note(|| format!("== slot {slot} is to go to {}", node.name));
         self.hosts[owner].hand_over(&[slot], &node);
@@ -125,7 +132,11 @@ impl World {
         self.storage.away = false;
         self.note(|| "== healing".to_owned());
         while self.hosts.iter().filter(|h| h.is_running()).count()
-            + self.hosts.iter().filter(|h| matches!(h.life, Life::Suspended { .. })).count()
+            + self
+                .hosts
+                .iter()
+                .filter(|h| matches!(h.life, Life::Suspended { .. }))
+                .count()
             < 3
         {
             self.start_host();
@@ -170,8 +181,14 @@ impl World {
             if !self.rest(400, 20_000) {
                 return vec!["it does not come to rest".to_owned()];
             }
-            let waits = self.clients.iter().any(|c| (c.wanted && !c.is_online()) || matches!(c.mode, Mode::Broken { .. }))
-                || self.hosts.iter().any(|h| matches!(h.life, Life::Suspended { .. }));
+            let waits = self
+                .clients
+                .iter()
+                .any(|c| (c.wanted && !c.is_online()) || matches!(c.mode, Mode::Broken { .. }))
+                || self
+                    .hosts
+                    .iter()
+                    .any(|h| matches!(h.life, Life::Suspended { .. }));
             if !waits {
                 break;
             }

@@ -23,9 +23,13 @@ use crate::worker::turn::{Worker, split_event};
 pub(super) enum Life {
     Running,
     /// Stopped by its machine until then.
-    Suspended { until: u64 },
+    Suspended {
+        until: u64,
+    },
     /// Back after it was replaced: works that many turns before it learns of it.
-    Late { turns: u32 },
+    Late {
+        turns: u32,
+    },
     Dead,
 }
 
@@ -128,7 +132,11 @@ impl Host {
             Some(PeerBody::RoomEvent(event)) if from.0 != self.incarnation() => {
                 for (worker, part) in split_event(event, self.workers.len() as u32) {
                     let body = Some(PeerBody::RoomEvent(part));
-                    let frame = proto::PeerFrame { slot: worker, epoch: frame.epoch, body };
+                    let frame = proto::PeerFrame {
+                        slot: worker,
+                        epoch: frame.epoch,
+                        body,
+                    };
                     self.push(worker as usize, Input::Peer { from, frame });
                 }
             }
@@ -139,7 +147,11 @@ impl Host {
         }
     }
 
-    pub(super) fn edge_frame(&mut self, lane: crate::worker::core::LaneRef, frame: proto::ToRouter) {
+    pub(super) fn edge_frame(
+        &mut self,
+        lane: crate::worker::core::LaneRef,
+        frame: proto::ToRouter,
+    ) {
         let worker = match &frame.body {
             Some(proto::to_router::Body::LaneAck(ack)) => ack.worker as usize,
             _ => self.worker_of(frame.slot),
@@ -159,8 +171,12 @@ impl Host {
     /// What both authorities say of who is alive.
     pub(super) fn refresh(&mut self, fresh: &BTreeMap<u64, proto::Node>) {
         let me = self.incarnation();
-        let gone: Vec<u64> =
-            self.live.keys().filter(|i| !fresh.contains_key(i) && **i != me).copied().collect();
+        let gone: Vec<u64> = self
+            .live
+            .keys()
+            .filter(|i| !fresh.contains_key(i) && **i != me)
+            .copied()
+            .collect();
         for incarnation in gone {
             self.live.remove(&incarnation);
             self.push_all(|| Input::NodeGone { incarnation });
@@ -173,13 +189,26 @@ impl Host {
         let table = self.table.clone();
         self.watched = table.version();
         self.push_all(|| Input::Table(table.clone()));
-        let owned: BTreeMap<u16, u64> =
-            table.slots_of(&self.node).map(|slot| (slot, table.epoch(slot))).collect();
-        let lost: Vec<u16> = self.mine.keys().filter(|s| !owned.contains_key(s)).copied().collect();
+        let owned: BTreeMap<u16, u64> = table
+            .slots_of(&self.node)
+            .map(|slot| (slot, table.epoch(slot)))
+            .collect();
+        let lost: Vec<u16> = self
+            .mine
+            .keys()
+            .filter(|s| !owned.contains_key(s))
+            .copied()
+            .collect();
         for slot in lost {
             self.mine.remove(&slot);
             let worker = self.worker_of(slot.into());
-            self.push(worker, Input::Lose { slot, epoch: table.epoch(slot) });
+            self.push(
+                worker,
+                Input::Lose {
+                    slot,
+                    epoch: table.epoch(slot),
+                },
+            );
         }
         let new: Vec<(u16, u64)> = owned
             .into_iter()
@@ -193,14 +222,24 @@ impl Host {
         for (slot, epoch) in new {
             self.mine.insert(slot, epoch);
             let worker = self.worker_of(slot.into());
-            self.push(worker, Input::Take { slot, epoch, live: live.clone() });
+            self.push(
+                worker,
+                Input::Take {
+                    slot,
+                    epoch,
+                    live: live.clone(),
+                },
+            );
         }
     }
 
     pub(super) fn hand_over(&mut self, slots: &[u16], to: &proto::Node) {
         for slot in slots {
             let worker = self.worker_of((*slot).into());
-            let command = Command::HandOver { slots: vec![*slot], to: to.clone() };
+            let command = Command::HandOver {
+                slots: vec![*slot],
+                to: to.clone(),
+            };
             self.push(worker, Input::Command(command));
         }
     }
@@ -216,7 +255,12 @@ impl Host {
         for frame in others {
             self.dispatch(me, frame);
         }
-        self.jobs.extend(jobs.into_iter().map(|job| JobState::Asked { worker, job, at: now }));
+        self.jobs
+            .extend(jobs.into_iter().map(|job| JobState::Asked {
+                worker,
+                job,
+                at: now,
+            }));
         if let Life::Late { turns } = &mut self.life {
             *turns = turns.saturating_sub(1);
         }
@@ -250,41 +294,83 @@ pub(super) fn perform(
                 return None;
             }
             let fenced = storage.archive(rows);
-            JobDone::Archive { slots: rows.iter().map(|r| fence_slot(r.fence.as_ref())).collect(), works: works.clone(), fenced }
+            JobDone::Archive {
+                slots: rows.iter().map(|r| fence_slot(r.fence.as_ref())).collect(),
+                works: works.clone(),
+                fenced,
+            }
         }
         Job::Offline { rows, works } => {
             if storage.away {
                 return None;
             }
             let fenced = storage.offline_append(rows);
-            JobDone::Offline { slots: rows.iter().map(|r| fence_slot(r.fence.as_ref())).collect(), works: works.clone(), fenced, full: Vec::new() }
+            JobDone::Offline {
+                slots: rows.iter().map(|r| fence_slot(r.fence.as_ref())).collect(),
+                works: works.clone(),
+                fenced,
+                full: Vec::new(),
+            }
         }
         Job::UserKnown { slot, bare } => {
             if storage.away && !late {
                 return None;
             }
-            let known = if storage.away { Err(()) } else { Ok(storage.accounts.contains(bare)) };
-            JobDone::UserKnown { slot: *slot, bare: bare.clone(), known }
+            let known = if storage.away {
+                Err(())
+            } else {
+                Ok(storage.accounts.contains(bare))
+            };
+            JobDone::UserKnown {
+                slot: *slot,
+                bare: bare.clone(),
+                known,
+            }
         }
-        Job::OfflineList { slot, session, bare } => {
+        Job::OfflineList {
+            slot,
+            session,
+            bare,
+        } => {
             if storage.away && !late {
                 return None;
             }
-            let rows = if storage.away { Err(()) } else { Ok(storage.offline_list(bare)) };
-            JobDone::OfflineList { slot: *slot, session: *session, bare: bare.clone(), rows }
+            let rows = if storage.away {
+                Err(())
+            } else {
+                Ok(storage.offline_list(bare))
+            };
+            JobDone::OfflineList {
+                slot: *slot,
+                session: *session,
+                bare: bare.clone(),
+                rows,
+            }
         }
-        Job::OfflineRemove { slot, session, request } => {
+        Job::OfflineRemove {
+            slot,
+            session,
+            request,
+        } => {
             if storage.away {
                 return None;
             }
             storage.offline_remove(request);
-            JobDone::OfflineRemoved { slot: *slot, session: *session, bare: request.bare.clone() }
+            JobDone::OfflineRemoved {
+                slot: *slot,
+                session: *session,
+                bare: request.bare.clone(),
+            }
         }
         Job::ArchiveQuery { query, request } => {
             if storage.away && !late {
                 return None;
             }
-            let page = if storage.away { Err(()) } else { Ok(storage.page(request)) };
+            let page = if storage.away {
+                Err(())
+            } else {
+                Ok(storage.page(request))
+            };
             let query = Box::new(crate::worker::records::ArchiveQuery {
                 slot: query.slot,
                 session: query.session,
@@ -306,17 +392,30 @@ pub(super) fn perform(
             } else {
                 shadow.apply(*slot, *epoch, ops)
             };
-            JobDone::Shadow { slot: *slot, epoch: *epoch, result }
+            JobDone::Shadow {
+                slot: *slot,
+                epoch: *epoch,
+                result,
+            }
         }
         Job::ShadowLoad { slot, epoch } => {
             if shadow.away {
                 return None;
             }
-            JobDone::ShadowLoaded { slot: *slot, epoch: *epoch, result: shadow.load(*slot, *epoch) }
+            JobDone::ShadowLoaded {
+                slot: *slot,
+                epoch: *epoch,
+                result: shadow.load(*slot, *epoch),
+            }
         }
         Job::Release { slot, epoch, to } => {
-            let moved = !storage.away && !shadow.away && move_slot(&mut storage.map, *slot, *epoch, to);
-            JobDone::Released { slot: *slot, epoch: *epoch, done: moved }
+            let moved =
+                !storage.away && !shadow.away && move_slot(&mut storage.map, *slot, *epoch, to);
+            JobDone::Released {
+                slot: *slot,
+                epoch: *epoch,
+                done: moved,
+            }
         }
     })
 }
@@ -328,7 +427,11 @@ fn fence_slot(fence: Option<&proto::Fence>) -> (u16, u64) {
 /// Gives a slot to another router, if it still has that epoch.
 pub(super) fn move_slot(map: &mut proto::SlotMap, slot: u16, epoch: u64, to: &proto::Node) -> bool {
     let slot = usize::from(slot);
-    let Some(index) = map.routers.iter().position(|r| r.incarnation == to.incarnation) else {
+    let Some(index) = map
+        .routers
+        .iter()
+        .position(|r| r.incarnation == to.incarnation)
+    else {
         return false;
     };
     if map.epochs[slot] != epoch {

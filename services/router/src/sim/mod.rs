@@ -13,7 +13,11 @@
 //!
 //! `SESTINA_SIM_SEED=n` replays one seed with its trace, `SESTINA_SIM_SEEDS=n` runs that many.
 
-#![allow(clippy::unwrap_used, clippy::print_stdout, clippy::cast_possible_truncation)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    clippy::cast_possible_truncation
+)]
 
 mod check;
 mod client;

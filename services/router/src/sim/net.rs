@@ -87,7 +87,9 @@ impl Net {
                 continue;
             }
             self.break_it(id, rng);
-            let Some(conn) = self.conns.get_mut(&id) else { continue };
+            let Some(conn) = self.conns.get_mut(&id) else {
+                continue;
+            };
             if acceptor == incarnation {
                 conn.up.clear();
                 conn.peer.clear();

@@ -10,12 +10,18 @@ pub(super) struct Rng(Cell<u64>);
 
 impl Rng {
     pub(super) fn new(seed: u64) -> Rng {
-        Rng(Cell::new(seed.wrapping_mul(0x2545_f491_4f6c_dd1d) ^ 0x5e57_17a5))
+        Rng(Cell::new(
+            seed.wrapping_mul(0x2545_f491_4f6c_dd1d) ^ 0x5e57_17a5,
+        ))
     }
 
     /// A number below `limit` (0 if that is 0).
     pub(super) fn below(&mut self, limit: u64) -> u64 {
-        if limit == 0 { 0 } else { chance::next(&self.0) % limit }
+        if limit == 0 {
+            0
+        } else {
+            chance::next(&self.0) % limit
+        }
     }
 
     /// True once in `n` times.

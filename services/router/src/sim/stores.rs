@@ -45,7 +45,12 @@ impl Storage {
 
     fn admits(&self, fence: Option<&proto::Fence>) -> bool {
         let Some(fence) = fence else { return false };
-        let newest = self.map.epochs.get(fence.slot as usize).copied().unwrap_or(0);
+        let newest = self
+            .map
+            .epochs
+            .get(fence.slot as usize)
+            .copied()
+            .unwrap_or(0);
         fence.epoch >= newest || !guard!("epoch")
     }
 
@@ -80,7 +85,12 @@ impl Storage {
             .map(|a| a.row.clone())
             .take(3)
             .collect();
-        proto::ArchiveQueryReply { count: rows.len() as u64, complete: true, rows, ..Default::default() }
+        proto::ArchiveQueryReply {
+            count: rows.len() as u64,
+            complete: true,
+            rows,
+            ..Default::default()
+        }
     }
 
     pub(super) fn offline_append(&mut self, rows: &[proto::OfflineRow]) -> Vec<u32> {
@@ -147,7 +157,10 @@ impl Shadow {
 
     /// How many objects it holds.
     pub(super) fn objects(&self) -> Vec<String> {
-        self.slots.values().flat_map(|s| s.objects.keys().cloned()).collect()
+        self.slots
+            .values()
+            .flat_map(|s| s.objects.keys().cloned())
+            .collect()
     }
 
     fn slot(&mut self, slot: u16, epoch: u64) -> Result<&mut ShadowSlot, ShadowError> {
@@ -159,7 +172,12 @@ impl Shadow {
         Ok(slot)
     }
 
-    pub(super) fn apply(&mut self, slot: u16, epoch: u64, ops: &[ShadowOp]) -> Result<(), ShadowError> {
+    pub(super) fn apply(
+        &mut self,
+        slot: u16,
+        epoch: u64,
+        ops: &[ShadowOp],
+    ) -> Result<(), ShadowError> {
         let slot = self.slot(slot, epoch)?;
         let stale: Vec<String> = ops
             .iter()
@@ -177,11 +195,20 @@ impl Shadow {
         }
         for op in ops {
             match op {
-                ShadowOp::Replace { object, version, fields } => {
+                ShadowOp::Replace {
+                    object,
+                    version,
+                    fields,
+                } => {
                     let fields = fields.iter().cloned().collect();
                     slot.objects.insert(object.clone(), (*version, fields));
                 }
-                ShadowOp::Update { object, base, set, remove } => {
+                ShadowOp::Update {
+                    object,
+                    base,
+                    set,
+                    remove,
+                } => {
                     if let Some(object) = slot.objects.get_mut(object) {
                         object.0 = base + 1;
                         for field in remove {
@@ -200,11 +227,14 @@ impl Shadow {
 
     pub(super) fn load(&mut self, slot: u16, epoch: u64) -> Result<Vec<ShadowObject>, ShadowError> {
         let slot = self.slot(slot, epoch)?;
-        let objects = slot.objects.iter().map(|(object, (version, fields))| ShadowObject {
-            object: object.clone(),
-            version: *version,
-            fields: fields.iter().map(|(f, v)| (f.clone(), v.clone())).collect(),
-        });
+        let objects = slot
+            .objects
+            .iter()
+            .map(|(object, (version, fields))| ShadowObject {
+                object: object.clone(),
+                version: *version,
+                fields: fields.iter().map(|(f, v)| (f.clone(), v.clone())).collect(),
+            });
         Ok(objects.collect())
     }
 }

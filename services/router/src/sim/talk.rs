@@ -81,7 +81,11 @@ fn say(world: &mut World, from: usize) {
     // Each pair keeps to one form of address, so that there is one order.
     let bare = (from + to).is_multiple_of(2);
     let target = &world.clients[to];
-    let address = if bare { target.bare.clone() } else { target.full.clone() };
+    let address = if bare {
+        target.bare.clone()
+    } else {
+        target.full.clone()
+    };
     let same_user = |c: &&Client| c.bare == target.bare && stays(c);
     let cover: Vec<(usize, u32)> = world
         .clients
@@ -96,7 +100,12 @@ fn say(world: &mut World, from: usize) {
         stays(c) && c.carbons_settled && (received || sent) && c.bare != world.clients[from].bare
             || (stays(c) && c.carbons_settled && sent && target.bare != c.bare)
     };
-    let carbons = world.clients.iter().filter(copies).map(|c| (c.index, c.session_no)).collect();
+    let carbons = world
+        .clients
+        .iter()
+        .filter(copies)
+        .map(|c| (c.index, c.session_no))
+        .collect();
     send_numbered(world, from, What::Message, address, cover, carbons);
 }
 
@@ -107,7 +116,9 @@ fn say_in_room(world: &mut World, from: usize) {
         .filter(|(_, inside)| **inside)
         .map(|(room, _)| room.clone())
         .collect();
-    let Some(room) = world.rng.pick(&joined).cloned() else { return };
+    let Some(room) = world.rng.pick(&joined).cloned() else {
+        return;
+    };
     let cover = world
         .clients
         .iter()
@@ -126,7 +137,11 @@ fn send_numbered(
     carbons: Vec<(usize, u32)>,
 ) {
     let number = world.next_number();
-    let type_ = if what == What::Groupchat { "groupchat" } else { "chat" };
+    let type_ = if what == What::Groupchat {
+        "groupchat"
+    } else {
+        "chat"
+    };
     let client = &mut world.clients[from];
     client.send(&mut world.socks, client::message(&to, type_, number));
     let sent = Sent {
@@ -139,13 +154,18 @@ fn send_numbered(
         count: client.sent_count,
         accepted: false,
     };
-    let text = format!("c{from} says m{number} to {} ({what:?}), cover {:?}", sent.to, sent.cover);
+    let text = format!(
+        "c{from} says m{number} to {} ({what:?}), cover {:?}",
+        sent.to, sent.cover
+    );
     world.note(|| text);
     world.sent.insert(number, sent);
 }
 
 fn join_or_leave(world: &mut World, index: usize) {
-    let Some(room) = world.rng.pick(&world.rooms).cloned() else { return };
+    let Some(room) = world.rng.pick(&world.rooms).cloned() else {
+        return;
+    };
     let leaves = world.rng.one_in(4);
     let client = &mut world.clients[index];
     let address = format!("{room}/n{index}");
@@ -158,7 +178,10 @@ fn join_or_leave(world: &mut World, index: usize) {
         Some(true) if leaves => {
             client.rooms.remove(&room);
             client.rooms_settled.remove(&room);
-            client.send(&mut world.socks, client::room_presence(&address, "unavailable"));
+            client.send(
+                &mut world.socks,
+                client::room_presence(&address, "unavailable"),
+            );
             world.note(|| format!("c{index} leaves {address}"));
         }
         Some(_) => {}
@@ -171,7 +194,10 @@ fn ask(world: &mut World, index: usize) {
     let full = world.clients[other].full.clone();
     let sure = other == index || stays(&world.clients[other]);
     let ping = Element::new("ping", ns::PING);
-    let own_room = world.clients[index].rooms.iter().find(|(_, inside)| **inside);
+    let own_room = world.clients[index]
+        .rooms
+        .iter()
+        .find(|(_, inside)| **inside);
     let own = own_room.map(|(room, _)| format!("{room}/n{index}"));
     let choice = world.rng.below(7);
     let carbons = Element::new("enable", ns::CARBONS);

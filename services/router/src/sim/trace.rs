@@ -9,14 +9,22 @@ use super::client::{FromServer, ToServer};
 use crate::worker::core::Job;
 
 fn stanza(stanza: Option<&proto::Stanza>) -> String {
-    let Some(s) = stanza else { return "-".to_owned() };
+    let Some(s) = stanza else {
+        return "-".to_owned();
+    };
     let kind = match s.kind() {
         proto::StanzaKind::Message => "message",
         proto::StanzaKind::Presence => "presence",
         proto::StanzaKind::Iq => "iq",
         proto::StanzaKind::Unspecified => "?",
     };
-    format!("<{kind} {} {} {} -> {}>", s.r#type, s.id, short(&s.from), short(&s.to))
+    format!(
+        "<{kind} {} {} {} -> {}>",
+        s.r#type,
+        s.id,
+        short(&s.from),
+        short(&s.to)
+    )
 }
 
 fn short(jid: &str) -> &str {
@@ -24,14 +32,22 @@ fn short(jid: &str) -> &str {
 }
 
 fn key(key: Option<&proto::Key>) -> String {
-    key.map_or("-".to_owned(), |k| format!("{:04x}:{}:{:x}", k.origin_lo & 0xffff, k.n, k.kind))
+    key.map_or("-".to_owned(), |k| {
+        format!("{:04x}:{}:{:x}", k.origin_lo & 0xffff, k.n, k.kind)
+    })
 }
 
 pub(super) fn up(frame: &proto::ToRouter) -> String {
     let head = format!("[{}@{}]", frame.slot, frame.epoch);
     let body = match &frame.body {
         Some(Up::Inbound(i)) => {
-            format!("Inbound h{:x} g{} n={} {}", i.handle, i.generation, i.n, stanza(i.stanza.as_ref()))
+            format!(
+                "Inbound h{:x} g{} n={} {}",
+                i.handle,
+                i.generation,
+                i.n,
+                stanza(i.stanza.as_ref())
+            )
         }
         Some(Up::EpochReport(r)) => {
             let sessions: Vec<String> = r
@@ -59,7 +75,12 @@ pub(super) fn up(frame: &proto::ToRouter) -> String {
 
 pub(super) fn down(batch: &proto::ToEdgeBatch) -> String {
     let frames: Vec<String> = batch.frames.iter().map(down_frame).collect();
-    format!("batch w{} #{} {}", batch.worker, batch.seq, frames.join(" | "))
+    format!(
+        "batch w{} #{} {}",
+        batch.worker,
+        batch.seq,
+        frames.join(" | ")
+    )
 }
 
 fn down_frame(frame: &proto::ToEdge) -> String {
@@ -98,22 +119,46 @@ pub(super) fn peer(frame: &proto::PeerFrame) -> String {
     let body = match &frame.body {
         Some(Peer::Effect(e)) => format!(
             "Effect {} from {}@{} mark={} stream={:x}/{} {}",
-            key(e.key.as_ref()), e.origin_slot, e.origin_epoch, e.mark, e.stream, e.seq, stanza(e.stanza.as_ref())
+            key(e.key.as_ref()),
+            e.origin_slot,
+            e.origin_epoch,
+            e.mark,
+            e.stream,
+            e.seq,
+            stanza(e.stanza.as_ref())
         ),
         Some(Peer::EffectDone(d)) => format!(
             "EffectDone {} owner={} of {} stream={:x} {}",
-            key(d.key.as_ref()), d.owner, d.target_slot, d.stream, stanza(d.reply.as_ref())
+            key(d.key.as_ref()),
+            d.owner,
+            d.target_slot,
+            d.stream,
+            stanza(d.reply.as_ref())
         ),
         Some(Peer::RoomEvent(e)) => {
             let targets: Vec<String> = e
                 .targets
                 .iter()
-                .map(|t| format!("{}/{:04x} v{} prev={}", t.slot, t.session_lo & 0xffff, t.variant, t.previous))
+                .map(|t| {
+                    format!(
+                        "{}/{:04x} v{} prev={}",
+                        t.slot,
+                        t.session_lo & 0xffff,
+                        t.variant,
+                        t.previous
+                    )
+                })
                 .collect();
             format!(
                 "RoomEvent {} room {}@{} mark={} {targets:?} {:?}",
-                key(e.key.as_ref()), e.room_slot, e.room_epoch, e.mark,
-                e.variants.iter().map(|v| stanza(Some(v))).collect::<Vec<_>>()
+                key(e.key.as_ref()),
+                e.room_slot,
+                e.room_epoch,
+                e.mark,
+                e.variants
+                    .iter()
+                    .map(|v| stanza(Some(v)))
+                    .collect::<Vec<_>>()
             )
         }
         Some(Peer::SlotMap(map)) => format!("SlotMap {}", map.version),
@@ -128,7 +173,15 @@ pub(super) fn job(job: &Job) -> String {
         Job::Archive { rows, .. } => {
             let rows: Vec<String> = rows
                 .iter()
-                .map(|r| format!("{} {}.{} {}", short(&r.archive), r.epoch, r.counter, stanza(r.stanza.as_ref())))
+                .map(|r| {
+                    format!(
+                        "{} {}.{} {}",
+                        short(&r.archive),
+                        r.epoch,
+                        r.counter,
+                        stanza(r.stanza.as_ref())
+                    )
+                })
                 .collect();
             format!("Archive {rows:?}")
         }
@@ -137,11 +190,26 @@ pub(super) fn job(job: &Job) -> String {
             let ops: Vec<String> = ops
                 .iter()
                 .map(|op| match op {
-                    sestina_api::shadow::ShadowOp::Replace { object, version, fields } => {
-                        format!("replace {object} v{version} {:?}", fields.iter().map(|f| &f.0).collect::<Vec<_>>())
+                    sestina_api::shadow::ShadowOp::Replace {
+                        object,
+                        version,
+                        fields,
+                    } => {
+                        format!(
+                            "replace {object} v{version} {:?}",
+                            fields.iter().map(|f| &f.0).collect::<Vec<_>>()
+                        )
                     }
-                    sestina_api::shadow::ShadowOp::Update { object, base, set, remove } => {
-                        format!("update {object} on {base} {:?} -{remove:?}", set.iter().map(|f| &f.0).collect::<Vec<_>>())
+                    sestina_api::shadow::ShadowOp::Update {
+                        object,
+                        base,
+                        set,
+                        remove,
+                    } => {
+                        format!(
+                            "update {object} on {base} {:?} -{remove:?}",
+                            set.iter().map(|f| &f.0).collect::<Vec<_>>()
+                        )
                     }
                     sestina_api::shadow::ShadowOp::Delete { object } => format!("delete {object}"),
                 })

@@ -106,7 +106,12 @@ pub(super) struct World {
 }
 
 fn node(name: String, incarnation: u64, role: proto::NodeRole) -> proto::Node {
-    proto::Node { name, incarnation, role: role.into(), ..Default::default() }
+    proto::Node {
+        name,
+        incarnation,
+        role: role.into(),
+        ..Default::default()
+    }
 }
 
 impl World {
@@ -135,8 +140,13 @@ impl World {
             owners: vec![0; SLOTS],
             epochs: vec![0; SLOTS],
         };
-        let users: Vec<(u16, &[&str])> =
-            vec![(1, &["a", "b"]), (1, &["a"]), (2, &["a", "b"]), (3, &["a"]), (4, &["a"])];
+        let users: Vec<(u16, &[&str])> = vec![
+            (1, &["a", "b"]),
+            (1, &["a"]),
+            (2, &["a", "b"]),
+            (3, &["a"]),
+            (4, &["a"]),
+        ];
         let mut clients = Vec::new();
         let mut storage = Storage::new(map);
         for (user, (slot, resources)) in users.iter().enumerate() {
@@ -202,7 +212,11 @@ impl World {
     pub(super) fn start_host(&mut self) {
         self.last_incarnation += 1;
         let incarnation = self.last_incarnation;
-        let node = node(format!("r{incarnation}"), incarnation, proto::NodeRole::Router);
+        let node = node(
+            format!("r{incarnation}"),
+            incarnation,
+            proto::NodeRole::Router,
+        );
         self.note(|| format!("== router r{incarnation} starts"));
         self.storage.map.routers.push(node.clone());
         self.storage.map.version += 1;
@@ -212,11 +226,18 @@ impl World {
     pub(super) fn start_edge(&mut self) {
         self.last_incarnation += 1;
         let incarnation = self.last_incarnation;
-        let node = node(format!("e{incarnation}"), incarnation, proto::NodeRole::Edge);
+        let node = node(
+            format!("e{incarnation}"),
+            incarnation,
+            proto::NodeRole::Edge,
+        );
         self.note(|| format!("== edge e{incarnation} starts"));
         let mut edge = Edge::new(node);
         let map = self.storage.map.clone();
-        edge.learn(&mut hands(&self.net, &mut self.socks, self.now, &mut self.trouble), &map);
+        edge.learn(
+            &mut hands(&self.net, &mut self.socks, self.now, &mut self.trouble),
+            &map,
+        );
         self.edges.push(edge);
     }
 
@@ -225,7 +246,11 @@ impl World {
         let alive = |node: &proto::Node, renews: bool| {
             let incarnation = node.incarnation;
             !self.ended.contains(&incarnation)
-                && (renews || self.until.get(&incarnation).is_some_and(|until| *until > self.now))
+                && (renews
+                    || self
+                        .until
+                        .get(&incarnation)
+                        .is_some_and(|until| *until > self.now))
         };
         let hosts = self.hosts.iter().map(|h| (&h.node, h.is_running()));
         let edges = self.edges.iter().map(|e| (&e.node, e.alive));
@@ -237,11 +262,15 @@ impl World {
     }
 
     pub(super) fn host_index(&self, incarnation: u64) -> Option<usize> {
-        self.hosts.iter().position(|h| h.incarnation() == incarnation)
+        self.hosts
+            .iter()
+            .position(|h| h.incarnation() == incarnation)
     }
 
     fn edge_index(&self, incarnation: u64) -> Option<usize> {
-        self.edges.iter().position(|e| e.incarnation() == incarnation)
+        self.edges
+            .iter()
+            .position(|e| e.incarnation() == incarnation)
     }
 
     // ---- faults
@@ -292,13 +321,15 @@ impl World {
 
     fn wake(&mut self) {
         for index in 0..self.hosts.len() {
-            let Life::Suspended { until } = self.hosts[index].life else { continue };
+            let Life::Suspended { until } = self.hosts[index].life else {
+                continue;
+            };
             if until > self.now {
                 continue;
             }
             let incarnation = self.hosts[index].incarnation();
             if self.ended.contains(&incarnation) {
-                let turns = 1 + self.rng.below(6) as u32;
+                let turns = 1 + self.rng.below(40) as u32;
                 self.hosts[index].life = Life::Late { turns };
                 self.note(|| format!("!! router r{incarnation} wakes up too late"));
             } else {
@@ -368,7 +399,12 @@ impl World {
         if self.now >= self.edge_tick {
             self.edge_tick = self.now + 50;
             for edge in self.edges.iter_mut().filter(|e| e.alive) {
-                edge.tick(&mut hands(&self.net, &mut self.socks, self.now, &mut self.trouble));
+                edge.tick(&mut hands(
+                    &self.net,
+                    &mut self.socks,
+                    self.now,
+                    &mut self.trouble,
+                ));
             }
         }
         for host in self.hosts.iter_mut().filter(|h| h.acts()) {
@@ -440,7 +476,9 @@ impl World {
             };
             let reads = |incarnation: u64| match self.host_index(incarnation) {
                 Some(host) => self.hosts[host].acts(),
-                None => self.edge_index(incarnation).is_some_and(|e| self.edges[e].alive),
+                None => self
+                    .edge_index(incarnation)
+                    .is_some_and(|e| self.edges[e].alive),
             };
             let lane = matches!(conn.ends, Ends::Edge { .. });
             if reads(acceptor) {
@@ -516,8 +554,11 @@ impl World {
                 .keepers
                 .get(incarnation)
                 .is_none_or(|k| k.conn.is_none() && k.retry_at <= self.now);
-            let other = *incarnation != host.incarnation() && node.role() == proto::NodeRole::Router;
-            let up = self.host_index(*incarnation).is_some_and(|h| self.hosts[h].is_running());
+            let other =
+                *incarnation != host.incarnation() && node.role() == proto::NodeRole::Router;
+            let up = self
+                .host_index(*incarnation)
+                .is_some_and(|h| self.hosts[h].is_running());
             if other && due && up {
                 acts.push(Act::PeerOpen(index, *incarnation));
             }
@@ -525,7 +566,11 @@ impl World {
     }
 
     fn owner_without_lease(&self, fresh: &BTreeMap<u64, proto::Node>) -> bool {
-        self.storage.map.routers.iter().any(|r| !fresh.contains_key(&r.incarnation))
+        self.storage
+            .map
+            .routers
+            .iter()
+            .any(|r| !fresh.contains_key(&r.incarnation))
             && self.hosts.iter().any(Host::is_running)
     }
 
@@ -557,8 +602,12 @@ impl World {
                 let fresh = self.fresh();
                 let host = &mut self.hosts[host];
                 host.refresh(&fresh);
-                let gone: Vec<u64> =
-                    host.keepers.keys().filter(|i| !fresh.contains_key(i)).copied().collect();
+                let gone: Vec<u64> = host
+                    .keepers
+                    .keys()
+                    .filter(|i| !fresh.contains_key(i))
+                    .copied()
+                    .collect();
                 for incarnation in gone {
                     if let Some(conn) = host.keepers.remove(&incarnation).and_then(|k| k.conn)
                         && let Some(conn) = self.net.lock().conns.get_mut(&conn)
@@ -599,10 +648,14 @@ impl World {
     fn up(&mut self, id: u64) {
         let taken = {
             let mut net = self.net.lock();
-            let Some(conn) = net.conns.get_mut(&id) else { return };
+            let Some(conn) = net.conns.get_mut(&id) else {
+                return;
+            };
             conn.up.pop_front().map(|frame| (conn.ends, frame))
         };
-        let Some((Ends::Edge { edge, router, lane }, frame)) = taken else { return };
+        let Some((Ends::Edge { edge, router, lane }, frame)) = taken else {
+            return;
+        };
         self.note(|| format!("e{edge}->r{router} {}", trace::up(&frame)));
         if let Some(host) = self.host_index(router) {
             self.hosts[host].edge_frame(LaneRef { edge, lane }, frame);
@@ -612,10 +665,14 @@ impl World {
     fn down(&mut self, id: u64) {
         let taken = {
             let mut net = self.net.lock();
-            let Some(conn) = net.conns.get_mut(&id) else { return };
+            let Some(conn) = net.conns.get_mut(&id) else {
+                return;
+            };
             conn.down.pop_front().map(|batch| (conn.ends, batch))
         };
-        let Some((Ends::Edge { edge, router, .. }, batch)) = taken else { return };
+        let Some((Ends::Edge { edge, router, .. }, batch)) = taken else {
+            return;
+        };
         self.note(|| format!("r{router}->e{edge} {}", trace::down(&batch)));
         if let Some(index) = self.edge_index(edge) {
             let hands = &mut hands(&self.net, &mut self.socks, self.now, &mut self.trouble);
@@ -626,10 +683,14 @@ impl World {
     fn peer(&mut self, id: u64) {
         let taken = {
             let mut net = self.net.lock();
-            let Some(conn) = net.conns.get_mut(&id) else { return };
+            let Some(conn) = net.conns.get_mut(&id) else {
+                return;
+            };
             conn.peer.pop_front().map(|frame| (conn.ends, frame))
         };
-        let Some((Ends::Peer { from, to }, frame)) = taken else { return };
+        let Some((Ends::Peer { from, to }, frame)) = taken else {
+            return;
+        };
         self.note(|| format!("r{from}->r{to} {}", trace::peer(&frame)));
         if let Some(host) = self.host_index(to) {
             self.hosts[host].dispatch(PeerRef(from), frame);
@@ -650,10 +711,15 @@ impl World {
                 }
             }
             Ends::Peer { from, to } => {
-                let Some(host) = self.host_index(from) else { return };
+                let Some(host) = self.host_index(from) else {
+                    return;
+                };
                 let host = &mut self.hosts[host];
                 if let Some(keeper) = host.keepers.get_mut(&to).filter(|k| k.conn == Some(id)) {
-                    *keeper = Keeper { conn: None, retry_at: self.now + 20 };
+                    *keeper = Keeper {
+                        conn: None,
+                        retry_at: self.now + 20,
+                    };
                     host.push_all(|| Input::PeerLaneClosed { peer: PeerRef(to) });
                 }
             }
@@ -688,13 +754,17 @@ impl World {
                 let done = host::perform(&job, at, self.now, storage, shadow, unsure);
                 self.note(|| format!("stores: r-{host} {} -> {done:?}", trace::job(&job)));
                 let Some(done) = done else {
-                    self.hosts[host].jobs.insert(index, JobState::Asked { worker, job, at });
+                    self.hosts[host]
+                        .jobs
+                        .insert(index, JobState::Asked { worker, job, at });
                     return false;
                 };
                 if let Job::Release { .. } = job {
                     self.hosts[host].offer(&self.storage.map);
                 }
-                self.hosts[host].jobs.push(JobState::Answered { worker, done });
+                self.hosts[host]
+                    .jobs
+                    .push(JobState::Answered { worker, done });
                 true
             }
         }
@@ -709,11 +779,19 @@ impl World {
             match conn.ends {
                 Ends::Edge { edge, router, .. } if router == me && told.insert(edge) => {
                     let frames = vec![process_frame(Down::SlotMap(map.clone()))];
-                    conn.down.push_back(proto::ToEdgeBatch { worker: workers, seq: 0, frames });
+                    conn.down.push_back(proto::ToEdgeBatch {
+                        worker: workers,
+                        seq: 0,
+                        frames,
+                    });
                 }
                 Ends::Peer { from, .. } if from == me => {
                     let body = Some(proto::peer_frame::Body::SlotMap(map.clone()));
-                    conn.peer.push_back(proto::PeerFrame { slot: 0, epoch: 0, body });
+                    conn.peer.push_back(proto::PeerFrame {
+                        slot: 0,
+                        epoch: 0,
+                        body,
+                    });
                 }
                 _ => {}
             }
@@ -723,14 +801,20 @@ impl World {
     /// Routers whose leases have ended are replaced, in one change of the table.
     fn plan(&mut self) {
         let fresh = self.fresh();
-        let running: Vec<u64> =
-            self.hosts.iter().filter(|h| h.is_running()).map(Host::incarnation).collect();
+        let running: Vec<u64> = self
+            .hosts
+            .iter()
+            .filter(|h| h.is_running())
+            .map(Host::incarnation)
+            .collect();
         let old = self.storage.map.clone();
         let map = &mut self.storage.map;
         map.routers.retain(|r| fresh.contains_key(&r.incarnation));
         for slot in &self.slots {
             let slot = usize::from(*slot);
-            let owner = (old.owners[slot] as usize).checked_sub(1).map(|i| old.routers[i].incarnation);
+            let owner = (old.owners[slot] as usize)
+                .checked_sub(1)
+                .map(|i| old.routers[i].incarnation);
             let stays = owner.filter(|o| fresh.contains_key(o));
             let next = stays.or_else(|| {
                 map.epochs[slot] += 1;
@@ -756,29 +840,59 @@ impl World {
             conn.acceptor_told = true;
         }
         self.note(|| format!("r{from}->r{to} opens {conn}"));
-        let Some(other) = self.host_index(to) else { return };
+        let Some(other) = self.host_index(to) else {
+            return;
+        };
         let node = self.hosts[other].node.clone();
-        self.hosts[other].push_all(|| Input::PeerReturned { peer: PeerRef(from) });
-        let sink = Arc::new(End { conn, net: self.net.clone() });
-        self.hosts[host].push_all(|| Input::PeerLane { node: node.clone(), sink: sink.clone() });
-        self.hosts[host].keepers.insert(to, Keeper { conn: Some(conn), retry_at: 0 });
+        self.hosts[other].push_all(|| Input::PeerReturned {
+            peer: PeerRef(from),
+        });
+        let sink = Arc::new(End {
+            conn,
+            net: self.net.clone(),
+        });
+        self.hosts[host].push_all(|| Input::PeerLane {
+            node: node.clone(),
+            sink: sink.clone(),
+        });
+        self.hosts[host].keepers.insert(
+            to,
+            Keeper {
+                conn: Some(conn),
+                retry_at: 0,
+            },
+        );
     }
 
     fn open_lane(&mut self, edge: usize, lane: (u64, u32)) {
-        let Some(host) = self.host_index(lane.0) else { return };
+        let Some(host) = self.host_index(lane.0) else {
+            return;
+        };
         let incarnation = self.edges[edge].incarnation();
         let conn = self.net.lock().open(edge::lane_ends(incarnation, lane));
         self.note(|| format!("e{incarnation}->r{} opens {conn}", lane.0));
         self.edges[edge].opened(lane, conn);
         let map = self.hosts[host].table.as_proto().clone();
-        let frames =
-            vec![process_frame(Down::Welcome(Default::default())), process_frame(Down::SlotMap(map))];
+        let frames = vec![
+            process_frame(Down::Welcome(Default::default())),
+            process_frame(Down::SlotMap(map)),
+        ];
         if let Some(conn) = self.net.lock().conns.get_mut(&conn) {
-            conn.down.push_back(proto::ToEdgeBatch { worker: self.workers, seq: 0, frames });
+            conn.down.push_back(proto::ToEdgeBatch {
+                worker: self.workers,
+                seq: 0,
+                frames,
+            });
         }
         self.last_instance = conn;
-        let sink = Arc::new(End { conn, net: self.net.clone() });
-        let lane = LaneRef { edge: incarnation, lane: lane.1 };
+        let sink = Arc::new(End {
+            conn,
+            net: self.net.clone(),
+        });
+        let lane = LaneRef {
+            edge: incarnation,
+            lane: lane.1,
+        };
         self.hosts[host].push_all(|| Input::EdgeLane {
             lane,
             instance: conn,
@@ -790,9 +904,16 @@ impl World {
     // ---- sockets
 
     fn connect(&mut self, client: usize) {
-        let alive: Vec<usize> =
-            self.edges.iter().enumerate().filter(|(_, e)| e.alive).map(|(i, _)| i).collect();
-        let Some(edge) = self.rng.pick(&alive).copied() else { return };
+        let alive: Vec<usize> = self
+            .edges
+            .iter()
+            .enumerate()
+            .filter(|(_, e)| e.alive)
+            .map(|(i, _)| i)
+            .collect();
+        let Some(edge) = self.rng.pick(&alive).copied() else {
+            return;
+        };
         self.last_sock += 1;
         let id = self.last_sock;
         let mut sock = Sock {
@@ -808,14 +929,22 @@ impl World {
         let this = &mut self.clients[client];
         this.sock = Some(id);
         sock.up.push_back(this.hello());
-        let (mode, full, to) = (this.mode, this.resource.clone(), self.edges[edge].incarnation());
+        let (mode, full, to) = (
+            this.mode,
+            this.resource.clone(),
+            self.edges[edge].incarnation(),
+        );
         self.socks.insert(id, sock);
         self.note(|| format!("c{client}/{full} connects to e{to}: {mode:?}"));
     }
 
     fn sock_up(&mut self, id: u64) {
-        let Some(sock) = self.socks.get_mut(&id) else { return };
-        let Some(said) = sock.up.pop_front() else { return };
+        let Some(sock) = self.socks.get_mut(&id) else {
+            return;
+        };
+        let Some(said) = sock.up.pop_front() else {
+            return;
+        };
         let (client, edge) = (sock.client, sock.edge);
         let view = Sock {
             client,
@@ -836,7 +965,12 @@ impl World {
         let edge = &mut self.edges[edge];
         match said {
             ToServer::Bind => edge.ask(hands, slot, id, |handle| {
-                Up::Bind(proto::Bind { handle, bare, resource, ..Default::default() })
+                Up::Bind(proto::Bind {
+                    handle,
+                    bare,
+                    resource,
+                    ..Default::default()
+                })
             }),
             ToServer::Resume { session, h } => {
                 let (session_hi, session_lo) = split(session);
@@ -860,8 +994,12 @@ impl World {
     }
 
     fn sock_down(&mut self, id: u64) {
-        let Some(sock) = self.socks.get_mut(&id) else { return };
-        let Some(said) = sock.down.pop_front() else { return };
+        let Some(sock) = self.socks.get_mut(&id) else {
+            return;
+        };
+        let Some(said) = sock.down.pop_front() else {
+            return;
+        };
         let index = sock.client;
         self.note(|| format!("c{index} gets {}", trace::heard(&said)));
         if self.clients[index].sock != Some(id) {
@@ -871,21 +1009,30 @@ impl World {
         let client = &mut self.clients[index];
         let wrong = client.take(&mut self.socks, said, answer);
         let (told, session) = (client.told_h, client.session_no);
-        for sent in self.sent.values_mut().filter(|s| s.from == index && s.session == session) {
+        for sent in self
+            .sent
+            .values_mut()
+            .filter(|s| s.from == index && s.session == session)
+        {
             sent.accepted |= sent.count <= told;
         }
         // One client stays away for longer than the server waits.
-        self.trouble.extend(wrong.filter(|_| index != super::talk::FLAKY));
+        self.trouble
+            .extend(wrong.filter(|_| index != super::talk::FLAKY));
     }
 
     fn sock_gone(&mut self, id: u64) {
-        let Some(sock) = self.socks.get(&id) else { return };
+        let Some(sock) = self.socks.get(&id) else {
+            return;
+        };
         let client = &mut self.clients[sock.client];
         if client.sock == Some(id) {
             client.sock = None;
             let pause = self.rng.below(120);
             client.mode = if client.resumable {
-                Mode::Broken { until: self.now + pause }
+                Mode::Broken {
+                    until: self.now + pause,
+                }
             } else {
                 Mode::Offline
             };
@@ -902,7 +1049,9 @@ impl World {
 
     /// The client's network is gone.
     pub(super) fn cut_client(&mut self, client: usize, pause: u64) {
-        let Some(id) = self.clients[client].sock.take() else { return };
+        let Some(id) = self.clients[client].sock.take() else {
+            return;
+        };
         if let Some(sock) = self.socks.get_mut(&id) {
             sock.open = false;
             let up = self.rng.below(sock.up.len() as u64 + 1) as usize;
@@ -911,7 +1060,9 @@ impl World {
         }
         let client = &mut self.clients[client];
         client.mode = if client.resumable {
-            Mode::Broken { until: self.now + pause }
+            Mode::Broken {
+                until: self.now + pause,
+            }
         } else {
             Mode::Offline
         };
@@ -931,9 +1082,18 @@ pub(super) fn hands<'a>(
     now: u64,
     trouble: &'a mut Vec<String>,
 ) -> Hands<'a> {
-    Hands { net, socks, now, trouble }
+    Hands {
+        net,
+        socks,
+        now,
+        trouble,
+    }
 }
 
 fn process_frame(body: Down) -> proto::ToEdge {
-    proto::ToEdge { slot: 0, epoch: 0, body: Some(body) }
+    proto::ToEdge {
+        slot: 0,
+        epoch: 0,
+        body: Some(body),
+    }
 }

@@ -368,7 +368,9 @@ impl Core {
     /// Asks archives whose rows are all committed: who said something finds it there.
     pub(crate) fn release_queries(&mut self) {
         let archive = &self.archive;
-        let ready = self.queries.extract_if(.., |(barrier, _)| archive.passed(*barrier));
+        let ready = self
+            .queries
+            .extract_if(.., |(barrier, _)| archive.passed(*barrier));
         self.jobs.extend(ready.map(|(_, job)| job));
     }
 

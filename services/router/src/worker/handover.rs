@@ -17,6 +17,7 @@ impl Slot {
             failpoint!("router.freeze");
             self.phase = Phase::Frozen {
                 to,
+                spilled: false,
                 releasing: false,
                 since_ms: core.now_ms,
             };
@@ -32,6 +33,7 @@ impl Slot {
         // Edges wait for another owner: they ask again when the frame comes from this one.
         let sessions: Vec<u128> = self.sessions.keys().copied().collect();
         for id in sessions {
+            self.shadow_delete_spilled(core, id);
             if let Some(session) = self.sessions.get_mut(&id) {
                 session.accepted_told = 0;
                 let Some((lane, handle)) = session.edge() else {
@@ -76,12 +78,26 @@ impl Slot {
             })
     }
 
+    /// Writes attached sessions to the shadow as well: from the release until the new owner has
+    /// asked all edges, an edge that dies would take the only copy with it.
+    fn spill(&mut self, core: &mut Core) {
+        let attached = self
+            .sessions
+            .values()
+            .filter(|s| s.edge().is_some() && s.sm.is_some_and(|m| m.resume));
+        let ids: Vec<u128> = attached.map(|s| s.id).collect();
+        for id in ids {
+            self.shadow_replace_session(core, id);
+        }
+    }
+
     /// Goes on with a hand-over; returns false when it thawed.
     pub(crate) fn handover_step(&mut self, core: &mut Core) -> bool {
         let flushed = self.is_flushed();
         let limit = core.config.handover_limit_ms;
         let Phase::Frozen {
             to,
+            spilled,
             releasing,
             since_ms,
         } = &mut self.phase
@@ -89,6 +105,11 @@ impl Slot {
             return false;
         };
         if *releasing {
+            return true;
+        }
+        if flushed && !*spilled {
+            *spilled = true;
+            self.spill(core);
             return true;
         }
         if flushed {

@@ -312,7 +312,10 @@ impl Slot {
         let is = |o: &Older| {
             (o.lane.edge, o.handle) == (lane.edge, handle) && n.is_none_or(|n| n <= o.until)
         };
-        self.sessions.values().find(|s| s.older.iter().any(is)).map(|s| s.id)
+        self.sessions
+            .values()
+            .find(|s| s.older.iter().any(is))
+            .map(|s| s.id)
     }
 
     /// A stanza that an older attachment holds: only a new owner has not accepted it yet.
@@ -345,7 +348,11 @@ impl Slot {
         session.accepted += 1;
         session.unsettled.push_back(Unsettled {
             done: false,
-            kind: inbound.stanza.as_ref().map(proto::Stanza::kind).unwrap_or_default(),
+            kind: inbound
+                .stanza
+                .as_ref()
+                .map(proto::Stanza::kind)
+                .unwrap_or_default(),
         });
         let n = session.accepted;
         let work = core.works.open(OnDone::Stanza {

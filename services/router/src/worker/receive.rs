@@ -155,6 +155,7 @@ impl Slot {
             reply,
             target_slot: u32::from(self.slot),
             stream: asker.stream,
+            target_epoch: self.epoch,
         };
         core.effect_done(asker.peer, asker.origin_slot, done);
     }
@@ -260,7 +261,12 @@ impl Slot {
         // Nobody is online: storage knows whether the user exists. What follows waits its turn.
         core.works.part(hand.work);
         let passage = core.passage.clone();
-        let parked = Parked { to, hand, stanza, passage };
+        let parked = Parked {
+            to,
+            hand,
+            stanza,
+            passage,
+        };
         self.parked.entry(bare.clone()).or_default().push(parked);
         if !waiting {
             core.jobs.push(Job::UserKnown {
@@ -275,7 +281,13 @@ impl Slot {
         let Some(parked) = self.parked.remove(&Jid::from_wire(bare)) else {
             return;
         };
-        for Parked { to, hand, stanza, passage } in parked {
+        for Parked {
+            to,
+            hand,
+            stanza,
+            passage,
+        } in parked
+        {
             core.passage = passage;
             match known {
                 Ok(true) => self.message_to_known(core, hand, &to, stanza),
@@ -361,7 +373,11 @@ impl Slot {
             if let Some(id) = self.session_of(to) {
                 // Behind what is stored, whichever form of the address was used (RFC 6120 §10.1).
                 let waits = self.sessions.get(&id).is_some_and(|s| s.offline_pending);
-                return if waits && stored { Vec::new() } else { vec![id] };
+                return if waits && stored {
+                    Vec::new()
+                } else {
+                    vec![id]
+                };
             }
             // §8.5.3.2.1: normal and chat go on as if to the bare JID; the rest is not delivered.
             if !matches!(stanza.type_.as_str(), "" | "normal" | "chat") {
@@ -496,6 +512,7 @@ pub(crate) fn refuse_effect(core: &mut Core, slot: u16, asker: Asker, key: Effec
         reply: None,
         target_slot: u32::from(slot),
         stream: asker.stream,
+        target_epoch: 0,
     };
     core.effect_done(asker.peer, asker.origin_slot, done);
 }

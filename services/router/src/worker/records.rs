@@ -251,6 +251,10 @@ impl Slot {
                 reason: Some("Offline storage".to_owned()),
             };
             let key = EffectKey::from(key);
+            // A dead owner may have stored what its successor delivered.
+            if self.sessions.get(&id).is_some_and(|s| s.has_had(key)) {
+                continue;
+            }
             // What was stored again has its time already.
             if key.kind == EffectKind::Offline as u32 {
                 stanza.push_element(&delay.to_element());
@@ -295,7 +299,10 @@ impl Slot {
     ) {
         core.works.part(query.work);
         core.archive_queries += 1;
-        let job = Job::ArchiveQuery { query: Box::new(query), request };
+        let job = Job::ArchiveQuery {
+            query: Box::new(query),
+            request,
+        };
         core.queries.push((core.archive.barrier(), job));
     }
 

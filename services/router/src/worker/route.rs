@@ -350,6 +350,11 @@ impl Slot {
             }
             return;
         }
+        // Of an owner that was replaced, or to a stream that was begun anew since: then all of it was
+        // sent again, and is answered again.
+        if !core.admit_epoch(target, done.target_epoch) || done.stream != queue.stream {
+            return;
+        }
         failpoint!("router.effect_done");
         let Some(at) = queue.pending.iter().position(|p| p.key == key) else {
             return;

@@ -280,7 +280,15 @@ impl Session {
                 variant: 0,
                 epoch,
             };
-            core.deliver(lane, slot, self.id, target, &item.stanza, item.key, &item.passage);
+            core.deliver(
+                lane,
+                slot,
+                self.id,
+                target,
+                &item.stanza,
+                item.key,
+                &item.passage,
+            );
         }
     }
 

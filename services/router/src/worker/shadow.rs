@@ -125,6 +125,13 @@ impl Slot {
         self.shadow_list(core);
     }
 
+    /// An attached session is with its edge again, so that a copy in the shadow would grow old.
+    pub(crate) fn shadow_delete_spilled(&mut self, core: &mut Core, id: u128) {
+        if self.sessions.get(&id).is_some_and(|s| s.edge().is_some()) {
+            self.shadow_delete_session(core, id);
+        }
+    }
+
     pub(crate) fn shadow_delete_session(&mut self, core: &mut Core, id: u128) {
         self.shadow_delete_object(core, Session::shadow_object(id));
     }
@@ -317,7 +324,7 @@ impl Slot {
         if let Some(id) = object.strip_prefix("s:") {
             let id = u128::from_str_radix(id, 16).ok()?;
             let session = self.sessions.get(&id)?;
-            if session.edge().is_some() {
+            if session.edge().is_some() && !self.is_spilled() {
                 return None;
             }
             let mut fields = vec![("meta".to_owned(), session.record().encode_to_vec().into())];

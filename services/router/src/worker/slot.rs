@@ -27,6 +27,8 @@ pub(crate) enum Phase {
     /// Being handed over: takes no new input, lets what it accepted settle.
     Frozen {
         to: proto::Node,
+        /// All is settled, and the shadow has (or gets) the attached sessions too.
+        spilled: bool,
         releasing: bool,
         since_ms: u64,
     },
@@ -174,11 +176,16 @@ impl Slot {
         matches!(self.phase, Phase::Active | Phase::Frozen { .. })
     }
 
+    /// Whether the shadow keeps attached sessions as well.
+    pub(crate) fn is_spilled(&self) -> bool {
+        matches!(self.phase, Phase::Frozen { spilled: true, .. })
+    }
+
     /// Whether something new may come in from rooms (what is being released is flushed already).
     pub(crate) fn takes_events(&self) -> bool {
         match self.phase {
             Phase::Active => true,
-            Phase::Frozen { releasing, .. } => !releasing,
+            Phase::Frozen { spilled, .. } => !spilled,
             Phase::Taking(_) => false,
         }
     }

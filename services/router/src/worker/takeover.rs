@@ -227,8 +227,11 @@ impl Slot {
                 return None;
             }
             self.remove_session(id);
+            self.shadow_delete_session(core, id);
             core.metrics.reattached();
             core.metrics.ended();
+            // The edge has it: what the shadow kept while it was detached goes.
+            self.shadow_delete_session(core, id);
         }
         let attachment = Attachment::Edge {
             lane,

@@ -19,8 +19,8 @@ use super::receive::{Asker, InHand, refuse_effect};
 use super::slot::{Phase, Slot};
 use super::work::OnDone;
 use super::{Slots, work::WorkId};
-use crate::chance::HashMap;
 use crate::admin::{Counts, SessionInfo};
+use crate::chance::HashMap;
 
 /// A worker: slots, and what they share.
 pub(crate) struct Worker {
@@ -191,9 +191,21 @@ impl Worker {
     /// What a slot's works waited for happens elsewhere now. Works of other slots that had a part
     /// here (events of rooms) go on without it, and say so.
     fn drop_works(&mut self, slot: &Slot) {
-        let queued = slot.sessions.values().flat_map(|s| &s.queue).filter_map(|i| i.work);
-        let pending = slot.outbound.values().flat_map(|q| &q.pending).map(|p| p.work);
-        let parked = slot.parked.values().flatten().map(super::receive::Parked::work);
+        let queued = slot
+            .sessions
+            .values()
+            .flat_map(|s| &s.queue)
+            .filter_map(|i| i.work);
+        let pending = slot
+            .outbound
+            .values()
+            .flat_map(|q| &q.pending)
+            .map(|p| p.work);
+        let parked = slot
+            .parked
+            .values()
+            .flatten()
+            .map(super::receive::Parked::work);
         let works: Vec<WorkId> = queued.chain(pending).chain(parked).collect();
         for work in works {
             if let Some(OnDone::RoomEvent { ack, .. }) = self.core.works.done_mut(work) {
@@ -491,7 +503,11 @@ impl Worker {
     fn tick(&mut self) {
         if self.core.now_ms >= self.last_sweep_ms + self.core.config.sweep_ms {
             self.last_sweep_ms = self.core.now_ms;
-            for slot in self.slots.iter_mut().filter(|s| s.is_active() && !s.is_idle()) {
+            for slot in self
+                .slots
+                .iter_mut()
+                .filter(|s| s.is_active() && !s.is_idle())
+            {
                 slot.sweep_marks(&mut self.core);
             }
         }
@@ -577,7 +593,10 @@ impl Worker {
         for at in slots.iter().filter(|at| is_fenced(at)) {
             // The slot may have come back under a higher epoch since.
             if self.slots.get_mut(at.0).is_some_and(|s| s.epoch == at.1) {
-                tracing::warn!(slot = at.0, "fenced by storage: another router owns the slot");
+                tracing::warn!(
+                    slot = at.0,
+                    "fenced by storage: another router owns the slot"
+                );
                 self.core.metrics.refused_epoch();
                 self.core.metrics.slot_fenced();
                 self.drop_slot(at.0);

@@ -1,6 +1,6 @@
 //! Presence and rooms.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 
 use super::{Gate, Scene, Talked, expect, message_ids, named};
 use crate::client::{Client, Heard};
@@ -115,17 +115,16 @@ pub(super) async fn room_message(
         let mut order: Option<Vec<String>> = None;
         for (who, from) in members.iter().zip(&before) {
             let client = world.client(*who);
-            let heard = client
-                .hears(
-                    &format!("what is said in {room} as {tag}"),
-                    *from,
-                    LIMIT,
-                    |log| {
-                        let said = said(log, room, &tag);
-                        (said.len() >= speakers.len() * TIMES).then_some(said)
-                    },
-                )
-                .await?;
+            let all = speakers.len() * TIMES;
+            let what = format!("what is said in {room} as {tag}");
+            let waited = client.hears(&what, *from, LIMIT, |log| {
+                let said = said(log, room, &tag);
+                (said.len() >= all).then_some(said)
+            });
+            let heard = waited.await.with_context(|| {
+                let came = said(&client.log(*from), room, &tag);
+                format!("{what}: {all} were said, {} heard {came:?}", client.name)
+            })?;
             for speaker in speakers {
                 let prefix = format!("{tag}-{}-", speaker.user());
                 let own: Vec<&String> = heard.iter().filter(|id| id.starts_with(&prefix)).collect();

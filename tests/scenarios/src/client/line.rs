@@ -23,7 +23,7 @@ enum Socket {
     Cut,
     Plain(TcpStream),
     Tls(Box<TlsStream<TcpStream>>),
-    WebSocket(Box<WebSocketStream<TlsStream<TcpStream>>>),
+    Web(Box<WebSocketStream<TlsStream<TcpStream>>>),
 }
 
 enum Parser {
@@ -129,7 +129,7 @@ impl Line {
         }
         let request = ClientRequestBuilder::new(uri.parse()?).with_sub_protocol("xmpp");
         let (socket, _) = tokio_tungstenite::client_async(request, *tls).await?;
-        self.socket = Socket::WebSocket(Box::new(socket));
+        self.socket = Socket::Web(Box::new(socket));
         self.parser = Parser::WebSocket(Box::new(WsParser::new(Limits::trusted())));
         Ok(())
     }
@@ -150,7 +150,7 @@ impl Line {
                 socket.write_all(text.as_bytes()).await?;
                 socket.flush().await?;
             }
-            Socket::WebSocket(socket) => socket.send(Message::text(text)).await?,
+            Socket::Web(socket) => socket.send(Message::text(text)).await?,
         }
         Ok(())
     }
@@ -178,7 +178,7 @@ impl Line {
                 Socket::Cut => return Ok(Event::Heard(Heard::Ended)),
                 Socket::Plain(socket) => socket.read(&mut buffer).await,
                 Socket::Tls(socket) => socket.read(&mut buffer).await,
-                Socket::WebSocket(socket) => match socket.next().await {
+                Socket::Web(socket) => match socket.next().await {
                     Some(Ok(Message::Text(text))) => {
                         let Parser::WebSocket(parser) = &mut self.parser else {
                             bail!("a WebSocket without its parser");
