@@ -2,7 +2,14 @@
 use std::error::Error;
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let files = ["common.proto", "link.proto", "peer.proto", "state.proto", "storage.proto", "admin.proto"];
+    let files = [
+        "common.proto",
+        "link.proto",
+        "peer.proto",
+        "state.proto",
+        "storage.proto",
+        "admin.proto",
+    ];
     for file in files {
         println!("cargo:rerun-if-changed={file}");
     }

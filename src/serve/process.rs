@@ -56,7 +56,10 @@ impl Process {
         });
         let metrics = guard.metrics.clone();
         crate::metrics::trace_calls();
-        tasks.spawn("gauges", crate::metrics::watch_lanes(metrics.clone(), tasks.token()));
+        tasks.spawn(
+            "gauges",
+            crate::metrics::watch_lanes(metrics.clone(), tasks.token()),
+        );
         tracing::info!(
             version = env!("CARGO_PKG_VERSION"),
             role = role.as_str(),

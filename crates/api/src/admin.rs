@@ -16,12 +16,18 @@ pub struct AdminError {
 impl AdminError {
     /// An error with this code and text.
     pub fn new(code: impl Into<String>, text: impl Into<String>) -> AdminError {
-        AdminError { code: code.into(), text: text.into() }
+        AdminError {
+            code: code.into(),
+            text: text.into(),
+        }
     }
 
     /// No such command here.
     pub fn unknown_command(command: &str) -> AdminError {
-        AdminError::new("unknown-command", format!("this process knows no command {command:?}"))
+        AdminError::new(
+            "unknown-command",
+            format!("this process knows no command {command:?}"),
+        )
     }
 }
 

@@ -45,17 +45,28 @@ pub struct EffectKey {
 impl EffectKey {
     /// The key of the `kind` effect of the origin's `n`-th stanza.
     pub fn new(origin: OriginId, n: u64, kind: EffectKind) -> EffectKey {
-        EffectKey { origin, n, kind: kind as u32 }
+        EffectKey {
+            origin,
+            n,
+            kind: kind as u32,
+        }
     }
 
     /// The same, for the `index`-th effect of that kind.
     pub fn indexed(origin: OriginId, n: u64, kind: EffectKind, index: u32) -> EffectKey {
-        EffectKey { origin, n, kind: kind as u32 | (index << 8) }
+        EffectKey {
+            origin,
+            n,
+            kind: kind as u32 | (index << 8),
+        }
     }
 
     /// Another effect of the same stanza.
     pub fn sibling(self, kind: EffectKind) -> EffectKey {
-        EffectKey { kind: kind as u32, ..self }
+        EffectKey {
+            kind: kind as u32,
+            ..self
+        }
     }
 }
 
@@ -72,12 +83,21 @@ pub fn join(hi: u64, lo: u64) -> u128 {
 impl From<EffectKey> for proto::Key {
     fn from(key: EffectKey) -> proto::Key {
         let (origin_hi, origin_lo) = split(key.origin);
-        proto::Key { origin_hi, origin_lo, n: key.n, kind: key.kind }
+        proto::Key {
+            origin_hi,
+            origin_lo,
+            n: key.n,
+            kind: key.kind,
+        }
     }
 }
 
 impl From<&proto::Key> for EffectKey {
     fn from(key: &proto::Key) -> EffectKey {
-        EffectKey { origin: join(key.origin_hi, key.origin_lo), n: key.n, kind: key.kind }
+        EffectKey {
+            origin: join(key.origin_hi, key.origin_lo),
+            n: key.n,
+            kind: key.kind,
+        }
     }
 }

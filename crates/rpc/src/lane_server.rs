@@ -46,11 +46,7 @@ impl LaneServer {
         }
     }
 
-    fn queue<T>(
-        &self,
-        bound: usize,
-        level: &'static Level,
-    ) -> Result<Arc<ByteQueue<T>>, Status> {
+    fn queue<T>(&self, bound: usize, level: &'static Level) -> Result<Arc<ByteQueue<T>>, Status> {
         if self.stop.is_cancelled() {
             return Err(Status::unavailable("this router is stopping"));
         }

@@ -124,7 +124,8 @@ impl RpcServer {
         let service = AdminServer::new(crate::admin::AdminService::new(handler))
             .max_decoding_message_size(MAX_MESSAGE)
             .max_encoding_message_size(MAX_MESSAGE);
-        self.routes.add_service(InterceptedService::new(service, who));
+        self.routes
+            .add_service(InterceptedService::new(service, who));
         self
     }
 

@@ -182,7 +182,10 @@ impl Tally {
     /// How often `what` was timed, and the sum.
     pub fn timed(&self, what: Timing) -> (u64, Duration) {
         let (count, nanos) = &self.timings[what as usize];
-        (count.load(Relaxed), Duration::from_nanos(nanos.load(Relaxed)))
+        (
+            count.load(Relaxed),
+            Duration::from_nanos(nanos.load(Relaxed)),
+        )
     }
 }
 

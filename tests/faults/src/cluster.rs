@@ -215,7 +215,8 @@ impl Cluster {
             let missing = status["missing"].as_array().cloned().unwrap_or_default();
             // Slots that move for balance are no fault, and what strikes meanwhile is one fault.
             let moving = |text: &serde_json::Value| {
-                text.as_str().is_some_and(|text| text.contains("handing over"))
+                text.as_str()
+                    .is_some_and(|text| text.contains("handing over"))
             };
             if !missing.iter().all(moving) {
                 return Ok(format!("{}: {missing:?}", router.name));

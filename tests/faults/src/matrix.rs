@@ -47,8 +47,12 @@ const SUSPENDED: [&str; 10] = [
 ];
 
 /// Points that are also suspended at for less than a lease in a short run.
-const DOZING: [&str; 4] =
-    ["edge.delivering", "edge.received", "router.effect_received", "router.room_committed"];
+const DOZING: [&str; 4] = [
+    "edge.delivering",
+    "edge.received",
+    "router.effect_received",
+    "router.room_committed",
+];
 
 /// In which tier a point is.
 pub fn tier_of(point: &str) -> Tier {
@@ -192,7 +196,10 @@ pub fn faults(reached: &Reached, full: bool, count: impl Fn(Tier) -> usize) -> V
 fn mixed(faults: Vec<Fault>) -> Vec<Fault> {
     let mut queues: BTreeMap<Tier, VecDeque<Fault>> = BTreeMap::new();
     for fault in faults {
-        queues.entry(fault.victim.tier).or_default().push_back(fault);
+        queues
+            .entry(fault.victim.tier)
+            .or_default()
+            .push_back(fault);
     }
     let mut mixed = Vec::new();
     while queues.values().any(|queue| !queue.is_empty()) {

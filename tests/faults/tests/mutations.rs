@@ -14,13 +14,24 @@ use sestina_faults::world::World;
 
 /// A fault that a guard is there for.
 fn fault(blow: Blow, point: &str, deed: Deed) -> Fault {
-    let victim = At { tier: tier_of(point), number: 0 };
-    Fault { point: point.to_owned(), deed, blow, victim }
+    let victim = At {
+        tier: tier_of(point),
+        number: 0,
+    };
+    Fault {
+        point: point.to_owned(),
+        deed,
+        blow,
+        victim,
+    }
 }
 
 /// What breaks, if anything does.
 async fn broken(mutation: &str, faults: &[Fault]) -> Result<Option<String>> {
-    let size = Size { mutations: mutation.to_owned(), ..Size::default() };
+    let size = Size {
+        mutations: mutation.to_owned(),
+        ..Size::default()
+    };
     let world = World::start(size).await?;
     for (number, fault) in faults.iter().enumerate() {
         match fault::run(&world, fault, &format!("x{number}")).await {
@@ -55,7 +66,14 @@ fn is_missed(mutation: &str, faults: &[Fault]) {
 
 #[test]
 fn the_tail_of_a_room_is_missed() {
-    is_missed("tail", &[fault(Blow::Kill, "router.room_committed", Deed::RoomMessage)]);
+    is_missed(
+        "tail",
+        &[fault(
+            Blow::Kill,
+            "router.room_committed",
+            Deed::RoomMessage,
+        )],
+    );
 }
 
 #[test]
@@ -82,24 +100,43 @@ fn generations_are_missed() {
 
 /// Who owns how many slots, by name and incarnation.
 async fn owners(world: &World) -> Result<Vec<(String, String, u64)>> {
-    let at = At { tier: Tier::Router, number: 0 };
-    let slots = world.cluster.lock().await.process(at).ask("slots", "").await?;
+    let at = At {
+        tier: Tier::Router,
+        number: 0,
+    };
+    let slots = world
+        .cluster
+        .lock()
+        .await
+        .process(at)
+        .ask("slots", "")
+        .await?;
     let routers = slots["routers"].as_array().cloned().unwrap_or_default();
     let text = |value: &serde_json::Value| value.as_str().unwrap_or_default().to_owned();
     Ok(routers
         .iter()
-        .map(|r| (text(&r["name"]), text(&r["incarnation"]), r["slots"].as_u64().unwrap_or(0)))
+        .map(|r| {
+            (
+                text(&r["name"]),
+                text(&r["incarnation"]),
+                r["slots"].as_u64().unwrap_or(0),
+            )
+        })
         .collect())
 }
 
 /// Redis forgets all leases again and again, while those in storage are fresh: no slot moves.
 async fn forgotten_by_redis(mutation: &str) -> Result<bool> {
-    let size = Size { mutations: mutation.to_owned(), ..Size::default() };
+    let size = Size {
+        mutations: mutation.to_owned(),
+        ..Size::default()
+    };
     let world = World::start(size).await?;
     let before = owners(&world).await?;
     let port = world.cluster.lock().await.redis.port();
     for _ in 0..30 {
-        tokio::task::spawn_blocking(move || sestina_testkit::command(port, &["FLUSHALL"])).await??;
+        tokio::task::spawn_blocking(move || sestina_testkit::command(port, &["FLUSHALL"]))
+            .await??;
         tokio::time::sleep(Duration::from_millis(100)).await;
         if owners(&world).await.is_ok_and(|now| now != before) {
             return Ok(true);
@@ -111,7 +148,10 @@ async fn forgotten_by_redis(mutation: &str) -> Result<bool> {
 #[test]
 fn the_second_authority_is_missed() {
     run(async {
-        ensure!(!forgotten_by_redis("").await?, "slots moved although storage knew their owners");
+        ensure!(
+            !forgotten_by_redis("").await?,
+            "slots moved although storage knew their owners"
+        );
         ensure!(
             forgotten_by_redis("two-authorities").await?,
             "nothing misses the guard two-authorities"

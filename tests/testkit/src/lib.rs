@@ -24,8 +24,8 @@ mod redis_sentinel;
 mod resp;
 mod wait;
 
-pub use port::free_port;
 pub use install::{ensure_installed, find_program};
+pub use port::free_port;
 pub use postgres::{Postgres, PostgresOptions};
 pub use process::ServerProcess;
 pub use redis::Redis;

@@ -4,7 +4,7 @@
 //! between tiers; [`build`] makes new ones; [`error`] makes error answers (RFC 6120 §8.3).
 
 pub mod build;
-pub mod error;
 mod envelope;
+pub mod error;
 
 pub use envelope::{Child, Children, Kind, Stanza};

@@ -151,8 +151,16 @@ async fn renew(shared: &Arc<Shared>, favourite: &mut Option<Arc<dyn RouterPort>>
             .saturating_sub(shared.config.lease_margin);
         if shared.extend_lease(before, term) {
             let (redis, storage) = (reply.redis, reply.storage);
-            let redis = if redis { Count::RedisRenewed } else { Count::RedisAway };
-            let storage = if storage { Count::StorageRenewed } else { Count::StorageAway };
+            let redis = if redis {
+                Count::RedisRenewed
+            } else {
+                Count::RedisAway
+            };
+            let storage = if storage {
+                Count::StorageRenewed
+            } else {
+                Count::StorageAway
+            };
             shared.metrics.count(redis, 1);
             shared.metrics.count(storage, 1);
             if let Some(map) = reply.slot_map {

@@ -80,7 +80,11 @@ impl Shared {
             {
                 let mut state = session.state.lock();
                 session.restored(slot, &mut state, item);
-                let again = state.held_in.iter().filter(|h| h.n > state.accepted).count();
+                let again = state
+                    .held_in
+                    .iter()
+                    .filter(|h| h.n > state.accepted)
+                    .count();
                 self.metrics.count(Count::Replayed, again as u64);
                 state.tell_unsettled(&*self.metrics);
             }

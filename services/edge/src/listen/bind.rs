@@ -117,8 +117,14 @@ mod tests {
             tokio::join!(tokio::net::TcpStream::connect(address), listener.accept());
         let (socket, _) = accepted.unwrap();
         assert!(sockopt::socket_keepalive(&socket).unwrap());
-        assert_eq!(sockopt::tcp_keepidle(&socket).unwrap(), Duration::from_secs(60));
-        assert_eq!(sockopt::tcp_keepintvl(&socket).unwrap(), Duration::from_secs(20));
+        assert_eq!(
+            sockopt::tcp_keepidle(&socket).unwrap(),
+            Duration::from_secs(60)
+        );
+        assert_eq!(
+            sockopt::tcp_keepintvl(&socket).unwrap(),
+            Duration::from_secs(20)
+        );
         assert_eq!(sockopt::tcp_keepcnt(&socket).unwrap(), 3);
     }
 }

@@ -134,7 +134,9 @@ impl Session {
             let full = state.held_in_bytes >= shared.config.unsettled_bytes / 2;
             let now = Instant::now();
             for held in state.held_in.iter().take_while(|h| h.n <= state.settled) {
-                shared.metrics.timing(Timing::Settled, now.saturating_duration_since(held.read));
+                shared
+                    .metrics
+                    .timing(Timing::Settled, now.saturating_duration_since(held.read));
             }
             state.prune_in();
             state.tell_unsettled(&*shared.metrics);

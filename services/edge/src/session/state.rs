@@ -108,7 +108,10 @@ impl Traced {
     pub(crate) fn draw(kind: Kind) -> Option<Box<Traced>> {
         let span = trace::stanza_span(kind.name());
         let parent = trace::traceparent(&span)?;
-        Some(Box::new(Traced { parent, _span: span }))
+        Some(Box::new(Traced {
+            parent,
+            _span: span,
+        }))
     }
 }
 

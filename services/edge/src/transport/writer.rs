@@ -161,7 +161,13 @@ impl WireWriter {
     /// Appends and flushes under one lock.
     pub fn send(&self, number: Option<u64>, fill: impl FnOnce(&mut Vec<u8>)) -> Flush {
         let mut state = self.state.lock();
-        state.append(&self.stream, self.websocket, number, Passage::default(), fill);
+        state.append(
+            &self.stream,
+            self.websocket,
+            number,
+            Passage::default(),
+            fill,
+        );
         state.flush(&self.stream)
     }
 

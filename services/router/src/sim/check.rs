@@ -184,7 +184,8 @@ fn messages(world: &World, wrong: &mut Vec<String>) {
             continue;
         }
         for who in sent.cover.iter().filter(|who| exists(world, **who)) {
-            let left = !world.clients[who.0].rooms_settled.contains(&sent.to);
+            let client = &world.clients[who.0];
+            let left = client.left.contains(&sent.to) || !client.rooms_settled.contains(&sent.to);
             if sent.what == What::Groupchat && left {
                 continue;
             }

@@ -115,6 +115,8 @@ pub(super) struct Client {
     pub(super) carbons_settled: bool,
     pub(super) rooms: BTreeMap<String, bool>,
     pub(super) rooms_settled: BTreeSet<String>,
+    /// Rooms it has left: what was said since it was in them may have come as history.
+    pub(super) left: BTreeSet<String>,
     pub(super) log: Vec<Received>,
     /// IQs of this session without an answer.
     pub(super) asking: BTreeMap<u64, bool>,
@@ -147,6 +149,7 @@ impl Client {
             carbons_settled: false,
             rooms: BTreeMap::new(),
             rooms_settled: BTreeSet::new(),
+            left: BTreeSet::new(),
             log: Vec::new(),
             asking: BTreeMap::new(),
         }

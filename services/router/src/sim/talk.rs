@@ -178,6 +178,7 @@ fn join_or_leave(world: &mut World, index: usize) {
         Some(true) if leaves => {
             client.rooms.remove(&room);
             client.rooms_settled.remove(&room);
+            client.left.insert(room);
             client.send(
                 &mut world.socks,
                 client::room_presence(&address, "unavailable"),

@@ -7,15 +7,15 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use sestina_api::key::{EffectKey, split};
-use sestina_api::link::EdgeLane;
-use sestina_api::peer::PeerSink;
+use sestina_api::key::split;
 use sestina_api::shadow::ShadowOp;
 use sestina_proto as proto;
-use sestina_runtime::{failpoint, guard};
+use sestina_runtime::guard;
 use sestina_xmpp::jid::Jid;
 
-use super::passage::{self, Micros, Passage};
+use super::batch::Batch;
+use super::lanes::{EdgeLaneState, PeerState};
+use super::passage::{Micros, Passage};
 use super::work::{OnDone, WorkId, Works};
 use crate::chance::HashMap;
 use crate::config::RouterConfig;
@@ -83,44 +83,6 @@ pub(crate) enum Job {
     },
 }
 
-/// What an edge will hold, or know, once its lane acknowledges the batch.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum InFlight {
-    /// A delivery: held twice then.
-    Delivery {
-        slot: u16,
-        session: u128,
-        number: u64,
-    },
-    /// That all up to here is settled: the edge has dropped its copies and will not replay them.
-    Settled {
-        slot: u16,
-        session: u128,
-        settled: u64,
-    },
-    /// A registry record: held twice then.
-    State { work: WorkId },
-}
-
-/// One lane as a worker sees it.
-pub(crate) struct EdgeLaneState {
-    /// Which opening of this lane it is.
-    instance: u64,
-    pub(crate) lanes: u32,
-    sink: Arc<dyn EdgeLane>,
-    out: Vec<proto::ToEdge>,
-    deliver: Option<proto::Deliver>,
-    last_payload: usize,
-    seq: u64,
-    flying: Vec<InFlight>,
-    unacked: VecDeque<(u64, Vec<InFlight>)>,
-}
-
-pub(crate) struct PeerState {
-    sink: Option<Arc<dyn PeerSink>>,
-    out: Vec<proto::PeerFrame>,
-}
-
 /// What all slots of a worker share.
 pub(crate) struct Core {
     pub(crate) worker: u32,
@@ -175,98 +137,6 @@ pub(crate) struct Core {
     pub(crate) frozen: Vec<u16>,
     /// Slots whose shadow has something to commit.
     pub(crate) shadow_dirty: Vec<u16>,
-}
-
-/// Rows waiting for a group commit: one batch in flight, one filling.
-#[derive(Debug)]
-pub(crate) struct Batch<T> {
-    rows: Vec<T>,
-    works: Vec<WorkId>,
-    bytes: usize,
-    /// Traces of sampled stanzas among the rows.
-    traces: Vec<Arc<str>>,
-    /// Those of the batch taken last; whoever sends it takes them.
-    pub(crate) flying_traces: Vec<Arc<str>>,
-    /// Rows and bytes of the batch taken last.
-    flying: (usize, usize),
-    in_flight: bool,
-    /// Batches that left, and that ended.
-    taken: u64,
-    done: u64,
-}
-
-impl<T> Default for Batch<T> {
-    fn default() -> Self {
-        Batch {
-            rows: Vec::new(),
-            works: Vec::new(),
-            bytes: 0,
-            traces: Vec::new(),
-            flying_traces: Vec::new(),
-            flying: (0, 0),
-            in_flight: false,
-            taken: 0,
-            done: 0,
-        }
-    }
-}
-
-impl<T> Batch<T> {
-    pub(crate) fn push(&mut self, row: T, work: WorkId, bytes: usize) {
-        self.rows.push(row);
-        self.works.push(work);
-        self.bytes += bytes;
-    }
-
-    pub(crate) fn take(&mut self) -> Option<(Vec<T>, Vec<WorkId>)> {
-        if self.in_flight || self.rows.is_empty() {
-            return None;
-        }
-        self.in_flight = true;
-        self.taken += 1;
-        self.flying = (self.rows.len(), std::mem::take(&mut self.bytes));
-        self.flying_traces = std::mem::take(&mut self.traces);
-        Some((
-            std::mem::take(&mut self.rows),
-            std::mem::take(&mut self.works),
-        ))
-    }
-
-    /// The batch in flight ended.
-    pub(crate) fn ended(&mut self) {
-        self.in_flight = false;
-        self.done += 1;
-    }
-
-    /// The number of the batch behind which everything pushed so far is committed.
-    pub(crate) fn barrier(&self) -> u64 {
-        self.taken + u64::from(!self.rows.is_empty())
-    }
-
-    /// Whether that batch has ended.
-    pub(crate) fn passed(&self, barrier: u64) -> bool {
-        self.done >= barrier
-    }
-
-    /// Bytes that wait for storage.
-    pub(crate) fn waiting_bytes(&self) -> usize {
-        self.bytes
-    }
-
-    /// Notes that the row pushed last is of a sampled stanza.
-    pub(crate) fn trace(&mut self, trace: &Arc<str>) {
-        // A batch is one call: it can be shown in a few traces, not in any number of them.
-        const TRACES: usize = 16;
-        if self.traces.len() < TRACES {
-            self.traces.push(trace.clone());
-        }
-    }
-
-    /// Rows and bytes that storage has not confirmed.
-    pub(crate) fn level(&self) -> (usize, usize) {
-        let flying = if self.in_flight { self.flying } else { (0, 0) };
-        (self.rows.len() + flying.0, self.bytes + flying.1)
-    }
 }
 
 impl Core {
@@ -384,250 +254,6 @@ impl Core {
         full
     }
 
-    // ---- edges
-
-    pub(crate) fn lane_opened(
-        &mut self,
-        lane: LaneRef,
-        instance: u64,
-        lanes: u32,
-        sink: Arc<dyn EdgeLane>,
-    ) {
-        self.lane_closed(lane, self.lanes.get(&lane).map_or(0, |l| l.instance));
-        let state = EdgeLaneState {
-            instance,
-            lanes,
-            sink,
-            out: Vec::new(),
-            deliver: None,
-            last_payload: 0,
-            seq: 0,
-            flying: Vec::new(),
-            unacked: VecDeque::new(),
-        };
-        self.lanes.insert(lane, state);
-    }
-
-    /// That opening of the lane ended: what was not acknowledged goes again with the next one.
-    pub(crate) fn lane_closed(&mut self, lane: LaneRef, instance: u64) {
-        if self.lanes.get(&lane).is_none_or(|l| l.instance != instance) {
-            return;
-        }
-        let Some(state) = self.lanes.remove(&lane) else {
-            return;
-        };
-        let unacked = state.unacked.into_iter().flat_map(|(_, flying)| flying);
-        for flying in unacked.chain(state.flying) {
-            if let InFlight::State { work } = flying {
-                // The record goes again with every opening; the owner has it meanwhile.
-                self.part_done(work);
-            }
-        }
-    }
-
-    /// A process whose lease has ended: none of its lanes will come back.
-    pub(crate) fn forget_node(&mut self, incarnation: u64) {
-        let lanes: Vec<LaneRef> = self
-            .lanes
-            .keys()
-            .filter(|l| l.edge == incarnation)
-            .copied()
-            .collect();
-        for lane in lanes {
-            let instance = self.lanes.get(&lane).map_or(0, |l| l.instance);
-            if let Some(state) = self.lanes.get(&lane) {
-                state.sink.close();
-            }
-            self.lane_closed(lane, instance);
-        }
-        if let Some(peer) = self.peers.remove(&PeerRef(incarnation))
-            && let Some(sink) = peer.sink
-        {
-            sink.close();
-        }
-    }
-
-    pub(crate) fn send_edge(
-        &mut self,
-        lane: LaneRef,
-        slot: u16,
-        epoch: u64,
-        body: proto::to_edge::Body,
-    ) {
-        if let Some(state) = self.lanes.get_mut(&lane) {
-            state.seal();
-            state.out.push(proto::ToEdge {
-                slot: u32::from(slot),
-                epoch,
-                body: Some(body),
-            });
-        }
-    }
-
-    /// Adds one delivery; deliveries of one payload in a row share a variant.
-    #[allow(clippy::too_many_arguments)]
-    pub(crate) fn deliver(
-        &mut self,
-        lane: LaneRef,
-        slot: u16,
-        session: u128,
-        target: proto::Target,
-        stanza: &Arc<proto::Stanza>,
-        key: EffectKey,
-        passage: &Passage,
-    ) {
-        let Some(state) = self.lanes.get_mut(&lane) else {
-            return;
-        };
-        let number = target.number;
-        let deliver = state.deliver.get_or_insert_with(proto::Deliver::default);
-        let payload = Arc::as_ptr(stanza) as usize;
-        let wire_key = proto::Key::from(key);
-        let same = state.last_payload == payload
-            && deliver
-                .variants
-                .last()
-                .is_some_and(|v| v.key.as_ref() == Some(&wire_key));
-        if !same {
-            deliver.variants.push(proto::Variant {
-                stanza: Some((**stanza).clone()),
-                key: Some(wire_key),
-                trace: passage.traceparent(),
-                age_us: passage.born,
-            });
-            state.last_payload = payload;
-        }
-        let variant = u32::try_from(deliver.variants.len() - 1).unwrap_or(u32::MAX);
-        deliver.targets.push(proto::Target { variant, ..target });
-        state.flying.push(InFlight::Delivery {
-            slot,
-            session,
-            number,
-        });
-    }
-
-    /// Sends what the turn collected for edges.
-    pub(crate) fn flush_edges(&mut self) {
-        for state in self.lanes.values_mut() {
-            state.seal();
-            if state.out.is_empty() {
-                continue;
-            }
-            for frame in &mut state.out {
-                if let Some(proto::to_edge::Body::Deliver(deliver)) = &mut frame.body {
-                    passage::edge_leaving(deliver, (self.clock)());
-                }
-            }
-            state.seq += 1;
-            state
-                .unacked
-                .push_back((state.seq, std::mem::take(&mut state.flying)));
-            let batch = proto::ToEdgeBatch {
-                worker: self.worker,
-                seq: state.seq,
-                frames: std::mem::take(&mut state.out),
-            };
-            if failpoint!("router.lane_send") || state.sink.send(batch).is_err() {
-                // The lane's end is reported by the transport; what is unacknowledged is sent
-                // again when the edge opens the next one.
-                state.sink.close();
-            }
-        }
-    }
-
-    /// Notes that this turn's batch tells the edge what is settled.
-    pub(crate) fn settled_told(&mut self, lane: LaneRef, slot: u16, session: u128, settled: u64) {
-        if let Some(state) = self.lanes.get_mut(&lane) {
-            state.flying.push(InFlight::Settled {
-                slot,
-                session,
-                settled,
-            });
-        }
-    }
-
-    /// Notes that this turn's batch carries a registry record that a work waits for.
-    pub(crate) fn state_told(&mut self, lane: LaneRef, work: WorkId) {
-        match self.lanes.get_mut(&lane) {
-            Some(state) => state.flying.push(InFlight::State { work }),
-            // Between two connections: the record is told again when the lane opens.
-            None => self.part_done(work),
-        }
-    }
-
-    /// The edge took all batches up to `seq`: returns what it holds and knows now.
-    pub(crate) fn lane_acked(&mut self, lane: LaneRef, seq: u64) -> Vec<InFlight> {
-        let mut held = Vec::new();
-        let Some(state) = self.lanes.get_mut(&lane) else {
-            return held;
-        };
-        while state.unacked.front().is_some_and(|(s, _)| *s <= seq) {
-            if let Some((_, flying)) = state.unacked.pop_front() {
-                held.extend(flying);
-            }
-        }
-        held
-    }
-
-    // ---- routers
-
-    /// A frame for the owner of `slot` at `owner`; lost if that lane breaks (the pending list resends).
-    pub(crate) fn send_peer(&mut self, peer: PeerRef, frame: proto::PeerFrame) {
-        if peer.0 == self.me.incarnation {
-            self.local.push_back(frame);
-        } else if let Some(state) = self.peers.get_mut(&peer) {
-            state.out.push(frame);
-        }
-    }
-
-    pub(crate) fn peer_opened(&mut self, key: PeerRef, sink: Arc<dyn PeerSink>) {
-        let state = self.peers.entry(key).or_insert_with(|| PeerState {
-            sink: None,
-            out: Vec::new(),
-        });
-        state.sink = Some(sink);
-        // From here on it is answered: whatever it asked before may have had no way back.
-        let hello = proto::PeerHello {
-            router: Some(self.me.clone()),
-            ..proto::PeerHello::default()
-        };
-        state.out.push(proto::PeerFrame {
-            slot: 0,
-            epoch: 0,
-            body: Some(proto::peer_frame::Body::Hello(hello)),
-        });
-    }
-
-    pub(crate) fn peer_closed(&mut self, peer: PeerRef) {
-        if let Some(state) = self.peers.get_mut(&peer) {
-            state.sink = None;
-            state.out.clear();
-        }
-    }
-
-    /// Whether a lane to that router is open (to this process itself: always).
-    pub(crate) fn peer_open(&self, peer: PeerRef) -> bool {
-        peer.0 == self.me.incarnation || self.peers.get(&peer).is_some_and(|p| p.sink.is_some())
-    }
-
-    pub(crate) fn flush_peers(&mut self) {
-        for state in self.peers.values_mut() {
-            for mut frame in state.out.drain(..) {
-                passage::leaving(&mut frame, (self.clock)());
-                let room = matches!(frame.body, Some(proto::peer_frame::Body::RoomEvent(_)));
-                if let Some(sink) = &state.sink
-                    && (failpoint!("router.peer_send") || sink.send(frame).is_err())
-                {
-                    sink.close();
-                    state.sink = None;
-                }
-                if room {
-                    failpoint!("router.room_sent");
-                }
-            }
-        }
-    }
-
     /// Who owns a slot by the newest table.
     pub(crate) fn owner_of(&self, slot: u16) -> Option<PeerRef> {
         self.table.owner(slot).map(|n| PeerRef(n.incarnation))
@@ -641,20 +267,6 @@ impl Core {
             body: Some(proto::peer_frame::Body::EffectDone(answer)),
         };
         self.send_peer(to, frame);
-    }
-}
-
-impl EdgeLaneState {
-    /// Puts the deliveries collected so far behind what was queued before them.
-    fn seal(&mut self) {
-        if let Some(deliver) = self.deliver.take() {
-            self.last_payload = 0;
-            self.out.push(proto::ToEdge {
-                slot: 0,
-                epoch: 0,
-                body: Some(proto::to_edge::Body::Deliver(deliver)),
-            });
-        }
     }
 }
 

@@ -9,14 +9,19 @@
 //! - [`presence`], [`records`]: presence; archive, offline, carbons
 //! - [`detach`], [`shadow`]: ends of sockets and sessions; what survives this process
 //! - [`takeover`], [`handover`]: slots come and go
-//! - [`turn`]: one turn; [`input`]: what can happen to a worker
+//! - [`turn`]: one turn; [`input`]: what can happen to a worker; [`frames`], [`ends`]: frames and
+//!   jobs that ended, each to its row; [`lanes`], [`batch`]: what leaves
 //! - [`passage`]: time and trace of a stanza; [`levels`]: how much waits
 
+mod batch;
 pub(crate) mod core;
 mod detach;
+mod ends;
+mod frames;
 mod handover;
 mod inbound;
 pub(crate) mod input;
+mod lanes;
 mod levels;
 mod marks;
 pub(crate) mod passage;

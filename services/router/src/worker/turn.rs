@@ -2,20 +2,13 @@
 
 use std::sync::Arc;
 
-use sestina_api::key::{EffectKey, join};
-use sestina_api::shadow::ShadowError;
 use sestina_proto as proto;
 use sestina_proto::peer_frame::Body as PeerBody;
 use sestina_proto::to_edge::Body as EdgeBody;
-use sestina_proto::to_router::Body as RouterBody;
-use sestina_xmpp::stanza::Stanza;
-use sestina_xmpp::stanza::error::Condition;
 
-use super::core::{Core, InFlight, Job, LaneRef, PeerRef};
-use super::input::{Command, Input, JobDone};
+use super::core::{Core, Job, LaneRef, PeerRef};
+use super::input::{Command, Input};
 use super::levels::Levels;
-use super::passage::Passage;
-use super::receive::{Asker, InHand, refuse_effect};
 use super::slot::{Phase, Slot};
 use super::work::OnDone;
 use super::{Slots, work::WorkId};
@@ -161,7 +154,7 @@ impl Worker {
     }
 
     /// This process does not own the slot any more: nothing of it may act.
-    fn lose(&mut self, slot: u16, epoch: u64) {
+    pub(super) fn lose(&mut self, slot: u16, epoch: u64) {
         self.core.admit_epoch(slot, epoch);
         if self.slots.get_mut(slot).is_some_and(|s| s.epoch < epoch) {
             self.drop_slot(slot);
@@ -218,157 +211,6 @@ impl Worker {
                 self.core.works.cancel(work);
             }
         }
-    }
-
-    fn edge_frame(&mut self, lane: LaneRef, frame: proto::ToRouter) {
-        let number = u16::try_from(frame.slot).unwrap_or(u16::MAX);
-        let Some(body) = frame.body else { return };
-        if let RouterBody::LaneAck(ack) = body {
-            return self.lane_ack(lane, ack.seq);
-        }
-        let core = &mut self.core;
-        let slot = self.slots.get_mut(number);
-        if let RouterBody::EpochReport(report) = body {
-            if let Some(slot) = slot.filter(|s| s.epoch == frame.epoch) {
-                slot.edge_reported(core, lane, report);
-            }
-            return;
-        }
-        // A frozen slot takes nothing new, but what it sent is acknowledged to it.
-        let acked = matches!(body, RouterBody::Acked(_));
-        let serving = slot.filter(|s| s.is_active() || (acked && s.is_serving()));
-        let Some(slot) = serving else {
-            return redirect(core, lane, number, frame.epoch, &body);
-        };
-        match body {
-            RouterBody::Inbound(inbound) => {
-                let (passage, span) = Passage::of(inbound.age_us, &inbound.trace, "route");
-                core.passage = passage;
-                span.in_scope(|| slot.inbound(core, lane, inbound));
-                core.passage = Passage::default();
-            }
-            RouterBody::Acked(acked) => slot.acked(core, lane, acked),
-            RouterBody::Bind(bind) => slot.bind(core, lane, bind),
-            RouterBody::Resume(resume) => slot.resume(core, lane, resume),
-            RouterBody::EnableSm(enable) => slot.enable_sm(core, lane, enable),
-            RouterBody::Close(close) => slot.closed(core, lane, close),
-            RouterBody::Hello(_) | RouterBody::LaneAck(_) | RouterBody::EpochReport(_) => {}
-        }
-    }
-
-    fn lane_ack(&mut self, lane: LaneRef, seq: u64) {
-        for held in self.core.lane_acked(lane, seq) {
-            match held {
-                InFlight::Delivery {
-                    slot,
-                    session,
-                    number,
-                } => {
-                    if let Some(slot) = self.slots.get_mut(slot) {
-                        slot.deliveries_held(&mut self.core, session, number);
-                    }
-                }
-                InFlight::Settled {
-                    slot,
-                    session,
-                    settled,
-                } => {
-                    if let Some(slot) = self.slots.get_mut(slot) {
-                        slot.mark_reached(&mut self.core, session, settled);
-                    }
-                }
-                InFlight::State { work } => self.core.part_done(work),
-            }
-        }
-    }
-
-    fn peer_frame(&mut self, from: PeerRef, frame: proto::PeerFrame) {
-        let number = u16::try_from(frame.slot).unwrap_or(u16::MAX);
-        let core = &mut self.core;
-        match frame.body {
-            Some(PeerBody::Effect(effect)) => {
-                let slot = self.slots.get_mut(number);
-                match slot.filter(|s| s.epoch == frame.epoch) {
-                    Some(slot) => {
-                        let (passage, span) = Passage::of(effect.age_us, &effect.trace, "receive");
-                        core.passage = passage;
-                        span.in_scope(|| slot.effect(core, from, effect));
-                        core.passage = Passage::default();
-                    }
-                    None => {
-                        if let Some(key) = effect.key.as_ref().map(EffectKey::from) {
-                            let origin_slot = u16::try_from(effect.origin_slot).unwrap_or(u16::MAX);
-                            let asker = Asker {
-                                peer: from,
-                                origin_slot,
-                                stream: effect.stream,
-                            };
-                            refuse_effect(core, number, asker, key);
-                        }
-                    }
-                }
-            }
-            Some(PeerBody::EffectDone(done)) => {
-                if let Some(slot) = self.slots.get_mut(number).filter(|s| s.is_serving()) {
-                    slot.effect_answered(core, done);
-                }
-            }
-            Some(PeerBody::Marks(marks)) => {
-                if let Some(slot) = self.slots.get_mut(number).filter(|s| s.is_serving()) {
-                    for mark in marks.marks {
-                        slot.marked(core, join(mark.origin_hi, mark.origin_lo), mark.mark);
-                    }
-                }
-            }
-            Some(PeerBody::RoomEvent(event)) => self.take_room_event(from, event),
-            Some(PeerBody::RoomAck(ack)) => {
-                if let Some(slot) = self.slots.get_mut(number).filter(|s| s.is_serving()) {
-                    slot.room_acked(core, ack);
-                }
-            }
-            Some(PeerBody::InstallEpoch(_)) => {
-                core.admit_epoch(number, frame.epoch);
-                self.lose(number, frame.epoch);
-                let installed = proto::PeerEpochInstalled {
-                    node: Some(self.core.me.clone()),
-                };
-                let answer = proto::PeerFrame {
-                    slot: frame.slot,
-                    epoch: frame.epoch,
-                    body: Some(PeerBody::EpochInstalled(installed)),
-                };
-                self.core.send_peer(from, answer);
-            }
-            Some(PeerBody::EpochInstalled(_)) => {
-                if let Some(slot) = self
-                    .slots
-                    .get_mut(number)
-                    .filter(|s| s.epoch == frame.epoch)
-                {
-                    slot.node_done(core, from.0);
-                }
-            }
-            Some(PeerBody::UserChanged(changed)) => {
-                if let Some(slot) = self.slots.get_mut(number).filter(|_| changed.close) {
-                    slot.close_user(core, &changed.bare);
-                }
-            }
-            Some(PeerBody::MarkQuery(query)) => {
-                // Only an owner that has restored everything knows whom it does not know.
-                if let Some(slot) = self.slots.get_mut(number).filter(|s| s.is_serving()) {
-                    slot.answer_marks(core, from, &query);
-                }
-            }
-            // The process, not a worker, handles the rest; unknown kinds of a newer peer are ignored.
-            Some(PeerBody::Hello(_) | PeerBody::SlotMap(_) | PeerBody::HandOver(_)) | None => {}
-        }
-    }
-
-    fn take_room_event(&mut self, from: PeerRef, event: proto::RoomEvent) {
-        let (passage, span) = Passage::of(event.age_us, &event.trace, "room_event");
-        self.core.passage = passage;
-        span.in_scope(|| crate::room::room_event(&mut self.slots, &mut self.core, from, event));
-        self.core.passage = Passage::default();
     }
 
     /// Works off what became due, until nothing is.
@@ -547,177 +389,6 @@ impl Worker {
         !self.core.frozen.is_empty()
     }
 
-    /// XEP-0160 §3: a user's store is full, the sender is told.
-    fn offline_full(&mut self, work: WorkId, stanza: proto::Stanza) {
-        let Some(OnDone::Effect { slot, entity, key }) = self.core.works.done_mut(work) else {
-            return;
-        };
-        let hand = InHand {
-            key: *key,
-            entity: *entity,
-            work,
-        };
-        if let Some(slot) = self.slots.get_mut(*slot) {
-            let stanza = Stanza::from(stanza);
-            let text = Some("too many messages wait for this user");
-            slot.answer_with(
-                hand,
-                stanza.error_reply(Condition::ServiceUnavailable, text),
-            );
-        }
-    }
-
-    fn rows_done(
-        &mut self,
-        slots: &[(u16, u64)],
-        works: Vec<WorkId>,
-        fenced: &[u32],
-        archive: bool,
-    ) {
-        for (slot, epoch) in slots {
-            if let Some(slot) = self.slots.get_mut(*slot).filter(|s| s.epoch == *epoch) {
-                let open = if archive {
-                    &mut slot.archive_open
-                } else {
-                    &mut slot.offline_open
-                };
-                *open = open.saturating_sub(1);
-            }
-        }
-        let is_fenced = |at: &(u16, u64)| {
-            // Rows of two epochs in one batch: the older ones are those refused.
-            let newest = slots.iter().filter(|s| s.0 == at.0).map(|s| s.1).max();
-            let mixed = slots.iter().any(|s| s.0 == at.0 && s.1 != at.1);
-            fenced.contains(&u32::from(at.0)) && !(mixed && newest == Some(at.1))
-        };
-        for at in slots.iter().filter(|at| is_fenced(at)) {
-            // The slot may have come back under a higher epoch since.
-            if self.slots.get_mut(at.0).is_some_and(|s| s.epoch == at.1) {
-                tracing::warn!(
-                    slot = at.0,
-                    "fenced by storage: another router owns the slot"
-                );
-                self.core.metrics.refused_epoch();
-                self.core.metrics.slot_fenced();
-                self.drop_slot(at.0);
-            }
-        }
-        for (at, work) in slots.iter().zip(works) {
-            if self.slots.get_mut(at.0).is_some_and(|s| s.epoch == at.1) {
-                self.core.part_done(work);
-            } else {
-                // Whoever owns the slot now answers for it.
-                self.core.works.cancel(work);
-            }
-        }
-    }
-
-    fn job_done(&mut self, done: JobDone) {
-        let core = &mut self.core;
-        match done {
-            JobDone::Archive {
-                slots,
-                works,
-                fenced,
-            } => {
-                core.archive.ended();
-                self.rows_done(&slots, works, &fenced, true);
-            }
-            JobDone::Offline {
-                slots,
-                works,
-                fenced,
-                full,
-            } => {
-                core.offline.ended();
-                for (work, stanza) in full {
-                    self.offline_full(work, stanza);
-                }
-                self.rows_done(&slots, works, &fenced, false);
-            }
-            JobDone::UserKnown { slot, bare, known } => {
-                if let Some(slot) = self.slots.get_mut(slot) {
-                    slot.user_known(core, &bare, known);
-                }
-            }
-            JobDone::OfflineList {
-                slot,
-                session,
-                bare,
-                rows,
-            } => {
-                if let Some(slot) = self.slots.get_mut(slot) {
-                    slot.offline_rows(core, session, &bare, rows);
-                }
-            }
-            JobDone::OfflineRemoved {
-                slot,
-                session,
-                bare,
-            } => {
-                if let Some(slot) = self.slots.get_mut(slot) {
-                    slot.offline_removed(core, session, bare);
-                }
-            }
-            JobDone::ArchiveQuery { query, page } => {
-                core.archive_queries = core.archive_queries.saturating_sub(1);
-                match self.slots.get_mut(query.slot) {
-                    Some(slot) => slot.archive_page(core, *query, page),
-                    None => core.part_done(query.work),
-                }
-            }
-            JobDone::Shadow {
-                slot: number,
-                epoch,
-                result,
-            } => {
-                let slot = self.slots.get_mut(number).filter(|s| s.epoch == epoch);
-                if slot.is_some_and(|slot| !slot.shadow_done(core, result)) {
-                    core.metrics.refused_epoch();
-                    core.metrics.slot_fenced();
-                    self.drop_slot(number);
-                }
-            }
-            JobDone::ShadowLoaded {
-                slot: number,
-                epoch,
-                result,
-            } => {
-                let Some(slot) = self.slots.get_mut(number).filter(|s| s.epoch == epoch) else {
-                    return;
-                };
-                match result {
-                    Ok(objects) => slot.shadow_loaded(core, objects),
-                    Err(ShadowError::Fenced { .. }) => {
-                        core.metrics.slot_fenced();
-                        self.drop_slot(number);
-                    }
-                    // The job itself tries again while the shadow is away.
-                    Err(_) => core.jobs.push(Job::ShadowLoad {
-                        slot: number,
-                        epoch,
-                    }),
-                }
-            }
-            JobDone::Released {
-                slot: number,
-                epoch,
-                done,
-            } => {
-                let Some(slot) = self.slots.get_mut(number).filter(|s| s.epoch == epoch) else {
-                    return;
-                };
-                core.frozen.retain(|s| *s != number);
-                if done {
-                    core.metrics.slot_released();
-                    self.drop_slot(number);
-                } else {
-                    slot.thaw(core);
-                }
-            }
-        }
-    }
-
     fn command(&mut self, command: Command) {
         // Whoever asked may be gone; then the answer goes nowhere.
         match command {
@@ -759,7 +430,7 @@ impl Worker {
 
 impl Slot {
     /// A mark of an origin or of a room.
-    fn marked(&mut self, core: &mut Core, origin: u128, mark: u64) {
+    pub(super) fn marked(&mut self, core: &mut Core, origin: u128, mark: u64) {
         self.forget(core, origin, mark);
         self.rooms_forget(core, origin, mark);
         let mut touched = Vec::new();
@@ -797,7 +468,7 @@ impl Slot {
     }
 
     /// Ends the sessions of a bare JID, or the one of a full JID; tells how many.
-    fn close_user(&mut self, core: &mut Core, jid: &str) -> usize {
+    pub(super) fn close_user(&mut self, core: &mut Core, jid: &str) -> usize {
         let ids: Vec<u128> = self
             .sessions
             .values()
@@ -813,27 +484,6 @@ impl Slot {
     pub(crate) fn is_taking(&self) -> bool {
         matches!(self.phase, Phase::Taking(_))
     }
-}
-
-/// Nothing from this frame on was taken: the edge asks the owner that the next table names.
-fn redirect(core: &mut Core, lane: LaneRef, slot: u16, epoch: u64, body: &RouterBody) {
-    let (handle, generation, n) = match body {
-        RouterBody::Inbound(i) => (i.handle, i.generation, i.n),
-        RouterBody::Bind(b) => (b.handle, 0, 0),
-        RouterBody::Resume(r) => (r.handle, 0, 0),
-        RouterBody::EnableSm(e) => (e.handle, e.generation, 0),
-        RouterBody::Close(c) => (c.handle, c.generation, 0),
-        // Acknowledgements are told again with every report.
-        _ => return,
-    };
-    core.metrics.redirected();
-    let body = EdgeBody::Redirect(proto::Redirect {
-        handle,
-        generation,
-        n,
-    });
-    let known = core.known_epoch(slot).max(epoch);
-    core.send_edge(lane, slot, known, body);
 }
 
 /// Cuts a room's event into the parts for each worker.

@@ -1,0 +1,185 @@
+//! Jobs that ended: what waited for them goes on.
+
+use sestina_api::shadow::ShadowError;
+use sestina_proto as proto;
+use sestina_xmpp::stanza::Stanza;
+use sestina_xmpp::stanza::error::Condition;
+
+use super::core::Job;
+use super::input::JobDone;
+use super::receive::InHand;
+use super::turn::Worker;
+use super::work::{OnDone, WorkId};
+
+impl Worker {
+    /// XEP-0160 §3: a user's store is full, the sender is told.
+    fn offline_full(&mut self, work: WorkId, stanza: proto::Stanza) {
+        let Some(OnDone::Effect { slot, entity, key }) = self.core.works.done_mut(work) else {
+            return;
+        };
+        let hand = InHand {
+            key: *key,
+            entity: *entity,
+            work,
+        };
+        if let Some(slot) = self.slots.get_mut(*slot) {
+            let stanza = Stanza::from(stanza);
+            let text = Some("too many messages wait for this user");
+            slot.answer_with(
+                hand,
+                stanza.error_reply(Condition::ServiceUnavailable, text),
+            );
+        }
+    }
+
+    fn rows_done(
+        &mut self,
+        slots: &[(u16, u64)],
+        works: Vec<WorkId>,
+        fenced: &[u32],
+        archive: bool,
+    ) {
+        for (slot, epoch) in slots {
+            if let Some(slot) = self.slots.get_mut(*slot).filter(|s| s.epoch == *epoch) {
+                let open = if archive {
+                    &mut slot.archive_open
+                } else {
+                    &mut slot.offline_open
+                };
+                *open = open.saturating_sub(1);
+            }
+        }
+        let is_fenced = |at: &(u16, u64)| {
+            // Rows of two epochs in one batch: the older ones are those refused.
+            let newest = slots.iter().filter(|s| s.0 == at.0).map(|s| s.1).max();
+            let mixed = slots.iter().any(|s| s.0 == at.0 && s.1 != at.1);
+            fenced.contains(&u32::from(at.0)) && !(mixed && newest == Some(at.1))
+        };
+        for at in slots.iter().filter(|at| is_fenced(at)) {
+            // The slot may have come back under a higher epoch since.
+            if self.slots.get_mut(at.0).is_some_and(|s| s.epoch == at.1) {
+                tracing::warn!(
+                    slot = at.0,
+                    "fenced by storage: another router owns the slot"
+                );
+                self.core.metrics.refused_epoch();
+                self.core.metrics.slot_fenced();
+                self.drop_slot(at.0);
+            }
+        }
+        for (at, work) in slots.iter().zip(works) {
+            if self.slots.get_mut(at.0).is_some_and(|s| s.epoch == at.1) {
+                self.core.part_done(work);
+            } else {
+                // Whoever owns the slot now answers for it.
+                self.core.works.cancel(work);
+            }
+        }
+    }
+
+    pub(super) fn job_done(&mut self, done: JobDone) {
+        let core = &mut self.core;
+        match done {
+            JobDone::Archive {
+                slots,
+                works,
+                fenced,
+            } => {
+                core.archive.ended();
+                self.rows_done(&slots, works, &fenced, true);
+            }
+            JobDone::Offline {
+                slots,
+                works,
+                fenced,
+                full,
+            } => {
+                core.offline.ended();
+                for (work, stanza) in full {
+                    self.offline_full(work, stanza);
+                }
+                self.rows_done(&slots, works, &fenced, false);
+            }
+            JobDone::UserKnown { slot, bare, known } => {
+                if let Some(slot) = self.slots.get_mut(slot) {
+                    slot.user_known(core, &bare, known);
+                }
+            }
+            JobDone::OfflineList {
+                slot,
+                session,
+                bare,
+                rows,
+            } => {
+                if let Some(slot) = self.slots.get_mut(slot) {
+                    slot.offline_rows(core, session, &bare, rows);
+                }
+            }
+            JobDone::OfflineRemoved {
+                slot,
+                session,
+                bare,
+            } => {
+                if let Some(slot) = self.slots.get_mut(slot) {
+                    slot.offline_removed(core, session, bare);
+                }
+            }
+            JobDone::ArchiveQuery { query, page } => {
+                core.archive_queries = core.archive_queries.saturating_sub(1);
+                match self.slots.get_mut(query.slot) {
+                    Some(slot) => slot.archive_page(core, *query, page),
+                    None => core.part_done(query.work),
+                }
+            }
+            JobDone::Shadow {
+                slot: number,
+                epoch,
+                result,
+            } => {
+                let slot = self.slots.get_mut(number).filter(|s| s.epoch == epoch);
+                if slot.is_some_and(|slot| !slot.shadow_done(core, result)) {
+                    core.metrics.refused_epoch();
+                    core.metrics.slot_fenced();
+                    self.drop_slot(number);
+                }
+            }
+            JobDone::ShadowLoaded {
+                slot: number,
+                epoch,
+                result,
+            } => {
+                let Some(slot) = self.slots.get_mut(number).filter(|s| s.epoch == epoch) else {
+                    return;
+                };
+                match result {
+                    Ok(objects) => slot.shadow_loaded(core, objects),
+                    Err(ShadowError::Fenced { .. }) => {
+                        core.metrics.slot_fenced();
+                        self.drop_slot(number);
+                    }
+                    // The job itself tries again while the shadow is away.
+                    Err(_) => core.jobs.push(Job::ShadowLoad {
+                        slot: number,
+                        epoch,
+                    }),
+                }
+            }
+            JobDone::Released {
+                slot: number,
+                epoch,
+                done,
+            } => {
+                let Some(slot) = self.slots.get_mut(number).filter(|s| s.epoch == epoch) else {
+                    return;
+                };
+                core.frozen.retain(|s| *s != number);
+                if done {
+                    core.metrics.slot_released();
+                    self.drop_slot(number);
+                } else {
+                    slot.thaw(core);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,187 @@
+//! Frames of edges and routers, each to the row that it is for.
+
+use sestina_api::key::{EffectKey, join};
+use sestina_proto as proto;
+use sestina_proto::peer_frame::Body as PeerBody;
+use sestina_proto::to_edge::Body as EdgeBody;
+use sestina_proto::to_router::Body as RouterBody;
+
+use super::core::{Core, LaneRef, PeerRef};
+use super::lanes::InFlight;
+use super::passage::Passage;
+use super::receive::{Asker, refuse_effect};
+use super::turn::Worker;
+
+impl Worker {
+    pub(super) fn edge_frame(&mut self, lane: LaneRef, frame: proto::ToRouter) {
+        let number = u16::try_from(frame.slot).unwrap_or(u16::MAX);
+        let Some(body) = frame.body else { return };
+        if let RouterBody::LaneAck(ack) = body {
+            return self.lane_ack(lane, ack.seq);
+        }
+        let core = &mut self.core;
+        let slot = self.slots.get_mut(number);
+        if let RouterBody::EpochReport(report) = body {
+            if let Some(slot) = slot.filter(|s| s.epoch == frame.epoch) {
+                slot.edge_reported(core, lane, report);
+            }
+            return;
+        }
+        // A frozen slot takes nothing new, but what it sent is acknowledged to it.
+        let acked = matches!(body, RouterBody::Acked(_));
+        let serving = slot.filter(|s| s.is_active() || (acked && s.is_serving()));
+        let Some(slot) = serving else {
+            return redirect(core, lane, number, frame.epoch, &body);
+        };
+        match body {
+            RouterBody::Inbound(inbound) => {
+                let (passage, span) = Passage::of(inbound.age_us, &inbound.trace, "route");
+                core.passage = passage;
+                span.in_scope(|| slot.inbound(core, lane, inbound));
+                core.passage = Passage::default();
+            }
+            RouterBody::Acked(acked) => slot.acked(core, lane, acked),
+            RouterBody::Bind(bind) => slot.bind(core, lane, bind),
+            RouterBody::Resume(resume) => slot.resume(core, lane, resume),
+            RouterBody::EnableSm(enable) => slot.enable_sm(core, lane, enable),
+            RouterBody::Close(close) => slot.closed(core, lane, close),
+            RouterBody::Hello(_) | RouterBody::LaneAck(_) | RouterBody::EpochReport(_) => {}
+        }
+    }
+
+    fn lane_ack(&mut self, lane: LaneRef, seq: u64) {
+        for held in self.core.lane_acked(lane, seq) {
+            match held {
+                InFlight::Delivery {
+                    slot,
+                    session,
+                    number,
+                } => {
+                    if let Some(slot) = self.slots.get_mut(slot) {
+                        slot.deliveries_held(&mut self.core, session, number);
+                    }
+                }
+                InFlight::Settled {
+                    slot,
+                    session,
+                    settled,
+                } => {
+                    if let Some(slot) = self.slots.get_mut(slot) {
+                        slot.mark_reached(&mut self.core, session, settled);
+                    }
+                }
+                InFlight::State { work } => self.core.part_done(work),
+            }
+        }
+    }
+
+    pub(super) fn peer_frame(&mut self, from: PeerRef, frame: proto::PeerFrame) {
+        let number = u16::try_from(frame.slot).unwrap_or(u16::MAX);
+        let core = &mut self.core;
+        match frame.body {
+            Some(PeerBody::Effect(effect)) => {
+                let slot = self.slots.get_mut(number);
+                match slot.filter(|s| s.epoch == frame.epoch) {
+                    Some(slot) => {
+                        let (passage, span) = Passage::of(effect.age_us, &effect.trace, "receive");
+                        core.passage = passage;
+                        span.in_scope(|| slot.effect(core, from, effect));
+                        core.passage = Passage::default();
+                    }
+                    None => {
+                        if let Some(key) = effect.key.as_ref().map(EffectKey::from) {
+                            let origin_slot = u16::try_from(effect.origin_slot).unwrap_or(u16::MAX);
+                            let asker = Asker {
+                                peer: from,
+                                origin_slot,
+                                stream: effect.stream,
+                            };
+                            refuse_effect(core, number, asker, key);
+                        }
+                    }
+                }
+            }
+            Some(PeerBody::EffectDone(done)) => {
+                if let Some(slot) = self.slots.get_mut(number).filter(|s| s.is_serving()) {
+                    slot.effect_answered(core, done);
+                }
+            }
+            Some(PeerBody::Marks(marks)) => {
+                if let Some(slot) = self.slots.get_mut(number).filter(|s| s.is_serving()) {
+                    for mark in marks.marks {
+                        slot.marked(core, join(mark.origin_hi, mark.origin_lo), mark.mark);
+                    }
+                }
+            }
+            Some(PeerBody::RoomEvent(event)) => self.take_room_event(from, event),
+            Some(PeerBody::RoomAck(ack)) => {
+                if let Some(slot) = self.slots.get_mut(number).filter(|s| s.is_serving()) {
+                    slot.room_acked(core, ack);
+                }
+            }
+            Some(PeerBody::InstallEpoch(_)) => {
+                core.admit_epoch(number, frame.epoch);
+                self.lose(number, frame.epoch);
+                let installed = proto::PeerEpochInstalled {
+                    node: Some(self.core.me.clone()),
+                };
+                let answer = proto::PeerFrame {
+                    slot: frame.slot,
+                    epoch: frame.epoch,
+                    body: Some(PeerBody::EpochInstalled(installed)),
+                };
+                self.core.send_peer(from, answer);
+            }
+            Some(PeerBody::EpochInstalled(_)) => {
+                if let Some(slot) = self
+                    .slots
+                    .get_mut(number)
+                    .filter(|s| s.epoch == frame.epoch)
+                {
+                    slot.node_done(core, from.0);
+                }
+            }
+            Some(PeerBody::UserChanged(changed)) => {
+                if let Some(slot) = self.slots.get_mut(number).filter(|_| changed.close) {
+                    slot.close_user(core, &changed.bare);
+                }
+            }
+            Some(PeerBody::MarkQuery(query)) => {
+                // Only an owner that has restored everything knows whom it does not know.
+                if let Some(slot) = self.slots.get_mut(number).filter(|s| s.is_serving()) {
+                    slot.answer_marks(core, from, &query);
+                }
+            }
+            // The process, not a worker, handles the rest; unknown kinds of a newer peer are ignored.
+            Some(PeerBody::Hello(_) | PeerBody::SlotMap(_) | PeerBody::HandOver(_)) | None => {}
+        }
+    }
+
+    pub(super) fn take_room_event(&mut self, from: PeerRef, event: proto::RoomEvent) {
+        let (passage, span) = Passage::of(event.age_us, &event.trace, "room_event");
+        self.core.passage = passage;
+        span.in_scope(|| crate::room::room_event(&mut self.slots, &mut self.core, from, event));
+        self.core.passage = Passage::default();
+    }
+}
+
+/// Nothing from this frame on was taken: the edge asks the owner that the next table names.
+fn redirect(core: &mut Core, lane: LaneRef, slot: u16, epoch: u64, body: &RouterBody) {
+    let (handle, generation, n) = match body {
+        RouterBody::Inbound(i) => (i.handle, i.generation, i.n),
+        RouterBody::Bind(b) => (b.handle, 0, 0),
+        RouterBody::Resume(r) => (r.handle, 0, 0),
+        RouterBody::EnableSm(e) => (e.handle, e.generation, 0),
+        RouterBody::Close(c) => (c.handle, c.generation, 0),
+        // Acknowledgements are told again with every report.
+        _ => return,
+    };
+    core.metrics.redirected();
+    let body = EdgeBody::Redirect(proto::Redirect {
+        handle,
+        generation,
+        n,
+    });
+    let known = core.known_epoch(slot).max(epoch);
+    core.send_edge(lane, slot, known, body);
+}
