@@ -11,6 +11,9 @@
 //! All processes of a cluster live as long as the test: what a fault broke is started again, and
 //! the next fault waits until the cluster is whole.
 
+// The futures of the client are large, and live on the heap of a test.
+#![allow(clippy::large_futures)]
+
 pub mod client;
 pub mod cluster;
 pub mod deeds;

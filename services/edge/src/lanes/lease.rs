@@ -13,6 +13,7 @@ use sestina_api::link::{LinkError, RouterPort};
 use sestina_proto as proto;
 use sestina_runtime::clock::BootInstant;
 use sestina_runtime::failpoint;
+use tokio::task::JoinSet;
 
 use crate::metrics::Count;
 use crate::shared::Shared;
@@ -104,37 +105,51 @@ pub(crate) async fn run(shared: Arc<Shared>) {
     }
 }
 
+/// Asks one router after the other, each a little later than the one before, and takes the first
+/// answer: a router that hangs must not cost the lease.
 async fn renew(shared: &Arc<Shared>, favourite: &mut Option<Arc<dyn RouterPort>>) {
     let patience = shared.config.lease_every;
     let mut ports: Vec<Arc<dyn RouterPort>> = favourite.take().into_iter().collect();
     ports.extend(shared.directory.ports());
+    let mut asked = JoinSet::new();
     let mut seeded = false;
     let mut next = 0;
     loop {
-        let Some(port) = ports.get(next).cloned() else {
-            if std::mem::replace(&mut seeded, true) {
-                shared.metrics.count(Count::RedisAway, 1);
-                shared.metrics.count(Count::StorageAway, 1);
-                return;
-            }
+        if let Some(port) = ports.get(next).cloned() {
+            next += 1;
+            let request = request(shared);
+            asked.spawn(async move {
+                let before = BootInstant::now();
+                let incarnation = request.node.as_ref().map_or(0, |node| node.incarnation);
+                let reply = tokio::time::timeout(patience, port.renew_lease(request)).await;
+                (port, before, incarnation, reply)
+            });
+        } else if !std::mem::replace(&mut seeded, true) {
             ports.extend(shared.connector.seeds().await);
-            if next >= ports.len() {
+            if ports.is_empty() {
                 tracing::warn!(
                     "no router is known to renew the lease with; check the routers' addresses"
                 );
                 return;
             }
             continue;
+        } else if asked.is_empty() {
+            shared.metrics.count(Count::RedisAway, 1);
+            shared.metrics.count(Count::StorageAway, 1);
+            return;
+        }
+        let answer = if next < ports.len() || !seeded {
+            tokio::time::timeout(patience / 4, asked.join_next())
+                .await
+                .ok()
+                .flatten()
+        } else {
+            asked.join_next().await
         };
-        next += 1;
-        let before = BootInstant::now();
-        let node = shared.node();
-        let request = proto::RenewLeaseRequest {
-            node: Some(node.clone()),
-            ttl_ms: u32::try_from(shared.config.lease_ttl.as_millis()).unwrap_or(u32::MAX),
-            known_version: shared.directory.version(),
+        let Some(Ok((port, before, incarnation, reply))) = answer else {
+            continue;
         };
-        let reply = match tokio::time::timeout(patience, port.renew_lease(request)).await {
+        let reply = match reply {
             Ok(Ok(reply)) => reply,
             Ok(Err(error)) => {
                 log_failure(&error);
@@ -142,34 +157,51 @@ async fn renew(shared: &Arc<Shared>, favourite: &mut Option<Arc<dyn RouterPort>>
             }
             Err(_) => continue,
         };
-        if !(reply.redis || reply.storage) || node.incarnation != shared.node().incarnation {
+        if !(reply.redis || reply.storage) || incarnation != shared.node().incarnation {
             continue;
         }
-        let term = shared
-            .config
-            .lease_ttl
-            .saturating_sub(shared.config.lease_margin);
-        if shared.extend_lease(before, term) {
-            let (redis, storage) = (reply.redis, reply.storage);
-            let redis = if redis {
-                Count::RedisRenewed
-            } else {
-                Count::RedisAway
-            };
-            let storage = if storage {
-                Count::StorageRenewed
-            } else {
-                Count::StorageAway
-            };
-            shared.metrics.count(redis, 1);
-            shared.metrics.count(storage, 1);
-            if let Some(map) = reply.slot_map {
-                shared.learn(map);
-            }
-            *favourite = Some(port);
-        }
+        return renewed(shared, favourite, port, before, reply);
+    }
+}
+
+fn request(shared: &Shared) -> proto::RenewLeaseRequest {
+    proto::RenewLeaseRequest {
+        node: Some(shared.node()),
+        ttl_ms: u32::try_from(shared.config.lease_ttl.as_millis()).unwrap_or(u32::MAX),
+        known_version: shared.directory.version(),
+    }
+}
+
+fn renewed(
+    shared: &Arc<Shared>,
+    favourite: &mut Option<Arc<dyn RouterPort>>,
+    port: Arc<dyn RouterPort>,
+    before: BootInstant,
+    reply: proto::RenewLeaseReply,
+) {
+    let term = shared
+        .config
+        .lease_ttl
+        .saturating_sub(shared.config.lease_margin);
+    if !shared.extend_lease(before, term) {
         return;
     }
+    let redis = if reply.redis {
+        Count::RedisRenewed
+    } else {
+        Count::RedisAway
+    };
+    let storage = if reply.storage {
+        Count::StorageRenewed
+    } else {
+        Count::StorageAway
+    };
+    shared.metrics.count(redis, 1);
+    shared.metrics.count(storage, 1);
+    if let Some(map) = reply.slot_map {
+        shared.learn(map);
+    }
+    *favourite = Some(port);
 }
 
 fn log_failure(error: &LinkError) {

@@ -151,21 +151,21 @@ fn clients(world: &World, wrong: &mut Vec<String>) {
         }
         let mut seen = BTreeSet::new();
         for got in &client.log {
-            if !seen.insert((got.session, got.what, got.number))
-                && !(got.delayed && got.what == What::Groupchat)
-            {
+            let history = got.delayed && got.what == What::Groupchat;
+            let again = !seen.insert((got.session, got.what, got.number));
+            if again && !history {
                 wrong.push(format!("{at}: got {:?} {} twice", got.what, got.number));
             }
         }
     }
 }
 
-fn got<'a>(
-    world: &'a World,
+fn got(
+    world: &World,
     who: (usize, u32),
     what: What,
     number: u64,
-) -> impl Iterator<Item = &'a Received> {
+) -> impl Iterator<Item = &Received> {
     let log = &world.clients[who.0].log;
     log.iter()
         .filter(move |r| r.session == who.1 && r.what == what && r.number == number)

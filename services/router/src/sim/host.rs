@@ -122,7 +122,7 @@ impl Host {
     }
 
     fn worker_of(&self, slot: u32) -> usize {
-        slot as usize % self.workers.len()
+        slot as usize % self.workers.len().max(1)
     }
 
     /// A frame of another router, or of another worker of this one.

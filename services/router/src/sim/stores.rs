@@ -18,13 +18,16 @@ pub(super) struct Archived {
 /// One offline message: its place, the row, whether it was delivered.
 type OfflineRow = (u64, u64, proto::OfflineRow, bool);
 
+/// A user's offline messages by key.
+type OfflineRows = BTreeMap<(u64, u64, u64, u32), OfflineRow>;
+
 /// What storage holds.
 #[derive(Debug)]
 pub(super) struct Storage {
     pub(super) away: bool,
     pub(super) map: proto::SlotMap,
     pub(super) archives: BTreeMap<String, Vec<Archived>>,
-    offline: BTreeMap<String, BTreeMap<(u64, u64, u64, u32), OfflineRow>>,
+    offline: BTreeMap<String, OfflineRows>,
     pub(super) accounts: BTreeSet<String>,
 }
 
