@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use sestina_rpc::{Dialer, GrpcStores, Security};
 use sestina_testkit::{Postgres, PostgresOptions, Redis, free_port};
 use tempfile::TempDir;
 
@@ -61,6 +62,7 @@ pub struct Cluster {
     storages: Vec<Process>,
     /// Ports for clients.
     pub ports: Vec<u16>,
+    storage_ports: Vec<u16>,
     folder: TempDir,
 }
 
@@ -121,6 +123,7 @@ impl Cluster {
             redis,
             postgres,
             ports,
+            storage_ports: to.storages,
             folder,
         };
         let whole = cluster.whole(Duration::from_secs(60)).await;
@@ -254,6 +257,16 @@ impl Cluster {
         })
         .await?;
         broken.map_or(Ok(()), Err)
+    }
+
+    /// The stores, as a router of this cluster reaches them.
+    pub fn stores(&self) -> Result<GrpcStores> {
+        let targets = self
+            .storage_ports
+            .iter()
+            .map(|port| format!("127.0.0.1:{port}").parse());
+        let targets = targets.collect::<Result<Vec<_>, _>>()?;
+        Ok(GrpcStores::new(Dialer::new(Security::Plaintext), targets))
     }
 
     /// Leaves the folder with configurations and logs behind, and says where it is.

@@ -173,6 +173,7 @@ impl Session {
             transport: self.transport.to_owned(),
             remote: self.remote.to_string(),
             began: state.began,
+            accepted: state.told.max(state.accepted),
         }
     }
 }

@@ -10,6 +10,7 @@ use sestina_proto::to_router::Body;
 use sestina_runtime::guard;
 
 use super::client::{FromServer, Sock, Socks};
+use super::edge_session::open_conn;
 use super::net::{Ends, SharedNet};
 
 /// Lanes of an edge to each router.
@@ -35,47 +36,47 @@ pub(super) enum Link {
 pub(super) struct EdgeSession {
     pub(super) handle: u64,
     pub(super) generation: u32,
-    slot: u16,
+    pub(super) slot: u16,
     pub(super) nonce: u128,
-    jid: String,
+    pub(super) jid: String,
     pub(super) sock: u64,
     pub(super) phase: Phase,
     pub(super) link: Link,
-    epoch: u64,
-    asked_sm: Option<u64>,
-    managed: bool,
+    pub(super) epoch: u64,
+    pub(super) asked_sm: Option<u64>,
+    pub(super) managed: bool,
     pub(super) in_last: u64,
     pub(super) accepted: u64,
     pub(super) settled: u64,
-    began: u64,
-    in_base: u64,
-    answer_until: u64,
-    told: u64,
+    pub(super) began: u64,
+    pub(super) in_base: u64,
+    pub(super) answer_until: u64,
+    pub(super) told: u64,
     pub(super) held_in: VecDeque<(u64, proto::Stanza)>,
     pub(super) out_last: u64,
     pub(super) acked: u64,
     pub(super) released: u64,
-    out_base: u64,
+    pub(super) out_base: u64,
     pub(super) held_out: VecDeque<(u64, Option<proto::Key>, Option<proto::Stanza>)>,
-    asked_at: u64,
-    reported_acked: u64,
-    reported_written: u64,
-    record: Bytes,
+    pub(super) asked_at: u64,
+    pub(super) reported_acked: u64,
+    pub(super) reported_written: u64,
+    pub(super) record: Bytes,
 }
 
 /// A bind or resumption that waits for its owner.
 #[derive(Debug)]
 pub(super) struct Pending {
-    sock: u64,
-    body: Body,
+    pub(super) sock: u64,
+    pub(super) body: Body,
 }
 
 #[derive(Debug, Default)]
 pub(super) struct EdgeSlot {
     pub(super) epoch: u64,
-    reported: u64,
-    route: Option<u64>,
-    retry: Option<(u64, u32)>,
+    pub(super) reported: u64,
+    pub(super) route: Option<u64>,
+    pub(super) retry: Option<(u64, u32)>,
     pub(super) sessions: BTreeMap<u64, EdgeSession>,
     pub(super) pending: BTreeMap<u64, Pending>,
 }
@@ -83,7 +84,7 @@ pub(super) struct EdgeSlot {
 #[derive(Debug, Default)]
 pub(super) struct Lane {
     pub(super) conn: Option<u64>,
-    welcomed: bool,
+    pub(super) welcomed: bool,
     pub(super) reopen_at: u64,
 }
 
@@ -95,8 +96,8 @@ pub(super) struct Edge {
     pub(super) slots: BTreeMap<u16, EdgeSlot>,
     pub(super) lanes: BTreeMap<(u64, u32), Lane>,
     pub(super) version: u64,
-    last_handle: u64,
-    ticks: u64,
+    pub(super) last_handle: u64,
+    pub(super) ticks: u64,
 }
 
 /// What an edge acts on.
@@ -108,7 +109,7 @@ pub(super) struct Hands<'a> {
 }
 
 impl Hands<'_> {
-    fn send(&self, conn: u64, slot: u16, epoch: u64, body: Body) {
+    pub(super) fn send(&self, conn: u64, slot: u16, epoch: u64, body: Body) {
         if let Some(conn) = self.net.lock().conns.get_mut(&conn)
             && !conn.broken
         {
@@ -120,334 +121,15 @@ impl Hands<'_> {
         }
     }
 
-    fn write(&mut self, sock: u64, what: FromServer) {
+    pub(super) fn write(&mut self, sock: u64, what: FromServer) {
         if let Some(sock) = self.socks.get_mut(&sock).filter(|s| s.open) {
             sock.down.push_back(what);
         }
     }
 
-    fn close(&mut self, sock: u64) {
+    pub(super) fn close(&mut self, sock: u64) {
         if let Some(sock) = self.socks.get_mut(&sock) {
             sock.open = false;
-        }
-    }
-}
-
-impl EdgeSession {
-    fn send(&self, hands: &Hands<'_>, body: Body) {
-        if let Link::Live(conn) = self.link {
-            hands.send(conn, self.slot, self.epoch, body);
-        }
-    }
-
-    fn inbound(&self, n: u64, stanza: proto::Stanza) -> Body {
-        Body::Inbound(proto::Inbound {
-            handle: self.handle,
-            generation: self.generation,
-            n,
-            stanza: Some(stanza),
-            ..Default::default()
-        })
-    }
-
-    fn enable_frame(&self, n: u64) -> Body {
-        Body::EnableSm(proto::EnableSm {
-            handle: self.handle,
-            generation: self.generation,
-            n,
-            resume: true,
-            max_s: 0,
-        })
-    }
-
-    fn report(&mut self, hands: &Hands<'_>) {
-        self.reported_acked = self.acked;
-        self.reported_written = if self.phase == Phase::Open {
-            self.out_last
-        } else {
-            self.reported_written.max(self.acked)
-        };
-        let acked = proto::Acked {
-            handle: self.handle,
-            generation: self.generation,
-            number: self.acked,
-            written: self.reported_written,
-        };
-        self.send(hands, Body::Acked(acked));
-    }
-
-    fn prune_in(&mut self) {
-        while self.held_in.front().is_some_and(|h| h.0 <= self.settled) {
-            self.held_in.pop_front();
-        }
-    }
-
-    fn prune_out(&mut self, acked: u64) {
-        let acked = acked.min(self.out_last);
-        if acked > self.acked {
-            for held in &mut self.held_out {
-                let message = held
-                    .2
-                    .as_ref()
-                    .is_some_and(|s| s.kind() == proto::StanzaKind::Message);
-                if held.0 > self.acked && held.0 <= acked && !message {
-                    held.2 = None;
-                }
-            }
-            self.acked = acked;
-        }
-        let gone = self.acked.min(self.released);
-        while self.held_out.front().is_some_and(|h| h.0 <= gone) {
-            self.held_out.pop_front();
-        }
-    }
-
-    fn connect(
-        &mut self,
-        route: Option<u64>,
-        lanes: &BTreeMap<(u64, u32), Lane>,
-        hands: &Hands<'_>,
-    ) {
-        let Some(conn) = open_conn(route, lanes, self.slot) else {
-            self.link = Link::Waiting;
-            return;
-        };
-        self.link = Link::Live(conn);
-        let mut enable = self.asked_sm;
-        for (n, stanza) in &self.held_in {
-            if *n <= self.accepted {
-                continue;
-            }
-            if let Some(at) = enable.take_if(|at| *at < *n) {
-                self.send(hands, self.enable_frame(at));
-            }
-            self.send(hands, self.inbound(*n, stanza.clone()));
-        }
-        if let Some(at) = enable {
-            self.send(hands, self.enable_frame(at));
-        }
-        if self.out_last > 0 {
-            self.report(hands);
-        }
-        if let Some(close) = self.close_frame() {
-            self.send(hands, close);
-        }
-    }
-
-    fn relink(
-        &mut self,
-        epoch: u64,
-        route: Option<u64>,
-        lanes: &BTreeMap<(u64, u32), Lane>,
-        hands: &Hands<'_>,
-    ) {
-        if self.link != Link::Restoring && self.epoch >= epoch {
-            self.connect(route, lanes, hands);
-        }
-    }
-
-    fn close_frame(&self) -> Option<Body> {
-        (self.phase != Phase::Open).then(|| {
-            Body::Close(proto::Close {
-                handle: self.handle,
-                generation: self.generation,
-                clean: self.phase == Phase::Closed,
-            })
-        })
-    }
-
-    fn leave(&mut self, phase: Phase, hands: &mut Hands<'_>) {
-        if self.phase != Phase::Open {
-            return;
-        }
-        self.take_written();
-        if self.acked > self.reported_acked || self.out_last > self.reported_written {
-            self.report(hands);
-        }
-        self.phase = phase;
-        if let Some(close) = self.close_frame() {
-            self.send(hands, close);
-        }
-        hands.close(self.sock);
-    }
-
-    fn deliver(
-        &mut self,
-        hands: &mut Hands<'_>,
-        number: u64,
-        key: Option<proto::Key>,
-        stanza: &proto::Stanza,
-    ) {
-        if number <= self.out_last {
-            return;
-        }
-        if number != self.out_last + 1 {
-            let text = format!(
-                "{}: gap in deliveries: {number} after {}",
-                self.jid, self.out_last
-            );
-            hands.trouble.push(text);
-            self.leave(Phase::Lost, hands);
-            return;
-        }
-        self.out_last = number;
-        self.held_out.push_back((number, key, Some(stanza.clone())));
-        if self.phase == Phase::Open {
-            hands.write(self.sock, FromServer::Stanza(stanza.clone()));
-        }
-    }
-
-    fn write_ack(&mut self, hands: &mut Hands<'_>) {
-        if self.phase == Phase::Open {
-            self.told = self.told.max(self.accepted);
-            hands.write(self.sock, FromServer::Ack(self.told - self.in_base));
-        }
-    }
-
-    /// Without XEP-0198 what was written counts as acknowledged.
-    fn take_written(&mut self) {
-        if !self.managed && self.phase == Phase::Open {
-            self.prune_out(self.out_last);
-        }
-    }
-
-    fn report_epoch(&mut self) -> proto::SessionReport {
-        self.take_written();
-        self.link = Link::Restoring;
-        let floor = self.acked.min(self.released);
-        let held = self
-            .held_out
-            .iter()
-            .filter(|h| h.0 > floor)
-            .map(|(number, key, stanza)| proto::Outbound {
-                number: *number,
-                key: *key,
-                stanza: stanza.clone(),
-            });
-        let (session_hi, session_lo) = sestina_api::key::split(self.nonce);
-        proto::SessionReport {
-            handle: self.handle,
-            generation: self.generation,
-            session_hi,
-            session_lo,
-            jid: self.jid.clone(),
-            settled: self.settled,
-            received: self.out_last,
-            acked: self.acked,
-            released: self.released,
-            held: held.collect(),
-            state: self.record.clone(),
-            began: self.began,
-            ..Default::default()
-        }
-    }
-
-    fn new(slot: u16, epoch: u64, handle: u64, sock: u64) -> EdgeSession {
-        EdgeSession {
-            handle,
-            generation: 0,
-            slot,
-            nonce: 0,
-            jid: String::new(),
-            sock,
-            phase: Phase::Open,
-            link: Link::Waiting,
-            epoch,
-            asked_sm: None,
-            managed: false,
-            in_last: 0,
-            accepted: 0,
-            settled: 0,
-            began: 0,
-            in_base: 0,
-            answer_until: 0,
-            told: 0,
-            held_in: VecDeque::new(),
-            out_last: 0,
-            acked: 0,
-            released: 0,
-            out_base: 0,
-            held_out: VecDeque::new(),
-            asked_at: 0,
-            reported_acked: 0,
-            reported_written: 0,
-            record: Bytes::new(),
-        }
-    }
-}
-
-fn open_conn(route: Option<u64>, lanes: &BTreeMap<(u64, u32), Lane>, slot: u16) -> Option<u64> {
-    let lane = lanes.get(&(route?, u32::from(slot) % LANES))?;
-    lane.conn.filter(|_| lane.welcomed)
-}
-
-impl EdgeSlot {
-    fn raise(&mut self, epoch: u64, route: Option<u64>) {
-        self.epoch = epoch;
-        self.route = route;
-        for session in self.sessions.values_mut() {
-            session.link = Link::Restoring;
-        }
-    }
-
-    fn send_pending(
-        &self,
-        number: u16,
-        lanes: &BTreeMap<(u64, u32), Lane>,
-        hands: &Hands<'_>,
-    ) -> bool {
-        let Some(conn) = open_conn(self.route, lanes, number) else {
-            return false;
-        };
-        for pending in self.pending.values() {
-            hands.send(conn, number, self.epoch, pending.body.clone());
-        }
-        true
-    }
-
-    fn resend(&mut self, number: u16, lanes: &BTreeMap<(u64, u32), Lane>, hands: &Hands<'_>) {
-        let (epoch, route) = (self.epoch, self.route);
-        for session in self.sessions.values_mut() {
-            session.relink(epoch, route, lanes, hands);
-        }
-        self.send_pending(number, lanes, hands);
-    }
-
-    fn wait_for_owner(&mut self, now: u64) {
-        let tries = match self.retry {
-            Some((at, _)) if at > now => return,
-            Some((_, tries)) => tries + 1,
-            None => 0,
-        };
-        self.retry = Some((now + (20 << tries.min(6)).min(1000), tries));
-    }
-
-    fn is_waiting(&self) -> bool {
-        !self.pending.is_empty() || self.sessions.values().any(|s| s.link == Link::Waiting)
-    }
-
-    /// Whether something of this epoch is to be taken.
-    fn is_of_owner(&mut self, router: u64, epoch: u64) -> bool {
-        if epoch < self.epoch && guard!("epoch") {
-            return false;
-        }
-        if epoch > self.epoch {
-            self.raise(epoch, Some(router));
-        } else if self.route.is_none() {
-            self.route = Some(router);
-        }
-        true
-    }
-
-    fn session(&mut self, handle: u64, generation: u32) -> Option<&mut EdgeSession> {
-        let session = self.sessions.get_mut(&handle)?;
-        (generation >= session.generation || !guard!("generation")).then_some(session)
-    }
-
-    fn dismiss(&mut self, hands: &mut Hands<'_>, handle: u64, condition: &str) {
-        if let Some(session) = self.sessions.remove(&handle) {
-            hands.write(session.sock, FromServer::Error(condition.to_owned()));
-            hands.close(session.sock);
         }
     }
 }
@@ -567,7 +249,7 @@ impl Edge {
         hands.send(conn, 0, 0, Body::LaneAck(ack));
     }
 
-    fn lane_ready(&mut self, hands: &Hands<'_>, router: u64, lane: u32) {
+    pub(super) fn lane_ready(&mut self, hands: &Hands<'_>, router: u64, lane: u32) {
         for (number, slot) in &mut self.slots {
             if u32::from(*number) % LANES != lane || slot.route != Some(router) {
                 continue;
@@ -588,7 +270,7 @@ impl Edge {
         }
     }
 
-    fn deliver(&mut self, hands: &mut Hands<'_>, router: u64, deliver: proto::Deliver) {
+    pub(super) fn deliver(&mut self, hands: &mut Hands<'_>, router: u64, deliver: proto::Deliver) {
         for target in deliver.targets {
             let number = (target.handle & 0xfff) as u16;
             let slot = self.slots.entry(number).or_default();
@@ -607,7 +289,14 @@ impl Edge {
         }
     }
 
-    fn take(&mut self, hands: &mut Hands<'_>, router: u64, number: u16, epoch: u64, body: Down) {
+    pub(super) fn take(
+        &mut self,
+        hands: &mut Hands<'_>,
+        router: u64,
+        number: u16,
+        epoch: u64,
+        body: Down,
+    ) {
         let lanes = &self.lanes;
         let slot = self.slots.entry(number).or_default();
         match body {
@@ -672,7 +361,7 @@ impl Edge {
         }
     }
 
-    fn take_owned(
+    pub(super) fn take_owned(
         lanes: &BTreeMap<(u64, u32), Lane>,
         hands: &mut Hands<'_>,
         number: u16,
@@ -849,7 +538,7 @@ impl Edge {
         }
     }
 
-    fn attach(
+    pub(super) fn attach(
         lanes: &BTreeMap<(u64, u32), Lane>,
         hands: &mut Hands<'_>,
         slot: &mut EdgeSlot,
@@ -866,7 +555,7 @@ impl Edge {
         slot.sessions.insert(s.handle, s);
     }
 
-    fn stray(
+    pub(super) fn stray(
         lanes: &BTreeMap<(u64, u32), Lane>,
         hands: &Hands<'_>,
         number: u16,
@@ -917,7 +606,7 @@ impl Edge {
         slot.pending.insert(handle, pending);
     }
 
-    fn of_sock(&mut self, sock: &Sock) -> Option<&mut EdgeSession> {
+    pub(super) fn of_sock(&mut self, sock: &Sock) -> Option<&mut EdgeSession> {
         let handle = sock.handle?;
         self.slots
             .get_mut(&((handle & 0xfff) as u16))?

@@ -22,6 +22,7 @@
 mod check;
 mod client;
 mod edge;
+mod edge_session;
 mod faults;
 mod host;
 mod net;
@@ -29,6 +30,7 @@ mod rng;
 mod stores;
 mod talk;
 mod trace;
+mod wires;
 mod world;
 
 mod tests;

@@ -4,16 +4,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use sestina_api::key::split;
 use sestina_cluster::slots::{SLOTS, name_in_slot};
 use sestina_proto as proto;
 use sestina_proto::to_edge::Body as Down;
-use sestina_proto::to_router::Body as Up;
 
-use super::client::{Client, Mode, Sock, Socks, ToServer, What};
-use super::edge::{self, Edge, Hands};
+use super::client::{Client, Mode, Socks, What};
+use super::edge::{Edge, Hands};
 use super::host::{self, Host, JobState, Keeper, Life};
-use super::net::{End, Ends, Net, SharedNet};
+use super::net::{Ends, Net, SharedNet};
 use super::rng::Rng;
 use super::stores::{Shadow, Storage};
 use super::trace;
@@ -47,7 +45,7 @@ pub(super) struct Sent {
 
 /// One thing that may happen next.
 #[derive(Clone, Copy, Debug)]
-enum Act {
+pub(super) enum Act {
     Up(u64),
     Down(u64),
     Peer(u64),
@@ -85,27 +83,27 @@ pub(super) struct World {
     /// Leases of processes that do not renew: until when they are fresh.
     pub(super) until: BTreeMap<u64, u64>,
     /// Marked as ended: never renewed.
-    ended: BTreeSet<u64>,
+    pub(super) ended: BTreeSet<u64>,
     pub(super) config: Arc<RouterConfig>,
     pub(super) workers: u32,
     pub(super) sent: BTreeMap<u64, Sent>,
     pub(super) trouble: Vec<String>,
     pub(super) trace: Option<Vec<String>>,
     /// Requests of dead processes that are still on their way.
-    orphans: Vec<(Job, u64)>,
+    pub(super) orphans: Vec<(Job, u64)>,
     pub(super) talking: bool,
     pub(super) rooms: Vec<String>,
     pub(super) slots: Vec<u16>,
-    last_number: u64,
-    last_sock: u64,
-    last_incarnation: u64,
-    last_instance: u64,
+    pub(super) last_number: u64,
+    pub(super) last_sock: u64,
+    pub(super) last_incarnation: u64,
+    pub(super) last_instance: u64,
     pub(super) last_act: u64,
-    edge_tick: u64,
+    pub(super) edge_tick: u64,
     pub(super) steps: u64,
 }
 
-fn node(name: String, incarnation: u64, role: proto::NodeRole) -> proto::Node {
+pub(super) fn node(name: String, incarnation: u64, role: proto::NodeRole) -> proto::Node {
     proto::Node {
         name,
         incarnation,
@@ -242,7 +240,7 @@ impl World {
     }
 
     /// All processes with a fresh lease.
-    fn fresh(&self) -> BTreeMap<u64, proto::Node> {
+    pub(super) fn fresh(&self) -> BTreeMap<u64, proto::Node> {
         let alive = |node: &proto::Node, renews: bool| {
             let incarnation = node.incarnation;
             !self.ended.contains(&incarnation)
@@ -267,7 +265,7 @@ impl World {
             .position(|h| h.incarnation() == incarnation)
     }
 
-    fn edge_index(&self, incarnation: u64) -> Option<usize> {
+    pub(super) fn edge_index(&self, incarnation: u64) -> Option<usize> {
         self.edges
             .iter()
             .position(|e| e.incarnation() == incarnation)
@@ -319,7 +317,7 @@ impl World {
         self.note(|| format!("!! router r{incarnation} is suspended until {until}"));
     }
 
-    fn wake(&mut self) {
+    pub(super) fn wake(&mut self) {
         for index in 0..self.hosts.len() {
             let Life::Suspended { until } = self.hosts[index].life else {
                 continue;
@@ -395,7 +393,7 @@ impl World {
         true
     }
 
-    fn ticks(&mut self) {
+    pub(super) fn ticks(&mut self) {
         if self.now >= self.edge_tick {
             self.edge_tick = self.now + 50;
             for edge in self.edges.iter_mut().filter(|e| e.alive) {
@@ -416,7 +414,7 @@ impl World {
         }
     }
 
-    fn acts(&self) -> Vec<Act> {
+    pub(super) fn acts(&self) -> Vec<Act> {
         let mut acts = Vec::new();
         self.acts_of_net(&mut acts);
         let fresh = self.fresh();
@@ -467,7 +465,7 @@ impl World {
         acts
     }
 
-    fn acts_of_net(&self, acts: &mut Vec<Act>) {
+    pub(super) fn acts_of_net(&self, acts: &mut Vec<Act>) {
         let net = self.net.lock();
         for (id, conn) in &net.conns {
             let (opener, acceptor) = match conn.ends {
@@ -500,7 +498,7 @@ impl World {
         }
     }
 
-    fn acts_of_host(
+    pub(super) fn acts_of_host(
         &self,
         index: usize,
         host: &Host,
@@ -565,7 +563,7 @@ impl World {
         }
     }
 
-    fn owner_without_lease(&self, fresh: &BTreeMap<u64, proto::Node>) -> bool {
+    pub(super) fn owner_without_lease(&self, fresh: &BTreeMap<u64, proto::Node>) -> bool {
         self.storage
             .map
             .routers
@@ -575,7 +573,7 @@ impl World {
     }
 
     /// Does it; false if it does not count as something happening.
-    fn act(&mut self, act: Act) -> bool {
+    pub(super) fn act(&mut self, act: Act) -> bool {
         match act {
             Act::Up(conn) => self.up(conn),
             Act::Down(conn) => self.down(conn),
@@ -645,7 +643,7 @@ impl World {
         true
     }
 
-    fn up(&mut self, id: u64) {
+    pub(super) fn up(&mut self, id: u64) {
         let taken = {
             let mut net = self.net.lock();
             let Some(conn) = net.conns.get_mut(&id) else {
@@ -662,7 +660,7 @@ impl World {
         }
     }
 
-    fn down(&mut self, id: u64) {
+    pub(super) fn down(&mut self, id: u64) {
         let taken = {
             let mut net = self.net.lock();
             let Some(conn) = net.conns.get_mut(&id) else {
@@ -680,7 +678,7 @@ impl World {
         }
     }
 
-    fn peer(&mut self, id: u64) {
+    pub(super) fn peer(&mut self, id: u64) {
         let taken = {
             let mut net = self.net.lock();
             let Some(conn) = net.conns.get_mut(&id) else {
@@ -697,7 +695,7 @@ impl World {
         }
     }
 
-    fn tell_opener(&mut self, id: u64) {
+    pub(super) fn tell_opener(&mut self, id: u64) {
         let Some(ends) = self.net.lock().conns.get_mut(&id).map(|c| {
             c.opener_told = true;
             c.ends
@@ -726,7 +724,7 @@ impl World {
         }
     }
 
-    fn tell_acceptor(&mut self, id: u64) {
+    pub(super) fn tell_acceptor(&mut self, id: u64) {
         let Some(ends) = self.net.lock().conns.get_mut(&id).map(|c| {
             c.acceptor_told = true;
             c.ends
@@ -741,7 +739,7 @@ impl World {
         }
     }
 
-    fn job(&mut self, host: usize, index: usize) -> bool {
+    pub(super) fn job(&mut self, host: usize, index: usize) -> bool {
         let unsure = self.rng.one_in(4);
         let state = self.hosts[host].jobs.remove(index);
         match state {
@@ -770,7 +768,7 @@ impl World {
         }
     }
 
-    fn publish(&mut self, host: usize) {
+    pub(super) fn publish(&mut self, host: usize) {
         let me = self.hosts[host].incarnation();
         let map = self.hosts[host].table.as_proto().clone();
         let workers = self.workers;
@@ -799,7 +797,7 @@ impl World {
     }
 
     /// Routers whose leases have ended are replaced, in one change of the table.
-    fn plan(&mut self) {
+    pub(super) fn plan(&mut self) {
         let fresh = self.fresh();
         let running: Vec<u64> = self
             .hosts
@@ -831,249 +829,6 @@ impl World {
         }
         self.note(|| "== slots move to others".to_owned());
     }
-
-    fn open_peer(&mut self, host: usize, to: u64) {
-        let from = self.hosts[host].incarnation();
-        let conn = self.net.lock().open(Ends::Peer { from, to });
-        if let Some(conn) = self.net.lock().conns.get_mut(&conn) {
-            // Whoever accepts a lane of a router hears of its end by the next one.
-            conn.acceptor_told = true;
-        }
-        self.note(|| format!("r{from}->r{to} opens {conn}"));
-        let Some(other) = self.host_index(to) else {
-            return;
-        };
-        let node = self.hosts[other].node.clone();
-        self.hosts[other].push_all(|| Input::PeerReturned {
-            peer: PeerRef(from),
-        });
-        let sink = Arc::new(End {
-            conn,
-            net: self.net.clone(),
-        });
-        self.hosts[host].push_all(|| Input::PeerLane {
-            node: node.clone(),
-            sink: sink.clone(),
-        });
-        self.hosts[host].keepers.insert(
-            to,
-            Keeper {
-                conn: Some(conn),
-                retry_at: 0,
-            },
-        );
-    }
-
-    fn open_lane(&mut self, edge: usize, lane: (u64, u32)) {
-        let Some(host) = self.host_index(lane.0) else {
-            return;
-        };
-        let incarnation = self.edges[edge].incarnation();
-        let conn = self.net.lock().open(edge::lane_ends(incarnation, lane));
-        self.note(|| format!("e{incarnation}->r{} opens {conn}", lane.0));
-        self.edges[edge].opened(lane, conn);
-        let map = self.hosts[host].table.as_proto().clone();
-        let frames = vec![
-            process_frame(Down::Welcome(Default::default())),
-            process_frame(Down::SlotMap(map)),
-        ];
-        if let Some(conn) = self.net.lock().conns.get_mut(&conn) {
-            conn.down.push_back(proto::ToEdgeBatch {
-                worker: self.workers,
-                seq: 0,
-                frames,
-            });
-        }
-        self.last_instance = conn;
-        let sink = Arc::new(End {
-            conn,
-            net: self.net.clone(),
-        });
-        let lane = LaneRef {
-            edge: incarnation,
-            lane: lane.1,
-        };
-        self.hosts[host].push_all(|| Input::EdgeLane {
-            lane,
-            instance: conn,
-            lanes: edge::LANES,
-            sink: sink.clone(),
-        });
-    }
-
-    // ---- sockets
-
-    fn connect(&mut self, client: usize) {
-        let alive: Vec<usize> = self
-            .edges
-            .iter()
-            .enumerate()
-            .filter(|(_, e)| e.alive)
-            .map(|(i, _)| i)
-            .collect();
-        let Some(edge) = self.rng.pick(&alive).copied() else {
-            return;
-        };
-        self.last_sock += 1;
-        let id = self.last_sock;
-        let mut sock = Sock {
-            client,
-            edge,
-            handle: None,
-            up: Default::default(),
-            down: Default::default(),
-            open: true,
-            edge_told: false,
-            client_told: false,
-        };
-        let this = &mut self.clients[client];
-        this.sock = Some(id);
-        sock.up.push_back(this.hello());
-        let (mode, full, to) = (
-            this.mode,
-            this.resource.clone(),
-            self.edges[edge].incarnation(),
-        );
-        self.socks.insert(id, sock);
-        self.note(|| format!("c{client}/{full} connects to e{to}: {mode:?}"));
-    }
-
-    fn sock_up(&mut self, id: u64) {
-        let Some(sock) = self.socks.get_mut(&id) else {
-            return;
-        };
-        let Some(said) = sock.up.pop_front() else {
-            return;
-        };
-        let (client, edge) = (sock.client, sock.edge);
-        let view = Sock {
-            client,
-            edge,
-            handle: sock.handle,
-            up: Default::default(),
-            down: Default::default(),
-            open: sock.open,
-            edge_told: sock.edge_told,
-            client_told: sock.client_told,
-        };
-        self.note(|| format!("c{client}->e-{edge} {}", trace::said(&said)));
-        let (bare, resource, slot) = {
-            let c = &self.clients[client];
-            (c.bare.clone(), c.resource.clone(), c.slot)
-        };
-        let hands = &mut hands(&self.net, &mut self.socks, self.now, &mut self.trouble);
-        let edge = &mut self.edges[edge];
-        match said {
-            ToServer::Bind => edge.ask(hands, slot, id, |handle| {
-                Up::Bind(proto::Bind {
-                    handle,
-                    bare,
-                    resource,
-                    ..Default::default()
-                })
-            }),
-            ToServer::Resume { session, h } => {
-                let (session_hi, session_lo) = split(session);
-                edge.ask(hands, slot, id, |handle| {
-                    Up::Resume(proto::Resume {
-                        handle,
-                        session_hi,
-                        session_lo,
-                        bare,
-                        h: h as u32,
-                        ..Default::default()
-                    })
-                });
-            }
-            ToServer::Enable => edge.enable(hands, &view),
-            ToServer::Stanza(stanza) => edge.stanza(hands, &view, stanza),
-            ToServer::Request => edge.asked(hands, &view),
-            ToServer::Ack(h) => edge.acknowledged(hands, &view, h),
-            ToServer::Close => edge.closed(hands, &view),
-        }
-    }
-
-    fn sock_down(&mut self, id: u64) {
-        let Some(sock) = self.socks.get_mut(&id) else {
-            return;
-        };
-        let Some(said) = sock.down.pop_front() else {
-            return;
-        };
-        let index = sock.client;
-        self.note(|| format!("c{index} gets {}", trace::heard(&said)));
-        if self.clients[index].sock != Some(id) {
-            return;
-        }
-        let answer = !self.talking || self.rng.one_in(2);
-        let client = &mut self.clients[index];
-        let wrong = client.take(&mut self.socks, said, answer);
-        let (told, session) = (client.told_h, client.session_no);
-        for sent in self
-            .sent
-            .values_mut()
-            .filter(|s| s.from == index && s.session == session)
-        {
-            sent.accepted |= sent.count <= told;
-        }
-        // One client stays away for longer than the server waits.
-        self.trouble
-            .extend(wrong.filter(|_| index != super::talk::FLAKY));
-    }
-
-    fn sock_gone(&mut self, id: u64) {
-        let Some(sock) = self.socks.get(&id) else {
-            return;
-        };
-        let client = &mut self.clients[sock.client];
-        if client.sock == Some(id) {
-            client.sock = None;
-            let pause = self.rng.below(120);
-            client.mode = if client.resumable {
-                Mode::Broken {
-                    until: self.now + pause,
-                }
-            } else {
-                Mode::Offline
-            };
-        }
-        if let Some(sock) = self.socks.get_mut(&id) {
-            sock.client_told = true;
-        }
-        self.forget_socks();
-    }
-
-    fn forget_socks(&mut self) {
-        self.socks.retain(|_, s| !(s.client_told && s.edge_told));
-    }
-
-    /// The client's network is gone.
-    pub(super) fn cut_client(&mut self, client: usize, pause: u64) {
-        let Some(id) = self.clients[client].sock.take() else {
-            return;
-        };
-        if let Some(sock) = self.socks.get_mut(&id) {
-            sock.open = false;
-            let up = self.rng.below(sock.up.len() as u64 + 1) as usize;
-            sock.up.truncate(up);
-            sock.down.clear();
-        }
-        let client = &mut self.clients[client];
-        client.mode = if client.resumable {
-            Mode::Broken {
-                until: self.now + pause,
-            }
-        } else {
-            Mode::Offline
-        };
-        let index = client.index;
-        self.note(|| format!("!! c{index} loses its socket"));
-    }
-
-    pub(super) fn next_number(&mut self) -> u64 {
-        self.last_number += 1;
-        self.last_number
-    }
 }
 
 pub(super) fn hands<'a>(
@@ -1090,7 +845,7 @@ pub(super) fn hands<'a>(
     }
 }
 
-fn process_frame(body: Down) -> proto::ToEdge {
+pub(super) fn process_frame(body: Down) -> proto::ToEdge {
     proto::ToEdge {
         slot: 0,
         epoch: 0,

@@ -142,6 +142,9 @@ impl Slot {
             .map(|s| (s.id, s.sm.is_some_and(|m| m.resume)))
             .collect();
         for (id, resumable) in lost {
+            if let Some(session) = self.sessions.get_mut(&id) {
+                session.promised = 0;
+            }
             if resumable {
                 self.detach(core, id);
             } else {
@@ -149,7 +152,11 @@ impl Slot {
             }
         }
         for session in self.sessions.values_mut() {
+            let older = session.older.len();
             session.older.retain(|o| o.lane.edge != edge);
+            if session.older.len() < older {
+                session.promised = 0;
+            }
             if session
                 .detached_from
                 .is_some_and(|(lane, _)| lane.edge == edge)

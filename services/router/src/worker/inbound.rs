@@ -113,6 +113,15 @@ impl Slot {
                 "no such session",
             );
         };
+        if session.accepted < session.promised {
+            // Its edge is about to send again what the client knows to be accepted.
+            let later = proto::Redirect {
+                handle: resume.handle,
+                generation: 0,
+                n: 0,
+            };
+            return core.send_edge(lane, self.slot, self.epoch, Body::Redirect(later));
+        }
         let sm = session.sm.unwrap_or(StreamManagement {
             resume: true,
             max_s: 0,

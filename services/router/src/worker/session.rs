@@ -88,6 +88,9 @@ pub(crate) struct Session {
 
     // from the client
     pub(crate) accepted: u64,
+    /// Accepted by an owner before this one: the edge sends it again, and no resumption may be
+    /// answered with less.
+    pub(crate) promised: u64,
     pub(crate) settled: u64,
     /// What the edge is known to have dropped: keys up to here can be forgotten everywhere.
     pub(crate) mark: u64,
@@ -161,6 +164,7 @@ impl Session {
             query: std::collections::HashMap::new(),
             sm: None,
             accepted: 0,
+            promised: 0,
             settled: 0,
             mark: 0,
             settled_told: 0,

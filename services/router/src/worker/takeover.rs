@@ -245,6 +245,7 @@ impl Slot {
         session.remote = report.remote;
         session.accepted = report.settled;
         session.settled = report.settled;
+        session.promised = report.accepted;
         session.mark = report.settled;
         session.acked = report.acked;
         session.next = report.acked;

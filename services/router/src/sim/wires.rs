@@ -1,0 +1,262 @@
+//! Connections of a simulated cluster: lanes are opened, clients connect, sockets end.
+
+use std::sync::Arc;
+
+use sestina_api::key::split;
+use sestina_proto as proto;
+use sestina_proto::to_edge::Body as Down;
+use sestina_proto::to_router::Body as Up;
+
+use super::client::{Mode, Sock, ToServer};
+use super::edge::{self};
+use super::host::Keeper;
+use super::net::{End, Ends};
+use super::trace;
+use super::world::*;
+use crate::worker::core::{LaneRef, PeerRef};
+use crate::worker::input::Input;
+
+impl World {
+    pub(super) fn open_peer(&mut self, host: usize, to: u64) {
+        let from = self.hosts[host].incarnation();
+        let conn = self.net.lock().open(Ends::Peer { from, to });
+        if let Some(conn) = self.net.lock().conns.get_mut(&conn) {
+            // Whoever accepts a lane of a router hears of its end by the next one.
+            conn.acceptor_told = true;
+        }
+        self.note(|| format!("r{from}->r{to} opens {conn}"));
+        let Some(other) = self.host_index(to) else {
+            return;
+        };
+        let node = self.hosts[other].node.clone();
+        self.hosts[other].push_all(|| Input::PeerReturned {
+            peer: PeerRef(from),
+        });
+        let sink = Arc::new(End {
+            conn,
+            net: self.net.clone(),
+        });
+        self.hosts[host].push_all(|| Input::PeerLane {
+            node: node.clone(),
+            sink: sink.clone(),
+        });
+        self.hosts[host].keepers.insert(
+            to,
+            Keeper {
+                conn: Some(conn),
+                retry_at: 0,
+            },
+        );
+    }
+
+    pub(super) fn open_lane(&mut self, edge: usize, lane: (u64, u32)) {
+        let Some(host) = self.host_index(lane.0) else {
+            return;
+        };
+        let incarnation = self.edges[edge].incarnation();
+        let conn = self.net.lock().open(edge::lane_ends(incarnation, lane));
+        self.note(|| format!("e{incarnation}->r{} opens {conn}", lane.0));
+        self.edges[edge].opened(lane, conn);
+        let map = self.hosts[host].table.as_proto().clone();
+        let frames = vec![
+            process_frame(Down::Welcome(Default::default())),
+            process_frame(Down::SlotMap(map)),
+        ];
+        if let Some(conn) = self.net.lock().conns.get_mut(&conn) {
+            conn.down.push_back(proto::ToEdgeBatch {
+                worker: self.workers,
+                seq: 0,
+                frames,
+            });
+        }
+        self.last_instance = conn;
+        let sink = Arc::new(End {
+            conn,
+            net: self.net.clone(),
+        });
+        let lane = LaneRef {
+            edge: incarnation,
+            lane: lane.1,
+        };
+        self.hosts[host].push_all(|| Input::EdgeLane {
+            lane,
+            instance: conn,
+            lanes: edge::LANES,
+            sink: sink.clone(),
+        });
+    }
+
+    // ---- sockets
+
+    pub(super) fn connect(&mut self, client: usize) {
+        let alive: Vec<usize> = self
+            .edges
+            .iter()
+            .enumerate()
+            .filter(|(_, e)| e.alive)
+            .map(|(i, _)| i)
+            .collect();
+        let Some(edge) = self.rng.pick(&alive).copied() else {
+            return;
+        };
+        self.last_sock += 1;
+        let id = self.last_sock;
+        let mut sock = Sock {
+            client,
+            edge,
+            handle: None,
+            up: Default::default(),
+            down: Default::default(),
+            open: true,
+            edge_told: false,
+            client_told: false,
+        };
+        let this = &mut self.clients[client];
+        this.sock = Some(id);
+        sock.up.push_back(this.hello());
+        let (mode, full, to) = (
+            this.mode,
+            this.resource.clone(),
+            self.edges[edge].incarnation(),
+        );
+        self.socks.insert(id, sock);
+        self.note(|| format!("c{client}/{full} connects to e{to}: {mode:?}"));
+    }
+
+    pub(super) fn sock_up(&mut self, id: u64) {
+        let Some(sock) = self.socks.get_mut(&id) else {
+            return;
+        };
+        let Some(said) = sock.up.pop_front() else {
+            return;
+        };
+        let (client, edge) = (sock.client, sock.edge);
+        let view = Sock {
+            client,
+            edge,
+            handle: sock.handle,
+            up: Default::default(),
+            down: Default::default(),
+            open: sock.open,
+            edge_told: sock.edge_told,
+            client_told: sock.client_told,
+        };
+        self.note(|| format!("c{client}->e-{edge} {}", trace::said(&said)));
+        let (bare, resource, slot) = {
+            let c = &self.clients[client];
+            (c.bare.clone(), c.resource.clone(), c.slot)
+        };
+        let hands = &mut hands(&self.net, &mut self.socks, self.now, &mut self.trouble);
+        let edge = &mut self.edges[edge];
+        match said {
+            ToServer::Bind => edge.ask(hands, slot, id, |handle| {
+                Up::Bind(proto::Bind {
+                    handle,
+                    bare,
+                    resource,
+                    ..Default::default()
+                })
+            }),
+            ToServer::Resume { session, h } => {
+                let (session_hi, session_lo) = split(session);
+                edge.ask(hands, slot, id, |handle| {
+                    Up::Resume(proto::Resume {
+                        handle,
+                        session_hi,
+                        session_lo,
+                        bare,
+                        h: h as u32,
+                        ..Default::default()
+                    })
+                });
+            }
+            ToServer::Enable => edge.enable(hands, &view),
+            ToServer::Stanza(stanza) => edge.stanza(hands, &view, stanza),
+            ToServer::Request => edge.asked(hands, &view),
+            ToServer::Ack(h) => edge.acknowledged(hands, &view, h),
+            ToServer::Close => edge.closed(hands, &view),
+        }
+    }
+
+    pub(super) fn sock_down(&mut self, id: u64) {
+        let Some(sock) = self.socks.get_mut(&id) else {
+            return;
+        };
+        let Some(said) = sock.down.pop_front() else {
+            return;
+        };
+        let index = sock.client;
+        self.note(|| format!("c{index} gets {}", trace::heard(&said)));
+        if self.clients[index].sock != Some(id) {
+            return;
+        }
+        let answer = !self.talking || self.rng.one_in(2);
+        let client = &mut self.clients[index];
+        let wrong = client.take(&mut self.socks, said, answer);
+        let (told, session) = (client.told_h, client.session_no);
+        for sent in self
+            .sent
+            .values_mut()
+            .filter(|s| s.from == index && s.session == session)
+        {
+            sent.accepted |= sent.count <= told;
+        }
+        // One client stays away for longer than the server waits.
+        self.trouble
+            .extend(wrong.filter(|_| index != super::talk::FLAKY));
+    }
+
+    pub(super) fn sock_gone(&mut self, id: u64) {
+        let Some(sock) = self.socks.get(&id) else {
+            return;
+        };
+        let client = &mut self.clients[sock.client];
+        if client.sock == Some(id) {
+            client.sock = None;
+            let pause = self.rng.below(120);
+            client.mode = if client.resumable {
+                Mode::Broken {
+                    until: self.now + pause,
+                }
+            } else {
+                Mode::Offline
+            };
+        }
+        if let Some(sock) = self.socks.get_mut(&id) {
+            sock.client_told = true;
+        }
+        self.forget_socks();
+    }
+
+    pub(super) fn forget_socks(&mut self) {
+        self.socks.retain(|_, s| !(s.client_told && s.edge_told));
+    }
+
+    /// The client's network is gone.
+    pub(super) fn cut_client(&mut self, client: usize, pause: u64) {
+        let Some(id) = self.clients[client].sock.take() else {
+            return;
+        };
+        if let Some(sock) = self.socks.get_mut(&id) {
+            sock.open = false;
+            let up = self.rng.below(sock.up.len() as u64 + 1) as usize;
+            sock.up.truncate(up);
+            sock.down.clear();
+        }
+        let client = &mut self.clients[client];
+        client.mode = if client.resumable {
+            Mode::Broken {
+                until: self.now + pause,
+            }
+        } else {
+            Mode::Offline
+        };
+        let index = client.index;
+        self.note(|| format!("!! c{index} loses its socket"));
+    }
+
+    pub(super) fn next_number(&mut self) -> u64 {
+        self.last_number += 1;
+        self.last_number
+    }
+}
