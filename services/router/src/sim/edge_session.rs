@@ -215,6 +215,7 @@ impl EdgeSession {
             held: held.collect(),
             state: self.record.clone(),
             began: self.began,
+            accepted: self.told.max(self.accepted),
             ..Default::default()
         }
     }

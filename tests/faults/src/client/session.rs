@@ -11,8 +11,8 @@ use tokio::sync::mpsc;
 use super::line::{Event, Line, text};
 use super::{Broken, Heard, Order, Shared};
 
-/// How long a connection may take until it is a session.
-const ATTEMPT: Duration = Duration::from_millis(2500);
+/// How long a connection may take until it is a session: longer than a router is missed.
+const ATTEMPT: Duration = Duration::from_secs(7);
 /// Between two attempts.
 const PAUSE: Duration = Duration::from_millis(50);
 
