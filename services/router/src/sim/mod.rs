@@ -11,7 +11,8 @@
 //! - [`host`]: a router process; [`edge`], [`client`], [`stores`], [`net`]: the models
 //! - [`check`]: what must hold; [`trace`]: what is printed of a run that failed
 //!
-//! `SESTINA_SIM_SEED=n` replays one seed with its trace, `SESTINA_SIM_SEEDS=n` runs that many.
+//! `SESTINA_SIM_SEED=n` replays one seed with its trace, `SESTINA_SIM_SEEDS=n` runs that many,
+//! `SESTINA_SIM_FIRST=n` from that one on, `SESTINA_SIM_ENOUGH=1` up to the first that fails.
 
 #![allow(
     clippy::unwrap_used,
