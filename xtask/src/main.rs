@@ -1,12 +1,12 @@
 //! `cargo xtask`: the project's own tools.
 //!
-//! - [`test`]: all tests, with the servers they need
+//! - [`mod@test`]: all tests, with the servers they need
 //! - [`tidy`]: checks of the tree that neither the compiler nor clippy makes
 //! - [`docs`]: the pages that are generated from the code
 //! - [`fuzz`]: the fuzz targets, for a short time
 //! - [`cluster`]: a trial cluster on this machine
 //! - [`chaos`]: faults under load, and what they cost
-//! - [`bench`]: the benchmark, side by side with other servers
+//! - [`mod@bench`]: the benchmark, side by side with other servers
 //! - [`interop`]: clients of other projects against a running server
 //! - [`fleet`], [`child`], [`proxy`], [`sestina`], [`repo`]: what these have in common
 #![allow(clippy::print_stdout, clippy::print_stderr, clippy::disallowed_methods)]
