@@ -6,7 +6,7 @@
 //! - [`backoff`]: jittered exponential waits
 //! - [`mailbox`]: a queue bounded by count and bytes, pushed without waiting and drained whole
 //! - [`clock`]: the clock that leases are counted on
-//! - [`failpoint`]: named places where a test may kill, stop, delay or fail the process
+//! - [`mod@failpoint`]: named places where a test may kill, stop, delay or fail the process
 //! - [`mutation`]: guards that a test may switch off to prove that something watches them
 
 pub mod backoff;
