@@ -161,10 +161,23 @@ impl Cluster {
         &mut self.tier(at.tier)[at.number]
     }
 
-    /// Arms fail points, as `SESTINA_FAILPOINTS` names them.
+    /// Arms fail points, as `SESTINA_FAILPOINTS` names them. A point in the way of something else
+    /// may strike before the answer is written: then the process is down instead of answering.
     pub async fn arm(&mut self, at: At, points: &str) -> Result<()> {
         let json = serde_json::json!({ "points": points }).to_string();
-        self.process(at).ask("failpoint.arm", &json).await.map(drop)
+        let process = self.process(at);
+        let Err(error) = process.ask("failpoint.arm", &json).await else {
+            return Ok(());
+        };
+        // Its sockets close a moment before its end can be seen.
+        for _ in 0..40 {
+            match process.seen()? {
+                Seen::Killed | Seen::Suspended => return Ok(()),
+                Seen::Ended => break,
+                Seen::Running => tokio::time::sleep(Duration::from_millis(25)).await,
+            }
+        }
+        Err(error)
     }
 
     /// Disarms a fail point.
