@@ -34,4 +34,20 @@ pub fn logs() {
 #[allow(clippy::print_stdout)]
 pub fn report(topology: Topology, scenarios: usize) {
     println!("topology={topology} scenarios={scenarios}");
+    let Ok(folder) = std::env::var("SESTINA_SCENARIO_COUNTS") else {
+        return;
+    };
+    let path = std::path::Path::new(&folder).join(format!("{topology}.count"));
+    let written = std::fs::OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(&path)
+        .and_then(|mut file| {
+            std::io::Write::write_all(&mut file, format!("{scenarios}\n").as_bytes())
+        });
+    assert!(
+        written.is_ok(),
+        "cannot write {}: {written:?}",
+        path.display()
+    );
 }
