@@ -109,7 +109,7 @@ impl Slot {
 }
 
 /// XEP-0045 §10.1.2: the owner accepts the room as it is. Rooms here are never locked and have no
-/// form, so the empty submission succeeds and everything else is not implemented.
+/// form: the empty submission succeeds, anything else is answered with `feature-not-implemented`.
 fn instant_room(stanza: &Stanza, owner: bool) -> Option<Stanza> {
     let query = stanza.element(MUC_OWNER, "query")?;
     if !owner {
