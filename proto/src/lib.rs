@@ -1,7 +1,7 @@
 //! The wire contracts between tiers, compiled from the `.proto` files beside this crate.
 //!
 //! The generated types are used as they are on both sides of a lane; [`convert`] moves stanzas
-//! between the protocol crate's form and the wire's without copying.
+//! between the protocol crate's form and the wire's without copying, [`trailing`] names the frames that nobody waits for.
 
 #![allow(missing_docs, unreachable_pub, clippy::all)]
 
@@ -9,3 +9,4 @@ tonic::include_proto!("sestina.v1");
 
 #[allow(clippy::all)]
 mod convert;
+mod trailing;

@@ -14,6 +14,7 @@ use rustls::pki_types::ServerName;
 use sestina_api::link::LinkError;
 use sestina_certs::Role;
 use sestina_proto as proto;
+use sestina_runtime::linger::Linger;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_util::sync::CancellationToken;
@@ -41,6 +42,8 @@ pub struct Dialer {
     limits: LaneLimits,
     pub(crate) stop: CancellationToken,
     pub(crate) tasks: TaskTracker,
+    /// Frames that nobody waits for leave together.
+    pub(crate) linger: Arc<Linger>,
 }
 
 impl Dialer {
@@ -57,6 +60,7 @@ impl Dialer {
             limits,
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),
+            linger: Linger::new(),
         })
     }
 

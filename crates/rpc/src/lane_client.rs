@@ -15,6 +15,7 @@ use sestina_certs::Role;
 use sestina_proto as proto;
 use sestina_proto::edge_link_client::EdgeLinkClient;
 use sestina_proto::peer_link_client::PeerLinkClient;
+use sestina_runtime::linger::Linger;
 use tonic::transport::Channel;
 use tonic::{Request, Response, Status};
 
@@ -165,7 +166,7 @@ impl RouterPort for GrpcRouterPort {
             self.dialer.stop.child_token(),
             &LANES,
         );
-        let sink = RouterLaneHandle(Arc::clone(&queue));
+        let sink = RouterLaneHandle(Arc::clone(&queue), self.dialer.linger.clone());
         let hello = proto::to_router::Body::Hello(hello);
         let first = proto::ToRouter {
             slot: 0,
@@ -238,11 +239,16 @@ impl GrpcRouterPort {
 }
 
 /// The edge's end of a lane.
-struct RouterLaneHandle(Arc<ByteQueue<proto::ToRouter>>);
+struct RouterLaneHandle(Arc<ByteQueue<proto::ToRouter>>, Arc<Linger>);
 
 impl RouterSink for RouterLaneHandle {
     fn send(&self, frame: proto::ToRouter) -> Result<(), LaneClosed> {
-        self.0.push(frame.encoded_len(), frame)
+        let bytes = frame.encoded_len();
+        if frame.is_trailing() {
+            self.0.push_trailing(bytes, frame, &self.1)
+        } else {
+            self.0.push(bytes, frame)
+        }
     }
 
     fn close(&self) {
@@ -295,7 +301,7 @@ impl PeerPort for GrpcPeerPort {
             self.dialer.stop.child_token(),
             &PEER_LANES,
         );
-        let sink = PeerLaneHandle(Arc::clone(&queue));
+        let sink = PeerLaneHandle(Arc::clone(&queue), self.dialer.linger.clone());
         let hello = proto::peer_frame::Body::Hello(hello);
         let first = proto::PeerFrame {
             slot: 0,

@@ -9,6 +9,7 @@ use prost::Message;
 use sestina_api::link::{EdgeLane, LaneClosed, RouterAcceptor};
 use sestina_api::peer::PeerSink;
 use sestina_proto as proto;
+use sestina_runtime::linger::Linger;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::{Request, Response, Status, Streaming};
@@ -28,6 +29,7 @@ pub struct LaneServer {
     limits: LaneLimits,
     stop: CancellationToken,
     tasks: TaskTracker,
+    linger: Arc<Linger>,
 }
 
 impl LaneServer {
@@ -43,6 +45,7 @@ impl LaneServer {
             limits,
             stop,
             tasks,
+            linger: Linger::new(),
         }
     }
 
@@ -164,7 +167,7 @@ impl proto::peer_link_server::PeerLink for LaneServer {
             ));
         };
         let queue = self.queue(self.limits.to_peer, &PEER_LANES)?;
-        let lane = Arc::new(PeerLaneHandle(Arc::clone(&queue)));
+        let lane = Arc::new(PeerLaneHandle(Arc::clone(&queue), self.linger.clone()));
         let outgoing = Outgoing::new(Arc::clone(&queue), BATCH, peer_batch);
         let sink = self
             .acceptor
@@ -221,11 +224,19 @@ impl Drop for EdgeLaneHandle {
 }
 
 /// One's own end of a lane between routers, at either side.
-pub(crate) struct PeerLaneHandle(pub(crate) Arc<ByteQueue<proto::PeerFrame>>);
+pub(crate) struct PeerLaneHandle(
+    pub(crate) Arc<ByteQueue<proto::PeerFrame>>,
+    pub(crate) Arc<Linger>,
+);
 
 impl PeerSink for PeerLaneHandle {
     fn send(&self, frame: proto::PeerFrame) -> Result<(), LaneClosed> {
-        self.0.push(frame.encoded_len(), frame)
+        let bytes = frame.encoded_len();
+        if frame.is_trailing() {
+            self.0.push_trailing(bytes, frame, &self.1)
+        } else {
+            self.0.push(bytes, frame)
+        }
     }
 
     fn close(&self) {

@@ -9,7 +9,11 @@ use std::task::{Context, Poll, Waker};
 use futures_util::Stream;
 use parking_lot::Mutex;
 use sestina_api::link::LaneClosed;
+use sestina_runtime::linger::{Linger, Waiting};
 use tokio_util::sync::CancellationToken;
+
+/// So many bytes of trailing items are worth a write of their own.
+const COMPANY: usize = 16 << 10;
 
 /// How a lane ended, seen from the side that writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,6 +85,17 @@ struct State<T> {
     bytes: usize,
     end: Option<End>,
     writer: Option<Waker>,
+    /// The writer will be woken at the next beat.
+    lingering: bool,
+}
+
+/// What became of an item.
+enum Taken {
+    Yes,
+    /// The queue has ended.
+    No,
+    /// It is full.
+    Overflow,
 }
 
 impl<T> ByteQueue<T> {
@@ -92,6 +107,7 @@ impl<T> ByteQueue<T> {
             bytes: 0,
             end: None,
             writer: None,
+            lingering: false,
         };
         Arc::new(ByteQueue {
             state: Mutex::new(state),
@@ -101,27 +117,70 @@ impl<T> ByteQueue<T> {
         })
     }
 
-    /// Adds an item. A full queue ends the lane.
+    /// Appends without waiting. A queue that is full ends: the lane is broken, and what it held is
+    /// sent again over the next one.
     pub fn push(&self, bytes: usize, item: T) -> Result<(), LaneClosed> {
         let mut state = self.state.lock();
-        if state.end.is_some() {
+        let taken = self.append(&mut state, bytes, item);
+        let waker = state.writer.take();
+        drop(state);
+        match taken {
+            Taken::Yes => {
+                if let Some(waker) = waker {
+                    waker.wake();
+                }
+                Ok(())
+            }
+            Taken::No => Err(LaneClosed),
+            Taken::Overflow => {
+                self.level.overflows.fetch_add(1, Relaxed);
+                self.end(End::Overflowed);
+                if let Some(waker) = waker {
+                    waker.wake();
+                }
+                Err(LaneClosed)
+            }
+        }
+    }
+
+    /// The same for an item that nobody waits for: it leaves with the next other one, or at the
+    /// next beat.
+    pub fn push_trailing(
+        self: &Arc<Self>,
+        bytes: usize,
+        item: T,
+        linger: &Arc<Linger>,
+    ) -> Result<(), LaneClosed>
+    where
+        T: Send + 'static,
+    {
+        let mut state = self.state.lock();
+        // Without a writer that waits, somebody is about to take it.
+        if state.writer.is_none() || state.bytes + bytes >= COMPANY.min(self.bound) {
+            drop(state);
+            return self.push(bytes, item);
+        }
+        if !matches!(self.append(&mut state, bytes, item), Taken::Yes) {
             return Err(LaneClosed);
         }
-        if state.bytes >= self.bound {
+        if !std::mem::replace(&mut state.lingering, true) {
             drop(state);
-            self.level.overflows.fetch_add(1, Relaxed);
-            self.end(End::Overflowed);
-            return Err(LaneClosed);
+            linger.add(Arc::clone(self) as Arc<dyn Waiting>);
+        }
+        Ok(())
+    }
+
+    fn append(&self, state: &mut State<T>, bytes: usize, item: T) -> Taken {
+        if state.end.is_some() {
+            return Taken::No;
+        }
+        if state.bytes >= self.bound {
+            return Taken::Overflow;
         }
         state.bytes += bytes;
         state.items.push_back((bytes, item));
         self.level.change(1, signed(bytes));
-        let waker = state.writer.take();
-        drop(state);
-        if let Some(waker) = waker {
-            waker.wake();
-        }
-        Ok(())
+        Taken::Yes
     }
 
     /// Ends the lane; the first end stays.
@@ -190,6 +249,22 @@ impl<T> ByteQueue<T> {
         state.bytes -= taken;
         self.level.change(-signed(batch.len()), -signed(taken));
         Poll::Ready(Ok(batch))
+    }
+}
+
+impl<T: Send> Waiting for ByteQueue<T> {
+    fn wake(&self) {
+        let mut state = self.state.lock();
+        state.lingering = false;
+        let waker = if state.items.is_empty() {
+            None
+        } else {
+            state.writer.take()
+        };
+        drop(state);
+        if let Some(waker) = waker {
+            waker.wake();
+        }
     }
 }
 

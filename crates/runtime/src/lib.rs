@@ -4,6 +4,7 @@
 //! - [`spawn`]: task groups that end together and name who did not
 //! - [`shutdown`]: signals become tokens
 //! - [`backoff`]: jittered exponential waits
+//! - [`linger`]: what nobody waits for leaves together
 //! - [`mailbox`]: a queue bounded by count and bytes, pushed without waiting and drained whole
 //! - [`clock`]: the clock that leases are counted on
 //! - [`mod@failpoint`]: named places where a test may kill, stop, delay or fail the process
@@ -12,6 +13,7 @@
 pub mod backoff;
 pub mod clock;
 pub mod failpoint;
+pub mod linger;
 pub mod mailbox;
 pub mod mutation;
 pub mod shutdown;

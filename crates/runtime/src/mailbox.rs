@@ -1,5 +1,7 @@
 //! A queue bounded by count and by bytes: pushed without waiting, drained whole by one reader.
 //!
+//! Trailing items (see [`crate::linger`]) do not wake the reader by themselves.
+//!
 //! The bound is refused to the pusher, who decides what a full queue means (close the lane,
 //! detach the session): nothing is dropped here.
 
@@ -9,6 +11,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
 use tokio::sync::Notify;
+
+use crate::linger::{Linger, Waiting};
+
+/// So many trailing items are work enough to wake the reader.
+const COMPANY: usize = 64;
 
 /// How much a mailbox holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,6 +45,8 @@ pub fn mailbox<T>(limits: Limits) -> (Sender<T>, Receiver<T>) {
         queue: Mutex::new(Queue {
             items: VecDeque::new(),
             bytes: 0,
+            ready: false,
+            lingering: false,
             closed: false,
         }),
         readable: Notify::new(),
@@ -63,6 +72,10 @@ struct Shared<T> {
 struct Queue<T> {
     items: VecDeque<T>,
     bytes: usize,
+    /// The reader was woken for what is there.
+    ready: bool,
+    /// It will be, at the next beat.
+    lingering: bool,
     closed: bool,
 }
 
@@ -76,22 +89,34 @@ impl<T> Sender<T> {
     /// Appends an item that weighs `bytes`.
     pub fn push(&self, item: T, bytes: usize) -> Result<(), PushError<T>> {
         let mut queue = self.shared.queue.lock();
-        if queue.closed {
-            return Err(PushError::Closed(item));
-        }
-        let limits = self.shared.limits;
-        let full =
-            queue.items.len() >= limits.count || queue.bytes.saturating_add(bytes) > limits.bytes;
-        if full && !queue.items.is_empty() {
-            return Err(PushError::Full(item));
-        }
-        let first = queue.items.is_empty();
-        queue.items.push_back(item);
-        queue.bytes = queue.bytes.saturating_add(bytes);
-        drop(queue);
-        // The reader drains whole: it needs waking only when there was nothing.
-        if first {
+        queue.append(self.shared.limits, item, bytes)?;
+        // The reader drains whole: it needs waking only once.
+        if !std::mem::replace(&mut queue.ready, true) {
+            drop(queue);
             self.shared.readable.notify_one();
+        }
+        Ok(())
+    }
+
+    /// Appends an item that nobody waits for: it is read with the next other one, or at the next beat.
+    pub fn push_trailing(
+        &self,
+        item: T,
+        bytes: usize,
+        linger: &Arc<Linger>,
+    ) -> Result<(), PushError<T>>
+    where
+        T: Send + 'static,
+    {
+        let mut queue = self.shared.queue.lock();
+        if queue.items.len() >= COMPANY {
+            drop(queue);
+            return self.push(item, bytes);
+        }
+        queue.append(self.shared.limits, item, bytes)?;
+        if !queue.ready && !std::mem::replace(&mut queue.lingering, true) {
+            drop(queue);
+            linger.add(self.shared.clone());
         }
         Ok(())
     }
@@ -119,6 +144,39 @@ impl<T> Sender<T> {
     /// Refuses further pushes; the reader still gets what waits, then the end.
     pub fn close(&self) {
         self.shared.close();
+    }
+}
+
+impl<T> Queue<T> {
+    fn append(&mut self, limits: Limits, item: T, bytes: usize) -> Result<(), PushError<T>> {
+        if self.closed {
+            return Err(PushError::Closed(item));
+        }
+        let full =
+            self.items.len() >= limits.count || self.bytes.saturating_add(bytes) > limits.bytes;
+        if full && !self.items.is_empty() {
+            return Err(PushError::Full(item));
+        }
+        self.items.push_back(item);
+        self.bytes = self.bytes.saturating_add(bytes);
+        Ok(())
+    }
+
+    fn drain(&mut self, into: &mut Vec<T>) {
+        self.bytes = 0;
+        self.ready = false;
+        into.extend(self.items.drain(..));
+    }
+}
+
+impl<T: Send> Waiting for Shared<T> {
+    fn wake(&self) {
+        let mut queue = self.queue.lock();
+        queue.lingering = false;
+        if !queue.items.is_empty() && !std::mem::replace(&mut queue.ready, true) {
+            drop(queue);
+            self.readable.notify_one();
+        }
     }
 }
 
@@ -153,16 +211,18 @@ pub struct Receiver<T> {
 }
 
 impl<T> Receiver<T> {
-    /// Waits until something is there and moves all of it to the end of `into`. False: the
-    /// mailbox is closed and empty, nothing more will come. Dropping the future loses nothing.
+    /// Waits until something is there that is not only trailing, and moves all of it to the end
+    /// of `into`. False: the mailbox is closed and empty, nothing more will come. Dropping the future loses nothing.
     pub async fn recv_all(&mut self, into: &mut Vec<T>) -> bool {
         loop {
             {
                 let mut queue = self.shared.queue.lock();
-                if !queue.items.is_empty() {
-                    queue.bytes = 0;
-                    into.extend(queue.items.drain(..));
-                    return true;
+                if queue.ready || queue.closed {
+                    let some = !queue.items.is_empty();
+                    queue.drain(into);
+                    if some {
+                        return true;
+                    }
                 }
                 if queue.closed {
                     return false;
@@ -175,9 +235,8 @@ impl<T> Receiver<T> {
     /// Moves what is there now to the end of `into` and returns how many items that were.
     pub fn try_recv_all(&mut self, into: &mut Vec<T>) -> usize {
         let mut queue = self.shared.queue.lock();
-        queue.bytes = 0;
         let count = queue.items.len();
-        into.extend(queue.items.drain(..));
+        queue.drain(into);
         count
     }
 
@@ -203,6 +262,8 @@ impl<T> Drop for Receiver<T> {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use futures_util::FutureExt as _;
+
     use super::*;
 
     fn small() -> (Sender<u32>, Receiver<u32>) {
@@ -278,5 +339,28 @@ mod tests {
         sender.push(Some(inner), 0).unwrap();
         drop(receiver);
         assert!(matches!(sender.push(None, 0), Err(PushError::Closed(None))));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn trailing_items_come_with_the_next_one_or_at_a_beat() {
+        let (sender, mut receiver) = small();
+        let linger = Linger::new();
+        let mut got = Vec::new();
+        sender.push_trailing(1, 0, &linger).unwrap();
+        assert!(receiver.recv_all(&mut got).now_or_never().is_none());
+        sender.push(2, 0).unwrap();
+        assert_eq!(receiver.recv_all(&mut got).now_or_never(), Some(true));
+        assert_eq!(got, [1, 2]);
+        sender.push_trailing(3, 0, &linger).unwrap();
+        sender.push_trailing(4, 0, &linger).unwrap();
+        assert!(receiver.recv_all(&mut got).await);
+        assert_eq!(got, [1, 2, 3, 4]);
+        sender.push_trailing(5, 0, &linger).unwrap();
+        sender.close();
+        assert!(
+            receiver.recv_all(&mut got).await,
+            "what waits is read before the end"
+        );
+        assert!(!receiver.recv_all(&mut got).await);
     }
 }

@@ -53,7 +53,7 @@ pub type OnAccept = Arc<dyn Fn(Accepted) + Send + Sync>;
 pub struct ListenStats {
     /// Connections handed on.
     pub accepted: AtomicU64,
-    /// Connections beyond a limit, or not from a trusted proxy.
+    /// Connections beyond a limit.
     pub refused: AtomicU64,
     /// Handshakes that failed or took too long.
     pub failed: AtomicU64,
@@ -64,8 +64,6 @@ pub struct ListenStats {
 pub(super) enum Failed {
     #[error(transparent)]
     Refused(#[from] Refused),
-    #[error("not from an address that may send a PROXY header")]
-    NotFromProxy,
     #[error(transparent)]
     Proxy(#[from] ProxyError),
     #[error(transparent)]
@@ -109,7 +107,7 @@ pub(super) async fn connection(
     let until = tokio::time::Instant::now() + shared.limits.config().handshake_time;
     stream.set_nodelay(true)?;
     let mut client = peer;
-    if !port.proxies.is_empty() {
+    if port.proxies.contains(peer.ip()) {
         let read = read_proxy_header(&mut stream);
         let origin = tokio::time::timeout_at(until, read)
             .await
@@ -179,11 +177,9 @@ impl Shared {
     /// Counts a connection; for its address, too, when no proxy stands in between.
     pub(super) fn admit(&self, port: &Port, peer: SocketAddr) -> Result<ConnPermit, Failed> {
         let mut permit = self.limits.admit()?;
-        if !port.proxies.is_empty() {
-            if !port.proxies.contains(peer.ip()) {
-                return Err(Failed::NotFromProxy);
-            }
-        } else if !(port.is_http() && self.site.trusts(peer.ip())) {
+        let proxied =
+            port.proxies.contains(peer.ip()) || (port.is_http() && self.site.trusts(peer.ip()));
+        if !proxied {
             permit.name(peer.ip(), Instant::now())?;
         }
         Ok(permit)
@@ -191,7 +187,7 @@ impl Shared {
 
     pub(super) fn refuse(&self, port: &Port, peer: SocketAddr, error: &Failed) {
         let counter = match error {
-            Failed::Refused(_) | Failed::NotFromProxy => &self.stats.refused,
+            Failed::Refused(_) => &self.stats.refused,
             _ => &self.stats.failed,
         };
         counter.fetch_add(1, Ordering::Relaxed);

@@ -221,12 +221,18 @@ async fn a_proxy_header_of_version_2_before_tls() {
 }
 
 #[tokio::test]
-async fn strangers_may_not_send_a_proxy_header() {
+async fn the_header_of_a_stranger_is_not_believed() {
     let mut config = config(&[("c2s", ListenerKind::StartTls)]);
     config.listeners[0].proxy_protocol_from = "192.0.2.0/24".parse().unwrap();
-    let rig = Rig::start(config);
-    is_closed(rig.connect("c2s").await).await;
-    assert_eq!(rig.listeners.stats().refused.load(Ordering::Relaxed), 1);
+    let mut rig = Rig::start(config);
+    let mut stranger = rig.connect("c2s").await;
+    let own = stranger.local_addr().unwrap();
+    let header = b"PROXY TCP4 192.0.2.1 198.51.100.2 777 5222\r\n";
+    stranger.write_all(header).await.unwrap();
+    let mut accepted = rig.next().await;
+    assert_eq!(accepted.peer, own);
+    // It is left to the stream's parser, which refuses it.
+    assert_eq!(accepted.reader.read().await.unwrap(), Chunk::Bytes(header));
     rig.end().await;
 }
 

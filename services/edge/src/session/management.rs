@@ -86,6 +86,14 @@ impl Session {
             Management::On { .. } => {
                 state.answer_until = state.in_last;
                 self.write_ack(&mut state);
+                if state.accepted < state.in_last {
+                    let asked = proto::Asked {
+                        handle: self.handle,
+                        generation: self.generation,
+                        n: state.in_last,
+                    };
+                    self.send(&mut state, Body::Asked(asked));
+                }
             }
         }
         Flow::Continue

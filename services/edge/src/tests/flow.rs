@@ -26,6 +26,9 @@ async fn requests_are_answered_at_once_and_again_when_more_is_accepted() {
         bound.client.until("/>").await,
         "<a xmlns='urn:xmpp:sm:3' h='1'/>"
     );
+    // The owner is told that somebody waits for the rest.
+    let (_, _, asked) = next_frame!(bound.router, Asked);
+    assert_eq!((asked.handle, asked.n), (bound.handle, 3));
     bound.progress(2, 1);
     assert_eq!(
         bound.client.until("/>").await,

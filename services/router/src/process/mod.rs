@@ -112,6 +112,8 @@ pub(crate) struct Shared {
     pub(crate) instances: AtomicU64,
     /// Processes with other hosts or modules than this one, by incarnation.
     mismatches: Mutex<HashSet<u64>>,
+    /// Inputs that nobody waits for are worked together.
+    linger: Arc<sestina_runtime::linger::Linger>,
 }
 
 impl Router {
@@ -178,6 +180,7 @@ impl Router {
             releases: releases::Releases::default(),
             instances: AtomicU64::new(1),
             mismatches: Mutex::default(),
+            linger: sestina_runtime::linger::Linger::new(),
         });
         let router_metrics = Arc::new(Metrics::new(metrics));
         for (index, receiver) in receivers.into_iter().enumerate() {

@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use sestina_proto as proto;
 use sestina_runtime::clock::BootInstant;
+use sestina_runtime::linger::until;
 use sestina_runtime::mailbox::{PushError, Receiver, Sender};
 use sestina_telemetry::{Authority, LeaseEvent, Queue};
 
@@ -30,6 +31,9 @@ async fn work(shared: &Arc<Shared>, worker: &mut Worker, inbox: &mut Receiver<In
     let tick = Duration::from_millis(shared.config.tick_ms);
     loop {
         let wait = if worker.hurried() { HURRIED } else { tick };
+        let wait = worker
+            .progress_due()
+            .map_or(wait, |due| wait.min(until(due)));
         tokio::select! {
             () = token.cancelled() => return,
             taken = tokio::time::timeout(wait, inbox.recv_all(&mut inputs)) => {
@@ -126,7 +130,16 @@ impl Shared {
         let Some(mailbox) = self.workers.get(worker as usize) else {
             return false;
         };
-        let pushed = mailbox.push(input, bytes);
+        let trailing = match &input {
+            Input::Edge { frame, .. } => frame.is_trailing(),
+            Input::Peer { frame, .. } => frame.is_trailing(),
+            _ => false,
+        };
+        let pushed = if trailing {
+            mailbox.push_trailing(input, bytes, &self.linger)
+        } else {
+            mailbox.push(input, bytes)
+        };
         if let Err(PushError::Full(_)) = &pushed {
             self.metrics.queue_full[Queue::Worker].inc();
         }

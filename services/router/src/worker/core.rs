@@ -108,8 +108,12 @@ pub(crate) struct Core {
     pub(crate) now_ms: u64,
     /// Unix milliseconds, for time stamps only.
     pub(crate) wall_ms: i64,
-    /// Sessions whose progress the edge should learn at the end of the turn.
+    /// Sessions whose progress the edge should learn at the next beat.
     pub(crate) touched: Vec<(u16, u128)>,
+    /// When that is.
+    pub(crate) progress_due: u64,
+    /// One of them cannot wait for it: all are told at the end of this turn.
+    pub(crate) progress_hurried: bool,
     /// Numbers the streams of effects that this worker begins.
     pub(crate) streams: u64,
     /// Questions to archives that must see rows which are still on their way.
@@ -170,6 +174,8 @@ impl Core {
             now_ms: 0,
             wall_ms: 0,
             touched: Vec::new(),
+            progress_due: 0,
+            progress_hurried: false,
             streams: 0,
             queries: Vec::new(),
             archive_queries: 0,

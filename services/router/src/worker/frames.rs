@@ -41,6 +41,7 @@ impl Worker {
                 core.passage = Passage::default();
             }
             RouterBody::Acked(acked) => slot.acked(core, lane, acked),
+            RouterBody::Asked(asked) => slot.asked(core, lane, &asked),
             RouterBody::Bind(bind) => slot.bind(core, lane, bind),
             RouterBody::Resume(resume) => slot.resume(core, lane, resume),
             RouterBody::EnableSm(enable) => slot.enable_sm(core, lane, enable),

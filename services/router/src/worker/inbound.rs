@@ -457,6 +457,15 @@ impl Slot {
         self.touch(core, id);
     }
 
+    /// The client wants to know what is accepted: it is told with the turn in which it grows.
+    pub(crate) fn asked(&mut self, core: &mut Core, lane: LaneRef, asked: &proto::Asked) {
+        if let Some(session) = self.attached(lane, asked.handle, asked.generation) {
+            session.asked = session.asked.max(asked.n);
+            let id = session.id;
+            self.touch(core, id);
+        }
+    }
+
     /// The socket is gone (detach, or end if it cannot resume), or the stream was closed (end).
     pub(crate) fn closed(&mut self, core: &mut Core, lane: LaneRef, close: proto::Close) {
         let Some(id) = self.session_of_handle(lane, close.handle) else {

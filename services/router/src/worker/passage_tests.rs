@@ -283,3 +283,48 @@ fn gauges_are_what_there_is() {
         assert_eq!(queue(router, Queue::Session), (0, false));
     }
 }
+
+#[test]
+fn an_edge_hears_of_progress_at_a_beat_or_when_its_client_asks() {
+    let mut router = Router::new(1, &[], || 0);
+    let juliet = "juliet@c.example/balcony";
+    let slot = router.session(juliet, 100);
+    let accepted = |router: &Router| -> Vec<u64> {
+        let bodies = std::mem::take(&mut *router.edge.0.lock());
+        let told = bodies.into_iter().filter_map(|body| match body {
+            EdgeBody::Progress(progress) => Some(progress.items),
+            _ => None,
+        });
+        told.flatten().map(|item| item.accepted).collect()
+    };
+    let say = |n| match inbound(100, juliet, 0, "") {
+        RouterBody::Inbound(first) => RouterBody::Inbound(proto::Inbound { n, ..first }),
+        other => other,
+    };
+    let asked = |n| {
+        RouterBody::Asked(proto::Asked {
+            handle: 100,
+            generation: 1,
+            n,
+        })
+    };
+    router.now_ms += 100;
+    router.turn(Vec::new());
+    accepted(&router);
+    router.edge_says(slot, say(1), 0);
+    assert_eq!(accepted(&router), [0; 0]);
+    let due = router.worker.progress_due().unwrap();
+    assert!(due <= router.now_ms + sestina_runtime::linger::BEAT_MS);
+    router.now_ms = due;
+    router.turn(Vec::new());
+    assert_eq!(accepted(&router), [1]);
+    assert_eq!(router.worker.progress_due(), None);
+    router.edge_says(slot, say(2), 0);
+    router.edge_says(slot, asked(2), 0);
+    assert_eq!(accepted(&router), [2]);
+    // Asked for before it came.
+    router.edge_says(slot, asked(3), 0);
+    assert_eq!(accepted(&router), [0; 0]);
+    router.edge_says(slot, say(3), 0);
+    assert_eq!(accepted(&router), [3]);
+}

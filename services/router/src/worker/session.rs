@@ -121,6 +121,8 @@ pub(crate) struct Session {
     pub(crate) restored: HashSet<EffectKey>,
     pub(crate) released_told: u64,
     pub(crate) accepted_told: u64,
+    /// The client wants to know whether all up to here is accepted.
+    pub(crate) asked: u64,
 
     // registry
     pub(crate) available: Option<Available>,
@@ -182,6 +184,7 @@ impl Session {
             restored: HashSet::default(),
             released_told: 0,
             accepted_told: 0,
+            asked: 0,
             available: None,
             carbons: false,
             offline_pending: false,

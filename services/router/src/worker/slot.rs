@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, VecDeque};
 use sestina_api::key::EffectKey;
 use sestina_proto as proto;
 use sestina_runtime::guard;
+use sestina_runtime::linger::next_beat;
 use sestina_xmpp::jid::Jid;
 
 use super::core::{Core, PeerRef};
@@ -242,12 +243,20 @@ impl Slot {
         (self.epoch, self.archive_counter)
     }
 
-    /// Marks a session for a Progress frame (and more) at the end of the turn.
+    /// Marks a session for a Progress frame (and more): at the next beat, or at the end of the turn
+    /// if its registry record changed or its client waits for an answer.
     pub(crate) fn touch(&mut self, core: &mut Core, session: u128) {
-        if let Some(s) = self.sessions.get_mut(&session)
-            && !s.touched
-        {
+        let Some(s) = self.sessions.get_mut(&session) else {
+            return;
+        };
+        core.progress_hurried |= s.state_dirty
+            || (s.asked > s.accepted_told
+                && core.config.reported(s.accepted, s.settled) > s.accepted_told);
+        if !s.touched {
             s.touched = true;
+            if core.touched.is_empty() {
+                core.progress_due = next_beat(core.now_ms);
+            }
             core.touched.push((self.slot, session));
         }
     }

@@ -60,7 +60,9 @@ impl Worker {
             self.measure();
         }
         self.settle_all(other_workers);
-        self.tell_progress();
+        if self.core.progress_hurried || now_ms >= self.core.progress_due {
+            self.tell_progress();
+        }
         for slot in std::mem::take(&mut self.core.shadow_dirty) {
             if let Some(slot) = self.slots.get_mut(slot) {
                 slot.shadow_flush(&mut self.core);
@@ -323,9 +325,10 @@ impl Worker {
         }
     }
 
-    /// Tells edges what was accepted, settled and released in this turn, one frame for each lane
-    /// and epoch.
+    /// Tells edges what was accepted, settled and released since the last time, one frame for each
+    /// lane and epoch.
     fn tell_progress(&mut self) {
+        self.core.progress_hurried = false;
         let mut items: HashMap<(LaneRef, u16, u64), Vec<proto::ProgressItem>> = HashMap::default();
         for (slot, session) in std::mem::take(&mut self.core.touched) {
             if let Some(slot) = self.slots.get_mut(slot) {
@@ -387,6 +390,11 @@ impl Worker {
     /// Whether something waits for a tick sooner than usual.
     pub(crate) fn hurried(&self) -> bool {
         !self.core.frozen.is_empty()
+    }
+
+    /// When edges are to be told of progress, if there is any.
+    pub(crate) fn progress_due(&self) -> Option<u64> {
+        (!self.core.touched.is_empty()).then_some(self.core.progress_due)
     }
 
     fn command(&mut self, command: Command) {

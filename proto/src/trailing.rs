@@ -1,0 +1,63 @@
+//! Which frames nobody waits for: acknowledgements and counters, which may stay a moment in a queue
+//! until something else leaves. Order within a lane is kept all the same.
+
+use crate::{PeerFrame, ToRouter, peer_frame, to_router};
+
+impl ToRouter {
+    /// Whether it may wait for company.
+    pub fn is_trailing(&self) -> bool {
+        matches!(
+            self.body,
+            Some(to_router::Body::LaneAck(_) | to_router::Body::Acked(_))
+        )
+    }
+}
+
+impl PeerFrame {
+    /// Whether it may wait for company. An answer that brings a stanza or a refusal may not.
+    pub fn is_trailing(&self) -> bool {
+        match &self.body {
+            Some(peer_frame::Body::EffectDone(done)) => done.owner && done.reply.is_none(),
+            Some(peer_frame::Body::RoomAck(ack)) => ack.not_owner.is_empty(),
+            Some(peer_frame::Body::Marks(_) | peer_frame::Body::MarkQuery(_)) => true,
+            _ => false,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Acked, EffectDone, Inbound, Stanza};
+
+    fn to_router(body: to_router::Body) -> ToRouter {
+        ToRouter {
+            body: Some(body),
+            ..ToRouter::default()
+        }
+    }
+
+    #[test]
+    fn what_carries_a_stanza_does_not_wait() {
+        assert!(to_router(to_router::Body::Acked(Acked::default())).is_trailing());
+        assert!(!to_router(to_router::Body::Inbound(Inbound::default())).is_trailing());
+        let done = |done| {
+            let body = Some(peer_frame::Body::EffectDone(done));
+            PeerFrame {
+                body,
+                ..PeerFrame::default()
+            }
+        };
+        let owner = EffectDone {
+            owner: true,
+            ..EffectDone::default()
+        };
+        assert!(done(owner.clone()).is_trailing());
+        let reply = Some(Stanza::default());
+        assert!(!done(EffectDone { reply, ..owner }).is_trailing());
+        assert!(
+            !done(EffectDone::default()).is_trailing(),
+            "a refusal is acted on at once"
+        );
+    }
+}
