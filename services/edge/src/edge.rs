@@ -203,7 +203,8 @@ impl Drop for Edge {
 }
 
 fn accept(shared: &Arc<Shared>, accepted: Accepted) {
-    shared
-        .tasks
-        .spawn("connection", driver::run(Arc::clone(shared), accepted));
+    shared.tasks.spawn(
+        "connection",
+        driver::run(Arc::clone(shared), Box::new(accepted)),
+    );
 }

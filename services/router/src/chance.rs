@@ -4,7 +4,7 @@
 
 /// The seeds of hash tables.
 #[cfg(not(test))]
-type Seeds = std::collections::hash_map::RandomState;
+type Seeds = foldhash::fast::RandomState;
 #[cfg(test)]
 type Seeds = std::hash::BuildHasherDefault<std::collections::hash_map::DefaultHasher>;
 

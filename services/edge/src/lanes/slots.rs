@@ -30,7 +30,7 @@ pub(crate) struct Slot {
     /// By handle; those without a socket too, until the owner has taken them over.
     pub(crate) sessions: HashMap<u64, Arc<Session>>,
     /// By handle.
-    pub(crate) pending: HashMap<u64, Pending>,
+    pub(crate) pending: HashMap<u64, Box<Pending>>,
 }
 
 impl Slot {

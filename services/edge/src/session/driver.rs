@@ -45,7 +45,7 @@ impl Drop for Counted {
 }
 
 /// Drives one connection to its end.
-pub(crate) async fn run(shared: Arc<Shared>, accepted: Accepted) {
+pub(crate) async fn run(shared: Arc<Shared>, accepted: Box<Accepted>) {
     shared.metrics.count(Count::Connections, 1);
     shared.metrics.level(Level::Sockets, 1);
     shared.metrics.level(Level::Logins, 1);
@@ -78,10 +78,13 @@ struct Socket {
 }
 
 /// The login, in a box of its own that is gone when the session begins.
-async fn login(shared: &Arc<Shared>, accepted: Accepted) -> Option<(Arc<Session>, Socket)> {
+async fn login(
+    shared: &Arc<Shared>,
+    accepted: Box<Accepted>,
+) -> Option<(Arc<Session>, Box<Socket>)> {
     let shared = Arc::clone(shared);
     let work = Box::pin(async move {
-        let mut connection = Connection::new(&shared, accepted);
+        let mut connection = Connection::new(&shared, *accepted);
         let limit = shared.config.login_time;
         let result = tokio::select! {
             () = shared.stop.cancelled() => {
@@ -104,11 +107,11 @@ async fn login(shared: &Arc<Shared>, accepted: Accepted) -> Option<(Arc<Session>
                 } = connection;
                 Some((
                     session,
-                    Socket {
+                    Box::new(Socket {
                         reader,
                         parser,
                         bucket,
-                    },
+                    }),
                 ))
             }
             Err(end) => {
@@ -121,7 +124,7 @@ async fn login(shared: &Arc<Shared>, accepted: Accepted) -> Option<(Arc<Session>
 }
 
 /// A bound stream, until it ends.
-async fn serve(shared: &Arc<Shared>, session: &Arc<Session>, mut socket: Socket) {
+async fn serve(shared: &Arc<Shared>, session: &Arc<Session>, mut socket: Box<Socket>) {
     loop {
         // What came with the bind, or was left by a pause.
         let mut flow = drain(shared, session, &mut socket.parser);
@@ -165,9 +168,10 @@ async fn serve(shared: &Arc<Shared>, session: &Arc<Session>, mut socket: Socket)
     }
     // Nothing happens here if the stream was closed in order.
     session.lose(shared);
+    let Socket { reader, .. } = *socket;
     tokio::select! {
         () = shared.stop.cancelled() => {}
-        () = socket.reader.finish(LAST_WORD) => {}
+        () = reader.finish(LAST_WORD) => {}
     }
 }
 

@@ -118,7 +118,7 @@ impl Shared {
         if !pending.send(number, &slot) {
             self.wait_for_owner(number, &mut slot);
         }
-        slot.pending.insert(handle, pending);
+        slot.pending.insert(handle, Box::new(pending));
     }
 
     /// The socket that waited is gone, or gave up. If there is a session already, nobody took it.
@@ -140,7 +140,7 @@ impl Shared {
         if slot.sessions.contains_key(&bound.handle) {
             return None;
         }
-        let Some(pending) = slot.pending.remove(&bound.handle) else {
+        let Some(pending) = slot.pending.remove(&bound.handle).map(|p| *p) else {
             self.stray(number, slot, bound.handle, bound.generation);
             return None;
         };
@@ -170,7 +170,7 @@ impl Shared {
         if slot.sessions.contains_key(&resumed.handle) {
             return None;
         }
-        let Some(pending) = slot.pending.remove(&resumed.handle) else {
+        let Some(pending) = slot.pending.remove(&resumed.handle).map(|p| *p) else {
             self.stray(number, slot, resumed.handle, resumed.generation);
             return None;
         };
@@ -201,7 +201,7 @@ impl Shared {
 
     /// Refused: the login task answers the client, which may try something else.
     pub(crate) fn take_refused(&self, slot: &mut Slot, refused: proto::Refused) {
-        let Some(pending) = slot.pending.remove(&refused.handle) else {
+        let Some(pending) = slot.pending.remove(&refused.handle).map(|p| *p) else {
             return;
         };
         self.metrics.count(Count::Refused, 1);

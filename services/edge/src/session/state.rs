@@ -274,7 +274,8 @@ impl State {
             self.held_in_bytes = self.held_in_bytes.saturating_sub(held.weight as usize);
             self.held_in.pop_front();
         }
-        if self.held_in.is_empty() && self.held_in.capacity() > 8 {
+        // Most sessions are idle most of the time.
+        if self.held_in.is_empty() {
             self.held_in = VecDeque::new();
         }
     }

@@ -26,7 +26,7 @@ impl Slot {
             .filter(|(_, seen)| matches!(seen, Seen::Done { .. }));
         now.extend(done.map(|(place, _)| (place.0, place.1)).take(LIMIT));
         for session in self.sessions.values() {
-            now.extend(session.unreleased.values().map(|k| (k.origin, k.n)).take(4));
+            now.extend(session.unreleased.keys().map(|k| (k.origin, k.n)).take(4));
         }
         let mut asked: BTreeMap<u16, HashSet<u128>> = BTreeMap::new();
         for (origin, _) in now.intersection(&before).take(LIMIT) {

@@ -34,6 +34,7 @@ pub(crate) mod shadow;
 pub(crate) mod slot;
 mod takeover;
 pub(crate) mod turn;
+mod unreleased;
 pub(crate) mod work;
 
 use slot::Slot;

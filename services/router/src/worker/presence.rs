@@ -60,10 +60,10 @@ impl Slot {
         };
         let priority = priority_of(&wire);
         let before = session.priority();
-        session.available = Some(Available {
+        session.available = Some(Box::new(Available {
             priority,
             stanza: wire.clone(),
-        });
+        }));
         session.state_dirty = true;
         let bare = session.jid.bare();
         self.tell_own_sessions(core, id, n, &bare, wire, work);

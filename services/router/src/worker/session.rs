@@ -4,7 +4,7 @@
 //! holds what was sent and not acknowledged by the client. Until a delivery is held by a second
 //! process (the edge, or the shadow of a detached session) its work stays open.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use sestina_api::key::{EffectKey, EffectKind, join, split};
@@ -13,6 +13,7 @@ use sestina_xmpp::jid::Jid;
 
 use super::core::{Core, LaneRef};
 use super::passage::Passage;
+use super::unreleased::Unreleased;
 use super::work::WorkId;
 use crate::chance::{HashMap, HashSet};
 
@@ -116,7 +117,7 @@ pub(crate) struct Session {
     /// Bytes given to the edge and not written by it.
     pub(crate) flying_bytes: usize,
     /// Numbers whose origin may still replay them.
-    pub(crate) unreleased: BTreeMap<u64, EffectKey>,
+    pub(crate) unreleased: Unreleased,
     /// Keys known from an edge or the shadow after a takeover: their effects may come again.
     pub(crate) restored: HashSet<EffectKey>,
     pub(crate) released_told: u64,
@@ -125,7 +126,7 @@ pub(crate) struct Session {
     pub(crate) asked: u64,
 
     // registry
-    pub(crate) available: Option<Available>,
+    pub(crate) available: Option<Box<Available>>,
     pub(crate) carbons: bool,
     /// Offline messages are being read: bare-JID messages queue behind them.
     pub(crate) offline_pending: bool,
@@ -180,7 +181,7 @@ impl Session {
             queue: VecDeque::new(),
             queue_bytes: 0,
             flying_bytes: 0,
-            unreleased: BTreeMap::new(),
+            unreleased: Unreleased::default(),
             restored: HashSet::default(),
             released_told: 0,
             accepted_told: 0,
@@ -341,6 +342,10 @@ impl Session {
                 self.queue_bytes = self.queue_bytes.saturating_sub(item.weight);
             }
         }
+        if self.queue.is_empty() {
+            // Most sessions are idle most of the time.
+            self.queue = VecDeque::new();
+        }
         self.sent = self.sent.max(self.acked);
         self.written = self.written.max(self.acked);
         self.held = self.held.max(self.acked);
@@ -349,52 +354,48 @@ impl Session {
 
     /// The origin can never replay what this number carried.
     pub(crate) fn release(&mut self, number: u64) {
-        if let Some(key) = self.unreleased.remove(&number) {
+        if let Some(key) = self.unreleased.remove(number) {
             self.restored.remove(&key);
         }
     }
 
     /// The same for all that came from one origin up to its mark.
     pub(crate) fn release_origin(&mut self, origin: u128, mark: u64) -> bool {
-        let before = self.unreleased.len();
-        self.unreleased
-            .retain(|_, key| key.origin != origin || key.n > mark);
+        let released = self
+            .unreleased
+            .retain(|key| key.origin != origin || key.n > mark);
         if !self.restored.is_empty() {
             self.restored
                 .retain(|key| key.origin != origin || key.n > mark);
         }
-        self.unreleased.len() != before
+        released
     }
 
     /// The cheap part of [`Session::release_origin`]: what is first in line.
     pub(crate) fn release_front(&mut self, origin: u128, mark: u64) {
-        while let Some(first) = self.unreleased.first_entry()
-            && first.get().origin == origin
-            && first.get().n <= mark
+        while let Some((number, key)) = self.unreleased.first()
+            && key.origin == origin
+            && key.n <= mark
         {
-            let key = first.remove();
+            self.unreleased.remove(number);
             self.restored.remove(&key);
         }
     }
 
     /// The number under which an effect was queued, while its origin may replay it.
     pub(crate) fn number_of(&self, key: EffectKey) -> Option<u64> {
-        self.unreleased
-            .iter()
-            .rev()
-            .find(|(_, k)| **k == key)
-            .map(|(n, _)| *n)
+        self.unreleased.number_of(key)
     }
 
     /// All numbers up to here are released.
     pub(crate) fn released(&self) -> u64 {
-        self.unreleased.keys().next().map_or(self.next, |n| n - 1)
+        self.unreleased.first().map_or(self.next, |(n, _)| n - 1)
     }
 
     /// Whether this session got that effect (or a copy of it) and still knows.
     pub(crate) fn has_had(&self, key: EffectKey) -> bool {
         self.unreleased
-            .values()
+            .keys()
             .any(|k| k.origin == key.origin && k.n == key.n)
     }
 
@@ -488,9 +489,11 @@ impl Session {
             in_base: state.in_base,
             out_base: state.out_base,
         });
-        session.available = state.presence.map(|stanza| Available {
-            priority: super::presence::priority_of(&stanza),
-            stanza,
+        session.available = state.presence.map(|stanza| {
+            Box::new(Available {
+                priority: super::presence::priority_of(&stanza),
+                stanza,
+            })
         });
         session.carbons = state.carbons;
         session.joined = state

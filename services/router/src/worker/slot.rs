@@ -99,7 +99,7 @@ pub(crate) struct Slot {
     pub(crate) slot: u16,
     pub(crate) epoch: u64,
     pub(crate) phase: Phase,
-    pub(crate) sessions: HashMap<u128, Session>,
+    pub(crate) sessions: HashMap<u128, Box<Session>>,
     /// (edge incarnation, handle) -> session.
     pub(crate) handles: HashMap<(u64, u64), u128>,
     /// Bare JID -> its sessions, in order of binding.
@@ -210,7 +210,7 @@ impl Slot {
             .get(bare)
             .into_iter()
             .flatten()
-            .filter_map(|id| self.sessions.get(id))
+            .filter_map(|id| self.sessions.get(id).map(Box::as_ref))
             .filter(|s| s.is_live())
     }
 
@@ -219,11 +219,11 @@ impl Slot {
             .entry(session.jid.bare())
             .or_default()
             .push(session.id);
-        self.sessions.insert(session.id, session);
+        self.sessions.insert(session.id, Box::new(session));
     }
 
     pub(crate) fn remove_session(&mut self, id: u128) -> Option<Session> {
-        let session = self.sessions.remove(&id)?;
+        let session = *self.sessions.remove(&id)?;
         if let Some((lane, handle)) = session.edge() {
             self.handles.remove(&(lane.edge, handle));
         }
