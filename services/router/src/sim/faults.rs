@@ -174,12 +174,19 @@ impl World {
         }
     }
 
+    /// It never rests: what is wrong all the time may be why.
+    fn restless(&self) -> Vec<String> {
+        let mut wrong = vec!["it does not come to rest".to_owned()];
+        wrong.extend(check(self));
+        wrong
+    }
+
     fn come_to_rest(&mut self) -> Vec<String> {
         // Longer than a suspension and the waits of clients last.
         let until = self.now + 8000;
         while self.now < until {
             if !self.rest(400, 20_000) {
-                return vec!["it does not come to rest".to_owned()];
+                return self.restless();
             }
             let waits = self
                 .clients
@@ -196,7 +203,7 @@ impl World {
         for _ in 0..2 {
             talk::acknowledge_all(self);
             if !self.rest(900, 10_000) {
-                return vec!["it does not come to rest".to_owned()];
+                return self.restless();
             }
         }
         let wrong = check(self);

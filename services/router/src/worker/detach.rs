@@ -49,6 +49,9 @@ impl Slot {
             failpoint!("router.detached_stored");
             *committed = true;
             session.on_held(core, number);
+            for work in session.state_waits.drain(..) {
+                core.part_done(work);
+            }
             self.maybe_detached(core, id);
         }
     }
@@ -238,6 +241,9 @@ impl Slot {
         let queue: Vec<(u64, OutItem)> =
             (session.acked + 1..).zip(session.queue.drain(..)).collect();
         let (written, sm) = (session.written, session.sm.is_some());
+        for work in session.state_waits.drain(..) {
+            core.part_done(work);
+        }
         let n = session.accepted + 1;
         session.ended_from = edge;
         if let Some((lane, handle)) = edge {

@@ -523,6 +523,9 @@ impl Slot {
             };
             core.send_edge(lane, slot, epoch, Body::KeepState(keep));
         }
+        for work in session.state_waits.drain(..) {
+            core.state_told(lane, work);
+        }
         let accepted = core.config.reported(session.accepted, session.settled);
         // What was not sent yet is told when it was: the edge cannot note it before.
         let released = session.released().min(session.sent);

@@ -214,11 +214,19 @@ impl Core {
         }
     }
 
-    /// Notes that this turn's batch carries a registry record that a work waits for.
+    /// Notes that a work waits for a registry record that this turn's batch carries, or one
+    /// before it. Done at once where the edge has all of them, and between two connections: the
+    /// record is told again when the lane opens.
     pub(crate) fn state_told(&mut self, lane: LaneRef, work: WorkId) {
-        match self.lanes.get_mut(&lane) {
-            Some(state) => state.flying.push(InFlight::State { work }),
-            // Between two connections: the record is told again when the lane opens.
+        let told = self.lanes.get_mut(&lane).and_then(|state| {
+            if state.out.is_empty() && state.deliver.is_none() {
+                state.unacked.back_mut().map(|(_, flying)| flying)
+            } else {
+                Some(&mut state.flying)
+            }
+        });
+        match told {
+            Some(flying) => flying.push(InFlight::State { work }),
             None => self.part_done(work),
         }
     }

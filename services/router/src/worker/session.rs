@@ -139,6 +139,8 @@ pub(crate) struct Session {
     pub(crate) touched: bool,
     /// The edge must get a new registry record.
     pub(crate) state_dirty: bool,
+    /// Works that wait until a second process has the record.
+    pub(crate) state_waits: Vec<WorkId>,
     /// Lane and handle of the lost socket, until the edge was told to drop its copies.
     pub(crate) detached_from: Option<(LaneRef, u64)>,
     /// The same of a session that ended.
@@ -192,6 +194,7 @@ impl Session {
             directed: HashSet::default(),
             touched: false,
             state_dirty: false,
+            state_waits: Vec::new(),
             detached_from: None,
             ended_from: None,
             older: Vec::new(),

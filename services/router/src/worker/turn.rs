@@ -199,7 +199,9 @@ impl Worker {
             .values()
             .flatten()
             .map(super::receive::Parked::work);
-        let works: Vec<WorkId> = queued.chain(pending).chain(parked).collect();
+        let records = slot.sessions.values().flat_map(|s| &s.state_waits).copied();
+        let all = queued.chain(pending).chain(parked).chain(records);
+        let works: Vec<WorkId> = all.collect();
         for work in works {
             if let Some(OnDone::RoomEvent { ack, .. }) = self.core.works.done_mut(work) {
                 ack.done.retain(|s| *s != slot.slot);
