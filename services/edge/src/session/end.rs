@@ -107,12 +107,10 @@ impl Session {
         self.wire.close(CloseKind::AfterFlush);
     }
 
-    /// Another attachment goes on with the session, but does not have what came in here: that is
-    /// held until the owner has settled it (Detached).
+    /// Another attachment goes on with the session, but does not have what came and went here: that
+    /// is held until it has, or the owner has settled it (Detached).
     pub(crate) fn supersede(&self, shared: &Shared, condition: &str, text: &str) {
         let mut state = self.state.lock();
-        state.held_out = Default::default();
-        state.unacked_bytes = 0;
         if state.phase != Phase::Open {
             return;
         }

@@ -478,7 +478,6 @@ impl Edge {
                     return;
                 };
                 if close.keep {
-                    s.held_out.clear();
                     if s.phase == Phase::Open {
                         s.phase = Phase::Lost;
                         hands.write(s.sock, FromServer::Error(close.condition));

@@ -192,10 +192,10 @@ impl World {
                 .clients
                 .iter()
                 .any(|c| (c.wanted && !c.is_online()) || matches!(c.mode, Mode::Broken { .. }))
-                || self
-                    .hosts
-                    .iter()
-                    .any(|h| matches!(h.life, Life::Suspended { .. }));
+                || self.hosts.iter().any(|h| {
+                    // Whom its client has forgotten is forgotten when its time is over.
+                    matches!(h.life, Life::Suspended { .. }) || h.has_detached()
+                });
             if !waits {
                 break;
             }

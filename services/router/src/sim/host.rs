@@ -109,6 +109,15 @@ impl Host {
         self.life == Life::Running
     }
 
+    /// Whether a session waits for a resumption here.
+    pub(super) fn has_detached(&self) -> bool {
+        let mut slots = self.workers.iter().flat_map(|w| w.slots.iter());
+        slots.any(|slot| {
+            let mut sessions = slot.sessions.values();
+            sessions.any(|s| s.is_live() && s.edge().is_none())
+        })
+    }
+
     pub(super) fn push(&mut self, worker: usize, input: Input) {
         if let Some(inbox) = self.inbox.get_mut(worker) {
             inbox.push_back(input);

@@ -56,8 +56,8 @@ impl Slot {
         }
     }
 
-    /// Tells the edge to drop its copies, once the shadow has the session and all that the
-    /// client sent is settled.
+    /// Tells the edge to drop its copies, once the shadow has the session, all that the client
+    /// sent is settled, and no key is needed of what it took.
     pub(crate) fn maybe_detached(&mut self, core: &mut Core, id: u128) {
         let (slot, epoch) = (self.slot, self.epoch);
         let Some(session) = self.sessions.get_mut(&id) else {
@@ -70,7 +70,14 @@ impl Slot {
                 ..
             }
         );
-        if !committed || session.settled < session.accepted {
+        if !committed {
+            return;
+        }
+        self.release_older(core, id);
+        let Some(session) = self.sessions.get_mut(&id) else {
+            return;
+        };
+        if session.settled < session.accepted || session.released() < session.acked {
             return;
         }
         let Some((lane, handle)) = session.detached_from.take() else {
@@ -155,9 +162,9 @@ impl Slot {
             }
         }
         for session in self.sessions.values_mut() {
-            let older = session.older.len();
-            session.older.retain(|o| o.lane.edge != edge);
-            if session.older.len() < older {
+            let settled = session.settled;
+            let lost = session.older.extract_if(.., |o| o.lane.edge == edge);
+            if lost.filter(|o| o.until > settled).count() > 0 {
                 session.promised = 0;
             }
             if session
@@ -250,6 +257,7 @@ impl Slot {
             self.handles.remove(&(lane.edge, handle));
         }
         core.metrics.ended();
+        self.release_older(core, id);
         self.return_unacknowledged(core, &jid, queue, written, sm, work);
         if was.is_some() {
             self.tell_own(core, id, n, &jid, work);
@@ -365,11 +373,30 @@ impl Slot {
                 session.settled_told = 0;
                 session.released_told = 0;
                 session.state_dirty = true;
+                if session.spare.is_some() {
+                    // It took the session before, or asks for it again first.
+                    core.attached_told(lane, slot, session);
+                }
                 touched.push(session.id);
+            }
+            for older in session.older.iter().filter(|o| o.lane == lane) {
+                let close = superseded(older.handle, older.generation);
+                core.send_edge(lane, slot, epoch, close);
             }
         }
         for id in touched {
             self.touch(core, id);
         }
     }
+}
+
+/// Tells an edge that another attachment has the session; what it holds of it stays for now.
+pub(crate) fn superseded(handle: u64, generation: u32) -> Body {
+    Body::Close(proto::CloseSession {
+        handle,
+        generation,
+        condition: "conflict".to_owned(),
+        text: "resumed by another connection".to_owned(),
+        keep: true,
+    })
 }

@@ -54,11 +54,21 @@ impl Worker {
             match held {
                 InFlight::Delivery {
                     slot,
+                    generation,
                     session,
                     number,
                 } => {
                     if let Some(slot) = self.slots.get_mut(slot) {
-                        slot.deliveries_held(&mut self.core, session, number);
+                        slot.deliveries_held(&mut self.core, lane, session, generation, number);
+                    }
+                }
+                InFlight::Attached {
+                    slot,
+                    attached_no,
+                    session,
+                } => {
+                    if let Some(slot) = self.slots.get_mut(slot) {
+                        slot.attachment_held(&mut self.core, session, attached_no);
                     }
                 }
                 InFlight::Settled {

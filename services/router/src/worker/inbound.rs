@@ -9,7 +9,7 @@ use sestina_xmpp::stanza::Stanza;
 use sestina_xmpp::stanza::error::Condition;
 
 use super::core::{Core, LaneRef};
-use super::session::{Attachment, Older, Session, StreamManagement, Unsettled};
+use super::session::{Attachment, Older, Session, Spare, StreamManagement, Unsettled};
 use super::slot::{Slot, new_origin};
 use super::work::OnDone;
 use crate::chance::HashMap;
@@ -151,11 +151,10 @@ impl Slot {
         let old = session.edge().filter(|_| !repeated);
         let holder = old.or(session.detached_from);
         let old_generation = session.generation;
-        let keep = !repeated && session.settled < session.accepted;
         if !repeated {
             session.generation += 1;
         }
-        if let Some((lane, handle)) = holder.filter(|_| keep) {
+        if let Some((lane, handle)) = holder {
             session.older.push(Older {
                 lane,
                 handle,
@@ -172,6 +171,15 @@ impl Slot {
         session.state_dirty = true;
         session.on_acked(core, acked);
         session.rewind();
+        if !repeated {
+            session.spare = Some(Spare {
+                out: session.next,
+                keys: session.acked,
+            });
+        }
+        session.attached_no += 1;
+        session.edge_knows = false;
+        session.edge_has = 0;
         // Told again to the new edge.
         session.settled_told = 0;
         session.accepted_told = 0;
@@ -197,21 +205,15 @@ impl Slot {
             if guard!("generation") {
                 self.handles.remove(&(old_lane.edge, old_handle));
             }
-            let close = proto::CloseSession {
-                handle: old_handle,
-                generation: old_generation,
-                condition: "conflict".to_owned(),
-                text: "resumed by another connection".to_owned(),
-                keep,
-            };
-            core.send_edge(old_lane, self.slot, self.epoch, Body::Close(close));
+            let close = super::detach::superseded(old_handle, old_generation);
+            core.send_edge(old_lane, self.slot, self.epoch, close);
         }
         core.send_edge(lane, self.slot, self.epoch, Body::Resumed(resumed));
         if let Some(session) = self.sessions.get_mut(&id) {
+            core.attached_told(lane, self.slot, session);
             session.pump(core, self.slot, self.epoch);
         }
         core.metrics.resumed();
-        self.shadow_delete_session(core, id);
         self.touch(core, id);
     }
 
@@ -408,23 +410,10 @@ impl Slot {
             session.unsettled.pop_front();
             session.settled += 1;
         }
-        let settled = session.settled;
-        let (done, open) = session.older.drain(..).partition(|o| o.until <= settled);
-        session.older = open;
-        let done: Vec<Older> = done;
         failpoint!("router.settled");
         let all_settled = session.settled == session.accepted;
         let over = session.all_told;
-        for Older {
-            lane,
-            handle,
-            generation,
-            ..
-        } in done
-        {
-            let gone = proto::Detached { handle, generation };
-            core.send_edge(lane, self.slot, self.epoch, Body::Detached(gone));
-        }
+        self.release_older(core, id);
         self.touch(core, id);
         if all_settled && over {
             self.session_ended(core, id);
@@ -451,6 +440,8 @@ impl Slot {
             );
         }
         session.on_written(acked.written);
+        session.edge_knows = true;
+        session.edge_has = session.edge_has.max(acked.number);
         if session.sent < session.next {
             session.pump(core, slot, epoch);
         }
@@ -492,9 +483,56 @@ impl Slot {
     }
 
     /// An edge acknowledged a batch: these deliveries are held by two processes.
-    pub(crate) fn deliveries_held(&mut self, core: &mut Core, id: u128, number: u64) {
-        if let Some(session) = self.sessions.get_mut(&id) {
-            session.on_held(core, number);
+    pub(crate) fn deliveries_held(
+        &mut self,
+        core: &mut Core,
+        lane: LaneRef,
+        id: u128,
+        generation: u32,
+        number: u64,
+    ) {
+        let Some(session) = self.sessions.get_mut(&id) else {
+            return;
+        };
+        session.on_held(core, number);
+        if session.spare.is_some()
+            && session.edge_knows
+            && session.generation == generation
+            && session.edge().is_some_and(|(l, _)| l == lane)
+        {
+            session.edge_has = session.edge_has.max(number);
+            self.release_older(core, id);
+        }
+    }
+
+    /// An edge took the answer to a resumption: it has the session.
+    pub(crate) fn attachment_held(&mut self, core: &mut Core, id: u128, attached_no: u32) {
+        if let Some(session) = self.sessions.get_mut(&id)
+            && session.attached_no == attached_no
+        {
+            session.edge_knows = true;
+            session.edge_has = session.edge_has.max(session.acked);
+            self.release_older(core, id);
+        }
+    }
+
+    /// What the attachments before this one and the shadow hold of a session can go, once it is
+    /// settled or held by the edge that has it now.
+    pub(crate) fn release_older(&mut self, core: &mut Core, id: u128) {
+        let Some(session) = self.sessions.get_mut(&id) else {
+            return;
+        };
+        let done = session.older_done();
+        let spare_done = session.spare_done();
+        for older in done {
+            let gone = proto::Detached {
+                handle: older.handle,
+                generation: older.generation,
+            };
+            core.send_edge(older.lane, self.slot, self.epoch, Body::Detached(gone));
+        }
+        if spare_done {
+            self.shadow_delete_session(core, id);
         }
     }
 
@@ -511,7 +549,8 @@ impl Slot {
         };
         session.touched = false;
         let Some((lane, handle)) = session.edge() else {
-            return;
+            // Its keys may have been all that the edge was needed for.
+            return self.maybe_detached(core, id);
         };
         if session.state_dirty {
             session.state_dirty = false;
@@ -546,6 +585,9 @@ impl Slot {
                     settled: session.settled,
                     released,
                 });
+        }
+        if session.spare.is_some() {
+            self.release_older(core, id);
         }
     }
 }

@@ -11,6 +11,7 @@ use sestina_runtime::failpoint;
 
 use super::core::{Core, LaneRef, PeerRef};
 use super::passage::{self, Passage};
+use super::session::Session;
 use super::work::WorkId;
 
 /// What an edge will hold, or know, once its lane acknowledges the batch.
@@ -19,8 +20,15 @@ pub(crate) enum InFlight {
     /// A delivery: held twice then.
     Delivery {
         slot: u16,
+        generation: u32,
         session: u128,
         number: u64,
+    },
+    /// A resumed session: it is at that edge then.
+    Attached {
+        slot: u16,
+        attached_no: u32,
+        session: u128,
     },
     /// That all up to here is settled: the edge has dropped its copies and will not replay them.
     Settled {
@@ -147,7 +155,7 @@ impl Core {
         let Some(state) = self.lanes.get_mut(&lane) else {
             return;
         };
-        let number = target.number;
+        let (number, generation) = (target.number, target.generation);
         let deliver = state.deliver.get_or_insert_with(proto::Deliver::default);
         let payload = Arc::as_ptr(stanza) as usize;
         let wire_key = proto::Key::from(key);
@@ -169,6 +177,7 @@ impl Core {
         deliver.targets.push(proto::Target { variant, ..target });
         state.flying.push(InFlight::Delivery {
             slot,
+            generation,
             session,
             number,
         });
@@ -210,6 +219,17 @@ impl Core {
                 slot,
                 session,
                 settled,
+            });
+        }
+    }
+
+    /// Notes that this turn's batch tells the edge of a session that it has.
+    pub(crate) fn attached_told(&mut self, lane: LaneRef, slot: u16, session: &Session) {
+        if let Some(state) = self.lanes.get_mut(&lane) {
+            state.flying.push(InFlight::Attached {
+                slot,
+                attached_no: session.attached_no,
+                session: session.id,
             });
         }
     }

@@ -48,6 +48,17 @@ pub(crate) struct OutItem {
     pub(crate) passage: Passage,
 }
 
+impl OutItem {
+    /// Its form in the shadow and in reports.
+    pub(crate) fn outbound(&self, number: u64) -> proto::Outbound {
+        proto::Outbound {
+            number,
+            key: Some(self.key.into()),
+            stanza: Some((*self.stanza).clone()),
+        }
+    }
+}
+
 /// A stanza of the client that is not settled.
 #[derive(Debug, Default)]
 pub(crate) struct Unsettled {
@@ -64,6 +75,16 @@ pub(crate) struct Older {
     pub(crate) generation: u32,
     /// Its stanzas were accepted up to here.
     pub(crate) until: u64,
+}
+
+/// What attachments before this one, and the shadow, hold of a session that was resumed: all of it
+/// stays where it is until the edge that has the socket now has it too.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Spare {
+    /// Deliveries up to here.
+    pub(crate) out: u64,
+    /// Keys of what the client has acknowledged, up to here.
+    pub(crate) keys: u64,
 }
 
 /// Presence as last broadcast.
@@ -147,6 +168,13 @@ pub(crate) struct Session {
     pub(crate) ended_from: Option<(LaneRef, u64)>,
     /// Attachments before this one that hold something.
     pub(crate) older: Vec<Older>,
+    /// Held elsewhere until the edge has it.
+    pub(crate) spare: Option<Spare>,
+    /// Counts the answers to resumptions; the edge has taken the last one, and has deliveries up to
+    /// there.
+    pub(crate) attached_no: u32,
+    pub(crate) edge_knows: bool,
+    pub(crate) edge_has: u64,
     /// It ended, and all but what it had sent is done.
     pub(crate) all_told: bool,
     /// Listed to send its mark to other slots.
@@ -198,6 +226,10 @@ impl Session {
             detached_from: None,
             ended_from: None,
             older: Vec::new(),
+            spare: None,
+            attached_no: 0,
+            edge_knows: true,
+            edge_has: 0,
             all_told: false,
             mark_due: false,
         }
@@ -389,6 +421,35 @@ impl Session {
     /// All numbers up to here are released.
     pub(crate) fn released(&self) -> u64 {
         self.unreleased.keys().next().map_or(self.next, |n| n - 1)
+    }
+
+    /// Whether nothing is held for it elsewhere that a new owner would need.
+    fn needs_no_spare(&self) -> bool {
+        let released = self.released();
+        match self.attachment {
+            Attachment::Edge { .. } => self.spare.is_none_or(|spare| {
+                self.edge_knows && self.edge_has >= spare.out && released >= spare.keys
+            }),
+            Attachment::Detached { committed, .. } => committed && released >= self.acked,
+            Attachment::Ending => true,
+        }
+    }
+
+    /// The attachments before this one that hold nothing any more that is needed.
+    pub(crate) fn older_done(&mut self) -> Vec<Older> {
+        if !self.needs_no_spare() {
+            return Vec::new();
+        }
+        let settled = self.settled;
+        self.older
+            .extract_if(.., |older| older.until <= settled)
+            .collect()
+    }
+
+    /// Whether the spare copies have just become superfluous.
+    pub(crate) fn spare_done(&mut self) -> bool {
+        let attached = matches!(self.attachment, Attachment::Edge { .. });
+        attached && self.needs_no_spare() && self.spare.take().is_some()
     }
 
     /// Whether this session got that effect (or a copy of it) and still knows.

@@ -127,7 +127,8 @@ impl Slot {
 
     /// An attached session is with its edge again, so that a copy in the shadow would grow old.
     pub(crate) fn shadow_delete_spilled(&mut self, core: &mut Core, id: u128) {
-        if self.sessions.get(&id).is_some_and(|s| s.edge().is_some()) {
+        let is_spare = |s: &Session| s.edge().is_some() && s.spare.is_none();
+        if self.sessions.get(&id).is_some_and(is_spare) {
             self.shadow_delete_session(core, id);
         }
     }
@@ -324,7 +325,7 @@ impl Slot {
         if let Some(id) = object.strip_prefix("s:") {
             let id = u128::from_str_radix(id, 16).ok()?;
             let session = self.sessions.get(&id)?;
-            if session.edge().is_some() && !self.is_spilled() {
+            if session.edge().is_some() && session.spare.is_none() && !self.is_spilled() {
                 return None;
             }
             let mut fields = vec![("meta".to_owned(), session.record().encode_to_vec().into())];
@@ -396,12 +397,10 @@ impl Slot {
 fn queue_field(session: &Session, number: u64) -> Option<(String, Bytes)> {
     let index = usize::try_from(number.checked_sub(session.acked + 1)?).ok()?;
     let item = session.queue.get(index)?;
-    let outbound = proto::Outbound {
-        number,
-        key: Some(item.key.into()),
-        stanza: Some((*item.stanza).clone()),
-    };
-    Some((format!("q:{number}"), outbound.encode_to_vec().into()))
+    Some((
+        format!("q:{number}"),
+        item.outbound(number).encode_to_vec().into(),
+    ))
 }
 
 /// Name of a room's object.

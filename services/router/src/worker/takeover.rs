@@ -4,6 +4,8 @@
 //! cannot be reached is waited for until its lease has ended. Then sessions are rebuilt from the
 //! edges that hold their sockets, and from the shadow where there is none.
 
+use std::collections::BTreeMap;
+
 use prost::Message as _;
 use sestina_api::key::{EffectKey, EffectKind, join};
 use sestina_api::shadow::ShadowObject;
@@ -14,7 +16,7 @@ use sestina_xmpp::jid::Jid;
 use sestina_xmpp::stanza::{Kind, Stanza};
 
 use super::core::{Core, LaneRef, PeerRef};
-use super::session::{Attachment, Older, Session};
+use super::session::{Attachment, Older, Session, Spare};
 use super::slot::{Phase, Slot};
 use super::work::OnDone;
 use crate::chance::{HashMap, HashSet};
@@ -145,9 +147,10 @@ impl Slot {
             }
         }
         let mut older = Vec::new();
+        let mut reports = Vec::new();
         let mut began: HashMap<u128, u64> = HashMap::default();
         for (lane, report) in taking.reports {
-            let items = restored.entry(lane).or_default();
+            restored.entry(lane).or_default();
             for session in report.sessions {
                 let id = join(session.session_hi, session.session_lo);
                 let newest = newest.get(&id).copied().unwrap_or(0);
@@ -156,9 +159,19 @@ impl Slot {
                     continue;
                 }
                 began.insert(id, session.began);
-                if let Some(item) = self.restore_reported(core, lane, session) {
-                    items.push(item);
-                }
+                reports.push((lane, session));
+            }
+        }
+        for (lane, session) in reports {
+            let id = join(session.session_hi, session.session_lo);
+            let before = older
+                .iter()
+                .map(|(_, older)| older)
+                .filter(|older| join(older.session_hi, older.session_lo) == id)
+                .flat_map(|older| older.held.iter().cloned());
+            let before = before.map(|item| (item.number, item)).collect();
+            if let Some(item) = self.restore_reported(core, lane, session, before) {
+                restored.entry(lane).or_default().push(item);
             }
         }
         for (lane, report) in older {
@@ -197,7 +210,8 @@ impl Slot {
         report: &proto::SessionReport,
         until: u64,
     ) -> Option<proto::ProgressItem> {
-        let session = self.sessions.get_mut(&id).filter(|s| s.settled < until)?;
+        let needed = |s: &&mut Session| s.settled < until || s.spare.is_some();
+        let session = self.sessions.get_mut(&id).filter(needed)?;
         session.older.push(Older {
             lane,
             handle: report.handle,
@@ -209,16 +223,18 @@ impl Slot {
             generation: report.generation,
             accepted: session.accepted,
             settled: session.settled,
-            released: report.received,
+            released: report.released,
         })
     }
 
-    /// Rebuilds a session from what its edge holds.
+    /// Rebuilds a session from what its edge holds, and from what that edge did not get before the
+    /// older owner died: the shadow, and the attachments `before` this one, have it.
     fn restore_reported(
         &mut self,
         core: &mut Core,
         lane: LaneRef,
         report: proto::SessionReport,
+        mut before: BTreeMap<u64, proto::Outbound>,
     ) -> Option<proto::ProgressItem> {
         let record = proto::SessionState::decode(report.state.clone()).ok()?;
         let id = join(report.session_hi, report.session_lo);
@@ -226,12 +242,12 @@ impl Slot {
             if shadow.generation > report.generation {
                 return None;
             }
-            self.remove_session(id);
-            self.shadow_delete_session(core, id);
+            if let Some(shadow) = self.remove_session(id) {
+                let queue = (shadow.acked + 1..).zip(&shadow.queue);
+                before.extend(queue.map(|(number, item)| (number, item.outbound(number))));
+            }
             core.metrics.reattached();
             core.metrics.ended();
-            // The edge has it: what the shadow kept while it was detached goes.
-            self.shadow_delete_session(core, id);
         }
         let attachment = Attachment::Edge {
             lane,
@@ -250,6 +266,18 @@ impl Slot {
         session.acked = report.acked;
         session.next = report.acked;
         let mut replay = Vec::new();
+        let mut spare = false;
+        let after = before.split_off(&(report.received + 1));
+        for (number, item) in before {
+            if number <= report.acked && number > report.released {
+                if let Some(key) = item.key.as_ref().map(EffectKey::from) {
+                    spare = true;
+                    session.unreleased.insert(number, key);
+                    session.restored.insert(key);
+                }
+                replay.push(item);
+            }
+        }
         for item in report.held {
             if item.number <= report.acked {
                 // Taken by the client, but its origin may still replay it.
@@ -263,10 +291,23 @@ impl Slot {
             }
         }
         session.next = session.next.max(report.received);
-        session.held = session.next;
         session.sent = session.next;
         session.written = session.acked;
         session.flying_bytes = session.queue_bytes;
+        session.edge_has = session.next;
+        for (number, item) in after {
+            if number == session.next + 1 {
+                spare = true;
+                session.restore_item(item);
+            }
+        }
+        session.held = session.next;
+        if spare {
+            session.spare = Some(Spare {
+                out: session.next,
+                keys: session.acked,
+            });
+        }
         self.any_restored |= !session.restored.is_empty();
         core.metrics.bound();
         let item = proto::ProgressItem {
@@ -274,7 +315,7 @@ impl Slot {
             generation: report.generation,
             accepted: session.accepted,
             settled: session.settled,
-            released: session.released(),
+            released: session.released().min(session.sent),
         };
         for item in replay {
             if let (Some(key), Some(stanza)) = (item.key, item.stanza) {
@@ -283,6 +324,8 @@ impl Slot {
         }
         self.handles.insert((lane.edge, report.handle), id);
         self.insert_session(session);
+        // What the shadow kept while it was detached goes, unless something is in there alone.
+        self.shadow_delete_spilled(core, id);
         Some(item)
     }
 
