@@ -15,7 +15,7 @@ use crate::config::RouterConfig;
 use crate::hooks::Pipeline;
 use crate::metrics::Metrics;
 use crate::worker::core::{Core, Job, PeerRef};
-use crate::worker::input::{Command, Input, JobDone};
+use crate::worker::input::{Command, Input, JobDone, Known};
 use crate::worker::turn::{Worker, split_event};
 
 /// What a process is doing.
@@ -321,14 +321,17 @@ pub(super) fn perform(
                 full: Vec::new(),
             }
         }
-        Job::UserKnown { slot, bare } => {
+        Job::UserKnown { slot, bare, keys } => {
             if storage.away && !late {
                 return None;
             }
             let known = if storage.away {
                 Err(())
             } else {
-                Ok(storage.accounts.contains(bare))
+                Ok(Known {
+                    exists: storage.accounts.contains(bare),
+                    stored: storage.offline_known(bare, keys),
+                })
             };
             JobDone::UserKnown {
                 slot: *slot,
@@ -368,7 +371,7 @@ pub(super) fn perform(
             JobDone::OfflineRemoved {
                 slot: *slot,
                 session: *session,
-                bare: request.bare.clone(),
+                request: request.clone(),
             }
         }
         Job::ArchiveQuery { query, request } => {

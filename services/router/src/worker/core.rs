@@ -48,8 +48,12 @@ pub(crate) enum Job {
         rows: Vec<proto::OfflineRow>,
         works: Vec<WorkId>,
     },
-    /// Ask whether an account exists.
-    UserKnown { slot: u16, bare: String },
+    /// Ask whether an account exists, and which of these offline messages it has or had.
+    UserKnown {
+        slot: u16,
+        bare: String,
+        keys: Vec<proto::Key>,
+    },
     /// Read a user's offline messages for that session.
     OfflineList {
         slot: u16,

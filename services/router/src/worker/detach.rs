@@ -99,7 +99,8 @@ impl Slot {
         let Some(session) = self.sessions.get_mut(&id) else {
             return;
         };
-        if settled <= session.mark {
+        let unknown = session.edge().is_some() && !session.edge_knows;
+        if settled <= session.mark || unknown {
             return;
         }
         session.mark = settled;
@@ -161,7 +162,19 @@ impl Slot {
                 self.end_session(core, id);
             }
         }
+        let mut over = Vec::new();
         for session in self.sessions.values_mut() {
+            let holders = session.holders.len();
+            session.holders.retain(|(lane, _)| lane.edge != edge);
+            if session.holders.is_empty() && holders > 0 {
+                over.push(session.id);
+            }
+            if session
+                .ended_from
+                .is_some_and(|(lane, _)| lane.edge == edge)
+            {
+                session.ended_from = None;
+            }
             let settled = session.settled;
             let lost = session.older.extract_if(.., |o| o.lane.edge == edge);
             if lost.filter(|o| o.until > settled).count() > 0 {
@@ -173,6 +186,9 @@ impl Slot {
             {
                 session.detached_from = None;
             }
+        }
+        for id in over {
+            self.forget_session(core, id);
         }
     }
 
@@ -202,7 +218,9 @@ impl Slot {
                 generation: session.generation,
                 condition: condition.to_owned(),
                 text: text.to_owned(),
-                keep: false,
+                // What it did not take is stored first.
+                keep: true,
+                ended: true,
             };
             core.send_edge(lane, self.slot, self.epoch, Body::Close(close));
         }
@@ -247,6 +265,10 @@ impl Slot {
         let directed: Vec<Jid> = session.directed.drain().collect();
         let queue: Vec<(u64, OutItem)> =
             (session.acked + 1..).zip(session.queue.drain(..)).collect();
+        let user = super::slot::entity_of(jid.bare_str());
+        let had = session.restored.iter();
+        let had = had.filter(|key| key.kind == EffectKind::Route as u32);
+        self.given.extend(had.map(|key| (key.origin, key.n, user)));
         let (written, sm) = (session.written, session.sm.is_some());
         for work in session.state_waits.drain(..) {
             core.part_done(work);
@@ -342,6 +364,49 @@ impl Slot {
             session.all_told = true;
             return;
         }
+        // Keys are needed until nobody is left who could send something again.
+        let Some(session) = self.sessions.get_mut(&id).filter(|s| s.holders.is_empty()) else {
+            return;
+        };
+        let generation = session.generation;
+        let last = [session.ended_from.take(), session.detached_from.take()];
+        let last = last.into_iter().flatten();
+        session.holders = last
+            .map(|(lane, handle)| (lane, proto::Detached { handle, generation }))
+            .chain(session.older.drain(..).map(|o| {
+                let (handle, generation) = (o.handle, o.generation);
+                (o.lane, proto::Detached { handle, generation })
+            }))
+            .collect();
+        if session.holders.is_empty() {
+            return self.forget_session(core, id);
+        }
+        for (lane, gone) in session.holders.clone() {
+            self.tell_gone(core, id, lane, gone);
+        }
+    }
+
+    fn tell_gone(&self, core: &mut Core, id: u128, lane: LaneRef, gone: proto::Detached) {
+        let handle = gone.handle;
+        core.send_edge(lane, self.slot, self.epoch, Body::Detached(gone));
+        core.gone_told(lane, self.slot, id, handle);
+    }
+
+    /// An attachment of a session that is over holds nothing any more.
+    pub(crate) fn holder_gone(&mut self, core: &mut Core, id: u128, lane: LaneRef, handle: u64) {
+        if let Some(session) = self.sessions.get_mut(&id)
+            && !session.holders.is_empty()
+        {
+            session
+                .holders
+                .retain(|(l, gone)| (*l, gone.handle) != (lane, handle));
+            if session.holders.is_empty() {
+                self.forget_session(core, id);
+            }
+        }
+    }
+
+    fn forget_session(&mut self, core: &mut Core, id: u128) {
         let Some(session) = self.remove_session(id) else {
             return;
         };
@@ -350,13 +415,6 @@ impl Slot {
         }
         let user = session.jid.bare();
         self.release_own(core, &user, id, u64::MAX);
-        if let Some((lane, handle)) = session.ended_from {
-            let gone = proto::Detached {
-                handle,
-                generation: session.generation,
-            };
-            core.send_edge(lane, self.slot, self.epoch, Body::Detached(gone));
-        }
         self.shadow_delete_object(core, Session::shadow_object(id));
     }
 
@@ -367,22 +425,28 @@ impl Slot {
         let mut touched = Vec::new();
         for session in self.sessions.values_mut() {
             if session.edge().is_some_and(|(l, _)| l == lane) {
-                session.rewind();
-                session.pump(core, slot, epoch);
-                session.accepted_told = 0;
-                session.settled_told = 0;
-                session.released_told = 0;
-                session.state_dirty = true;
-                if session.spare.is_some() {
+                if !session.edge_knows || session.spare.is_some() {
                     // It took the session before, or asks for it again first.
                     core.attached_told(lane, slot, session);
                 }
+                session.tell_again();
+                session.pump(core, slot, epoch);
                 touched.push(session.id);
             }
             for older in session.older.iter().filter(|o| o.lane == lane) {
                 let close = superseded(older.handle, older.generation);
                 core.send_edge(lane, slot, epoch, close);
             }
+        }
+        let over: Vec<(u128, proto::Detached)> = self
+            .sessions
+            .values()
+            .flat_map(|s| s.holders.iter().map(|holder| (s.id, *holder)))
+            .filter(|(_, (l, _))| *l == lane)
+            .map(|(id, (_, gone))| (id, gone))
+            .collect();
+        for (id, gone) in over {
+            self.tell_gone(core, id, lane, gone);
         }
         for id in touched {
             self.touch(core, id);
@@ -398,5 +462,6 @@ pub(crate) fn superseded(handle: u64, generation: u32) -> Body {
         condition: "conflict".to_owned(),
         text: "resumed by another connection".to_owned(),
         keep: true,
+        ended: false,
     })
 }

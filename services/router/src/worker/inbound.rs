@@ -32,7 +32,13 @@ impl Slot {
             .sessions_of(&bare)
             .find_map(|s| (s.edge() == Some((lane, bind.handle))).then_some((s.id, s.generation)));
         if let Some((id, _)) = again {
-            return self.answer_bound(core, lane, bind.handle, id);
+            // Whatever was sent to it meanwhile came before it was there.
+            self.answer_bound(core, lane, bind.handle, id);
+            if let Some(session) = self.sessions.get_mut(&id) {
+                session.tell_again();
+                session.pump(core, self.slot, self.epoch);
+            }
+            return self.touch(core, id);
         }
         let resource = if bind.resource.is_empty() {
             format!("{:016x}", crate::chance::bits() as u64)
@@ -70,9 +76,11 @@ impl Slot {
     }
 
     fn answer_bound(&mut self, core: &mut Core, lane: LaneRef, handle: u64, id: u128) {
-        let Some(session) = self.sessions.get(&id) else {
+        let Some(session) = self.sessions.get_mut(&id) else {
             return;
         };
+        session.attaching();
+        core.attached_told(lane, self.slot, session);
         let (session_hi, session_lo) = split(id);
         let bound = proto::Bound {
             handle,
@@ -170,20 +178,14 @@ impl Slot {
         session.remote = resume.remote;
         session.state_dirty = true;
         session.on_acked(core, acked);
-        session.rewind();
         if !repeated {
             session.spare = Some(Spare {
                 out: session.next,
                 keys: session.acked,
             });
         }
-        session.attached_no += 1;
-        session.edge_knows = false;
-        session.edge_has = 0;
-        // Told again to the new edge.
-        session.settled_told = 0;
-        session.accepted_told = 0;
-        session.released_told = 0;
+        session.attaching();
+        session.tell_again();
         let (session_hi, session_lo) = split(id);
         let resumed = proto::Resumed {
             handle: resume.handle,
@@ -263,7 +265,9 @@ impl Slot {
     fn attached(&mut self, lane: LaneRef, handle: u64, generation: u32) -> Option<&mut Session> {
         let id = self.session_of_handle(lane, handle)?;
         let session = self.sessions.get_mut(&id)?;
-        (session.generation == generation || !guard!("generation")).then_some(session)
+        let this = session.generation == generation;
+        session.edge_knows |= this;
+        (this || !guard!("generation")).then_some(session)
     }
 
     /// A stanza of a socket whose session is not here (after more than one fault): its client must
@@ -276,6 +280,7 @@ impl Slot {
                 condition: "reset".to_owned(),
                 text: "the session is not known any more".to_owned(),
                 keep: false,
+                ended: false,
             };
             core.send_edge(lane, self.slot, self.epoch, Body::Close(close));
         }
@@ -440,7 +445,6 @@ impl Slot {
             );
         }
         session.on_written(acked.written);
-        session.edge_knows = true;
         session.edge_has = session.edge_has.max(acked.number);
         if session.sent < session.next {
             session.pump(core, slot, epoch);
@@ -452,11 +456,11 @@ impl Slot {
     pub(crate) fn closed(&mut self, core: &mut Core, lane: LaneRef, close: proto::Close) {
         let Some(id) = self.session_of_handle(lane, close.handle) else {
             let ending = Some((lane, close.handle));
-            if self
-                .sessions
-                .values()
-                .any(|s| s.ended_from == ending || s.detached_from == ending)
-                || self.of_older(lane, close.handle, None).is_some()
+            if self.sessions.values().any(|s| {
+                let told =
+                    |(l, gone): &(LaneRef, proto::Detached)| Some((*l, gone.handle)) == ending;
+                s.ended_from == ending || s.detached_from == ending || s.holders.iter().any(told)
+            }) || self.of_older(lane, close.handle, None).is_some()
             {
                 // The edge holds on until everybody was told, or the shadow has the session.
                 return;
@@ -494,12 +498,14 @@ impl Slot {
         let Some(session) = self.sessions.get_mut(&id) else {
             return;
         };
+        let here =
+            session.generation == generation && session.edge().is_some_and(|(l, _)| l == lane);
+        if here && !session.edge_knows {
+            // It came before its session, which the edge asks for anew.
+            return;
+        }
         session.on_held(core, number);
-        if session.spare.is_some()
-            && session.edge_knows
-            && session.generation == generation
-            && session.edge().is_some_and(|(l, _)| l == lane)
-        {
+        if here && session.spare.is_some() {
             session.edge_has = session.edge_has.max(number);
             self.release_older(core, id);
         }
@@ -563,7 +569,7 @@ impl Slot {
             core.send_edge(lane, slot, epoch, Body::KeepState(keep));
         }
         for work in session.state_waits.drain(..) {
-            core.state_told(lane, work);
+            core.state_told(lane, slot, work);
         }
         let accepted = core.config.reported(session.accepted, session.settled);
         // What was not sent yet is told when it was: the edge cannot note it before.

@@ -13,6 +13,7 @@ use sestina_xmpp::stanza::error::Condition;
 use sestina_xmpp::stanza::{Kind, Stanza};
 
 use super::core::{Core, Job, PeerRef};
+use super::input::Known;
 use super::passage::Passage;
 use super::slot::{Entity, Seen, Slot, entity_of};
 use super::work::{OnDone, WorkId};
@@ -34,13 +35,29 @@ pub(crate) struct InHand {
     pub(crate) work: WorkId,
 }
 
-/// A message that waits until it is known whether its user exists.
+/// A stanza that waits for what storage knows of its user, or behind one that does.
 #[derive(Debug)]
 pub(crate) struct Parked {
     to: Jid,
     hand: InHand,
     stanza: Stanza,
     passage: Passage,
+    /// An owner before this one may have handled it.
+    replay: bool,
+    asked: bool,
+}
+
+/// What became of a message before, under another owner of the slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Before {
+    /// Nothing: it was not sent then.
+    Nothing,
+    /// It may have been delivered to who still knows.
+    Unknown,
+    /// A session that has ended since had it.
+    Given,
+    /// It was stored.
+    Stored,
 }
 
 impl Parked {
@@ -114,11 +131,8 @@ impl Slot {
             };
             self.room_input(core, hand, origin, to, stanza);
         } else {
-            match stanza.kind {
-                Kind::Message => self.message_to_user(core, hand, to, stanza),
-                Kind::Presence => self.presence_to_user(core, hand, &to, stanza),
-                Kind::Iq => self.iq_to_user(core, hand, &to, stanza),
-            }
+            let replay = effect.first_epoch < self.epoch;
+            self.effect_to_user(core, hand, to, stanza, replay);
         }
         core.part_done(work);
     }
@@ -210,6 +224,10 @@ impl Slot {
                 }
             }
         }
+        let gone = self
+            .given
+            .extract_if((origin, 0, 0)..=(origin, mark, Entity::MAX), |_| true);
+        gone.for_each(drop);
         if self.any_restored {
             self.release_restored(core, origin, mark);
         }
@@ -248,55 +266,114 @@ impl Slot {
         }
     }
 
-    fn message_to_user(&mut self, core: &mut Core, hand: InHand, to: Jid, stanza: Stanza) {
+    fn effect_to_user(
+        &mut self,
+        core: &mut Core,
+        hand: InHand,
+        to: Jid,
+        stanza: Stanza,
+        replay: bool,
+    ) {
+        let message = stanza.kind == Kind::Message;
         let bare = to.bare();
-        let waiting = self.parked.contains_key(&bare);
+        let accounts = core.config.has_accounts(to.domain());
         let online = self.sessions_of(&bare).next().is_some();
-        if online && !waiting {
-            return self.message_to_known(core, hand, &to, stanza);
-        }
-        if !core.config.has_accounts(to.domain()) {
+        if message && !online && !accounts {
             return self.message_unavailable(hand, &stanza);
         }
-        // Nobody is online: storage knows whether the user exists. What follows waits its turn.
+        // Nobody is online: storage knows whether the user exists. One that an owner before this one
+        // may have stored: storage knows that, too. What follows waits its turn.
+        let waiting = self.parked.contains_key(&bare);
+        let ask = message && accounts && (replay || !online);
+        if !waiting && !ask {
+            return self.to_user(core, hand, &to, stanza, Before::Nothing);
+        }
         core.works.part(hand.work);
-        let passage = core.passage.clone();
         let parked = Parked {
             to,
             hand,
             stanza,
-            passage,
+            passage: core.passage.clone(),
+            replay: replay && message,
+            asked: false,
         };
         self.parked.entry(bare.clone()).or_default().push(parked);
         if !waiting {
-            core.jobs.push(Job::UserKnown {
-                slot: self.slot,
-                bare: bare.as_str().to_owned(),
-            });
+            self.ask_user(core, &bare);
         }
     }
 
-    /// Storage answered whether a user exists (an error: it is away).
-    pub(crate) fn user_known(&mut self, core: &mut Core, bare: &str, known: Result<bool, ()>) {
-        let Some(parked) = self.parked.remove(&Jid::from_wire(bare)) else {
+    /// Asks storage about a user, for all that waits.
+    fn ask_user(&mut self, core: &mut Core, bare: &Jid) {
+        let mut keys = Vec::new();
+        for parked in self.parked.get_mut(bare).into_iter().flatten() {
+            parked.asked = true;
+            if parked.replay {
+                keys.push(parked.hand.key.sibling(EffectKind::Offline).into());
+            }
+        }
+        core.jobs.push(Job::UserKnown {
+            slot: self.slot,
+            bare: bare.as_str().to_owned(),
+            keys,
+        });
+    }
+
+    fn to_user(&mut self, core: &mut Core, hand: InHand, to: &Jid, stanza: Stanza, before: Before) {
+        match stanza.kind {
+            Kind::Message => self.message_to_known(core, hand, to, stanza, before),
+            Kind::Presence => self.presence_to_user(core, hand, to, stanza),
+            Kind::Iq => self.iq_to_user(core, hand, to, stanza),
+        }
+    }
+
+    /// Storage answered what it knows of a user (an error: it is away).
+    pub(crate) fn user_known(&mut self, core: &mut Core, bare: &str, known: Result<&Known, &()>) {
+        let user = Jid::from_wire(bare);
+        let Some(parked) = self.parked.remove(&user) else {
             return;
         };
-        for Parked {
-            to,
-            hand,
-            stanza,
-            passage,
-        } in parked
-        {
+        let mut left = parked.into_iter();
+        let mut later = Vec::new();
+        while let Some(parked) = left.next() {
+            if parked.replay && !parked.asked {
+                later.push(parked);
+                later.extend(left);
+                break;
+            }
+            let Parked {
+                to,
+                hand,
+                stanza,
+                passage,
+                replay,
+                ..
+            } = parked;
             core.passage = passage;
+            let online = self.sessions_of(&user).next().is_some();
+            let place = (hand.key.origin, hand.key.n, hand.entity);
+            let stored = hand.key.sibling(EffectKind::Offline);
+            let before = match known {
+                _ if !replay => Before::Nothing,
+                Ok(known) if known.stored.contains(&stored) => Before::Stored,
+                _ if self.given.contains(&place) => Before::Given,
+                _ => Before::Unknown,
+            };
             match known {
-                Ok(true) => self.message_to_known(core, hand, &to, stanza),
-                Ok(false) => self.message_unavailable(hand, &stanza),
+                _ if online || stanza.kind != Kind::Message => {
+                    self.to_user(core, hand, &to, stanza, before);
+                }
+                Ok(known) if known.exists => self.to_user(core, hand, &to, stanza, before),
+                Ok(_) => self.message_unavailable(hand, &stanza),
                 Err(()) => self.storage_away(hand, &stanza),
             }
             core.part_done(hand.work);
         }
         core.passage = Passage::default();
+        if !later.is_empty() {
+            self.parked.insert(user.clone(), later);
+            self.ask_user(core, &user);
+        }
     }
 
     fn message_unavailable(&mut self, hand: InHand, stanza: &Stanza) {
@@ -319,7 +396,14 @@ impl Slot {
         }
     }
 
-    fn message_to_known(&mut self, core: &mut Core, hand: InHand, to: &Jid, mut stanza: Stanza) {
+    fn message_to_known(
+        &mut self,
+        core: &mut Core,
+        hand: InHand,
+        to: &Jid,
+        mut stanza: Stanza,
+        before: Before,
+    ) {
         if core.storage_backlogged() && !stanza.is_error() {
             return self.storage_away(hand, &stanza);
         }
@@ -342,15 +426,33 @@ impl Slot {
             }
             return;
         }
-        let targets = self.message_targets(to, &stanza);
-        if targets.is_empty() {
+        let had = || self.sessions_of(&user).any(|s| s.has_had(hand.key));
+        let before = match before {
+            Before::Unknown if had() => Before::Given,
+            before => before,
+        };
+        let stored = sestina_xmpp::ext::offline::should_store(&stanza);
+        let targets = match before {
+            Before::Nothing | Before::Unknown => self.message_targets(to, &stanza, stored),
+            // Who came later, or is getting what is stored, gets nothing twice.
+            Before::Given => {
+                let mut targets = self.message_targets(to, &stanza, false);
+                targets.retain(|id| self.sessions.get(id).is_some_and(|s| s.was_before));
+                targets
+            }
+            // Whoever comes for what is stored gets it there, or got it.
+            Before::Stored => Vec::new(),
+        };
+        if targets.is_empty() && before != Before::Given {
             return self.undeliverable(core, hand, &context, &pipeline, to, stanza);
         }
+        // What a dead owner archived and could not deliver is in the archive where it is delivered.
+        let moves = before == Before::Unknown;
         let mut carbons = false;
         for effect in pipeline.observe(Point::MessageIn, &context, &stanza) {
             match effect {
                 Effect::Archive => {
-                    let id = self.archive(core, &user, &peer, hand.key, &stanza, hand.work);
+                    let id = self.archive(core, &user, &peer, hand.key, &stanza, hand.work, moves);
                     stamp(&mut stanza, &user, &id);
                 }
                 Effect::Carbons => carbons = true,
@@ -361,14 +463,14 @@ impl Slot {
         for target in &targets {
             self.deliver_effect(core, hand, *target, EffectKind::Route, &wire);
         }
-        if carbons {
+        if carbons && !targets.is_empty() {
             self.carbons_received(core, hand, &user, &stanza, &targets);
         }
     }
 
-    /// RFC 6121 §8.5.2.1.1 and §8.5.3: which sessions get a message.
-    fn message_targets(&self, to: &Jid, stanza: &Stanza) -> Vec<u128> {
-        let stored = sestina_xmpp::ext::offline::should_store(stanza);
+    /// RFC 6121 §8.5.2.1.1 and §8.5.3: which sessions get a message; one that can be `stored` comes
+    /// behind what is stored.
+    fn message_targets(&self, to: &Jid, stanza: &Stanza, stored: bool) -> Vec<u128> {
         if to.resource().is_some() {
             if let Some(id) = self.session_of(to) {
                 // Behind what is stored, whichever form of the address was used (RFC 6120 §10.1).
@@ -413,7 +515,8 @@ impl Slot {
         for effect in effects {
             match effect {
                 Effect::Archive => {
-                    let id = self.archive(core, &user, context.peer, hand.key, &stanza, hand.work);
+                    let (key, work) = (hand.key, hand.work);
+                    let id = self.archive(core, &user, context.peer, key, &stanza, work, false);
                     stamp(&mut stanza, &user, &id);
                 }
                 Effect::StoreOffline => {

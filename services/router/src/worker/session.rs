@@ -117,6 +117,8 @@ pub(crate) struct Session {
     pub(crate) mark: u64,
     /// (lane sequence, settled) told to the edge and not acknowledged yet.
     pub(crate) settled_told: u64,
+    /// Up to here an owner before this one may have worked what comes again.
+    pub(crate) replay_until: u64,
     pub(crate) unsettled: VecDeque<Unsettled>,
     /// Slots that may hold keys of this session: slot -> highest n sent there.
     pub(crate) mark_targets: HashMap<u16, u64>,
@@ -168,6 +170,8 @@ pub(crate) struct Session {
     pub(crate) ended_from: Option<(LaneRef, u64)>,
     /// Attachments before this one that hold something.
     pub(crate) older: Vec<Older>,
+    /// It is older than this owner.
+    pub(crate) was_before: bool,
     /// Held elsewhere until the edge has it.
     pub(crate) spare: Option<Spare>,
     /// Counts the answers to resumptions; the edge has taken the last one, and has deliveries up to
@@ -177,6 +181,8 @@ pub(crate) struct Session {
     pub(crate) edge_has: u64,
     /// It ended, and all but what it had sent is done.
     pub(crate) all_told: bool,
+    /// It ended, and these attachments are being told to drop what they hold.
+    pub(crate) holders: Vec<(LaneRef, proto::Detached)>,
     /// Listed to send its mark to other slots.
     pub(crate) mark_due: bool,
 }
@@ -198,6 +204,7 @@ impl Session {
             settled: 0,
             mark: 0,
             settled_told: 0,
+            replay_until: 0,
             unsettled: VecDeque::new(),
             mark_targets: HashMap::default(),
             next: 0,
@@ -226,11 +233,13 @@ impl Session {
             detached_from: None,
             ended_from: None,
             older: Vec::new(),
+            was_before: false,
             spare: None,
             attached_no: 0,
             edge_knows: true,
             edge_has: 0,
             all_told: false,
+            holders: Vec::new(),
             mark_due: false,
         }
     }
@@ -287,10 +296,7 @@ impl Session {
             weight,
             passage,
         });
-        if key.kind & 0xff != EffectKind::Offline as u32 {
-            // What came from storage is removed there by itself; no origin replays it.
-            self.unreleased.insert(self.next, key);
-        }
+        self.unreleased.insert(self.next, key);
         self.next
     }
 
@@ -389,13 +395,24 @@ impl Session {
     /// The same for all that came from one origin up to its mark.
     pub(crate) fn release_origin(&mut self, origin: u128, mark: u64) -> bool {
         let before = self.unreleased.len();
-        self.unreleased
-            .retain(|_, key| key.origin != origin || key.n > mark);
+        let stays = |key: &EffectKey| key.origin != origin || key.n > mark || is_stored(*key);
+        self.unreleased.retain(|_, key| stays(key));
         if !self.restored.is_empty() {
-            self.restored
-                .retain(|key| key.origin != origin || key.n > mark);
+            self.restored.retain(stays);
         }
         self.unreleased.len() != before
+    }
+
+    /// What came from storage is released when storage knows it as delivered; `None`: all of it.
+    pub(crate) fn release_stored(&mut self, keys: Option<&HashSet<EffectKey>>) {
+        let stays = |key: &EffectKey| !is_stored(*key) || keys.is_some_and(|k| !k.contains(key));
+        self.unreleased.retain(|_, key| stays(key));
+        self.restored.retain(stays);
+    }
+
+    /// Whether storage may still have something as not delivered that it got.
+    pub(crate) fn has_stored(&self) -> bool {
+        self.unreleased.values().any(|key| is_stored(*key))
     }
 
     /// The cheap part of [`Session::release_origin`]: what is first in line.
@@ -403,6 +420,7 @@ impl Session {
         while let Some(first) = self.unreleased.first_entry()
             && first.get().origin == origin
             && first.get().n <= mark
+            && !is_stored(*first.get())
         {
             let key = first.remove();
             self.restored.remove(&key);
@@ -475,9 +493,7 @@ impl Session {
             weight,
             passage: Passage::default(),
         });
-        if key.kind & 0xff != EffectKind::Offline as u32 {
-            self.unreleased.insert(item.number, key);
-        }
+        self.unreleased.insert(item.number, key);
         self.restored.insert(key);
     }
 
@@ -489,6 +505,22 @@ impl Session {
         self.sent = self.acked;
         self.written = self.acked;
         self.flying_bytes = 0;
+    }
+
+    /// Begins to tell all again to the edge that has its socket.
+    pub(crate) fn tell_again(&mut self) {
+        self.rewind();
+        self.settled_told = 0;
+        self.accepted_told = 0;
+        self.released_told = 0;
+        self.state_dirty = true;
+    }
+
+    /// The edge is being told that it has the session.
+    pub(crate) fn attaching(&mut self) {
+        self.attached_no += 1;
+        self.edge_knows = false;
+        self.edge_has = 0;
     }
 
     /// The registry record: what another owner needs beside what the edge itself counts.
@@ -527,6 +559,7 @@ impl Session {
             transport: self.transport.clone(),
             remote: self.remote.clone(),
             ending: self.is_ending(),
+            offline_pending: self.offline_pending,
         }
     }
 
@@ -554,6 +587,8 @@ impl Session {
             stanza,
         });
         session.carbons = state.carbons;
+        session.offline_pending = state.offline_pending;
+        session.was_before = true;
         session.joined = state
             .joined
             .into_iter()
@@ -566,6 +601,11 @@ impl Session {
         session.remote = state.remote;
         session
     }
+}
+
+/// Whether it came from the offline store: no origin replays that.
+pub(crate) fn is_stored(key: EffectKey) -> bool {
+    key.kind & 0xff == EffectKind::Offline as u32
 }
 
 /// Bytes that a queued stanza holds.

@@ -190,6 +190,7 @@ impl Slot {
         let ids: Vec<u128> = self.sessions.keys().copied().collect();
         for id in ids {
             self.archive_again(core, id);
+            self.offline_restored(core, id);
             let (slot, epoch) = (self.slot, self.epoch);
             if let Some(session) = self.sessions.get_mut(&id) {
                 session.pump(core, slot, epoch);
@@ -262,6 +263,7 @@ impl Slot {
         session.accepted = report.settled;
         session.settled = report.settled;
         session.promised = report.accepted;
+        session.replay_until = report.sent.max(report.accepted);
         session.mark = report.settled;
         session.acked = report.acked;
         session.next = report.acked;
@@ -361,7 +363,7 @@ impl Slot {
         stanza.retain_children(|c| !super::records::is_stanza_id_by(c, user.as_str()));
         let peer = Jid::from_wire(&stanza.from);
         let work = core.works.open(OnDone::Nothing);
-        self.archive(core, &user, &peer, key, &stanza, work);
+        self.archive(core, &user, &peer, key, &stanza, work, false);
         core.part_done(work);
     }
 }

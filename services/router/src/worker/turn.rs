@@ -358,6 +358,7 @@ impl Worker {
         for slot in self.slots.iter_mut().filter(|s| !s.is_idle()) {
             if slot.is_active() {
                 slot.retry_effects(&mut self.core);
+                slot.retry_offline(&mut self.core);
                 slot.expire(&mut self.core);
                 slot.rooms_tick(&mut self.core);
             }

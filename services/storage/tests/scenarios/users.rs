@@ -181,7 +181,10 @@ pub(crate) async fn offline_messages(stores: Arc<dyn Stores>) {
     };
     let known = known(vec![key(1), key(3), key(77)]).await.unwrap().keys;
     assert_eq!(known.len(), 2);
-    assert!(known.contains(&key(1)) && known.contains(&key(3)), "{known:?}");
+    assert!(
+        known.contains(&key(1)) && known.contains(&key(3)),
+        "{known:?}"
+    );
     let nobody = proto::OfflineKnownRequest {
         bare: "nobody@h".into(),
         keys: vec![key(1)],
