@@ -192,7 +192,7 @@ impl World {
         }
         let answer = !self.talking || self.rng.one_in(2);
         let client = &mut self.clients[index];
-        let wrong = client.take(&mut self.socks, said, answer);
+        let wrong = client.take(&mut self.socks, said, answer, self.steps);
         let (told, session) = (client.told_h, client.session_no);
         for sent in self
             .sent
