@@ -227,7 +227,7 @@ impl Slot {
         let Some(session) = self.attached(lane, enable.handle, enable.generation) else {
             return;
         };
-        let sm = *session.sm.get_or_insert_with(|| StreamManagement {
+        session.sm.get_or_insert_with(|| StreamManagement {
             resume: enable.resume && max > 0,
             max_s: if enable.max_s == 0 {
                 max
@@ -238,27 +238,11 @@ impl Slot {
             out_base: session.next,
         });
         session.state_dirty = true;
-        let id = if sm.resume {
-            sestina_xmpp::ext::sm::SmId {
-                slot,
-                nonce: session.id,
-                bare: session.jid.bare_str().to_owned(),
-            }
-            .encode(&secret)
-        } else {
-            String::new()
-        };
-        let (handle, generation, session_id) = (enable.handle, session.generation, session.id);
-        // What was queued before counting began is not counted: acknowledged once written.
-        let enabled = proto::SmEnabled {
-            handle,
-            generation,
-            id,
-            max_s: sm.max_s,
-            out_base: sm.out_base,
-        };
-        core.send_edge(lane, slot, epoch, Body::SmEnabled(enabled));
-        self.touch(core, session_id);
+        let id = session.id;
+        if let Some(enabled) = session.sm_enabled(enable.handle, slot, &secret) {
+            core.send_edge(lane, slot, epoch, Body::SmEnabled(enabled));
+        }
+        self.touch(core, id);
     }
 
     /// The session of a handle, unless the frame is of an older generation.

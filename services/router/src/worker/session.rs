@@ -523,6 +523,32 @@ impl Session {
         self.edge_has = 0;
     }
 
+    /// Tells the edge where counting began, and under which name the session is resumed.
+    pub(crate) fn sm_enabled(
+        &self,
+        handle: u64,
+        slot: u16,
+        secret: &[u8],
+    ) -> Option<proto::SmEnabled> {
+        let sm = self.sm?;
+        let name = sestina_xmpp::ext::sm::SmId {
+            slot,
+            nonce: self.id,
+            bare: self.jid.bare_str().to_owned(),
+        };
+        Some(proto::SmEnabled {
+            handle,
+            generation: self.generation,
+            id: if sm.resume {
+                name.encode(secret)
+            } else {
+                String::new()
+            },
+            max_s: sm.max_s,
+            out_base: sm.out_base,
+        })
+    }
+
     /// The registry record: what another owner needs beside what the edge itself counts.
     pub(crate) fn record(&self) -> proto::SessionState {
         let (session_hi, session_lo) = split(self.id);
