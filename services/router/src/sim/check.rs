@@ -50,6 +50,10 @@ fn routers(world: &World, wrong: &mut Vec<String>) {
                 if !slot.outbound.is_empty() || !slot.parked.is_empty() {
                     wrong.push(format!("{at}: effects wait: {:?}", slot.outbound));
                 }
+                let in_doubt = slot.shadow.in_doubt(worker.core.checks.doubts);
+                if in_doubt > 0 {
+                    wrong.push(format!("{at}: {in_doubt} objects may be missing"));
+                }
                 if slot.archive_open + slot.offline_open > 0 || !slot.shadow.is_idle() {
                     wrong.push(format!("{at}: stores are not idle"));
                 }
@@ -121,7 +125,11 @@ fn shadow(world: &World, wrong: &mut Vec<String>) {
             alive.extend(slot.rooms.keys().map(crate::worker::shadow::room_object));
         }
     }
-    for object in world.shadow.objects() {
+    let there = world.shadow.objects();
+    for object in alive.iter().filter(|object| !there.contains(object)) {
+        wrong.push(format!("the shadow does not have {object}"));
+    }
+    for object in there {
         if !alive.contains(&object) {
             wrong.push(format!("the shadow still has {object}"));
         }

@@ -5,7 +5,7 @@ use super::client::Mode;
 use super::host::Life;
 use super::net::Ends;
 use super::talk;
-use super::world::World;
+use super::world::{SHADOW_CHECK, World};
 
 /// One fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,7 +69,10 @@ impl World {
                 self.break_some(3, false);
             }
             Fault::ShadowAway => self.shadow.away = true,
-            Fault::ShadowFlushed => self.shadow.flush(),
+            Fault::ShadowFlushed => {
+                self.shadow.flush();
+                self.whole_at = self.now + 2 * SHADOW_CHECK;
+            }
             Fault::StorageAway => self.storage.away = true,
             Fault::Pause | Fault::Suspend => {
                 let long = if fault == Fault::Suspend { 480 } else { 100 };
@@ -196,7 +199,7 @@ impl World {
                     // Whom its client has forgotten is forgotten when its time is over.
                     matches!(h.life, Life::Suspended { .. }) || h.has_detached()
                 });
-            if !waits {
+            if !waits && self.now >= self.whole_at {
                 break;
             }
         }
@@ -218,18 +221,11 @@ pub(super) fn run(seed: u64, traced: bool) -> (Vec<String>, Vec<String>) {
     let overlapping = seed % 8 == 7;
     let rounds = 5;
     let mut wrong = world.come_to_rest();
-    let mut flushed = false;
     for _ in 0..rounds {
         if !wrong.is_empty() {
             break;
         }
-        let mut one = *world.rng.pick(&FAULTS).unwrap_or(&Fault::None);
-        let takes = matches!(one, Fault::KillRouter | Fault::Suspend | Fault::HandOver);
-        if flushed && takes {
-            // What the shadow lost is written again when it changes, not before.
-            one = Fault::EdgeLane;
-        }
-        flushed |= one == Fault::ShadowFlushed;
+        let one = *world.rng.pick(&FAULTS).unwrap_or(&Fault::None);
         if overlapping {
             let two = *world.rng.pick(&FAULTS).unwrap_or(&Fault::None);
             // Two at once may cost something; it must not panic and come to rest.

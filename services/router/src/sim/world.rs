@@ -21,6 +21,8 @@ use crate::worker::input::Input;
 
 /// How long a lease outlives its process.
 pub(super) const LEASE: u64 = 500;
+/// How often it is asked whether the shadow has everything.
+pub(super) const SHADOW_CHECK: u64 = 2500;
 /// The host of all users.
 pub(super) const DOMAIN: &str = "h.example";
 /// Its rooms.
@@ -101,6 +103,8 @@ pub(super) struct World {
     pub(super) last_act: u64,
     pub(super) edge_tick: u64,
     pub(super) steps: u64,
+    /// What the shadow has lost is there again by then.
+    pub(super) whole_at: u64,
 }
 
 pub(super) fn node(name: String, incarnation: u64, role: proto::NodeRole) -> proto::Node {
@@ -128,6 +132,7 @@ impl World {
             sm_key: vec![7; 32],
             session_credit_bytes: 2 << 10,
             sweep_ms: 300,
+            shadow_check_ms: SHADOW_CHECK,
             stream_idle_ms: 400 + rng.below(2000),
             handover_limit_ms: 1500,
             ..RouterConfig::default()
@@ -187,6 +192,7 @@ impl World {
             last_act: 1000,
             edge_tick: 0,
             steps: 0,
+            whole_at: 0,
         };
         for _ in 0..3 {
             world.start_host();

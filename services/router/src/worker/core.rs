@@ -141,6 +141,8 @@ pub(crate) struct Core {
     pub(crate) frozen: Vec<u16>,
     /// Slots whose shadow has something to commit.
     pub(crate) shadow_dirty: Vec<u16>,
+    /// What is known of the shadow as a whole.
+    pub(crate) checks: super::shadow_check::Checks,
 }
 
 impl Core {
@@ -188,6 +190,7 @@ impl Core {
             end_after_restore: Vec::new(),
             frozen: Vec::new(),
             shadow_dirty: Vec::new(),
+            checks: super::shadow_check::Checks::default(),
         }
     }
 

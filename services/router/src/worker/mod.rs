@@ -7,7 +7,8 @@
 //! - [`slot`], [`session`]: the rows
 //! - [`inbound`]: from edges; [`route`]: at the sender; [`receive`]: at the addressee
 //! - [`presence`], [`records`]: presence; archive, offline, carbons
-//! - [`detach`], [`shadow`]: ends of sockets and sessions; what survives this process
+//! - [`detach`], [`shadow`], [`shadow_check`]: ends of sockets and sessions; what survives this
+//!   process
 //! - [`takeover`], [`handover`]: slots come and go
 //! - [`turn`]: one turn; [`input`]: what can happen to a worker; [`frames`], [`ends`]: frames and
 //!   jobs that ended, each to its row; [`lanes`], [`batch`]: what leaves
@@ -31,6 +32,7 @@ pub(crate) mod records;
 mod route;
 pub(crate) mod session;
 pub(crate) mod shadow;
+mod shadow_check;
 pub(crate) mod slot;
 mod takeover;
 pub(crate) mod turn;

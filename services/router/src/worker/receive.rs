@@ -426,7 +426,10 @@ impl Slot {
             }
             return;
         }
-        let had = || self.sessions_of(&user).any(|s| s.number_of(hand.key).is_some());
+        let had = || {
+            self.sessions_of(&user)
+                .any(|s| s.number_of(hand.key).is_some())
+        };
         let before = match before {
             Before::Unknown if had() => Before::Given,
             before => before,

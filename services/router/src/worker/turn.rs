@@ -355,6 +355,7 @@ impl Worker {
                 slot.sweep_marks(&mut self.core);
             }
         }
+        self.check_shadow();
         for slot in self.slots.iter_mut().filter(|s| !s.is_idle()) {
             if slot.is_active() {
                 slot.retry_effects(&mut self.core);
@@ -417,6 +418,7 @@ impl Worker {
                 };
                 for slot in self.slots.iter() {
                     counts.add(slot);
+                    counts.in_doubt += slot.shadow.in_doubt(self.core.checks.doubts);
                 }
                 answer.send(counts).ok();
             }
