@@ -236,3 +236,18 @@ pub(super) fn run(seed: u64, traced: bool) -> (Vec<String>, Vec<String>) {
     }
     (wrong, world.trace.take().unwrap_or_default())
 }
+
+/// What the shadow has when all is at rest; the same a while after it was emptied, with nobody
+/// doing anything.
+pub(super) fn flush_at_rest(seed: u64) -> (Vec<String>, Vec<String>) {
+    let mut world = World::new(seed, false);
+    world.come_to_rest();
+    world.round(&[]);
+    let before = world.shadow.objects();
+    world.shadow.flush();
+    let until = world.now + 2 * SHADOW_CHECK;
+    while world.now < until {
+        world.step();
+    }
+    (before, world.shadow.objects())
+}
