@@ -9,11 +9,12 @@
 //! - [`presence`], [`records`]: presence; archive, offline, carbons
 //! - [`detach`], [`shadow`], [`shadow_check`]: ends of sockets and sessions; what survives this
 //!   process
-//! - [`takeover`], [`handover`]: slots come and go
+//! - [`takeover`], [`archive_again`], [`handover`]: slots come and go
 //! - [`turn`]: one turn; [`input`]: what can happen to a worker; [`frames`], [`ends`]: frames and
 //!   jobs that ended, each to its row; [`lanes`], [`batch`]: what leaves
 //! - [`passage`]: time and trace of a stanza; [`levels`]: how much waits
 
+mod archive_again;
 mod batch;
 pub(crate) mod core;
 mod detach;

@@ -7,18 +7,17 @@
 use std::collections::BTreeMap;
 
 use prost::Message as _;
-use sestina_api::key::{EffectKey, EffectKind, join};
+use sestina_api::key::{EffectKey, join};
 use sestina_api::shadow::ShadowObject;
 use sestina_proto as proto;
 use sestina_proto::to_edge::Body;
 use sestina_runtime::{failpoint, guard};
 use sestina_xmpp::jid::Jid;
-use sestina_xmpp::stanza::{Kind, Stanza};
 
+use super::archive_again::Held;
 use super::core::{Core, LaneRef, PeerRef};
 use super::session::{Attachment, Older, Session, Spare};
 use super::slot::{Phase, Slot};
-use super::work::OnDone;
 use crate::chance::{HashMap, HashSet};
 
 /// A takeover under way.
@@ -162,15 +161,19 @@ impl Slot {
                 reports.push((lane, session));
             }
         }
+        let mut before: HashMap<u128, BTreeMap<u64, proto::Outbound>> = HashMap::default();
+        for (_, older) in &mut older {
+            let id = join(older.session_hi, older.session_lo);
+            let held = std::mem::take(&mut older.held).into_iter();
+            let before = before.entry(id).or_default();
+            before.extend(held.map(|item| (item.number, item)));
+        }
+        let mut taken: HashMap<u128, Held> = HashMap::default();
         for (lane, session) in reports {
             let id = join(session.session_hi, session.session_lo);
-            let before = older
-                .iter()
-                .map(|(_, older)| older)
-                .filter(|older| join(older.session_hi, older.session_lo) == id)
-                .flat_map(|older| older.held.iter().cloned());
-            let before = before.map(|item| (item.number, item)).collect();
-            if let Some(item) = self.restore_reported(core, lane, session, before) {
+            let before = before.remove(&id).unwrap_or_default();
+            let taken = taken.entry(id).or_default();
+            if let Some(item) = self.restore_reported(core, lane, session, before, taken) {
                 restored.entry(lane).or_default().push(item);
             }
         }
@@ -187,9 +190,9 @@ impl Slot {
                 core.send_edge(lane, self.slot, self.epoch, body);
             }
         }
+        self.archive_again(core, taken);
         let ids: Vec<u128> = self.sessions.keys().copied().collect();
         for id in ids {
-            self.archive_again(core, id);
             self.offline_restored(core, id);
             let (slot, epoch) = (self.slot, self.epoch);
             if let Some(session) = self.sessions.get_mut(&id) {
@@ -229,13 +232,15 @@ impl Slot {
     }
 
     /// Rebuilds a session from what its edge holds, and from what that edge did not get before the
-    /// older owner died: the shadow, and the attachments `before` this one, have it.
+    /// older owner died: the shadow, and the attachments `before` this one, have it. What the client
+    /// has `taken` may be missing in the archive.
     fn restore_reported(
         &mut self,
         core: &mut Core,
         lane: LaneRef,
         report: proto::SessionReport,
         mut before: BTreeMap<u64, proto::Outbound>,
+        taken: &mut Held,
     ) -> Option<proto::ProgressItem> {
         let record = proto::SessionState::decode(report.state.clone()).ok()?;
         let id = join(report.session_hi, report.session_lo);
@@ -267,7 +272,11 @@ impl Slot {
         session.mark = report.settled;
         session.acked = report.acked;
         session.next = report.acked;
-        let mut replay = Vec::new();
+        let mut take = |item: proto::Outbound| {
+            if let (Some(key), Some(stanza)) = (item.key, item.stanza) {
+                taken.push_back((EffectKey::from(&key), stanza));
+            }
+        };
         let mut spare = false;
         let after = before.split_off(&(report.received + 1));
         for (number, item) in before {
@@ -277,7 +286,7 @@ impl Slot {
                     session.unreleased.insert(number, key);
                     session.restored.insert(key);
                 }
-                replay.push(item);
+                take(item);
             }
         }
         for item in report.held {
@@ -287,7 +296,7 @@ impl Slot {
                     session.unreleased.insert(item.number, key);
                     session.restored.insert(key);
                 }
-                replay.push(item);
+                take(item);
             } else if item.number == session.next + 1 {
                 session.restore_item(item);
             }
@@ -319,51 +328,10 @@ impl Slot {
             settled: session.settled,
             released: session.released().min(session.sent),
         };
-        for item in replay {
-            if let (Some(key), Some(stanza)) = (item.key, item.stanza) {
-                self.archive_item(core, &session.jid, EffectKey::from(&key), stanza);
-            }
-        }
         self.handles.insert((lane.edge, report.handle), id);
         self.insert_session(session);
         // What the shadow kept while it was detached goes, unless something is in there alone.
         self.shadow_delete_spilled(core, id);
         Some(item)
-    }
-
-    /// What was delivered live comes into the archive before anything new: the order that the
-    /// clients saw is the archive's. Rows that are there already count as done.
-    fn archive_again(&mut self, core: &mut Core, id: u128) {
-        let Some(session) = self.sessions.get(&id) else {
-            return;
-        };
-        let jid = session.jid.clone();
-        let items: Vec<(EffectKey, proto::Stanza)> = session
-            .queue
-            .iter()
-            .map(|i| (i.key, (*i.stanza).clone()))
-            .collect();
-        for (key, stanza) in items {
-            self.archive_item(core, &jid, key, stanza);
-        }
-    }
-
-    fn archive_item(&mut self, core: &mut Core, jid: &Jid, key: EffectKey, stanza: proto::Stanza) {
-        if key.kind != EffectKind::Route as u32 {
-            return;
-        }
-        let mut stanza = Stanza::from(stanza);
-        let user = jid.bare();
-        let stamped = stanza
-            .children()
-            .any(|c| super::records::is_stanza_id_by(&c, user.as_str()));
-        if stanza.kind != Kind::Message || !stamped {
-            return;
-        }
-        stanza.retain_children(|c| !super::records::is_stanza_id_by(c, user.as_str()));
-        let peer = Jid::from_wire(&stanza.from);
-        let work = core.works.open(OnDone::Nothing);
-        self.archive(core, &user, &peer, key, &stanza, work, false);
-        core.part_done(work);
     }
 }
