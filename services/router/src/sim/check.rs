@@ -217,13 +217,13 @@ fn bare(jid: &str) -> &str {
     jid.split('/').next().unwrap_or(jid)
 }
 
-/// Somebody got it, or it waits in storage.
+/// A session of the user got it or a copy of it, or it waits in storage.
 fn arrived(world: &World, number: u64, sent: &Sent) -> bool {
     let user = bare(&sent.to);
     let live = world.clients.iter().filter(|c| c.bare == user).any(|c| {
         c.log
             .iter()
-            .any(|r| r.what == What::Message && r.number == number)
+            .any(|r| matches!(r.what, What::Message | What::CarbonReceived) && r.number == number)
     });
     live || world
         .storage

@@ -100,7 +100,7 @@ pub(super) struct Client {
     pub(super) wanted: bool,
     /// Counts its logins.
     pub(super) session_no: u32,
-    session: u128,
+    pub(super) session: u128,
     pub(super) resumable: bool,
     pub(super) h: u64,
     counting: bool,

@@ -103,6 +103,8 @@ pub(super) struct World {
     pub(super) last_act: u64,
     pub(super) edge_tick: u64,
     pub(super) steps: u64,
+    /// Sessions whose resumption an edge had asked for when it died.
+    pub(super) late_resumes: BTreeSet<u128>,
     /// What the shadow has lost is there again by then.
     pub(super) whole_at: u64,
 }
@@ -192,6 +194,7 @@ impl World {
             last_act: 1000,
             edge_tick: 0,
             steps: 0,
+            late_resumes: BTreeSet::new(),
             whole_at: 0,
         };
         for _ in 0..3 {
@@ -661,6 +664,13 @@ impl World {
             return;
         };
         self.note(|| format!("e{edge}->r{router} {}", trace::up(&frame)));
+        let alive = self.edge_index(edge).is_some_and(|e| self.edges[e].alive);
+        if let Some(proto::to_router::Body::Resume(resume)) = &frame.body
+            && !alive
+        {
+            let session = sestina_api::key::join(resume.session_hi, resume.session_lo);
+            self.late_resumes.insert(session);
+        }
         if let Some(host) = self.host_index(router) {
             self.hosts[host].edge_frame(LaneRef { edge, lane }, frame);
         }

@@ -4,8 +4,8 @@
 //! for each lane, the jobs for storage and shadow, and nothing before the state is consistent.
 //!
 //! - [`core`]: what slots share within a turn; [`work`]: what is awaited before an answer
-//! - [`slot`], [`session`]: the rows
-//! - [`inbound`]: from edges; [`route`]: at the sender; [`receive`]: at the addressee
+//! - [`slot`], [`session`], [`record`]: the rows
+//! - [`inbound`]: from edges; [`route`]: at the sender; [`receive`], [`replay`]: at the addressee
 //! - [`presence`], [`records`]: presence; archive, offline, carbons
 //! - [`detach`], [`shadow`], [`shadow_check`]: ends of sockets and sessions; what survives this
 //!   process
@@ -29,7 +29,9 @@ mod marks;
 pub(crate) mod passage;
 mod presence;
 pub(crate) mod receive;
+mod record;
 pub(crate) mod records;
+mod replay;
 mod route;
 pub(crate) mod session;
 pub(crate) mod shadow;

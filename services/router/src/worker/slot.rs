@@ -10,7 +10,8 @@ use sestina_runtime::guard;
 use sestina_xmpp::jid::Jid;
 
 use super::core::{Core, PeerRef};
-use super::receive::{Asker, Parked};
+use super::receive::Asker;
+use super::replay::Parked;
 use super::session::Session;
 use super::shadow::SlotShadow;
 use super::work::WorkId;

@@ -198,7 +198,7 @@ impl Worker {
             .parked
             .values()
             .flatten()
-            .map(super::receive::Parked::work);
+            .map(super::replay::Parked::work);
         let records = slot.sessions.values().flat_map(|s| &s.state_waits).copied();
         let all = queued.chain(pending).chain(parked).chain(records);
         let works: Vec<WorkId> = all.collect();
