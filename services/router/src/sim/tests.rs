@@ -5,7 +5,7 @@ use std::process::Command;
 use super::faults::{flush_at_rest, run};
 
 /// Seeds of a normal run.
-const SEEDS: u64 = 80;
+const SEEDS: u64 = 160;
 
 fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()

@@ -430,12 +430,7 @@ impl Slot {
                     core.attached_told(lane, slot, session);
                 }
                 session.tell_again();
-                // Before what was sent since: there the client begins to count.
-                let handle = session.edge().map_or(0, |(_, handle)| handle);
-                let enabled = session.sm_enabled(handle, slot, &core.config.sm_key);
-                if let Some(enabled) = enabled {
-                    core.send_edge(lane, slot, epoch, Body::SmEnabled(enabled));
-                }
+                session.sm_told = false;
                 session.pump(core, slot, epoch);
                 touched.push(session.id);
             }

@@ -55,6 +55,9 @@ impl Slot {
             );
         };
         if let Some(old) = self.session_of(&full) {
+            if self.sessions.get(&old).is_some_and(Session::owes) {
+                return self.ask_later(core, lane, bind.handle);
+            }
             self.close_session(core, old, "conflict", "replaced by a new connection");
         }
         let id = new_origin(self.slot);
@@ -92,6 +95,17 @@ impl Slot {
         core.send_edge(lane, self.slot, self.epoch, Body::Bound(bound));
     }
 
+    /// A session is in the way whose edge is about to send again what its client knows to be
+    /// accepted.
+    fn ask_later(&self, core: &mut Core, lane: LaneRef, handle: u64) {
+        let later = proto::Redirect {
+            handle,
+            generation: 0,
+            n: 0,
+        };
+        core.send_edge(lane, self.slot, self.epoch, Body::Redirect(later));
+    }
+
     fn refuse(&self, core: &mut Core, lane: LaneRef, handle: u64, condition: &str, text: &str) {
         let refused = proto::Refused {
             handle,
@@ -121,14 +135,8 @@ impl Slot {
                 "no such session",
             );
         };
-        if session.accepted < session.promised {
-            // Its edge is about to send again what the client knows to be accepted.
-            let later = proto::Redirect {
-                handle: resume.handle,
-                generation: 0,
-                n: 0,
-            };
-            return core.send_edge(lane, self.slot, self.epoch, Body::Redirect(later));
+        if session.owes() {
+            return self.ask_later(core, lane, resume.handle);
         }
         let sm = session.sm.unwrap_or(StreamManagement {
             resume: true,
@@ -186,6 +194,7 @@ impl Slot {
         }
         session.attaching();
         session.tell_again();
+        session.sm_told = true;
         let (session_hi, session_lo) = split(id);
         let resumed = proto::Resumed {
             handle: resume.handle,
@@ -222,7 +231,6 @@ impl Slot {
     /// XEP-0198 §3: counting begins here, in both directions.
     pub(crate) fn enable_sm(&mut self, core: &mut Core, lane: LaneRef, enable: proto::EnableSm) {
         let max = core.config.sm_resume_max_s;
-        let secret = core.config.sm_key.clone();
         let (slot, epoch) = (self.slot, self.epoch);
         let Some(session) = self.attached(lane, enable.handle, enable.generation) else {
             return;
@@ -239,9 +247,8 @@ impl Slot {
         });
         session.state_dirty = true;
         let id = session.id;
-        if let Some(enabled) = session.sm_enabled(enable.handle, slot, &secret) {
-            core.send_edge(lane, slot, epoch, Body::SmEnabled(enabled));
-        }
+        session.sm_told = false;
+        session.pump(core, slot, epoch);
         self.touch(core, id);
     }
 

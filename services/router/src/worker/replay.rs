@@ -58,6 +58,11 @@ impl Slot {
         replay: bool,
     ) {
         let message = stanza.kind == Kind::Message;
+        let place = (hand.key.origin, hand.key.n, hand.entity);
+        if replay && !message && self.given.contains(&place) {
+            // It was for a session that is over; another must not answer it again.
+            return;
+        }
         let bare = to.bare();
         let accounts = core.config.has_accounts(to.domain());
         let online = self.sessions_of(&bare).next().is_some();

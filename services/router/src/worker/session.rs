@@ -107,6 +107,8 @@ pub(crate) struct Session {
     pub(crate) anonymous: bool,
     pub(crate) query: std::collections::HashMap<String, String>,
     pub(crate) sm: Option<StreamManagement>,
+    /// The edge was told of it, on this opening of its lane.
+    pub(crate) sm_told: bool,
 
     // from the client
     pub(crate) accepted: u64,
@@ -202,6 +204,7 @@ impl Session {
             anonymous: false,
             query: std::collections::HashMap::new(),
             sm: None,
+            sm_told: true,
             accepted: 0,
             promised: 0,
             settled: 0,
@@ -254,6 +257,11 @@ impl Session {
             Attachment::Edge { lane, handle } => Some((*lane, *handle)),
             Attachment::Detached { .. } | Attachment::Ending => None,
         }
+    }
+
+    /// Whether an owner before this one has accepted what this one has not got yet.
+    pub(crate) fn owes(&self) -> bool {
+        self.accepted < self.promised
     }
 
     pub(crate) fn is_ending(&self) -> bool {
@@ -312,8 +320,9 @@ impl Session {
         if !core.lanes.contains_key(&lane) {
             return;
         }
-        while self.sent < self.next {
-            if self.flying_bytes > core.config.session_credit_bytes {
+        loop {
+            self.tell_sm(core, slot, epoch, lane, handle);
+            if self.sent >= self.next || self.flying_bytes > core.config.session_credit_bytes {
                 break;
             }
             let index = usize::try_from(self.sent - self.acked).unwrap_or(usize::MAX);
@@ -338,6 +347,17 @@ impl Session {
                 item.key,
                 &item.passage,
             );
+        }
+    }
+
+    /// Between what the client does not count and what it counts.
+    fn tell_sm(&mut self, core: &mut Core, slot: u16, epoch: u64, lane: LaneRef, handle: u64) {
+        if self.sm_told || self.sm.is_some_and(|sm| self.sent < sm.out_base) {
+            return;
+        }
+        self.sm_told = true;
+        if let Some(enabled) = self.sm_enabled(handle, slot, &core.config.sm_key) {
+            core.send_edge(lane, slot, epoch, proto::to_edge::Body::SmEnabled(enabled));
         }
     }
 
