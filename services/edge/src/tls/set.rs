@@ -85,6 +85,7 @@ impl CertSet {
             .with_protocol_versions(versions)?
             .with_no_client_auth()
             .with_cert_resolver(Arc::clone(hosts) as Arc<dyn ResolvesServerCert>);
+        config.ignore_client_order = true;
         config.alpn_protocols = purpose.alpn();
         config.ticketer = Arc::clone(ticketer);
         config.session_storage = Arc::new(NoServerSessionStorage {});

@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
+use rustls::CipherSuite;
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use sestina_certs::{CertError, describe_der, load_identity, self_signed, server_end_point};
 use tokio_util::sync::CancellationToken;
@@ -96,7 +97,7 @@ impl CertStore {
         } else {
             config.certificates.clone()
         };
-        let provider = Arc::new(aws_lc_rs::default_provider());
+        let provider = Arc::new(provider());
         // Stamps first: a change while loading is then seen as a change.
         let seen = stamps(&files);
         let set = load(&files, config.versions, &provider)?;
@@ -152,6 +153,21 @@ impl CertStore {
             }
         }
     }
+}
+
+/// The usual cipher suites, those with SHA-256 and AES-128 first: as strong as the curve that the
+/// keys are agreed on, and the cheapest to set up, which counts when many clients come at once.
+fn provider() -> CryptoProvider {
+    let mut provider = aws_lc_rs::default_provider();
+    provider.cipher_suites.sort_by_key(|suite| {
+        !matches!(
+            suite.suite(),
+            CipherSuite::TLS13_AES_128_GCM_SHA256
+                | CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256
+                | CipherSuite::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256
+        )
+    });
+    provider
 }
 
 fn load(

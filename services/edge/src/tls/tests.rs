@@ -254,6 +254,33 @@ fn only_the_listeners_own_protocol_is_negotiated() {
 }
 
 #[test]
+fn the_server_chooses_the_cipher_suite() {
+    use rustls::CipherSuite::*;
+    let folder = tempfile::tempdir().unwrap();
+    let store = store(folder.path(), &["c.example"]);
+    for (version, wanted) in [
+        (&rustls::version::TLS13, TLS13_AES_128_GCM_SHA256),
+        (
+            &rustls::version::TLS12,
+            TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256,
+        ),
+    ] {
+        let config = Arc::new(client(folder.path(), &[version]));
+        let (mut server, _) = Acceptor::new(Arc::clone(&store), Purpose::StartTls)
+            .begin()
+            .unwrap();
+        let name = ServerName::try_from("c.example").unwrap();
+        let mut client = ClientConnection::new(config, name).unwrap();
+        let mut wire = Vec::new();
+        client.write_tls(&mut wire).unwrap();
+        server.read_tls(&mut wire.as_slice()).unwrap();
+        server.process_new_packets().unwrap();
+        let chosen = server.negotiated_cipher_suite().unwrap().suite();
+        assert_eq!(chosen, wanted);
+    }
+}
+
+#[test]
 fn tls_1_2_can_be_turned_off() {
     let folder = tempfile::tempdir().unwrap();
     let files = write_pair(folder.path(), "c", &["c.example"]);

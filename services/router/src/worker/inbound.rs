@@ -55,7 +55,7 @@ impl Slot {
             );
         };
         if let Some(old) = self.session_of(&full) {
-            if self.sessions.get(&old).is_some_and(Session::owes) {
+            if self.sessions.get(&old).is_some_and(|s| s.owes()) {
                 return self.ask_later(core, lane, bind.handle);
             }
             self.close_session(core, old, "conflict", "replaced by a new connection");
