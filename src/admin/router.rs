@@ -1,10 +1,11 @@
 //! What a router answers: everything.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use parking_lot::Mutex;
 use sestina_api::admin::{AdminError, AdminHandler};
 use sestina_api::store::Stores;
 use sestina_cluster::slot_map::{SlotTable, same};
@@ -26,6 +27,11 @@ const WHOLE_EVERY: Duration = Duration::from_secs(2);
 /// How long another router may take for its part of an answer.
 const PEER_LIMIT: Duration = Duration::from_secs(3);
 
+/// What routers ask each other, each for its own part of an answer.
+pub const AMONG_ROUTERS: &[&str] = &["status", "sessions.list", "sessions.close"];
+/// Connections to other routers that are kept for their next question.
+const CLIENTS: usize = 64;
+
 /// The commands of a router, or of a process that is everything.
 pub struct RouterAdmin {
     pub(super) config: Config,
@@ -36,6 +42,8 @@ pub struct RouterAdmin {
     /// The edge in the same process.
     pub(super) edge: Option<Arc<Edge>>,
     metrics: Arc<Metrics>,
+    /// By address: a connection for each question would cost a handshake.
+    clients: Mutex<HashMap<String, Arc<AdminClient>>>,
 }
 
 impl RouterAdmin {
@@ -55,6 +63,7 @@ impl RouterAdmin {
             dialer,
             edge,
             metrics,
+            clients: Mutex::default(),
         })
     }
 
@@ -102,9 +111,10 @@ impl RouterAdmin {
             if node.role() != proto::NodeRole::Router || same(&node, &running.node) {
                 continue;
             }
-            let (dialer, command, json) = (dialer.clone(), command.to_owned(), json.to_owned());
+            let client = self.client(dialer, &node.address);
+            let (command, json) = (command.to_owned(), json.to_owned());
             questions.push(async move {
-                let asked = ask(&dialer, &node, &command, &json);
+                let asked = async { client?.call(&command, &json).await };
                 match tokio::time::timeout(PEER_LIMIT, asked).await {
                     Ok(Ok(json)) => Ok(json),
                     Ok(Err(error)) => Err(format!("router {}: {error}", node.name)),
@@ -124,21 +134,23 @@ impl RouterAdmin {
         }
         (answers, missing)
     }
-}
 
-async fn ask(
-    dialer: &Arc<Dialer>,
-    node: &proto::Node,
-    command: &str,
-    json: &str,
-) -> Result<String, AdminError> {
-    let target = node
-        .address
-        .parse()
-        .map_err(|error: sestina_rpc::RpcError| AdminError::new("away", error.to_string()))?;
-    AdminClient::connect(dialer, &target)?
-        .call(command, json)
-        .await
+    /// The connection to that router; it connects when it is used, and again when it broke.
+    fn client(&self, dialer: &Arc<Dialer>, address: &str) -> Result<Arc<AdminClient>, AdminError> {
+        let mut clients = self.clients.lock();
+        if let Some(client) = clients.get(address) {
+            return Ok(client.clone());
+        }
+        let target = address
+            .parse()
+            .map_err(|error: sestina_rpc::RpcError| AdminError::new("away", error.to_string()))?;
+        let client = Arc::new(AdminClient::connect(dialer, &target)?);
+        if clients.len() >= CLIENTS {
+            clients.clear();
+        }
+        clients.insert(address.to_owned(), client.clone());
+        Ok(client)
+    }
 }
 
 #[async_trait]

@@ -177,7 +177,7 @@ async fn start(
     for tries in 1.. {
         let server = RpcServer::new(around.security.clone())
             .router(router.acceptor())
-            .admin_among_routers(around.admin.clone())
+            .admin_among_routers(around.admin.clone(), crate::admin::router::AMONG_ROUTERS)
             .health(around.ready.clone());
         match server.listen(config.cluster.listen).await {
             Ok(server) => {

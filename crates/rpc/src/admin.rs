@@ -8,6 +8,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use hyper_util::rt::TokioIo;
 use sestina_api::admin::{AdminError, AdminHandler};
+use sestina_certs::Role;
 use sestina_proto as proto;
 use sestina_proto::admin_client::AdminClient as Client;
 use tokio::net::UnixStream;
@@ -18,6 +19,7 @@ use tonic::{Request, Response, Status};
 use tracing::Instrument;
 
 use crate::channel::{Dialer, Peer, tuned};
+use crate::identity::{PeerInfo, Proof};
 use crate::target::Target;
 use crate::{MAX_MESSAGE, status};
 
@@ -27,11 +29,33 @@ const TIMEOUT: Duration = Duration::from_secs(120);
 /// Implements the service `Admin` over a handler.
 pub(crate) struct AdminService {
     handler: Arc<dyn AdminHandler>,
+    /// What a caller without the administrator's role may ask.
+    others: &'static [&'static str],
 }
 
 impl AdminService {
-    pub(crate) fn new(handler: Arc<dyn AdminHandler>) -> AdminService {
-        AdminService { handler }
+    pub(crate) fn new(
+        handler: Arc<dyn AdminHandler>,
+        others: &'static [&'static str],
+    ) -> AdminService {
+        AdminService { handler, others }
+    }
+
+    /// The listener has checked that the caller has one of the roles at all.
+    fn check(&self, peer: Option<&PeerInfo>, command: &str) -> Result<(), Status> {
+        match peer.map(|peer| &peer.proof) {
+            Some(Proof::Certificate(info))
+                if !info.roles.contains(&Role::Admin) && !self.others.contains(&command) =>
+            {
+                tracing::warn!(subject = %info.subject, command,
+                    "refused a command: the certificate lacks the administrator's role");
+                Err(Status::permission_denied(format!(
+                    "{command} needs a certificate with the URI name {}",
+                    Role::Admin.uri()
+                )))
+            }
+            _ => Ok(()),
+        }
     }
 }
 
@@ -42,6 +66,10 @@ impl proto::admin_server::Admin for AdminService {
         request: Request<proto::AdminRequest>,
     ) -> Result<Response<proto::AdminReply>, Status> {
         let span = crate::trace::server_span(request.metadata(), "admin");
+        self.check(
+            request.extensions().get::<PeerInfo>(),
+            &request.get_ref().command,
+        )?;
         let proto::AdminRequest { command, json } = request.into_inner();
         let result = self.handler.call(&command, &json).instrument(span).await;
         Ok(Response::new(match result {

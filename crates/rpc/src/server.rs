@@ -112,16 +112,27 @@ impl RpcServer {
 
     /// Serves the administrator's commands (to admin certificates, or on the unix socket).
     pub fn admin(self, handler: Arc<dyn AdminHandler>) -> RpcServer {
-        self.admin_for(handler, RequireRole(&[Role::Admin]))
+        self.admin_for(handler, RequireRole(&[Role::Admin]), &[])
     }
 
-    /// The same on a router, which other routers ask too, on an administrator's behalf.
-    pub fn admin_among_routers(self, handler: Arc<dyn AdminHandler>) -> RpcServer {
-        self.admin_for(handler, RequireRole(&[Role::Admin, Role::Router]))
+    /// The same on a router, which other routers ask `theirs` of, on an administrator's behalf;
+    /// nothing else.
+    pub fn admin_among_routers(
+        self,
+        handler: Arc<dyn AdminHandler>,
+        theirs: &'static [&'static str],
+    ) -> RpcServer {
+        let who = RequireRole(&[Role::Admin, Role::Router]);
+        self.admin_for(handler, who, theirs)
     }
 
-    fn admin_for(mut self, handler: Arc<dyn AdminHandler>, who: RequireRole) -> RpcServer {
-        let service = AdminServer::new(crate::admin::AdminService::new(handler))
+    fn admin_for(
+        mut self,
+        handler: Arc<dyn AdminHandler>,
+        who: RequireRole,
+        theirs: &'static [&'static str],
+    ) -> RpcServer {
+        let service = AdminServer::new(crate::admin::AdminService::new(handler, theirs))
             .max_decoding_message_size(MAX_MESSAGE)
             .max_encoding_message_size(MAX_MESSAGE);
         self.routes

@@ -19,16 +19,19 @@ pub(super) fn scenarios(options: &Options) -> Vec<Value> {
         .map(|name| format!("{name}, archive"))
         .collect();
     let all = [
+        // First: the memory of processes that have just started.
+        json!({"name": "idle", "kind": "idle", "sessions": 10_000}),
         json!({"name": "chat, 8 in flight", "kind": "chat", "pairs": 200, "in_flight": 8}),
         json!({"name": "chat, 1 in flight", "kind": "chat", "pairs": 200, "in_flight": 1}),
         json!({"name": "chat, 4 in flight", "kind": "chat", "pairs": 200, "in_flight": 4}),
+        json!({"name": "chat, 8 in flight in each pair", "kind": "chat", "pairs": 200,
+            "in_flight": 8, "per_pair": true}),
         json!({"name": "chat, 500 a second", "kind": "chat", "pairs": 200, "rate": 500.0}),
         json!({"name": "login", "kind": "login"}),
         json!({"name": "room of 500, 1 in flight", "kind": "room", "in_flight": 1}),
         json!({"name": "room of 500, 4 in flight", "kind": "room", "in_flight": 4}),
         json!({"name": "chat, 1,000 online", "kind": "chat", "in_flight": 8, "background": 600}),
         json!({"name": "chat, 10,000 online", "kind": "chat", "in_flight": 8, "background": 9600}),
-        json!({"name": "idle", "kind": "idle", "sessions": 10_000}),
         json!({"name": "chat with archive, 8 in flight", "kind": "chat", "in_flight": 8,
             "servers": archived}),
     ];

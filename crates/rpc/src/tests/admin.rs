@@ -68,6 +68,25 @@ async fn over_the_network_an_admin_certificate_is_needed() {
     assert!(error.text.contains("urn:sestina:role:admin"), "{error}");
 }
 
+#[tokio::test]
+async fn routers_ask_each_other_only_what_they_need() {
+    let cluster = Cluster::new();
+    let running = RpcServer::new(cluster.security("router-0", Role::Router))
+        .admin_among_routers(Arc::new(Handler), &["echo"])
+        .listen(localhost())
+        .await
+        .unwrap();
+    let target = running.address().unwrap().to_string().parse().unwrap();
+    let router = AdminClient::connect(&cluster.dialer("router-1", Role::Router), &target).unwrap();
+    assert_eq!(router.call("echo", "{}").await.unwrap(), "{}");
+    let error = router.call("user.delete", "").await.unwrap_err();
+    assert_eq!(error.code, "forbidden");
+    assert!(error.text.contains("urn:sestina:role:admin"), "{error}");
+    let admin = AdminClient::connect(&cluster.dialer("ops", Role::Admin), &target).unwrap();
+    let unknown = admin.call("user.delete", "").await.unwrap_err();
+    assert_eq!(unknown, AdminError::unknown_command("user.delete"));
+}
+
 struct Endless(watch::Sender<bool>);
 
 #[async_trait]

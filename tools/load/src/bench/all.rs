@@ -121,7 +121,12 @@ pub async fn all(plan: &Plan, progress: impl Fn(&str)) -> Result<Findings> {
     ensure!(!servers.is_empty(), "the plan has no server");
     let mut findings = Findings::default();
     for named in &plan.scenarios {
-        for run in 1..=plan.runs {
+        // What a process takes for its first sessions it may keep: only the first run tells.
+        let runs = match named.scenario {
+            Scenario::Idle(_) => 1,
+            _ => plan.runs,
+        };
+        for run in 1..=runs {
             for server in &servers {
                 let wanted = named.servers.as_ref().is_none_or(|names| {
                     server.kind == ServerKind::Floor || names.contains(&server.name)
@@ -130,7 +135,7 @@ pub async fn all(plan: &Plan, progress: impl Fn(&str)) -> Result<Findings> {
                     continue;
                 }
                 let result = Box::pin(one(server, &plan.timing, &named.scenario)).await;
-                let head = format!("{} {run}/{} {}", named.name, plan.runs, server.name);
+                let head = format!("{} {run}/{runs} {}", named.name, server.name);
                 match result {
                     Ok(mut outcome) => {
                         outcome.scenario.clone_from(&named.name);
