@@ -114,13 +114,20 @@ dialects! {
         let planner = plan(conn, request, !hand_over).await?;
         if !planner && !hand_over {
             let refused_slots = request.moves.iter().map(|step| step.slot).collect();
-            let map = Some(map(conn, version).await?);
+            let map = match request.moves.is_empty() {
+                true => None,
+                false => Some(map(conn, version).await?),
+            };
             return Ok(proto::SlotClaimReply { planner, refused_slots, map });
         }
         let (done, refused_slots) = apply(conn, request).await?;
         // Planners claim nothing most of the time: that is no claim.
         if done > 0 {
             failpoint::hit_async("storage.claim").await;
+        }
+        // Who asks only for the planner's part asks often, and is told no table.
+        if request.moves.is_empty() {
+            return Ok(proto::SlotClaimReply { planner, refused_slots, map: None });
         }
         let version = if done == 0 { version } else { version + 1 };
         sqlx::query("UPDATE slot_table SET version = $1").bind(version).execute(&mut *conn).await?;
