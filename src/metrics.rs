@@ -161,7 +161,7 @@ fn store_op(operation: &str) -> StoreOp {
         "archive_append" => StoreOp::ArchiveAppend,
         "archive_query" => StoreOp::ArchiveQuery,
         "offline_append" => StoreOp::OfflineAppend,
-        "offline_list" | "offline_remove" => StoreOp::OfflineRead,
+        "offline_list" | "offline_known" | "offline_remove" => StoreOp::OfflineRead,
         "outcome_put" => StoreOp::Outcome,
         "slot_table" => StoreOp::SlotTable,
         "slot_claim" => StoreOp::SlotClaim,

@@ -116,6 +116,12 @@ fn judge(
                 counts.taking
             ));
         }
+        if counts.in_doubt > 0 {
+            missing.push(format!(
+                "router {name} makes sure that redis has {} detached sessions and rooms",
+                counts.in_doubt
+            ));
+        }
         if counts.frozen > 0 {
             missing.push(format!(
                 "router {name} is handing over {} slots",

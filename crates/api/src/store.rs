@@ -45,7 +45,7 @@ store_api! {
     account_delete(AccountRef) -> Empty;
     /// A page of accounts in order of JID.
     account_list(AccountListRequest) -> AccountListReply;
-    /// Appends archive rows, each fenced; rows already there count as done.
+    /// Appends archive rows, each fenced; rows already there count as done, or move if they say so.
     archive_append(ArchiveAppendRequest) -> FencedReply;
     /// A page of an archive (XEP-0313 §4, XEP-0059).
     archive_query(ArchiveQueryRequest) -> ArchiveQueryReply;
@@ -53,6 +53,8 @@ store_api! {
     offline_append(OfflineAppendRequest) -> FencedReply;
     /// The undelivered offline messages of a user, in order.
     offline_list(OfflineListRequest) -> OfflineListReply;
+    /// Which of these keys the offline messages of a user have, delivered ones included.
+    offline_known(OfflineKnownRequest) -> OfflineKnownReply;
     /// Marks offline messages as delivered; their keys are kept until maintenance, so that a replay finds them.
     offline_remove(OfflineRemoveRequest) -> FencedReply;
     /// Stores the outcome of an IQ set, or returns the one stored before.

@@ -160,6 +160,7 @@ not_used! {
     archive_query(ArchiveQueryRequest) -> ArchiveQueryReply;
     offline_append(OfflineAppendRequest) -> FencedReply;
     offline_list(OfflineListRequest) -> OfflineListReply;
+    offline_known(OfflineKnownRequest) -> OfflineKnownReply;
     offline_remove(OfflineRemoveRequest) -> FencedReply;
     outcome_put(OutcomePutRequest) -> OutcomeReply;
     cluster_secret(Empty) -> ClusterSecretReply;

@@ -35,6 +35,7 @@ macro_rules! for_each_store {
             archive_query(ArchiveQueryRequest) -> ArchiveQueryReply, Query;
             offline_append(OfflineAppendRequest) -> FencedReply, Write;
             offline_list(OfflineListRequest) -> OfflineListReply, Query;
+            offline_known(OfflineKnownRequest) -> OfflineKnownReply, Query;
             offline_remove(OfflineRemoveRequest) -> FencedReply, Write;
             outcome_put(OutcomePutRequest) -> OutcomeReply, Write;
             lease_renew(LeaseRenewRequest) -> LeaseRenewReply, Lease;

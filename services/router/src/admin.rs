@@ -80,6 +80,10 @@ pub struct Counts {
     pub occupants: usize,
     /// What waits for an answer or a commit.
     pub works: usize,
+    /// Detached sessions and rooms that the shadow may not have, so that they would not outlive
+    /// this router.
+    #[serde(default)]
+    pub in_doubt: usize,
 }
 
 impl Counts {
@@ -115,5 +119,6 @@ impl Counts {
         self.rooms += other.rooms;
         self.occupants += other.occupants;
         self.works += other.works;
+        self.in_doubt += other.in_doubt;
     }
 }

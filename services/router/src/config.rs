@@ -67,6 +67,8 @@ pub struct RouterConfig {
     pub sweep_ms: u64,
     /// Wait after a failed shadow commit.
     pub shadow_retry_ms: u64,
+    /// How often the shadow is asked whether it still has everything.
+    pub shadow_check_ms: u64,
     /// A hand-over that did not settle by then thaws.
     pub handover_limit_ms: u64,
     /// Streams of effects are forgotten after this idle time (they begin anew then).
@@ -104,6 +106,7 @@ impl Default for RouterConfig {
             tick_ms: 100,
             sweep_ms: 5_000,
             shadow_retry_ms: 250,
+            shadow_check_ms: 10_000,
             handover_limit_ms: 5_000,
             stream_idle_ms: 60_000,
             room_mark_batch: 32,

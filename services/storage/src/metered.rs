@@ -76,6 +76,7 @@ metered! {
     archive_query(ArchiveQueryRequest) -> ArchiveQueryReply;
     offline_append(OfflineAppendRequest) -> FencedReply;
     offline_list(OfflineListRequest) -> OfflineListReply;
+    offline_known(OfflineKnownRequest) -> OfflineKnownReply;
     offline_remove(OfflineRemoveRequest) -> FencedReply;
     outcome_put(OutcomePutRequest) -> OutcomeReply;
     lease_renew(LeaseRenewRequest) -> LeaseRenewReply;

@@ -275,6 +275,13 @@ impl Stores for Storage {
         operate!(self, read Main, offline => list, request)
     }
 
+    async fn offline_known(
+        &self,
+        request: proto::OfflineKnownRequest,
+    ) -> Result<proto::OfflineKnownReply, StoreError> {
+        operate!(self, read Main, offline => known, request)
+    }
+
     async fn offline_remove(
         &self,
         request: proto::OfflineRemoveRequest,

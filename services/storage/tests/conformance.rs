@@ -46,6 +46,7 @@ macro_rules! conformance {
 conformance! {
     accounts,
     archive_filters,
+    archive_moves,
     archive_pages,
     archive_replays,
     claims_against_writes,

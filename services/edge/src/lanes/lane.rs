@@ -230,10 +230,14 @@ impl EdgeSink for Receiver {
             }
         }
         let (worker, seq) = (batch.worker, batch.seq);
-        if !self.shared.take_batch(&self.set, batch) {
+        let Some(refused_slots) = self.shared.take_batch(&self.set, batch) else {
             return;
-        }
-        let ack = proto::to_router::Body::LaneAck(proto::LaneAck { worker, seq });
+        };
+        let ack = proto::to_router::Body::LaneAck(proto::LaneAck {
+            worker,
+            seq,
+            refused_slots,
+        });
         self.lane.send(
             self.attempt,
             proto::ToRouter {

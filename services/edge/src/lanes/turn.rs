@@ -3,6 +3,7 @@
 //! No session is woken and nothing is waited for. What the batch put on wires is flushed at its
 //! end, each wire once.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -33,10 +34,11 @@ pub(crate) struct Payload {
     pub(crate) span: Span,
 }
 
-/// The sessions touched by a batch.
+/// The sessions touched by a batch, and the slots of which something was refused by its epoch.
 #[derive(Default)]
 pub(crate) struct Turn {
     touched: Vec<Arc<Session>>,
+    refused: BTreeSet<u32>,
 }
 
 impl Turn {
@@ -46,31 +48,33 @@ impl Turn {
         }
     }
 
-    fn finish(self, shared: &Shared) {
+    fn finish(self, shared: &Shared) -> Vec<u32> {
         for session in &self.touched {
             session.finish_turn(shared);
         }
+        self.refused.into_iter().collect()
     }
 }
 
 impl Shared {
-    /// Works a batch. False if nothing of it was taken: this edge has no lease any more.
+    /// Works a batch; tells the slots of which it refused something because another owns them now.
+    /// `None` if nothing of it was taken: this edge has no lease any more.
     pub(crate) fn take_batch(
         self: &Arc<Self>,
         set: &Arc<LaneSet>,
         batch: proto::ToEdgeBatch,
-    ) -> bool {
+    ) -> Option<Vec<u32>> {
         if !self.check_lease() {
-            return false;
+            return None;
         }
         failpoint!("edge.delivering");
         let mut turn = Turn::default();
         for frame in batch.frames {
             self.take_frame(set, frame, &mut turn);
         }
-        turn.finish(self);
+        let refused = turn.finish(self);
         failpoint!("edge.delivered");
-        true
+        Some(refused)
     }
 
     fn take_frame(self: &Arc<Self>, set: &Arc<LaneSet>, frame: proto::ToEdge, turn: &mut Turn) {
@@ -101,6 +105,8 @@ impl Shared {
         }
         if self.is_of_owner(&mut slot, set, frame.epoch) {
             self.take_owned(number, &mut slot, body, turn);
+        } else {
+            turn.refused.insert(frame.slot);
         }
     }
 
@@ -158,7 +164,7 @@ impl Shared {
                     return;
                 };
                 if close.keep {
-                    session.supersede(self, &close.condition, &close.text);
+                    session.supersede(self, &close.condition, &close.text, close.ended);
                 } else {
                     session.dismiss(self, &close.condition, &close.text);
                     self.remove_session(slot, close.handle);
@@ -235,6 +241,7 @@ impl Shared {
                 continue;
             };
             if !self.is_of_owner(slot, set, target.epoch) {
+                turn.refused.insert(number.into());
                 continue;
             }
             let Some(session) = self.session(slot, target.handle, target.generation) else {

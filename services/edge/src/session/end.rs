@@ -107,16 +107,15 @@ impl Session {
         self.wire.close(CloseKind::AfterFlush);
     }
 
-    /// Another attachment goes on with the session, but does not have what came in here: that is
-    /// held until the owner has settled it (Detached).
-    pub(crate) fn supersede(&self, shared: &Shared, condition: &str, text: &str) {
+    /// The socket is over, but what came and went here is held until the owner needs it no more
+    /// (Detached): another attachment goes on with the session and does not have it yet, or the
+    /// session is `ended` and its rest is being stored.
+    pub(crate) fn supersede(&self, shared: &Shared, condition: &str, text: &str, ended: bool) {
         let mut state = self.state.lock();
-        state.held_out = Default::default();
-        state.unacked_bytes = 0;
         if state.phase != Phase::Open {
             return;
         }
-        state.phase = Phase::Lost;
+        state.phase = if ended { Phase::Closed } else { Phase::Lost };
         state.waiting_since.get_or_insert_with(Instant::now);
         shared.metrics.count(Count::StreamError, 1);
         let condition =

@@ -174,6 +174,7 @@ impl Session {
             remote: self.remote.to_string(),
             began: state.began,
             accepted: state.told.max(state.accepted),
+            sent: state.in_last,
         }
     }
 }

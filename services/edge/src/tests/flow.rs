@@ -206,11 +206,10 @@ async fn the_owner_ends_a_session() {
     let mut bound = rig.managed(SECURE).await;
     let close = |generation, condition: &str| {
         ToEdge::Close(proto::CloseSession {
-            keep: false,
             handle: bound.handle,
             generation,
             condition: condition.to_owned(),
-            text: String::new(),
+            ..Default::default()
         })
     };
     bound.frame(close(0, "policy-violation"));
@@ -221,6 +220,41 @@ async fn the_owner_ends_a_session() {
         end.contains("<conflict ") && end.ends_with("</stream:stream>"),
         "{end}"
     );
+    assert_eq!(rig.tally.level_of(Level::Sessions), 0);
+}
+
+#[tokio::test]
+async fn what_a_closed_session_had_is_held_until_the_owner_needs_it_no_more() {
+    let rig = Rig::new(2).await;
+    let mut bound = rig.managed(SECURE).await;
+    bound.deliver(1, "not acknowledged");
+    bound.frame(ToEdge::Close(proto::CloseSession {
+        handle: bound.handle,
+        generation: 1,
+        condition: "conflict".to_owned(),
+        keep: true,
+        ended: true,
+        ..Default::default()
+    }));
+    let end = bound.client.rest().await;
+    assert!(end.contains("<conflict "), "{end}");
+    assert_eq!(rig.tally.level_of(Level::Sessions), 1);
+    // A new owner gets it, and hears that the session is over.
+    let new = rig.cluster.router(1);
+    let install = proto::InstallEpoch {
+        owner: Some(new.node.clone()),
+    };
+    new.send("edge1", bound.slot, 5, ToEdge::InstallEpoch(install));
+    let (_, _, report) = next_frame!(new, EpochReport);
+    assert_eq!(report.sessions[0].held.len(), 1);
+    let item = bound.item(0, 0, 0);
+    let restored = proto::Restored { items: vec![item] };
+    new.send("edge1", bound.slot, 5, ToEdge::Restored(restored));
+    let (_, _, close) = next_frame!(new, Close);
+    assert!(close.clean);
+    let (handle, generation) = (bound.handle, 1);
+    let detached = proto::Detached { handle, generation };
+    new.send("edge1", bound.slot, 5, ToEdge::Detached(detached));
     assert_eq!(rig.tally.level_of(Level::Sessions), 0);
 }
 

@@ -102,6 +102,8 @@ pub(super) struct Router {
     received: tokio::sync::Mutex<mpsc::UnboundedReceiver<proto::ToRouter>>,
     seq: AtomicU64,
     pub(super) lane_acked: AtomicU64,
+    /// Slots named in acknowledgements.
+    pub(super) refused: Mutex<Vec<u32>>,
     /// How often lanes were opened; frames of an older opening are refused.
     openings: AtomicU64,
 }
@@ -122,6 +124,7 @@ impl Router {
             received: tokio::sync::Mutex::new(received),
             seq: AtomicU64::new(0),
             lane_acked: AtomicU64::new(0),
+            refused: Mutex::default(),
             openings: AtomicU64::new(0),
         })
     }
@@ -249,6 +252,7 @@ impl RouterSink for Sink {
         }
         if let Some(Body::LaneAck(ack)) = &frame.body {
             self.router.lane_acked.fetch_max(ack.seq, Ordering::Relaxed);
+            self.router.refused.lock().extend(&ack.refused_slots);
             return Ok(());
         }
         self.router.frames.send(frame).map_err(|_| LaneClosed)

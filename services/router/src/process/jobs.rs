@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use sestina_api::key::EffectKey;
 use sestina_api::shadow::ShadowError;
 use sestina_api::store::StoreError;
 use sestina_proto as proto;
@@ -15,7 +16,7 @@ use tracing::{Instrument as _, Span};
 use super::Shared;
 use super::releases::{self, Release};
 use crate::worker::core::Job;
-use crate::worker::input::{Input, JobDone};
+use crate::worker::input::{Input, JobDone, Known};
 use crate::worker::work::WorkId;
 
 /// How long a client's question may wait for storage.
@@ -74,14 +75,10 @@ async fn run(shared: &Arc<Shared>, job: Job) -> Option<JobDone> {
                 full,
             }
         }
-        Job::UserKnown { slot, bare } => {
-            let asked = shared
-                .ports
-                .stores
-                .account_get(proto::AccountRef { bare: bare.clone() });
+        Job::UserKnown { slot, bare, keys } => {
+            let asked = user_known(shared, &bare, keys);
             let known = match tokio::time::timeout(QUESTION, asked).await {
-                Ok(Ok(reply)) => Ok(reply.account.is_some()),
-                Ok(Err(StoreError::NotFound(_))) => Ok(false),
+                Ok(Ok(known)) => Ok(known),
                 Ok(Err(_)) | Err(_) => Err(()),
             };
             JobDone::UserKnown { slot, bare, known }
@@ -112,7 +109,6 @@ async fn run(shared: &Arc<Shared>, job: Job) -> Option<JobDone> {
             session,
             request,
         } => {
-            let bare = request.bare.clone();
             let mut backoff = retry();
             loop {
                 match shared.ports.stores.offline_remove(request.clone()).await {
@@ -126,7 +122,7 @@ async fn run(shared: &Arc<Shared>, job: Job) -> Option<JobDone> {
             JobDone::OfflineRemoved {
                 slot,
                 session,
-                bare,
+                request,
             }
         }
         Job::ArchiveQuery { query, request } => {
@@ -171,6 +167,29 @@ async fn run(shared: &Arc<Shared>, job: Job) -> Option<JobDone> {
         // These go together: see `start`.
         Job::Release { .. } => return None,
     })
+}
+
+/// Whether a user exists, and which of these offline messages it has or had.
+async fn user_known(
+    shared: &Shared,
+    bare: &str,
+    keys: Vec<proto::Key>,
+) -> Result<Known, StoreError> {
+    let stores = &shared.ports.stores;
+    let bare = bare.to_owned();
+    let asked = stores.account_get(proto::AccountRef { bare: bare.clone() });
+    let exists = match asked.await {
+        Ok(reply) => reply.account.is_some(),
+        Err(StoreError::NotFound(_)) => false,
+        Err(error) => return Err(error),
+    };
+    let mut stored = Vec::new();
+    if !keys.is_empty() {
+        let request = proto::OfflineKnownRequest { bare, keys };
+        let reply = stores.offline_known(request).await?;
+        stored.extend(reply.keys.iter().map(EffectKey::from));
+    }
+    Ok(Known { exists, stored })
 }
 
 fn fence_slot(fence: Option<&proto::Fence>) -> (u16, u64) {

@@ -298,6 +298,10 @@ impl Room {
                 _ => {}
             }
         }
+        // What the shadow does not have any more, all have.
+        let first = room.tail.keys().next();
+        room.trimmed = first.map_or(room.seq, |first| first - 1);
+        room.marked = room.trimmed;
         history.sort_by_key(|(seq, ..)| *seq);
         room.history = history.into();
         Some(room)

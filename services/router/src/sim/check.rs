@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::client::{Mode, Received, What, number_in};
+use super::client::{Client, Mode, Received, What, number_in};
 use super::world::{Sent, World};
 use crate::worker::session::Attachment;
 
@@ -49,6 +49,10 @@ fn routers(world: &World, wrong: &mut Vec<String>) {
                 }
                 if !slot.outbound.is_empty() || !slot.parked.is_empty() {
                     wrong.push(format!("{at}: effects wait: {:?}", slot.outbound));
+                }
+                let in_doubt = slot.shadow.in_doubt(worker.core.checks.doubts);
+                if in_doubt > 0 {
+                    wrong.push(format!("{at}: {in_doubt} objects may be missing"));
                 }
                 if slot.archive_open + slot.offline_open > 0 || !slot.shadow.is_idle() {
                     wrong.push(format!("{at}: stores are not idle"));
@@ -121,7 +125,11 @@ fn shadow(world: &World, wrong: &mut Vec<String>) {
             alive.extend(slot.rooms.keys().map(crate::worker::shadow::room_object));
         }
     }
-    for object in world.shadow.objects() {
+    let there = world.shadow.objects();
+    for object in alive.iter().filter(|object| !there.contains(object)) {
+        wrong.push(format!("the shadow does not have {object}"));
+    }
+    for object in there {
         if !alive.contains(&object) {
             wrong.push(format!("the shadow still has {object}"));
         }
@@ -151,8 +159,8 @@ fn clients(world: &World, wrong: &mut Vec<String>) {
         }
         let mut seen = BTreeSet::new();
         for got in &client.log {
-            // Known: what a dead owner stored and its successor delivered comes twice.
-            let history = got.delayed && matches!(got.what, What::Groupchat | What::Message);
+            // Who enters a room again gets its history again.
+            let history = got.delayed && got.what == What::Groupchat;
             let again = !seen.insert((got.session, got.what, got.number));
             if again && !history {
                 wrong.push(format!("{at}: got {:?} {} twice", got.what, got.number));
@@ -185,11 +193,6 @@ fn messages(world: &World, wrong: &mut Vec<String>) {
             continue;
         }
         for who in sent.cover.iter().filter(|who| exists(world, **who)) {
-            let client = &world.clients[who.0];
-            let left = client.left.contains(&sent.to) || !client.rooms_settled.contains(&sent.to);
-            if sent.what == What::Groupchat && left {
-                continue;
-            }
             if got(world, *who, sent.what, *number).next().is_none() {
                 wrong.push(format!("m{number} {sent:?} did not reach c{}", who.0));
             }
@@ -214,13 +217,13 @@ fn bare(jid: &str) -> &str {
     jid.split('/').next().unwrap_or(jid)
 }
 
-/// Somebody got it, or it waits in storage.
+/// A session of the user got it or a copy of it, or it waits in storage.
 fn arrived(world: &World, number: u64, sent: &Sent) -> bool {
     let user = bare(&sent.to);
     let live = world.clients.iter().filter(|c| c.bare == user).any(|c| {
         c.log
             .iter()
-            .any(|r| r.what == What::Message && r.number == number)
+            .any(|r| matches!(r.what, What::Message | What::CarbonReceived) && r.number == number)
     });
     live || world
         .storage
@@ -302,45 +305,48 @@ fn archives(world: &World, wrong: &mut Vec<String>) {
         }
     }
     for client in &world.clients {
-        // Two sessions of a user may see what a dead owner had sent to one of them in two orders.
-        let sessions = world.clients.iter().filter(|c| c.bare == client.bare);
-        if sessions.count() > 1 {
+        archive_order(world, client, wrong);
+    }
+}
+
+/// The archive has what a session got live in the order in which it got it.
+fn archive_order(world: &World, client: &Client, wrong: &mut Vec<String>) {
+    let Some(rows) = world.storage.archives.get(&client.bare) else {
+        return;
+    };
+    let place: BTreeMap<String, usize> = rows
+        .iter()
+        .enumerate()
+        .map(|(at, row)| (crate::worker::records::id_text(&row.id), at))
+        .collect();
+    // What another session of the user had got before: it came here late, after a takeover.
+    let earlier = |r: &Received| {
+        let others = world.clients.iter().filter(|c| c.bare == client.bare);
+        let mut all = others.flat_map(|c| &c.log);
+        all.any(|o| o.what == r.what && o.number == r.number && o.at < r.at)
+    };
+    let mut last: BTreeMap<u32, (usize, u64)> = BTreeMap::new();
+    let live = client.log.iter();
+    for r in live.filter(|r| r.what == What::Message && !r.delayed) {
+        if bare(&r.from) == client.bare {
+            // The sender's own row, from when it was sent.
             continue;
         }
-        let Some(rows) = world.storage.archives.get(&client.bare) else {
+        let Some(at) = place.get(&r.stanza_id) else {
+            wrong.push(format!(
+                "c{}: m{} has id {}, not in the archive",
+                client.index, r.number, r.stanza_id
+            ));
             continue;
         };
-        let place: BTreeMap<String, (usize, u64)> = rows
-            .iter()
-            .enumerate()
-            .map(|(at, row)| (crate::worker::records::id_text(&row.id), (at, row.place.0)))
-            .collect();
-        // Within an epoch: a dead owner may have archived what only its successor delivered.
-        let mut last: BTreeMap<(u32, u64), (usize, u64)> = BTreeMap::new();
-        for r in client
-            .log
-            .iter()
-            .filter(|r| r.what == What::Message && !r.delayed)
-        {
-            if bare(&r.from) == client.bare {
-                // The sender's own row, from when it was sent.
-                continue;
-            }
-            let Some((at, epoch)) = place.get(&r.stanza_id) else {
-                wrong.push(format!(
-                    "c{}: m{} has id {}, not in the archive",
-                    client.index, r.number, r.stanza_id
-                ));
-                continue;
-            };
-            let before = last.entry((r.session, *epoch)).or_insert((0, 0));
-            if *at < before.0 {
-                wrong.push(format!(
-                    "c{}: the archive has m{} before m{}, which came first",
-                    client.index, r.number, before.1
-                ));
-            }
+        let before = last.entry(r.session).or_insert((0, 0));
+        if *at >= before.0 {
             *before = (*at, r.number);
+        } else if !earlier(r) {
+            wrong.push(format!(
+                "c{}: the archive has m{} before m{}, which came first",
+                client.index, r.number, before.1
+            ));
         }
     }
 }

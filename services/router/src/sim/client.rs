@@ -65,6 +65,8 @@ pub(super) enum Mode {
 /// What was received, in order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Received {
+    /// When (steps of the world).
+    pub(super) at: u64,
     pub(super) session: u32,
     pub(super) what: What,
     pub(super) number: u64,
@@ -98,7 +100,7 @@ pub(super) struct Client {
     pub(super) wanted: bool,
     /// Counts its logins.
     pub(super) session_no: u32,
-    session: u128,
+    pub(super) session: u128,
     pub(super) resumable: bool,
     pub(super) h: u64,
     counting: bool,
@@ -115,8 +117,6 @@ pub(super) struct Client {
     pub(super) carbons_settled: bool,
     pub(super) rooms: BTreeMap<String, bool>,
     pub(super) rooms_settled: BTreeSet<String>,
-    /// Rooms it has left: what was said since it was in them may have come as history.
-    pub(super) left: BTreeSet<String>,
     pub(super) log: Vec<Received>,
     /// IQs of this session without an answer.
     pub(super) asking: BTreeMap<u64, bool>,
@@ -149,7 +149,6 @@ impl Client {
             carbons_settled: false,
             rooms: BTreeMap::new(),
             rooms_settled: BTreeSet::new(),
-            left: BTreeSet::new(),
             log: Vec::new(),
             asking: BTreeMap::new(),
         }
@@ -229,6 +228,7 @@ impl Client {
         socks: &mut Socks,
         what: FromServer,
         answer: bool,
+        at: u64,
     ) -> Option<String> {
         match what {
             FromServer::Bound { session } => {
@@ -271,17 +271,18 @@ impl Client {
                 if self.counting {
                     self.h += 1;
                 }
-                self.read(socks, &Stanza::from(stanza));
+                self.read(socks, &Stanza::from(stanza), at);
             }
         }
         None
     }
 
-    fn read(&mut self, socks: &mut Socks, stanza: &Stanza) {
+    fn read(&mut self, socks: &mut Socks, stanza: &Stanza, at: u64) {
         let payload = String::from_utf8_lossy(&stanza.payload).into_owned();
         let session = self.session_no;
         let mut received = |what, number| {
             self.log.push(Received {
+                at,
                 session,
                 what,
                 number,

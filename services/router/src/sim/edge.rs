@@ -1,6 +1,6 @@
 //! An edge as the contract of the link asks for it: it numbers and holds, and knows nothing.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::Bytes;
 use sestina_api::key::join;
@@ -228,6 +228,7 @@ impl Edge {
         else {
             return;
         };
+        let mut refused = BTreeSet::new();
         for frame in batch.frames {
             let Some(body) = frame.body else { continue };
             match body {
@@ -238,13 +239,18 @@ impl Edge {
                     self.lane_ready(hands, router, lane.1);
                 }
                 Down::SlotMap(map) => self.learn(hands, &map),
-                Down::Deliver(deliver) => self.deliver(hands, router, deliver),
-                body => self.take(hands, router, frame.slot as u16, frame.epoch, body),
+                Down::Deliver(deliver) => self.deliver(hands, router, deliver, &mut refused),
+                body => {
+                    if !self.take(hands, router, frame.slot as u16, frame.epoch, body) {
+                        refused.insert(frame.slot);
+                    }
+                }
             }
         }
         let ack = proto::LaneAck {
             worker: batch.worker,
             seq: batch.seq,
+            refused_slots: refused.into_iter().collect(),
         };
         hands.send(conn, 0, 0, Body::LaneAck(ack));
     }
@@ -270,11 +276,18 @@ impl Edge {
         }
     }
 
-    pub(super) fn deliver(&mut self, hands: &mut Hands<'_>, router: u64, deliver: proto::Deliver) {
+    pub(super) fn deliver(
+        &mut self,
+        hands: &mut Hands<'_>,
+        router: u64,
+        deliver: proto::Deliver,
+        refused: &mut BTreeSet<u32>,
+    ) {
         for target in deliver.targets {
             let number = (target.handle & 0xfff) as u16;
             let slot = self.slots.entry(number).or_default();
             if !slot.is_of_owner(router, target.epoch) {
+                refused.insert(number.into());
                 continue;
             }
             let Some(session) = slot.session(target.handle, target.generation) else {
@@ -289,6 +302,7 @@ impl Edge {
         }
     }
 
+    /// False if it is of an older epoch than this edge knows.
     pub(super) fn take(
         &mut self,
         hands: &mut Hands<'_>,
@@ -296,20 +310,20 @@ impl Edge {
         number: u16,
         epoch: u64,
         body: Down,
-    ) {
+    ) -> bool {
         let lanes = &self.lanes;
         let slot = self.slots.entry(number).or_default();
         match body {
             Down::InstallEpoch(install) => {
                 if epoch < slot.epoch && guard!("epoch") {
-                    return;
+                    return true;
                 }
                 if install
                     .owner
                     .as_ref()
                     .is_some_and(|o| o.incarnation != router)
                 {
-                    return;
+                    return true;
                 }
                 slot.raise(epoch, Some(router));
                 slot.reported = epoch;
@@ -325,16 +339,16 @@ impl Edge {
                 if !slot.pending.is_empty() {
                     slot.wait_for_owner(hands.now);
                 }
-                return;
+                return true;
             }
             Down::Redirect(redirect) => {
                 if slot.route != Some(router) {
-                    return;
+                    return true;
                 }
                 let now = hands.now;
                 if let Some(session) = slot.sessions.get_mut(&redirect.handle) {
                     if redirect.generation < session.generation || session.link == Link::Restoring {
-                        return;
+                        return true;
                     }
                     if redirect.n > 0 && redirect.n <= session.accepted {
                         session.accepted = session.settled.max(redirect.n - 1);
@@ -345,20 +359,22 @@ impl Edge {
                         {
                             retry.0 = now;
                         }
-                        return;
+                        return true;
                     }
                     session.link = Link::Waiting;
                 } else if !slot.pending.contains_key(&redirect.handle) {
-                    return;
+                    return true;
                 }
                 slot.wait_for_owner(now);
-                return;
+                return true;
             }
             _ => {}
         }
-        if slot.is_of_owner(router, epoch) {
+        let ours = slot.is_of_owner(router, epoch);
+        if ours {
             Self::take_owned(lanes, hands, number, slot, body);
         }
+        ours
     }
 
     pub(super) fn take_owned(
@@ -478,9 +494,12 @@ impl Edge {
                     return;
                 };
                 if close.keep {
-                    s.held_out.clear();
                     if s.phase == Phase::Open {
-                        s.phase = Phase::Lost;
+                        s.phase = if close.ended {
+                            Phase::Closed
+                        } else {
+                            Phase::Lost
+                        };
                         hands.write(s.sock, FromServer::Error(close.condition));
                         hands.close(s.sock);
                     }

@@ -216,6 +216,7 @@ impl EdgeSession {
             state: self.record.clone(),
             began: self.began,
             accepted: self.told.max(self.accepted),
+            sent: self.in_last,
             ..Default::default()
         }
     }

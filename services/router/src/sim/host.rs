@@ -15,7 +15,7 @@ use crate::config::RouterConfig;
 use crate::hooks::Pipeline;
 use crate::metrics::Metrics;
 use crate::worker::core::{Core, Job, PeerRef};
-use crate::worker::input::{Command, Input, JobDone};
+use crate::worker::input::{Command, Input, JobDone, Known};
 use crate::worker::turn::{Worker, split_event};
 
 /// What a process is doing.
@@ -107,6 +107,15 @@ impl Host {
 
     pub(super) fn is_running(&self) -> bool {
         self.life == Life::Running
+    }
+
+    /// Whether a session waits for a resumption here.
+    pub(super) fn has_detached(&self) -> bool {
+        let mut slots = self.workers.iter().flat_map(|w| w.slots.iter());
+        slots.any(|slot| {
+            let mut sessions = slot.sessions.values();
+            sessions.any(|s| s.is_live() && s.edge().is_none())
+        })
     }
 
     pub(super) fn push(&mut self, worker: usize, input: Input) {
@@ -314,14 +323,17 @@ pub(super) fn perform(
                 full: Vec::new(),
             }
         }
-        Job::UserKnown { slot, bare } => {
+        Job::UserKnown { slot, bare, keys } => {
             if storage.away && !late {
                 return None;
             }
             let known = if storage.away {
                 Err(())
             } else {
-                Ok(storage.accounts.contains(bare))
+                Ok(Known {
+                    exists: storage.accounts.contains(bare),
+                    stored: storage.offline_known(bare, keys),
+                })
             };
             JobDone::UserKnown {
                 slot: *slot,
@@ -361,7 +373,7 @@ pub(super) fn perform(
             JobDone::OfflineRemoved {
                 slot: *slot,
                 session: *session,
-                bare: request.bare.clone(),
+                request: request.clone(),
             }
         }
         Job::ArchiveQuery { query, request } => {

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
+use sestina_api::key::EffectKey;
 use sestina_api::shadow::{ShadowError, ShadowObject, ShadowOp};
 use sestina_proto as proto;
 use sestina_runtime::guard;
@@ -66,6 +67,7 @@ impl Storage {
                 continue;
             }
             let archive = self.archives.entry(row.archive.clone()).or_default();
+            archive.retain(|a| !row.moves || a.id != row.stanza_id || a.place.0 >= row.epoch);
             if archive.iter().any(|a| a.id == row.stanza_id) {
                 continue;
             }
@@ -123,6 +125,13 @@ impl Storage {
     pub(super) fn offline_all(&self, bare: &str) -> impl Iterator<Item = &proto::OfflineRow> {
         let rows = self.offline.get(bare).into_iter().flat_map(|u| u.values());
         rows.filter(|r| !r.3).map(|r| &r.2)
+    }
+
+    /// Which of these keys a user has, delivered ones included.
+    pub(super) fn offline_known(&self, bare: &str, keys: &[proto::Key]) -> Vec<EffectKey> {
+        let user = self.offline.get(bare);
+        let has = |key: &&proto::Key| user.is_some_and(|u| u.contains_key(&key_of(Some(key))));
+        keys.iter().filter(has).map(EffectKey::from).collect()
     }
 
     pub(super) fn offline_remove(&mut self, request: &proto::OfflineRemoveRequest) {

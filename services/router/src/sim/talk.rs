@@ -178,11 +178,19 @@ fn join_or_leave(world: &mut World, index: usize) {
         Some(true) if leaves => {
             client.rooms.remove(&room);
             client.rooms_settled.remove(&room);
-            client.left.insert(room);
             client.send(
                 &mut world.socks,
                 client::room_presence(&address, "unavailable"),
             );
+            // What it has not got yet, the room may get after it has left.
+            let got = |number: &u64| {
+                let mut log = client.log.iter();
+                log.any(|r| r.what == What::Groupchat && r.number == *number)
+            };
+            let said = world.sent.iter_mut().filter(|(_, sent)| sent.to == room);
+            for (_, sent) in said.filter(|(number, _)| !got(number)) {
+                sent.cover.retain(|(who, _)| *who != index);
+            }
             world.note(|| format!("c{index} leaves {address}"));
         }
         Some(_) => {}

@@ -2,10 +2,10 @@
 
 use std::process::Command;
 
-use super::faults::run;
+use super::faults::{flush_at_rest, run};
 
 /// Seeds of a normal run.
-const SEEDS: u64 = 80;
+const SEEDS: u64 = 160;
 
 fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()
@@ -50,6 +50,17 @@ fn nothing_is_lost_doubled_or_mixed_up() {
         failed.is_empty(),
         "these seeds fail; replay one with SESTINA_SIM_SEED: {failed:?}"
     );
+}
+
+#[test]
+fn what_the_shadow_lost_is_written_again() {
+    let mut objects = 0;
+    for seed in 0..8 {
+        let (before, after) = flush_at_rest(seed);
+        assert_eq!(before, after, "seed {seed}");
+        objects += before.len();
+    }
+    assert!(objects > 0, "there was nothing to lose");
 }
 
 fn without(guard: &str) {

@@ -21,6 +21,8 @@ use crate::worker::input::Input;
 
 /// How long a lease outlives its process.
 pub(super) const LEASE: u64 = 500;
+/// How often it is asked whether the shadow has everything.
+pub(super) const SHADOW_CHECK: u64 = 2500;
 /// The host of all users.
 pub(super) const DOMAIN: &str = "h.example";
 /// Its rooms.
@@ -101,6 +103,10 @@ pub(super) struct World {
     pub(super) last_act: u64,
     pub(super) edge_tick: u64,
     pub(super) steps: u64,
+    /// Sessions whose resumption an edge had asked for when it died.
+    pub(super) late_resumes: BTreeSet<u128>,
+    /// What the shadow has lost is there again by then.
+    pub(super) whole_at: u64,
 }
 
 pub(super) fn node(name: String, incarnation: u64, role: proto::NodeRole) -> proto::Node {
@@ -128,6 +134,7 @@ impl World {
             sm_key: vec![7; 32],
             session_credit_bytes: 2 << 10,
             sweep_ms: 300,
+            shadow_check_ms: SHADOW_CHECK,
             stream_idle_ms: 400 + rng.below(2000),
             handover_limit_ms: 1500,
             ..RouterConfig::default()
@@ -187,6 +194,8 @@ impl World {
             last_act: 1000,
             edge_tick: 0,
             steps: 0,
+            late_resumes: BTreeSet::new(),
+            whole_at: 0,
         };
         for _ in 0..3 {
             world.start_host();
@@ -655,6 +664,13 @@ impl World {
             return;
         };
         self.note(|| format!("e{edge}->r{router} {}", trace::up(&frame)));
+        let alive = self.edge_index(edge).is_some_and(|e| self.edges[e].alive);
+        if let Some(proto::to_router::Body::Resume(resume)) = &frame.body
+            && !alive
+        {
+            let session = sestina_api::key::join(resume.session_hi, resume.session_lo);
+            self.late_resumes.insert(session);
+        }
         if let Some(host) = self.host_index(router) {
             self.hosts[host].edge_frame(LaneRef { edge, lane }, frame);
         }

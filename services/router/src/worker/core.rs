@@ -48,8 +48,12 @@ pub(crate) enum Job {
         rows: Vec<proto::OfflineRow>,
         works: Vec<WorkId>,
     },
-    /// Ask whether an account exists.
-    UserKnown { slot: u16, bare: String },
+    /// Ask whether an account exists, and which of these offline messages it has or had.
+    UserKnown {
+        slot: u16,
+        bare: String,
+        keys: Vec<proto::Key>,
+    },
     /// Read a user's offline messages for that session.
     OfflineList {
         slot: u16,
@@ -143,6 +147,8 @@ pub(crate) struct Core {
     pub(crate) effects_refused: bool,
     /// Slots whose shadow has something to commit.
     pub(crate) shadow_dirty: Vec<u16>,
+    /// What is known of the shadow as a whole.
+    pub(crate) checks: super::shadow_check::Checks,
 }
 
 impl Core {
@@ -193,6 +199,7 @@ impl Core {
             frozen: Vec::new(),
             effects_refused: false,
             shadow_dirty: Vec::new(),
+            checks: super::shadow_check::Checks::default(),
         }
     }
 

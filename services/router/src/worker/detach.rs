@@ -49,12 +49,15 @@ impl Slot {
             failpoint!("router.detached_stored");
             *committed = true;
             session.on_held(core, number);
+            for work in session.state_waits.drain(..) {
+                core.part_done(work);
+            }
             self.maybe_detached(core, id);
         }
     }
 
-    /// Tells the edge to drop its copies, once the shadow has the session and all that the
-    /// client sent is settled.
+    /// Tells the edge to drop its copies, once the shadow has the session, all that the client
+    /// sent is settled, and no key is needed of what it took.
     pub(crate) fn maybe_detached(&mut self, core: &mut Core, id: u128) {
         let (slot, epoch) = (self.slot, self.epoch);
         let Some(session) = self.sessions.get_mut(&id) else {
@@ -67,7 +70,14 @@ impl Slot {
                 ..
             }
         );
-        if !committed || session.settled < session.accepted {
+        if !committed {
+            return;
+        }
+        self.release_older(core, id);
+        let Some(session) = self.sessions.get_mut(&id) else {
+            return;
+        };
+        if session.settled < session.accepted || session.released() < session.acked {
             return;
         }
         let Some((lane, handle)) = session.detached_from.take() else {
@@ -89,7 +99,8 @@ impl Slot {
         let Some(session) = self.sessions.get_mut(&id) else {
             return;
         };
-        if settled <= session.mark {
+        let unknown = session.edge().is_some() && !session.edge_knows;
+        if settled <= session.mark || unknown {
             return;
         }
         session.mark = settled;
@@ -151,10 +162,22 @@ impl Slot {
                 self.end_session(core, id);
             }
         }
+        let mut over = Vec::new();
         for session in self.sessions.values_mut() {
-            let older = session.older.len();
-            session.older.retain(|o| o.lane.edge != edge);
-            if session.older.len() < older {
+            let holders = session.holders.len();
+            session.holders.retain(|(lane, _)| lane.edge != edge);
+            if session.holders.is_empty() && holders > 0 {
+                over.push(session.id);
+            }
+            if session
+                .ended_from
+                .is_some_and(|(lane, _)| lane.edge == edge)
+            {
+                session.ended_from = None;
+            }
+            let settled = session.settled;
+            let lost = session.older.extract_if(.., |o| o.lane.edge == edge);
+            if lost.filter(|o| o.until > settled).count() > 0 {
                 session.promised = 0;
             }
             if session
@@ -163,6 +186,9 @@ impl Slot {
             {
                 session.detached_from = None;
             }
+        }
+        for id in over {
+            self.forget_session(core, id);
         }
     }
 
@@ -192,7 +218,9 @@ impl Slot {
                 generation: session.generation,
                 condition: condition.to_owned(),
                 text: text.to_owned(),
-                keep: false,
+                // What it did not take is stored first.
+                keep: true,
+                ended: true,
             };
             core.send_edge(lane, self.slot, self.epoch, Body::Close(close));
         }
@@ -237,13 +265,21 @@ impl Slot {
         let directed: Vec<Jid> = session.directed.drain().collect();
         let queue: Vec<(u64, OutItem)> =
             (session.acked + 1..).zip(session.queue.drain(..)).collect();
+        let user = super::slot::entity_of(jid.bare_str());
+        let had = session.restored.iter();
+        let had = had.filter(|key| key.kind == EffectKind::Route as u32);
+        self.given.extend(had.map(|key| (key.origin, key.n, user)));
         let (written, sm) = (session.written, session.sm.is_some());
+        for work in session.state_waits.drain(..) {
+            core.part_done(work);
+        }
         let n = session.accepted + 1;
         session.ended_from = edge;
         if let Some((lane, handle)) = edge {
             self.handles.remove(&(lane.edge, handle));
         }
         core.metrics.ended();
+        self.release_older(core, id);
         self.return_unacknowledged(core, &jid, queue, written, sm, work);
         if was.is_some() {
             self.tell_own(core, id, n, &jid, work);
@@ -328,6 +364,49 @@ impl Slot {
             session.all_told = true;
             return;
         }
+        // Keys are needed until nobody is left who could send something again.
+        let Some(session) = self.sessions.get_mut(&id).filter(|s| s.holders.is_empty()) else {
+            return;
+        };
+        let generation = session.generation;
+        let last = [session.ended_from.take(), session.detached_from.take()];
+        let last = last.into_iter().flatten();
+        session.holders = last
+            .map(|(lane, handle)| (lane, proto::Detached { handle, generation }))
+            .chain(session.older.drain(..).map(|o| {
+                let (handle, generation) = (o.handle, o.generation);
+                (o.lane, proto::Detached { handle, generation })
+            }))
+            .collect();
+        if session.holders.is_empty() {
+            return self.forget_session(core, id);
+        }
+        for (lane, gone) in session.holders.clone() {
+            self.tell_gone(core, id, lane, gone);
+        }
+    }
+
+    fn tell_gone(&self, core: &mut Core, id: u128, lane: LaneRef, gone: proto::Detached) {
+        let handle = gone.handle;
+        core.send_edge(lane, self.slot, self.epoch, Body::Detached(gone));
+        core.gone_told(lane, self.slot, id, handle);
+    }
+
+    /// An attachment of a session that is over holds nothing any more.
+    pub(crate) fn holder_gone(&mut self, core: &mut Core, id: u128, lane: LaneRef, handle: u64) {
+        if let Some(session) = self.sessions.get_mut(&id)
+            && !session.holders.is_empty()
+        {
+            session
+                .holders
+                .retain(|(l, gone)| (*l, gone.handle) != (lane, handle));
+            if session.holders.is_empty() {
+                self.forget_session(core, id);
+            }
+        }
+    }
+
+    fn forget_session(&mut self, core: &mut Core, id: u128) {
         let Some(session) = self.remove_session(id) else {
             return;
         };
@@ -336,13 +415,6 @@ impl Slot {
         }
         let user = session.jid.bare();
         self.release_own(core, &user, id, u64::MAX);
-        if let Some((lane, handle)) = session.ended_from {
-            let gone = proto::Detached {
-                handle,
-                generation: session.generation,
-            };
-            core.send_edge(lane, self.slot, self.epoch, Body::Detached(gone));
-        }
         self.shadow_delete_object(core, Session::shadow_object(id));
     }
 
@@ -353,17 +425,44 @@ impl Slot {
         let mut touched = Vec::new();
         for session in self.sessions.values_mut() {
             if session.edge().is_some_and(|(l, _)| l == lane) {
-                session.rewind();
+                if !session.edge_knows || session.spare.is_some() {
+                    // It took the session before, or asks for it again first.
+                    core.attached_told(lane, slot, session);
+                }
+                session.tell_again();
+                session.sm_told = false;
                 session.pump(core, slot, epoch);
-                session.accepted_told = 0;
-                session.settled_told = 0;
-                session.released_told = 0;
-                session.state_dirty = true;
                 touched.push(session.id);
             }
+            for older in session.older.iter().filter(|o| o.lane == lane) {
+                let close = superseded(older.handle, older.generation);
+                core.send_edge(lane, slot, epoch, close);
+            }
+        }
+        let over: Vec<(u128, proto::Detached)> = self
+            .sessions
+            .values()
+            .flat_map(|s| s.holders.iter().map(|holder| (s.id, *holder)))
+            .filter(|(_, (l, _))| *l == lane)
+            .map(|(id, (_, gone))| (id, gone))
+            .collect();
+        for (id, gone) in over {
+            self.tell_gone(core, id, lane, gone);
         }
         for id in touched {
             self.touch(core, id);
         }
     }
+}
+
+/// Tells an edge that another attachment has the session; what it holds of it stays for now.
+pub(crate) fn superseded(handle: u64, generation: u32) -> Body {
+    Body::Close(proto::CloseSession {
+        handle,
+        generation,
+        condition: "conflict".to_owned(),
+        text: "resumed by another connection".to_owned(),
+        keep: true,
+        ended: false,
+    })
 }

@@ -102,7 +102,7 @@ impl Worker {
             }
             JobDone::UserKnown { slot, bare, known } => {
                 if let Some(slot) = self.slots.get_mut(slot) {
-                    slot.user_known(core, &bare, known);
+                    slot.user_known(core, &bare, known.as_ref());
                 }
             }
             JobDone::OfflineList {
@@ -118,10 +118,10 @@ impl Worker {
             JobDone::OfflineRemoved {
                 slot,
                 session,
-                bare,
+                request,
             } => {
                 if let Some(slot) = self.slots.get_mut(slot) {
-                    slot.offline_removed(core, session, bare);
+                    slot.offline_removed(core, session, request);
                 }
             }
             JobDone::ArchiveQuery { query, page } => {

@@ -17,7 +17,7 @@ impl Worker {
         let number = u16::try_from(frame.slot).unwrap_or(u16::MAX);
         let Some(body) = frame.body else { return };
         if let RouterBody::LaneAck(ack) = body {
-            return self.lane_ack(lane, ack.seq);
+            return self.lane_ack(lane, &ack);
         }
         let core = &mut self.core;
         let slot = self.slots.get_mut(number);
@@ -50,28 +50,32 @@ impl Worker {
         }
     }
 
-    fn lane_ack(&mut self, lane: LaneRef, seq: u64) {
-        for held in self.core.lane_acked(lane, seq) {
-            match held {
+    fn lane_ack(&mut self, lane: LaneRef, ack: &proto::LaneAck) {
+        for (number, what) in self.core.lane_acked(lane, ack.seq) {
+            if ack.refused_slots.contains(&u32::from(number)) {
+                // Another owns the slot: that edge has told it what it holds, without this.
+                continue;
+            }
+            let core = &mut self.core;
+            if let InFlight::State { work } = what {
+                core.part_done(work);
+            }
+            let Some(slot) = self.slots.get_mut(number) else {
+                continue;
+            };
+            match what {
                 InFlight::Delivery {
-                    slot,
+                    generation,
                     session,
                     number,
-                } => {
-                    if let Some(slot) = self.slots.get_mut(slot) {
-                        slot.deliveries_held(&mut self.core, session, number);
-                    }
-                }
-                InFlight::Settled {
-                    slot,
+                } => slot.deliveries_held(core, lane, session, generation, number),
+                InFlight::Attached {
+                    attached_no,
                     session,
-                    settled,
-                } => {
-                    if let Some(slot) = self.slots.get_mut(slot) {
-                        slot.mark_reached(&mut self.core, session, settled);
-                    }
-                }
-                InFlight::State { work } => self.core.part_done(work),
+                } => slot.attachment_held(core, session, attached_no),
+                InFlight::Settled { session, settled } => slot.mark_reached(core, session, settled),
+                InFlight::Gone { session, handle } => slot.holder_gone(core, session, lane, handle),
+                InFlight::State { .. } => {}
             }
         }
     }

@@ -9,7 +9,7 @@ use sestina_xmpp::stanza::Stanza;
 use sestina_xmpp::stanza::error::Condition;
 
 use super::core::{Core, LaneRef};
-use super::session::{Attachment, Older, Session, StreamManagement, Unsettled};
+use super::session::{Attachment, Older, Session, Spare, StreamManagement, Unsettled};
 use super::slot::{Slot, new_origin};
 use super::work::OnDone;
 use crate::chance::HashMap;
@@ -32,7 +32,13 @@ impl Slot {
             .sessions_of(&bare)
             .find_map(|s| (s.edge() == Some((lane, bind.handle))).then_some((s.id, s.generation)));
         if let Some((id, _)) = again {
-            return self.answer_bound(core, lane, bind.handle, id);
+            // Whatever was sent to it meanwhile came before it was there.
+            self.answer_bound(core, lane, bind.handle, id);
+            if let Some(session) = self.sessions.get_mut(&id) {
+                session.tell_again();
+                session.pump(core, self.slot, self.epoch);
+            }
+            return self.touch(core, id);
         }
         let resource = if bind.resource.is_empty() {
             format!("{:016x}", crate::chance::bits() as u64)
@@ -49,6 +55,9 @@ impl Slot {
             );
         };
         if let Some(old) = self.session_of(&full) {
+            if self.sessions.get(&old).is_some_and(Session::owes) {
+                return self.ask_later(core, lane, bind.handle);
+            }
             self.close_session(core, old, "conflict", "replaced by a new connection");
         }
         let id = new_origin(self.slot);
@@ -70,9 +79,11 @@ impl Slot {
     }
 
     fn answer_bound(&mut self, core: &mut Core, lane: LaneRef, handle: u64, id: u128) {
-        let Some(session) = self.sessions.get(&id) else {
+        let Some(session) = self.sessions.get_mut(&id) else {
             return;
         };
+        session.attaching();
+        core.attached_told(lane, self.slot, session);
         let (session_hi, session_lo) = split(id);
         let bound = proto::Bound {
             handle,
@@ -82,6 +93,17 @@ impl Slot {
             session_lo,
         };
         core.send_edge(lane, self.slot, self.epoch, Body::Bound(bound));
+    }
+
+    /// A session is in the way whose edge is about to send again what its client knows to be
+    /// accepted.
+    fn ask_later(&self, core: &mut Core, lane: LaneRef, handle: u64) {
+        let later = proto::Redirect {
+            handle,
+            generation: 0,
+            n: 0,
+        };
+        core.send_edge(lane, self.slot, self.epoch, Body::Redirect(later));
     }
 
     fn refuse(&self, core: &mut Core, lane: LaneRef, handle: u64, condition: &str, text: &str) {
@@ -113,14 +135,8 @@ impl Slot {
                 "no such session",
             );
         };
-        if session.accepted < session.promised {
-            // Its edge is about to send again what the client knows to be accepted.
-            let later = proto::Redirect {
-                handle: resume.handle,
-                generation: 0,
-                n: 0,
-            };
-            return core.send_edge(lane, self.slot, self.epoch, Body::Redirect(later));
+        if session.owes() {
+            return self.ask_later(core, lane, resume.handle);
         }
         let sm = session.sm.unwrap_or(StreamManagement {
             resume: true,
@@ -151,11 +167,10 @@ impl Slot {
         let old = session.edge().filter(|_| !repeated);
         let holder = old.or(session.detached_from);
         let old_generation = session.generation;
-        let keep = !repeated && session.settled < session.accepted;
         if !repeated {
             session.generation += 1;
         }
-        if let Some((lane, handle)) = holder.filter(|_| keep) {
+        if let Some((lane, handle)) = holder {
             session.older.push(Older {
                 lane,
                 handle,
@@ -171,11 +186,15 @@ impl Slot {
         session.remote = resume.remote;
         session.state_dirty = true;
         session.on_acked(core, acked);
-        session.rewind();
-        // Told again to the new edge.
-        session.settled_told = 0;
-        session.accepted_told = 0;
-        session.released_told = 0;
+        if !repeated {
+            session.spare = Some(Spare {
+                out: session.next,
+                keys: session.acked,
+            });
+        }
+        session.attaching();
+        session.tell_again();
+        session.sm_told = true;
         let (session_hi, session_lo) = split(id);
         let resumed = proto::Resumed {
             handle: resume.handle,
@@ -197,33 +216,26 @@ impl Slot {
             if guard!("generation") {
                 self.handles.remove(&(old_lane.edge, old_handle));
             }
-            let close = proto::CloseSession {
-                handle: old_handle,
-                generation: old_generation,
-                condition: "conflict".to_owned(),
-                text: "resumed by another connection".to_owned(),
-                keep,
-            };
-            core.send_edge(old_lane, self.slot, self.epoch, Body::Close(close));
+            let close = super::detach::superseded(old_handle, old_generation);
+            core.send_edge(old_lane, self.slot, self.epoch, close);
         }
         core.send_edge(lane, self.slot, self.epoch, Body::Resumed(resumed));
         if let Some(session) = self.sessions.get_mut(&id) {
+            core.attached_told(lane, self.slot, session);
             session.pump(core, self.slot, self.epoch);
         }
         core.metrics.resumed();
-        self.shadow_delete_session(core, id);
         self.touch(core, id);
     }
 
     /// XEP-0198 §3: counting begins here, in both directions.
     pub(crate) fn enable_sm(&mut self, core: &mut Core, lane: LaneRef, enable: proto::EnableSm) {
         let max = core.config.sm_resume_max_s;
-        let secret = core.config.sm_key.clone();
         let (slot, epoch) = (self.slot, self.epoch);
         let Some(session) = self.attached(lane, enable.handle, enable.generation) else {
             return;
         };
-        let sm = *session.sm.get_or_insert_with(|| StreamManagement {
+        session.sm.get_or_insert_with(|| StreamManagement {
             resume: enable.resume && max > 0,
             max_s: if enable.max_s == 0 {
                 max
@@ -234,34 +246,19 @@ impl Slot {
             out_base: session.next,
         });
         session.state_dirty = true;
-        let id = if sm.resume {
-            sestina_xmpp::ext::sm::SmId {
-                slot,
-                nonce: session.id,
-                bare: session.jid.bare_str().to_owned(),
-            }
-            .encode(&secret)
-        } else {
-            String::new()
-        };
-        let (handle, generation, session_id) = (enable.handle, session.generation, session.id);
-        // What was queued before counting began is not counted: acknowledged once written.
-        let enabled = proto::SmEnabled {
-            handle,
-            generation,
-            id,
-            max_s: sm.max_s,
-            out_base: sm.out_base,
-        };
-        core.send_edge(lane, slot, epoch, Body::SmEnabled(enabled));
-        self.touch(core, session_id);
+        let id = session.id;
+        session.sm_told = false;
+        session.pump(core, slot, epoch);
+        self.touch(core, id);
     }
 
     /// The session of a handle, unless the frame is of an older generation.
     fn attached(&mut self, lane: LaneRef, handle: u64, generation: u32) -> Option<&mut Session> {
         let id = self.session_of_handle(lane, handle)?;
         let session = self.sessions.get_mut(&id)?;
-        (session.generation == generation || !guard!("generation")).then_some(session)
+        let this = session.generation == generation;
+        session.edge_knows |= this;
+        (this || !guard!("generation")).then_some(session)
     }
 
     /// A stanza of a socket whose session is not here (after more than one fault): its client must
@@ -274,6 +271,7 @@ impl Slot {
                 condition: "reset".to_owned(),
                 text: "the session is not known any more".to_owned(),
                 keep: false,
+                ended: false,
             };
             core.send_edge(lane, self.slot, self.epoch, Body::Close(close));
         }
@@ -408,23 +406,10 @@ impl Slot {
             session.unsettled.pop_front();
             session.settled += 1;
         }
-        let settled = session.settled;
-        let (done, open) = session.older.drain(..).partition(|o| o.until <= settled);
-        session.older = open;
-        let done: Vec<Older> = done;
         failpoint!("router.settled");
         let all_settled = session.settled == session.accepted;
         let over = session.all_told;
-        for Older {
-            lane,
-            handle,
-            generation,
-            ..
-        } in done
-        {
-            let gone = proto::Detached { handle, generation };
-            core.send_edge(lane, self.slot, self.epoch, Body::Detached(gone));
-        }
+        self.release_older(core, id);
         self.touch(core, id);
         if all_settled && over {
             self.session_ended(core, id);
@@ -451,6 +436,7 @@ impl Slot {
             );
         }
         session.on_written(acked.written);
+        session.edge_has = session.edge_has.max(acked.number);
         if session.sent < session.next {
             session.pump(core, slot, epoch);
         }
@@ -470,11 +456,11 @@ impl Slot {
     pub(crate) fn closed(&mut self, core: &mut Core, lane: LaneRef, close: proto::Close) {
         let Some(id) = self.session_of_handle(lane, close.handle) else {
             let ending = Some((lane, close.handle));
-            if self
-                .sessions
-                .values()
-                .any(|s| s.ended_from == ending || s.detached_from == ending)
-                || self.of_older(lane, close.handle, None).is_some()
+            if self.sessions.values().any(|s| {
+                let told =
+                    |(l, gone): &(LaneRef, proto::Detached)| Some((*l, gone.handle)) == ending;
+                s.ended_from == ending || s.detached_from == ending || s.holders.iter().any(told)
+            }) || self.of_older(lane, close.handle, None).is_some()
             {
                 // The edge holds on until everybody was told, or the shadow has the session.
                 return;
@@ -501,9 +487,58 @@ impl Slot {
     }
 
     /// An edge acknowledged a batch: these deliveries are held by two processes.
-    pub(crate) fn deliveries_held(&mut self, core: &mut Core, id: u128, number: u64) {
-        if let Some(session) = self.sessions.get_mut(&id) {
-            session.on_held(core, number);
+    pub(crate) fn deliveries_held(
+        &mut self,
+        core: &mut Core,
+        lane: LaneRef,
+        id: u128,
+        generation: u32,
+        number: u64,
+    ) {
+        let Some(session) = self.sessions.get_mut(&id) else {
+            return;
+        };
+        let here =
+            session.generation == generation && session.edge().is_some_and(|(l, _)| l == lane);
+        if here && !session.edge_knows {
+            // It came before its session, which the edge asks for anew.
+            return;
+        }
+        session.on_held(core, number);
+        if here && session.spare.is_some() {
+            session.edge_has = session.edge_has.max(number);
+            self.release_older(core, id);
+        }
+    }
+
+    /// An edge took the answer to a resumption: it has the session.
+    pub(crate) fn attachment_held(&mut self, core: &mut Core, id: u128, attached_no: u32) {
+        if let Some(session) = self.sessions.get_mut(&id)
+            && session.attached_no == attached_no
+        {
+            session.edge_knows = true;
+            session.edge_has = session.edge_has.max(session.acked);
+            self.release_older(core, id);
+        }
+    }
+
+    /// What the attachments before this one and the shadow hold of a session can go, once it is
+    /// settled or held by the edge that has it now.
+    pub(crate) fn release_older(&mut self, core: &mut Core, id: u128) {
+        let Some(session) = self.sessions.get_mut(&id) else {
+            return;
+        };
+        let done = session.older_done();
+        let spare_done = session.spare_done();
+        for older in done {
+            let gone = proto::Detached {
+                handle: older.handle,
+                generation: older.generation,
+            };
+            core.send_edge(older.lane, self.slot, self.epoch, Body::Detached(gone));
+        }
+        if spare_done {
+            self.shadow_delete_session(core, id);
         }
     }
 
@@ -520,7 +555,8 @@ impl Slot {
         };
         session.touched = false;
         let Some((lane, handle)) = session.edge() else {
-            return;
+            // Its keys may have been all that the edge was needed for.
+            return self.maybe_detached(core, id);
         };
         if session.state_dirty {
             session.state_dirty = false;
@@ -531,6 +567,9 @@ impl Slot {
                 state,
             };
             core.send_edge(lane, slot, epoch, Body::KeepState(keep));
+        }
+        for work in session.state_waits.drain(..) {
+            core.state_told(lane, slot, work);
         }
         let accepted = core.config.reported(session.accepted, session.settled);
         // What was not sent yet is told when it was: the edge cannot note it before.
@@ -552,6 +591,9 @@ impl Slot {
                     settled: session.settled,
                     released,
                 });
+        }
+        if session.spare.is_some() {
+            self.release_older(core, id);
         }
     }
 }

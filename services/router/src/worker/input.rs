@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use sestina_api::key::EffectKey;
 use sestina_api::link::EdgeLane;
 use sestina_api::peer::PeerSink;
 use sestina_api::shadow::{ShadowError, ShadowObject};
@@ -61,6 +62,14 @@ pub(crate) enum Input {
     Command(Command),
 }
 
+/// What storage knows of a user.
+#[derive(Debug)]
+pub(crate) struct Known {
+    pub(crate) exists: bool,
+    /// Keys of offline messages among those that were asked about.
+    pub(crate) stored: Vec<EffectKey>,
+}
+
 /// How a job ended.
 #[derive(Debug)]
 pub(crate) enum JobDone {
@@ -81,7 +90,7 @@ pub(crate) enum JobDone {
     UserKnown {
         slot: u16,
         bare: String,
-        known: Result<bool, ()>,
+        known: Result<Known, ()>,
     },
     OfflineList {
         slot: u16,
@@ -92,7 +101,7 @@ pub(crate) enum JobDone {
     OfflineRemoved {
         slot: u16,
         session: u128,
-        bare: String,
+        request: proto::OfflineRemoveRequest,
     },
     ArchiveQuery {
         query: Box<ArchiveQuery>,

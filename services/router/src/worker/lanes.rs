@@ -11,23 +11,24 @@ use sestina_runtime::failpoint;
 
 use super::core::{Core, LaneRef, PeerRef};
 use super::passage::{self, Passage};
+use super::session::Session;
 use super::work::WorkId;
 
-/// What an edge will hold, or know, once its lane acknowledges the batch.
+/// What an edge will hold, or know, once its lane acknowledges the batch; listed with its slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum InFlight {
     /// A delivery: held twice then.
     Delivery {
-        slot: u16,
+        generation: u32,
         session: u128,
         number: u64,
     },
+    /// A bound or resumed session: it is at that edge then.
+    Attached { attached_no: u32, session: u128 },
     /// That all up to here is settled: the edge has dropped its copies and will not replay them.
-    Settled {
-        slot: u16,
-        session: u128,
-        settled: u64,
-    },
+    Settled { session: u128, settled: u64 },
+    /// That a session is over: the edge holds nothing of that attachment any more.
+    Gone { session: u128, handle: u64 },
     /// A registry record: held twice then.
     State { work: WorkId },
 }
@@ -42,8 +43,8 @@ pub(crate) struct EdgeLaneState {
     deliver: Option<proto::Deliver>,
     last_payload: usize,
     seq: u64,
-    flying: Vec<InFlight>,
-    unacked: VecDeque<(u64, Vec<InFlight>)>,
+    flying: Vec<(u16, InFlight)>,
+    unacked: VecDeque<(u64, Vec<(u16, InFlight)>)>,
 }
 
 pub(crate) struct PeerState {
@@ -86,7 +87,7 @@ impl Core {
         };
         let unacked = state.unacked.into_iter().flat_map(|(_, flying)| flying);
         for flying in unacked.chain(state.flying) {
-            if let InFlight::State { work } = flying {
+            if let (_, InFlight::State { work }) = flying {
                 // The record goes again with every opening; the owner has it meanwhile.
                 self.part_done(work);
             }
@@ -147,7 +148,7 @@ impl Core {
         let Some(state) = self.lanes.get_mut(&lane) else {
             return;
         };
-        let number = target.number;
+        let (number, generation) = (target.number, target.generation);
         let deliver = state.deliver.get_or_insert_with(proto::Deliver::default);
         let payload = Arc::as_ptr(stanza) as usize;
         let wire_key = proto::Key::from(key);
@@ -167,11 +168,12 @@ impl Core {
         }
         let variant = u32::try_from(deliver.variants.len() - 1).unwrap_or(u32::MAX);
         deliver.targets.push(proto::Target { variant, ..target });
-        state.flying.push(InFlight::Delivery {
-            slot,
+        let delivery = InFlight::Delivery {
+            generation,
             session,
             number,
-        });
+        };
+        state.flying.push((slot, delivery));
     }
 
     /// Sends what the turn collected for edges.
@@ -203,28 +205,51 @@ impl Core {
         }
     }
 
-    /// Notes that this turn's batch tells the edge what is settled.
-    pub(crate) fn settled_told(&mut self, lane: LaneRef, slot: u16, session: u128, settled: u64) {
+    /// Notes what the edge will know when it has taken this turn's batch.
+    fn told(&mut self, lane: LaneRef, slot: u16, what: InFlight) {
         if let Some(state) = self.lanes.get_mut(&lane) {
-            state.flying.push(InFlight::Settled {
-                slot,
-                session,
-                settled,
-            });
+            state.flying.push((slot, what));
         }
     }
 
-    /// Notes that this turn's batch carries a registry record that a work waits for.
-    pub(crate) fn state_told(&mut self, lane: LaneRef, work: WorkId) {
-        match self.lanes.get_mut(&lane) {
-            Some(state) => state.flying.push(InFlight::State { work }),
-            // Between two connections: the record is told again when the lane opens.
+    /// Notes that this turn's batch tells the edge what is settled.
+    pub(crate) fn settled_told(&mut self, lane: LaneRef, slot: u16, session: u128, settled: u64) {
+        self.told(lane, slot, InFlight::Settled { session, settled });
+    }
+
+    /// Notes that this turn's batch tells the edge of a session that it has.
+    pub(crate) fn attached_told(&mut self, lane: LaneRef, slot: u16, session: &Session) {
+        let attached = InFlight::Attached {
+            attached_no: session.attached_no,
+            session: session.id,
+        };
+        self.told(lane, slot, attached);
+    }
+
+    /// Notes that this turn's batch tells the edge that a session is over.
+    pub(crate) fn gone_told(&mut self, lane: LaneRef, slot: u16, session: u128, handle: u64) {
+        self.told(lane, slot, InFlight::Gone { session, handle });
+    }
+
+    /// Notes that a work waits for a registry record that this turn's batch carries, or one
+    /// before it. Done at once where the edge has all of them, and between two connections: the
+    /// record is told again when the lane opens.
+    pub(crate) fn state_told(&mut self, lane: LaneRef, slot: u16, work: WorkId) {
+        let told = self.lanes.get_mut(&lane).and_then(|state| {
+            if state.out.is_empty() && state.deliver.is_none() {
+                state.unacked.back_mut().map(|(_, flying)| flying)
+            } else {
+                Some(&mut state.flying)
+            }
+        });
+        match told {
+            Some(flying) => flying.push((slot, InFlight::State { work })),
             None => self.part_done(work),
         }
     }
 
     /// The edge took all batches up to `seq`: returns what it holds and knows now.
-    pub(crate) fn lane_acked(&mut self, lane: LaneRef, seq: u64) -> Vec<InFlight> {
+    pub(crate) fn lane_acked(&mut self, lane: LaneRef, seq: u64) -> Vec<(u16, InFlight)> {
         let mut held = Vec::new();
         let Some(state) = self.lanes.get_mut(&lane) else {
             return held;

@@ -9,6 +9,7 @@ use sestina_api::key::{join, split};
 use sestina_proto as proto;
 
 use super::core::{Core, PeerRef};
+use super::session::is_stored;
 use super::slot::{Seen, Slot, origin_slot};
 use crate::chance::HashSet;
 
@@ -26,8 +27,15 @@ impl Slot {
             .filter(|(_, seen)| matches!(seen, Seen::Done { .. }));
         now.extend(done.map(|(place, _)| (place.0, place.1)).take(LIMIT));
         for session in self.sessions.values() {
-            now.extend(session.unreleased.values().map(|k| (k.origin, k.n)).take(4));
+            let keys = session.unreleased.values().filter(|k| !is_stored(**k));
+            now.extend(keys.map(|k| (k.origin, k.n)).take(4));
         }
+        now.extend(
+            self.given
+                .iter()
+                .map(|(origin, n, _)| (*origin, *n))
+                .take(LIMIT),
+        );
         let mut asked: BTreeMap<u16, HashSet<u128>> = BTreeMap::new();
         for (origin, _) in now.intersection(&before).take(LIMIT) {
             asked

@@ -4,15 +4,17 @@
 //! for each lane, the jobs for storage and shadow, and nothing before the state is consistent.
 //!
 //! - [`core`]: what slots share within a turn; [`work`]: what is awaited before an answer
-//! - [`slot`], [`session`]: the rows
-//! - [`inbound`]: from edges; [`route`]: at the sender; [`receive`]: at the addressee
+//! - [`slot`], [`session`], [`record`]: the rows
+//! - [`inbound`]: from edges; [`route`]: at the sender; [`receive`], [`replay`]: at the addressee
 //! - [`presence`], [`records`]: presence; archive, offline, carbons
-//! - [`detach`], [`shadow`]: ends of sockets and sessions; what survives this process
-//! - [`takeover`], [`handover`]: slots come and go
+//! - [`detach`], [`shadow`], [`shadow_check`]: ends of sockets and sessions; what survives this
+//!   process
+//! - [`takeover`], [`archive_again`], [`handover`]: slots come and go
 //! - [`turn`]: one turn; [`input`]: what can happen to a worker; [`frames`], [`ends`]: frames and
 //!   jobs that ended, each to its row; [`lanes`], [`batch`]: what leaves
 //! - [`passage`]: time and trace of a stanza; [`levels`]: how much waits
 
+mod archive_again;
 mod batch;
 pub(crate) mod core;
 mod detach;
@@ -27,10 +29,13 @@ mod marks;
 pub(crate) mod passage;
 mod presence;
 pub(crate) mod receive;
+mod record;
 pub(crate) mod records;
+mod replay;
 mod route;
 pub(crate) mod session;
 pub(crate) mod shadow;
+mod shadow_check;
 pub(crate) mod slot;
 mod takeover;
 pub(crate) mod turn;

@@ -195,17 +195,17 @@ impl Slot {
     }
 
     /// The work waits until a second process holds the registry record: the edge takes it with
-    /// the KeepState of this turn, whose batch it acknowledges; a detached session's goes to the
-    /// shadow.
+    /// the KeepState of this turn, whose batch it acknowledges; that of a session which loses its
+    /// socket before goes to the shadow.
     pub(crate) fn keep_registry(&mut self, core: &mut Core, id: u128, work: WorkId) {
-        let Some(session) = self.sessions.get(&id) else {
+        let Some(session) = self.sessions.get_mut(&id) else {
             return;
         };
-        let Some((lane, _)) = session.edge() else {
+        if session.edge().is_none() {
             return;
-        };
+        }
         core.works.part(work);
-        core.state_told(lane, work);
+        session.state_waits.push(work);
         self.touch(core, id);
     }
 

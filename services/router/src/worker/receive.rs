@@ -9,11 +9,11 @@ use sestina_api::key::{EffectKey, EffectKind};
 use sestina_proto as proto;
 use sestina_runtime::{failpoint, guard};
 use sestina_xmpp::jid::Jid;
+use sestina_xmpp::stanza::Stanza;
 use sestina_xmpp::stanza::error::Condition;
-use sestina_xmpp::stanza::{Kind, Stanza};
 
-use super::core::{Core, Job, PeerRef};
-use super::passage::Passage;
+use super::core::{Core, PeerRef};
+use super::replay::Before;
 use super::slot::{Entity, Seen, Slot, entity_of};
 use super::work::{OnDone, WorkId};
 use crate::hooks::{Effect, IqContext, IqTarget, MessageContext, Point};
@@ -32,22 +32,6 @@ pub(crate) struct InHand {
     pub(crate) key: EffectKey,
     pub(crate) entity: Entity,
     pub(crate) work: WorkId,
-}
-
-/// A message that waits until it is known whether its user exists.
-#[derive(Debug)]
-pub(crate) struct Parked {
-    to: Jid,
-    hand: InHand,
-    stanza: Stanza,
-    passage: Passage,
-}
-
-impl Parked {
-    /// The work that waits for it.
-    pub(crate) fn work(&self) -> WorkId {
-        self.hand.work
-    }
 }
 
 impl Slot {
@@ -118,11 +102,8 @@ impl Slot {
             };
             self.room_input(core, hand, origin, to, stanza);
         } else {
-            match stanza.kind {
-                Kind::Message => self.message_to_user(core, hand, to, stanza),
-                Kind::Presence => self.presence_to_user(core, hand, &to, stanza),
-                Kind::Iq => self.iq_to_user(core, hand, &to, stanza),
-            }
+            let replay = effect.first_epoch < self.epoch;
+            self.effect_to_user(core, hand, to, stanza, replay);
         }
         core.part_done(work);
     }
@@ -214,6 +195,10 @@ impl Slot {
                 }
             }
         }
+        let gone = self
+            .given
+            .extract_if((origin, 0, 0)..=(origin, mark, Entity::MAX), |_| true);
+        gone.for_each(drop);
         if self.any_restored {
             self.release_restored(core, origin, mark);
         }
@@ -252,58 +237,7 @@ impl Slot {
         }
     }
 
-    fn message_to_user(&mut self, core: &mut Core, hand: InHand, to: Jid, stanza: Stanza) {
-        let bare = to.bare();
-        let waiting = self.parked.contains_key(&bare);
-        let online = self.sessions_of(&bare).next().is_some();
-        if online && !waiting {
-            return self.message_to_known(core, hand, &to, stanza);
-        }
-        if !core.config.has_accounts(to.domain()) {
-            return self.message_unavailable(hand, &stanza);
-        }
-        // Nobody is online: storage knows whether the user exists. What follows waits its turn.
-        core.works.part(hand.work);
-        let passage = core.passage.clone();
-        let parked = Parked {
-            to,
-            hand,
-            stanza,
-            passage,
-        };
-        self.parked.entry(bare.clone()).or_default().push(parked);
-        if !waiting {
-            core.jobs.push(Job::UserKnown {
-                slot: self.slot,
-                bare: bare.as_str().to_owned(),
-            });
-        }
-    }
-
-    /// Storage answered whether a user exists (an error: it is away).
-    pub(crate) fn user_known(&mut self, core: &mut Core, bare: &str, known: Result<bool, ()>) {
-        let Some(parked) = self.parked.remove(&Jid::from_wire(bare)) else {
-            return;
-        };
-        for Parked {
-            to,
-            hand,
-            stanza,
-            passage,
-        } in parked
-        {
-            core.passage = passage;
-            match known {
-                Ok(true) => self.message_to_known(core, hand, &to, stanza),
-                Ok(false) => self.message_unavailable(hand, &stanza),
-                Err(()) => self.storage_away(hand, &stanza),
-            }
-            core.part_done(hand.work);
-        }
-        core.passage = Passage::default();
-    }
-
-    fn message_unavailable(&mut self, hand: InHand, stanza: &Stanza) {
+    pub(super) fn message_unavailable(&mut self, hand: InHand, stanza: &Stanza) {
         if !stanza.is_error() && stanza.type_ != "headline" {
             self.answer_with(
                 hand,
@@ -323,7 +257,14 @@ impl Slot {
         }
     }
 
-    fn message_to_known(&mut self, core: &mut Core, hand: InHand, to: &Jid, mut stanza: Stanza) {
+    pub(super) fn message_to_known(
+        &mut self,
+        core: &mut Core,
+        hand: InHand,
+        to: &Jid,
+        mut stanza: Stanza,
+        before: Before,
+    ) {
         if core.storage_backlogged() && !stanza.is_error() {
             return self.storage_away(hand, &stanza);
         }
@@ -346,15 +287,36 @@ impl Slot {
             }
             return;
         }
-        let targets = self.message_targets(to, &stanza);
-        if targets.is_empty() {
+        let had = || {
+            self.sessions_of(&user)
+                .any(|s| s.number_of(hand.key).is_some())
+        };
+        let before = match before {
+            Before::Unknown if had() => Before::Given,
+            before => before,
+        };
+        let stored = sestina_xmpp::ext::offline::should_store(&stanza);
+        let targets = match before {
+            Before::Nothing | Before::Unknown => self.message_targets(to, &stanza, stored),
+            // Who came later, or is getting what is stored, gets nothing twice.
+            Before::Given => {
+                let mut targets = self.message_targets(to, &stanza, false);
+                targets.retain(|id| self.sessions.get(id).is_some_and(|s| s.was_before));
+                targets
+            }
+            // Whoever comes for what is stored gets it there, or got it.
+            Before::Stored => Vec::new(),
+        };
+        if targets.is_empty() && before != Before::Given {
             return self.undeliverable(core, hand, &context, &pipeline, to, stanza);
         }
+        // What a dead owner archived and could not deliver is in the archive where it is delivered.
+        let moves = before == Before::Unknown;
         let mut carbons = false;
         for effect in pipeline.observe(Point::MessageIn, &context, &stanza) {
             match effect {
                 Effect::Archive => {
-                    let id = self.archive(core, &user, &peer, hand.key, &stanza, hand.work);
+                    let id = self.archive(core, &user, &peer, hand.key, &stanza, hand.work, moves);
                     stamp(&mut stanza, &user, &id);
                 }
                 Effect::Carbons => carbons = true,
@@ -365,14 +327,14 @@ impl Slot {
         for target in &targets {
             self.deliver_effect(core, hand, *target, EffectKind::Route, &wire);
         }
-        if carbons {
+        if carbons && !targets.is_empty() {
             self.carbons_received(core, hand, &user, &stanza, &targets);
         }
     }
 
-    /// RFC 6121 §8.5.2.1.1 and §8.5.3: which sessions get a message.
-    fn message_targets(&self, to: &Jid, stanza: &Stanza) -> Vec<u128> {
-        let stored = sestina_xmpp::ext::offline::should_store(stanza);
+    /// RFC 6121 §8.5.2.1.1 and §8.5.3: which sessions get a message; one that can be `stored` comes
+    /// behind what is stored.
+    fn message_targets(&self, to: &Jid, stanza: &Stanza, stored: bool) -> Vec<u128> {
         if to.resource().is_some() {
             if let Some(id) = self.session_of(to) {
                 // Behind what is stored, whichever form of the address was used (RFC 6120 §10.1).
@@ -417,7 +379,8 @@ impl Slot {
         for effect in effects {
             match effect {
                 Effect::Archive => {
-                    let id = self.archive(core, &user, context.peer, hand.key, &stanza, hand.work);
+                    let (key, work) = (hand.key, hand.work);
+                    let id = self.archive(core, &user, context.peer, key, &stanza, work, false);
                     stamp(&mut stanza, &user, &id);
                 }
                 Effect::StoreOffline => {
@@ -435,7 +398,13 @@ impl Slot {
         }
     }
 
-    fn presence_to_user(&mut self, core: &mut Core, hand: InHand, to: &Jid, stanza: Stanza) {
+    pub(super) fn presence_to_user(
+        &mut self,
+        core: &mut Core,
+        hand: InHand,
+        to: &Jid,
+        stanza: Stanza,
+    ) {
         if !matches!(stanza.type_.as_str(), "" | "unavailable" | "error") {
             // Subscriptions need a roster; RFC 6121 §3 lets a server ignore what it cannot keep.
             return;
@@ -454,7 +423,7 @@ impl Slot {
         }
     }
 
-    fn iq_to_user(&mut self, core: &mut Core, hand: InHand, to: &Jid, stanza: Stanza) {
+    pub(super) fn iq_to_user(&mut self, core: &mut Core, hand: InHand, to: &Jid, stanza: Stanza) {
         let request = matches!(stanza.type_.as_str(), "get" | "set");
         if to.resource().is_some() {
             match self.session_of(to) {

@@ -21,6 +21,9 @@ use super::core::{Core, Job};
 use super::slot::Slot;
 use super::work::{OnDone, WorkId};
 
+/// How long a session waits before it asks again for what is stored.
+const OFFLINE_RETRY_MS: u64 = 1000;
+
 /// The XEP-0359 id under which an archive holds a stanza: a hash of the archive and the origin's
 /// number, so that a replay gets the same.
 pub(crate) fn stanza_id(archive: &str, key: EffectKey) -> [u8; 16] {
@@ -47,7 +50,9 @@ pub(crate) fn id_text(id: &[u8]) -> String {
 }
 
 impl Slot {
-    /// Appends to the archive of a user of this slot; returns the stanza-id.
+    /// Appends to the archive of a user of this slot; returns the stanza-id. With `moves`, a row of
+    /// an older epoch moves here.
+    #[allow(clippy::too_many_arguments)]
     pub(crate) fn archive(
         &mut self,
         core: &mut Core,
@@ -56,6 +61,7 @@ impl Slot {
         key: EffectKey,
         stanza: &Stanza,
         work: WorkId,
+        moves: bool,
     ) -> String {
         let id = stanza_id(user.as_str(), key);
         let (epoch, counter) = self.next_archive_place();
@@ -69,6 +75,7 @@ impl Slot {
             with_bare: peer.bare_str().to_owned(),
             with_resource: peer.resource().unwrap_or_default().to_owned(),
             stanza: Some(stanza.clone().into()),
+            moves,
         };
         let bytes = row.encoded_len();
         core.works.part(work);
@@ -214,14 +221,17 @@ impl Slot {
             return;
         };
         let Ok(rows) = rows else {
-            // Storage is away: go on live; what is stored comes with the next login.
-            session.offline_pending = false;
-            return;
+            // Storage is away: go on live; what is stored comes when it is back.
+            self.offline_fetched(core, id);
+            return self
+                .offline_retry
+                .push((core.now_ms + OFFLINE_RETRY_MS, id));
         };
         if rows.is_empty() {
             // Only if nothing was on its way when it was asked, nor was stored since.
             if session.offline_asked == Some(self.offline_counter) {
-                session.offline_pending = false;
+                session.release_stored(None);
+                self.offline_fetched(core, id);
             } else {
                 self.ask_offline(core, id, bare);
             }
@@ -264,6 +274,44 @@ impl Slot {
         core.part_done(work);
     }
 
+    /// Messages to its bare JID go straight to the session again.
+    fn offline_fetched(&mut self, core: &mut Core, id: u128) {
+        if let Some(session) = self.sessions.get_mut(&id) {
+            session.offline_pending = false;
+            session.state_dirty = true;
+            self.touch(core, id);
+        }
+    }
+
+    /// After a takeover: goes on giving stored messages to sessions that were getting them, and
+    /// finds out whether those that they have got are known as delivered.
+    pub(crate) fn offline_restored(&mut self, core: &mut Core, id: u128) {
+        let Some(session) = self.sessions.get_mut(&id) else {
+            return;
+        };
+        let pending = std::mem::take(&mut session.offline_pending);
+        if pending || session.has_stored() {
+            let user = session.jid.bare();
+            self.fetch_offline(core, id, &user);
+        }
+    }
+
+    /// Asks again for what could not be had while storage was away; run at each tick.
+    pub(crate) fn retry_offline(&mut self, core: &mut Core) {
+        let now = core.now_ms;
+        let due: Vec<u128> = self
+            .offline_retry
+            .extract_if(.., |(at, _)| *at <= now)
+            .map(|(_, id)| id)
+            .collect();
+        for id in due {
+            if let Some(session) = self.sessions.get(&id).filter(|s| s.is_live()) {
+                let bare = session.jid.bare();
+                self.ask_offline(core, id, bare.as_str());
+            }
+        }
+    }
+
     /// Stored messages are held by the owner and an edge: they can go, and the next page may come.
     pub(crate) fn offline_delivered(
         &mut self,
@@ -280,9 +328,19 @@ impl Slot {
     }
 
     /// They are gone: look for more, and for whom had to wait for that.
-    pub(crate) fn offline_removed(&mut self, core: &mut Core, session: u128, bare: String) {
+    pub(crate) fn offline_removed(
+        &mut self,
+        core: &mut Core,
+        session: u128,
+        request: proto::OfflineRemoveRequest,
+    ) {
         self.offline_removing = self.offline_removing.saturating_sub(1);
-        self.offline_waiting.push((session, bare));
+        if let Some(session) = self.sessions.get_mut(&session) {
+            let keys = request.keys.iter().map(EffectKey::from).collect();
+            session.release_stored(Some(&keys));
+        }
+        self.touch(core, session);
+        self.offline_waiting.push((session, request.bare));
         if self.offline_removing == 0 {
             for (id, bare) in std::mem::take(&mut self.offline_waiting) {
                 self.ask_offline(core, id, &bare);

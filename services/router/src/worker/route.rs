@@ -109,7 +109,7 @@ impl Slot {
         for effect in pipeline.observe(Point::MessageOut, &context, &stanza) {
             match effect {
                 Effect::Archive => {
-                    archived = Some(self.archive(core, &user, &to, key, &stanza, work));
+                    archived = Some(self.archive(core, &user, &to, key, &stanza, work, false));
                 }
                 Effect::Carbons => {
                     self.carbons_sent(core, id, key, &stanza, archived.as_deref(), work)
@@ -279,8 +279,10 @@ impl Slot {
             stream: 0,
             seq: 0,
             age_us: core.passage.born,
+            first_epoch: 0,
             settling: false,
         };
+        let fresh = key.n > session.replay_until;
         core.works.part(work);
         let queue = self.outbound.entry(target).or_default();
         queue.pending.push_back(PendingEffect {
@@ -289,6 +291,7 @@ impl Slot {
             effect,
             work,
             sent: false,
+            fresh,
         });
         self.pump_effects(core, target);
     }
@@ -326,6 +329,9 @@ impl Slot {
             failpoint!("router.effect_sent");
             queue.seq += 1;
             pending.sent = true;
+            if std::mem::take(&mut pending.fresh) {
+                pending.effect.first_epoch = epoch;
+            }
             let mut effect = pending.effect.clone();
             effect.stream = queue.stream;
             effect.seq = queue.seq;

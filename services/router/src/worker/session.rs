@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-use sestina_api::key::{EffectKey, EffectKind, join, split};
+use sestina_api::key::{EffectKey, EffectKind};
 use sestina_proto as proto;
 use sestina_xmpp::jid::Jid;
 
@@ -48,6 +48,17 @@ pub(crate) struct OutItem {
     pub(crate) passage: Passage,
 }
 
+impl OutItem {
+    /// Its form in the shadow and in reports.
+    pub(crate) fn outbound(&self, number: u64) -> proto::Outbound {
+        proto::Outbound {
+            number,
+            key: Some(self.key.into()),
+            stanza: Some((*self.stanza).clone()),
+        }
+    }
+}
+
 /// A stanza of the client that is not settled.
 #[derive(Debug, Default)]
 pub(crate) struct Unsettled {
@@ -64,6 +75,16 @@ pub(crate) struct Older {
     pub(crate) generation: u32,
     /// Its stanzas were accepted up to here.
     pub(crate) until: u64,
+}
+
+/// What attachments before this one, and the shadow, hold of a session that was resumed: all of it
+/// stays where it is until the edge that has the socket now has it too.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Spare {
+    /// Deliveries up to here.
+    pub(crate) out: u64,
+    /// Keys of what the client has acknowledged, up to here.
+    pub(crate) keys: u64,
 }
 
 /// Presence as last broadcast.
@@ -85,6 +106,8 @@ pub(crate) struct Session {
     pub(crate) anonymous: bool,
     pub(crate) query: std::collections::HashMap<String, String>,
     pub(crate) sm: Option<StreamManagement>,
+    /// The edge was told of it, on this opening of its lane.
+    pub(crate) sm_told: bool,
 
     // from the client
     pub(crate) accepted: u64,
@@ -96,6 +119,8 @@ pub(crate) struct Session {
     pub(crate) mark: u64,
     /// (lane sequence, settled) told to the edge and not acknowledged yet.
     pub(crate) settled_told: u64,
+    /// Up to here an owner before this one may have worked what comes again.
+    pub(crate) replay_until: u64,
     pub(crate) unsettled: VecDeque<Unsettled>,
     /// Slots that may hold keys of this session: slot -> highest n sent there.
     pub(crate) mark_targets: HashMap<u16, u64>,
@@ -141,14 +166,27 @@ pub(crate) struct Session {
     pub(crate) touched: bool,
     /// The edge must get a new registry record.
     pub(crate) state_dirty: bool,
+    /// Works that wait until a second process has the record.
+    pub(crate) state_waits: Vec<WorkId>,
     /// Lane and handle of the lost socket, until the edge was told to drop its copies.
     pub(crate) detached_from: Option<(LaneRef, u64)>,
     /// The same of a session that ended.
     pub(crate) ended_from: Option<(LaneRef, u64)>,
     /// Attachments before this one that hold something.
     pub(crate) older: Vec<Older>,
+    /// It is older than this owner.
+    pub(crate) was_before: bool,
+    /// Held elsewhere until the edge has it.
+    pub(crate) spare: Option<Spare>,
+    /// Counts the answers to resumptions; the edge has taken the last one, and has deliveries up to
+    /// there.
+    pub(crate) attached_no: u32,
+    pub(crate) edge_knows: bool,
+    pub(crate) edge_has: u64,
     /// It ended, and all but what it had sent is done.
     pub(crate) all_told: bool,
+    /// It ended, and these attachments are being told to drop what they hold.
+    pub(crate) holders: Vec<(LaneRef, proto::Detached)>,
     /// Listed to send its mark to other slots.
     pub(crate) mark_due: bool,
 }
@@ -165,11 +203,13 @@ impl Session {
             anonymous: false,
             query: std::collections::HashMap::new(),
             sm: None,
+            sm_told: true,
             accepted: 0,
             promised: 0,
             settled: 0,
             mark: 0,
             settled_told: 0,
+            replay_until: 0,
             unsettled: VecDeque::new(),
             mark_targets: HashMap::default(),
             next: 0,
@@ -195,10 +235,17 @@ impl Session {
             directed: HashSet::default(),
             touched: false,
             state_dirty: false,
+            state_waits: Vec::new(),
             detached_from: None,
             ended_from: None,
             older: Vec::new(),
+            was_before: false,
+            spare: None,
+            attached_no: 0,
+            edge_knows: true,
+            edge_has: 0,
             all_told: false,
+            holders: Vec::new(),
             mark_due: false,
         }
     }
@@ -209,6 +256,11 @@ impl Session {
             Attachment::Edge { lane, handle } => Some((*lane, *handle)),
             Attachment::Detached { .. } | Attachment::Ending => None,
         }
+    }
+
+    /// Whether an owner before this one has accepted what this one has not got yet.
+    pub(crate) fn owes(&self) -> bool {
+        self.accepted < self.promised
     }
 
     pub(crate) fn is_ending(&self) -> bool {
@@ -255,10 +307,7 @@ impl Session {
             weight,
             passage,
         });
-        if key.kind & 0xff != EffectKind::Offline as u32 {
-            // What came from storage is removed there by itself; no origin replays it.
-            self.unreleased.insert(self.next, key);
-        }
+        self.unreleased.insert(self.next, key);
         self.next
     }
 
@@ -270,8 +319,9 @@ impl Session {
         if !core.lanes.contains_key(&lane) {
             return;
         }
-        while self.sent < self.next {
-            if self.flying_bytes > core.config.session_credit_bytes {
+        loop {
+            self.tell_sm(core, slot, epoch, lane, handle);
+            if self.sent >= self.next || self.flying_bytes > core.config.session_credit_bytes {
                 break;
             }
             let index = usize::try_from(self.sent - self.acked).unwrap_or(usize::MAX);
@@ -296,6 +346,17 @@ impl Session {
                 item.key,
                 &item.passage,
             );
+        }
+    }
+
+    /// Between what the client does not count and what it counts.
+    fn tell_sm(&mut self, core: &mut Core, slot: u16, epoch: u64, lane: LaneRef, handle: u64) {
+        if self.sm_told || self.sm.is_some_and(|sm| self.sent < sm.out_base) {
+            return;
+        }
+        self.sm_told = true;
+        if let Some(enabled) = self.sm_enabled(handle, slot, &core.config.sm_key) {
+            core.send_edge(lane, slot, epoch, proto::to_edge::Body::SmEnabled(enabled));
         }
     }
 
@@ -357,13 +418,24 @@ impl Session {
     /// The same for all that came from one origin up to its mark.
     pub(crate) fn release_origin(&mut self, origin: u128, mark: u64) -> bool {
         let before = self.unreleased.len();
-        self.unreleased
-            .retain(|_, key| key.origin != origin || key.n > mark);
+        let stays = |key: &EffectKey| key.origin != origin || key.n > mark || is_stored(*key);
+        self.unreleased.retain(|_, key| stays(key));
         if !self.restored.is_empty() {
-            self.restored
-                .retain(|key| key.origin != origin || key.n > mark);
+            self.restored.retain(stays);
         }
         self.unreleased.len() != before
+    }
+
+    /// What came from storage is released when storage knows it as delivered; `None`: all of it.
+    pub(crate) fn release_stored(&mut self, keys: Option<&HashSet<EffectKey>>) {
+        let stays = |key: &EffectKey| !is_stored(*key) || keys.is_some_and(|k| !k.contains(key));
+        self.unreleased.retain(|_, key| stays(key));
+        self.restored.retain(stays);
+    }
+
+    /// Whether storage may still have something as not delivered that it got.
+    pub(crate) fn has_stored(&self) -> bool {
+        self.unreleased.values().any(|key| is_stored(*key))
     }
 
     /// The cheap part of [`Session::release_origin`]: what is first in line.
@@ -371,6 +443,7 @@ impl Session {
         while let Some(first) = self.unreleased.first_entry()
             && first.get().origin == origin
             && first.get().n <= mark
+            && !is_stored(*first.get())
         {
             let key = first.remove();
             self.restored.remove(&key);
@@ -389,6 +462,35 @@ impl Session {
     /// All numbers up to here are released.
     pub(crate) fn released(&self) -> u64 {
         self.unreleased.keys().next().map_or(self.next, |n| n - 1)
+    }
+
+    /// Whether nothing is held for it elsewhere that a new owner would need.
+    fn needs_no_spare(&self) -> bool {
+        let released = self.released();
+        match self.attachment {
+            Attachment::Edge { .. } => self.spare.is_none_or(|spare| {
+                self.edge_knows && self.edge_has >= spare.out && released >= spare.keys
+            }),
+            Attachment::Detached { committed, .. } => committed && released >= self.acked,
+            Attachment::Ending => true,
+        }
+    }
+
+    /// The attachments before this one that hold nothing any more that is needed.
+    pub(crate) fn older_done(&mut self) -> Vec<Older> {
+        if !self.needs_no_spare() {
+            return Vec::new();
+        }
+        let settled = self.settled;
+        self.older
+            .extract_if(.., |older| older.until <= settled)
+            .collect()
+    }
+
+    /// Whether the spare copies have just become superfluous.
+    pub(crate) fn spare_done(&mut self) -> bool {
+        let attached = matches!(self.attachment, Attachment::Edge { .. });
+        attached && self.needs_no_spare() && self.spare.take().is_some()
     }
 
     /// Whether this session got that effect (or a copy of it) and still knows.
@@ -414,9 +516,7 @@ impl Session {
             weight,
             passage: Passage::default(),
         });
-        if key.kind & 0xff != EffectKind::Offline as u32 {
-            self.unreleased.insert(item.number, key);
-        }
+        self.unreleased.insert(item.number, key);
         self.restored.insert(key);
     }
 
@@ -430,81 +530,26 @@ impl Session {
         self.flying_bytes = 0;
     }
 
-    /// The registry record: what another owner needs beside what the edge itself counts.
-    pub(crate) fn record(&self) -> proto::SessionState {
-        let (session_hi, session_lo) = split(self.id);
-        proto::SessionState {
-            session_hi,
-            session_lo,
-            jid: self.jid.as_str().to_owned(),
-            generation: self.generation,
-            accepted: self.accepted,
-            next: self.next,
-            acked: self.acked,
-            sm: self.sm.is_some(),
-            sm_resume: self.sm.is_some_and(|s| s.resume),
-            sm_max_s: self.sm.map_or(0, |s| s.max_s),
-            in_base: self.sm.map_or(0, |s| s.in_base),
-            out_base: self.sm.map_or(0, |s| s.out_base),
-            presence: self.available.as_ref().map(|a| a.stanza.clone()),
-            carbons: self.carbons,
-            joined: self
-                .joined
-                .iter()
-                .map(|(room, nick)| proto::JoinedRoom {
-                    room: room.as_str().to_owned(),
-                    nick: nick.clone(),
-                })
-                .collect(),
-            directed: self
-                .directed
-                .iter()
-                .map(|j| j.as_str().to_owned())
-                .collect(),
-            anonymous: self.anonymous,
-            query: self.query.clone(),
-            transport: self.transport.clone(),
-            remote: self.remote.clone(),
-            ending: self.is_ending(),
-        }
+    /// Begins to tell all again to the edge that has its socket.
+    pub(crate) fn tell_again(&mut self) {
+        self.rewind();
+        self.settled_told = 0;
+        self.accepted_told = 0;
+        self.released_told = 0;
+        self.state_dirty = true;
     }
 
-    /// Makes a session from its record; queue and counters come from the edge or the shadow.
-    pub(crate) fn from_record(state: proto::SessionState, attachment: Attachment) -> Session {
-        let id = join(state.session_hi, state.session_lo);
-        let mut session = Session::new(id, Jid::from_wire(&state.jid), attachment);
-        session.generation = state.generation;
-        session.accepted = state.accepted;
-        session.settled = state.accepted;
-        session.mark = 0;
-        session.next = state.next;
-        session.acked = state.acked;
-        session.held = state.acked;
-        session.sent = state.acked;
-        session.written = state.acked;
-        session.sm = state.sm.then_some(StreamManagement {
-            resume: state.sm_resume,
-            max_s: state.sm_max_s,
-            in_base: state.in_base,
-            out_base: state.out_base,
-        });
-        session.available = state.presence.map(|stanza| Available {
-            priority: super::presence::priority_of(&stanza),
-            stanza,
-        });
-        session.carbons = state.carbons;
-        session.joined = state
-            .joined
-            .into_iter()
-            .map(|j| (Jid::from_wire(&j.room), j.nick))
-            .collect();
-        session.directed = state.directed.iter().map(|j| Jid::from_wire(j)).collect();
-        session.anonymous = state.anonymous;
-        session.query = state.query;
-        session.transport = state.transport;
-        session.remote = state.remote;
-        session
+    /// The edge is being told that it has the session.
+    pub(crate) fn attaching(&mut self) {
+        self.attached_no += 1;
+        self.edge_knows = false;
+        self.edge_has = 0;
     }
+}
+
+/// Whether it came from the offline store: no origin replays that.
+pub(crate) fn is_stored(key: EffectKey) -> bool {
+    key.kind & 0xff == EffectKind::Offline as u32
 }
 
 /// Bytes that a queued stanza holds.

@@ -39,6 +39,8 @@ struct Waiting {
     events: Vec<(Jid, u64)>,
     /// Rooms, and up to which event their tail is cut.
     trims: Vec<(Jid, u64)>,
+    /// All objects are part of it: they are there, as far as was known to be in doubt then.
+    check: Option<u64>,
 }
 
 /// See the module.
@@ -50,6 +52,10 @@ pub(crate) struct SlotShadow {
     in_flight: Option<Waiting>,
     listed: bool,
     retry_at_ms: u64,
+    /// The last commit failed.
+    failed: bool,
+    /// Up to which doubt all objects are known to be there.
+    pub(crate) checked: u64,
 }
 
 impl SlotShadow {
@@ -61,6 +67,18 @@ impl SlotShadow {
     /// Objects with a change that is not written.
     pub(crate) fn unwritten(&self) -> usize {
         self.changes.len() + self.in_flight.as_ref().map_or(0, |w| w.objects.len())
+    }
+
+    /// Whether the shadow was given something.
+    pub(crate) fn has_objects(&self) -> bool {
+        !self.versions.is_empty()
+    }
+
+    /// Objects that may be missing in the shadow.
+    pub(crate) fn in_doubt(&self, doubts: u64) -> usize {
+        let missing = if self.failed { self.unwritten() } else { 0 };
+        let unsure = self.checked < doubts;
+        missing.max(if unsure { self.versions.len() } else { 0 })
     }
 
     /// Versions as loaded at a takeover.
@@ -127,7 +145,8 @@ impl Slot {
 
     /// An attached session is with its edge again, so that a copy in the shadow would grow old.
     pub(crate) fn shadow_delete_spilled(&mut self, core: &mut Core, id: u128) {
-        if self.sessions.get(&id).is_some_and(|s| s.edge().is_some()) {
+        let is_spare = |s: &Session| s.edge().is_some() && s.spare.is_none();
+        if self.sessions.get(&id).is_some_and(is_spare) {
             self.shadow_delete_session(core, id);
         }
     }
@@ -207,6 +226,19 @@ impl Slot {
         self.shadow_list(core);
     }
 
+    /// Changes nothing of each object: refused if the shadow does not have it as it was written.
+    pub(crate) fn shadow_touch(&mut self, core: &mut Core) {
+        for object in self.shadow.versions.keys() {
+            let change = self.shadow.changes.entry(object.clone());
+            change.or_insert_with(|| Change::Update {
+                set: BTreeMap::new(),
+                remove: BTreeSet::new(),
+            });
+        }
+        self.shadow.waiting.check = Some(core.checks.doubts);
+        self.shadow_list(core);
+    }
+
     /// Begins a commit if none is under way; run at the end of a turn.
     pub(crate) fn shadow_flush(&mut self, core: &mut Core) {
         self.shadow.listed = false;
@@ -266,6 +298,8 @@ impl Slot {
         match result {
             Ok(()) => {
                 failpoint!("router.shadow_committed");
+                self.shadow.failed = false;
+                self.shadow.checked = waiting.check.unwrap_or(0).max(self.shadow.checked);
                 for (id, number) in waiting.sessions {
                     self.detach_committed(core, id, number);
                 }
@@ -286,6 +320,11 @@ impl Slot {
                 return false;
             }
             Err(error) => {
+                // It has lost something, or it may have when it is back.
+                if !self.shadow.failed && self.shadow.checked == core.checks.doubts {
+                    core.checks.doubts += 1;
+                }
+                self.shadow.failed = true;
                 if let ShadowError::Away(reason) = &error {
                     tracing::debug!(
                         slot = self.slot,
@@ -302,6 +341,7 @@ impl Slot {
                 }
                 self.shadow.waiting.sessions.extend(waiting.sessions);
                 self.shadow.waiting.trims.extend(waiting.trims);
+                self.shadow.waiting.check = self.shadow.waiting.check.max(waiting.check);
                 for object in waiting.objects {
                     let gone = self.full_fields(&object).is_none();
                     let change = if gone {
@@ -324,7 +364,7 @@ impl Slot {
         if let Some(id) = object.strip_prefix("s:") {
             let id = u128::from_str_radix(id, 16).ok()?;
             let session = self.sessions.get(&id)?;
-            if session.edge().is_some() && !self.is_spilled() {
+            if session.edge().is_some() && session.spare.is_none() && !self.is_spilled() {
                 return None;
             }
             let mut fields = vec![("meta".to_owned(), session.record().encode_to_vec().into())];
@@ -344,6 +384,7 @@ impl Slot {
         core: &mut Core,
         objects: Vec<sestina_api::shadow::ShadowObject>,
     ) {
+        self.shadow.checked = core.checks.doubts;
         for object in objects {
             self.shadow.loaded(&object.object, object.version);
             if object.object.starts_with("s:") {
@@ -396,12 +437,10 @@ impl Slot {
 fn queue_field(session: &Session, number: u64) -> Option<(String, Bytes)> {
     let index = usize::try_from(number.checked_sub(session.acked + 1)?).ok()?;
     let item = session.queue.get(index)?;
-    let outbound = proto::Outbound {
-        number,
-        key: Some(item.key.into()),
-        stanza: Some((*item.stanza).clone()),
-    };
-    Some((format!("q:{number}"), outbound.encode_to_vec().into()))
+    Some((
+        format!("q:{number}"),
+        item.outbound(number).encode_to_vec().into(),
+    ))
 }
 
 /// Name of a room's object.

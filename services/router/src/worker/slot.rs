@@ -2,7 +2,7 @@
 //!
 //! Sessions and rooms are rows of a slot, changed by its owner alone, in order.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use sestina_api::key::EffectKey;
 use sestina_proto as proto;
@@ -11,7 +11,8 @@ use sestina_runtime::linger::next_beat;
 use sestina_xmpp::jid::Jid;
 
 use super::core::{Core, PeerRef};
-use super::receive::{Asker, Parked};
+use super::receive::Asker;
+use super::replay::Parked;
 use super::session::Session;
 use super::shadow::SlotShadow;
 use super::work::WorkId;
@@ -67,6 +68,8 @@ pub(crate) struct PendingEffect {
     pub(crate) effect: proto::Effect,
     pub(crate) work: WorkId,
     pub(crate) sent: bool,
+    /// Nobody has sent it yet, no owner before this one either.
+    pub(crate) fresh: bool,
 }
 
 /// Effects for one other slot: a stream in order, begun anew whenever the receiver may have
@@ -119,6 +122,8 @@ pub(crate) struct Slot {
     pub(crate) waiting_marks: HashSet<(u128, u64)>,
     /// Some session knows keys from before a takeover.
     pub(crate) any_restored: bool,
+    /// What sessions that have ended since the takeover had got before it, by (origin, n, user).
+    pub(crate) given: BTreeSet<(u128, u64, Entity)>,
     pub(crate) archive_counter: u64,
     pub(crate) offline_counter: u64,
     /// Offline rows on their way to storage.
@@ -127,6 +132,8 @@ pub(crate) struct Slot {
     pub(crate) offline_removing: usize,
     /// Sessions (with their bare JID) that ask for what is stored once these are done.
     pub(crate) offline_waiting: Vec<(u128, String)>,
+    /// The same, when storage was away: from when on they ask again.
+    pub(crate) offline_retry: Vec<(u64, u128)>,
     /// Archive rows on their way to storage.
     pub(crate) archive_open: usize,
     pub(crate) shadow: SlotShadow,
@@ -149,11 +156,13 @@ impl Slot {
             parked: HashMap::default(),
             waiting_marks: HashSet::default(),
             any_restored: false,
+            given: BTreeSet::new(),
             archive_counter: 0,
             offline_counter: 0,
             offline_open: 0,
             offline_removing: 0,
             offline_waiting: Vec::new(),
+            offline_retry: Vec::new(),
             archive_open: 0,
             shadow: SlotShadow::default(),
         }

@@ -4,21 +4,22 @@
 //! cannot be reached is waited for until its lease has ended. Then sessions are rebuilt from the
 //! edges that hold their sockets, and from the shadow where there is none.
 
+use std::collections::BTreeMap;
+
 use prost::Message as _;
-use sestina_api::key::{EffectKey, EffectKind, join};
+use sestina_api::key::{EffectKey, join};
 use sestina_api::shadow::ShadowObject;
 use sestina_proto as proto;
 use sestina_proto::to_edge::Body;
 use sestina_runtime::{failpoint, guard};
 use sestina_xmpp::jid::Jid;
-use sestina_xmpp::stanza::{Kind, Stanza};
 
+use super::archive_again::Held;
 use super::core::{Core, LaneRef, PeerRef};
 use super::passage::Passage;
 use super::receive::{Asker, refuse_effect};
-use super::session::{Attachment, Older, Session};
+use super::session::{Attachment, Older, Session, Spare};
 use super::slot::{Phase, Slot};
-use super::work::OnDone;
 use crate::chance::{HashMap, HashSet};
 
 /// A takeover under way.
@@ -190,9 +191,10 @@ impl Slot {
             }
         }
         let mut older = Vec::new();
+        let mut reports = Vec::new();
         let mut began: HashMap<u128, u64> = HashMap::default();
         for (lane, report) in taking.reports {
-            let items = restored.entry(lane).or_default();
+            restored.entry(lane).or_default();
             for session in report.sessions {
                 let id = join(session.session_hi, session.session_lo);
                 let newest = newest.get(&id).copied().unwrap_or(0);
@@ -201,9 +203,23 @@ impl Slot {
                     continue;
                 }
                 began.insert(id, session.began);
-                if let Some(item) = self.restore_reported(core, lane, session) {
-                    items.push(item);
-                }
+                reports.push((lane, session));
+            }
+        }
+        let mut before: HashMap<u128, BTreeMap<u64, proto::Outbound>> = HashMap::default();
+        for (_, older) in &mut older {
+            let id = join(older.session_hi, older.session_lo);
+            let held = std::mem::take(&mut older.held).into_iter();
+            let before = before.entry(id).or_default();
+            before.extend(held.map(|item| (item.number, item)));
+        }
+        let mut taken: HashMap<u128, Held> = HashMap::default();
+        for (lane, session) in reports {
+            let id = join(session.session_hi, session.session_lo);
+            let before = before.remove(&id).unwrap_or_default();
+            let taken = taken.entry(id).or_default();
+            if let Some(item) = self.restore_reported(core, lane, session, before, taken) {
+                restored.entry(lane).or_default().push(item);
             }
         }
         for (lane, report) in older {
@@ -219,9 +235,10 @@ impl Slot {
                 core.send_edge(lane, self.slot, self.epoch, body);
             }
         }
+        self.archive_again(core, taken);
         let ids: Vec<u128> = self.sessions.keys().copied().collect();
         for id in ids {
-            self.archive_again(core, id);
+            self.offline_restored(core, id);
             let (slot, epoch) = (self.slot, self.epoch);
             if let Some(session) = self.sessions.get_mut(&id) {
                 session.pump(core, slot, epoch);
@@ -248,7 +265,8 @@ impl Slot {
         report: &proto::SessionReport,
         until: u64,
     ) -> Option<proto::ProgressItem> {
-        let session = self.sessions.get_mut(&id).filter(|s| s.settled < until)?;
+        let needed = |s: &&mut Session| s.settled < until || s.spare.is_some();
+        let session = self.sessions.get_mut(&id).filter(needed)?;
         session.older.push(Older {
             lane,
             handle: report.handle,
@@ -260,16 +278,20 @@ impl Slot {
             generation: report.generation,
             accepted: session.accepted,
             settled: session.settled,
-            released: report.received,
+            released: report.released,
         })
     }
 
-    /// Rebuilds a session from what its edge holds.
+    /// Rebuilds a session from what its edge holds, and from what that edge did not get before the
+    /// older owner died: the shadow, and the attachments `before` this one, have it. What the client
+    /// has `taken` may be missing in the archive.
     fn restore_reported(
         &mut self,
         core: &mut Core,
         lane: LaneRef,
         report: proto::SessionReport,
+        mut before: BTreeMap<u64, proto::Outbound>,
+        taken: &mut Held,
     ) -> Option<proto::ProgressItem> {
         let record = proto::SessionState::decode(report.state.clone()).ok()?;
         let id = join(report.session_hi, report.session_lo);
@@ -277,12 +299,12 @@ impl Slot {
             if shadow.generation > report.generation {
                 return None;
             }
-            self.remove_session(id);
-            self.shadow_delete_session(core, id);
+            if let Some(shadow) = self.remove_session(id) {
+                let queue = (shadow.acked + 1..).zip(&shadow.queue);
+                before.extend(queue.map(|(number, item)| (number, item.outbound(number))));
+            }
             core.metrics.reattached();
             core.metrics.ended();
-            // The edge has it: what the shadow kept while it was detached goes.
-            self.shadow_delete_session(core, id);
         }
         let attachment = Attachment::Edge {
             lane,
@@ -297,10 +319,27 @@ impl Slot {
         session.accepted = report.settled;
         session.settled = report.settled;
         session.promised = report.accepted;
+        session.replay_until = report.sent.max(report.accepted);
         session.mark = report.settled;
         session.acked = report.acked;
         session.next = report.acked;
-        let mut replay = Vec::new();
+        let mut take = |item: proto::Outbound| {
+            if let (Some(key), Some(stanza)) = (item.key, item.stanza) {
+                taken.push_back((EffectKey::from(&key), stanza));
+            }
+        };
+        let mut spare = false;
+        let after = before.split_off(&(report.received + 1));
+        for (number, item) in before {
+            if number <= report.acked && number > report.released {
+                if let Some(key) = item.key.as_ref().map(EffectKey::from) {
+                    spare = true;
+                    session.unreleased.insert(number, key);
+                    session.restored.insert(key);
+                }
+                take(item);
+            }
+        }
         for item in report.held {
             if item.number <= report.acked {
                 // Taken by the client, but its origin may still replay it.
@@ -308,16 +347,29 @@ impl Slot {
                     session.unreleased.insert(item.number, key);
                     session.restored.insert(key);
                 }
-                replay.push(item);
+                take(item);
             } else if item.number == session.next + 1 {
                 session.restore_item(item);
             }
         }
         session.next = session.next.max(report.received);
-        session.held = session.next;
         session.sent = session.next;
         session.written = session.acked;
         session.flying_bytes = session.queue_bytes;
+        session.edge_has = session.next;
+        for (number, item) in after {
+            if number == session.next + 1 {
+                spare = true;
+                session.restore_item(item);
+            }
+        }
+        session.held = session.next;
+        if spare {
+            session.spare = Some(Spare {
+                out: session.next,
+                keys: session.acked,
+            });
+        }
         self.any_restored |= !session.restored.is_empty();
         core.metrics.bound();
         let item = proto::ProgressItem {
@@ -325,51 +377,12 @@ impl Slot {
             generation: report.generation,
             accepted: session.accepted,
             settled: session.settled,
-            released: session.released(),
+            released: session.released().min(session.sent),
         };
-        for item in replay {
-            if let (Some(key), Some(stanza)) = (item.key, item.stanza) {
-                self.archive_item(core, &session.jid, EffectKey::from(&key), stanza);
-            }
-        }
         self.handles.insert((lane.edge, report.handle), id);
         self.insert_session(session);
+        // What the shadow kept while it was detached goes, unless something is in there alone.
+        self.shadow_delete_spilled(core, id);
         Some(item)
-    }
-
-    /// What was delivered live comes into the archive before anything new: the order that the
-    /// clients saw is the archive's. Rows that are there already count as done.
-    fn archive_again(&mut self, core: &mut Core, id: u128) {
-        let Some(session) = self.sessions.get(&id) else {
-            return;
-        };
-        let jid = session.jid.clone();
-        let items: Vec<(EffectKey, proto::Stanza)> = session
-            .queue
-            .iter()
-            .map(|i| (i.key, (*i.stanza).clone()))
-            .collect();
-        for (key, stanza) in items {
-            self.archive_item(core, &jid, key, stanza);
-        }
-    }
-
-    fn archive_item(&mut self, core: &mut Core, jid: &Jid, key: EffectKey, stanza: proto::Stanza) {
-        if key.kind != EffectKind::Route as u32 {
-            return;
-        }
-        let mut stanza = Stanza::from(stanza);
-        let user = jid.bare();
-        let stamped = stanza
-            .children()
-            .any(|c| super::records::is_stanza_id_by(&c, user.as_str()));
-        if stanza.kind != Kind::Message || !stamped {
-            return;
-        }
-        stanza.retain_children(|c| !super::records::is_stanza_id_by(c, user.as_str()));
-        let peer = Jid::from_wire(&stanza.from);
-        let work = core.works.open(OnDone::Nothing);
-        self.archive(core, &user, &peer, key, &stanza, work);
-        core.part_done(work);
     }
 }

@@ -213,8 +213,10 @@ impl Worker {
             .parked
             .values()
             .flatten()
-            .map(super::receive::Parked::work);
-        let works: Vec<WorkId> = queued.chain(pending).chain(parked).collect();
+            .map(super::replay::Parked::work);
+        let records = slot.sessions.values().flat_map(|s| &s.state_waits).copied();
+        let all = queued.chain(pending).chain(parked).chain(records);
+        let works: Vec<WorkId> = all.collect();
         for work in works {
             if let Some(OnDone::RoomEvent { ack, .. }) = self.core.works.done_mut(work) {
                 ack.done.retain(|s| *s != slot.slot);
@@ -369,9 +371,11 @@ impl Worker {
                 slot.sweep_marks(&mut self.core);
             }
         }
+        self.check_shadow();
         for slot in self.slots.iter_mut().filter(|s| !s.is_idle()) {
             if slot.is_active() {
                 slot.retry_effects(&mut self.core);
+                slot.retry_offline(&mut self.core);
                 slot.expire(&mut self.core);
                 slot.rooms_tick(&mut self.core);
             }
@@ -482,6 +486,7 @@ impl Worker {
                 };
                 for slot in self.slots.iter() {
                     counts.add(slot);
+                    counts.in_doubt += slot.shadow.in_doubt(self.core.checks.doubts);
                 }
                 answer.send(counts).ok();
             }

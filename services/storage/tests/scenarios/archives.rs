@@ -287,6 +287,54 @@ pub(crate) async fn archive_replays(stores: Arc<dyn Stores>) {
     assert!(matches!(short, Err(StoreError::Invalid(_))), "{short:?}");
 }
 
+pub(crate) async fn archive_moves(stores: Arc<dyn Stores>) {
+    const MONTH: i64 = 31 * 86_400_000;
+    let epoch = own(&*stores).await;
+    let before = |counter| proto::ArchiveRow {
+        epoch: epoch - 1,
+        ..row("a@h", epoch, counter)
+    };
+    append(&*stores, vec![before(1), before(2), before(3)]).await;
+    // Archived by an owner that died before it delivered it: delivered by the next, after another.
+    let moved = proto::ArchiveRow {
+        counter: 5,
+        at_ms: T0 + MONTH,
+        moves: true,
+        ..row("a@h", epoch, 2)
+    };
+    append(&*stores, vec![row("a@h", epoch, 4), moved.clone()]).await;
+    let ids = |reply: &proto::ArchiveQueryReply| -> Vec<Vec<u8>> {
+        let rows = reply.rows.iter();
+        rows.map(|row| row.stanza_id.to_vec()).collect()
+    };
+    let expected = [1, 3, 4, 2].map(|n| id(n).to_vec());
+    let reply = stores.archive_query(ask("a@h", 9)).await.unwrap();
+    assert_eq!((ids(&reply), reply.count), (expected.to_vec(), 4));
+    assert!(reply.rows.is_sorted_by_key(|row| row.at_ms), "{reply:?}");
+    assert_eq!(reply.rows[3].at_ms, T0 + MONTH);
+    // Once in each epoch, and only if it says so.
+    let again = proto::ArchiveRow {
+        counter: 6,
+        ..moved.clone()
+    };
+    let stays = proto::ArchiveRow {
+        counter: 7,
+        ..row("a@h", epoch, 1)
+    };
+    append(&*stores, vec![again, stays]).await;
+    let reply = stores.archive_query(ask("a@h", 9)).await.unwrap();
+    assert_eq!(ids(&reply), expected);
+    // One that is not there is appended as any other.
+    let new = proto::ArchiveRow {
+        counter: 8,
+        stanza_id: id(9).into(),
+        ..moved
+    };
+    append(&*stores, vec![new]).await;
+    let reply = stores.archive_query(ask("a@h", 9)).await.unwrap();
+    assert_eq!(reply.rows.last().unwrap().stanza_id, id(9).to_vec());
+}
+
 pub(crate) async fn maintenance(stores: Arc<dyn Stores>) {
     let epoch = own(&*stores).await;
     // 2023 and far ahead, so that neither depends on today.

@@ -175,6 +175,21 @@ pub(crate) async fn offline_messages(stores: Arc<dyn Stores>) {
     stores.offline_remove(remove.clone()).await.unwrap();
     stores.offline_remove(remove).await.unwrap();
     assert_eq!(listed().await, [3]);
+    let known = |keys| {
+        let bare = "a@h".into();
+        stores.offline_known(proto::OfflineKnownRequest { bare, keys })
+    };
+    let known = known(vec![key(1), key(3), key(77)]).await.unwrap().keys;
+    assert_eq!(known.len(), 2);
+    assert!(
+        known.contains(&key(1)) && known.contains(&key(3)),
+        "{known:?}"
+    );
+    let nobody = proto::OfflineKnownRequest {
+        bare: "nobody@h".into(),
+        keys: vec![key(1)],
+    };
+    assert!(stores.offline_known(nobody).await.unwrap().keys.is_empty());
     // A replay of a delivered one is done already; there is room for two others.
     let rows = vec![
         offline("a@h", epoch, 1),

@@ -81,6 +81,7 @@ pub(crate) fn row(archive: &str, epoch: u64, counter: u64) -> proto::ArchiveRow 
         with_bare: format!("peer{}@example.org", counter % 3),
         with_resource: format!("r{}", counter % 2),
         stanza: Some(stanza(&counter.to_string())),
+        moves: false,
     }
 }
 

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use sqlx::PgConnection;
 
-use super::place::{Head, Place, Placed, fresh, late, place};
+use super::place::{Head, Place, Placed, fresh, late, order, place};
 use super::{Fenced, Rows, admit, blob, peers, slots};
 use crate::error::Fault;
 use crate::fence;
@@ -83,6 +83,7 @@ pub(crate) async fn append(
     let peers = peer_ids(conn, peers(&admitted)).await?;
     let jids: Vec<&str> = admitted.keys().copied().collect();
     let owners = lock_owners(conn, &jids).await?;
+    take_out(conn, &owners, &admitted).await?;
     let mut known = known_ids(conn, &owners, &admitted).await?;
     let mut all = Vec::new();
     let mut heads = Vec::new();
@@ -185,6 +186,50 @@ async fn lock_owners(
             )
         })
         .collect())
+}
+
+/// Takes out what the rows of a newer epoch put elsewhere.
+async fn take_out(
+    conn: &mut PgConnection,
+    owners: &HashMap<String, Owner>,
+    admitted: &BTreeMap<&str, Vec<&sestina_proto::ArchiveRow>>,
+) -> Result<(), Fault> {
+    let moving = admitted.iter().flat_map(|(jid, rows)| {
+        let owner = owners.get(*jid);
+        let rows = rows.iter().filter(|row| row.moves);
+        rows.filter_map(move |row| Some((owner?.id, *row)))
+    });
+    let moving: Vec<(i64, &sestina_proto::ArchiveRow)> = moving.collect();
+    if moving.is_empty() {
+        return Ok(());
+    }
+    sqlx::query(
+        "WITH gone AS (
+             DELETE FROM archive_key k
+             USING unnest($1::BIGINT[], $2::BYTEA[], $3::BIGINT[]) AS n (archive, stanza_id, epoch)
+             WHERE k.archive = n.archive AND k.stanza_id = n.stanza_id AND k.epoch < n.epoch
+             RETURNING k.archive, k.at_ms, k.epoch, k.counter
+         )
+         DELETE FROM archive a USING gone
+         WHERE a.archive = gone.archive AND a.at_ms = gone.at_ms AND a.epoch = gone.epoch
+             AND a.counter = gone.counter",
+    )
+    .bind(moving.iter().map(|(owner, _)| *owner).collect::<Vec<_>>())
+    .bind(
+        moving
+            .iter()
+            .map(|(_, row)| &row.stanza_id[..])
+            .collect::<Vec<_>>(),
+    )
+    .bind(
+        moving
+            .iter()
+            .map(|(_, row)| order(row).0)
+            .collect::<Vec<_>>(),
+    )
+    .execute(conn)
+    .await?;
+    Ok(())
 }
 
 /// Which of the rows' stanza-ids the archives have.

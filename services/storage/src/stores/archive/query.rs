@@ -136,6 +136,7 @@ fn to_row(archive: &str, row: Row) -> Result<proto::ArchiveRow, Fault> {
         with_bare,
         with_resource,
         stanza: Some(proto::Stanza::decode(&stanza[..])?),
+        moves: false,
     })
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use sqlx::SqliteConnection;
 
-use super::place::{Head, LAST, Place, Placed, fresh, late, place};
+use super::place::{Head, LAST, Place, Placed, fresh, late, order, place};
 use super::{Fenced, Rows, admit, blob, peers, slots};
 use crate::error::Fault;
 use crate::fence;
@@ -25,6 +25,16 @@ pub(crate) async fn append(
         let (id, head) = owner(conn, jid).await?;
         let mut known = HashSet::new();
         for row in rows {
+            if row.moves {
+                sqlx::query(
+                    "DELETE FROM archive WHERE archive = $1 AND stanza_id = $2 AND epoch < $3",
+                )
+                .bind(id)
+                .bind(&row.stanza_id[..])
+                .bind(order(row).0)
+                .execute(&mut *conn)
+                .await?;
+            }
             let there: Option<i64> =
                 sqlx::query_scalar("SELECT 1 FROM archive WHERE archive = $1 AND stanza_id = $2")
                     .bind(id)

@@ -111,7 +111,8 @@ dialects! {
             let user = *users.get(jid).ok_or_else(|| {
                 StoreError::Away(format!("the account {jid} was deleted at the same time"))
             })?;
-            let known = rows::known(conn, user.id, &new).await?;
+            let keys: Vec<Vec<u8>> = new.iter().map(|row| row.key.clone()).collect();
+            let known = rows::known(conn, user.id, &keys).await?;
             full.extend(select(&mut new, known, user.waiting, request.max_rows));
             rows::insert(conn, user.id, &new).await?;
         }
@@ -146,6 +147,24 @@ dialects! {
                 at_ms,
                 stanza: Some(proto::Stanza::decode(&stanza[..])?),
             });
+        }
+        Ok(reply)
+    }
+
+    /// Which of these keys a user has, delivered ones included.
+    pub(crate) async fn known(
+        conn: &mut Conn,
+        request: &proto::OfflineKnownRequest,
+    ) -> Result<proto::OfflineKnownReply, Fault> {
+        let keys: Result<Vec<_>, _> = request.keys.iter().map(|key| key_bytes(Some(key))).collect();
+        let user: Option<i64> = sqlx::query_scalar("SELECT id FROM offline_user WHERE bare = $1")
+            .bind(checked(&request.bare)?)
+            .fetch_optional(&mut *conn)
+            .await?;
+        let mut reply = proto::OfflineKnownReply::default();
+        if let Some(user) = user {
+            let known = rows::known(conn, user, &keys?).await?;
+            reply.keys.extend(known.iter().filter_map(|key| key_of(key)));
         }
         Ok(reply)
     }

@@ -41,9 +41,8 @@ pub(crate) mod pg {
     pub(crate) async fn known(
         conn: &mut Conn,
         user: i64,
-        rows: &[NewRow],
+        keys: &[Vec<u8>],
     ) -> Result<HashSet<Vec<u8>>, Fault> {
-        let keys: Vec<&[u8]> = rows.iter().map(|row| &row.key[..]).collect();
         let known: Vec<Vec<u8>> =
             sqlx::query_scalar("SELECT key FROM offline WHERE owner = $1 AND key = ANY($2)")
                 .bind(user)
@@ -130,14 +129,14 @@ pub(crate) mod lite {
     pub(crate) async fn known(
         conn: &mut Conn,
         user: i64,
-        rows: &[NewRow],
+        keys: &[Vec<u8>],
     ) -> Result<HashSet<Vec<u8>>, Fault> {
         let mut known = HashSet::new();
-        for row in rows {
+        for key in keys {
             let key: Option<Vec<u8>> =
                 sqlx::query_scalar("SELECT key FROM offline WHERE owner = $1 AND key = $2")
                     .bind(user)
-                    .bind(&row.key)
+                    .bind(key)
                     .fetch_optional(&mut *conn)
                     .await?;
             known.extend(key);
