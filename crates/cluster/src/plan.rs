@@ -23,7 +23,7 @@ pub struct PlanLimits {
 impl Default for PlanLimits {
     fn default() -> PlanLimits {
         PlanLimits {
-            max_moves: 64,
+            max_moves: 256,
             hysteresis_percent: 10,
         }
     }

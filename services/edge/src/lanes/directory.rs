@@ -58,6 +58,20 @@ impl Directory {
 }
 
 impl Shared {
+    /// Opens lanes to routers that came since the map in use was made: they are to be reached before
+    /// they get slots.
+    fn meet(self: &Arc<Self>, known: &mut Known, routers: Vec<proto::Node>) {
+        for router in routers {
+            if known.sets.iter().any(|set| set.is(&router)) {
+                continue;
+            }
+            let port = self.connector.connect(&router);
+            let set = LaneSet::new(router, port, self.config.lanes);
+            known.sets.push(Arc::clone(&set));
+            set.run(self);
+        }
+    }
+
     /// Takes a slot map if it is newer than the one in use: lanes to new routers are opened, those
     /// to routers that left are ended, and each slot follows its owner.
     pub(crate) fn learn(self: &Arc<Self>, map: proto::SlotMap) {
@@ -72,8 +86,11 @@ impl Shared {
         let mut started = Vec::new();
         let sets = {
             let mut known = self.directory.known.lock();
-            if map.version <= known.version {
+            if map.version < known.version {
                 return;
+            }
+            if map.version == known.version {
+                return self.meet(&mut known, map.routers);
             }
             known.version = map.version;
             let sets: Vec<Arc<LaneSet>> = map

@@ -13,6 +13,7 @@ use sestina_proto::peer_frame::Body as PeerBody;
 use sestina_telemetry::Lane;
 
 use super::Shared;
+use super::table::with_routers;
 use super::worker_task::now_us;
 use crate::worker::core::{LaneRef, PeerRef};
 use crate::worker::input::{Command, Input};
@@ -23,6 +24,13 @@ pub(crate) const PROTOCOL: u32 = 1;
 
 pub(super) struct Acceptor {
     pub(super) shared: Arc<Shared>,
+}
+
+/// A lane of an edge.
+pub(super) struct OpenLane {
+    pub(super) sink: Arc<dyn EdgeLane>,
+    /// How many lanes that edge opens.
+    pub(super) of: u32,
 }
 
 /// Takes an edge's frames to the workers.
@@ -87,6 +95,7 @@ impl PeerSink for FromPeer {
         entering(&mut frame, now_us());
         match frame.body {
             Some(PeerBody::SlotMap(map)) => {
+                self.shared.told(map.version);
                 if let Err(error) = self.shared.ports.table.offer(map) {
                     tracing::warn!(%error, "another router sent a broken slot table");
                 }
@@ -126,6 +135,13 @@ impl PeerSink for FromPeer {
         if self.open.swap(false, Ordering::AcqRel) {
             self.shared.metrics.lanes[Lane::Peer].dec();
             self.shared.metrics.lanes_closed[Lane::Peer].inc();
+            let mut back = self.shared.peers_back.lock();
+            if let Some(open) = back.get_mut(&self.peer.0) {
+                *open -= 1;
+                if *open == 0 {
+                    back.remove(&self.peer.0);
+                }
+            }
         }
     }
 }
@@ -186,8 +202,8 @@ impl Shared {
     }
 
     /// A lane of an edge is open.
-    fn edge_lane_opened(&self, lane: (LaneRef, u64), sink: Arc<dyn EdgeLane>) {
-        self.edge_lanes.lock().insert(lane, sink);
+    fn edge_lane_opened(&self, lane: (LaneRef, u64), open: OpenLane) {
+        self.edge_lanes.lock().insert(lane, open);
         self.metrics.lanes[Lane::EdgeRouter].inc();
         self.metrics.lanes_opened[Lane::EdgeRouter].inc();
     }
@@ -206,7 +222,7 @@ impl Shared {
         for (_, lane) in lanes {
             self.metrics.lanes[Lane::EdgeRouter].dec();
             self.metrics.lanes_closed[Lane::EdgeRouter].inc();
-            lane.close();
+            lane.sink.close();
         }
     }
 }
@@ -235,9 +251,10 @@ impl RouterAcceptor for Acceptor {
         };
         let frames = vec![
             process_frame(proto::to_edge::Body::Welcome(welcome)),
-            process_frame(proto::to_edge::Body::SlotMap(
+            process_frame(proto::to_edge::Body::SlotMap(with_routers(
                 shared.ports.table.load().as_proto().clone(),
-            )),
+                shared.routers(),
+            ))),
         ];
         let away = |_| LinkError::Away {
             peer: node.name.clone(),
@@ -249,7 +266,11 @@ impl RouterAcceptor for Acceptor {
             frames,
         })
         .map_err(away)?;
-        shared.edge_lane_opened((lane_ref, instance), lane.clone());
+        let open = OpenLane {
+            sink: lane.clone(),
+            of: hello.lanes.max(1),
+        };
+        shared.edge_lane_opened((lane_ref, instance), open);
         for worker in &shared.workers {
             let opened = Input::EdgeLane {
                 lane: lane_ref,
@@ -280,6 +301,12 @@ impl RouterAcceptor for Acceptor {
             .check(&node, hello.protocol, hello.config_hash)?;
         self.shared.metrics.lanes[Lane::Peer].inc();
         self.shared.metrics.lanes_opened[Lane::Peer].inc();
+        *self
+            .shared
+            .peers_back
+            .lock()
+            .entry(node.incarnation)
+            .or_default() += 1;
         Ok(Arc::new(FromPeer {
             shared: self.shared.clone(),
             open: AtomicBool::new(true),

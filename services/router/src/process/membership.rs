@@ -44,6 +44,15 @@ impl Live {
     }
 }
 
+impl Shared {
+    /// Tells the workers that a process is gone for good.
+    pub(super) fn tell_gone(&self, incarnation: u64) {
+        for worker in &self.workers {
+            drop(worker.push(Input::NodeGone { incarnation }, 0));
+        }
+    }
+}
+
 /// What the authorities say now; none if neither answers. `complete`: both did.
 pub(super) async fn ask(shared: &Shared) -> Option<(HashMap<u64, proto::Node>, bool)> {
     let (shadow, storage) = tokio::join!(
@@ -112,14 +121,7 @@ pub(super) async fn refresh(shared: &Shared) -> bool {
             "the lease of a process has ended"
         );
         shared.note_mismatch(node.incarnation, false);
-        for worker in &shared.workers {
-            drop(worker.push(
-                Input::NodeGone {
-                    incarnation: node.incarnation,
-                },
-                0,
-            ));
-        }
+        shared.tell_gone(node.incarnation);
     }
     if changed || !gone.is_empty() {
         shared.live.changed.send_modify(|version| *version += 1);

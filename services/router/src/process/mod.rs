@@ -18,12 +18,11 @@ mod worker_task;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::time::Duration;
 
 use parking_lot::Mutex;
 use sestina_api::lease::LeaseAuthority;
-use sestina_api::link::EdgeLane;
 use sestina_api::peer::PeerConnector;
 use sestina_api::shadow::Shadow;
 use sestina_api::store::Stores;
@@ -103,9 +102,15 @@ pub(crate) struct Shared {
     pub(crate) metrics: Arc<sestina_telemetry::Metrics>,
     pub(crate) tasks: Tasks,
     /// Lanes of edges, to push new tables.
-    pub(crate) edge_lanes: Mutex<HashMap<(LaneRef, u64), Arc<dyn EdgeLane>>>,
+    edge_lanes: Mutex<HashMap<(LaneRef, u64), lanes::OpenLane>>,
     /// Lanes of routers, to push new tables and orders.
     pub(crate) peer_lanes: Mutex<HashMap<u64, Arc<dyn sestina_api::peer::PeerSink>>>,
+    /// Lanes that each router, by incarnation, has open to this one.
+    peers_back: Mutex<HashMap<u64, usize>>,
+    /// The newest version of the table that another router sent.
+    told_version: AtomicU64,
+    /// This router gives its slots away.
+    leaving: AtomicBool,
     live: membership::Live,
     credentials: accounts::Cache,
     releases: releases::Releases,
@@ -138,8 +143,13 @@ impl Router {
         let pipeline = Arc::new(Pipeline::new(crate::modules::MODULES));
         let tasks = Tasks::new("router");
         let lease_tasks = Tasks::new("router-lease");
+        // Given slots only once all others have lanes to it; see `table::join`.
+        let joining = proto::Node {
+            draining: true,
+            ..node.clone()
+        };
         let lease = LeaseKeeper::start(
-            node.clone(),
+            joining,
             shadow_leases.clone(),
             storage_leases.clone(),
             terms,
@@ -175,6 +185,9 @@ impl Router {
             tasks,
             edge_lanes: Mutex::default(),
             peer_lanes: Mutex::default(),
+            peers_back: Mutex::default(),
+            told_version: AtomicU64::new(0),
+            leaving: AtomicBool::new(false),
             live: membership::Live::default(),
             credentials: accounts::Cache::default(),
             releases: releases::Releases::default(),
@@ -200,6 +213,10 @@ impl Router {
             .tasks
             .spawn("membership", membership::run(shared.clone()));
         shared.tasks.spawn("table", table::watch(shared.clone()));
+        shared
+            .tasks
+            .spawn("announce", table::announce(shared.clone()));
+        shared.tasks.spawn("join", table::join(shared.clone()));
         shared.tasks.spawn(
             "planner",
             table::plan(shared.clone(), PlannerSettings::default()),
@@ -237,6 +254,9 @@ impl Router {
     /// Hands all slots over to other routers, as far as there are any; returns when this process
     /// owns none, or after `limit`. False if some are left.
     pub async fn drain(&self, limit: Duration) -> bool {
+        self.shared
+            .leaving
+            .store(true, std::sync::atomic::Ordering::Release);
         self.shared.lease.update_node(|n| n.draining = true);
         let me = self.shared.node.clone();
         let mut versions = self.shared.ports.table.subscribe();

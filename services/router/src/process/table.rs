@@ -1,11 +1,12 @@
 //! Slots come and go: what a new table means for this process, and the planner's rounds.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use sestina_cluster::claim::{Planner, PlannerSettings};
+use sestina_cluster::slot_map::same;
 use sestina_proto as proto;
 use sestina_runtime::clock::BootClock;
 
@@ -15,6 +16,13 @@ use crate::worker::input::Input;
 
 /// How often the planner looks, and the table is read from storage even if nobody sends one.
 const ROUND: Duration = Duration::from_millis(250);
+/// The shortest time between two rounds.
+const BETWEEN: Duration = Duration::from_millis(20);
+/// How long moves wait for a process that is alive and cannot be reached. Longer than a lease: who
+/// is dead is gone by then.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// How often a router that starts looks whether all others have lanes to it.
+const JOINING: Duration = Duration::from_millis(25);
 
 /// Runs the planner's rounds; they are idle unless this process is the planner.
 pub(super) async fn plan(shared: Arc<Shared>, settings: PlannerSettings) {
@@ -26,7 +34,11 @@ pub(super) async fn plan(shared: Arc<Shared>, settings: PlannerSettings) {
         Arc::new(BootClock),
     );
     let mut last_error = String::new();
+    let mut versions = shared.ports.table.subscribe();
+    let mut reach = Reach::default();
     loop {
+        let mut moving = false;
+        versions.mark_unchanged();
         if shared.lease.serving() {
             let epochs = shared.epochs.clone();
             let known = move |slot: u16| {
@@ -39,8 +51,11 @@ pub(super) async fn plan(shared: Arc<Shared>, settings: PlannerSettings) {
                 round = planner.run_planner_round(known) => match round {
                     Ok(round) => {
                         last_error.clear();
-                        for order in round.hand_overs {
-                            shared.send_order(&order.owner, order.order);
+                        moving = !round.hand_overs.is_empty();
+                        if moving && reach.all(&shared) {
+                            for order in round.hand_overs {
+                                shared.send_order(&order.owner, order.order);
+                            }
                         }
                         if !round.planner {
                             read_table(&shared).await;
@@ -57,11 +72,64 @@ pub(super) async fn plan(shared: Arc<Shared>, settings: PlannerSettings) {
                 }
             }
         }
+        // What was moved makes room for more.
+        let pause = async {
+            tokio::time::sleep(BETWEEN).await;
+            if moving {
+                versions.changed().await.ok();
+            } else {
+                std::future::pending::<()>().await;
+            }
+        };
         tokio::select! {
             () = token.cancelled() => return,
+            () = pause => {}
             () = tokio::time::sleep(ROUND) => {}
         }
     }
+}
+
+/// Who is alive and cannot be reached keeps slots from moving for a while: the new owner would
+/// wait for it, or for the end of its lease, and the slot be silent meanwhile.
+#[derive(Default)]
+struct Reach {
+    since: Option<Instant>,
+}
+
+impl Reach {
+    fn all(&mut self, shared: &Shared) -> bool {
+        if shared.reaches_all() {
+            self.since = None;
+            return true;
+        }
+        let since = *self.since.get_or_insert_with(Instant::now);
+        since.elapsed() > PATIENCE
+    }
+}
+
+/// Says that this router takes slots, once all others that live have lanes to it.
+pub(super) async fn join(shared: Arc<Shared>) {
+    let token = shared.tasks.token();
+    let mut reach = Reach::default();
+    loop {
+        let known = shared
+            .live
+            .nodes()
+            .iter()
+            .any(|node| node.incarnation == shared.node.incarnation);
+        if known && reach.all(&shared) {
+            break;
+        }
+        tokio::select! {
+            () = token.cancelled() => return,
+            () = tokio::time::sleep(JOINING) => {}
+        }
+    }
+    tracing::info!("this router takes slots");
+    let leaving = &shared.leaving;
+    shared
+        .lease
+        .update_node(|node| node.draining = leaving.load(Ordering::Acquire));
 }
 
 async fn read_table(shared: &Shared) {
@@ -79,6 +147,43 @@ async fn read_table(shared: &Shared) {
 }
 
 impl Shared {
+    /// Another router sent this version, and sends it to everybody.
+    pub(super) fn told(&self, version: u64) {
+        self.told_version.fetch_max(version, Ordering::AcqRel);
+    }
+
+    fn was_told(&self, version: u64) -> bool {
+        self.told_version.load(Ordering::Acquire) >= version
+    }
+
+    /// The routers that live, this one among them.
+    pub(super) fn routers(&self) -> Vec<proto::Node> {
+        let mut routers = self.live.nodes();
+        routers.retain(|node| node.role() == proto::NodeRole::Router);
+        routers.sort_by_key(|node| node.incarnation);
+        routers
+    }
+
+    /// Whether all edges and routers that live have their lanes to this router, and it to them.
+    fn reaches_all(&self) -> bool {
+        let edges = self.edge_lanes.lock();
+        let (out, back) = (self.peer_lanes.lock(), self.peers_back.lock());
+        self.live.nodes().iter().all(|node| match node.role() {
+            proto::NodeRole::Edge => {
+                let own = edges
+                    .iter()
+                    .filter(|(key, _)| key.0.edge == node.incarnation);
+                let wanted = own.clone().next().map_or(1, |(_, lane)| lane.of);
+                own.map(|(key, _)| key.0.lane).collect::<HashSet<_>>().len() >= wanted as usize
+            }
+            proto::NodeRole::Router => {
+                node.incarnation == self.node.incarnation
+                    || out.contains_key(&node.incarnation) && back.contains_key(&node.incarnation)
+            }
+            _ => true,
+        })
+    }
+
     fn send_order(&self, owner: &proto::Node, order: proto::HandOver) {
         if owner.incarnation == self.node.incarnation {
             return self.order_hand_over(order);
@@ -97,15 +202,15 @@ impl Shared {
     }
 }
 
-/// Acts on each new table: tells workers, edges and routers; begins takeovers.
+/// Acts on each new table: tells workers and routers; begins takeovers.
 pub(super) async fn watch(shared: Arc<Shared>) {
     let token = shared.tasks.token();
     let mut versions = shared.ports.table.subscribe();
     // Slot -> epoch under which this process was told to take it.
     let mut mine: HashMap<u16, u64> = HashMap::new();
     loop {
-        let table = shared.ports.table.load();
         versions.mark_unchanged();
+        let table = shared.ports.table.load();
         shared
             .metrics
             .slot_table_version
@@ -113,7 +218,9 @@ pub(super) async fn watch(shared: Arc<Shared>) {
         for worker in &shared.workers {
             drop(worker.push(Input::Table(table.clone()), 0));
         }
-        publish(&shared, table.as_proto());
+        if !shared.was_told(table.version()) {
+            tell_routers(&shared, table.as_proto());
+        }
         let owned: HashMap<u16, u64> = table
             .slots_of(&shared.node)
             .map(|slot| (slot, table.epoch(slot)))
@@ -150,6 +257,31 @@ pub(super) async fn watch(shared: Arc<Shared>) {
     }
 }
 
+/// Tells edges of each new table, and of each router that comes.
+pub(super) async fn announce(shared: Arc<Shared>) {
+    let token = shared.tasks.token();
+    let mut versions = shared.ports.table.subscribe();
+    let mut members = shared.live.subscribe();
+    let mut known = Vec::new();
+    let mut last = 0;
+    loop {
+        versions.mark_unchanged();
+        members.mark_unchanged();
+        let table = shared.ports.table.load();
+        let routers = shared.routers();
+        let newer = table.version() != last && !shared.was_told(table.version());
+        if newer || routers != known {
+            tell_edges(&shared, table.as_proto(), routers.clone());
+        }
+        (last, known) = (table.version(), routers);
+        tokio::select! {
+            () = token.cancelled() => return,
+            changed = versions.changed() => if changed.is_err() { return },
+            changed = members.changed() => if changed.is_err() { return },
+        }
+    }
+}
+
 /// Begins to take slots, once it is known who is alive; false if the process ends.
 async fn take(
     shared: &Shared,
@@ -179,18 +311,27 @@ async fn take(
         };
         shared.push(shared.worker_of(*slot), input);
     }
+    // Whose end was told while this went on was not waited for by those that came later.
+    let still = shared.live.nodes();
+    for node in live.iter() {
+        if !still.iter().any(|n| n.incarnation == node.incarnation) {
+            shared.tell_gone(node.incarnation);
+        }
+    }
     true
 }
 
-/// Sends the table to all edges and routers that have a lane here.
-fn publish(shared: &Shared, map: &proto::SlotMap) {
+/// Sends the table to all edges that have a lane here, with routers that own nothing yet: edges open
+/// lanes to them before they get anything.
+fn tell_edges(shared: &Shared, map: &proto::SlotMap, routers: Vec<proto::Node>) {
+    let map = with_routers(map.clone(), routers);
     let workers = u32::try_from(shared.workers.len()).unwrap_or(1);
-    let mut told = std::collections::HashSet::new();
+    let mut told = HashSet::new();
     let lanes: Vec<_> = shared
         .edge_lanes
         .lock()
         .iter()
-        .map(|(k, l)| (k.0, l.clone()))
+        .map(|(k, l)| (k.0, l.sink.clone()))
         .collect();
     for (lane, sink) in lanes {
         if told.insert(lane.edge) {
@@ -203,6 +344,20 @@ fn publish(shared: &Shared, map: &proto::SlotMap) {
             sink.send(batch).ok();
         }
     }
+}
+
+/// Adds routers that the map does not name. The numbers of the others stay.
+pub(super) fn with_routers(mut map: proto::SlotMap, routers: Vec<proto::Node>) -> proto::SlotMap {
+    for router in routers {
+        if !map.routers.iter().any(|known| same(known, &router)) {
+            map.routers.push(router);
+        }
+    }
+    map
+}
+
+/// Sends the table to all routers that have a lane here.
+fn tell_routers(shared: &Shared, map: &proto::SlotMap) {
     let peers: Vec<_> = shared.peer_lanes.lock().values().cloned().collect();
     for peer in peers {
         let body = Some(proto::peer_frame::Body::SlotMap(map.clone()));

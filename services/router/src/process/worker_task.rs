@@ -14,9 +14,6 @@ use crate::worker::core::{Job, PeerRef};
 use crate::worker::input::Input;
 use crate::worker::turn::Worker;
 
-/// How often a worker that waits for a hand-over to settle looks again.
-const HURRIED: Duration = Duration::from_millis(5);
-
 pub(super) async fn run(shared: Arc<Shared>, mut worker: Worker, mut inbox: Receiver<Input>) {
     worker.core.clock = now_us;
     work(&shared, &mut worker, &mut inbox).await;
@@ -30,7 +27,7 @@ async fn work(shared: &Arc<Shared>, worker: &mut Worker, inbox: &mut Receiver<In
     let mut wanted = Vec::new();
     let tick = Duration::from_millis(shared.config.tick_ms);
     loop {
-        let wait = if worker.hurried() { HURRIED } else { tick };
+        let wait = worker.patience().map_or(tick, Duration::from_millis);
         let wait = worker
             .progress_due()
             .map_or(wait, |due| wait.min(until(due)));

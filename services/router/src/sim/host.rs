@@ -277,9 +277,9 @@ impl Host {
 
     /// Whether its workers should look at their timers.
     pub(super) fn tick_due(&mut self, now: u64) -> bool {
-        let hurried = self.workers.iter().any(Worker::hurried);
+        let patience = self.workers.iter().filter_map(Worker::patience).min();
         let told = self.workers.iter().filter_map(Worker::progress_due);
-        let due = now >= self.last_tick + if hurried { 5 } else { 100 }
+        let due = now >= self.last_tick + patience.unwrap_or(100)
             || told.min().is_some_and(|due| now >= due);
         if due {
             self.last_tick = now;

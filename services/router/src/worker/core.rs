@@ -143,6 +143,8 @@ pub(crate) struct Core {
     pub(crate) end_after_restore: Vec<(u16, u128)>,
     /// Slots being handed over.
     pub(crate) frozen: Vec<u16>,
+    /// Some effect was refused: its slot is changing hands, and soon takes it.
+    pub(crate) effects_refused: bool,
     /// Slots whose shadow has something to commit.
     pub(crate) shadow_dirty: Vec<u16>,
     /// What is known of the shadow as a whole.
@@ -195,6 +197,7 @@ impl Core {
             rooms_blocked: Vec::new(),
             end_after_restore: Vec::new(),
             frozen: Vec::new(),
+            effects_refused: false,
             shadow_dirty: Vec::new(),
             checks: super::shadow_check::Checks::default(),
         }

@@ -78,6 +78,12 @@ impl Slot {
             })
     }
 
+    /// Asks again what was refused because its owner was changing as well.
+    pub(crate) fn handover_retry(&mut self, core: &mut Core) {
+        self.retry_effects(core);
+        self.rooms_tick(core);
+    }
+
     /// Writes attached sessions to the shadow as well: from the release until the new owner has
     /// asked all edges, an edge that dies would take the only copy with it.
     fn spill(&mut self, core: &mut Core) {
@@ -96,10 +102,10 @@ impl Slot {
         let flushed = self.is_flushed();
         let limit = core.config.handover_limit_ms;
         let Phase::Frozen {
-            to,
             spilled,
             releasing,
             since_ms,
+            ..
         } = &mut self.phase
         else {
             return false;
@@ -107,12 +113,16 @@ impl Slot {
         if *releasing {
             return true;
         }
+        let since_ms = *since_ms;
         if flushed && !*spilled {
             *spilled = true;
             self.spill(core);
-            return true;
         }
-        if flushed {
+        // Empty slots have nothing to spill: they are given away at once.
+        if flushed && self.is_flushed() {
+            let Phase::Frozen { to, releasing, .. } = &mut self.phase else {
+                return false;
+            };
             *releasing = true;
             failpoint!("router.flushed");
             let job = Job::Release {
@@ -123,7 +133,7 @@ impl Slot {
             core.jobs.push(job);
             return true;
         }
-        if core.now_ms.saturating_sub(*since_ms) > limit {
+        if core.now_ms.saturating_sub(since_ms) > limit {
             tracing::info!(
                 slot = self.slot,
                 "hand-over did not settle in time; serving on"

@@ -51,7 +51,11 @@ impl Slot {
             core.metrics.refused_epoch();
             return;
         }
-        if !self.is_active() || !self.in_order(core, asker, effect.seq) {
+        let effect = match self.hold_effect(from, effect) {
+            None => return,
+            Some(effect) => effect,
+        };
+        if !self.takes_effect(effect.settling) || !self.in_order(core, asker, effect.seq) {
             return self.refuse_effect(core, asker, key);
         }
         failpoint!("router.effect_received");

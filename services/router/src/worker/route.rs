@@ -280,6 +280,7 @@ impl Slot {
             seq: 0,
             age_us: core.passage.born,
             first_epoch: 0,
+            settling: false,
         };
         let fresh = key.n > session.replay_until;
         core.works.part(work);
@@ -297,6 +298,7 @@ impl Slot {
 
     /// Sends what is pending for a slot to its owner, in order; waits if there is none.
     pub(crate) fn pump_effects(&mut self, core: &mut Core, target: u16) {
+        let settling = !self.is_active();
         let owner = core.owner_of(target).filter(|o| core.peer_open(*o));
         let Some(queue) = self.outbound.get_mut(&target) else {
             return;
@@ -333,6 +335,7 @@ impl Slot {
             let mut effect = pending.effect.clone();
             effect.stream = queue.stream;
             effect.seq = queue.seq;
+            effect.settling = settling;
             let frame = proto::PeerFrame {
                 slot: u32::from(target),
                 epoch,
@@ -358,6 +361,7 @@ impl Slot {
                 queue.restart();
                 queue.waiting = true;
                 self.stuck.insert(target);
+                core.effects_refused = true;
             }
             return;
         }

@@ -186,6 +186,16 @@ impl Slot {
         matches!(self.phase, Phase::Active | Phase::Frozen { .. })
     }
 
+    /// Whether an effect may come in. A slot that is handed over takes those of others that are:
+    /// they take nothing new either, so this ends, and they would wait for each other otherwise.
+    pub(crate) fn takes_effect(&self, settling: bool) -> bool {
+        match self.phase {
+            Phase::Active => true,
+            Phase::Frozen { spilled, .. } => settling && !spilled,
+            Phase::Taking(_) => false,
+        }
+    }
+
     /// Whether the shadow keeps attached sessions as well.
     pub(crate) fn is_spilled(&self) -> bool {
         matches!(self.phase, Phase::Frozen { spilled: true, .. })

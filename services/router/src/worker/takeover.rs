@@ -16,6 +16,8 @@ use sestina_xmpp::jid::Jid;
 
 use super::archive_again::Held;
 use super::core::{Core, LaneRef, PeerRef};
+use super::passage::Passage;
+use super::receive::{Asker, refuse_effect};
 use super::session::{Attachment, Older, Session, Spare};
 use super::slot::{Phase, Slot};
 use crate::chance::{HashMap, HashSet};
@@ -28,7 +30,13 @@ pub(crate) struct Taking {
     reports: Vec<(LaneRef, proto::EpochReport)>,
     objects: Option<Vec<ShadowObject>>,
     started_ms: u64,
+    /// Effects that came meanwhile, in order: whoever sent them need not ask again and again.
+    held: Vec<(PeerRef, proto::Effect)>,
+    held_bytes: usize,
 }
+
+/// Effects that a slot holds while it is taken; more are refused.
+const HELD_BYTES: usize = 1 << 20;
 
 impl Slot {
     /// Begins to take a slot that the table gave to this process. `live` are all edges and routers
@@ -125,6 +133,42 @@ impl Slot {
         }
     }
 
+    /// Keeps an effect for when the slot serves; returns those that it cannot keep.
+    pub(crate) fn hold_effect(
+        &mut self,
+        from: PeerRef,
+        effect: proto::Effect,
+    ) -> Option<proto::Effect> {
+        let Phase::Taking(taking) = &mut self.phase else {
+            return Some(effect);
+        };
+        let bytes = 256 + effect.stanza.as_ref().map_or(0, |s| s.payload.len());
+        if taking.held_bytes + bytes > HELD_BYTES {
+            return Some(effect);
+        }
+        taking.held_bytes += bytes;
+        taking.held.push((from, effect));
+        None
+    }
+
+    /// Whoever waits for an answer to a held effect asks another owner: there will be no answer.
+    pub(crate) fn refuse_held(&mut self, core: &mut Core) {
+        let Phase::Taking(taking) = &mut self.phase else {
+            return;
+        };
+        for (peer, effect) in std::mem::take(&mut taking.held) {
+            if let Some(key) = effect.key.as_ref().map(EffectKey::from) {
+                let origin_slot = u16::try_from(effect.origin_slot).unwrap_or(u16::MAX);
+                let asker = Asker {
+                    peer,
+                    origin_slot,
+                    stream: effect.stream,
+                };
+                refuse_effect(core, self.slot, asker, key);
+            }
+        }
+    }
+
     fn try_restore(&mut self, core: &mut Core) {
         let Phase::Taking(taking) = &mut self.phase else {
             return;
@@ -133,7 +177,8 @@ impl Slot {
             return;
         }
         failpoint!("router.installed");
-        let taking = std::mem::take(&mut **taking);
+        let mut taking = std::mem::take(&mut **taking);
+        let held = std::mem::take(&mut taking.held);
         self.phase = Phase::Active;
         self.restore_objects(core, taking.objects.unwrap_or_default());
         let mut restored: HashMap<LaneRef, Vec<proto::ProgressItem>> = HashMap::default();
@@ -202,6 +247,12 @@ impl Slot {
         }
         failpoint!("router.restored");
         self.rooms_restored(core);
+        for (from, effect) in held {
+            let (passage, span) = Passage::of(effect.age_us, &effect.trace, "receive");
+            core.passage = passage;
+            span.in_scope(|| self.effect(core, from, effect));
+            core.passage = Passage::default();
+        }
         core.metrics
             .slot_taken(core.now_ms.saturating_sub(taking.started_ms));
     }

@@ -15,12 +15,20 @@ use super::{Slots, work::WorkId};
 use crate::admin::{Counts, SessionInfo};
 use crate::chance::HashMap;
 
+/// Slots in use that a worker gives away at one time.
+const BUSY_AT_ONCE: usize = 16;
+/// How often a worker looks whether what it gives away has settled.
+const SETTLING_MS: u64 = 5;
+/// How often refused effects are sent again.
+const RETRY_MS: u64 = 20;
+
 /// A worker: slots, and what they share.
 pub(crate) struct Worker {
     pub(crate) slots: Slots,
     pub(crate) core: Core,
     last_tick_ms: u64,
     last_sweep_ms: u64,
+    last_retry_ms: u64,
     pub(super) measured_ms: u64,
     pub(super) levels: Levels,
 }
@@ -34,6 +42,7 @@ impl Worker {
             core,
             last_tick_ms: 0,
             last_sweep_ms: 0,
+            last_retry_ms: 0,
             measured_ms: 0,
             levels: Levels::default(),
         }
@@ -63,12 +72,12 @@ impl Worker {
         if self.core.progress_hurried || now_ms >= self.core.progress_due {
             self.tell_progress();
         }
+        self.hand_over();
         for slot in std::mem::take(&mut self.core.shadow_dirty) {
             if let Some(slot) = self.slots.get_mut(slot) {
                 slot.shadow_flush(&mut self.core);
             }
         }
-        self.hand_over();
         self.core.flush_marks();
         self.settle_all(other_workers);
         if let Some((rows, works)) = self.core.archive.take() {
@@ -120,6 +129,9 @@ impl Worker {
             Input::Take { slot, epoch, live } => {
                 let known = self.slots.get_mut(slot).is_some_and(|s| s.epoch >= epoch);
                 if !known && epoch >= self.core.known_epoch(slot) {
+                    if let Some(older) = self.slots.get_mut(slot) {
+                        older.refuse_held(&mut self.core);
+                    }
                     let taken = Slot::take(&mut self.core, slot, epoch, &live);
                     self.slots.insert(taken);
                 }
@@ -166,9 +178,10 @@ impl Worker {
 
     /// Forgets a slot; its rows live on elsewhere.
     pub(super) fn drop_slot(&mut self, number: u16) {
-        let Some(slot) = self.slots.remove(number) else {
+        let Some(mut slot) = self.slots.remove(number) else {
             return;
         };
+        slot.refuse_held(&mut self.core);
         self.drop_works(&slot);
         for session in slot.sessions.values().filter(|s| s.is_live()) {
             if session.edge().is_none() {
@@ -382,7 +395,11 @@ impl Worker {
     /// Goes on with hand-overs.
     fn hand_over(&mut self) {
         let frozen = std::mem::take(&mut self.core.frozen);
+        let retry = self.retry_refused();
         for number in frozen {
+            if retry && let Some(slot) = self.slots.get_mut(number) {
+                slot.handover_retry(&mut self.core);
+            }
             if let Some(slot) = self.slots.get_mut(number)
                 && slot.handover_step(&mut self.core)
             {
@@ -391,9 +408,52 @@ impl Worker {
         }
     }
 
-    /// Whether something waits for a tick sooner than usual.
-    pub(crate) fn hurried(&self) -> bool {
-        !self.core.frozen.is_empty()
+    /// Asks again what was refused: a slot changes hands within less than a tick. Tells whether it
+    /// was time for that.
+    fn retry_refused(&mut self) -> bool {
+        if self.core.now_ms < self.last_retry_ms + RETRY_MS {
+            return false;
+        }
+        self.last_retry_ms = self.core.now_ms;
+        if std::mem::take(&mut self.core.effects_refused) {
+            for slot in self.slots.iter_mut().filter(|s| s.is_active()) {
+                slot.retry_effects(&mut self.core);
+            }
+        }
+        true
+    }
+
+    /// Begins to give slots away. Of those in use a few at a time, and before all others: each is
+    /// silent until its new owner has it. The order comes again for those that are left.
+    fn freeze(&mut self, slots: &[u16], to: &proto::Node) {
+        let (mut busy, mut idle) = (Vec::new(), Vec::new());
+        for slot in slots {
+            match self.slots.get_mut(*slot) {
+                Some(slot) if slot.is_active() && slot.is_idle() => idle.push(slot.slot),
+                Some(slot) if slot.is_active() => busy.push(slot.slot),
+                _ => {}
+            }
+        }
+        let some = !busy.is_empty();
+        if some {
+            let used = |number: &&u16| self.slots.get_mut(**number).is_some_and(|s| !s.is_idle());
+            let frozen = self.core.frozen.iter().filter(used).count();
+            busy.truncate(BUSY_AT_ONCE.saturating_sub(frozen));
+        }
+        for number in if some { busy } else { idle } {
+            if let Some(slot) = self.slots.get_mut(number) {
+                slot.freeze(&mut self.core, to.clone());
+            }
+        }
+    }
+
+    /// How soon the worker looks again although nothing came.
+    pub(crate) fn patience(&self) -> Option<u64> {
+        if !self.core.frozen.is_empty() {
+            Some(SETTLING_MS)
+        } else {
+            self.core.effects_refused.then_some(RETRY_MS)
+        }
     }
 
     /// When edges are to be told of progress, if there is any.
@@ -431,11 +491,7 @@ impl Worker {
                 answer.send(counts).ok();
             }
             Command::HandOver { slots, to } => {
-                for slot in slots {
-                    if let Some(slot) = self.slots.get_mut(slot) {
-                        slot.freeze(&mut self.core, to.clone());
-                    }
-                }
+                self.freeze(&slots, &to);
             }
         }
     }

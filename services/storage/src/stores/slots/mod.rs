@@ -113,8 +113,8 @@ dialects! {
         let hand_over = only_hand_overs(request);
         let planner = plan(conn, request, !hand_over).await?;
         if !planner && !hand_over {
-            let refused_slots: Vec<u32> = request.moves.iter().map(|step| step.slot).collect();
-            let map = match refused_slots.is_empty() {
+            let refused_slots = request.moves.iter().map(|step| step.slot).collect();
+            let map = match request.moves.is_empty() {
                 true => None,
                 false => Some(map(conn, version).await?),
             };
@@ -125,8 +125,8 @@ dialects! {
         if done > 0 {
             failpoint::hit_async("storage.claim").await;
         }
+        // Who asks only for the planner's part asks often, and is told no table.
         if request.moves.is_empty() {
-            // Only the planner's own lease: nobody waits for 4,096 rows.
             return Ok(proto::SlotClaimReply { planner, refused_slots, map: None });
         }
         let version = if done == 0 { version } else { version + 1 };

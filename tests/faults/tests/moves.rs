@@ -1,0 +1,230 @@
+//! Slots that change hands: how long they are silent, and how soon a router that was killed has its
+//! share again.
+#![allow(clippy::unwrap_used, clippy::print_stdout)]
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+use sestina_faults::client::Client;
+use sestina_faults::cluster::{At, Size};
+use sestina_faults::process::Tier;
+use sestina_faults::wait::until;
+use sestina_faults::world::{Part, Who, World};
+
+/// How often each client asks.
+const EVERY: Duration = Duration::from_millis(20);
+/// How long anything may take at all.
+const LIMIT: Duration = Duration::from_secs(90);
+
+fn router(number: usize) -> At {
+    At {
+        tier: Tier::Router,
+        number,
+    }
+}
+
+async fn ask(world: &World, number: usize, command: &str) -> Result<Value> {
+    world
+        .cluster
+        .lock()
+        .await
+        .process(router(number))
+        .ask(command, "")
+        .await
+}
+
+/// How many slots of the table that router has.
+async fn owned(world: &World, asked: usize, name: &str) -> Result<u64> {
+    let slots = ask(world, asked, "slots").await?;
+    let all = slots["routers"].as_array().cloned().unwrap_or_default();
+    Ok(all
+        .iter()
+        .filter(|r| r["name"] == name)
+        .filter_map(|r| r["slots"].as_u64())
+        .sum())
+}
+
+/// Asks the server and talks to another group, again and again.
+async fn talk(world: &World, client: &Client, to: String, stop: &std::sync::atomic::AtomicBool) {
+    let mut number = 0;
+    let _ = world;
+    while !stop.load(std::sync::atomic::Ordering::Acquire) {
+        number += 1;
+        let ping = format!("<iq type='get' id='m{number}'><ping xmlns='urn:xmpp:ping'/></iq>");
+        client.send(ping).ok();
+        client
+            .send(format!(
+                "<message type='chat' to='{to}' id='c{number}'><body>{number}</body></message>"
+            ))
+            .ok();
+        tokio::time::sleep(EVERY).await;
+    }
+}
+
+/// The longest time within which a client heard nothing of that name.
+fn silence(client: &Client, name: &str, from: Instant, to: Instant) -> Duration {
+    let mut last = from;
+    let mut longest = Duration::ZERO;
+    for heard in client.log(0) {
+        if heard.element.name != name || heard.at < from || heard.at > to {
+            continue;
+        }
+        longest = longest.max(heard.at - last);
+        last = heard.at;
+    }
+    longest.max(to - last)
+}
+
+fn silences(world: &World, from: Instant, to: Instant) -> String {
+    let mut text = String::new();
+    for name in ["iq", "message"] {
+        let mut all: Vec<Duration> = world
+            .members()
+            .into_iter()
+            .map(|who| silence(world.client(who), name, from, to))
+            .collect();
+        all.sort();
+        text += &format!(
+            "{name} median {:.2?} longest {:.2?}; ",
+            all[all.len() / 2],
+            all[all.len() - 1]
+        );
+    }
+    text
+}
+
+async fn measure(world: &World, victim: usize) -> Result<()> {
+    let (other, name) = ((victim + 1) % 3, format!("router-{}", victim + 1));
+    let began = Instant::now();
+    world.cluster.lock().await.process(router(victim)).kill();
+    until(
+        "its slots have other owners",
+        LIMIT,
+        async || match owned(world, other, &name).await {
+            Ok(0) => Ok(()),
+            seen => Err(format!("{seen:?}")),
+        },
+    )
+    .await?;
+    let claimed = began.elapsed();
+    until("all slots are served", LIMIT, async || {
+        match ask(world, other, "status").await {
+            Ok(status) => {
+                let routers = status["routers"].as_array().cloned().unwrap_or_default();
+                let served: u64 = routers
+                    .iter()
+                    .filter_map(|r| r["counts"]["slots"].as_u64())
+                    .sum();
+                if served == 4096 {
+                    Ok(())
+                } else {
+                    Err(format!("{served}"))
+                }
+            }
+            Err(error) => Err(error.to_string()),
+        }
+    })
+    .await?;
+    let served = began.elapsed();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    println!(
+        "{name} killed: claimed after {claimed:.2?}, served after {served:.2?}; silences: {}",
+        silences(world, began, Instant::now())
+    );
+    let again = Instant::now();
+    world
+        .cluster
+        .lock()
+        .await
+        .process(router(victim))
+        .start_again()?;
+    let mut ready = None;
+    let mut first = None;
+    until("it has its share", LIMIT, async || {
+        let status = ask(world, victim, "status")
+            .await
+            .map_err(|e| e.to_string())?;
+        ready.get_or_insert_with(|| again.elapsed());
+        let owned = owned(world, other, &name)
+            .await
+            .map_err(|e| e.to_string())?;
+        if owned > 0 {
+            first.get_or_insert_with(|| again.elapsed());
+        }
+        let whole = status["whole"] == true;
+        if whole && owned > 1000 {
+            Ok(())
+        } else {
+            Err(format!("{owned} slots, {}", status["missing"]))
+        }
+    })
+    .await?;
+    let share = again.elapsed();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    println!(
+        "{name} again: answers after {:.2?}, first slots after {:.2?}, its share and whole after {share:.2?}; silences: {}",
+        ready.unwrap_or_default(),
+        first.unwrap_or_default(),
+        silences(world, again, Instant::now())
+    );
+    Ok(())
+}
+
+#[test]
+fn a_router_that_comes_back_has_its_share_soon() {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        let world = World::start(Size::default()).await.unwrap();
+        let stop = std::sync::atomic::AtomicBool::new(false);
+        let others = world.members().into_iter().map(|who| {
+            let to = world.client(Who {
+                group: (who.group + 1) % world.groups(),
+                part: who.part,
+            });
+            talk(&world, world.client(who), to.jid(), &stop)
+        });
+        let others: Vec<_> = others.collect();
+        let times: usize = std::env::var("SESTINA_MOVES")
+            .ok()
+            .and_then(|t| t.parse().ok())
+            .unwrap_or(1);
+        let work = async {
+            tokio::time::sleep(Duration::from_secs(3)).await;
+            let from = Instant::now();
+            tokio::time::sleep(Duration::from_secs(3)).await;
+            println!("calm: {}", silences(&world, from, Instant::now()));
+            for victim in 0..times {
+                measure(&world, victim % 3).await.context("moves")?;
+            }
+            stop.store(true, std::sync::atomic::Ordering::Release);
+            anyhow::Ok(())
+        };
+        let (done, _) = tokio::join!(work, join_all(others));
+        let logs = world.cluster.lock().await.keep_logs();
+        println!("{logs}");
+        done.unwrap();
+        let _ = Part::One;
+        let _: fn(bool) -> Result<()> = |x| {
+            ensure!(x, "");
+            Ok(())
+        };
+    });
+}
+
+async fn join_all(all: Vec<impl Future<Output = ()>>) {
+    let mut all: Vec<_> = all.into_iter().map(Box::pin).collect();
+    std::future::poll_fn(|context| {
+        all.retain_mut(|f| f.as_mut().poll(context).is_pending());
+        if all.is_empty() {
+            std::task::Poll::Ready(())
+        } else {
+            std::task::Poll::Pending
+        }
+    })
+    .await;
+}
