@@ -76,6 +76,9 @@ pub struct Planner {
     planning: bool,
     /// When to ask for (or renew) the planner's lease.
     ask_at: Option<BootInstant>,
+    /// Slots are being moved for balance: then all go to where they belong, and not only until the
+    /// balance is good enough. True at first: another planner may have begun.
+    balancing: bool,
     /// Leases marked in the shadow store whose claim has not been confirmed.
     marked: Vec<proto::Node>,
 }
@@ -95,6 +98,7 @@ impl Planner {
             clock,
             planning: false,
             ask_at: None,
+            balancing: true,
             marked: Vec::new(),
         }
     }
@@ -116,7 +120,12 @@ impl Planner {
         let storage = storage.map_err(|error| ClaimError::StorageAway(error.0))?;
         let shadow = shadow.map_err(|error| ClaimError::ShadowAway(error.0))?;
         self.unmark_living(&storage).await?;
-        let plan = plan(&table, &routers(&shadow, &storage), self.settings.limits);
+        let mut limits = self.settings.limits;
+        if self.balancing {
+            limits.hysteresis_percent = 0;
+        }
+        let plan = plan(&table, &routers(&shadow, &storage), limits);
+        self.balancing = !plan.moves.is_empty();
         let mut round = Round {
             planner: true,
             ..Round::default()

@@ -84,6 +84,15 @@ async fn strike(mut world: World, reached: &Reached, full: bool) -> Result<()> {
     let only = std::env::var("SESTINA_FAULTS_ONLY").unwrap_or_default();
     let mut faults = matrix::faults(reached, full, count(&size));
     faults.retain(|fault| fault.to_string().contains(&only));
+    if only.is_empty() && std::env::var(matrix::VARIABLE).is_err() {
+        // With all other tests, a third of the matrix; `SESTINA_FAULTS=matrix` runs it, and
+        // `SESTINA_FAULTS=full` every point with every deed.
+        let mut number = 0;
+        faults.retain(|_| {
+            number += 1;
+            number % 3 == 1
+        });
+    }
     let (mut broken, mut not_reached) = (Vec::new(), Vec::new());
     let mut stalls: Vec<Duration> = Vec::new();
     let all = faults.len();

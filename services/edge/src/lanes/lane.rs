@@ -322,6 +322,7 @@ async fn open(
         lanes: set.lanes.len() as u32,
         protocol: PROTOCOL,
         config_hash: shared.config.config_hash,
+        to: set.router.incarnation,
     };
     let sink = set
         .port

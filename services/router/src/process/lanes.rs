@@ -168,6 +168,18 @@ impl Shared {
         }
     }
 
+    /// Whether a lane is for this process: one that had its address before is still sought there
+    /// for a while, and such a lane would take the place of the right one.
+    fn is_meant(&self, incarnation: u64) -> Result<(), LinkError> {
+        if incarnation == 0 || incarnation == self.node.incarnation {
+            return Ok(());
+        }
+        Err(LinkError::Refused {
+            peer: self.node.name.clone(),
+            reason: "this router is another incarnation than the one that is meant".to_owned(),
+        })
+    }
+
     fn check(&self, who: &proto::Node, protocol: u32, hash: u64) -> Result<(), LinkError> {
         if protocol != PROTOCOL {
             let reason = format!("protocol {protocol}, this router speaks {PROTOCOL}");
@@ -236,6 +248,7 @@ impl RouterAcceptor for Acceptor {
     ) -> Result<Arc<dyn RouterSink>, LinkError> {
         let shared = &self.shared;
         let node = hello.edge.unwrap_or_default();
+        shared.is_meant(hello.to)?;
         shared.check(&node, hello.protocol, hello.config_hash)?;
         let lane_ref = LaneRef {
             edge: node.incarnation,
@@ -297,6 +310,7 @@ impl RouterAcceptor for Acceptor {
         lane: Arc<dyn PeerSink>,
     ) -> Result<Arc<dyn PeerSink>, LinkError> {
         let node = hello.router.unwrap_or_default();
+        self.shared.is_meant(hello.to)?;
         self.shared
             .check(&node, hello.protocol, hello.config_hash)?;
         self.shared.metrics.lanes[Lane::Peer].inc();

@@ -82,6 +82,7 @@ async fn keep(shared: Arc<Shared>, node: proto::Node, stop: CancellationToken) {
             lanes: 1,
             protocol: PROTOCOL,
             config_hash: shared.config.config_hash,
+            to: node.incarnation,
         };
         let end = Arc::new(End {
             ended: Notify::new(),

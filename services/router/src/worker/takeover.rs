@@ -20,6 +20,7 @@ use super::passage::Passage;
 use super::receive::{Asker, refuse_effect};
 use super::session::{Attachment, Older, Session, Spare};
 use super::slot::{Phase, Slot};
+use super::turn::Worker;
 use crate::chance::{HashMap, HashSet};
 
 /// A takeover under way.
@@ -35,8 +36,35 @@ pub(crate) struct Taking {
     held_bytes: usize,
 }
 
+/// A takeover that takes longer is told.
+const LONG_MS: u64 = 3_000;
 /// Effects that a slot holds while it is taken; more are refused.
 const HELD_BYTES: usize = 1 << 20;
+
+impl Worker {
+    /// Says for whom slots have waited long.
+    pub(super) fn tell_waiting(&self) {
+        let mut waiting: BTreeMap<u64, usize> = BTreeMap::new();
+        for incarnation in self
+            .slots
+            .iter()
+            .flat_map(|slot| slot.waits_for(&self.core))
+        {
+            *waiting.entry(incarnation).or_default() += 1;
+        }
+        for (incarnation, slots) in waiting {
+            if incarnation == 0 {
+                tracing::warn!(slots, "slots are not taken: the shadow does not answer");
+            } else {
+                tracing::warn!(
+                    slots,
+                    incarnation,
+                    "slots are not taken: a process does not answer, and its lease has not ended"
+                );
+            }
+        }
+    }
+}
 
 impl Slot {
     /// Begins to take a slot that the table gave to this process. `live` are all edges and routers
@@ -131,6 +159,18 @@ impl Slot {
             taking.objects = Some(objects);
             self.try_restore(core);
         }
+    }
+
+    /// For whom a takeover that takes long waits: processes, by incarnation, and 0 for the shadow.
+    pub(crate) fn waits_for(&self, core: &Core) -> impl Iterator<Item = u64> {
+        let taking = match &self.phase {
+            Phase::Taking(taking) if core.now_ms > taking.started_ms + LONG_MS => Some(taking),
+            _ => None,
+        };
+        taking.into_iter().flat_map(|taking| {
+            let shadow = taking.objects.is_none().then_some(0);
+            taking.waiting.iter().copied().chain(shadow)
+        })
     }
 
     /// Keeps an effect for when the slot serves; returns those that it cannot keep.

@@ -363,6 +363,7 @@ impl Worker {
     fn tick(&mut self) {
         if self.core.now_ms >= self.last_sweep_ms + self.core.config.sweep_ms {
             self.last_sweep_ms = self.core.now_ms;
+            self.tell_waiting();
             for slot in self
                 .slots
                 .iter_mut()
