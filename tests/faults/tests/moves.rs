@@ -2,6 +2,7 @@
 //! share again.
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -10,10 +11,15 @@ use sestina_faults::client::Client;
 use sestina_faults::cluster::{At, Size};
 use sestina_faults::process::Tier;
 use sestina_faults::wait::until;
-use sestina_faults::world::{Part, Who, World};
+use sestina_faults::world::{Who, World};
 
 /// How often each client asks.
 const EVERY: Duration = Duration::from_millis(50);
+/// How long after the term of its lease the slots of a router may be without service. The budget
+/// is a second for both; machines are slow here, and builds are not optimised.
+const SERVED: Duration = Duration::from_secs(4);
+/// How soon a router that comes back is to have its share.
+const SHARE: Duration = Duration::from_secs(15);
 /// How long anything may take at all.
 const LIMIT: Duration = Duration::from_secs(25);
 
@@ -45,11 +51,10 @@ async fn owned(world: &World, asked: usize, name: &str) -> Result<u64> {
         .sum())
 }
 
-/// Asks the server and talks to another group, again and again.
-async fn talk(world: &World, client: &Client, to: String, stop: &std::sync::atomic::AtomicBool) {
+/// Asks the server and talks to another group, until told to stop.
+async fn talk(client: &Client, to: String, stop: &AtomicBool) {
     let mut number = 0;
-    let _ = world;
-    while !stop.load(std::sync::atomic::Ordering::Acquire) {
+    while !stop.load(Ordering::Acquire) {
         number += 1;
         let ping = format!("<iq type='get' id='m{number}'><ping xmlns='urn:xmpp:ping'/></iq>");
         client.send(ping).ok();
@@ -127,7 +132,11 @@ async fn measure(world: &World, victim: usize) -> Result<()> {
     })
     .await?;
     let served = began.elapsed();
-    tokio::time::sleep(Duration::from_secs(1)).await;
+    let lease = world.cluster.lock().await.size.lease;
+    ensure!(
+        served < lease + SERVED,
+        "{name} was killed, and its slots served again after {served:.2?}"
+    );
     println!(
         "{name} killed: claimed after {claimed:.2?}, served after {served:.2?}; silences: {}",
         silences(world, began, Instant::now())
@@ -164,7 +173,10 @@ async fn measure(world: &World, victim: usize) -> Result<()> {
     })
     .await?;
     let share = again.elapsed();
-    tokio::time::sleep(Duration::from_secs(1)).await;
+    ensure!(
+        share < SHARE,
+        "{name} came back, and had its share after {share:.2?}"
+    );
     println!(
         "{name} again: answers after {:.2?}, first slots after {:.2?}, its share and whole after {share:.2?}; silences: {}",
         ready.unwrap_or_default(),
@@ -183,13 +195,13 @@ fn a_router_that_comes_back_has_its_share_soon() {
         .unwrap();
     runtime.block_on(async {
         let world = World::start(Size::default()).await.unwrap();
-        let stop = std::sync::atomic::AtomicBool::new(false);
+        let stop = AtomicBool::new(false);
         let others = world.members().into_iter().map(|who| {
             let to = world.client(Who {
                 group: (who.group + 1) % world.groups(),
                 part: who.part,
             });
-            talk(&world, world.client(who), to.jid(), &stop)
+            talk(world.client(who), to.jid(), &stop)
         });
         let others: Vec<_> = others.collect();
         let times: usize = std::env::var("SESTINA_MOVES")
@@ -197,10 +209,6 @@ fn a_router_that_comes_back_has_its_share_soon() {
             .and_then(|t| t.parse().ok())
             .unwrap_or(1);
         let work = async {
-            tokio::time::sleep(Duration::from_secs(3)).await;
-            let from = Instant::now();
-            tokio::time::sleep(Duration::from_secs(3)).await;
-            println!("calm: {}", silences(&world, from, Instant::now()));
             for victim in 0..times {
                 measure(&world, victim % 3).await.context("moves")?;
             }
@@ -208,18 +216,14 @@ fn a_router_that_comes_back_has_its_share_soon() {
         };
         let work = async {
             let done = work.await;
-            stop.store(true, std::sync::atomic::Ordering::Release);
+            stop.store(true, Ordering::Release);
             done
         };
         let (done, _) = tokio::join!(work, join_all(others));
-        let logs = world.cluster.lock().await.keep_logs();
-        println!("{logs}");
+        if done.is_err() {
+            println!("{}", world.cluster.lock().await.keep_logs());
+        }
         done.unwrap();
-        let _ = Part::One;
-        let _: fn(bool) -> Result<()> = |x| {
-            ensure!(x, "");
-            Ok(())
-        };
     });
 }
 
