@@ -76,9 +76,9 @@ pub struct Planner {
     planning: bool,
     /// When to ask for (or renew) the planner's lease.
     ask_at: Option<BootInstant>,
-    /// Slots are being moved for balance: then all go to where they belong, and not only until the
-    /// balance is good enough. True at first: another planner may have begun.
-    balancing: bool,
+    /// Among which routers all slots are where they belong. Among others they are moved until they
+    /// are, and not only until the balance is good enough; at first another planner may have begun.
+    balanced_among: Vec<u64>,
     /// Leases marked in the shadow store whose claim has not been confirmed.
     marked: Vec<proto::Node>,
 }
@@ -98,7 +98,7 @@ impl Planner {
             clock,
             planning: false,
             ask_at: None,
-            balancing: true,
+            balanced_among: Vec::new(),
             marked: Vec::new(),
         }
     }
@@ -121,11 +121,20 @@ impl Planner {
         let shadow = shadow.map_err(|error| ClaimError::ShadowAway(error.0))?;
         self.unmark_living(&storage).await?;
         let mut limits = self.settings.limits;
-        if self.balancing {
+        let routers = routers(&shadow, &storage);
+        let mut among: Vec<u64> = routers
+            .iter()
+            .filter(|router| !router.draining)
+            .map(|router| router.incarnation)
+            .collect();
+        among.sort_unstable();
+        if among != self.balanced_among {
             limits.hysteresis_percent = 0;
         }
-        let plan = plan(&table, &routers(&shadow, &storage), limits);
-        self.balancing = !plan.moves.is_empty();
+        let plan = plan(&table, &routers, limits);
+        if plan.moves.is_empty() && plan.claims.is_empty() {
+            self.balanced_among = among;
+        }
         let mut round = Round {
             planner: true,
             ..Round::default()

@@ -16,7 +16,7 @@ pub struct PlanLimits {
     /// are claimed all at once.
     pub max_moves: usize,
     /// Nothing moves for balance while no router is further from its share than this many percent
-    /// of an even share.
+    /// of an even share; 0 moves every slot to where it belongs.
     pub hysteresis_percent: usize,
 }
 
@@ -118,11 +118,12 @@ pub fn plan(table: &SlotTable, live: &[proto::Node], limits: PlanLimits) -> Plan
     }
     let slack = SLOTS * limits.hysteresis_percent / 100 / staying.len();
     for (slot, from, to) in misplaced {
-        if plan.moves.len() >= limits.max_moves || state.within(slack) {
+        if plan.moves.len() >= limits.max_moves || (slack > 0 && state.within(slack)) {
             break;
         }
         // A move helps if it takes from one who has too much or gives to one who has too little.
-        if state.count[from] > state.ideal[from] || state.count[to] < state.ideal[to] {
+        let helps = state.count[from] > state.ideal[from] || state.count[to] < state.ideal[to];
+        if helps || slack == 0 {
             state.count[from] -= 1;
             state.count[to] += 1;
             plan.moves.push(Move {

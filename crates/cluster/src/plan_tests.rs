@@ -96,6 +96,36 @@ fn a_new_router_gets_its_share_in_limited_rounds() {
 }
 
 #[test]
+fn without_hysteresis_every_slot_goes_where_it_belongs() {
+    let (a, b) = (router("a", 1), router("b", 1));
+    let limits = PlanLimits::default();
+    let live = [a.clone(), b.clone()];
+    let (home, _) = settle(SlotTable::empty(), &live, limits);
+    // As many the one way as the other: the shares are right, and the slots are not.
+    let mut swapped = Plan::default();
+    for (from, to) in [(&a, &b), (&b, &a)] {
+        swapped
+            .moves
+            .extend(home.slots_of(from).take(28).map(|slot| Move {
+                slot,
+                from: from.clone(),
+                to: to.clone(),
+            }));
+    }
+    let away = apply(&home, &swapped);
+    assert_eq!(plan(&away, &live, limits), Plan::default());
+    let exact = PlanLimits {
+        hysteresis_percent: 0,
+        ..limits
+    };
+    assert_eq!(plan(&away, &live, exact).moves.len(), 56);
+    let (settled, _) = settle(away, &live, exact);
+    for node in [&a, &b] {
+        assert!(settled.slots_of(node).eq(home.slots_of(node)));
+    }
+}
+
+#[test]
 fn a_small_imbalance_moves_nothing() {
     let (a, b) = (router("a", 1), router("b", 1));
     let limits = PlanLimits::default();
