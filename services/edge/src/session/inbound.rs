@@ -149,7 +149,8 @@ impl Session {
             let acked = state.acked;
             state.prune_out(acked);
         }
-        let due = state.told < state.answer_until && state.accepted > state.told;
-        due && state.managed() && self.write_ack(state)
+        let all = state.accepted == state.in_last && std::mem::take(&mut state.answer_all);
+        let due = state.told < state.answer_until || all;
+        due && state.accepted > state.told && state.managed() && self.write_ack(state)
     }
 }

@@ -87,6 +87,7 @@ impl Session {
                 state.answer_until = state.in_last;
                 self.write_ack(&mut state);
                 if state.accepted < state.in_last {
+                    state.answer_all = true;
                     let asked = proto::Asked {
                         handle: self.handle,
                         generation: self.generation,

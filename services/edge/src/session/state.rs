@@ -145,6 +145,9 @@ pub(crate) struct State {
     pub(crate) in_base: u64,
     /// The client asked when this was its last stanza: it hears until all up to here is accepted.
     pub(crate) answer_until: u64,
+    /// The client was told less than it had sent when it asked: once all is accepted, what it sent
+    /// since then is told too. Some ask a moment before their last stanza leaves.
+    pub(crate) answer_all: bool,
     /// The highest count told to the client; it never goes back.
     pub(crate) told: u64,
     pub(crate) held_in: VecDeque<HeldIn>,
@@ -193,6 +196,7 @@ impl State {
             began: 0,
             in_base: 0,
             answer_until: 0,
+            answer_all: false,
             told: 0,
             held_in: VecDeque::new(),
             held_in_bytes: 0,

@@ -49,6 +49,26 @@ async fn requests_are_answered_at_once_and_again_when_more_is_accepted() {
 }
 
 #[tokio::test]
+async fn a_stanza_right_behind_a_request_is_answered_too() {
+    let rig = Rig::new(1).await;
+    let mut bound = rig.managed(SECURE).await;
+    bound.say(&["one"]).await;
+    bound.heard(&bound.router, 1, "one").await;
+    bound.client.send("<r xmlns='urn:xmpp:sm:3'/>").await;
+    assert_eq!(
+        bound.client.until("/>").await,
+        "<a xmlns='urn:xmpp:sm:3' h='0'/>"
+    );
+    next_frame!(bound.router, Asked);
+    bound.say(&["two"]).await;
+    bound.heard(&bound.router, 2, "two").await;
+    for (accepted, told) in [(1, "h='1'/>"), (2, "h='2'/>")] {
+        bound.progress(accepted, 0);
+        assert!(bound.client.until("/>").await.ends_with(told));
+    }
+}
+
+#[tokio::test]
 async fn deliveries_are_spliced_asked_for_and_reported() {
     let rig = Rig::new(1).await;
     let mut bound = rig.managed(SECURE).await;
