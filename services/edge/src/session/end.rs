@@ -95,6 +95,11 @@ impl Session {
         if !open {
             return;
         }
+        self.last_words(shared, condition, text);
+    }
+
+    /// The stream error that the owner names, if it names one, and the end of the stream.
+    fn last_words(&self, shared: &Shared, condition: &str, text: &str) {
         if !condition.is_empty() {
             shared.metrics.count(Count::StreamError, 1);
             let condition =
@@ -117,14 +122,7 @@ impl Session {
         }
         state.phase = if ended { Phase::Closed } else { Phase::Lost };
         state.waiting_since.get_or_insert_with(Instant::now);
-        shared.metrics.count(Count::StreamError, 1);
-        let condition =
-            StreamCondition::parse(condition).unwrap_or(StreamCondition::UndefinedCondition);
-        self.wire
-            .append(|out| stream::write_error(out, self.framing, condition, text));
-        self.wire
-            .append(|out| stream::write_close(out, self.framing));
-        self.wire.close(CloseKind::AfterFlush);
+        self.last_words(shared, condition, text);
         self.room.notify_one();
     }
 
