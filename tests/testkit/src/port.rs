@@ -3,6 +3,9 @@
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
 use std::net::TcpListener;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixListener};
+use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Result, bail};
 
@@ -10,13 +13,30 @@ use anyhow::{Result, bail};
 /// for its server while the server is down.
 const RANGE: std::ops::Range<u16> = 11_000..31_000;
 
-/// A port on which nothing listens now. Another process may still take it before it is used, so
-/// a server that cannot listen is started again on another.
+/// What keeps the ports of this process from being given out again, by it or by another: names of
+/// the abstract socket namespace, which the kernel takes back when the process ends.
+static GIVEN: Mutex<Vec<UnixListener>> = Mutex::new(Vec::new());
+
+/// Whether nobody who asks here was given this port.
+fn reserve(port: u16) -> Result<bool> {
+    let name = SocketAddr::from_abstract_name(format!("sestina-test-port-{port}"))?;
+    let Ok(held) = UnixListener::bind_addr(&name) else {
+        return Ok(false);
+    };
+    GIVEN
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .push(held);
+    Ok(true)
+}
+
+/// A port on which nothing listens now, and which is given to nobody else while this process
+/// lives: tests start their servers later, side by side, and some of them more than once.
 pub fn free_port() -> Result<u16> {
     for _ in 0..200 {
         let random = RandomState::new().build_hasher().finish();
         let port = RANGE.start + (random % u64::from(RANGE.end - RANGE.start)) as u16;
-        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() && reserve(port)? {
             return Ok(port);
         }
     }
@@ -38,5 +58,11 @@ mod tests {
         assert!(RANGE.contains(&port));
         let held = TcpListener::bind(("127.0.0.1", port)).unwrap();
         assert!(TcpListener::bind(held.local_addr().unwrap()).is_err());
+    }
+
+    #[test]
+    fn no_port_is_given_twice() {
+        let port = free_port().unwrap();
+        assert!(!reserve(port).unwrap());
     }
 }

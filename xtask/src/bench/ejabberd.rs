@@ -6,9 +6,9 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 use serde_json::json;
-use sestina_testkit::find_program;
+use sestina_testkit::{find_program, free_port};
 
-use super::prosody::{free_port, wait_listening};
+use super::prosody::wait_listening;
 use super::{Measured, Other, certificate};
 use crate::child::{Process, Spec};
 

@@ -1,12 +1,12 @@
 //! Prosody from Debian, configured for the same traffic.
 
-use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, TcpStream};
 use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use serde_json::json;
-use sestina_testkit::{find_program, wait_for};
+use sestina_testkit::{find_program, free_port, wait_for};
 
 use super::{Measured, Other, certificate};
 use crate::child::{Process, Spec};
@@ -76,12 +76,6 @@ Component "conference.localhost" "muc"
             _folder: folder,
         }),
     })
-}
-
-/// A port that was free a moment ago.
-pub(super) fn free_port() -> Result<u16> {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("no free loopback port")?;
-    Ok(listener.local_addr()?.port())
 }
 
 /// Waits until something listens on the port; fails at once if the process has ended.

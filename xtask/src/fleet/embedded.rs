@@ -1,12 +1,12 @@
 //! One process with all tiers, as `cargo run --release` starts it.
 
 use std::fs;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use sestina_testkit::wait_for;
+use sestina_testkit::{free_port, wait_for};
 
 use super::node::ready;
 use crate::child::{Process, Spec};
@@ -84,15 +84,11 @@ impl Embedded {
     }
 }
 
-/// Addresses that were free a moment ago.
+/// Addresses that nobody uses.
 fn free_addresses<const COUNT: usize>() -> Result<[SocketAddr; COUNT]> {
-    let held = (0..COUNT)
-        .map(|_| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)))
-        .collect::<Result<Vec<_>, _>>()
-        .context("no free loopback ports")?;
     let mut addresses = [SocketAddr::from((Ipv4Addr::LOCALHOST, 0)); COUNT];
-    for (address, listener) in addresses.iter_mut().zip(&held) {
-        *address = listener.local_addr()?;
+    for address in &mut addresses {
+        address.set_port(free_port()?);
     }
     Ok(addresses)
 }
