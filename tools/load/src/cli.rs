@@ -3,6 +3,7 @@
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use clap::{Args, Parser, Subcommand};
@@ -16,6 +17,7 @@ use crate::bench::spec::{
 };
 use crate::bench::table::markdown;
 use crate::chaos::control::drive;
+use crate::chaos::flood::{Flood, flood};
 use crate::client::endpoint::{Endpoint, Transport, TrustOptions};
 use crate::client::sasl::{Credentials, Mechanism};
 use crate::floor::peers::Mode;
@@ -62,6 +64,9 @@ enum Command {
         #[arg(long)]
         config: PathBuf,
     },
+    /// One user writes as fast as it can to another who does not read; prints what came of it as
+    /// JSON.
+    Flood(FloodArgs),
     /// Log in once and ping the server.
     Ping(PingArgs),
     /// Two users write to each other, resume, and read their archives.
@@ -178,6 +183,21 @@ struct PingArgs {
 }
 
 #[derive(Debug, Args)]
+struct FloodArgs {
+    #[command(flatten)]
+    client: ClientArgs,
+    /// Accounts as name:password: who writes, who does not read.
+    #[arg(long, value_parser = name_and_password, required = true, num_args = 1)]
+    user: Vec<(String, String)>,
+    /// How long is written.
+    #[arg(long, default_value_t = 10)]
+    seconds: u64,
+    /// Bytes of filling in each message.
+    #[arg(long, default_value_t = 1000)]
+    size: usize,
+}
+
+#[derive(Debug, Args)]
 struct ChatOnceArgs {
     #[command(flatten)]
     client: ClientArgs,
@@ -255,6 +275,23 @@ async fn run(cli: Cli) -> Result<()> {
             with_parent,
         } => floor(port, mode, with_parent).await,
         Command::Chaos { config } => chaos(&config).await,
+        Command::Flood(args) => {
+            let endpoint = args.client.endpoint()?;
+            let [writer, reader] = args.user.as_slice() else {
+                anyhow::bail!("give --user twice");
+            };
+            let first = args.client.address.first().context("no address")?;
+            let last = args.client.address.last().unwrap_or(first);
+            let plan = Flood {
+                addresses: [first.clone(), last.clone()],
+                users: [writer, reader].map(|user| args.client.credentials(user)),
+                time: Duration::from_secs(args.seconds),
+                size: args.size,
+            };
+            let outcome = Box::pin(flood(&endpoint, &plan)).await?;
+            say(&serde_json::to_string(&outcome)?);
+            Ok(())
+        }
         Command::Ping(args) => {
             let endpoint = args.client.endpoint()?;
             let address = args.client.address.first().context("no address")?;

@@ -83,6 +83,33 @@ impl User {
         &self.handle
     }
 
+    /// The stream, to read from.
+    pub fn stream_mut(&mut self) -> &mut Stream {
+        &mut self.stream
+    }
+
+    /// Whose session it is.
+    #[must_use]
+    pub fn who(&self) -> &Credentials {
+        &self.who
+    }
+
+    /// The next element of what was read, counted; none if no whole one is there.
+    ///
+    /// # Errors
+    /// When the stream has ended or the connection is gone.
+    pub fn take(&mut self) -> Result<Option<(Kind, Vec<u8>)>> {
+        match self.stream.take()? {
+            None => Ok(None),
+            Some(Item::Element(range)) => {
+                let bytes = self.stream.bytes(&range);
+                let kind = self.handle.incoming(bytes)?;
+                Ok(Some((kind, bytes.to_vec())))
+            }
+            Some(_) => bail!("the server ended the stream"),
+        }
+    }
+
     /// Whether stanzas go over WebSocket.
     #[must_use]
     pub fn is_websocket(&self) -> bool {

@@ -15,6 +15,9 @@ const PAST_LEASE: Duration = Duration::from_secs(6);
 /// Shorter than the term of a lease.
 const SHORT_OF_LEASE: Duration = Duration::from_secs(2);
 
+/// How long a flood lasts.
+const FLOOD_SECONDS: u64 = 8;
+
 /// What is done to what.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum What {
@@ -38,6 +41,8 @@ enum What {
     KillRedis,
     /// PostgreSQL does not answer.
     SuspendPostgres,
+    /// A guest on one edge writes as fast as it can to one on another who does not read.
+    Flood(usize, usize),
 }
 
 /// A fault, and how long it lasts.
@@ -48,7 +53,7 @@ pub(super) struct Fault {
 }
 
 /// The names of all kinds of faults; each is as likely as another.
-const KINDS: [&str; 19] = [
+const KINDS: [&str; 20] = [
     "kill-edge",
     "kill-router",
     "kill-storage",
@@ -68,6 +73,7 @@ const KINDS: [&str; 19] = [
     "drain-edge",
     "drain-router",
     "drain-storage",
+    "flood",
 ];
 
 fn make(kind: &str, rng: &mut Rng, seconds: u64) -> Fault {
@@ -94,6 +100,10 @@ fn make(kind: &str, rng: &mut Rng, seconds: u64) -> Fault {
         "freeze-lanes-router" => (What::FreezeLanes(router), hold(1000, 7000, rng)),
         "drain-edge" => (What::Drain(Role::Edge, edge), Duration::ZERO),
         "drain-router" => (What::Drain(Role::Router, router), Duration::ZERO),
+        "flood" => (
+            What::Flood(edge, rng.below(EDGES)),
+            Duration::from_secs(FLOOD_SECONDS),
+        ),
         _ => (What::Drain(Role::Storage, storage), Duration::ZERO),
     };
     Fault { what, hold }
@@ -168,6 +178,7 @@ impl Fault {
             What::FlushRedis => "empty Redis".to_owned(),
             What::KillRedis => "kill Redis".to_owned(),
             What::SuspendPostgres => "suspend PostgreSQL".to_owned(),
+            What::Flood(..) => "flood".to_owned(),
         }
     }
 
@@ -199,12 +210,13 @@ impl Fault {
             }
             What::KillRedis => scene.redis.kill9(),
             What::SuspendPostgres => scene.postgres.suspend(),
+            What::Flood(from, to) => scene.begin_flood(from, to, FLOOD_SECONDS)?,
         }
         Ok(())
     }
 
-    /// Ends it; what was killed is started again.
-    pub(super) fn end(&self, scene: &mut Scene) -> Result<()> {
+    /// Ends it; what was killed is started again. Says what promises it broke by itself.
+    pub(super) fn end(&self, scene: &mut Scene) -> Result<Vec<String>> {
         match self.what {
             What::Kill(role, n) => scene.restart(role, n)?,
             What::Suspend(role, n) => scene.node(role, n)?.process.signal(Signal::CONT),
@@ -220,9 +232,10 @@ impl Fault {
             What::SuspendRedis => scene.redis.resume(),
             What::KillRedis => scene.redis.restart()?,
             What::SuspendPostgres => scene.postgres.resume(),
+            What::Flood(..) => return scene.end_flood(),
             What::CutLane(..) | What::FlushRedis => {}
         }
-        Ok(())
+        Ok(Vec::new())
     }
 }
 
@@ -236,6 +249,11 @@ impl fmt::Display for Fault {
             What::FreezeLane(n) | What::FreezeLanes(n) => {
                 format!(" ({})", Role::Router.name(n + 1))
             }
+            What::Flood(from, to) => format!(
+                " ({} to {})",
+                Role::Edge.name(from + 1),
+                Role::Edge.name(to + 1)
+            ),
             _ => String::new(),
         };
         write!(f, "{}{who}", self.kind())?;

@@ -29,18 +29,26 @@ pub(super) struct Load {
 /// How many events of one name are printed for one fault; all are in `events.jsonl`.
 const PRINTED: usize = 3;
 
+/// What the load consists of.
+pub(super) struct Wanted {
+    pub(super) sessions: usize,
+    /// Messages per second of each session.
+    pub(super) rate: f64,
+    pub(super) seed: u64,
+}
+
 impl Load {
     /// Starts the generator; its sessions log in and begin to write.
     pub(super) fn start(
         programs: &Path,
         folder: &Path,
         scene: &Scene,
-        sessions: usize,
-        seed: u64,
+        wanted: &Wanted,
     ) -> Result<Load> {
         let config = json!({
-            "seed": seed,
-            "sessions": sessions,
+            "seed": wanted.seed,
+            "sessions": wanted.sessions,
+            "rate": wanted.rate,
             "edges": scene.fleet.edges(5223),
             "transport": "direct-tls",
             "domain": DOMAIN,
@@ -83,7 +91,7 @@ impl Load {
             child,
             input,
             events,
-            sessions: sessions as u64,
+            sessions: wanted.sessions as u64,
             printed: BTreeMap::new(),
         })
     }

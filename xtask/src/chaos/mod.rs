@@ -45,6 +45,9 @@ pub(crate) struct Options {
     /// Sessions of the load.
     #[arg(long, default_value_t = 500)]
     sessions: usize,
+    /// Messages per second of each session, on average.
+    #[arg(long, default_value_t = 1.0)]
+    rate: f64,
     /// Inject only faults whose name contains this, as in `router` or `kill`.
     #[arg(long)]
     only: Option<String>,
@@ -58,8 +61,14 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     println!("seed {seed}, log in {}", folder.display());
     fs::write(folder.join("seed"), format!("{seed}\n"))?;
     let mut scene = Scene::start(&programs, &folder, options.sessions)?;
-    let mut load = Load::start(&programs, &folder, &scene, options.sessions, seed)?;
-    let ready = load.wait_for("ready", Duration::from_secs(180));
+    let wanted = load::Wanted {
+        sessions: options.sessions,
+        rate: options.rate,
+        seed,
+    };
+    let mut load = Load::start(&programs, &folder, &scene, &wanted)?;
+    let patience = Duration::from_secs(180) + Duration::from_millis(20) * options.sessions as u32;
+    let ready = load.wait_for("ready", patience);
     ready.context("the sessions did not all log in")?;
     scene.fleet.wait_whole(WHOLE)?;
     println!(
@@ -139,6 +148,7 @@ fn strike(
     for edge in &touched {
         load.touch(edge, true)?;
     }
+    let queries = scene.account_queries();
     let begun = Instant::now();
     for (number, fault) in faults.iter().enumerate() {
         if number > 0 {
@@ -149,9 +159,10 @@ fn strike(
     // The one that is to last the longest ends last.
     let mut ending: Vec<&Fault> = faults.iter().collect();
     ending.sort_by_key(|fault| fault.hold());
+    let mut broken = Vec::new();
     for fault in ending {
         std::thread::sleep(fault.hold().saturating_sub(begun.elapsed()));
-        fault.end(scene)?;
+        broken.extend(fault.end(scene)?);
     }
     let ended = Instant::now();
     let unexpected = scene.restart_what_ended()?;
@@ -174,6 +185,9 @@ fn strike(
         whole_ms,
         connected: connected.is_ok(),
         unexpected,
+        broken,
+        queries: scene.account_queries().saturating_sub(queries),
+        peak: scene.peak_memory(),
     };
     println!("  {}", incident.line());
     Ok(incident)

@@ -20,6 +20,12 @@ pub(super) struct Incident {
     pub(super) connected: bool,
     /// Processes that ended though nobody had asked for it.
     pub(super) unexpected: Vec<String>,
+    /// Promises that the fault itself found broken.
+    pub(super) broken: Vec<String>,
+    /// How often accounts were looked up in the database meanwhile.
+    pub(super) queries: u64,
+    /// The most memory that a process of the server has had until then, MiB, and its name.
+    pub(super) peak: (u64, String),
 }
 
 impl Incident {
@@ -33,6 +39,10 @@ impl Incident {
         if !self.connected {
             line.push_str(", not all sessions came back in time");
         }
+        line.push_str(&format!(
+            ", {} accounts looked up, most memory {} MiB ({})",
+            self.queries, self.peak.0, self.peak.1
+        ));
         if !self.unexpected.is_empty() {
             line.push_str(&format!(
                 ", ended by themselves: {}",
@@ -125,6 +135,9 @@ impl Report {
             if !incident.connected {
                 found.push(format!("{}: not all sessions came back", incident.label));
             }
+            for broken in &incident.broken {
+                found.push(format!("{}: {broken}", incident.label));
+            }
             for name in &incident.unexpected {
                 found.push(format!("{}: {name} ended by itself", incident.label));
             }
@@ -140,7 +153,8 @@ impl Report {
             .map(|incident| {
                 json!({"label": incident.label, "kinds": incident.kinds,
                     "held_ms": incident.held_ms, "whole_ms": incident.whole_ms,
-                    "connected": incident.connected, "unexpected": incident.unexpected})
+                    "connected": incident.connected, "unexpected": incident.unexpected,
+                    "broken": incident.broken, "account_queries": incident.queries, "peak_mib": incident.peak.0})
             })
             .collect();
         let all = json!({"seed": seed, "incidents": incidents, "load": verdict});
@@ -173,11 +187,12 @@ impl Report {
         add(
             &mut text,
             &format!(
-                "{:<32} {:>3} {:>12} {:>12} {:>18} {:>18} {:>16}",
+                "{:<32} {:>3} {:>12} {:>12} {:>12} {:>18} {:>18} {:>16}",
                 "fault",
                 "n",
                 "stall p99",
                 "longest",
+                "others p99",
                 "recovery p50/p99",
                 "resumed p50/p99",
                 "whole p50/p99"
@@ -209,10 +224,14 @@ impl Report {
             add(
                 &mut text,
                 &format!(
-                    "{kind:<32} {:>3} {:>9.0} ms {:>9.0} ms {:>7.0} / {:>5.0} ms {:>7.0} / {:>5.0} ms {:>5} / {:>5} ms",
+                    "{kind:<32} {:>3} {:>9.0} ms {:>9.0} ms {:>9.0} ms {:>7.0} / {:>5.0} ms {:>7.0} / {:>5.0} ms {:>5} / {:>5} ms",
                     windows.len(),
                     most("stall", "p99_ms"),
                     longest.fold(0.0, f64::max),
+                    windows
+                        .iter()
+                        .map(|window| others(window))
+                        .fold(0.0, f64::max),
                     most("recovery", "p50_ms"),
                     most("recovery", "p99_ms"),
                     most("connect_to_resumed", "p50_ms"),
@@ -241,6 +260,15 @@ impl Report {
         }
         text
     }
+}
+
+/// Latency (p99, ms) between sessions that the fault did not touch; of all where it touched no edge.
+fn others(window: &Value) -> f64 {
+    let key = match window["others"].as_u64() {
+        Some(0) | None => "latency_p99_ms",
+        Some(_) => "others_p99_ms",
+    };
+    window[key].as_f64().unwrap_or_default()
 }
 
 fn add(text: &mut String, line: &str) {
@@ -279,6 +307,9 @@ mod tests {
                 whole_ms: Some(700),
                 connected: true,
                 unexpected: Vec::new(),
+                broken: Vec::new(),
+                queries: 0,
+                peak: (1, "edge-1".to_owned()),
             }],
         }
     }

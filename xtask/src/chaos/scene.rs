@@ -1,9 +1,11 @@
 //! What faults hit: the cluster, Redis and PostgreSQL.
 
-use std::path::Path;
-use std::time::Duration;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use serde_json::Value;
 use sestina_testkit::{Postgres, PostgresOptions, Redis};
 use tempfile::TempDir;
 
@@ -19,8 +21,15 @@ pub(super) struct Scene {
     pub(super) fleet: Fleet,
     pub(super) redis: Redis,
     pub(super) postgres: Postgres,
+    programs: PathBuf,
+    floods: Vec<Child>,
     _folder: TempDir,
 }
+
+/// How long a flood may take to come to its end, over its own time.
+const FLOODED: Duration = Duration::from_secs(200);
+/// Accounts of floods.
+const GUESTS: [&str; 2] = ["flood", "drought"];
 
 /// How many processes of each tier there are.
 pub(super) const EDGES: usize = 3;
@@ -53,8 +62,10 @@ impl Scene {
             logs: logs.to_owned(),
         })?;
         fleet.wait_whole(Duration::from_secs(60))?;
-        let accounts: Vec<(String, String)> = (0..users)
-            .map(|n| (format!("user{n:04}@{DOMAIN}"), PASSWORD.to_owned()))
+        let names = (0..users).map(|n| format!("user{n:04}"));
+        let accounts: Vec<(String, String)> = names
+            .chain(GUESTS.map(str::to_owned))
+            .map(|name| (format!("{name}@{DOMAIN}"), PASSWORD.to_owned()))
             .collect();
         println!("making {users} accounts");
         fleet.add_users(&accounts)?;
@@ -62,8 +73,78 @@ impl Scene {
             fleet,
             redis,
             postgres,
+            programs: programs.to_owned(),
+            floods: Vec::new(),
             _folder: folder,
         })
+    }
+
+    /// A guest on one edge writes to a guest on another, who does not read.
+    pub(super) fn begin_flood(&mut self, from: usize, to: usize, seconds: u64) -> Result<()> {
+        let mut command = Command::new("setpriv");
+        command
+            .args(["--pdeathsig", "KILL", "--"])
+            .arg(self.programs.join("sestina-load"))
+            .args(["flood", "--domain", DOMAIN, "--ca"])
+            .arg(self.fleet.certs.join("ca.pem"))
+            .args(["--seconds", &seconds.to_string()]);
+        for edge in [from, to] {
+            let address = self.edge_address(edge).context("no such edge")?;
+            command.args(["--address", &address]);
+        }
+        for guest in GUESTS {
+            command.args(["--user", &format!("{guest}:{PASSWORD}")]);
+        }
+        let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn();
+        self.floods
+            .push(child.context("cannot start sestina-load")?);
+        Ok(())
+    }
+
+    /// Waits for the end of floods; says what was promised and not kept.
+    pub(super) fn end_flood(&mut self) -> Result<Vec<String>> {
+        let mut broken = Vec::new();
+        for mut child in std::mem::take(&mut self.floods) {
+            let end = Instant::now() + FLOODED;
+            while child.try_wait()?.is_none() && Instant::now() < end {
+                std::thread::sleep(Duration::from_millis(50));
+            }
+            // Nothing happens if it has ended.
+            child.kill().ok();
+            let output = child.wait_with_output()?;
+            let Ok(outcome) = serde_json::from_slice::<Value>(&output.stdout) else {
+                broken.push(format!("a flood ended with {}", output.status));
+                continue;
+            };
+            println!("  flood: {outcome}");
+            for key in ["lost", "doubled"] {
+                if outcome[key].as_u64() != Some(0) {
+                    broken.push(format!("{} messages of a flood {key}", outcome[key]));
+                }
+            }
+        }
+        Ok(broken)
+    }
+
+    /// How often accounts were looked up in the database so far; fewer where a storage died since.
+    pub(super) fn account_queries(&self) -> u64 {
+        let count = "sestina_store_seconds_count{op=\"account\"}";
+        let storages = self.fleet.of(Role::Storage);
+        storages
+            .filter_map(|node| node.metric(count).ok())
+            .sum::<f64>() as u64
+    }
+
+    /// The most memory that a process of the server has had so far, MiB, and its name.
+    pub(super) fn peak_memory(&self) -> (u64, String) {
+        let all = self.fleet.nodes.iter().map(|node| {
+            let path = format!("/proc/{}/status", node.process.pid());
+            let status = std::fs::read_to_string(path).unwrap_or_default();
+            let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+            let kib = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
+            (kib.unwrap_or(0) / 1024, node.process.name().to_owned())
+        });
+        all.max().unwrap_or_default()
     }
 
     /// The n-th process of a tier, from 0.

@@ -42,6 +42,9 @@ pub(crate) struct Fleet {
     spec: FleetSpec,
 }
 
+/// Accounts that are added at one time.
+const ADDING: usize = 4;
+
 impl Fleet {
     /// Starts all processes and waits until each says that it is ready.
     pub(crate) fn start(spec: FleetSpec) -> Result<Fleet> {
@@ -261,9 +264,24 @@ impl Fleet {
             .of(Role::Router)
             .next()
             .context("the fleet has no router")?;
-        users
-            .iter()
-            .try_for_each(|(bare, password)| router.admin.add_user(bare, password))
+        // Each is a process and most of its time a wait.
+        let share = users.len().div_ceil(ADDING).max(1);
+        std::thread::scope(|scope| {
+            let adding: Vec<_> = users
+                .chunks(share)
+                .map(|users| {
+                    scope.spawn(move || {
+                        users
+                            .iter()
+                            .try_for_each(|(bare, password)| router.admin.add_user(bare, password))
+                    })
+                })
+                .collect();
+            adding.into_iter().try_for_each(|adding| {
+                let added = adding.join();
+                added.map_err(|_| anyhow::anyhow!("adding users failed"))?
+            })
+        })
     }
 
     /// Ends all processes as an administrator would: edges, routers, storages.

@@ -77,20 +77,35 @@ impl Node {
         })?;
         ended.map_or(Ok(()), Err)
     }
+
+    /// A metric, with its labels as they are exported; 0 where the process does not have it yet.
+    pub(crate) fn metric(&self, name: &str) -> Result<f64> {
+        let answer = get(SocketAddr::from((self.ip, 9090)), "/metrics")?;
+        let line = answer.lines().find_map(|line| line.strip_prefix(name));
+        Ok(line.map_or(Ok(0.0), |value| value.trim().parse())?)
+    }
 }
 
 /// Asks a process for its readiness.
 pub(crate) fn ready(address: SocketAddr) -> Result<()> {
-    let limit = Duration::from_secs(2);
-    let mut stream = TcpStream::connect_timeout(&address, limit)?;
-    stream.set_read_timeout(Some(limit))?;
-    stream.write_all(b"GET /ready HTTP/1.1\r\nHost: xtask\r\nConnection: close\r\n\r\n")?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer)?;
+    let answer = get(address, "/ready")?;
     ensure!(
         answer.starts_with("HTTP/1.1 200"),
         "{}",
         answer.lines().last().unwrap_or("no answer")
     );
     Ok(())
+}
+
+fn get(address: SocketAddr, path: &str) -> Result<String> {
+    let limit = Duration::from_secs(2);
+    let mut stream = TcpStream::connect_timeout(&address, limit)?;
+    stream.set_read_timeout(Some(limit))?;
+    write!(
+        stream,
+        "GET {path} HTTP/1.1\r\nHost: xtask\r\nConnection: close\r\n\r\n"
+    )?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    Ok(answer)
 }

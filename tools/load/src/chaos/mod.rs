@@ -8,11 +8,13 @@
 //! `config` says what to run, `history` holds the notes, `checker` judges them (and knows nothing
 //! of sockets), `world` is what all sessions share, `session` is one session with its
 //! reconnects, `receive` is what it does with what comes, `control` is the dialogue on standard
-//! input and output, `summary` turns times into figures.
+//! input and output, `summary` turns times into figures. `flood` is two more clients, who do
+//! what nobody should.
 
 pub mod checker;
 pub mod config;
 pub mod control;
+pub mod flood;
 pub mod history;
 pub mod receive;
 pub mod session;

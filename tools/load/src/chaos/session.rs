@@ -155,7 +155,8 @@ impl Session {
             }
         };
         drop(permit);
-        self.world.connected(self.receiver.index);
+        self.world
+            .connected(self.receiver.index, self.edge_number());
         loop {
             match self.live(&mut attached).await {
                 End::Quit => {
@@ -177,9 +178,12 @@ impl Session {
         }
     }
 
+    fn edge_number(&self) -> usize {
+        self.edge % self.world.config.edges.len()
+    }
+
     fn edge_name(&self) -> String {
-        let edges = &self.world.config.edges;
-        edges[self.edge % edges.len()].clone()
+        self.world.config.edges[self.edge_number()].clone()
     }
 
     async fn login(&self) -> Result<Authenticated> {
@@ -292,7 +296,7 @@ impl Session {
                     };
                     self.world.acked(index, &tags);
                     self.world
-                        .resumed(index, &self.edge_name(), lost_at, connect_at);
+                        .resumed(index, self.edge_number(), lost_at, connect_at);
                     return Ok(attached);
                 }
                 Resumption::Refused { reason, handled } => {
@@ -311,7 +315,7 @@ impl Session {
         let lost = "the session was refused while the archive was read".to_owned();
         self.receiver.finish_archive(&self.world, Err(lost));
         let attached = self.bind(login).await?;
-        self.world.connected(index);
+        self.world.connected(index, self.edge_number());
         Ok(attached)
     }
 

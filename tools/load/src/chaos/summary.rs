@@ -47,6 +47,8 @@ pub struct Window {
     pub from: u64,
     /// Latency of all deliveries.
     pub latency: Histogram,
+    /// Latency of deliveries between sessions on edges that were not touched, while another was.
+    pub others: Histogram,
     /// Worst delivery of each session, in microseconds.
     pub worst: Vec<u64>,
     /// Worst wait of each session for an acknowledgement.
@@ -82,6 +84,12 @@ pub struct WindowReport {
     pub latency_p50_ms: f64,
     /// Likewise.
     pub latency_p99_ms: f64,
+    /// Deliveries between sessions on edges that were not touched, while another was.
+    pub others: u64,
+    /// Their latency.
+    pub others_p50_ms: f64,
+    /// Likewise.
+    pub others_p99_ms: f64,
     /// The longest wait for a message.
     pub longest_stall_ms: f64,
     /// Over sessions: the worst delivery of each.
@@ -130,6 +138,9 @@ impl Window {
             deliveries: self.latency.count(),
             latency_p50_ms: self.latency.quantile_us(0.5) / 1e3,
             latency_p99_ms: self.latency.quantile_us(0.99) / 1e3,
+            others: self.others.count(),
+            others_p50_ms: self.others.quantile_us(0.5) / 1e3,
+            others_p99_ms: self.others.quantile_us(0.99) / 1e3,
             longest_stall_ms: self.latency.max_us() / 1e3,
             stall: Spread::of(&some(&self.worst)),
             ack: Spread::of(&some(&self.worst_ack)),

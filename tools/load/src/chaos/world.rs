@@ -51,7 +51,11 @@ pub struct World {
 struct State {
     history: History,
     kinds: Vec<Kind>,
+    /// The conversation of each session.
+    places: Vec<Option<usize>>,
     connected: Vec<bool>,
+    /// The edge on which each session was last, by its number in the configuration.
+    edges: Vec<usize>,
     ready: Vec<bool>,
     rooms_open: HashSet<usize>,
     touched: HashSet<String>,
@@ -103,16 +107,19 @@ impl World {
         let conversations = config.conversations();
         let sessions = config.sessions;
         let mut kinds = vec![Kind::Pair; sessions];
-        for conversation in &conversations {
-            conversation
-                .members
-                .iter()
-                .for_each(|member| kinds[*member] = conversation.kind);
+        let mut places = vec![None; sessions];
+        for (number, conversation) in conversations.iter().enumerate() {
+            for member in &conversation.members {
+                kinds[*member] = conversation.kind;
+                places[*member] = Some(number);
+            }
         }
         let state = State {
             history: History::new(sessions, conversations),
             kinds,
+            places,
             connected: vec![false; sessions],
+            edges: vec![0; sessions],
             ready: vec![false; sessions],
             rooms_open: HashSet::new(),
             touched: HashSet::new(),
@@ -189,17 +196,9 @@ impl World {
     #[must_use]
     pub fn conversation(&self, session: usize) -> Option<(usize, Kind, Vec<usize>)> {
         let state = self.state();
-        state
-            .history
-            .conversations
-            .iter()
-            .enumerate()
-            .find_map(|(number, conversation)| {
-                conversation
-                    .members
-                    .contains(&session)
-                    .then(|| (number, conversation.kind, conversation.members.clone()))
-            })
+        let number = state.places.get(session).copied().flatten()?;
+        let conversation = &state.history.conversations[number];
+        Some((number, conversation.kind, conversation.members.clone()))
     }
 
     /// A message is about to be sent; returns its count.
@@ -255,9 +254,16 @@ impl World {
         state.last_delivery = now;
         if let Some(sent) = state.history.message(id) {
             let latency = now.saturating_sub(sent.at);
+            let edge = |session: usize| &self.config.edges[state.edges[session]];
+            let apart = !state.touched.is_empty()
+                && !state.touched.contains(edge(session))
+                && !state.touched.contains(edge(id.sender as usize));
             for window in [&mut state.total, &mut state.current] {
                 window.latency.record(Duration::from_micros(latency));
                 window.worst[session] = window.worst[session].max(latency);
+                if apart {
+                    window.others.record(Duration::from_micros(latency));
+                }
             }
         }
         state.history.delivered[session].push(Delivery {
@@ -291,9 +297,11 @@ impl World {
             "condition": condition}));
     }
 
-    /// A session has a socket.
-    pub fn connected(&self, session: usize) {
-        self.state().connected[session] = true;
+    /// A session has a socket on the edge of that number.
+    pub fn connected(&self, session: usize, edge: usize) {
+        let mut state = self.state();
+        state.connected[session] = true;
+        state.edges[session] = edge;
     }
 
     /// A session is bound and, where it has a room, in it with all others.
@@ -348,11 +356,11 @@ impl World {
     }
 
     /// A session goes on where it was.
-    pub fn resumed(&self, session: usize, edge: &str, lost_at: u64, connect_at: u64) {
+    pub fn resumed(&self, session: usize, edge: usize, lost_at: u64, connect_at: u64) {
         let now = self.now();
+        self.connected(session, edge);
         let mut guard = self.state();
         let state = &mut *guard;
-        state.connected[session] = true;
         for window in [&mut state.total, &mut state.current] {
             window.resumes_ok += 1;
             window.recoveries.push(now - lost_at);
@@ -360,7 +368,7 @@ impl World {
         }
         drop(guard);
         self.event(
-            &json!({"event": "resumed", "session": session, "edge": edge,
+            &json!({"event": "resumed", "session": session, "edge": self.config.edges[edge],
             "recovery_ms": (now - lost_at) as f64 / 1e3,
             "connect_to_resumed_ms": (now - connect_at) as f64 / 1e3}),
         );
@@ -515,12 +523,8 @@ impl World {
 impl State {
     /// How many sessions get a message of `sender`.
     fn receivers(&self, sender: usize) -> i64 {
-        let conversation = self
-            .history
-            .conversations
-            .iter()
-            .find(|c| c.members.contains(&sender));
-        match conversation {
+        let place = self.places.get(sender).copied().flatten();
+        match place.map(|number| &self.history.conversations[number]) {
             Some(c) if c.kind == Kind::Room => c.members.len() as i64,
             Some(_) => 1,
             None => 0,

@@ -118,6 +118,12 @@ impl Link {
         drop(self.flush_locked(&mut state));
     }
 
+    /// Whether the kernel's buffer is full: what is sent now waits here.
+    #[must_use]
+    pub fn is_blocked(&self) -> bool {
+        self.state().waiting
+    }
+
     /// Gives the connection up: nothing more is sent, and a task that waits to write ends.
     pub fn abandon(&self) {
         self.state().closed = true;
