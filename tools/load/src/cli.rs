@@ -64,8 +64,7 @@ enum Command {
         #[arg(long)]
         config: PathBuf,
     },
-    /// One user writes as fast as it can to another who does not read; prints what came of it as
-    /// JSON.
+    /// Users write as fast as they can to one who does not read; prints what came of it as JSON.
     Flood(FloodArgs),
     /// Log in once and ping the server.
     Ping(PingArgs),
@@ -186,7 +185,7 @@ struct PingArgs {
 struct FloodArgs {
     #[command(flatten)]
     client: ClientArgs,
-    /// Accounts as name:password: who writes, who does not read.
+    /// Accounts as name:password: who writes, and last who does not read.
     #[arg(long, value_parser = name_and_password, required = true, num_args = 1)]
     user: Vec<(String, String)>,
     /// How long is written.
@@ -277,14 +276,18 @@ async fn run(cli: Cli) -> Result<()> {
         Command::Chaos { config } => chaos(&config).await,
         Command::Flood(args) => {
             let endpoint = args.client.endpoint()?;
-            let [writer, reader] = args.user.as_slice() else {
-                anyhow::bail!("give --user twice");
+            let Some((reader, writers)) = args.user.split_last() else {
+                anyhow::bail!("give --user at least twice");
             };
             let first = args.client.address.first().context("no address")?;
             let last = args.client.address.last().unwrap_or(first);
             let plan = Flood {
                 addresses: [first.clone(), last.clone()],
-                users: [writer, reader].map(|user| args.client.credentials(user)),
+                writers: writers
+                    .iter()
+                    .map(|user| args.client.credentials(user))
+                    .collect(),
+                reader: args.client.credentials(reader),
                 time: Duration::from_secs(args.seconds),
                 size: args.size,
             };

@@ -41,7 +41,7 @@ enum What {
     KillRedis,
     /// PostgreSQL does not answer.
     SuspendPostgres,
-    /// A guest on one edge writes as fast as it can to one on another who does not read.
+    /// Guests on one edge write as fast as they can to one on another who does not read.
     Flood(usize, usize),
 }
 

@@ -29,7 +29,9 @@ pub(super) struct Scene {
 /// How long a flood may take to come to its end, over its own time.
 const FLOODED: Duration = Duration::from_secs(200);
 /// Accounts of floods.
-const GUESTS: [&str; 2] = ["flood", "drought"];
+const GUESTS: [&str; 7] = [
+    "flood1", "flood2", "flood3", "flood4", "flood5", "flood6", "drought",
+];
 
 /// How many processes of each tier there are.
 pub(super) const EDGES: usize = 3;
@@ -79,7 +81,7 @@ impl Scene {
         })
     }
 
-    /// A guest on one edge writes to a guest on another, who does not read.
+    /// Guests on one edge write to a guest on another, who does not read.
     pub(super) fn begin_flood(&mut self, from: usize, to: usize, seconds: u64) -> Result<()> {
         let mut command = Command::new("setpriv");
         command

@@ -14,21 +14,34 @@ use super::work::{OnDone, WorkId};
 impl Worker {
     /// XEP-0160 §3: a user's store is full, the sender is told.
     fn offline_full(&mut self, work: WorkId, stanza: proto::Stanza) {
-        let Some(OnDone::Effect { slot, entity, key }) = self.core.works.done_mut(work) else {
-            return;
-        };
-        let hand = InHand {
-            key: *key,
-            entity: *entity,
-            work,
-        };
-        if let Some(slot) = self.slots.get_mut(*slot) {
-            let stanza = Stanza::from(stanza);
-            let text = Some("too many messages wait for this user");
-            slot.answer_with(
-                hand,
-                stanza.error_reply(Condition::ServiceUnavailable, text),
-            );
+        let core = &mut self.core;
+        let error = Stanza::from(stanza).error_reply(
+            Condition::ServiceUnavailable,
+            Some("too many messages wait for this user"),
+        );
+        match core.works.done_mut(work) {
+            Some(OnDone::Effect { slot, entity, key }) => {
+                let hand = InHand {
+                    key: *key,
+                    entity: *entity,
+                    work,
+                };
+                if let Some(slot) = self.slots.get_mut(*slot) {
+                    slot.answer_with(hand, error);
+                }
+            }
+            Some(OnDone::Returned {
+                slot,
+                session,
+                number,
+                ..
+            }) => {
+                let (session, number) = (*session, *number);
+                if let Some(slot) = self.slots.get_mut(*slot) {
+                    slot.send_back(core, session, number, error, work);
+                }
+            }
+            _ => {}
         }
     }
 

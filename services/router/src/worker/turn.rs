@@ -336,6 +336,7 @@ impl Worker {
                     slot.session_ended(core, session);
                 }
             }
+            OnDone::Returned { ended, .. } => core.part_done(ended),
             OnDone::Nothing => {}
         }
     }

@@ -42,6 +42,14 @@ pub(crate) enum OnDone {
     },
     /// A session that ended has told everybody: forget it.
     Ended { slot: u16, session: u128 },
+    /// The outbound stanza of that number, which a session that ended did not take, is stored or
+    /// went back to its sender: a part of the work that forgets the session.
+    Returned {
+        slot: u16,
+        session: u128,
+        number: u64,
+        ended: WorkId,
+    },
     /// Nobody waits.
     Nothing,
 }
@@ -120,8 +128,11 @@ impl Works {
     pub(crate) fn cancel(&mut self, id: WorkId) {
         if let Some(row) = self.row(id) {
             row.stamp = row.stamp.wrapping_add(1);
-            row.done = None;
+            let done = row.done.take();
             self.free.push(id.index);
+            if let Some(OnDone::Returned { ended, .. }) = done {
+                self.cancel(ended);
+            }
         }
     }
 
@@ -149,6 +160,22 @@ mod tests {
         assert!(matches!(works.part_done(id), Some(OnDone::Nothing)));
         assert!(works.part_done(id).is_none());
         assert_eq!(works.len(), 0);
+    }
+
+    #[test]
+    fn a_part_that_is_given_up_takes_the_whole_with_it() {
+        let mut works = Works::default();
+        let ended = works.open(OnDone::Nothing);
+        works.part(ended);
+        let part = works.open(OnDone::Returned {
+            slot: 1,
+            session: 2,
+            number: 3,
+            ended,
+        });
+        works.cancel(part);
+        assert_eq!(works.len(), 0);
+        assert!(works.part_done(ended).is_none());
     }
 
     #[test]

@@ -1,7 +1,7 @@
-//! A client that writes as fast as its socket takes it, to one that does not read.
+//! Clients that write as fast as the server takes it, to one that does not read.
 //!
-//! Two guests of a fault run: what they do must cost nobody else anything, and what the server
-//! acknowledged to the one must still reach the other once it reads, or come back as an error.
+//! Guests of a fault run: what they do must cost nobody else anything, and what the server
+//! acknowledged to them must still reach the other once it reads, or come back as an error.
 
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
@@ -23,14 +23,21 @@ const SILENCE: Duration = Duration::from_secs(5);
 const LIMIT: Duration = Duration::from_secs(90);
 /// Messages written before the reading side gets its turn.
 const BURST: u32 = 32;
+/// Messages of one writer that may be unacknowledged: what waits in the kernel's buffers is
+/// written at the pace that the server allows, after the flood.
+const WINDOW: u32 = 500;
+/// Numbers of one writer's messages.
+const SHARE: u32 = 1_000_000;
 
-/// What the two do.
+/// What they do.
 #[derive(Debug, Clone)]
 pub struct Flood {
-    /// `host:port` for the writer, then for the reader.
+    /// `host:port` for the writers, then for the reader.
     pub addresses: [String; 2],
-    /// The accounts of both.
-    pub users: [Credentials; 2],
+    /// The accounts of the writers.
+    pub writers: Vec<Credentials>,
+    /// The account of the reader.
+    pub reader: Credentials,
     /// How long it is written.
     pub time: Duration,
     /// Bytes of filling in each message.
@@ -52,10 +59,20 @@ pub struct Outcome {
     pub doubled: usize,
     /// Acknowledged, and neither delivered nor bounced.
     pub lost: usize,
-    /// How the server ended the writer's streams, if it did.
-    pub writer_ended: Vec<String>,
+    /// How the server ended the writers' streams, if it did.
+    pub writers_ended: Vec<String>,
     /// How it ended the reader's.
     pub reader_ended: Vec<String>,
+}
+
+/// What is known of one writer.
+struct Writer {
+    user: User,
+    /// The number before its first message.
+    first: u32,
+    sent: u32,
+    told: Told,
+    ended: Vec<String>,
 }
 
 /// Runs it.
@@ -63,27 +80,41 @@ pub struct Outcome {
 /// # Errors
 /// When somebody cannot log in, or the end does not come within [`LIMIT`].
 pub async fn flood(endpoint: &Endpoint, plan: &Flood) -> Result<Outcome> {
-    let [to_writer, to_reader] = &plan.addresses;
-    let reader = User::login(endpoint, to_reader, &plan.users[1]).await?;
+    let [to_writers, to_reader] = &plan.addresses;
+    let reader = User::login(endpoint, to_reader, &plan.reader).await?;
     let to = reader.jid().to_owned();
-    let writer = User::login(endpoint, to_writer, &plan.users[0]).await?;
     let mark = format!("{:08x}", rand::random::<u32>());
+    let mut writing = Vec::new();
+    for (index, who) in plan.writers.iter().enumerate() {
+        let writer = Writer {
+            user: User::login(endpoint, to_writers, who).await?,
+            first: index as u32 * SHARE,
+            sent: 0,
+            told: Told::default(),
+            ended: Vec::new(),
+        };
+        writing.push(writer.write(endpoint, plan, &to, &mark));
+    }
     let mut out = Outcome::default();
-    let mut told = Told::default();
-    let writer = write(endpoint, plan, writer, &to, &mark, &mut out, &mut told).await?;
+    let mut writers = futures_util::future::try_join_all(writing).await?;
     let got = timeout(LIMIT, read(endpoint, plan, reader, &mark, &mut out));
     let got = got.await.context("the reader did not come to its end")??;
-    // Errors for what could not be delivered may come as late as the last of it.
-    let mut writer = writer;
-    while let Ok(Ok(true)) = timeout(Duration::from_secs(1), writer.stream_mut().fill()).await {
-        told.drain(&mut writer, &mark)?;
+    for writer in &mut writers {
+        // Errors for what could not be delivered may come as late as the last of it.
+        let second = Duration::from_secs(1);
+        while let Ok(Ok(true)) = timeout(second, writer.user.stream_mut().fill()).await {
+            writer.told.drain(&mut writer.user, &mark)?;
+        }
+        writer.user.handle().close();
+        let told = &writer.told;
+        out.sent += writer.sent;
+        out.acknowledged += told.acknowledged.len();
+        out.bounced += told.bounced.len();
+        let gone = told.acknowledged.difference(&got);
+        out.lost += gone.filter(|n| !told.bounced.contains(n)).count();
+        out.writers_ended.append(&mut writer.ended);
     }
-    writer.handle().close();
-    out.acknowledged = told.acknowledged.len();
-    out.bounced = told.bounced.len();
     out.delivered = got.len();
-    let gone = told.acknowledged.difference(&got);
-    out.lost = gone.filter(|n| !told.bounced.contains(n)).count();
     Ok(out)
 }
 
@@ -110,54 +141,57 @@ impl Told {
     }
 }
 
-async fn write(
-    endpoint: &Endpoint,
-    plan: &Flood,
-    mut writer: User,
-    to: &str,
-    mark: &str,
-    out: &mut Outcome,
-    told: &mut Told,
-) -> Result<User> {
-    let filling = "x".repeat(plan.size);
-    let begun = Instant::now();
-    let mut asked = false;
-    while begun.elapsed() < plan.time + LIMIT {
-        let over = begun.elapsed() >= plan.time;
-        if over && writer.handle().counters(|counters| counters.open()) == 0 {
-            return Ok(writer);
-        }
-        let mut broken = None;
-        if over {
-            if !std::mem::replace(&mut asked, true) {
-                broken = writer.handle().request().err().map(anyhow::Error::from);
+impl Writer {
+    async fn write(
+        mut self,
+        endpoint: &Endpoint,
+        plan: &Flood,
+        to: &str,
+        mark: &str,
+    ) -> Result<Writer> {
+        let filling = "x".repeat(plan.size);
+        let begun = Instant::now();
+        let mut asked = false;
+        while begun.elapsed() < plan.time + LIMIT {
+            let over = begun.elapsed() >= plan.time;
+            let open = self.user.handle().counters(|counters| counters.open());
+            if over && open == 0 {
+                return Ok(self);
             }
-        } else if !writer.handle().link().is_blocked() {
-            for _ in 0..BURST {
-                let id = format!("{mark} {}", out.sent);
-                let message = stanza::message(writer.is_websocket(), "chat", to, &id, &filling);
-                let sent = writer.handle().send(&message, Some(out.sent));
-                out.sent += 1;
-                if let Err(error) = sent {
-                    broken = Some(error.into());
-                    break;
+            let mut broken = None;
+            if over {
+                if !std::mem::replace(&mut asked, true) {
+                    broken = self.user.handle().request().err().map(anyhow::Error::from);
                 }
+            } else if open < WINDOW && !self.user.handle().link().is_blocked() {
+                broken = self.burst(to, mark, &filling).err();
+            }
+            let wait = Duration::from_millis(if over { 200 } else { 1 });
+            match timeout(wait, self.user.stream_mut().fill()).await {
+                Ok(Ok(true)) => broken = broken.or(self.told.drain(&mut self.user, mark).err()),
+                Ok(Ok(false)) => broken = Some(anyhow::anyhow!("the connection was closed")),
+                Ok(Err(error)) => broken = Some(error),
+                Err(_) => {}
+            }
+            if let Some(why) = broken {
+                self.ended.push(format!("{why:#}"));
+                asked = false;
+                self.user = again(endpoint, &plan.addresses[0], self.user).await?.0;
             }
         }
-        let wait = Duration::from_millis(if over { 200 } else { 1 });
-        match timeout(wait, writer.stream_mut().fill()).await {
-            Ok(Ok(true)) => broken = broken.or(told.drain(&mut writer, mark).err()),
-            Ok(Ok(false)) => broken = Some(anyhow::anyhow!("the connection was closed")),
-            Ok(Err(error)) => broken = Some(error),
-            Err(_) => {}
-        }
-        if let Some(why) = broken {
-            out.writer_ended.push(format!("{why:#}"));
-            asked = false;
-            writer = again(endpoint, &plan.addresses[0], writer).await?;
-        }
+        bail!("what was written was not acknowledged within {LIMIT:?}")
     }
-    bail!("what was written was not acknowledged within {LIMIT:?}")
+
+    fn burst(&mut self, to: &str, mark: &str, filling: &str) -> Result<()> {
+        for _ in 0..BURST {
+            let number = self.first + self.sent;
+            let id = format!("{mark} {number}");
+            let message = stanza::message(self.user.is_websocket(), "chat", to, &id, filling);
+            self.sent += 1;
+            self.user.handle().send(&message, Some(number))?;
+        }
+        Ok(())
+    }
 }
 
 /// Reads all that waits, over as many connections as it takes.
@@ -169,13 +203,16 @@ async fn read(
     out: &mut Outcome,
 ) -> Result<HashSet<u32>> {
     let mut got = HashSet::new();
+    // What a session that could not be resumed had and did not acknowledge may come again.
+    let mut here = HashSet::new();
     loop {
         let end = loop {
             let mut doubled = 0;
             let drained = each(&mut reader, |kind, element| {
-                if let (Kind::Message, Some(element)) = (kind, element) {
-                    let new = number(element, mark).map(|n| got.insert(n));
-                    doubled += usize::from(new == Some(false));
+                let message = element.filter(|_| kind == Kind::Message);
+                if let Some(n) = message.and_then(|element| number(element, mark)) {
+                    doubled += usize::from(!here.insert(n));
+                    got.insert(n);
                 }
                 Ok(())
             });
@@ -194,20 +231,25 @@ async fn read(
             }
         };
         out.reader_ended.push(format!("{end:#}"));
-        reader = again(endpoint, &plan.addresses[1], reader).await?;
+        let (user, anew) = again(endpoint, &plan.addresses[1], reader).await?;
+        reader = user;
+        if let Some(why) = anew {
+            out.reader_ended.push(why);
+            here.clear();
+        }
     }
 }
 
-/// Resumes, or where the server does not, begins anew.
-async fn again(endpoint: &Endpoint, address: &str, user: User) -> Result<User> {
+/// Resumes, or where the server does not, begins anew; then with the reason.
+async fn again(endpoint: &Endpoint, address: &str, user: User) -> Result<(User, Option<String>)> {
     let who = user.who().clone();
     let mut last = match user.resume(endpoint, address).await {
-        Ok(user) => return Ok(user),
+        Ok(user) => return Ok((user, None)),
         Err(error) => error,
     };
     for _ in 0..10 {
         match User::login(endpoint, address, &who).await {
-            Ok(user) => return Ok(user),
+            Ok(user) => return Ok((user, Some(format!("{last:#}")))),
             Err(error) => last = error,
         }
         sleep(Duration::from_millis(500)).await;
