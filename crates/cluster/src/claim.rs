@@ -103,7 +103,8 @@ impl Planner {
         }
     }
 
-    /// Runs one round; to be called about every 250 ms while this process serves. `known_epoch`
+    /// Runs one round; to be called while this process serves, at least as often as the planner's
+    /// lease has to be renewed, and whenever processes come or go. `known_epoch`
     /// tells the highest epoch of a slot that any live edge or router reported.
     pub async fn run_planner_round(
         &mut self,

@@ -3,6 +3,9 @@
 use sestina_cluster::slots::SlotHasher;
 use sestina_xmpp::jid::Jid;
 
+/// How often storage is asked for the keys of a user with a session, in milliseconds.
+pub(crate) const KEYS_EVERY_MS: u64 = 1_800_000;
+
 /// A virtual host.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HostConfig {

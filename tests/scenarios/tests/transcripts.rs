@@ -26,6 +26,7 @@ transcripts! {
     "iq"
     "login"
     "mam"
+    "never-taken"
     "offline"
     "ping"
     "presence"

@@ -1,6 +1,7 @@
 //! Credentials for edges: keys from storage, kept while they are used, made up for unknown users.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use sestina_api::link::LinkError;
@@ -11,45 +12,103 @@ use sestina_xmpp::sasl::keys::{ScramKeys, fake_keys};
 
 use super::Shared;
 use super::worker_task::now_ms;
+use crate::config::KEYS_EVERY_MS;
 
 /// Users whose keys are kept.
 const CAPACITY: usize = 100_000;
 /// How long keys are kept without a question to storage, in milliseconds. A changed password
 /// drops them at once; this bounds what a lost message could cost.
-const KEEP_MS: u64 = 600_000;
+const KEEP_MS: u64 = 2 * KEYS_EVERY_MS;
+/// How long storage may be away before keys that nobody waits for are given up.
+const AWAY: Duration = Duration::from_secs(60);
 
-/// Keys of users that logged in lately: a reconnect storm costs no SQL.
+/// Keys of users that logged in lately or have a session: a reconnect storm costs no SQL.
 #[derive(Default)]
 pub(super) struct Cache {
-    users: Mutex<HashMap<String, (u64, proto::Account)>>,
+    inner: Mutex<Inner>,
+}
+
+#[derive(Default)]
+struct Inner {
+    /// When they were asked for, and what came.
+    users: HashMap<String, (u64, proto::Account)>,
+    /// How often keys were dropped: what was asked for before that may be out of date.
+    dropped: u64,
+}
+
+/// A question that was begun.
+#[derive(Clone, Copy)]
+struct Asked {
+    at_ms: u64,
+    dropped: u64,
 }
 
 impl Cache {
-    fn get(&self, bare: &str) -> Option<proto::Account> {
-        let users = self.users.lock();
-        let (at, account) = users.get(bare)?;
-        (at + KEEP_MS > now_ms()).then(|| account.clone())
+    /// An account whose keys are at most so old.
+    fn get(&self, bare: &str, age_ms: u64) -> Option<proto::Account> {
+        let inner = self.inner.lock();
+        let (at, account) = inner.users.get(bare)?;
+        (at + age_ms > now_ms()).then(|| account.clone())
     }
 
-    fn put(&self, account: &proto::Account) {
-        let mut users = self.users.lock();
-        if users.len() >= CAPACITY {
+    fn ask(&self) -> Asked {
+        Asked {
+            at_ms: now_ms(),
+            dropped: self.inner.lock().dropped,
+        }
+    }
+
+    fn put(&self, asked: Asked, account: &proto::Account) {
+        let mut inner = self.inner.lock();
+        if inner.dropped != asked.dropped {
+            return;
+        }
+        if inner.users.len() >= CAPACITY {
             // Half of them go; those in use come back by themselves.
             let mut keep = false;
-            users.retain(|_, _| {
+            inner.users.retain(|_, _| {
                 keep = !keep;
                 keep
             });
         }
-        users.insert(account.bare.clone(), (now_ms(), account.clone()));
+        let row = (asked.at_ms, account.clone());
+        inner.users.insert(account.bare.clone(), row);
     }
 
     pub(super) fn forget(&self, bare: &str) {
-        self.users.lock().remove(bare);
+        let mut inner = self.inner.lock();
+        inner.users.remove(bare);
+        inner.dropped += 1;
     }
 }
 
 impl Shared {
+    /// Has the keys of these users ready for when they come back, one question after the other:
+    /// their sessions came from another owner, or the keys are growing old.
+    pub(super) async fn keep_keys(&self, users: Vec<String>) {
+        let end = tokio::time::Instant::now() + AWAY;
+        let mut backoff = super::jobs::retry();
+        for bare in users {
+            while self.credentials.get(&bare, KEYS_EVERY_MS).is_none() {
+                let asked = self.credentials.ask();
+                let question = proto::AccountRef { bare: bare.clone() };
+                match self.ports.stores.account_get(question).await {
+                    Ok(reply) => {
+                        if let Some(account) = &reply.account {
+                            self.credentials.put(asked, account);
+                        }
+                        break;
+                    }
+                    Err(StoreError::Away(_)) if tokio::time::Instant::now() < end => {
+                        backoff.wait().await;
+                    }
+                    // Whoever resumes asks himself.
+                    Err(_) => break,
+                }
+            }
+        }
+    }
+
     pub(super) async fn credentials(
         &self,
         request: proto::CredentialsRequest,
@@ -58,9 +117,10 @@ impl Shared {
         if !self.lease.serving() || !self.ports.table.load().owned_by(slot, &self.node) {
             return Ok(proto::CredentialsReply::default());
         }
-        let known = match self.credentials.get(&request.bare) {
+        let known = match self.credentials.get(&request.bare, KEEP_MS) {
             Some(account) => Some(account),
             None => {
+                let asked = self.credentials.ask();
                 let bare = request.bare.clone();
                 match self
                     .ports
@@ -70,7 +130,7 @@ impl Shared {
                 {
                     Ok(reply) => {
                         if let Some(account) = &reply.account {
-                            self.credentials.put(account);
+                            self.credentials.put(asked, account);
                         }
                         reply.account
                     }

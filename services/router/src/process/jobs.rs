@@ -164,6 +164,10 @@ async fn run(shared: &Arc<Shared>, job: Job) -> Option<JobDone> {
                 result,
             }
         }
+        Job::Keys { users } => {
+            shared.keep_keys(users).await;
+            JobDone::Keys
+        }
         // These go together: see `start`.
         Job::Release { .. } => return None,
     })
@@ -198,7 +202,7 @@ fn fence_slot(fence: Option<&proto::Fence>) -> (u16, u64) {
     })
 }
 
-fn retry() -> Backoff {
+pub(super) fn retry() -> Backoff {
     Backoff::new(Duration::from_millis(50), Duration::from_secs(1))
 }
 

@@ -14,8 +14,11 @@ use super::lanes::process_frame;
 use super::{Shared, membership};
 use crate::worker::input::Input;
 
-/// How often the planner looks, and the table is read from storage even if nobody sends one.
+/// How often it is looked whether there is something to plan.
 const ROUND: Duration = Duration::from_millis(250);
+/// How often a round goes to storage and Redis though nothing is known to have changed: a planner
+/// may have died between a change of the table and telling it.
+const IDLE: Duration = Duration::from_secs(1);
 /// The shortest time between two rounds.
 const BETWEEN: Duration = Duration::from_millis(20);
 /// How long moves wait for a process that is alive and cannot be reached. Longer than a lease: who
@@ -35,11 +38,21 @@ pub(super) async fn plan(shared: Arc<Shared>, settings: PlannerSettings) {
     );
     let mut last_error = String::new();
     let mut versions = shared.ports.table.subscribe();
+    let mut members = shared.live.subscribe();
     let mut reach = Reach::default();
+    let (mut planning, mut moving, mut came_or_went) = (false, false, true);
+    let mut looked = Instant::now();
     loop {
-        let mut moving = false;
-        versions.mark_unchanged();
-        if shared.lease.serving() {
+        let news = came_or_went || versions.has_changed().unwrap_or(true);
+        let due = moving || news || looked.elapsed() >= IDLE;
+        moving = false;
+        // Whether this process plans is asked as often as the planner's lease wants it.
+        if shared.lease.serving() && (due || !planning) {
+            versions.mark_unchanged();
+            came_or_went = false;
+            if due {
+                looked = Instant::now();
+            }
             let epochs = shared.epochs.clone();
             let known = move |slot: u16| {
                 epochs
@@ -51,17 +64,19 @@ pub(super) async fn plan(shared: Arc<Shared>, settings: PlannerSettings) {
                 round = planner.run_planner_round(known) => match round {
                     Ok(round) => {
                         last_error.clear();
-                        moving = !round.hand_overs.is_empty();
-                        if moving && reach.all(&shared) {
+                        planning = round.planner;
+                        moving = !round.hand_overs.is_empty() || !round.refused.is_empty();
+                        if !round.hand_overs.is_empty() && reach.all(&shared) {
                             for order in round.hand_overs {
                                 shared.send_order(&order.owner, order.order);
                             }
                         }
-                        if !round.planner {
+                        if !round.planner && due {
                             read_table(&shared).await;
                         }
                     }
                     Err(error) => {
+                        planning = false;
                         // Said once for as long as it stays the same.
                         let text = error.to_string();
                         if text != last_error {
@@ -84,6 +99,12 @@ pub(super) async fn plan(shared: Arc<Shared>, settings: PlannerSettings) {
         tokio::select! {
             () = token.cancelled() => return,
             () = pause => {}
+            changed = members.changed() => {
+                if changed.is_err() {
+                    return;
+                }
+                came_or_went = true;
+            }
             () = tokio::time::sleep(ROUND) => {}
         }
     }

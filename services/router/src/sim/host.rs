@@ -361,6 +361,7 @@ pub(super) fn perform(
                 rows,
             }
         }
+        Job::Keys { .. } => JobDone::Keys,
         Job::OfflineRemove {
             slot,
             session,

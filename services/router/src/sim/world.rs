@@ -534,7 +534,7 @@ impl World {
                         self.storage.away && self.now <= at + 500
                     }
                     Job::ShadowLoad { .. } => self.shadow.away,
-                    Job::Shadow { .. } | Job::Release { .. } => false,
+                    Job::Shadow { .. } | Job::Release { .. } | Job::Keys { .. } => false,
                 },
             };
             if !waits {

@@ -79,6 +79,8 @@ pub(crate) enum Job {
     },
     /// Load a slot's shadow at takeover.
     ShadowLoad { slot: u16, epoch: u64 },
+    /// Have the keys of these users ready.
+    Keys { users: Vec<String> },
     /// All is settled and flushed: give the slot to that router.
     Release {
         slot: u16,
@@ -108,6 +110,9 @@ pub(crate) struct Core {
     pub(crate) jobs: Vec<Job>,
     pub(crate) archive: Batch<proto::ArchiveRow>,
     pub(crate) offline: Batch<proto::OfflineRow>,
+    /// Users whose keys are to be had ready, and whether others are being asked for.
+    pub(crate) keys_wanted: Vec<String>,
+    pub(crate) keys_asked: bool,
     /// Milliseconds of the clock that runs while suspended.
     pub(crate) now_ms: u64,
     /// Unix milliseconds, for time stamps only.
@@ -177,6 +182,8 @@ impl Core {
             table: Arc::new(sestina_cluster::slot_map::SlotTable::empty()),
             epochs,
             jobs: Vec::new(),
+            keys_wanted: Vec::new(),
+            keys_asked: false,
             archive: Batch::default(),
             offline: Batch::default(),
             now_ms: 0,
@@ -248,6 +255,15 @@ impl Core {
     pub(crate) fn part_done(&mut self, work: WorkId) {
         if let Some(done) = self.works.part_done(work) {
             self.due.push_back(done);
+        }
+    }
+
+    /// Has keys of users ready, so many at a time.
+    pub(crate) fn ask_keys(&mut self) {
+        if !self.keys_asked && !self.keys_wanted.is_empty() {
+            self.keys_asked = true;
+            let users = std::mem::take(&mut self.keys_wanted);
+            self.jobs.push(Job::Keys { users });
         }
     }
 

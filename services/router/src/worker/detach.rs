@@ -18,6 +18,10 @@ use super::core::{Core, LaneRef};
 use super::session::{Attachment, OutItem, Session};
 use super::slot::Slot;
 use super::work::{OnDone, WorkId};
+use crate::config::KEYS_EVERY_MS;
+
+/// Users that are asked for at one time.
+const KEYS_AT_ONCE: usize = 256;
 
 impl Slot {
     /// The socket is gone; the session waits for a resume.
@@ -193,8 +197,25 @@ impl Slot {
         }
     }
 
-    /// Detached sessions whose time is over.
+    /// Has the keys of those ready who may come back.
+    fn want_keys(&mut self, core: &mut Core) {
+        let now = core.now_ms;
+        for session in self.sessions.values_mut() {
+            let old = session.keys_ms == 0 || session.keys_ms + KEYS_EVERY_MS <= now;
+            if !old || session.anonymous || session.is_ending() {
+                continue;
+            }
+            if core.keys_wanted.len() >= KEYS_AT_ONCE {
+                return;
+            }
+            session.keys_ms = now.max(1);
+            core.keys_wanted.push(session.jid.bare_str().to_owned());
+        }
+    }
+
+    /// Detached sessions whose time is over, and whose keys are.
     pub(crate) fn expire(&mut self, core: &mut Core) {
+        self.want_keys(core);
         let now = core.now_ms;
         let over: Vec<u128> = self
             .sessions
@@ -504,4 +525,48 @@ pub(crate) fn superseded(handle: u64, generation: u32) -> Body {
         keep: true,
         ended: false,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::worker::core::Job;
+    use crate::worker::input::{Input, JobDone};
+    use crate::worker::testing::Router;
+
+    fn wanted(jobs: Vec<Job>) -> Vec<String> {
+        let users = jobs.into_iter().filter_map(|job| match job {
+            Job::Keys { users } => Some(users),
+            _ => None,
+        });
+        users.flatten().collect()
+    }
+
+    /// Users whose keys are asked for in the next second.
+    fn second(router: &mut Router) -> Vec<String> {
+        let mut users = Vec::new();
+        for _ in 0..10 {
+            router.now_ms += router.config.tick_ms;
+            users.extend(wanted(router.turn(Vec::new())));
+        }
+        users
+    }
+
+    #[test]
+    fn keys_of_those_who_may_come_back_are_had_ready_before_they_grow_old() {
+        let mut router = Router::new(1, &[], || 0);
+        router.session("romeo@c.example/orchard", 1);
+        assert_eq!(second(&mut router), ["romeo@c.example"]);
+        // One question at a time.
+        router.session("juliet@c.example/balcony", 2);
+        assert!(second(&mut router).is_empty());
+        router.turn(vec![Input::Done(JobDone::Keys)]);
+        assert_eq!(second(&mut router), ["juliet@c.example"]);
+        router.turn(vec![Input::Done(JobDone::Keys)]);
+        assert!(second(&mut router).is_empty());
+        router.now_ms += KEYS_EVERY_MS;
+        let mut again = second(&mut router);
+        again.sort();
+        assert_eq!(again, ["juliet@c.example", "romeo@c.example"]);
+    }
 }

@@ -177,6 +177,7 @@ impl Worker {
                     }),
                 }
             }
+            JobDone::Keys => core.keys_asked = false,
             JobDone::Released {
                 slot: number,
                 epoch,

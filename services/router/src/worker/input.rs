@@ -117,6 +117,8 @@ pub(crate) enum JobDone {
         epoch: u64,
         result: Result<Vec<ShadowObject>, ShadowError>,
     },
+    /// The keys that were asked for are there, as far as they could be had.
+    Keys,
     /// The table was changed (true), or the hand-over failed.
     Released { slot: u16, epoch: u64, done: bool },
 }

@@ -38,6 +38,8 @@ pub(crate) mod shadow;
 mod shadow_check;
 pub(crate) mod slot;
 mod takeover;
+#[cfg(test)]
+mod testing;
 pub(crate) mod turn;
 mod unreleased;
 pub(crate) mod work;

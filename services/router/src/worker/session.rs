@@ -190,6 +190,8 @@ pub(crate) struct Session {
     pub(crate) holders: Vec<(LaneRef, proto::Detached)>,
     /// Listed to send its mark to other slots.
     pub(crate) mark_due: bool,
+    /// When its user's keys were asked for ([`Core::now_ms`]); 0: not by this owner.
+    pub(crate) keys_ms: u64,
 }
 
 impl Session {
@@ -248,6 +250,7 @@ impl Session {
             all_told: false,
             holders: Vec::new(),
             mark_due: false,
+            keys_ms: 0,
         }
     }
 

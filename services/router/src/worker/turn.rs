@@ -21,12 +21,16 @@ const BUSY_AT_ONCE: usize = 16;
 const SETTLING_MS: u64 = 5;
 /// How often refused effects are sent again.
 const RETRY_MS: u64 = 20;
+/// In so many ticks every slot is looked at for sessions whose time is over.
+const EXPIRING: u16 = 8;
 
 /// A worker: slots, and what they share.
 pub(crate) struct Worker {
     pub(crate) slots: Slots,
     pub(crate) core: Core,
     last_tick_ms: u64,
+    /// Ticks so far, modulo 2^16.
+    ticks: u16,
     last_sweep_ms: u64,
     last_retry_ms: u64,
     pub(super) measured_ms: u64,
@@ -41,6 +45,7 @@ impl Worker {
             slots: Slots::new(worker, workers),
             core,
             last_tick_ms: 0,
+            ticks: 0,
             last_sweep_ms: 0,
             last_retry_ms: 0,
             measured_ms: 0,
@@ -374,14 +379,20 @@ impl Worker {
             }
         }
         self.check_shadow();
+        self.ticks = self.ticks.wrapping_add(1);
+        let turn = self.ticks % EXPIRING;
         for slot in self.slots.iter_mut().filter(|s| !s.is_idle()) {
             if slot.is_active() {
                 slot.retry_effects(&mut self.core);
                 slot.retry_offline(&mut self.core);
-                slot.expire(&mut self.core);
+                // All sessions of a worker in one tick would be felt, and time-outs are in seconds.
+                if (slot.slot >> 4) % EXPIRING == turn {
+                    slot.expire(&mut self.core);
+                }
                 slot.rooms_tick(&mut self.core);
             }
         }
+        self.core.ask_keys();
         for (slot, id) in std::mem::take(&mut self.core.marks_due) {
             if let Some(slot) = self.slots.get_mut(slot) {
                 slot.send_marks(&mut self.core, id);

@@ -46,6 +46,8 @@ pub(super) fn router_config() -> RouterConfig {
         ],
         scram_iterations: 4096,
         workers: 2,
+        // Few enough to be reached.
+        offline_limit: 8,
         ..RouterConfig::default()
     }
 }

@@ -1,0 +1,175 @@
+//! A router of one worker without tasks or sockets: inputs go in, frames and jobs come out.
+#![allow(clippy::unwrap_used)]
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+use parking_lot::Mutex;
+use sestina_api::link::{EdgeLane, LaneClosed};
+use sestina_api::peer::PeerSink;
+use sestina_cluster::slot_map::SlotTable;
+use sestina_cluster::slots::SLOTS;
+use sestina_proto as proto;
+use sestina_proto::to_edge::Body as EdgeBody;
+use sestina_proto::to_router::Body as RouterBody;
+use sestina_xmpp::jid::Jid;
+
+use super::core::{Core, Job, LaneRef};
+use super::input::{Input, JobDone};
+use super::passage::{Micros, edge_entering};
+use super::turn::Worker;
+use crate::config::{HostConfig, RouterConfig};
+use crate::hooks::Pipeline;
+
+pub(crate) const LANE: LaneRef = LaneRef { edge: 9, lane: 0 };
+
+/// Keeps what is sent to an edge.
+#[derive(Default)]
+pub(crate) struct ToEdge(pub(crate) Mutex<Vec<EdgeBody>>);
+
+impl EdgeLane for ToEdge {
+    fn send(&self, batch: proto::ToEdgeBatch) -> Result<(), LaneClosed> {
+        let bodies = batch.frames.into_iter().filter_map(|frame| frame.body);
+        self.0.lock().extend(bodies);
+        Ok(())
+    }
+
+    fn close(&self) {}
+}
+
+/// Keeps what is sent to a router.
+#[derive(Default)]
+pub(crate) struct ToPeer(pub(crate) Mutex<Vec<proto::PeerFrame>>);
+
+impl PeerSink for ToPeer {
+    fn send(&self, frame: proto::PeerFrame) -> Result<(), LaneClosed> {
+        self.0.lock().push(frame);
+        Ok(())
+    }
+
+    fn close(&self) {}
+}
+
+/// A router of one worker, with a lane to an edge and to the other router.
+pub(crate) struct Router {
+    pub(crate) worker: Worker,
+    pub(crate) now_ms: u64,
+    pub(crate) edge: Arc<ToEdge>,
+    pub(crate) peer: Arc<ToPeer>,
+    pub(crate) metrics: Arc<sestina_telemetry::Metrics>,
+    pub(crate) config: Arc<RouterConfig>,
+}
+
+pub(crate) fn node(incarnation: u64) -> proto::Node {
+    proto::Node {
+        name: format!("router-{incarnation}"),
+        incarnation,
+        role: proto::NodeRole::Router.into(),
+        ..proto::Node::default()
+    }
+}
+
+impl Router {
+    /// `slots` are those of the second router; the first has all others.
+    pub(crate) fn new(me: u64, slots: &[u16], clock: fn() -> Micros) -> Router {
+        let host = HostConfig {
+            domain: "c.example".to_owned(),
+            anonymous: false,
+            accounts: true,
+            muc: "muc.c.example".to_owned(),
+        };
+        let config = Arc::new(RouterConfig {
+            hosts: vec![host],
+            ..RouterConfig::default()
+        });
+        let metrics = sestina_telemetry::Metrics::new();
+        let mut core = Core::new(
+            0,
+            1,
+            node(me),
+            config.clone(),
+            Arc::new(Pipeline::new(crate::modules::MODULES)),
+            Arc::new(crate::metrics::Metrics::new(metrics.clone())),
+            (0..SLOTS).map(|_| AtomicU64::new(0)).collect(),
+        );
+        core.clock = clock;
+        let mut owners = vec![1; SLOTS];
+        for slot in slots {
+            owners[usize::from(*slot)] = 2;
+        }
+        let table = SlotTable::new(proto::SlotMap {
+            version: 1,
+            routers: vec![node(1), node(2)],
+            owners,
+            epochs: vec![1; SLOTS],
+        });
+        let mut router = Router {
+            worker: Worker::new(core),
+            now_ms: 1_000,
+            edge: Arc::default(),
+            peer: Arc::default(),
+            metrics,
+            config,
+        };
+        let (edge, peer) = (router.edge.clone(), router.peer.clone());
+        router.turn(vec![
+            Input::Table(Arc::new(table.unwrap())),
+            Input::EdgeLane {
+                lane: LANE,
+                instance: 1,
+                lanes: 1,
+                sink: edge,
+            },
+            Input::PeerLane {
+                node: node(3 - me),
+                sink: peer,
+            },
+        ]);
+        router
+    }
+
+    pub(crate) fn turn(&mut self, inputs: Vec<Input>) -> Vec<Job> {
+        let (mut others, mut jobs) = (Vec::new(), Vec::new());
+        self.now_ms += 1;
+        self.worker
+            .turn(inputs, self.now_ms, 0, &mut others, &mut jobs);
+        assert!(others.is_empty());
+        jobs
+    }
+
+    /// Takes a user's slot and binds a session of the user.
+    pub(crate) fn session(&mut self, full: &str, handle: u64) -> u16 {
+        let jid = Jid::from_wire(full);
+        let slot = self.config.slot_of(&jid);
+        self.turn(vec![
+            Input::Take {
+                slot,
+                epoch: 1,
+                live: Arc::from([]),
+            },
+            Input::Done(JobDone::ShadowLoaded {
+                slot,
+                epoch: 1,
+                result: Ok(Vec::new()),
+            }),
+        ]);
+        let bind = proto::Bind {
+            handle,
+            bare: jid.bare_str().to_owned(),
+            resource: jid.resource().unwrap().to_owned(),
+            ..proto::Bind::default()
+        };
+        self.edge_says(slot, RouterBody::Bind(bind), 0);
+        slot
+    }
+
+    pub(crate) fn edge_says(&mut self, slot: u16, body: RouterBody, now: Micros) -> Vec<Job> {
+        let mut frame = proto::ToRouter {
+            slot: slot.into(),
+            epoch: 1,
+            body: Some(body),
+        };
+        edge_entering(&mut frame, now);
+        self.turn(vec![Input::Edge { lane: LANE, frame }])
+    }
+}
