@@ -1,5 +1,6 @@
 //! The configuration mapped onto what each tier is told. Pure, except for reading certificates.
 
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context;
@@ -16,7 +17,7 @@ use sestina_proto as proto;
 use sestina_router::config::{HostConfig, RouterConfig};
 use sestina_rpc::target::Target;
 use sestina_rpc::{MutualTls, Security, TlsFiles};
-use sestina_sessions::RedisConfig;
+use sestina_sessions::{RedisConfig, RedisIdentity, RedisTls};
 use sestina_storage::StorageConfig;
 use sestina_xmpp::sasl::Mechanism;
 use sestina_xmpp::xml::Limits;
@@ -232,10 +233,10 @@ pub fn storage(config: &Config) -> StorageConfig {
 }
 
 /// Where Redis is; none if live state stays in this process.
-pub fn redis(config: &Config) -> Option<RedisConfig> {
+pub fn redis(config: &Config) -> anyhow::Result<Option<RedisConfig>> {
     let redis = &config.redis;
     let mode = match redis.mode {
-        RedisMode::Memory => return None,
+        RedisMode::Memory => return Ok(None),
         RedisMode::Single => sestina_sessions::RedisMode::Single,
         RedisMode::Sentinel => sestina_sessions::RedisMode::Sentinel {
             master_name: redis.master_name.clone().unwrap_or_default(),
@@ -252,7 +253,44 @@ pub fn redis(config: &Config) -> Option<RedisConfig> {
     to.shadow_timeout = *redis.response_timeout;
     // A renewal that takes longer would come too late to be of use.
     to.lease_timeout = (*redis.response_timeout).min(*config.cluster.lease_renew / 2);
-    Some(to)
+    to.tls = redis_tls(&redis.tls_ca, &redis.tls_certificate, &redis.tls_key)?;
+    Ok(Some(to))
+}
+
+/// Reads the certificates for Redis; what is wrong with them is told at the start, not when
+/// connecting.
+fn redis_tls(
+    ca: &Option<PathBuf>,
+    certificate: &Option<PathBuf>,
+    key: &Option<PathBuf>,
+) -> anyhow::Result<Option<RedisTls>> {
+    let mut tls = RedisTls::default();
+    if let Some(ca) = ca {
+        let name = ca.display().to_string();
+        let pem = read("redis.tls_ca", ca)?;
+        sestina_certs::parse_roots(&name, &pem).context("`redis.tls_ca`")?;
+        tls.ca = Some(pem);
+    }
+    if let (Some(certificate), Some(key)) = (certificate, key) {
+        let identity = RedisIdentity {
+            certificate: read("redis.tls_certificate", certificate)?,
+            key: read("redis.tls_key", key)?,
+        };
+        let names = (certificate.display(), key.display());
+        sestina_certs::parse_identity(
+            &names.0.to_string(),
+            &identity.certificate,
+            &names.1.to_string(),
+            &identity.key,
+        )
+        .context("`redis.tls_certificate` and `redis.tls_key`")?;
+        tls.identity = Some(identity);
+    }
+    Ok((tls != RedisTls::default()).then_some(tls))
+}
+
+fn read(key: &str, path: &Path) -> anyhow::Result<Vec<u8>> {
+    std::fs::read(path).with_context(|| format!("`{key}`: cannot read {}", path.display()))
 }
 
 /// How this process's connections to other tiers are protected.

@@ -94,12 +94,13 @@ fn options_reach_the_edge() {
 
 #[test]
 fn redis_and_storage_are_mapped() {
-    assert!(redis(&config("")).is_none());
+    assert!(redis(&config("")).unwrap().is_none());
     let config = config(
         "[redis]\nmode = \"sentinel\"\nurls = [\"redis://s\"]\nmaster_name = \"m\"\n\
          password = \"p\"\nresponse_timeout = \"2s\"\n[storage]\nconnections = 3",
     );
-    let redis = redis(&config).unwrap();
+    let redis = redis(&config).unwrap().unwrap();
+    assert_eq!(redis.tls, None);
     assert_eq!(
         redis.mode,
         sestina_sessions::RedisMode::Sentinel {
@@ -111,6 +112,50 @@ fn redis_and_storage_are_mapped() {
     let storage = storage(&config);
     assert_eq!(storage.pool_size, 3);
     assert_eq!(storage.url, "sqlite:sestina-data/sestina.db");
+}
+
+#[test]
+fn certificates_for_redis_are_read_and_checked() {
+    let folder = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path
+    };
+    let (ca, _) = sestina_certs::TrialCa::create("authority").unwrap();
+    let issued = ca.issue("router", CertRole::Router, &[]).unwrap();
+    let other = ca.issue("other", CertRole::Router, &[]).unwrap();
+    let ca_file = write("ca.pem", ca.cert_pem());
+    let certificate = write("c.pem", &issued.cert_pem);
+    let key = write("c.key", &issued.key_pem);
+    let other_key = write("other.key", &other.key_pem);
+    let empty = write("empty", "");
+    let missing = folder.path().join("missing");
+    let read = |ca: &Path, certificate: &Path, key: &Path| {
+        redis(&config(&format!(
+            "[redis]\nmode = \"single\"\nurls = [\"rediss://a\"]\ntls_ca = {ca:?}\n\
+             tls_certificate = {certificate:?}\ntls_key = {key:?}"
+        )))
+    };
+    let tls = read(&ca_file, &certificate, &key).unwrap().unwrap().tls;
+    let tls = tls.unwrap();
+    assert_eq!(tls.ca.as_deref(), Some(ca.cert_pem().as_bytes()));
+    assert_eq!(tls.identity.unwrap().key, issued.key_pem.as_bytes());
+    for (files, named, fault) in [
+        ((&missing, &certificate, &key), "missing", "`redis.tls_ca`"),
+        ((&empty, &certificate, &key), "empty", "no certificate"),
+        ((&ca_file, &missing, &key), "missing", "cannot read"),
+        ((&ca_file, &certificate, &missing), "missing", "cannot read"),
+        ((&ca_file, &certificate, &empty), "empty", "no private key"),
+        (
+            (&ca_file, &certificate, &other_key),
+            "other.key",
+            "does not belong",
+        ),
+    ] {
+        let error = format!("{:#}", read(files.0, files.1, files.2).unwrap_err());
+        assert!(error.contains(named) && error.contains(fault), "{error}");
+    }
 }
 
 #[test]

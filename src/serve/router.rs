@@ -91,7 +91,7 @@ async fn serve(process: &mut Process) -> anyhow::Result<()> {
 
 /// Redis, as a store and as a lease authority.
 fn live_state(config: &Config) -> anyhow::Result<(Arc<dyn Shadow>, Arc<dyn LeaseAuthority>)> {
-    let redis = compose::redis(config)
+    let redis = compose::redis(config)?
         .context("`redis.mode`: routers share their live state in Redis; set mode and urls")?;
     Ok((
         Arc::new(RedisShadow::connect(&redis)?),

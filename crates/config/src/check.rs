@@ -1,5 +1,7 @@
 //! What single values cannot show to be wrong: combinations, and what each role needs.
 
+mod redis;
+
 use std::collections::HashSet;
 use std::path::PathBuf;
 
@@ -233,34 +235,7 @@ impl Config {
             "storage.url",
             "must begin with postgres:// or sqlite:",
         );
-        let redis = &self.redis;
-        found.require(
-            (redis.mode == RedisMode::Memory) == redis.urls.is_empty(),
-            "redis.urls",
-            "addresses go with the modes single, sentinel and cluster, and only with these",
-        );
-        found.require(
-            (redis.mode == RedisMode::Sentinel) == redis.master_name.is_some(),
-            "redis.master_name",
-            "goes with mode = \"sentinel\", and only with it",
-        );
-        found.require(
-            redis.mode != RedisMode::Single || redis.urls.len() == 1,
-            "redis.urls",
-            "mode = \"single\" takes one address",
-        );
-        for url in &redis.urls {
-            found.require(
-                !holds_password(url),
-                "redis.urls",
-                "write the password in redis.password or redis.password_file, not in the address",
-            );
-            found.require(
-                url.starts_with("redis://") || url.starts_with("rediss://"),
-                "redis.urls",
-                "must begin with redis:// or rediss://",
-            );
-        }
+        redis::check(&self.redis, found);
     }
 
     fn check_cluster(&self, found: &mut Findings) {

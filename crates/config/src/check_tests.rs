@@ -100,6 +100,36 @@ fn combinations_that_make_no_sense_are_refused() {
             "redis.master_name",
             "goes with mode",
         ),
+        (
+            "[redis]\nmode = \"cluster\"\nurls = [\"redis://a\", \"rediss://b\"]",
+            "redis.urls",
+            "mixes",
+        ),
+        (
+            "[redis]\nmode = \"single\"\nurls = [\"rediss://a/#insecure\"]",
+            "redis.urls",
+            "always checked",
+        ),
+        (
+            "[redis]\nmode = \"single\"\nurls = [\"redis://a\"]\ntls_ca = \"c\"",
+            "redis.tls_ca",
+            "only with them",
+        ),
+        (
+            "[redis]\ntls_certificate = \"c\"\ntls_key = \"k\"",
+            "redis.tls_key",
+            "only with them",
+        ),
+        (
+            "[redis]\nmode = \"single\"\nurls = [\"rediss://a\"]\ntls_certificate = \"c\"",
+            "redis.tls_certificate",
+            "together",
+        ),
+        (
+            "[redis]\nmode = \"single\"\nurls = [\"rediss://a\"]\ntls_key = \"k\"",
+            "redis.tls_certificate",
+            "together",
+        ),
         ("[cluster]\ntls_ca = \"x\"", "cluster.tls_ca", "together"),
         ("[cluster]\nlanes = 0", "cluster.lanes", "from 1 to 64"),
         (
@@ -136,6 +166,28 @@ fn combinations_that_make_no_sense_are_refused() {
             line.is_some_and(|line| line.contains(part)),
             "{text}\n{error}"
         );
+    }
+}
+
+#[test]
+fn redis_may_be_spoken_to_with_tls() {
+    let redis = |mode: &str, more: &str| {
+        let text = format!(
+            "[redis]\nmode = \"{mode}\"\nurls = [\"rediss://a:6380\"]\ntls_ca = \"ca\"\n{more}"
+        );
+        Config::from_toml(&text).unwrap().redis
+    };
+    assert_eq!(redis("single", "").tls_key, None);
+    let pair = "tls_certificate = \"c\"\ntls_key = \"k\"";
+    for (mode, more) in [
+        ("single", pair.to_owned()),
+        ("sentinel", format!("{pair}\nmaster_name = \"m\"")),
+        ("cluster", pair.to_owned()),
+    ] {
+        let redis = redis(mode, &more);
+        assert_eq!(redis.tls_ca, Some("ca".into()));
+        assert_eq!(redis.tls_certificate, Some("c".into()));
+        assert_eq!(redis.tls_key, Some("k".into()));
     }
 }
 

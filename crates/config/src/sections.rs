@@ -172,9 +172,17 @@ section! {
     pub struct Redis {
         /// `memory` keeps it in this process: right for a single process, and for nothing else.
         mode: RedisMode = RedisMode::Memory;
-        /// `redis://` or `rediss://` addresses: the server, the sentinels, or some nodes of the
-        /// cluster.
+        /// `redis://` addresses, or for TLS `rediss://` addresses: the server, the sentinels, or
+        /// some nodes of the cluster. With TLS the sentinels' master and all nodes of the cluster
+        /// speak it too.
         urls: Vec<String> = Vec::new();
+        /// Authority (PEM) that has signed Redis's certificates. Unset: the system's trust store
+        /// decides.
+        tls_ca: Option<PathBuf> = None;
+        /// Certificate of this process (PEM), for servers that ask clients for one.
+        tls_certificate: Option<PathBuf> = None;
+        /// Private key of this process (PEM).
+        tls_key: Option<PathBuf> = None;
         /// Name of the master that the sentinels watch.
         master_name: Option<String> = None;
         /// User name, if Redis asks for one.

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use redis::{ConnectionInfo, IntoConnectionInfo};
 
+use crate::tls;
+
 /// What stands at the configured addresses.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RedisMode {
@@ -23,9 +25,11 @@ pub enum RedisMode {
 pub struct RedisConfig {
     /// What stands at `urls`.
     pub mode: RedisMode,
-    /// `redis://[user:password@]host:port[/database]`: the server, the sentinels, or some nodes of
-    /// the cluster.
+    /// `redis://[user:password@]host:port[/database]`, or all of them `rediss://` for TLS: the
+    /// server, the sentinels, or some nodes of the cluster.
     pub urls: Vec<String>,
+    /// Certificates for TLS; none: the system's trust store, and no certificate of our own.
+    pub tls: Option<RedisTls>,
     /// User name on the data servers, where the URLs do not say (or name sentinels).
     pub username: Option<String>,
     /// Password on the data servers, likewise.
@@ -40,12 +44,38 @@ pub struct RedisConfig {
     pub connect_timeout: Duration,
 }
 
+/// Certificates for `rediss://` addresses, in PEM.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RedisTls {
+    /// The authority that has signed Redis's certificates; none: the system's trust store decides.
+    pub ca: Option<Vec<u8>>,
+    /// What is shown to servers that ask clients for a certificate.
+    pub identity: Option<RedisIdentity>,
+}
+
+/// A certificate and its private key, in PEM.
+#[derive(Clone, PartialEq, Eq)]
+pub struct RedisIdentity {
+    /// The certificate (chain).
+    pub certificate: Vec<u8>,
+    /// Its private key.
+    pub key: Vec<u8>,
+}
+
+impl std::fmt::Debug for RedisIdentity {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // The key must not reach a log.
+        f.debug_struct("RedisIdentity").finish_non_exhaustive()
+    }
+}
+
 impl std::fmt::Debug for RedisConfig {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         // URLs may hold passwords.
         f.debug_struct("RedisConfig")
             .field("mode", &self.mode)
             .field("urls", &self.urls.len())
+            .field("tls", &self.tls.is_some())
             .field("database", &self.database)
             .field("shadow_timeout", &self.shadow_timeout)
             .field("lease_timeout", &self.lease_timeout)
@@ -61,7 +91,9 @@ pub enum RedisConfigError {
     #[error("no redis url is configured; name at least one")]
     NoUrl,
     /// An address cannot be read. It is told by its number, since it may hold a password.
-    #[error("redis url number {number} is not usable: {reason}; write redis://host:port")]
+    #[error(
+        "redis url number {number} is not usable: {reason}; write redis://host:port or rediss://host:port"
+    )]
     Url {
         /// Which, from 1.
         number: usize,
@@ -73,6 +105,24 @@ pub enum RedisConfigError {
         "{0} redis urls are configured for a single server; name one, or choose sentinel or cluster"
     )]
     TooMany(usize),
+    /// Some addresses are with TLS, some without.
+    #[error("redis:// and rediss:// addresses are mixed; write all of them with TLS or none")]
+    Mixed,
+    /// An address switches the checks of certificates off.
+    #[error(
+        "redis url number {0} ends in #insecure; certificates are always checked, so remove it \
+         and name the authority that has signed redis's certificate"
+    )]
+    Unchecked(usize),
+    /// Certificates without an address to use them for.
+    #[error(
+        "certificates for redis are configured, but no rediss:// address; write rediss://host:port"
+    )]
+    TlsUnused,
+    /// No client can be made of all this: certificates that cannot be read, credentials that
+    /// differ.
+    #[error("redis cannot be used as configured: {0}")]
+    Unusable(String),
 }
 
 impl RedisConfig {
@@ -81,6 +131,7 @@ impl RedisConfig {
         RedisConfig {
             mode,
             urls,
+            tls: None,
             username: None,
             password: None,
             database: 0,
@@ -127,6 +178,9 @@ impl RedisConfig {
                         number: at + 1,
                         reason: error.to_string(),
                     })?;
+            if tls::unchecked(&info) {
+                return Err(RedisConfigError::Unchecked(at + 1));
+            }
             // Behind sentinels the credentials are the master's, not the sentinels'.
             if matches!(self.mode, RedisMode::Sentinel { .. }) {
                 return Ok(info);

@@ -11,8 +11,8 @@ use redis::aio::{ConnectionLike, MultiplexedConnection};
 use redis::cluster::{ClusterClient, ClusterClientBuilder};
 use redis::cluster_async::ClusterConnection;
 use redis::{
-    AsyncConnectionConfig, Client, Cmd, ConnectionInfo, ErrorKind, RedisError, RedisResult, Script,
-    ServerErrorKind, Value,
+    AsyncConnectionConfig, Client, Cmd, ErrorKind, RedisError, RedisResult, Script,
+    ServerErrorKind, TlsCertificates, Value,
 };
 use sestina_runtime::backoff::Backoff;
 use tokio::sync::watch;
@@ -20,7 +20,7 @@ use tokio::task::AbortHandle;
 use tokio::time::timeout;
 
 use crate::config::{RedisConfig, RedisConfigError, RedisMode};
-use crate::sentinel;
+use crate::{sentinel, tls};
 
 /// So many commands may wait for the socket; more wait for their turn, within their time limit.
 const PIPELINE: usize = 1024;
@@ -215,7 +215,7 @@ impl From<RedisError> for Failure {
     fn from(error: RedisError) -> Failure {
         match error.kind() {
             ErrorKind::Server(ServerErrorKind::NoScript) => Failure::Unknown,
-            _ => Failure::Away(error.to_string()),
+            _ => Failure::Away(tls::explain(&error)),
         }
     }
 }
@@ -276,8 +276,10 @@ struct Target {
 enum TargetKind {
     Single(Client),
     Sentinel {
-        sentinels: Vec<ConnectionInfo>,
+        sentinels: Vec<Client>,
         master_name: String,
+        /// For the master too, with TLS.
+        certificates: Option<TlsCertificates>,
         config: RedisConfig,
     },
     Cluster(ClusterClient),
@@ -286,32 +288,37 @@ enum TargetKind {
 impl Target {
     fn new(config: &RedisConfig) -> Result<Target, RedisConfigError> {
         let addresses = config.addresses()?;
-        let unusable = |error: RedisError| RedisConfigError::Url {
-            number: 1,
-            reason: error.to_string(),
-        };
+        let certificates = tls::certificates(config, &addresses)?;
+        let unusable = |error: RedisError| RedisConfigError::Unusable(error.to_string());
         let kind = match &config.mode {
             RedisMode::Single => {
                 let first = addresses
                     .into_iter()
                     .next()
                     .ok_or(RedisConfigError::NoUrl)?;
-                TargetKind::Single(Client::open(first).map_err(unusable)?)
+                TargetKind::Single(tls::client(first, certificates.as_ref()).map_err(unusable)?)
             }
             RedisMode::Sentinel { master_name } => TargetKind::Sentinel {
-                sentinels: addresses,
+                sentinels: addresses
+                    .into_iter()
+                    .map(|info| tls::client(info, certificates.as_ref()))
+                    .collect::<RedisResult<_>>()
+                    .map_err(unusable)?,
                 master_name: master_name.clone(),
+                certificates,
                 config: config.clone(),
             },
             RedisMode::Cluster => {
-                let client = ClusterClientBuilder::new(addresses)
+                let mut client = ClusterClientBuilder::new(addresses)
                     .connection_timeout(config.connect_timeout)
                     .response_timeout(config.shadow_timeout.max(config.lease_timeout))
                     .retries(3)
                     .min_retry_wait(10)
-                    .max_retry_wait(100)
-                    .build();
-                TargetKind::Cluster(client.map_err(unusable)?)
+                    .max_retry_wait(100);
+                if let Some(certificates) = certificates {
+                    client = client.certs(certificates);
+                }
+                TargetKind::Cluster(client.build().map_err(unusable)?)
             }
         };
         let settings = AsyncConnectionConfig::new()
@@ -332,16 +339,18 @@ impl Target {
     }
 
     async fn connect(&self) -> Result<Connection, String> {
-        let text = |error: RedisError| error.to_string();
+        let text = |error: RedisError| tls::explain(&error);
         match &self.kind {
             TargetKind::Single(client) => self.open(client).await.map_err(text),
             TargetKind::Sentinel {
                 sentinels,
                 master_name,
+                certificates,
                 config,
             } => {
                 let master = sentinel::master(sentinels, master_name, self.limit / 3).await?;
-                let client = Client::open(sentinel::node(master, config)).map_err(text)?;
+                let info = sentinel::node(master, certificates.is_some(), config);
+                let client = tls::client(info, certificates.as_ref()).map_err(text)?;
                 let mut connection = self.open(&client).await.map_err(text)?;
                 if let Connection::One(one) = &mut connection {
                     sentinel::check_master(one).await?;

@@ -5,6 +5,7 @@
 //! - [`leases`]: [`RedisLeases`], Redis as a lease authority
 //! - [`memory`]: both in memory, for one process and for tests
 //! - `connection`: connects lazily and again, for one server, Sentinel and Redis Cluster
+//! - `tls`: certificates, and advice about refused ones
 //! - `scripts`: the Lua scripts; each touches keys of one hash tag only
 
 pub mod config;
@@ -14,8 +15,9 @@ pub mod memory;
 mod scripts;
 mod sentinel;
 pub mod shadow;
+mod tls;
 
-pub use config::{RedisConfig, RedisConfigError, RedisMode};
+pub use config::{RedisConfig, RedisConfigError, RedisIdentity, RedisMode, RedisTls};
 pub use leases::RedisLeases;
 pub use memory::{MemoryLeases, MemoryShadow};
 pub use shadow::RedisShadow;

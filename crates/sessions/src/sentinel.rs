@@ -12,11 +12,12 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use crate::config::RedisConfig;
+use crate::tls;
 
 /// The address of the master, by what most of the sentinels say that answer within `limit`. One
 /// that is down, hangs or was cut off from the others does not decide.
 pub(crate) async fn master(
-    sentinels: &[ConnectionInfo],
+    sentinels: &[Client],
     name: &str,
     limit: Duration,
 ) -> Result<(String, u16), String> {
@@ -27,7 +28,7 @@ pub(crate) async fn master(
             match timeout(limit, ask(sentinel, &name, limit)).await {
                 Ok(Ok(Some(address))) => Ok(address),
                 Ok(Ok(None)) => Err(format!("a sentinel does not know a master named {name}")),
-                Ok(Err(error)) => Err(error.to_string()),
+                Ok(Err(error)) => Err(tls::explain(&error)),
                 Err(_) => Err(format!("a sentinel did not answer within {limit:?}")),
             }
         });
@@ -54,16 +55,11 @@ pub(crate) async fn master(
         .ok_or(why)
 }
 
-async fn ask(
-    sentinel: ConnectionInfo,
-    name: &str,
-    limit: Duration,
-) -> RedisResult<Option<(String, u16)>> {
+async fn ask(sentinel: Client, name: &str, limit: Duration) -> RedisResult<Option<(String, u16)>> {
     let settings = AsyncConnectionConfig::new()
         .set_connection_timeout(Some(limit))
         .set_response_timeout(Some(limit));
-    let client = Client::open(sentinel)?;
-    let mut connection = client
+    let mut connection = sentinel
         .get_multiplexed_async_connection_with_config(&settings)
         .await?;
     let mut command = redis::cmd("SENTINEL");
@@ -74,10 +70,24 @@ async fn ask(
         .await
 }
 
-/// How to connect to the master there.
-pub(crate) fn node((host, port): (String, u16), config: &RedisConfig) -> ConnectionInfo {
+/// How to connect to the master there: with TLS where the sentinels are spoken to with TLS.
+pub(crate) fn node(
+    (host, port): (String, u16),
+    encrypted: bool,
+    config: &RedisConfig,
+) -> ConnectionInfo {
+    let address = if encrypted {
+        ConnectionAddr::TcpTls {
+            host,
+            port,
+            insecure: false,
+            tls_params: None,
+        }
+    } else {
+        ConnectionAddr::Tcp(host, port)
+    };
     // A host and a port always make a connection info.
-    let info = ConnectionAddr::Tcp(host, port)
+    let info = address
         .into_connection_info()
         .expect("an address needs no parsing");
     let settings = info.redis_settings().clone().set_db(config.database);
@@ -87,7 +97,7 @@ pub(crate) fn node((host, port): (String, u16), config: &RedisConfig) -> Connect
 /// A sentinel may be behind the times, or the master just demoted.
 pub(crate) async fn check_master(connection: &mut MultiplexedConnection) -> Result<(), String> {
     let role: RedisResult<Vec<Value>> = redis::cmd("ROLE").query_async(connection).await;
-    match role.map_err(|error| error.to_string())?.first() {
+    match role.map_err(|error| tls::explain(&error))?.first() {
         Some(Value::BulkString(role)) if role == b"master" => Ok(()),
         _ => Err("the server that the sentinels name is not a master (yet)".into()),
     }

@@ -4,6 +4,7 @@
 //! - [`Redis`]: one server
 //! - [`RedisSentinel`]: a master, a replica and three sentinels
 //! - [`RedisCluster`]: three masters of a Redis Cluster
+//! - [`RedisCertificates`]: with these, any of the three speaks TLS and nothing else
 //! - [`Postgres`]: one PostgreSQL server
 //! - [`ensure_installed`]: installs the packages with apt-get where they are missing
 //!
@@ -28,7 +29,7 @@ pub use install::{ensure_installed, find_program};
 pub use port::free_port;
 pub use postgres::{Postgres, PostgresOptions};
 pub use process::ServerProcess;
-pub use redis::Redis;
+pub use redis::{Redis, RedisCertificates};
 pub use redis_cluster::RedisCluster;
 pub use redis_sentinel::RedisSentinel;
 pub use resp::{Reply, command};

@@ -1,7 +1,7 @@
 //! One Redis server.
 
 use std::net::{TcpStream, ToSocketAddrs};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -14,6 +14,43 @@ use crate::{REDIS_VARIABLE, dir, install, port, resp, wait};
 const READY: Duration = Duration::from_secs(20);
 /// Redis has sixteen databases; number 0 holds who uses which of the others.
 const DATABASES: u32 = 16;
+
+/// With these a server speaks TLS and nothing else, also to other servers. The testkit itself asks
+/// it on a unix socket.
+#[derive(Clone, Debug)]
+pub struct RedisCertificates {
+    /// The authority that peers are checked against (PEM).
+    pub ca: PathBuf,
+    /// The server's certificate (PEM), which is also its own when it connects to other servers.
+    pub certificate: PathBuf,
+    /// Its private key (PEM).
+    pub key: PathBuf,
+    /// Whether clients must show a certificate of the authority.
+    pub ask_clients: bool,
+}
+
+impl RedisCertificates {
+    fn options(&self, port: u16, socket: &Path) -> Vec<String> {
+        let path = |path: &Path| path.to_string_lossy().into_owned();
+        let mut options = vec!["--port".to_owned(), "0".to_owned()];
+        for (name, value) in [
+            ("tls-port", port.to_string()),
+            ("tls-ca-cert-file", path(&self.ca)),
+            ("tls-cert-file", path(&self.certificate)),
+            ("tls-key-file", path(&self.key)),
+            (
+                "tls-auth-clients",
+                if self.ask_clients { "yes" } else { "no" }.to_owned(),
+            ),
+            ("tls-replication", "yes".to_owned()),
+            ("tls-cluster", "yes".to_owned()),
+            ("unixsocket", path(socket)),
+        ] {
+            options.extend([format!("--{name}"), value]);
+        }
+        options
+    }
+}
 
 /// A Redis server, empty at first and without persistence.
 #[derive(Debug)]
@@ -39,8 +76,17 @@ impl Redis {
 
     /// A server of one's own, which may be killed and suspended.
     pub fn start_own() -> Result<Redis> {
+        Redis::start_here(None)
+    }
+
+    /// The same, and all that it speaks on its port is TLS.
+    pub fn start_tls(certificates: &RedisCertificates) -> Result<Redis> {
+        Redis::start_here(Some(certificates))
+    }
+
+    fn start_here(certificates: Option<&RedisCertificates>) -> Result<Redis> {
         let folder = dir::make("redis")?;
-        let node = RedisNode::start(folder.path(), &[])?;
+        let node = RedisNode::start(folder.path(), certificates, &[])?;
         let url = node.url();
         Ok(Redis {
             url,
@@ -81,7 +127,7 @@ impl Redis {
         bail!("all databases of {url} are used by other tests; start another server")
     }
 
-    /// `redis://…`
+    /// `redis://…`, or `rediss://…` with TLS.
     pub fn url(&self) -> &str {
         &self.url
     }
@@ -171,30 +217,41 @@ fn connect(server: &str) -> Result<TcpStream> {
 pub(crate) struct RedisNode {
     pub(crate) port: u16,
     pub(crate) process: ServerProcess,
+    /// With TLS: where the testkit asks.
+    socket: Option<PathBuf>,
 }
 
 impl RedisNode {
     /// Starts a server in a folder of its own with options as on redis-server's command line.
-    pub(crate) fn start(folder: &Path, options: &[&str]) -> Result<RedisNode> {
-        RedisNode::start_with(folder, |_| {
+    pub(crate) fn start(
+        folder: &Path,
+        certificates: Option<&RedisCertificates>,
+        options: &[&str],
+    ) -> Result<RedisNode> {
+        RedisNode::start_with(folder, certificates, || {
             Ok(options.iter().map(|o| (*o).to_owned()).collect())
         })
     }
 
-    /// The same where the options depend on the port. They may begin with a configuration file.
+    /// The same where the options are made for each attempt. They may begin with a configuration
+    /// file.
     pub(crate) fn start_with(
         folder: &Path,
-        options: impl Fn(u16) -> Result<Vec<String>>,
+        certificates: Option<&RedisCertificates>,
+        options: impl Fn() -> Result<Vec<String>>,
     ) -> Result<RedisNode> {
+        let socket = certificates.map(|_| folder.join("redis.sock"));
         let mut last = None;
         // Another process may take the port between the look and the listening.
         for _ in 0..5 {
             let port = port::free_port()?;
-            let mut arguments = options(port)?;
+            let mut arguments = options()?;
+            arguments.extend(match (certificates, &socket) {
+                (Some(certificates), Some(socket)) => certificates.options(port, socket),
+                _ => vec!["--port".to_owned(), port.to_string()],
+            });
             arguments.extend(
                 [
-                    "--port",
-                    &port.to_string(),
                     "--bind",
                     "127.0.0.1",
                     "--save",
@@ -213,7 +270,11 @@ impl RedisNode {
                 stop: Signal::KILL,
                 folder: folder.to_owned(),
             })?;
-            let mut node = RedisNode { port, process };
+            let mut node = RedisNode {
+                port,
+                process,
+                socket: socket.clone(),
+            };
             match node.wait_ready() {
                 Ok(()) => return Ok(node),
                 Err(error) => last = Some(error),
@@ -223,11 +284,12 @@ impl RedisNode {
     }
 
     pub(crate) fn url(&self) -> String {
-        format!("redis://127.0.0.1:{}", self.port)
+        let scheme = self.socket.as_ref().map_or("redis", |_| "rediss");
+        format!("{scheme}://127.0.0.1:{}", self.port)
     }
 
     pub(crate) fn command(&self, words: &[&str]) -> Result<resp::Reply> {
-        resp::command(self.port, words)
+        ask(self.port, self.socket.as_deref(), words)
     }
 
     pub(crate) fn restart(&mut self) -> Result<()> {
@@ -236,7 +298,11 @@ impl RedisNode {
     }
 
     fn wait_ready(&mut self) -> Result<()> {
-        let RedisNode { port, process } = self;
+        let RedisNode {
+            port,
+            process,
+            socket,
+        } = self;
         let mut ended = None;
         wait::wait_for("redis-server to answer PING", READY, || {
             if let Err(error) = process.check_alive() {
@@ -244,9 +310,16 @@ impl RedisNode {
                 ended = Some(error);
                 return Ok(());
             }
-            resp::command(*port, &["PING"]).map(drop)
+            ask(*port, socket.as_deref(), &["PING"]).map(drop)
         })?;
         ended.map_or(Ok(()), Err)
+    }
+}
+
+fn ask(port: u16, socket: Option<&Path>, words: &[&str]) -> Result<resp::Reply> {
+    match socket {
+        Some(socket) => resp::command_at(socket, words),
+        None => resp::command(port, words),
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Result, bail};
 use tempfile::TempDir;
 
-use crate::redis::RedisNode;
+use crate::redis::{RedisCertificates, RedisNode};
 use crate::{dir, port, wait};
 
 const READY: Duration = Duration::from_secs(40);
@@ -22,12 +22,21 @@ pub struct RedisCluster {
 impl RedisCluster {
     /// Starts the three, introduces them and waits until all say that the cluster is well.
     pub fn start() -> Result<RedisCluster> {
+        RedisCluster::start_here(None)
+    }
+
+    /// The same with TLS, towards clients and between the three.
+    pub fn start_tls(certificates: &RedisCertificates) -> Result<RedisCluster> {
+        RedisCluster::start_here(Some(certificates))
+    }
+
+    fn start_here(certificates: Option<&RedisCertificates>) -> Result<RedisCluster> {
         let folder = dir::make("cluster")?;
         let mut nodes = Vec::new();
         for number in 0..3 {
             let path = folder.path().join(format!("node-{number}"));
             fs::create_dir(&path)?;
-            nodes.push(RedisNode::start_with(&path, |_| {
+            nodes.push(RedisNode::start_with(&path, certificates, || {
                 let bus = port::free_port()?.to_string();
                 Ok([
                     "--cluster-enabled",

@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use tempfile::TempDir;
 
-use crate::redis::RedisNode;
+use crate::redis::{RedisCertificates, RedisNode};
 use crate::{dir, wait};
 
 const READY: Duration = Duration::from_secs(40);
@@ -27,13 +27,23 @@ impl RedisSentinel {
 
     /// Starts all five and waits until they know one another.
     pub fn start() -> Result<RedisSentinel> {
+        RedisSentinel::start_here(None)
+    }
+
+    /// The same with TLS, towards clients and between the five.
+    pub fn start_tls(certificates: &RedisCertificates) -> Result<RedisSentinel> {
+        RedisSentinel::start_here(Some(certificates))
+    }
+
+    fn start_here(certificates: Option<&RedisCertificates>) -> Result<RedisSentinel> {
         let folder = dir::make("sentinel")?;
         let sub = |name: &str| -> Result<_> {
             let path = folder.path().join(name);
             fs::create_dir(&path)?;
             Ok(path)
         };
-        let master = RedisNode::start(&sub("node-0")?, &["--repl-diskless-sync-delay", "0"])?;
+        let delay = ["--repl-diskless-sync-delay", "0"];
+        let master = RedisNode::start(&sub("node-0")?, certificates, &delay)?;
         let master_port = master.port.to_string();
         let of = [
             "--replicaof",
@@ -42,7 +52,7 @@ impl RedisSentinel {
             "--repl-diskless-sync-delay",
             "0",
         ];
-        let replica = RedisNode::start(&sub("node-1")?, &of)?;
+        let replica = RedisNode::start(&sub("node-1")?, certificates, &of)?;
         wait::wait_for("the replica to follow its master", READY, || {
             let info = replica.command(&["INFO", "replication"])?;
             if !info.text().contains("master_link_status:up") {
@@ -61,7 +71,7 @@ impl RedisSentinel {
                  sentinel failover-timeout {name} 4000\n\
                  sentinel parallel-syncs {name} 1\n"
             );
-            let node = RedisNode::start_with(&path, |_| {
+            let node = RedisNode::start_with(&path, certificates, || {
                 fs::write(&file, &text)?;
                 let file = file
                     .to_str()
@@ -141,7 +151,10 @@ impl RedisSentinel {
             if port == before {
                 bail!("the master is still {before}");
             }
-            let role = crate::command(port, &["ROLE"])?;
+            let node = self.nodes.iter().find(|node| node.port == port);
+            let role = node
+                .context("the master is a stranger")?
+                .command(&["ROLE"])?;
             match &role {
                 crate::Reply::Array(items)
                     if items.first().is_some_and(|r| r.text() == "master") =>

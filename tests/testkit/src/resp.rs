@@ -1,7 +1,9 @@
 //! A very small Redis client, enough to set servers up and to ask whether they are ready.
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -47,12 +49,24 @@ pub fn command(port: u16, words: &[&str]) -> Result<Reply> {
     replies.pop().context("no answer")
 }
 
+/// The same on a unix socket.
+pub(crate) fn command_at(socket: &Path, words: &[&str]) -> Result<Reply> {
+    let stream = UnixStream::connect(socket)?;
+    stream.set_read_timeout(Some(LIMIT))?;
+    stream.set_write_timeout(Some(LIMIT))?;
+    talk(stream, &[words])?.pop().context("no answer")
+}
+
 const LIMIT: Duration = Duration::from_secs(2);
 
 /// Runs commands one after the other on this connection.
 pub(crate) fn session(stream: TcpStream, commands: &[&[&str]]) -> Result<Vec<Reply>> {
     stream.set_read_timeout(Some(LIMIT))?;
     stream.set_write_timeout(Some(LIMIT))?;
+    talk(stream, commands)
+}
+
+fn talk(stream: impl Read + Write, commands: &[&[&str]]) -> Result<Vec<Reply>> {
     let mut reader = BufReader::new(stream);
     let mut replies = Vec::new();
     for words in commands {

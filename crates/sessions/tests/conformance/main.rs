@@ -1,6 +1,9 @@
 //! One suite for all shadow stores and lease authorities: memory, one Redis, Sentinel, Redis
-//! Cluster. What only some of them can do (fail over, redirect) has tests of its own below.
+//! Cluster. What only some of them can do (fail over, redirect) has tests of its own below; what
+//! is the same over TLS, and what TLS refuses, is in `tls`.
 #![allow(clippy::unwrap_used, missing_docs)]
+
+mod tls;
 
 use std::sync::Arc;
 use std::time::Duration;
