@@ -59,7 +59,13 @@ impl Scene {
             domain: DOMAIN.to_owned(),
             redis: redis.url().to_owned(),
             postgres: postgres.create_database("sestina")?,
-            environment: Vec::new(),
+            // All clients come from one address.
+            environment: ["CONNECTIONS_PER_ADDRESS", "CONNECTION_RATE"]
+                .map(|limit| {
+                    let prefix = sestina_config::load::ENV_PREFIX;
+                    (format!("{prefix}EDGE__LIMITS__{limit}"), "0".to_owned())
+                })
+                .to_vec(),
             folder: folder.path().to_owned(),
             logs: logs.to_owned(),
         })?;

@@ -47,7 +47,7 @@ pub struct Window {
     pub from: u64,
     /// Latency of all deliveries.
     pub latency: Histogram,
-    /// Latency of deliveries between sessions on edges that were not touched, while another was.
+    /// Latency of deliveries between sessions that were not on an edge when it was touched.
     pub others: Histogram,
     /// Worst delivery of each session, in microseconds.
     pub worst: Vec<u64>,
@@ -84,7 +84,7 @@ pub struct WindowReport {
     pub latency_p50_ms: f64,
     /// Likewise.
     pub latency_p99_ms: f64,
-    /// Deliveries between sessions on edges that were not touched, while another was.
+    /// Deliveries between sessions that were not on an edge when it was touched.
     pub others: u64,
     /// Their latency.
     pub others_p50_ms: f64,

@@ -56,6 +56,8 @@ struct State {
     connected: Vec<bool>,
     /// The edge on which each session was last, by its number in the configuration.
     edges: Vec<usize>,
+    /// Sessions that were on an edge when it was touched, in this window.
+    struck: Vec<bool>,
     ready: Vec<bool>,
     rooms_open: HashSet<usize>,
     touched: HashSet<String>,
@@ -120,6 +122,7 @@ impl World {
             places,
             connected: vec![false; sessions],
             edges: vec![0; sessions],
+            struck: vec![false; sessions],
             ready: vec![false; sessions],
             rooms_open: HashSet::new(),
             touched: HashSet::new(),
@@ -254,10 +257,9 @@ impl World {
         state.last_delivery = now;
         if let Some(sent) = state.history.message(id) {
             let latency = now.saturating_sub(sent.at);
-            let edge = |session: usize| &self.config.edges[state.edges[session]];
             let apart = !state.touched.is_empty()
-                && !state.touched.contains(edge(session))
-                && !state.touched.contains(edge(id.sender as usize));
+                && !state.struck[session]
+                && !state.struck[id.sender as usize];
             for window in [&mut state.total, &mut state.current] {
                 window.latency.record(Duration::from_micros(latency));
                 window.worst[session] = window.worst[session].max(latency);
@@ -432,6 +434,10 @@ impl World {
     pub fn touch(&self, edge: &str, touched: bool) {
         let mut state = self.state();
         if touched {
+            let state = &mut *state;
+            for (on, struck) in state.edges.iter().zip(&mut state.struck) {
+                *struck |= self.config.edges[*on] == edge;
+            }
             state.touched.insert(edge.to_owned());
         } else {
             state.touched.remove(edge);
@@ -443,6 +449,7 @@ impl World {
         let now = self.now();
         let mut state = self.state();
         let next = Window::new(label, now, self.config.sessions);
+        state.struck.fill(false);
         let report = std::mem::replace(&mut state.current, next).report(now);
         state.finished.push(report.clone());
         report
