@@ -1,7 +1,8 @@
 //! `cargo xtask bench`: this server beside Prosody, ejabberd and bare TLS servers, in one run.
 //!
 //! The load generator (`sestina-load bench-all`) interleaves the servers and takes medians; this
-//! starts the servers, tells it where they are, and writes docs/benchmarks.md.
+//! starts the servers, tells it where they are, and writes docs/benchmarks.md. Scenarios that leave
+//! thousands of sessions behind have servers of their own: some keep them for minutes.
 //!
 //! - [`ours`]: one process, and three tiers; [`prosody`], [`ejabberd`]: from Debian
 //! - [`plan`]: what is measured; [`page`]: docs/benchmarks.md
@@ -12,7 +13,7 @@ mod page;
 mod plan;
 mod prosody;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Result, ensure};
@@ -57,33 +58,53 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     std::fs::create_dir_all(&folder)?;
     let scenarios = plan::scenarios(options);
     ensure!(!scenarios.is_empty(), "no scenario has such a name");
-    let archives = scenarios.iter().any(plan::needs_archive);
-    let mut servers = vec![
-        ours::embedded(&programs, &folder, false)?,
-        ours::tiers(&programs, &folder, false)?,
-    ];
-    if archives {
-        servers.push(ours::embedded(&programs, &folder, true)?);
-        servers.push(ours::tiers(&programs, &folder, true)?);
-    }
+    let mut tables = Vec::new();
     let mut missing = Vec::new();
-    if !options.ours {
-        type Start = fn(&std::path::Path, &std::path::Path) -> Result<Measured>;
+    for (number, group) in plan::groups(&scenarios).into_iter().enumerate() {
+        let folder = folder.join(number.to_string());
+        std::fs::create_dir_all(&folder)?;
+        tables.push(measure(options, &programs, &folder, &group, &mut missing)?);
+    }
+    for package in &missing {
+        println!("{package} cannot be had here and was not measured");
+    }
+    if !options.dry {
+        page::write(options, &tables, &missing)?;
+    }
+    println!("outcomes of all runs: {}", folder.display());
+    Ok(())
+}
+
+/// Measures some scenarios at servers that are started for them; returns the tables.
+fn measure(
+    options: &Options,
+    programs: &Path,
+    folder: &Path,
+    scenarios: &[Value],
+    missing: &mut Vec<&'static str>,
+) -> Result<String> {
+    let archive = scenarios.iter().any(plan::needs_archive);
+    let mut servers = vec![
+        ours::embedded(programs, folder, archive)?,
+        ours::tiers(programs, folder, archive)?,
+    ];
+    if !options.ours && !archive {
+        type Start = fn(&Path, &Path) -> Result<Measured>;
         let others: [(&str, &str, Start); 2] = [
             ("prosody", "prosody", prosody::start),
             ("ejabberd", "ejabberdctl", ejabberd::start),
         ];
         for (package, program, start) in others {
             if repo::have_or_install(program, &[package]) {
-                servers.push(start(&programs, &folder)?);
-            } else {
+                servers.push(start(programs, folder)?);
+            } else if !missing.contains(&package) {
                 missing.push(package);
             }
         }
     }
     let specs: Vec<&Value> = servers.iter().map(|server| &server.spec).collect();
     let table = folder.join("table.md");
-    let plan = plan::plan(options, &specs, &scenarios, &folder, &table);
+    let plan = plan::plan(options, &specs, scenarios, folder, &table);
     let path = folder.join("plan.json");
     std::fs::write(&path, serde_json::to_string_pretty(&plan)?)?;
     repo::run(
@@ -93,18 +114,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
             .arg(&path),
     )?;
     drop(servers);
-    for package in &missing {
-        println!("{package} cannot be had here and was not measured");
-    }
-    let table = std::fs::read_to_string(table)?;
-    if !options.dry {
-        page::write(options, &table, &missing)?;
-    }
-    println!(
-        "outcomes of all runs: {}",
-        folder.join("outcomes.json").display()
-    );
-    Ok(())
+    Ok(std::fs::read_to_string(table)?)
 }
 
 /// A server of another project: a process, and the folder that it runs in.
@@ -114,7 +124,7 @@ struct Other {
 }
 
 /// A certificate for `localhost` (ECDSA P-256) in PEM, from the server that is measured too.
-fn certificate(programs: &std::path::Path, folder: &std::path::Path) -> Result<(PathBuf, PathBuf)> {
+fn certificate(programs: &Path, folder: &Path) -> Result<(PathBuf, PathBuf)> {
     let certs = folder.join("certs");
     let binary = programs.join("sestina");
     crate::sestina::issue_certificate(&binary, &certs, "localhost", "edge", &[])?;

@@ -12,13 +12,29 @@ use crate::repo;
 const NOTES: &str = "<!-- What is below this line is written by people and kept. -->";
 
 /// Writes the page.
-pub(super) fn write(options: &Options, table: &str, missing: &[&str]) -> Result<()> {
+pub(super) fn write(options: &Options, tables: &[String], missing: &[&str]) -> Result<()> {
     let path = repo::root().join("docs/benchmarks.md");
     let old = fs::read_to_string(&path).unwrap_or_default();
-    fs::write(&path, render(options, table, missing, &machine(), &old))
-        .with_context(|| format!("cannot write {}", path.display()))?;
+    fs::write(
+        &path,
+        render(options, &joined(tables), missing, &machine(), &old),
+    )
+    .with_context(|| format!("cannot write {}", path.display()))?;
     println!("wrote docs/benchmarks.md");
     Ok(())
+}
+
+/// Tables of several runs of the generator; the legend that each ends with stands once.
+fn joined(tables: &[String]) -> String {
+    let mut legend = "";
+    let mut all = String::new();
+    for table in tables {
+        let (rows, end) = table.trim().rsplit_once("\n\n").unwrap_or((table, ""));
+        all.push_str(rows.trim());
+        all.push_str("\n\n");
+        legend = end;
+    }
+    all + legend
 }
 
 fn render(options: &Options, table: &str, missing: &[&str], machine: &str, old: &str) -> String {
@@ -72,6 +88,15 @@ fn machine() -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_legend_stands_once() {
+        let tables = [
+            "| a |\n\nlegend\n".to_owned(),
+            "| b |\n\nlegend\n".to_owned(),
+        ];
+        assert_eq!(joined(&tables), "| a |\n\n| b |\n\nlegend");
+    }
 
     #[test]
     fn notes_survive() {

@@ -14,12 +14,7 @@ pub(super) const PASSWORD: &str = "not a secret";
 
 /// The scenarios that the options leave.
 pub(super) fn scenarios(options: &Options) -> Vec<Value> {
-    let archived: Vec<String> = [EMBEDDED, TIERS]
-        .iter()
-        .map(|name| format!("{name}, archive"))
-        .collect();
     let all = [
-        // First: the memory of processes that have just started.
         json!({"name": "idle", "kind": "idle", "sessions": 10_000}),
         json!({"name": "chat, 8 in flight", "kind": "chat", "pairs": 200, "in_flight": 8}),
         json!({"name": "chat, 1 in flight", "kind": "chat", "pairs": 200, "in_flight": 1}),
@@ -32,8 +27,7 @@ pub(super) fn scenarios(options: &Options) -> Vec<Value> {
         json!({"name": "room of 500, 4 in flight", "kind": "room", "in_flight": 4}),
         json!({"name": "chat, 1,000 online", "kind": "chat", "in_flight": 8, "background": 600}),
         json!({"name": "chat, 10,000 online", "kind": "chat", "in_flight": 8, "background": 9600}),
-        json!({"name": "chat with archive, 8 in flight", "kind": "chat", "in_flight": 8,
-            "servers": archived}),
+        json!({"name": "chat with archive, 8 in flight", "kind": "chat", "in_flight": 8}),
     ];
     all.into_iter()
         .filter(|scenario| {
@@ -44,6 +38,25 @@ pub(super) fn scenarios(options: &Options) -> Vec<Value> {
                 .is_none_or(|part| name.contains(part))
         })
         .collect()
+}
+
+/// The scenarios that share servers: what memory sessions take is seen in processes that have just
+/// started, and what they leave behind is not to be felt by others.
+pub(super) fn groups(scenarios: &[Value]) -> Vec<Vec<Value>> {
+    let mut groups: Vec<(u8, Vec<Value>)> = Vec::new();
+    for scenario in scenarios {
+        let kind = match scenario["kind"].as_str() {
+            Some("idle") => 0,
+            _ if needs_archive(scenario) => 3,
+            _ if !scenario["background"].is_null() => 2,
+            _ => 1,
+        };
+        match groups.iter_mut().find(|(other, _)| *other == kind) {
+            Some((_, group)) => group.push(scenario.clone()),
+            None => groups.push((kind, vec![scenario.clone()])),
+        }
+    }
+    groups.into_iter().map(|(_, group)| group).collect()
 }
 
 /// Whether servers with an archive have to be started for it.
@@ -61,22 +74,6 @@ pub(super) fn plan(
     folder: &Path,
     table: &Path,
 ) -> Value {
-    // Servers with an archive are for the scenario that names them; all others are for the rest.
-    let plain: Vec<&str> = servers
-        .iter()
-        .filter_map(|server| server["name"].as_str())
-        .filter(|name| !name.ends_with(", archive"))
-        .collect();
-    let scenarios: Vec<Value> = scenarios
-        .iter()
-        .map(|scenario| {
-            let mut scenario = scenario.clone();
-            if scenario["servers"].is_null() {
-                scenario["servers"] = json!(plain);
-            }
-            scenario
-        })
-        .collect();
     json!({
         "runs": options.runs,
         "timing": {"duration_s": options.seconds},
@@ -93,7 +90,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_scenario_names_its_servers() {
+    fn scenarios_are_grouped_by_what_they_leave_behind() {
         let options = Options {
             runs: 3,
             seconds: 1.0,
@@ -101,15 +98,11 @@ mod tests {
             ours: false,
             dry: true,
         };
-        let servers = [
-            json!({"name": EMBEDDED}),
-            json!({"name": format!("{EMBEDDED}, archive")}),
-        ];
-        let servers: Vec<&Value> = servers.iter().collect();
         let all = scenarios(&options);
-        assert_eq!(all.iter().filter(|s| needs_archive(s)).count(), 1);
-        let plan = plan(&options, &servers, &all, Path::new("a"), Path::new("b"));
-        assert_eq!(plan["scenarios"][0]["servers"], json!([EMBEDDED]));
+        let groups = groups(&all);
+        assert_eq!(groups.len(), 4);
+        assert_eq!(groups.iter().map(Vec::len).sum::<usize>(), all.len());
+        assert!(groups[3].iter().all(needs_archive));
         let only = Options {
             scenario: Some("room".to_owned()),
             ..options
