@@ -56,7 +56,8 @@ fn render(options: &Options, table: &str, missing: &[&str], machine: &str, old: 
          servers that send frames of the same size: *plain* makes one record and one write of \
          each delivery, *coalescing* lets leave in one what one turn holds for a socket. Settings \
          of this server differ from the defaults in that limits on connections from one address \
-         and on bytes per second are off, and the archive is off unless the row says otherwise.\n\
+         and on bytes per second are off, and the archive is off unless the row says otherwise. \
+         Prosody's garbage collector is set as large Jitsi installations set it.\n\
          {missing}\n{}\n\n{NOTES}{notes}",
         options.runs,
         options.seconds,

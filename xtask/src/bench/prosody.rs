@@ -26,6 +26,8 @@ run_as_root = true
 pidfile = "{at}/prosody.pid"
 data_path = "{at}"
 log = {{ warn = "*console" }}
+-- As in large installations: with its default Prosody collects garbage most of the time.
+gc = {{ mode = "incremental"; threshold = 400; speed = 250; step_size = 13 }}
 interfaces = {{ "127.0.0.1" }}
 c2s_ports = {{ }}
 c2s_direct_tls_ports = {{ {port} }}
