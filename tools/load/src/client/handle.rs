@@ -143,6 +143,16 @@ impl Handle {
         self.write(&[element])
     }
 
+    /// Says how many stanzas have come, unasked.
+    ///
+    /// # Errors
+    /// When the connection is gone.
+    pub fn acknowledge(&self) -> io::Result<()> {
+        let state = self.state();
+        let count = format!("<a xmlns='{SM}' h='{}'/>", state.counters.received);
+        self.write(&[count.as_bytes()])
+    }
+
     /// Ends the stream in order, so that the server ends the session at once.
     pub fn close(&self) {
         let end: &[u8] = if self.websocket {
