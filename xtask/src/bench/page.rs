@@ -50,8 +50,8 @@ fn render(options: &Options, table: &str, missing: &[&str], machine: &str, old: 
     format!(
         "# Benchmarks\n\nWritten by `cargo xtask bench`; below the tables are notes.\n\n\
          {machine}\n\nEach figure is the median of {} runs of {} s; runs interleave the servers. \
-         TLS 1.3 and ECDSA P-256 for all; stream management on for all, with the same rate of \
-         requests for acknowledgements. *Three tiers* are 2 edges, 2 routers and 2 storage \
+         TLS 1.3 and ECDSA P-256 for all; stream management on for all, and each asks for \
+         acknowledgements as often as it does by itself (the column `<r/>`). *Three tiers* are 2 edges, 2 routers and 2 storage \
          processes with mutual TLS between them, all their CPU added up. The floors are bare TLS \
          servers that send frames of the same size: *plain* makes one record and one write of \
          each delivery, *coalescing* lets leave in one what one turn holds for a socket. Settings \

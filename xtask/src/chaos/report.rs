@@ -262,10 +262,11 @@ impl Report {
     }
 }
 
-/// Latency (p99, ms) between sessions that the fault did not touch; of all where it touched no edge.
+/// Latency (p99, ms) between sessions that the fault did not touch; of all where it touched none.
 fn others(window: &Value) -> f64 {
-    let key = match window["others"].as_u64() {
+    let key = match window["struck"].as_u64() {
         Some(0) | None => "latency_p99_ms",
+        // 0 where all were on the edge that was touched.
         Some(_) => "others_p99_ms",
     };
     window[key].as_f64().unwrap_or_default()

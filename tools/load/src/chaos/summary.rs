@@ -49,6 +49,8 @@ pub struct Window {
     pub latency: Histogram,
     /// Latency of deliveries between sessions that were not on an edge when it was touched.
     pub others: Histogram,
+    /// Sessions that were on an edge when it was touched.
+    pub struck: usize,
     /// Worst delivery of each session, in microseconds.
     pub worst: Vec<u64>,
     /// Worst wait of each session for an acknowledgement.
@@ -84,6 +86,8 @@ pub struct WindowReport {
     pub latency_p50_ms: f64,
     /// Likewise.
     pub latency_p99_ms: f64,
+    /// Sessions that were on an edge when it was touched.
+    pub struck: usize,
     /// Deliveries between sessions that were not on an edge when it was touched.
     pub others: u64,
     /// Their latency.
@@ -138,6 +142,7 @@ impl Window {
             deliveries: self.latency.count(),
             latency_p50_ms: self.latency.quantile_us(0.5) / 1e3,
             latency_p99_ms: self.latency.quantile_us(0.99) / 1e3,
+            struck: self.struck,
             others: self.others.count(),
             others_p50_ms: self.others.quantile_us(0.5) / 1e3,
             others_p99_ms: self.others.quantile_us(0.99) / 1e3,

@@ -438,6 +438,7 @@ impl World {
             for (on, struck) in state.edges.iter().zip(&mut state.struck) {
                 *struck |= self.config.edges[*on] == edge;
             }
+            state.current.struck = state.struck.iter().filter(|struck| **struck).count();
             state.touched.insert(edge.to_owned());
         } else {
             state.touched.remove(edge);
