@@ -114,9 +114,26 @@ impl Process {
 impl Drop for Process {
     fn drop(&mut self) {
         if self.ended().is_none() {
+            // A shell that started the server proper would leave it behind.
+            let below = descendants(self.pid());
             self.kill();
+            for pid in below.into_iter().filter_map(Pid::from_raw) {
+                kill_process(pid, Signal::KILL).ok();
+            }
         }
     }
+}
+
+/// Processes below that one, as the kernel lists them.
+fn descendants(of: u32) -> Vec<i32> {
+    let list = format!("/proc/{of}/task/{of}/children");
+    let children = std::fs::read_to_string(list).unwrap_or_default();
+    let mut all = Vec::new();
+    for child in children.split_whitespace() {
+        all.extend(child.parse::<i32>());
+        all.extend(child.parse::<u32>().map(descendants).unwrap_or_default());
+    }
+    all
 }
 
 fn spawn(spec: &Spec) -> Result<Child> {
