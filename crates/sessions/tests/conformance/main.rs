@@ -356,20 +356,12 @@ async fn single_redis() {
     lease_suite(&RedisLeases::connect(&config).unwrap()).await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn redis_cluster() {
-    let mut redis = RedisCluster::start().unwrap();
-    let config = RedisConfig::cluster(redis.urls());
-    let shadow = RedisShadow::connect(&config).unwrap();
-    shadow_suite(&shadow).await;
-    lease_suite(&RedisLeases::connect(&config).unwrap()).await;
-
-    // A hash slot moves: the redirection is followed (and the objects must be written anew).
+/// A hash slot moves: the redirection is followed, and the objects must be written anew.
+async fn follows_a_hash_slot(shadow: &RedisShadow, redis: &RedisCluster) {
     shadow
         .apply(500, 1, vec![replace("a", 1, &[])])
         .await
         .unwrap();
-    let port = |node: usize| redis.ports()[node];
     redis.move_slot_of("{s500}:e").unwrap();
     assert_eq!(
         shadow.apply(500, 1, vec![update("a", 1, &[], &[])]).await,
@@ -379,8 +371,20 @@ async fn redis_cluster() {
         .apply(500, 1, vec![replace("a", 2, &[])])
         .await
         .unwrap();
-    assert_eq!(contents(&shadow, 500, 1).await, [object("a", 2, &[])]);
+    assert_eq!(contents(shadow, 500, 1).await, [object("a", 2, &[])]);
+}
 
+#[tokio::test(flavor = "multi_thread")]
+async fn redis_cluster() {
+    let mut redis = RedisCluster::start().unwrap();
+    let config = RedisConfig::cluster(redis.urls());
+    let shadow = RedisShadow::connect(&config).unwrap();
+    shadow_suite(&shadow).await;
+    lease_suite(&RedisLeases::connect(&config).unwrap()).await;
+
+    follows_a_hash_slot(&shadow, &redis).await;
+
+    let port = |node: usize| redis.ports()[node];
     // One node hangs: slots on the others are served, those on it are away in time.
     let holder = |slot: u16| {
         let asked = (0..3).find(|node| {

@@ -157,20 +157,7 @@ async fn redis_cluster() {
     shadow_suite(&shadow).await;
     lease_suite(&RedisLeases::connect(&config).unwrap()).await;
 
-    // A hash slot moves: the redirection is followed.
-    shadow
-        .apply(500, 1, vec![replace("a", 1, &[])])
-        .await
-        .unwrap();
-    redis.move_slot_of("{s500}:e").unwrap();
-    assert_eq!(
-        shadow.apply(500, 1, vec![update("a", 1, &[], &[])]).await,
-        stale(&["a"])
-    );
-    shadow
-        .apply(500, 1, vec![replace("a", 2, &[])])
-        .await
-        .unwrap();
+    follows_a_hash_slot(&shadow, &redis).await;
 
     // One of those that were found dies and comes back empty.
     redis.kill9(1);

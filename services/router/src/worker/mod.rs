@@ -32,6 +32,7 @@ pub(crate) mod receive;
 mod record;
 pub(crate) mod records;
 mod replay;
+mod returned;
 mod route;
 pub(crate) mod session;
 pub(crate) mod shadow;
