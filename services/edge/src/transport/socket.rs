@@ -2,6 +2,7 @@
 
 use std::io;
 
+use tokio::io::Interest;
 use tokio::net::TcpStream;
 
 /// Writes what the kernel takes now.
@@ -22,8 +23,23 @@ impl io::Write for NonBlocking<'_> {
 }
 
 /// Reads what is there now; zero is the end of the peer's bytes.
+///
+/// A read that does not fill the buffer has emptied the socket: the next one waits for news, and
+/// the system is not asked only to hear that there is nothing.
 pub(super) fn read_now(stream: &TcpStream, buffer: &mut [u8]) -> io::Result<usize> {
-    stream.try_read(buffer)
+    let mut read = 0;
+    let more = stream.try_io(Interest::READABLE, || {
+        read = rustix::io::retry_on_intr(|| rustix::io::read(stream, &mut *buffer))?;
+        if read == 0 || read == buffer.len() {
+            Ok(())
+        } else {
+            Err(io::ErrorKind::WouldBlock.into())
+        }
+    });
+    match more {
+        Err(error) if read == 0 => Err(error),
+        _ => Ok(read),
+    }
 }
 
 /// Ends one or both directions. A failure means that the peer ended them already.
