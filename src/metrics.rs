@@ -12,9 +12,11 @@ use sestina_rpc::queue::{LANES, PEER_LANES};
 use sestina_runtime::CancellationToken;
 use sestina_storage::Metered;
 use sestina_telemetry::{
-    AuthFailure, Authority, Direction, Fence, Lane, LeaseEvent, Limit, Lost, Metrics, Queue,
-    ResumeFailure, StoreOp, Transport, trace,
+    AuthFailure, Authority, Direction, Fence, Handshake, Lane, LeaseEvent, Limit, Lost, Metrics,
+    Queue, ResumeFailure, StoreOp, StreamError, Transport, trace,
 };
+use sestina_xmpp::sasl::SaslFailure;
+use sestina_xmpp::stream::StreamCondition;
 
 /// The edge's counts in the process's metrics.
 pub struct EdgeCounts(pub Arc<Metrics>);
@@ -32,10 +34,14 @@ impl EdgeMetrics for EdgeCounts {
         let all = &self.0;
         match what {
             Count::LoginOk => all.auth_successes.add(by),
-            Count::LoginFailed => all.auth_failures[AuthFailure::NotAuthorized].add(by),
             Count::BytesIn => all.bytes[Direction::In].add(by),
             Count::BytesOut => all.bytes[Direction::Out].add(by),
             Count::PausedByBound => all.queue_full[Queue::Unsettled].add(by),
+            Count::ConnectionRefused => all.limits[Limit::Connections].add(by),
+            Count::TlsFull => all.tls_handshakes[Handshake::Full].add(by),
+            Count::TlsResumed => all.tls_handshakes[Handshake::Resumed].add(by),
+            Count::TlsFailed => all.tls_handshakes[Handshake::Failed].add(by),
+            Count::InputLost => all.lost[Lost::Input].add(by),
             Count::PausedByRate => all.limits[Limit::Rate].add(by),
             Count::SlowReader => {
                 all.limits[Limit::OutputQueue].add(by);
@@ -59,7 +65,7 @@ impl EdgeMetrics for EdgeCounts {
                 }
             }
             Count::Unanswered => all.silent_sockets.add(by),
-            // Counted by the owner, or seen in what it leads to.
+            // Counted by the owner, by cause, or seen in what it leads to.
             Count::Connections
             | Count::Bound
             | Count::Resumed
@@ -67,6 +73,7 @@ impl EdgeMetrics for EdgeCounts {
             | Count::StanzaIn
             | Count::StanzaOut
             | Count::StreamError
+            | Count::LoginFailed
             | Count::SocketLost
             | Count::NumberGap
             | Count::Repeated
@@ -93,6 +100,31 @@ impl EdgeMetrics for EdgeCounts {
             Level::WaitingBytes => all.queue_bytes[Queue::Socket].add(change),
             Level::Lanes => all.lanes[Lane::EdgeRouter].add(change),
         }
+    }
+
+    fn login_failed(&self, why: SaslFailure) {
+        let reason = match why {
+            SaslFailure::NotAuthorized | SaslFailure::CredentialsExpired => {
+                AuthFailure::NotAuthorized
+            }
+            SaslFailure::InvalidMechanism | SaslFailure::MechanismTooWeak => AuthFailure::Mechanism,
+            SaslFailure::Aborted
+            | SaslFailure::IncorrectEncoding
+            | SaslFailure::InvalidAuthzid
+            | SaslFailure::MalformedRequest => AuthFailure::Malformed,
+            SaslFailure::AccountDisabled => AuthFailure::Disabled,
+            SaslFailure::EncryptionRequired => AuthFailure::EncryptionRequired,
+            SaslFailure::TemporaryAuthFailure => AuthFailure::Temporary,
+        };
+        self.0.auth_failures[reason].inc();
+    }
+
+    fn login_late(&self) {
+        self.0.auth_failures[AuthFailure::Timeout].inc();
+    }
+
+    fn stream_error(&self, condition: StreamCondition) {
+        self.0.stream_errors[StreamError::named(condition.name())].inc();
     }
 
     fn timing(&self, what: Timing, took: Duration) {
@@ -266,6 +298,26 @@ mod tests {
         counts.count(Count::StorageAway, 1);
         assert_eq!(counts.0.lease_fresh[Authority::Storage].get(), 0);
         assert_eq!(counts.0.lease_fresh[Authority::Redis].get(), 1);
+    }
+
+    #[test]
+    fn failed_logins_and_stream_errors_are_counted_by_cause() {
+        let counts = EdgeCounts(Metrics::new());
+        counts.login_failed(SaslFailure::NotAuthorized);
+        counts.login_failed(SaslFailure::Aborted);
+        counts.login_late();
+        let failures = |reason| counts.0.auth_failures[reason].get();
+        assert_eq!(failures(AuthFailure::NotAuthorized), 1);
+        assert_eq!(failures(AuthFailure::Malformed), 1);
+        assert_eq!(failures(AuthFailure::Timeout), 1);
+        for condition in StreamCondition::ALL {
+            counts.stream_error(*condition);
+        }
+        let errors = |condition| counts.0.stream_errors[condition].get();
+        assert_eq!(errors(StreamError::NotWellFormed), 1);
+        assert!(errors(StreamError::Other) > 0);
+        counts.count(Count::tls(true), 1);
+        assert_eq!(counts.0.tls_handshakes[Handshake::Resumed].get(), 1);
     }
 
     #[test]

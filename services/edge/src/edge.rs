@@ -76,7 +76,8 @@ impl Edge {
         let shared = Arc::clone(&edge.shared);
         let on_accept: OnAccept = Arc::new(move |accepted| accept(&shared, accepted));
         let listen = edge.shared.config.listen.clone();
-        match Listeners::start(listen, certs, service, on_accept) {
+        let counts = Arc::clone(&edge.shared.metrics);
+        match Listeners::start(listen, certs, service, on_accept, counts) {
             Ok(listeners) => edge.listeners = Some(listeners),
             Err(error) => {
                 edge.shared.tasks.shutdown();

@@ -4,6 +4,9 @@
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
+use sestina_xmpp::sasl::SaslFailure;
+use sestina_xmpp::stream::StreamCondition;
+
 macro_rules! named {
     ($(#[$doc:meta])* $name:ident { $($(#[$vdoc:meta])* $variant:ident = $text:literal,)* }) => {
         $(#[$doc])*
@@ -28,6 +31,14 @@ named! {
     Count {
         /// A connection was accepted by a listener.
         Connections = "connections",
+        /// A connection beyond a limit was refused.
+        ConnectionRefused = "connection_refused",
+        /// A TLS handshake was completed.
+        TlsFull = "tls_full",
+        /// A TLS session was resumed.
+        TlsResumed = "tls_resumed",
+        /// A TLS handshake (or what comes before it) failed or took too long.
+        TlsFailed = "tls_failed",
         /// A login succeeded.
         LoginOk = "login_ok",
         /// A login failed (wrong credentials or a broken exchange).
@@ -70,6 +81,8 @@ named! {
         Redirected = "redirected",
         /// A session was closed because no owner took its stanzas in time.
         OwnerTimeout = "owner_timeout",
+        /// A stanza that the client had been told to be accepted was given up unsettled.
+        InputLost = "input_lost",
         /// An epoch was installed on a slot.
         EpochInstalled = "epoch_installed",
         /// A session was not known to the new owner of its slot.
@@ -94,6 +107,17 @@ named! {
         StorageAway = "storage_away",
         /// The lease ran out and all sockets were cut.
         LeaseLost = "lease_lost",
+    }
+}
+
+impl Count {
+    /// A TLS handshake that went well.
+    pub fn tls(resumed: bool) -> Count {
+        if resumed {
+            Count::TlsResumed
+        } else {
+            Count::TlsFull
+        }
     }
 }
 
@@ -146,6 +170,18 @@ pub trait EdgeMetrics: Send + Sync + 'static {
     fn count(&self, what: Count, by: u64);
     /// The level of `what` changed by `change`.
     fn level(&self, what: Level, change: i64);
+    /// A login failed.
+    fn login_failed(&self, _why: SaslFailure) {
+        self.count(Count::LoginFailed, 1);
+    }
+    /// A login was not finished in time.
+    fn login_late(&self) {
+        self.count(Count::LoginFailed, 1);
+    }
+    /// A stream ended with this error of ours.
+    fn stream_error(&self, _condition: StreamCondition) {
+        self.count(Count::StreamError, 1);
+    }
     /// `what` took this long.
     fn timing(&self, what: Timing, took: Duration);
 }

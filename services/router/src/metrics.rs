@@ -105,7 +105,11 @@ impl Metrics {
 
     pub(crate) fn slot_taken(&self, took_ms: u64) {
         self.all.slot_events[SlotEvent::TakenOver].inc();
-        self.all.slot_seconds[SlotStep::TakeOver].observe(Duration::from_millis(took_ms));
+        self.slot_step(SlotStep::TakeOver, took_ms);
+    }
+
+    pub(crate) fn slot_step(&self, step: SlotStep, took_ms: u64) {
+        self.all.slot_seconds[step].observe(Duration::from_millis(took_ms));
     }
 
     pub(crate) fn slot_released(&self) {

@@ -3,10 +3,12 @@
 //! - [`files`]: lengths, headers, words that must not be in the tree
 //! - [`arrows`]: which crate may depend on which
 //! - [`bans`]: dependencies that must not come in, and versions that come in twice
+//! - [`metrics`]: metrics that nobody counts
 
 mod arrows;
 mod bans;
 mod files;
+mod metrics;
 
 use anyhow::{Result, bail};
 
@@ -16,6 +18,7 @@ use crate::{docs, repo};
 pub(crate) fn run() -> Result<()> {
     let mut found = Findings::default();
     files::check(repo::root(), &mut found)?;
+    metrics::check(repo::root(), &mut found)?;
     let metadata = repo::metadata()?;
     arrows::check(&metadata, &mut found)?;
     bans::check(&metadata, &mut found)?;

@@ -39,12 +39,6 @@ labels! {
         Tcp = "tcp",
         /// WebSocket (RFC 7395).
         WebSocket = "websocket",
-        /// BOSH (XEP-0124, XEP-0206).
-        Bosh = "bosh",
-        /// Component (XEP-0114).
-        Component = "component",
-        /// Another server.
-        S2s = "s2s",
     }
 
     /// Kind of a stanza.
@@ -67,8 +61,6 @@ labels! {
         Stored = "stored",
         /// Answered with an error.
         Bounced = "bounced",
-        /// Dropped because the protocol says so (blocked, no recipient for a presence, …).
-        Ignored = "ignored",
         /// Settled.
         Settled = "settled",
     }
@@ -111,10 +103,6 @@ labels! {
         BadCount = "bad_count",
         /// The owner could not be reached in time.
         OwnerAway = "owner_away",
-        /// The session had been closed because its queue was full.
-        Overflow = "overflow",
-        /// Edge and owner died together.
-        BeyondOneFault = "beyond_one_fault",
     }
 
     /// Who says that a lease is held.
@@ -155,14 +143,14 @@ labels! {
 
     /// A step in the life of a slot that takes time.
     pub enum SlotStep("step") {
-        /// From freeze to thaw at the new owner.
-        Move = "move",
-        /// From noticing the end of a lease to serving.
+        /// Old owner: from freeze until all that was accepted is settled.
+        Settle = "settle",
+        /// Old owner: until the shadow has the attached sessions as well.
+        Spill = "spill",
+        /// Old owner: until the table names the new owner.
+        Release = "release",
+        /// New owner: from learning of the slot until it serves.
         TakeOver = "take_over",
-        /// Installing the epoch everywhere.
-        Install = "install",
-        /// Restoring from the shadow store.
-        Restore = "restore",
     }
 
     /// An operation of a store.
@@ -179,12 +167,6 @@ labels! {
         OfflineRead = "offline_read",
         /// Stores the outcome of an IQ set.
         Outcome = "outcome",
-        /// Reads or changes a roster.
-        Roster = "roster",
-        /// Reads or changes rooms.
-        Room = "room",
-        /// Reads or changes nodes (PubSub, PEP).
-        Node = "node",
         /// Renews or ends a lease in PostgreSQL.
         Lease = "lease",
         /// Reads the slot table.
@@ -205,32 +187,18 @@ labels! {
     pub enum Keyed("place") {
         /// The owner's own numbers.
         Session = "session",
-        /// A recipient's queue.
+        /// The owner of the user or room that it is for.
         Recipient = "recipient",
-        /// A room.
-        Room = "room",
-        /// An archive.
-        Archive = "archive",
-        /// The offline store.
-        Offline = "offline",
-        /// A stored IQ outcome.
-        Outcome = "outcome",
     }
 
     /// What was lost.
     pub enum Lost("what") {
         /// A stanza that was accepted from a client.
         Input = "input",
-        /// A stanza that was to be delivered.
-        Delivery = "delivery",
         /// A row of an archive.
         ArchiveRow = "archive_row",
         /// A row of the offline store.
         OfflineRow = "offline_row",
-        /// An event of a room.
-        RoomEvent = "room_event",
-        /// State of a room.
-        Room = "room",
         /// A session.
         Session = "session",
     }
@@ -241,8 +209,6 @@ labels! {
         Epoch = "epoch",
         /// It carried an older generation of its session.
         Generation = "generation",
-        /// It was based on another version than the stored one.
-        Version = "version",
     }
 
     /// Why authentication failed.
@@ -257,8 +223,6 @@ labels! {
         Disabled = "disabled",
         /// TLS is needed first.
         EncryptionRequired = "encryption_required",
-        /// Channel binding did not match.
-        ChannelBinding = "channel_binding",
         /// Accounts could not be read.
         Temporary = "temporary",
         /// It took too long.
@@ -283,17 +247,66 @@ labels! {
         Peer = "peer",
     }
 
-    /// A limit that a client passed.
+    /// A stream error (RFC 6120 §4.9.3) that this server sent.
+    pub enum StreamError("condition") {
+        /// XML that cannot be processed.
+        BadFormat = "bad-format",
+        /// A prefix that is not understood.
+        BadNamespacePrefix = "bad-namespace-prefix",
+        /// Another connection took the session or its resource.
+        Conflict = "conflict",
+        /// The login took too long, or the client was silent.
+        ConnectionTimeout = "connection-timeout",
+        /// No such host here.
+        HostUnknown = "host-unknown",
+        /// An address that is not one.
+        ImproperAddressing = "improper-addressing",
+        /// A `from` that is not the client's.
+        InvalidFrom = "invalid-from",
+        /// A namespace of streams that is not known.
+        InvalidNamespace = "invalid-namespace",
+        /// A stanza before the login, or an administrator's order.
+        NotAuthorized = "not-authorized",
+        /// Not well-formed.
+        NotWellFormed = "not-well-formed",
+        /// A limit (size, depth, attributes, tries), or something out of place.
+        PolicyViolation = "policy-violation",
+        /// The session could not be restored.
+        Reset = "reset",
+        /// No owner took over, or the client did not read.
+        ResourceConstraint = "resource-constraint",
+        /// DTDs, comments, processing instructions, entities.
+        RestrictedXml = "restricted-xml",
+        /// This process ends.
+        SystemShutdown = "system-shutdown",
+        /// An impossible `h` (XEP-0198), among others.
+        UndefinedCondition = "undefined-condition",
+        /// Not UTF-8.
+        UnsupportedEncoding = "unsupported-encoding",
+        /// An element that is not known.
+        UnsupportedStanzaType = "unsupported-stanza-type",
+        /// A version of XMPP that is not spoken here.
+        UnsupportedVersion = "unsupported-version",
+        /// Any other.
+        Other = "other",
+    }
+
+    /// A limit that a client passed; those of XML end the stream with `policy-violation`.
     pub enum Limit("limit") {
-        /// Size of a stanza.
-        StanzaSize = "stanza_size",
-        /// Depth or number of attributes.
-        Structure = "structure",
-        /// Connections from one address.
+        /// Connections, of one address or of all.
         Connections = "connections",
         /// Bytes per second (the socket was not read for a while).
         Rate = "rate",
         /// Size of an output queue.
         OutputQueue = "output_queue",
+    }
+}
+
+impl StreamError {
+    /// The condition of that name; [`StreamError::Other`] if there is none.
+    pub fn named(name: &str) -> StreamError {
+        let all = StreamError::ALL.iter().copied();
+        let mut same = all.filter(|condition| condition.as_str() == name);
+        same.next().unwrap_or(StreamError::Other)
     }
 }

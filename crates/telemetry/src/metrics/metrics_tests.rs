@@ -13,7 +13,7 @@ fn some() -> Arc<Metrics> {
     metrics.sessions[Transport::WebSocket].inc();
     metrics.stanzas[(Kind::Presence, Outcome::Bounced)].add(3);
     metrics.stanzas[(Kind::Iq, Outcome::Settled)].inc();
-    metrics.slot_seconds[SlotStep::Restore].observe(Duration::from_millis(30));
+    metrics.slot_seconds[SlotStep::TakeOver].observe(Duration::from_millis(30));
     metrics.whole.set(1);
     metrics
 }
@@ -29,10 +29,10 @@ fn each_series_stands_under_its_own_labels() {
         "sestina_stanzas_total{kind=\"presence\",outcome=\"bounced\"} 3",
         "sestina_stanzas_total{kind=\"iq\",outcome=\"settled\"} 1",
         "sestina_stanzas_total{kind=\"message\",outcome=\"accepted\"} 0",
-        "sestina_slot_seconds_bucket{le=\"0.025\",step=\"restore\"} 0",
-        "sestina_slot_seconds_bucket{le=\"0.05\",step=\"restore\"} 1",
-        "sestina_slot_seconds_bucket{le=\"+Inf\",step=\"restore\"} 1",
-        "sestina_slot_seconds_sum{step=\"restore\"} 0.03",
+        "sestina_slot_seconds_bucket{le=\"0.025\",step=\"take_over\"} 0",
+        "sestina_slot_seconds_bucket{le=\"0.05\",step=\"take_over\"} 1",
+        "sestina_slot_seconds_bucket{le=\"+Inf\",step=\"take_over\"} 1",
+        "sestina_slot_seconds_sum{step=\"take_over\"} 0.03",
         "sestina_whole 1",
         "sestina_lost_total{what=\"room_event\"} 0",
     ] {
@@ -94,9 +94,9 @@ fn the_same_values_are_pushed() {
     }
     for expected in [
         "sestina_stanzas [\"kind=presence\", \"outcome=bounced\"] 3",
-        "sestina_slot_seconds_count [\"step=restore\"] 1",
-        "sestina_slot_seconds_bucket [\"le=0.05\", \"step=restore\"] 1",
-        "sestina_slot_seconds_bucket [\"le=+Inf\", \"step=restore\"] 1",
+        "sestina_slot_seconds_count [\"step=take_over\"] 1",
+        "sestina_slot_seconds_bucket [\"le=0.05\", \"step=take_over\"] 1",
+        "sestina_slot_seconds_bucket [\"le=+Inf\", \"step=take_over\"] 1",
         "sestina_sessions 1",
         "sestina_whole 1",
     ] {

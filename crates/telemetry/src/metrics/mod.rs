@@ -113,7 +113,9 @@ metrics! {
     auth_successes: Counter;
     /// Authentications that failed
     auth_failures: By<AuthFailure, Counter>;
-    /// TLS handshakes
+    /// Streams ended with an error of this server
+    stream_errors: By<StreamError, Counter>;
+    /// TLS handshakes with clients
     tls_handshakes: By<Handshake, Counter>;
     /// Lanes that are open, counted at each end that is in this process
     lanes: By<Lane, Gauge>;

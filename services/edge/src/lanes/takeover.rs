@@ -12,7 +12,7 @@ use sestina_xmpp::stream::StreamCondition;
 use super::lane::{Lane, LaneSet};
 use super::slots::{Retry, Slot};
 use crate::metrics::Count;
-use crate::session::state::{Link, Phase, Session};
+use crate::session::state::{HeldIn, Link, Phase, Session};
 use crate::shared::Shared;
 
 /// The first wait after a redirection; each one doubles it.
@@ -97,6 +97,7 @@ impl Shared {
             .collect();
         for session in unknown {
             self.metrics.count(Count::NotRestored, 1);
+            self.give_up(&session);
             session.dismiss(
                 self,
                 StreamCondition::Reset.name(),
@@ -234,6 +235,7 @@ impl Shared {
             if open {
                 self.metrics.count(Count::OwnerTimeout, 1);
             }
+            self.give_up(&session);
             session.dismiss(
                 self,
                 StreamCondition::ResourceConstraint.name(),
@@ -241,6 +243,14 @@ impl Shared {
             );
             self.remove_session(&mut slot, session.handle);
         }
+    }
+
+    /// Counts what the client was told to be accepted and nobody has taken from this edge.
+    fn give_up(&self, session: &Session) {
+        let state = session.state.lock();
+        let promised = |held: &&HeldIn| held.n <= state.told;
+        let lost = state.held_in.iter().filter(promised).count();
+        self.metrics.count(Count::InputLost, lost as u64);
     }
 
     /// A lane is open: everything of its slots that is not answered is sent on it.

@@ -11,9 +11,10 @@ use tokio::sync::Semaphore;
 
 use super::bind::{ListenError, bind};
 use super::config::{ListenConfig, ListenerConfig, ListenerKind};
-use super::connection::{ListenStats, OnAccept, Port, Shared, canonical, connection};
+use super::connection::{OnAccept, Port, Shared, canonical, connection};
 use crate::http::{HttpService, HttpSite};
 use crate::limits::ConnLimits;
+use crate::metrics::EdgeMetrics;
 use crate::tls::{Acceptor, CertStore, Purpose};
 
 /// The running listeners.
@@ -22,7 +23,6 @@ pub struct Listeners {
     accepting: CancellationToken,
     addresses: Vec<(Arc<str>, SocketAddr)>,
     limits: Arc<ConnLimits>,
-    stats: Arc<ListenStats>,
 }
 
 impl Listeners {
@@ -32,6 +32,7 @@ impl Listeners {
         certs: Arc<CertStore>,
         service: Option<Arc<dyn HttpService>>,
         on_accept: OnAccept,
+        metrics: Arc<dyn EdgeMetrics>,
     ) -> Result<Self, ListenError> {
         let all: Vec<SocketAddr> = config
             .listeners
@@ -45,7 +46,6 @@ impl Listeners {
         let tasks = Tasks::new("listeners");
         let accepting = tasks.token().child_token();
         let limits = ConnLimits::new(config.limits);
-        let stats = Arc::new(ListenStats::default());
         let shared = Arc::new(Shared {
             handshakes: Arc::new(Semaphore::new(config.limits.handshakes.max(1))),
             limits: Arc::clone(&limits),
@@ -53,7 +53,7 @@ impl Listeners {
             site: Arc::new(HttpSite::new(config.http.clone(), service)),
             on_accept,
             tasks: tasks.clone(),
-            stats: Arc::clone(&stats),
+            metrics,
         });
         let mut addresses = Vec::new();
         for (listener, sockets) in bound {
@@ -71,7 +71,6 @@ impl Listeners {
             accepting,
             addresses,
             limits,
-            stats,
         })
     }
 
@@ -83,11 +82,6 @@ impl Listeners {
     /// The counted connections.
     pub fn limits(&self) -> &Arc<ConnLimits> {
         &self.limits
-    }
-
-    /// Counters since the start.
-    pub fn stats(&self) -> &Arc<ListenStats> {
-        &self.stats
     }
 
     /// Closes the ports. Connections that were handed on, and HTTP requests, go on.

@@ -3,9 +3,9 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
+use rustls::HandshakeKind;
 use sestina_runtime::CancellationToken;
 use sestina_runtime::spawn::Tasks;
 use tokio::io::AsyncReadExt as _;
@@ -18,6 +18,7 @@ use super::networks::Networks;
 use super::proxy_protocol::{self, Origin, ProxyError, Step};
 use crate::http::{HttpSite, Upgrade};
 use crate::limits::{ConnLimits, ConnPermit, Refused};
+use crate::metrics::{Count, EdgeMetrics};
 use crate::tls::{Acceptor, Purpose};
 use crate::transport::{TlsError, TlsInfo, Wire, WireLimits, WireReader, WireWriter};
 
@@ -48,17 +49,6 @@ pub struct Accepted {
 /// Takes over connections. Must not block: it starts the connection's task.
 pub type OnAccept = Arc<dyn Fn(Accepted) + Send + Sync>;
 
-/// What the listeners have counted.
-#[derive(Debug, Default)]
-pub struct ListenStats {
-    /// Connections handed on.
-    pub accepted: AtomicU64,
-    /// Connections beyond a limit.
-    pub refused: AtomicU64,
-    /// Handshakes that failed or took too long.
-    pub failed: AtomicU64,
-}
-
 /// Why a connection was not handed on.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Failed {
@@ -82,7 +72,7 @@ pub(super) struct Shared {
     pub(super) site: Arc<HttpSite>,
     pub(super) on_accept: OnAccept,
     pub(super) tasks: Tasks,
-    pub(super) stats: Arc<ListenStats>,
+    pub(super) metrics: Arc<dyn EdgeMetrics>,
 }
 
 /// One bound address.
@@ -134,6 +124,8 @@ pub(super) async fn connection(
             tokio::time::timeout_at(until, handshake)
                 .await
                 .map_err(|_| Failed::Late)??;
+            let resumed = reader.tls_info().is_some_and(|info| info.resumed);
+            shared.metrics.count(Count::tls(resumed), 1);
             shared.hand_on(port.accepted(reader, writer, client, "tls", true));
         }
         ListenerKind::Http => {
@@ -157,6 +149,8 @@ pub(super) async fn connection(
                 }
             };
             drop(slot);
+            let resumed = stream.get_ref().1.handshake_kind() == Some(HandshakeKind::Resumed);
+            shared.metrics.count(Count::tls(resumed), 1);
             let upgraded = shared
                 .site
                 .serve(stream, client, port.local, true, end)
@@ -186,16 +180,15 @@ impl Shared {
     }
 
     pub(super) fn refuse(&self, port: &Port, peer: SocketAddr, error: &Failed) {
-        let counter = match error {
-            Failed::Refused(_) => &self.stats.refused,
-            _ => &self.stats.failed,
+        let what = match error {
+            Failed::Refused(_) => Count::ConnectionRefused,
+            _ => Count::TlsFailed,
         };
-        counter.fetch_add(1, Ordering::Relaxed);
+        self.metrics.count(what, 1);
         tracing::debug!(%error, listener = %port.name, %peer, "connection is not served");
     }
 
     fn hand_on(&self, accepted: Accepted) {
-        self.stats.accepted.fetch_add(1, Ordering::Relaxed);
         (self.on_accept)(accepted);
     }
 

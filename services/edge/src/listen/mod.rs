@@ -16,5 +16,5 @@ pub(crate) mod tests;
 pub use accept::Listeners;
 pub use bind::ListenError;
 pub use config::{ListenConfig, ListenerConfig, ListenerKind};
-pub use connection::{Accepted, ListenStats, OnAccept};
+pub use connection::{Accepted, OnAccept};
 pub use networks::{NetworkError, Networks};

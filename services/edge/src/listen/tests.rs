@@ -2,7 +2,6 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tempfile::TempDir;
@@ -13,12 +12,14 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use super::*;
+use crate::metrics::{Count, Tally};
 use crate::tls::tests as tls_tests;
 use crate::transport::Chunk;
 
 /// Running listeners, and what they accepted.
 pub(crate) struct Rig {
     pub(crate) listeners: Listeners,
+    tally: Arc<Tally>,
     pub(crate) accepted: mpsc::Receiver<Accepted>,
     folder: TempDir,
 }
@@ -27,13 +28,15 @@ impl Rig {
     pub(crate) fn start(config: ListenConfig) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let certs = tls_tests::store(folder.path(), &["c.example"]);
+        let tally = Arc::new(Tally::default());
         let (sender, accepted) = mpsc::channel(100);
         let on_accept: OnAccept = Arc::new(move |accepted| {
             assert!(sender.try_send(accepted).is_ok());
         });
-        let listeners = Listeners::start(config, certs, None, on_accept).unwrap();
+        let listeners = Listeners::start(config, certs, None, on_accept, tally.clone()).unwrap();
         Self {
             listeners,
+            tally,
             accepted,
             folder,
         }
@@ -124,7 +127,7 @@ async fn plain_and_direct_tls() {
         accepted.reader.tls_info().unwrap().sni.as_deref(),
         Some("c.example")
     );
-    assert_eq!(rig.listeners.stats().accepted.load(Ordering::Relaxed), 2);
+    assert_eq!(rig.tally.get(Count::TlsFull), 1);
     rig.end().await;
 }
 
@@ -136,7 +139,7 @@ async fn each_address_has_its_share_until_it_gives_back() {
     let (_first, _second) = (rig.connect("c2s").await, rig.connect("c2s").await);
     let (first, _held) = (rig.next().await, rig.next().await);
     is_closed(rig.connect("c2s").await).await;
-    assert_eq!(rig.listeners.stats().refused.load(Ordering::Relaxed), 1);
+    assert_eq!(rig.tally.get(Count::ConnectionRefused), 1);
     assert_eq!(rig.listeners.limits().connections(), 2);
     drop(first);
     let _third = rig.connect("c2s").await;
@@ -150,10 +153,10 @@ async fn a_handshake_that_does_not_come_ends_the_connection() {
     config.limits.handshake_time = Duration::from_millis(20);
     let rig = Rig::start(config);
     is_closed(rig.connect("c2s-tls").await).await;
-    let stats = Arc::clone(rig.listeners.stats());
+    let tally = Arc::clone(&rig.tally);
     let limits = Arc::clone(rig.listeners.limits());
     rig.end().await;
-    assert_eq!(stats.failed.load(Ordering::Relaxed), 1);
+    assert_eq!(tally.get(Count::TlsFailed), 1);
     assert_eq!(limits.connections(), 0);
 }
 
@@ -247,9 +250,15 @@ async fn a_taken_port_is_named_with_advice() {
         listeners: vec![listener],
         ..ListenConfig::default()
     };
-    let error = Listeners::start(config, certs, None, Arc::new(|_| {}))
-        .err()
-        .unwrap();
+    let error = Listeners::start(
+        config,
+        certs,
+        None,
+        Arc::new(|_| {}),
+        Arc::new(Tally::default()),
+    )
+    .err()
+    .unwrap();
     let text = error.to_string();
     assert!(
         text.contains(&taken.to_string()) && text.contains("listener other"),

@@ -91,10 +91,11 @@ async fn login(
                 Err(End::Fault(StreamCondition::SystemShutdown, "this server is being shut down"))
             }
             result = tokio::time::timeout(limit, super::login::run(&shared, &mut connection)) => {
-                result.unwrap_or(Err(End::Fault(
-                    StreamCondition::ConnectionTimeout,
-                    "the login took too long",
-                )))
+                result.unwrap_or_else(|_| {
+                    shared.metrics.login_late();
+                    let text = "the login took too long";
+                    Err(End::Fault(StreamCondition::ConnectionTimeout, text))
+                })
             }
         };
         match result {

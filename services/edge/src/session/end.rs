@@ -44,7 +44,7 @@ impl Session {
 
     /// The stream ends with an error of ours, and the session with it.
     pub(crate) fn fail(&self, shared: &Shared, condition: StreamCondition, text: &str) {
-        shared.metrics.count(Count::StreamError, 1);
+        shared.metrics.stream_error(condition);
         self.end_locked(shared, &mut self.state.lock(), |out, framing| {
             stream::write_error(out, framing, condition, text);
         });
@@ -101,9 +101,9 @@ impl Session {
     /// The stream error that the owner names, if it names one, and the end of the stream.
     fn last_words(&self, shared: &Shared, condition: &str, text: &str) {
         if !condition.is_empty() {
-            shared.metrics.count(Count::StreamError, 1);
             let condition =
                 StreamCondition::parse(condition).unwrap_or(StreamCondition::UndefinedCondition);
+            shared.metrics.stream_error(condition);
             self.wire
                 .append(|out| stream::write_error(out, self.framing, condition, text));
         }

@@ -5,11 +5,10 @@ use std::sync::Arc;
 use sestina_proto as proto;
 use sestina_proto::to_router::Body;
 use sestina_runtime::failpoint;
-use sestina_xmpp::stream::sm;
+use sestina_xmpp::stream::{StreamCondition, sm};
 
 use super::inbound::Flow;
 use super::state::{Management, Phase, Session, State};
-use crate::metrics::Count;
 use crate::shared::Shared;
 
 impl Session {
@@ -130,7 +129,9 @@ impl Session {
         let acked = state.acked.max(state.out_base) + u64::from(ahead);
         if acked > state.out_last {
             let sent = state.out_last.saturating_sub(state.out_base) as u32;
-            shared.metrics.count(Count::StreamError, 1);
+            shared
+                .metrics
+                .stream_error(StreamCondition::UndefinedCondition);
             self.end_locked(shared, &mut state, |out, framing| {
                 sm::write_handled_count_too_high(out, framing, h, sent);
             });

@@ -4,7 +4,7 @@ use std::future::poll_fn;
 use std::io;
 use std::task::{Context, Poll, ready};
 
-use rustls::{ProtocolVersion, ServerConnection};
+use rustls::{HandshakeKind, ProtocolVersion, ServerConnection};
 
 use super::reader::WireReader;
 use super::socket::NonBlocking;
@@ -24,6 +24,8 @@ pub struct TlsInfo {
     pub server_end_point: Vec<u8>,
     /// Host name that the client asked for.
     pub sni: Option<String>,
+    /// The client resumed an earlier TLS session.
+    pub resumed: bool,
 }
 
 /// Why there is no TLS.
@@ -60,6 +62,7 @@ impl TlsInfo {
             exporter,
             server_end_point,
             sni: tls.server_name().map(str::to_owned),
+            resumed: tls.handshake_kind() == Some(HandshakeKind::Resumed),
         })
     }
 }

@@ -2,12 +2,14 @@
 
 use sestina_api::shadow::ShadowError;
 use sestina_proto as proto;
+use sestina_telemetry::SlotStep;
 use sestina_xmpp::stanza::Stanza;
 use sestina_xmpp::stanza::error::Condition;
 
 use super::core::Job;
 use super::input::JobDone;
 use super::receive::InHand;
+use super::slot::Phase;
 use super::turn::Worker;
 use super::work::{OnDone, WorkId};
 
@@ -188,6 +190,10 @@ impl Worker {
                 };
                 core.frozen.retain(|s| *s != number);
                 if done {
+                    if let Phase::Frozen { step_ms, .. } = slot.phase {
+                        let took = core.now_ms.saturating_sub(step_ms);
+                        core.metrics.slot_step(SlotStep::Release, took);
+                    }
                     core.metrics.slot_released();
                     self.drop_slot(number);
                 } else {

@@ -5,6 +5,7 @@
 
 use sestina_proto as proto;
 use sestina_runtime::failpoint;
+use sestina_telemetry::SlotStep;
 
 use super::core::{Core, Job};
 use super::session::Attachment;
@@ -20,6 +21,7 @@ impl Slot {
                 spilled: false,
                 releasing: false,
                 since_ms: core.now_ms,
+                step_ms: core.now_ms,
             };
             core.frozen.push(self.slot);
         }
@@ -105,6 +107,7 @@ impl Slot {
             spilled,
             releasing,
             since_ms,
+            step_ms,
             ..
         } = &mut self.phase
         else {
@@ -116,14 +119,26 @@ impl Slot {
         let since_ms = *since_ms;
         if flushed && !*spilled {
             *spilled = true;
+            let began = std::mem::replace(step_ms, core.now_ms);
+            core.metrics
+                .slot_step(SlotStep::Settle, core.now_ms.saturating_sub(began));
             self.spill(core);
         }
         // Empty slots have nothing to spill: they are given away at once.
         if flushed && self.is_flushed() {
-            let Phase::Frozen { to, releasing, .. } = &mut self.phase else {
+            let Phase::Frozen {
+                to,
+                releasing,
+                step_ms,
+                ..
+            } = &mut self.phase
+            else {
                 return false;
             };
             *releasing = true;
+            let began = std::mem::replace(step_ms, core.now_ms);
+            core.metrics
+                .slot_step(SlotStep::Spill, core.now_ms.saturating_sub(began));
             failpoint!("router.flushed");
             let job = Job::Release {
                 slot: self.slot,

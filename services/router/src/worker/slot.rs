@@ -33,6 +33,8 @@ pub(crate) enum Phase {
         spilled: bool,
         releasing: bool,
         since_ms: u64,
+        /// When the present step began.
+        step_ms: u64,
     },
 }
 

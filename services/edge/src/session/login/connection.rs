@@ -235,7 +235,7 @@ impl Connection {
                     self.writer
                         .append(|out| write::write_header(out, framing, host));
                 }
-                shared.metrics.count(crate::metrics::Count::StreamError, 1);
+                shared.metrics.stream_error(condition);
                 self.writer
                     .append(|out| write::write_error(out, framing, condition, text));
             }

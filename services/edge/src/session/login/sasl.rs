@@ -17,7 +17,6 @@ use super::connection::{Connection, End};
 use super::credentials;
 use super::stream::{offered, unexpected};
 use crate::config::HostConfig;
-use crate::metrics::Count;
 use crate::session::stream as write;
 use crate::shared::Shared;
 
@@ -65,6 +64,7 @@ pub(crate) async fn authenticate(
         let auth = match &event {
             StreamEvent::Nonza(element) if element.is("auth", ns::SASL) => element,
             StreamEvent::Nonza(element) if element.is("abort", ns::SASL) => {
+                shared.metrics.login_failed(SaslFailure::Aborted);
                 connection.write(|out| write::write_sasl_failure(out, SaslFailure::Aborted));
                 continue;
             }
@@ -82,7 +82,7 @@ pub(crate) async fn authenticate(
             }
             Err(Failed::Stream(end)) => return Err(end),
             Err(Failed::Sasl(failure)) => {
-                shared.metrics.count(Count::LoginFailed, 1);
+                shared.metrics.login_failed(failure);
                 failures += 1;
                 tracing::debug!(peer = %connection.peer, %failure, failures, "login failed");
                 tokio::time::sleep(shared.config.login_delay * failures).await;

@@ -9,6 +9,7 @@ use sestina_xmpp::xml::{StreamEvent, StreamHeader};
 
 use super::connection::{Connection, End, Parser};
 use crate::config::HostConfig;
+use crate::metrics::Count;
 use crate::session::stream as write;
 use crate::shared::Shared;
 
@@ -28,7 +29,7 @@ pub(crate) async fn negotiate(
             let starttls = may_start_tls.then_some(required);
             write::write_login_features(out, framing, starttls, &mechanisms, &bindings);
         });
-        if !may_start_tls || !start_tls(connection).await? {
+        if !may_start_tls || !start_tls(shared, connection).await? {
             return Ok(host);
         }
     }
@@ -99,7 +100,7 @@ fn host_of(shared: &Shared, header: &StreamHeader) -> Option<Arc<HostConfig>> {
 
 /// RFC 6120 §5. True if the stream begins again under TLS; false if the client went on to SASL,
 /// whose first element stays unread.
-async fn start_tls(connection: &mut Connection) -> Result<bool, End> {
+async fn start_tls(shared: &Shared, connection: &mut Connection) -> Result<bool, End> {
     let Some(acceptor) = connection.start_tls.clone() else {
         return Ok(false);
     };
@@ -117,8 +118,12 @@ async fn start_tls(connection: &mut Connection) -> Result<bool, End> {
     }
     connection.write(write::write_proceed);
     if let Err(error) = connection.reader.start_tls(&acceptor).await {
+        shared.metrics.count(Count::TlsFailed, 1);
         tracing::debug!(%error, peer = %connection.peer, "starttls failed");
         return Err(End::Lost);
+    }
+    if let Some(info) = connection.reader.tls_info() {
+        shared.metrics.count(Count::tls(info.resumed), 1);
     }
     if let Parser::Stream(parser) = &mut connection.parser {
         parser.reset_for_tls();
