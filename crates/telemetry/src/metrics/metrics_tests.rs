@@ -34,7 +34,7 @@ fn each_series_stands_under_its_own_labels() {
         "sestina_slot_seconds_bucket{le=\"+Inf\",step=\"take_over\"} 1",
         "sestina_slot_seconds_sum{step=\"take_over\"} 0.03",
         "sestina_whole 1",
-        "sestina_lost_total{what=\"room_event\"} 0",
+        "sestina_lost_total{what=\"input\"} 0",
     ] {
         assert!(page.lines().any(|found| found == line), "{line}\n{page}");
     }
