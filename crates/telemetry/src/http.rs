@@ -183,8 +183,9 @@ mod tests {
             }
         });
         let metrics = Metrics::new();
-        let any = ["127.0.0.1:0".parse().unwrap()];
-        let bound = serve(&tasks, &any, metrics.clone(), ready).await.unwrap()[0];
+        // Where nobody else gets the port once it is free.
+        let own = ["127.83.69.83:0".parse().unwrap()];
+        let bound = serve(&tasks, &own, metrics.clone(), ready).await.unwrap()[0];
         metrics.rooms.set(41);
         let answer = get(bound, "GET /metrics").await;
         assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");

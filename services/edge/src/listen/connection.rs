@@ -142,9 +142,10 @@ pub(super) async fn connection(
         ListenerKind::Https => {
             let certs = port.acceptor.current();
             let acceptor = TlsAcceptor::from(Arc::clone(certs.config_for(Purpose::Https)));
+            let handshake = port.acceptor.pace().run(acceptor.accept(stream));
             let stream = tokio::select! {
                 () = end.cancelled() => return Ok(()),
-                stream = tokio::time::timeout_at(until, acceptor.accept(stream)) => {
+                stream = tokio::time::timeout_at(until, handshake) => {
                     stream.map_err(|_| Failed::Late)??
                 }
             };

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use rustls::ServerConnection;
 
+use super::pace::Pace;
 use super::set::CertSet;
 use super::store::CertStore;
 
@@ -56,6 +57,11 @@ impl Acceptor {
     /// The certificates that a handshake beginning now uses.
     pub fn current(&self) -> Arc<CertSet> {
         self.store.current()
+    }
+
+    /// Whose turn it is, among all handshakes with certificates of this store.
+    pub fn pace(&self) -> &Pace {
+        self.store.pace()
     }
 
     /// What is spoken under TLS.

@@ -12,6 +12,7 @@ use sestina_certs::{CertError, describe_der, load_identity, self_signed, server_
 use tokio_util::sync::CancellationToken;
 
 use super::acceptor::TlsVersions;
+use super::pace::Pace;
 use super::set::{CertSet, Entry};
 
 /// A certificate chain and its key, as PEM files.
@@ -83,6 +84,7 @@ pub struct CertStore {
     provider: Arc<CryptoProvider>,
     current: ArcSwap<CertSet>,
     seen: Mutex<Vec<Stamp>>,
+    pace: Pace,
 }
 
 /// What tells that a file has changed. A renewed link counts, because metadata follows links.
@@ -108,12 +110,18 @@ impl CertStore {
             provider,
             current: ArcSwap::from_pointee(set),
             seen: Mutex::new(seen),
+            pace: Pace::default(),
         }))
     }
 
     /// The certificates for a handshake that begins now.
     pub fn current(&self) -> Arc<CertSet> {
         self.current.load_full()
+    }
+
+    /// Whose turn it is to work on a handshake.
+    pub fn pace(&self) -> &Pace {
+        &self.pace
     }
 
     /// Loads all files again. On an error the certificates stay as they were.

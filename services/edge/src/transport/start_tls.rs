@@ -85,7 +85,8 @@ impl WireReader {
         poll_fn(|cx| self.poll_flushed(cx)).await?;
         let (tls, certs) = acceptor.begin()?;
         self.writer.state.lock().secure(Box::new(tls));
-        match poll_fn(|cx| self.poll_handshake(cx)).await {
+        let handshake = poll_fn(|cx| self.poll_handshake(cx));
+        match acceptor.pace().run(handshake).await {
             Ok(()) => {}
             Err(error) => {
                 self.writer.close(CloseKind::Abort);

@@ -1,6 +1,6 @@
 //! A room's event at the owner of its receivers' sessions: an append for each, and one answer.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use sestina_api::key::{EffectKey, EffectKind, join, split};
@@ -39,15 +39,24 @@ pub(crate) fn room_event(
     let work = core.works.open(done);
     let variants: Vec<Arc<proto::Stanza>> = event.variants.into_iter().map(Arc::new).collect();
     let mut refused: BTreeSet<u16> = BTreeSet::new();
+    let mut held: BTreeMap<u16, Vec<proto::RoomTarget>> = BTreeMap::new();
     let mut done: BTreeSet<u16> = BTreeSet::new();
     let mut gone = Vec::new();
     for target in &event.targets {
         let slot_number = u16::try_from(target.slot).unwrap_or(u16::MAX);
         // Each session for itself: one that is out of order must not cut the event of another.
         let session = join(target.session_hi, target.session_lo);
-        let Some(slot) = slots.get_mut(slot_number).filter(|s| s.takes_events()) else {
-            refused.insert(slot_number);
-            continue;
+        let slot = match slots.get_mut(slot_number) {
+            Some(slot) if slot.takes_events() => slot,
+            // It serves in a moment, and the room need not ask again and again.
+            Some(slot) if slot.is_taking() => {
+                held.entry(slot_number).or_default().push(*target);
+                continue;
+            }
+            _ => {
+                refused.insert(slot_number);
+                continue;
+            }
         };
         let Some(variant) = variants.get(target.variant as usize) else {
             continue;
@@ -72,6 +81,22 @@ pub(crate) fn room_event(
             Taken::OutOfOrder => {
                 refused.insert(slot_number);
             }
+        }
+    }
+    for (slot_number, targets) in held {
+        let part = proto::RoomEvent {
+            key: event.key,
+            room_slot: event.room_slot,
+            room_epoch: event.room_epoch,
+            mark: event.mark,
+            variants: variants.iter().map(|v| (**v).clone()).collect(),
+            targets,
+            trace: event.trace.clone(),
+            age_us: event.age_us,
+        };
+        let slot = slots.get_mut(slot_number);
+        if slot.is_none_or(|slot| slot.hold_event(from, part).is_some()) {
+            refused.insert(slot_number);
         }
     }
     if let Some(OnDone::RoomEvent { ack, .. }) = core.works.done_mut(work) {

@@ -144,6 +144,8 @@ pub(crate) struct Core {
     pub(crate) room_trimmed: Vec<(u16, Jid, u64)>,
     /// Rooms with receivers to try again.
     pub(crate) rooms_blocked: Vec<(u16, Jid)>,
+    /// Events of rooms that came for slots which serve only now; worked off before the next input.
+    pub(crate) held_events: Vec<(PeerRef, proto::RoomEvent)>,
     /// Sessions that were ending when their owner died.
     pub(crate) end_after_restore: Vec<(u16, u128)>,
     /// Slots being handed over.
@@ -202,6 +204,7 @@ impl Core {
             room_uncommitted: Vec::new(),
             room_trimmed: Vec::new(),
             rooms_blocked: Vec::new(),
+            held_events: Vec::new(),
             end_after_restore: Vec::new(),
             frozen: Vec::new(),
             effects_refused: false,

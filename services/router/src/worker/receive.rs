@@ -308,7 +308,18 @@ impl Slot {
             Before::Stored => Vec::new(),
         };
         if targets.is_empty() && before != Before::Given {
-            return self.undeliverable(core, hand, &context, &pipeline, to, stanza);
+            let kept = self.undeliverable(core, hand, &context, &pipeline, to, stanza);
+            // It comes to its addressee behind what is stored; other devices hear of it now.
+            if let Some(stanza) = kept
+                && let Some(id) = self.session_waiting(to)
+                && pipeline
+                    .observe(Point::MessageIn, &context, &stanza)
+                    .iter()
+                    .any(|effect| matches!(effect, Effect::Carbons))
+            {
+                self.carbons_received(core, hand, &user, &stanza, &[id]);
+            }
+            return;
         }
         // What a dead owner archived and could not deliver is in the archive where it is delivered.
         let moves = before == Before::Unknown;
@@ -338,12 +349,8 @@ impl Slot {
         if to.resource().is_some() {
             if let Some(id) = self.session_of(to) {
                 // Behind what is stored, whichever form of the address was used (RFC 6120 §10.1).
-                let waits = self.sessions.get(&id).is_some_and(|s| s.offline_pending);
-                return if waits && stored {
-                    Vec::new()
-                } else {
-                    vec![id]
-                };
+                let waits = stored && self.session_waiting(to).is_some();
+                return if waits { Vec::new() } else { vec![id] };
             }
             // §8.5.3.2.1: normal and chat go on as if to the bare JID; the rest is not delivered.
             if !matches!(stanza.type_.as_str(), "" | "normal" | "chat") {
@@ -364,6 +371,13 @@ impl Slot {
         reachable().map(|s| s.id).collect()
     }
 
+    /// The session with that full JID, while it is being given what is stored.
+    fn session_waiting(&self, to: &Jid) -> Option<u128> {
+        let id = to.resource().and_then(|_| self.session_of(to))?;
+        self.sessions.get(&id)?.offline_pending.then_some(id)
+    }
+
+    /// Nobody can be given it now; returns it as it was stored, if it was.
     fn undeliverable(
         &mut self,
         core: &mut Core,
@@ -372,7 +386,7 @@ impl Slot {
         pipeline: &crate::hooks::Pipeline,
         to: &Jid,
         mut stanza: Stanza,
-    ) {
+    ) -> Option<Stanza> {
         let user = to.bare();
         let mut stored = false;
         let effects = pipeline.observe(Point::Undeliverable, context, &stanza);
@@ -393,9 +407,10 @@ impl Slot {
         }
         if stored {
             core.metrics.offline_stored();
-        } else {
-            self.message_unavailable(hand, &stanza);
+            return Some(stanza);
         }
+        self.message_unavailable(hand, &stanza);
+        None
     }
 
     pub(super) fn presence_to_user(
@@ -489,3 +504,7 @@ pub(crate) fn refuse_effect(core: &mut Core, slot: u16, asker: Asker, key: Effec
     };
     core.effect_done(asker.peer, asker.origin_slot, done);
 }
+
+#[cfg(test)]
+#[path = "receive_tests.rs"]
+mod tests;

@@ -21,7 +21,9 @@ use super::receive::{Asker, refuse_effect};
 use super::session::{Attachment, Older, Session, Spare};
 use super::slot::{Phase, Slot};
 use super::turn::Worker;
+use super::work::RoomAckParts;
 use crate::chance::{HashMap, HashSet};
+use crate::room::room_ack;
 
 /// A takeover under way.
 #[derive(Debug, Default)]
@@ -33,12 +35,14 @@ pub(crate) struct Taking {
     started_ms: u64,
     /// Effects that came meanwhile, in order: whoever sent them need not ask again and again.
     held: Vec<(PeerRef, proto::Effect)>,
+    /// Likewise events of rooms, with the sessions of this slot as their targets.
+    held_events: Vec<(PeerRef, proto::RoomEvent)>,
     held_bytes: usize,
 }
 
 /// A takeover that takes longer is told.
 const LONG_MS: u64 = 3_000;
-/// Effects that a slot holds while it is taken; more are refused.
+/// Bytes of effects and events that a slot holds while it is taken; more are refused.
 const HELD_BYTES: usize = 1 << 20;
 
 impl Worker {
@@ -191,7 +195,26 @@ impl Slot {
         None
     }
 
-    /// Whoever waits for an answer to a held effect asks another owner: there will be no answer.
+    /// Keeps an event of a room for when the slot serves; returns it if it cannot.
+    pub(crate) fn hold_event(
+        &mut self,
+        from: PeerRef,
+        event: proto::RoomEvent,
+    ) -> Option<proto::RoomEvent> {
+        let Phase::Taking(taking) = &mut self.phase else {
+            return Some(event);
+        };
+        let payloads = event.variants.iter().map(|v| 128 + v.payload.len());
+        let bytes = 256 + payloads.sum::<usize>() + event.targets.len() * 48;
+        if taking.held_bytes + bytes > HELD_BYTES {
+            return Some(event);
+        }
+        taking.held_bytes += bytes;
+        taking.held_events.push((from, event));
+        None
+    }
+
+    /// Whoever waits for an answer to what is held asks another owner: there will be no answer.
     pub(crate) fn refuse_held(&mut self, core: &mut Core) {
         let Phase::Taking(taking) = &mut self.phase else {
             return;
@@ -206,6 +229,21 @@ impl Slot {
                 };
                 refuse_effect(core, self.slot, asker, key);
             }
+        }
+        for (peer, event) in std::mem::take(&mut taking.held_events) {
+            let Some(key) = event.key.as_ref().map(EffectKey::from) else {
+                continue;
+            };
+            let parts = RoomAckParts {
+                not_owner: vec![self.slot],
+                ..RoomAckParts::default()
+            };
+            let frame = proto::PeerFrame {
+                slot: event.room_slot,
+                epoch: event.room_epoch,
+                body: Some(proto::peer_frame::Body::RoomAck(room_ack(key, parts))),
+            };
+            core.send_peer(peer, frame);
         }
     }
 
@@ -293,6 +331,7 @@ impl Slot {
             span.in_scope(|| self.effect(core, from, effect));
             core.passage = Passage::default();
         }
+        core.held_events.extend(taking.held_events);
         core.metrics
             .slot_taken(core.now_ms.saturating_sub(taking.started_ms));
     }

@@ -151,6 +151,10 @@ impl Worker {
             }
             Input::Command(command) => self.command(command),
         }
+        // A slot serves from here on: what its rooms had sent comes before anything newer.
+        for (from, event) in std::mem::take(&mut self.core.held_events) {
+            self.take_room_event(from, event);
+        }
     }
 
     fn peer_anew(&mut self, peer: PeerRef) {
