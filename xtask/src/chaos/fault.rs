@@ -19,6 +19,9 @@ const SHORT_OF_LEASE: Duration = Duration::from_secs(2);
 /// back.
 const PAST_TAKEOVER: Duration = Duration::from_secs(8);
 
+/// How long a process may take to renew its lease once it can.
+const RENEWED: Duration = Duration::from_secs(30);
+
 /// How long a flood lasts.
 const FLOOD_SECONDS: u64 = 8;
 
@@ -310,6 +313,31 @@ impl Fault {
             What::CutLane(..) | What::FlushRedis => {}
         }
         Ok(Vec::new())
+    }
+}
+
+impl Fault {
+    /// Waits until a process that could not renew its lease has done it: until then it may still
+    /// lose it, because what was on its way when packets vanished is sent again a while later.
+    pub(super) fn wait_renewed(&self, scene: &mut Scene) -> Result<Vec<String>> {
+        let What::Partition(partition) = self.what else {
+            return Ok(Vec::new());
+        };
+        let Some((role, n)) = partition.without_lease() else {
+            return Ok(Vec::new());
+        };
+        let node = scene.node(role, n)?;
+        let before = node.renewals()?;
+        let what = format!("{} to renew its lease", node.process.name());
+        let renewed = sestina_testkit::wait_for(&what, RENEWED, || {
+            ensure!(node.renewals()? > before, "not renewed yet");
+            Ok(())
+        });
+        Ok(renewed
+            .err()
+            .map(|error| format!("{error:#}"))
+            .into_iter()
+            .collect())
     }
 }
 

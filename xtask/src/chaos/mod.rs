@@ -184,6 +184,9 @@ fn strike(
         broken.extend(fault.end(scene)?);
     }
     let ended = Instant::now();
+    for fault in faults {
+        broken.extend(fault.wait_renewed(scene)?);
+    }
     let unexpected = scene.restart_what_ended()?;
     let whole = scene.fleet.wait_whole(WHOLE);
     if let Err(error) = &whole {

@@ -53,6 +53,15 @@ impl Partition {
         }
     }
 
+    /// The process that cannot renew its lease meanwhile.
+    pub(super) fn without_lease(self) -> Option<(Role, usize)> {
+        match self {
+            Partition::Router(n) => Some((Role::Router, n)),
+            Partition::Edge(n) => Some((Role::Edge, n)),
+            _ => None,
+        }
+    }
+
     pub(super) fn begin(self, fleet: &mut Fleet) -> Result<()> {
         let pairs = self.pairs(fleet)?;
         network(fleet)?.cut(pairs)

@@ -83,6 +83,15 @@ impl Node {
         ended.map_or(Ok(()), Err)
     }
 
+    /// How often its lease was renewed.
+    pub(crate) fn renewals(&self) -> Result<f64> {
+        let by = |authority| {
+            let labels = format!("authority=\"{authority}\",event=\"renewed\"");
+            self.metric(&format!("sestina_lease_events_total{{{labels}}}"))
+        };
+        Ok(by("redis")? + by("storage")?)
+    }
+
     /// A metric, with its labels as they are exported; 0 where the process does not have it yet.
     pub(crate) fn metric(&self, name: &str) -> Result<f64> {
         let answer = get(SocketAddr::from((self.ip, 9090)), "/metrics")?;
