@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use sestina_testkit::{Postgres, PostgresOptions, Redis, find_program};
 
 use crate::child::{Process, Spec};
-use crate::fleet::{Fleet, FleetSpec, Role};
+use crate::fleet::{Fleet, FleetSpec, Links, Role};
 use crate::repo;
 
 /// See the module.
@@ -34,7 +34,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         edges: 2,
         routers: 2,
         storages: 2,
-        proxies: false,
+        links: Links::Loopback,
         front: has_front,
         domain: "localhost".to_owned(),
         redis: redis.url().to_owned(),

@@ -10,7 +10,7 @@ use tempfile::TempDir;
 
 use super::Measured;
 use super::plan::{ACCOUNTS, EMBEDDED, PASSWORD, TIERS};
-use crate::fleet::{Embedded, Fleet, FleetSpec};
+use crate::fleet::{Embedded, Fleet, FleetSpec, Links};
 
 /// The configuration as shipped, but for what would stop a generator that is a single address:
 /// limits on connections and bytes per second. With the archive, users have accounts.
@@ -95,7 +95,7 @@ pub(super) fn tiers(programs: &Path, logs: &Path, archive: bool) -> Result<Measu
         edges: 2,
         routers: 2,
         storages: 2,
-        proxies: false,
+        links: Links::Loopback,
         front: false,
         domain: "localhost".to_owned(),
         redis: redis.url().to_owned(),

@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use rustix::process::Signal;
 
+use super::partition::Partition;
 use super::scene::{EDGES, ROUTERS, STORAGES, Scene};
 use crate::fleet::Role;
 use crate::rng::Rng;
@@ -14,6 +15,12 @@ use crate::rng::Rng;
 const PAST_LEASE: Duration = Duration::from_secs(6);
 /// Shorter than the term of a lease.
 const SHORT_OF_LEASE: Duration = Duration::from_secs(2);
+/// Longer than the term of a lease and all that those need who take over: it meets them when it is
+/// back.
+const PAST_TAKEOVER: Duration = Duration::from_secs(8);
+
+/// How long a process may take to renew its lease once it can.
+const RENEWED: Duration = Duration::from_secs(30);
 
 /// How long a flood lasts.
 const FLOOD_SECONDS: u64 = 8;
@@ -41,6 +48,8 @@ enum What {
     KillRedis,
     /// PostgreSQL does not answer.
     SuspendPostgres,
+    /// Packets vanish between some processes.
+    Partition(Partition),
     /// Guests on one edge write as fast as they can to one on another who does not read.
     Flood(usize, usize),
 }
@@ -52,7 +61,30 @@ pub(super) struct Fault {
     hold: Duration,
 }
 
-/// The names of all kinds of faults; each is as likely as another.
+/// What proxies in front of routers and storage processes do.
+const PROXIED: [&str; 4] = [
+    "cut-lane-router",
+    "cut-lane-storage",
+    "freeze-lane-router",
+    "freeze-lanes-router",
+];
+
+/// What a network of namespaces does instead.
+const PARTITIONS: [&str; 11] = [
+    "cut-lanes-router",
+    "cut-lanes-router-long",
+    "cut-routers",
+    "cut-edge-router",
+    "cut-router-redis",
+    "cut-router-storages",
+    "isolate-router-short",
+    "isolate-router-past-lease",
+    "isolate-edge-short",
+    "isolate-edge-past-lease",
+    "isolate-storage",
+];
+
+/// The names of all kinds of faults without namespaces; each is as likely as another.
 const KINDS: [&str; 20] = [
     "kill-edge",
     "kill-router",
@@ -79,6 +111,7 @@ const KINDS: [&str; 20] = [
 fn make(kind: &str, rng: &mut Rng, seconds: u64) -> Fault {
     let hold = |low, high, rng: &mut Rng| Duration::from_millis(rng.between(low, high));
     let (edge, router, storage) = (rng.below(EDGES), rng.below(ROUTERS), rng.below(STORAGES));
+    let cut = What::Partition;
     // A short run has no time for long silences.
     let silence = if seconds < 300 { 10_000 } else { 30_000 };
     let (what, hold) = match kind {
@@ -98,6 +131,29 @@ fn make(kind: &str, rng: &mut Rng, seconds: u64) -> Fault {
         "cut-lane-storage" => (What::CutLane(Role::Storage, storage), Duration::ZERO),
         "freeze-lane-router" => (What::FreezeLane(router), hold(1000, 12_000, rng)),
         "freeze-lanes-router" => (What::FreezeLanes(router), hold(1000, 7000, rng)),
+        "cut-lanes-router" => (cut(Partition::Lanes(router)), hold(1000, 7000, rng)),
+        "cut-lanes-router-long" => (cut(Partition::Lanes(router)), hold(8000, 15_000, rng)),
+        "cut-routers" => {
+            let other = (router + 1 + rng.below(ROUTERS - 1)) % ROUTERS;
+            (
+                cut(Partition::Routers(router, other)),
+                hold(2000, 10_000, rng),
+            )
+        }
+        "cut-edge-router" => (
+            cut(Partition::EdgeRouter(edge, router)),
+            hold(2000, 10_000, rng),
+        ),
+        "cut-router-redis" => (cut(Partition::RouterRedis(router)), hold(2000, 10_000, rng)),
+        "cut-router-storages" => (
+            cut(Partition::RouterStorages(router)),
+            hold(2000, 10_000, rng),
+        ),
+        "isolate-router-short" => (cut(Partition::Router(router)), SHORT_OF_LEASE),
+        "isolate-router-past-lease" => (cut(Partition::Router(router)), PAST_TAKEOVER),
+        "isolate-edge-short" => (cut(Partition::Edge(edge)), SHORT_OF_LEASE),
+        "isolate-edge-past-lease" => (cut(Partition::Edge(edge)), PAST_TAKEOVER),
+        "isolate-storage" => (cut(Partition::Storage(storage)), hold(2000, 10_000, rng)),
         "drain-edge" => (What::Drain(Role::Edge, edge), Duration::ZERO),
         "drain-router" => (What::Drain(Role::Router, router), Duration::ZERO),
         "flood" => (
@@ -117,17 +173,24 @@ pub(super) struct Order {
 }
 
 impl Order {
-    /// All kinds, or those whose name contains `only`.
-    pub(super) fn new(only: Option<&str>, seconds: u64) -> Result<Order> {
-        let kinds: Vec<&'static str> = KINDS
-            .into_iter()
+    /// All kinds that there are with or without namespaces, or those whose name contains `only`.
+    pub(super) fn new(only: Option<&str>, seconds: u64, namespaces: bool) -> Result<Order> {
+        let all = if namespaces {
+            let others = KINDS.into_iter().filter(|kind| !PROXIED.contains(kind));
+            others.chain(PARTITIONS).collect()
+        } else {
+            KINDS.to_vec()
+        };
+        let kinds: Vec<&'static str> = all
+            .iter()
+            .copied()
             .filter(|kind| only.is_none_or(|only| kind.contains(only)))
             .collect();
         ensure!(
             !kinds.is_empty(),
             "no fault is called {:?}; there are {}",
             only.unwrap_or_default(),
-            KINDS.join(", ")
+            all.join(", ")
         );
         Ok(Order {
             kinds,
@@ -158,6 +221,7 @@ impl Fault {
             What::Kill(Role::Edge, n)
             | What::Suspend(Role::Edge, n)
             | What::Drain(Role::Edge, n) => Some(n),
+            What::Partition(partition) => partition.edge(),
             _ => None,
         }
     }
@@ -178,6 +242,17 @@ impl Fault {
             What::FlushRedis => "empty Redis".to_owned(),
             What::KillRedis => "kill Redis".to_owned(),
             What::SuspendPostgres => "suspend PostgreSQL".to_owned(),
+            What::Partition(partition) => {
+                let long = match partition {
+                    Partition::Router(_) | Partition::Edge(_) if self.hold >= PAST_LEASE => {
+                        " past its lease"
+                    }
+                    Partition::Router(_) | Partition::Edge(_) => " shortly",
+                    Partition::Lanes(_) if self.hold >= PAST_TAKEOVER => " for long",
+                    _ => "",
+                };
+                format!("{}{long}", partition.kind())
+            }
             What::Flood(..) => "flood".to_owned(),
         }
     }
@@ -210,6 +285,7 @@ impl Fault {
             }
             What::KillRedis => scene.redis.kill9(),
             What::SuspendPostgres => scene.postgres.suspend(),
+            What::Partition(partition) => partition.begin(&mut scene.fleet)?,
             What::Flood(from, to) => scene.begin_flood(from, to, FLOOD_SECONDS)?,
         }
         Ok(())
@@ -232,10 +308,36 @@ impl Fault {
             What::SuspendRedis => scene.redis.resume(),
             What::KillRedis => scene.redis.restart()?,
             What::SuspendPostgres => scene.postgres.resume(),
+            What::Partition(partition) => partition.end(&mut scene.fleet)?,
             What::Flood(..) => return scene.end_flood(),
             What::CutLane(..) | What::FlushRedis => {}
         }
         Ok(Vec::new())
+    }
+}
+
+impl Fault {
+    /// Waits until a process that could not renew its lease has done it: until then it may still
+    /// lose it, because what was on its way when packets vanished is sent again a while later.
+    pub(super) fn wait_renewed(&self, scene: &mut Scene) -> Result<Vec<String>> {
+        let What::Partition(partition) = self.what else {
+            return Ok(Vec::new());
+        };
+        let Some((role, n)) = partition.without_lease() else {
+            return Ok(Vec::new());
+        };
+        let node = scene.node(role, n)?;
+        let before = node.renewals()?;
+        let what = format!("{} to renew its lease", node.process.name());
+        let renewed = sestina_testkit::wait_for(&what, RENEWED, || {
+            ensure!(node.renewals()? > before, "not renewed yet");
+            Ok(())
+        });
+        Ok(renewed
+            .err()
+            .map(|error| format!("{error:#}"))
+            .into_iter()
+            .collect())
     }
 }
 
@@ -249,6 +351,7 @@ impl fmt::Display for Fault {
             What::FreezeLane(n) | What::FreezeLanes(n) => {
                 format!(" ({})", Role::Router.name(n + 1))
             }
+            What::Partition(partition) => format!(" ({partition})"),
             What::Flood(from, to) => format!(
                 " ({} to {})",
                 Role::Edge.name(from + 1),
@@ -271,19 +374,40 @@ mod tests {
 
     #[test]
     fn a_seed_gives_one_order_that_leaves_no_kind_out() {
-        let take = |seed| {
-            let (mut rng, mut order) = (Rng::new(seed), Order::new(None, 600).unwrap());
-            (0..KINDS.len())
-                .map(|_| order.next(&mut rng))
-                .collect::<Vec<_>>()
+        for (namespaces, count) in [(false, 20), (true, 27)] {
+            let take = |seed| {
+                let mut rng = Rng::new(seed);
+                let mut order = Order::new(None, 600, namespaces).unwrap();
+                (0..count).map(|_| order.next(&mut rng)).collect::<Vec<_>>()
+            };
+            assert_eq!(take(7), take(7));
+            assert_ne!(take(7), take(8));
+            let kinds: std::collections::BTreeSet<String> =
+                take(7).iter().map(Fault::kind).collect();
+            assert_eq!(kinds.len(), count, "{kinds:?}");
+        }
+        assert!(Order::new(Some("no such"), 60, false).is_err());
+    }
+
+    #[test]
+    fn a_fault_says_whom_it_hits() {
+        let only = |kind, namespaces| {
+            let mut order = Order::new(Some(kind), 60, namespaces).unwrap();
+            order.next(&mut Rng::new(1))
         };
-        assert_eq!(take(7), take(7));
-        assert_ne!(take(7), take(8));
-        let kinds: std::collections::BTreeSet<String> = take(7).iter().map(Fault::kind).collect();
-        assert_eq!(kinds.len(), KINDS.len());
-        let (mut rng, mut order) = (Rng::new(1), Order::new(Some("drain-edge"), 60).unwrap());
-        let fault = order.next(&mut rng);
+        let fault = only("drain-edge", false);
         assert!(fault.edge().is_some() && fault.to_string().starts_with("drain edge (edge-"));
-        assert!(Order::new(Some("no such"), 60).is_err());
+        let fault = only("isolate-edge-past-lease", true);
+        let text = fault.to_string();
+        assert!(fault.edge().is_some(), "{text}");
+        assert!(
+            text.starts_with("isolate edge past its lease (edge-") && text.ends_with(" for 8.0 s"),
+            "{text}"
+        );
+        let fault = only("cut-routers", true);
+        let text = fault.to_string();
+        assert!(fault.edge().is_none(), "{text}");
+        assert!(text.contains("cut two routers (router-") && text.contains(" and router-"));
+        assert!(Order::new(Some("cut-lane-router"), 60, true).is_err());
     }
 }

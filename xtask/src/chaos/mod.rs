@@ -5,11 +5,17 @@
 //! until the cluster is whole again. A seed gives the same faults in the same order; the log is
 //! kept under `target/chaos/<seed>`.
 //!
+//! Faults of the network are what proxies on loopback can do: connections that are cut or freeze.
+//! With `--namespaces`, which needs root, each process has a network namespace of its own, and what
+//! fails is the network between them: packets vanish, and nobody is told.
+//!
 //! - [`fault`]: the faults, and how a seed chooses them; [`scene`]: what they hit
+//! - [`partition`]: those that need namespaces
 //! - [`load`]: the dialogue with the load generator; [`report`]: what came of it
 
 mod fault;
 mod load;
+mod partition;
 mod report;
 mod scene;
 
@@ -19,6 +25,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
+use crate::fleet::{Links, network};
 use crate::repo;
 use crate::rng::Rng;
 use fault::Fault;
@@ -51,16 +58,27 @@ pub(crate) struct Options {
     /// Inject only faults whose name contains this, as in `router` or `kill`.
     #[arg(long)]
     only: Option<String>,
+    /// Each process in a network namespace of its own, so that faults of the network are real:
+    /// packets vanish, where otherwise proxies cut and freeze connections. Needs root and iproute2,
+    /// which is installed where it is missing (Debian, Ubuntu); in a container, `--privileged`.
+    #[arg(long)]
+    namespaces: bool,
 }
 
 pub(crate) fn run(options: &Options) -> Result<()> {
     sestina_testkit::ensure_installed()?;
+    let links = if options.namespaces {
+        network::check()?;
+        Links::Namespaces
+    } else {
+        Links::Proxies
+    };
     let programs = repo::build_release(&["sestina", "sestina-load"])?;
     let seed = options.seed.unwrap_or_else(clock_seed);
     let folder = folder(seed)?;
     println!("seed {seed}, log in {}", folder.display());
     fs::write(folder.join("seed"), format!("{seed}\n"))?;
-    let mut scene = Scene::start(&programs, &folder, options.sessions)?;
+    let mut scene = Scene::start(&programs, &folder, options.sessions, links)?;
     let wanted = load::Wanted {
         sessions: options.sessions,
         rate: options.rate,
@@ -108,7 +126,8 @@ fn inject(
     report: &mut Report,
 ) -> Result<()> {
     let mut rng = Rng::new(seed);
-    let mut order = fault::Order::new(options.only.as_deref(), options.seconds)?;
+    let mut order =
+        fault::Order::new(options.only.as_deref(), options.seconds, options.namespaces)?;
     let end = Instant::now() + Duration::from_secs(options.seconds);
     while Instant::now() < end {
         std::thread::sleep(Duration::from_millis(rng.between(1500, 3500)));
@@ -165,6 +184,9 @@ fn strike(
         broken.extend(fault.end(scene)?);
     }
     let ended = Instant::now();
+    for fault in faults {
+        broken.extend(fault.wait_renewed(scene)?);
+    }
     let unexpected = scene.restart_what_ended()?;
     let whole = scene.fleet.wait_whole(WHOLE);
     if let Err(error) = &whole {

@@ -9,7 +9,7 @@ use serde_json::Value;
 use sestina_testkit::{Postgres, PostgresOptions, Redis};
 use tempfile::TempDir;
 
-use crate::fleet::{Fleet, FleetSpec, Node, Role};
+use crate::fleet::{Fleet, FleetSpec, Links, Node, Role};
 
 /// How long a drained process may take to end: longer than `node.drain_timeout`.
 const DRAINED: Duration = Duration::from_secs(75);
@@ -45,7 +45,7 @@ pub(super) const PASSWORD: &str = "numbered messages";
 
 impl Scene {
     /// Starts everything and makes the accounts.
-    pub(super) fn start(programs: &Path, logs: &Path, users: usize) -> Result<Scene> {
+    pub(super) fn start(programs: &Path, logs: &Path, users: usize, links: Links) -> Result<Scene> {
         let folder = tempfile::Builder::new().prefix("sestina-").tempdir()?;
         let redis = Redis::start_own()?;
         let postgres = Postgres::start_own(&PostgresOptions::default())?;
@@ -54,7 +54,7 @@ impl Scene {
             edges: EDGES,
             routers: ROUTERS,
             storages: STORAGES,
-            proxies: true,
+            links,
             front: false,
             domain: DOMAIN.to_owned(),
             redis: redis.url().to_owned(),

@@ -1,22 +1,25 @@
 //! A cluster of real processes on this machine.
 //!
-//! Every process has a loopback address of its own and listens there on the usual ports, so the
-//! settings are those of `deploy/compose/*.toml`; only what the environment adds differs. Each
-//! fleet takes a random /24 of 127.0.0.0/8: several may run at once.
+//! Every process has an address of its own and listens there on the usual ports, so the settings
+//! are those of `deploy/compose/*.toml`; only what the environment adds differs. Each fleet takes a
+//! random /24 of loopback addresses, or of a network that is made for it: several may run at once.
 //!
-//! - [`spec`]: what to start; [`node`]: one process of it
+//! - [`spec`]: what to start; [`node`]: one process of it; [`subnet`]: their addresses
+//! - [`network`]: each process in a network namespace of its own
 //! - [`embedded`]: all tiers in one process
 
 mod embedded;
+pub(crate) mod network;
 mod node;
 mod spec;
+mod subnet;
 
 pub(crate) use embedded::Embedded;
 pub(crate) use node::{Node, Role};
-pub(crate) use spec::FleetSpec;
+pub(crate) use spec::{FleetSpec, Links};
 
 use std::fs;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -24,8 +27,9 @@ use anyhow::{Context, Result, ensure};
 use sestina_testkit::wait_for;
 
 use crate::child::{Process, Spec};
-use crate::rng::Rng;
 use crate::sestina::{Admin, issue_certificate};
+use network::Network;
+use subnet::Subnet;
 
 const CLUSTER_PORT: u16 = 5290;
 const PROXY_PORT: u16 = 5291;
@@ -38,7 +42,9 @@ pub(crate) struct Fleet {
     pub(crate) nodes: Vec<Node>,
     /// Certificates: the authority is `ca.pem`.
     pub(crate) certs: PathBuf,
-    base: [u8; 2],
+    /// With [`Links::Namespaces`]. It outlives the processes.
+    pub(crate) network: Option<Network>,
+    subnet: Subnet,
     spec: FleetSpec,
 }
 
@@ -48,15 +54,22 @@ const ADDING: usize = 4;
 impl Fleet {
     /// Starts all processes and waits until each says that it is ready.
     pub(crate) fn start(spec: FleetSpec) -> Result<Fleet> {
-        let base = free_subnet()?;
+        let subnet = match spec.links {
+            Links::Namespaces => Subnet::free_for_tests()?,
+            Links::Loopback | Links::Proxies => Subnet::free_loopback()?,
+        };
         let certs = spec.folder.join("certs");
         let mut fleet = Fleet {
             nodes: Vec::new(),
             certs,
-            base,
+            network: None,
+            subnet,
             spec,
         };
         let all = fleet.members();
+        if fleet.spec.links == Links::Namespaces {
+            fleet.make_network(&all)?;
+        }
         fs::create_dir_all(&fleet.certs)?;
         fs::create_dir_all(&fleet.spec.logs)?;
         for (role, number) in &all {
@@ -75,6 +88,17 @@ impl Fleet {
         Ok(fleet)
     }
 
+    fn make_network(&mut self, members: &[(Role, usize)]) -> Result<()> {
+        let machines: Vec<(String, u8)> = members
+            .iter()
+            .map(|(role, number)| (role.name(*number), role.address(*number)))
+            .collect();
+        let network = self.network.insert(Network::start(self.subnet, &machines)?);
+        self.spec.redis = network.reach_redis(&self.spec.redis)?;
+        self.spec.postgres = network.reach_postgres(&self.spec.postgres)?;
+        Ok(())
+    }
+
     fn members(&self) -> Vec<(Role, usize)> {
         let count = |role| match role {
             Role::Storage => self.spec.storages,
@@ -89,18 +113,21 @@ impl Fleet {
 
     /// The address of a process.
     fn ip(&self, role: Role, number: usize) -> Ipv4Addr {
-        let last = role.first_address() + u8::try_from(number).unwrap_or(0);
-        Ipv4Addr::new(127, self.base[0], self.base[1], last)
+        self.subnet.at(role.address(number))
     }
 
     /// The address of the proxy in front of the edges, whose PROXY headers they believe.
     pub(crate) fn front(&self) -> Ipv4Addr {
-        Ipv4Addr::new(127, self.base[0], self.base[1], FRONT)
+        self.subnet.at(FRONT)
+    }
+
+    fn has_proxy(&self, role: Role) -> bool {
+        self.spec.links == Links::Proxies && role != Role::Edge
     }
 
     /// Where the other tiers reach a process: through its proxy, if there are proxies.
     fn advertised(&self, role: Role, number: usize) -> String {
-        let port = if self.spec.proxies && role != Role::Edge {
+        let port = if self.has_proxy(role) {
             PROXY_PORT
         } else {
             CLUSTER_PORT
@@ -122,20 +149,26 @@ impl Fleet {
         let ip = self.ip(role, number);
         let folder = self.spec.folder.join(&name);
         fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
-        let proxy = (self.spec.proxies && role != Role::Edge)
+        let proxy = self
+            .has_proxy(role)
             .then(|| {
                 let at = |port| SocketAddr::new(IpAddr::V4(ip), port);
                 crate::proxy::Proxy::start(at(PROXY_PORT), at(CLUSTER_PORT))
             })
             .transpose()?;
         let socket = folder.join("admin.sock");
+        let mut program = self.spec.binary.clone();
+        let mut arguments = vec![
+            role.word().into(),
+            "--config".into(),
+            role.settings().into(),
+        ];
+        if let Some(network) = &self.network {
+            (program, arguments) = network.enter(&name, &program, arguments);
+        }
         let process = Process::start(Spec {
-            program: self.spec.binary.clone(),
-            arguments: vec![
-                role.word().into(),
-                "--config".into(),
-                role.settings().into(),
-            ],
+            program,
+            arguments,
             environment: self.environment(role, number, &folder, &socket),
             log: self.spec.logs.join(format!("{name}.log")),
             folder,
@@ -290,28 +323,4 @@ impl Fleet {
             node.process.stop(limit);
         }
     }
-}
-
-/// A /24 of loopback addresses on which nobody listens.
-fn free_subnet() -> Result<[u8; 2]> {
-    let mut rng = Rng::new(u64::from(std::process::id()) ^ started());
-    for _ in 0..100 {
-        let base = [rng.between(1, 254) as u8, rng.between(1, 254) as u8];
-        let probes = [Role::Edge, Role::Router, Role::Storage];
-        let free = probes.iter().all(|role| {
-            let ip = Ipv4Addr::new(127, base[0], base[1], role.first_address() + 1);
-            TcpListener::bind((ip, CLUSTER_PORT)).is_ok()
-        });
-        if free {
-            return Ok(base);
-        }
-    }
-    anyhow::bail!("found no free loopback addresses; more than one 127.0.0.x is needed (Linux)")
-}
-
-/// Something that differs from one start of this tool to the next.
-fn started() -> u64 {
-    std::time::SystemTime::now()
-        .duration_since(std::time::UNIX_EPOCH)
-        .map_or(0, |since| u64::from(since.subsec_nanos()))
 }

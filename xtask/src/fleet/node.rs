@@ -42,12 +42,17 @@ impl Role {
     }
 
     /// Its processes have the addresses after this one.
-    pub(super) fn first_address(self) -> u8 {
+    fn first_address(self) -> u8 {
         match self {
             Role::Edge => 10,
             Role::Router => 30,
             Role::Storage => 50,
         }
+    }
+
+    /// The last part of the address of its n-th process.
+    pub(super) fn address(self, number: usize) -> u8 {
+        self.first_address() + u8::try_from(number).unwrap_or(0)
     }
 }
 
@@ -76,6 +81,15 @@ impl Node {
             ready(address)
         })?;
         ended.map_or(Ok(()), Err)
+    }
+
+    /// How often its lease was renewed.
+    pub(crate) fn renewals(&self) -> Result<f64> {
+        let by = |authority| {
+            let labels = format!("authority=\"{authority}\",event=\"renewed\"");
+            self.metric(&format!("sestina_lease_events_total{{{labels}}}"))
+        };
+        Ok(by("redis")? + by("storage")?)
     }
 
     /// A metric, with its labels as they are exported; 0 where the process does not have it yet.

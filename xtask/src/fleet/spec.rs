@@ -2,6 +2,17 @@
 
 use std::path::PathBuf;
 
+/// What is between the processes of a fleet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Links {
+    /// Loopback.
+    Loopback,
+    /// Loopback, and a proxy in front of each router and storage process, to cut lanes.
+    Proxies,
+    /// A network: each process has a namespace of its own. Needs root.
+    Namespaces,
+}
+
 /// The shape of a fleet and what it stands on.
 #[derive(Clone, Debug)]
 pub(crate) struct FleetSpec {
@@ -10,8 +21,7 @@ pub(crate) struct FleetSpec {
     pub(crate) edges: usize,
     pub(crate) routers: usize,
     pub(crate) storages: usize,
-    /// Put a proxy in front of each router and storage process, to cut lanes.
-    pub(crate) proxies: bool,
+    pub(crate) links: Links,
     /// Clients come through a proxy in front of the edges, and only through it.
     pub(crate) front: bool,
     /// The domain of the first host.
