@@ -64,7 +64,7 @@ pub trait RouterPort: Send + Sync + 'static {
         request: proto::CredentialsRequest,
     ) -> Result<proto::CredentialsReply, LinkError>;
 
-    /// Renews the edge's lease with both authorities.
+    /// Renews the edge's lease with both authorities, or ends it (a term of 0).
     async fn renew_lease(
         &self,
         request: proto::RenewLeaseRequest,

@@ -147,8 +147,7 @@ async fn secure(
         }
         Accepted::Tcp(stream) => stream,
     };
-    // Without it a small message waits for the peer's delayed acknowledgement: some 40 ms.
-    stream.set_nodelay(true)?;
+    crate::channel::prompt(&stream)?;
     let tls = match security {
         Security::Plaintext => {
             return Ok(ServerIo::new(

@@ -48,6 +48,8 @@ enum Class {
     Lease,
     /// Not tried again where it is unknown whether it was done.
     Once,
+    /// Likewise, and slots are silent meanwhile: whoever asks gives up after 2 s and asks anew.
+    Claim,
     /// Long.
     Maintain,
 }
@@ -56,6 +58,7 @@ impl Class {
     fn deadline(self) -> Duration {
         match self {
             Class::Lease => Duration::from_secs(1),
+            Class::Claim => Duration::from_millis(1500),
             Class::Read | Class::Write => Duration::from_secs(3),
             Class::Query => Duration::from_secs(10),
             Class::Once => Duration::from_secs(5),
@@ -201,14 +204,17 @@ impl GrpcStores {
                 }
                 // A replica that swallows packets must leave time for the others.
                 let share = match class {
-                    Class::Once | Class::Maintain => left,
+                    Class::Once | Class::Claim | Class::Maintain => left,
                     _ => left / u32::try_from(order.len() - index).unwrap_or(1).min(2),
                 };
                 let client = StorageClient::new(replica.channel(class).clone())
                     .max_decoding_message_size(MAX_MESSAGE)
                     .max_encoding_message_size(MAX_MESSAGE);
                 let attempt = call(client, request(message.clone(), share));
-                let status = match tokio::time::timeout(share, attempt).await {
+                let asked = Asked::new(self, replica);
+                let answer = tokio::time::timeout(share, attempt).await;
+                asked.answered();
+                let status = match answer {
                     Ok(Ok(reply)) => {
                         replica.failures.store(0, Ordering::Relaxed);
                         replica.down_until.store(0, Ordering::Relaxed);
@@ -228,7 +234,7 @@ impl GrpcStores {
                 tracing::debug!(replica = %replica.peer.label, %error, "storage call failed");
                 answered += usize::from(status::is_from_store(&status));
                 last = error;
-                if class == Class::Once {
+                if matches!(class, Class::Once | Class::Claim) {
                     return Err(last);
                 }
             }
@@ -251,6 +257,40 @@ impl GrpcStores {
         replica
             .down_until
             .store(self.now() + pause.as_millis() as u64, Ordering::Relaxed);
+    }
+}
+
+/// A question to a replica. Whoever asked may give up before the replica's time is over: one that
+/// had been silent for long by then is not asked first again.
+struct Asked<'a> {
+    stores: &'a GrpcStores,
+    replica: &'a Replica,
+    since: Instant,
+}
+
+/// So long is longer than an answer takes.
+const SILENT: Duration = Duration::from_millis(500);
+
+impl<'a> Asked<'a> {
+    fn new(stores: &'a GrpcStores, replica: &'a Replica) -> Asked<'a> {
+        Asked {
+            stores,
+            replica,
+            since: Instant::now(),
+        }
+    }
+
+    /// The question was not given up.
+    fn answered(self) {
+        std::mem::forget(self);
+    }
+}
+
+impl Drop for Asked<'_> {
+    fn drop(&mut self) {
+        if self.since.elapsed() >= SILENT {
+            self.stores.mark_down(self.replica);
+        }
     }
 }
 

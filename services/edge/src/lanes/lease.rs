@@ -18,6 +18,9 @@ use tokio::task::JoinSet;
 use crate::metrics::Count;
 use crate::shared::Shared;
 
+/// How long a router may take to end a lease.
+const LAST_WORD: Duration = Duration::from_millis(500);
+
 /// The lease.
 #[derive(Default)]
 pub(crate) struct Lease {
@@ -25,6 +28,8 @@ pub(crate) struct Lease {
     until: Mutex<Option<BootInstant>>,
     /// Someone noticed that it ran out, and is cutting everything.
     lapsing: AtomicBool,
+    /// An incarnation whose lease ran out, and that holds nothing any more.
+    over: Mutex<Option<proto::Node>>,
 }
 
 impl Lease {
@@ -57,7 +62,9 @@ impl Shared {
             "the lease of this edge ran out; all sockets are cut so that clients resume elsewhere"
         );
         self.metrics.count(Count::LeaseLost, 1);
+        let over = self.node();
         self.cut_everything();
+        *self.lease.over.lock() = Some(over);
         *self.lease.until.lock() = None;
         self.lease.lapsing.store(false, Ordering::Release);
     }
@@ -98,9 +105,34 @@ pub(crate) async fn run(shared: Arc<Shared>) {
         if failpoint!("edge.lease_renew") {
             continue;
         }
+        let over = shared.lease.over.lock().take();
         tokio::select! {
             () = shared.stop.cancelled() => return,
-            () = renew(&shared, &mut favourite) => {}
+            () = async {
+                if let Some(node) = over {
+                    let mut ports: Vec<_> = favourite.iter().cloned().collect();
+                    ports.extend(shared.connector.seeds().await);
+                    end(&ports, node).await;
+                }
+                renew(&shared, &mut favourite).await;
+            } => {}
+        }
+    }
+}
+
+/// Ends the lease of an incarnation that holds nothing any more, so that nobody waits for it: a
+/// slot that moves is served only once every edge that lives has heard of it. Where no router
+/// answers it runs out.
+pub(crate) async fn end(ports: &[Arc<dyn RouterPort>], node: proto::Node) {
+    for port in ports {
+        let request = proto::RenewLeaseRequest {
+            node: Some(node.clone()),
+            ttl_ms: 0,
+            known_version: u64::MAX,
+        };
+        let asked = tokio::time::timeout(LAST_WORD, port.renew_lease(request)).await;
+        if matches!(asked, Ok(Ok(reply)) if reply.redis || reply.storage) {
+            return;
         }
     }
 }

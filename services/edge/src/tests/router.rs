@@ -38,6 +38,8 @@ pub(super) struct Cluster {
     map: Mutex<proto::SlotMap>,
     /// Renewals succeed.
     pub(super) leases: AtomicBool,
+    /// Incarnations whose lease was ended.
+    pub(super) ended: Mutex<Vec<u64>>,
 }
 
 impl Cluster {
@@ -47,6 +49,7 @@ impl Cluster {
             routers: Mutex::default(),
             map: Mutex::default(),
             leases: AtomicBool::new(true),
+            ended: Mutex::default(),
         });
         let routers: Vec<_> = ["a", "b", "c"][..count]
             .iter()
@@ -334,6 +337,10 @@ impl RouterPort for Port {
     ) -> Result<proto::RenewLeaseReply, LinkError> {
         let cluster = self.0.cluster.upgrade().unwrap();
         let renewed = cluster.leases.load(Ordering::Relaxed);
+        if renewed && request.ttl_ms == 0 {
+            let node = request.node.unwrap_or_default();
+            cluster.ended.lock().push(node.incarnation);
+        }
         let map = cluster.map.lock();
         Ok(proto::RenewLeaseReply {
             redis: renewed,

@@ -343,6 +343,17 @@ impl RouterAcceptor for Acceptor {
         let node = request.node.unwrap_or_default();
         let ttl = Duration::from_millis(u64::from(request.ttl_ms));
         let ports = &self.shared.ports;
+        if ttl.is_zero() {
+            let (redis, storage) = tokio::join!(
+                end(&*ports.shadow_leases, &node),
+                end(&*ports.storage_leases, &node)
+            );
+            return Ok(proto::RenewLeaseReply {
+                redis,
+                storage,
+                slot_map: None,
+            });
+        }
         let (redis, storage) = tokio::join!(
             renew(&*ports.shadow_leases, &node, ttl),
             renew(&*ports.storage_leases, &node, ttl)
@@ -363,13 +374,22 @@ impl RouterAcceptor for Acceptor {
     }
 }
 
+/// How long one authority may take: an edge waits a second for both.
+const AUTHORITY: Duration = Duration::from_millis(700);
+
+/// Ends a lease; false if the authority did not answer, and it will run out.
+async fn end(authority: &dyn LeaseAuthority, node: &proto::Node) -> bool {
+    let ended = tokio::time::timeout(AUTHORITY, authority.release(node)).await;
+    matches!(ended, Ok(Ok(())))
+}
+
 /// One authority, which must not hold up the other.
 async fn renew(
     authority: &dyn LeaseAuthority,
     node: &proto::Node,
     ttl: Duration,
 ) -> Option<Renewal> {
-    match tokio::time::timeout(Duration::from_millis(700), authority.renew(node, ttl)).await {
+    match tokio::time::timeout(AUTHORITY, authority.renew(node, ttl)).await {
         Ok(Ok(renewal)) => Some(renewal),
         Ok(Err(_)) | Err(_) => None,
     }
