@@ -195,8 +195,10 @@ impl Edge {
             tracing::warn!(%error, "edge tasks did not end in time");
             return;
         }
-        if let Some(node) = held {
-            lease::end(&ports, node).await;
+        if let Some(node) = held
+            && !lease::end(&ports, &node).await
+        {
+            tracing::info!("no router took note of the end of this edge; its lease will run out");
         }
     }
 }

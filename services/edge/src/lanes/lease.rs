@@ -112,7 +112,9 @@ pub(crate) async fn run(shared: Arc<Shared>) {
                 if let Some(node) = over {
                     let mut ports: Vec<_> = favourite.iter().cloned().collect();
                     ports.extend(shared.connector.seeds().await);
-                    end(&ports, node).await;
+                    if !end(&ports, &node).await {
+                        shared.lease.over.lock().get_or_insert(node);
+                    }
                 }
                 renew(&shared, &mut favourite).await;
             } => {}
@@ -122,8 +124,8 @@ pub(crate) async fn run(shared: Arc<Shared>) {
 
 /// Ends the lease of an incarnation that holds nothing any more, so that nobody waits for it: a
 /// slot that moves is served only once every edge that lives has heard of it. Where no router
-/// answers it runs out.
-pub(crate) async fn end(ports: &[Arc<dyn RouterPort>], node: proto::Node) {
+/// answers (false) it runs out.
+pub(crate) async fn end(ports: &[Arc<dyn RouterPort>], node: &proto::Node) -> bool {
     for port in ports {
         let request = proto::RenewLeaseRequest {
             node: Some(node.clone()),
@@ -132,9 +134,10 @@ pub(crate) async fn end(ports: &[Arc<dyn RouterPort>], node: proto::Node) {
         };
         let asked = tokio::time::timeout(LAST_WORD, port.renew_lease(request)).await;
         if matches!(asked, Ok(Ok(reply)) if reply.redis || reply.storage) {
-            return;
+            return true;
         }
     }
+    false
 }
 
 /// Asks one router after the other, each a little later than the one before, and takes the first
