@@ -269,7 +269,7 @@ struct Asked<'a> {
 }
 
 /// So long is longer than an answer takes.
-const SILENT: Duration = Duration::from_millis(500);
+pub(crate) const SILENT: Duration = Duration::from_millis(500);
 
 impl<'a> Asked<'a> {
     fn new(stores: &'a GrpcStores, replica: &'a Replica) -> Asked<'a> {

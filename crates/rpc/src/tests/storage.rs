@@ -126,6 +126,24 @@ async fn a_hanging_replica_is_given_up_in_time() {
     assert!(server_a.shutdown(WAIT).await);
 }
 
+/// Who moves a slot waits less long than storage may take: that must not hide who was silent.
+#[tokio::test]
+async fn a_replica_on_which_a_caller_gave_up_is_not_asked_first_again() {
+    let (a, b) = (Arc::<Replica>::default(), Arc::<Replica>::default());
+    a.hang.store(true, Ordering::SeqCst);
+    let server_a = serve(&a, Security::Plaintext).await;
+    let server_b = serve(&b, Security::Plaintext).await;
+    let addresses = [server_a.address().unwrap(), server_b.address().unwrap()];
+    let stores = stores(&addresses, Dialer::new(Security::Plaintext));
+    let patience = crate::storage_client::SILENT + std::time::Duration::from_millis(100);
+    let first = stores.slot_claim(Default::default());
+    assert!(tokio::time::timeout(patience, first).await.is_err());
+    for _ in 0..2 {
+        stores.slot_claim(Default::default()).await.unwrap();
+    }
+    assert_eq!((a.calls(), b.calls()), (1, 2));
+}
+
 #[tokio::test]
 async fn errors_arrive_as_they_were() {
     let replica = Arc::<Replica>::default();
