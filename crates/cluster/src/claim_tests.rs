@@ -464,11 +464,12 @@ async fn a_draining_router_is_ordered_to_hand_over_and_does() {
     assert_eq!(planner.run_planner_round(nothing).await.unwrap(), round);
 
     let slots: Vec<u16> = order.slots.iter().map(|slot| *slot as u16).collect();
+    let moves: Vec<_> = slots.iter().map(|slot| (*slot, a.clone())).collect();
     let mut at_b = world.planner(&b);
     at_b.run_planner_round(nothing).await.unwrap();
     let ports = at_b.ports.clone();
     let refused = ports
-        .hand_over(&slots, &a, |_| 41, Duration::from_secs(1))
+        .hand_over(&moves, |_| 41, Duration::from_secs(1))
         .await
         .unwrap();
     assert_eq!(refused, [0; 0]);
@@ -497,7 +498,7 @@ async fn a_draining_router_is_ordered_to_hand_over_and_does() {
         ..ports.clone()
     };
     let refused = behind
-        .hand_over(&slots, &a, nothing, Duration::from_secs(1))
+        .hand_over(&moves, nothing, Duration::from_secs(1))
         .await
         .unwrap();
     assert_eq!(refused, slots);

@@ -41,22 +41,22 @@ pub struct ClaimPorts {
 }
 
 impl ClaimPorts {
-    /// Gives slots of this process to another after they were frozen, settled and flushed. Any
+    /// Gives slots of this process to others after they were frozen, settled and flushed. Any
     /// error (and any slot in the result, which was refused) means: thaw and go on as owner, unless
     /// the shared table says otherwise.
     pub async fn hand_over(
         &self,
-        slots: &[u16],
-        to: &proto::Node,
+        moves: &[(u16, proto::Node)],
         known_epoch: impl Fn(u16) -> u64,
         limit: Duration,
     ) -> Result<Vec<u16>, ClaimError> {
         let table = self.table.load();
-        let epochs = self.shadow_epochs(slots, limit).await?;
-        let moves = slots
+        let slots: Vec<u16> = moves.iter().map(|(slot, _)| *slot).collect();
+        let epochs = self.shadow_epochs(&slots, limit).await?;
+        let moves = moves
             .iter()
             .zip(epochs)
-            .map(|(slot, shadow)| proto::SlotMove {
+            .map(|((slot, to), shadow)| proto::SlotMove {
                 released: true,
                 ..slot_move(&table, *slot, to, shadow.max(known_epoch(*slot)))
             });

@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use sestina_cluster::slot_map::same;
 use sestina_proto as proto;
 use sestina_runtime::failpoint;
 
@@ -44,17 +43,12 @@ impl Releases {
         !std::mem::replace(&mut state.running, true)
     }
 
-    /// All that go to the same router as the first; none ends the run.
+    /// All that wait; none ends the run.
     fn next(&self) -> Vec<Release> {
         let mut state = self.state.lock();
-        let Some(to) = state.waiting.first().map(|release| release.to.clone()) else {
-            state.running = false;
-            return Vec::new();
-        };
         let waiting = std::mem::take(&mut state.waiting);
-        let (now, later) = waiting.into_iter().partition(|r| same(&r.to, &to));
-        state.waiting = later;
-        now
+        state.running = !waiting.is_empty();
+        waiting
     }
 }
 
@@ -76,21 +70,21 @@ pub(super) fn start(shared: &Arc<Shared>, release: Release) {
 async fn run(shared: &Shared) {
     loop {
         let batch = shared.releases.next();
-        let Some(first) = batch.first() else { return };
-        let slots: Vec<u16> = batch.iter().map(|release| release.slot).collect();
+        if batch.is_empty() {
+            return;
+        }
+        let moves = batch.iter().map(|r| (r.slot, r.to.clone()));
+        let moves: Vec<(u16, proto::Node)> = moves.collect();
         let epochs = shared.epochs.clone();
         let known = move |slot: u16| {
             epochs
                 .get(usize::from(slot))
                 .map_or(0, |e| e.load(std::sync::atomic::Ordering::Acquire))
         };
-        let changed = shared
-            .ports
-            .hand_over(&slots, &first.to, known, LIMIT)
-            .await;
+        let changed = shared.ports.hand_over(&moves, known, LIMIT).await;
         failpoint!("router.released");
         if let Err(error) = &changed {
-            tracing::info!(%error, slots = slots.len(), "slots could not be given away");
+            tracing::info!(%error, slots = moves.len(), "slots could not be given away");
         }
         let table = shared.ports.table.load();
         for Release {
@@ -128,15 +122,14 @@ mod tests {
     }
 
     #[test]
-    fn what_waits_goes_together_by_receiver() {
+    fn what_waits_goes_together_whoever_gets_it() {
         let releases = Releases::default();
         assert!(releases.add(release(1, 7)));
         assert!(!releases.add(release(2, 8)));
         assert!(!releases.add(release(3, 7)));
         let slots = |batch: Vec<Release>| batch.iter().map(|r| r.slot).collect::<Vec<_>>();
-        assert_eq!(slots(releases.next()), [1, 3]);
+        assert_eq!(slots(releases.next()), [1, 2, 3]);
         assert!(!releases.add(release(4, 7)), "one change at a time");
-        assert_eq!(slots(releases.next()), [2]);
         assert_eq!(slots(releases.next()), [4]);
         assert!(releases.next().is_empty());
         assert!(releases.add(release(5, 7)), "the run has ended");
