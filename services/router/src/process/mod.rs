@@ -39,8 +39,12 @@ use crate::config::RouterConfig;
 use crate::hooks::Pipeline;
 use crate::metrics::Metrics;
 use crate::worker::core::{Core, LaneRef};
+use crate::worker::given::Given;
 use crate::worker::input::Input;
 use crate::worker::turn::Worker;
+
+/// How long a router that has given away all slots waits to hear of their new owners.
+const INSTALLED: Duration = Duration::from_secs(1);
 
 /// Everything a router talks to.
 pub struct RouterDeps {
@@ -96,6 +100,8 @@ pub(crate) struct Shared {
     pub(crate) pipeline: Arc<Pipeline>,
     pub(crate) workers: Vec<mailbox::Sender<Input>>,
     pub(crate) epochs: Arc<[AtomicU64]>,
+    /// Slots given away whose new owners were not heard of.
+    pub(crate) given: Arc<Given>,
     pub(crate) ports: ClaimPorts,
     pub(crate) peers: Arc<dyn PeerConnector>,
     pub(crate) lease: LeaseKeeper,
@@ -178,6 +184,7 @@ impl Router {
             pipeline: pipeline.clone(),
             workers: senders,
             epochs: epochs.clone(),
+            given: Arc::default(),
             ports,
             peers,
             lease,
@@ -273,6 +280,11 @@ impl Router {
                 if versions.changed().await.is_err() {
                     return;
                 }
+            }
+            // Whoever takes a slot needs an answer of this process, or the end of its lease.
+            let all = self.shared.given.all_installed();
+            if tokio::time::timeout(INSTALLED, all).await.is_err() {
+                tracing::info!("not all new owners of slots were heard of; leaving all the same");
             }
         };
         tokio::time::timeout(limit, drained).await.is_ok()

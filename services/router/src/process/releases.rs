@@ -14,6 +14,9 @@ use crate::worker::input::{Input, JobDone};
 
 /// How long one change may take.
 const LIMIT: Duration = Duration::from_secs(2);
+/// Slots that are frozen together are ready one after the other: how long the first waits for the
+/// next ones. One change of the table takes longer.
+const GATHER: Duration = Duration::from_millis(5);
 
 /// One slot to give away.
 pub(super) struct Release {
@@ -62,7 +65,10 @@ pub(super) fn start(shared: &Arc<Shared>, release: Release) {
         let token = this.tasks.token();
         tokio::select! {
             () = token.cancelled() => {}
-            () = run(&this) => {}
+            () = async {
+                tokio::time::sleep(GATHER).await;
+                run(&this).await;
+            } => {}
         }
     });
 }
@@ -81,6 +87,9 @@ async fn run(shared: &Shared) {
                 .get(usize::from(slot))
                 .map_or(0, |e| e.load(std::sync::atomic::Ordering::Acquire))
         };
+        for release in &batch {
+            shared.given.gives(release.slot, release.epoch);
+        }
         let changed = shared.ports.hand_over(&moves, known, LIMIT).await;
         failpoint!("router.released");
         if let Err(error) = &changed {
@@ -98,6 +107,9 @@ async fn run(shared: &Shared) {
                 .as_ref()
                 .map_or(true, |refused| refused.contains(&slot));
             let done = !refused && !table.owned_by(slot, &shared.node);
+            if !done {
+                shared.given.keeps(slot);
+            }
             shared.push(worker, Input::Done(JobDone::Released { slot, epoch, done }));
         }
     }

@@ -14,6 +14,7 @@ use sestina_runtime::guard;
 use sestina_xmpp::jid::Jid;
 
 use super::batch::Batch;
+use super::given::Given;
 use super::lanes::{EdgeLaneState, PeerState};
 use super::passage::{Micros, Passage};
 use super::work::{OnDone, WorkId, Works};
@@ -107,6 +108,8 @@ pub(crate) struct Core {
     pub(crate) table: Arc<sestina_cluster::slot_map::SlotTable>,
     /// Highest epoch seen for each slot, shared by the workers of this process.
     pub(crate) epochs: Arc<[AtomicU64]>,
+    /// Slots given away by this process; shared by its workers.
+    pub(crate) given: Arc<Given>,
     pub(crate) jobs: Vec<Job>,
     pub(crate) archive: Batch<proto::ArchiveRow>,
     pub(crate) offline: Batch<proto::OfflineRow>,
@@ -183,6 +186,7 @@ impl Core {
             peers: HashMap::default(),
             table: Arc::new(sestina_cluster::slot_map::SlotTable::empty()),
             epochs,
+            given: Arc::default(),
             jobs: Vec::new(),
             keys_wanted: Vec::new(),
             keys_asked: false,

@@ -20,6 +20,7 @@ pub(crate) mod core;
 mod detach;
 mod ends;
 mod frames;
+pub(crate) mod given;
 mod handover;
 mod inbound;
 pub(crate) mod input;
