@@ -23,7 +23,7 @@ pub struct PlanLimits {
 impl Default for PlanLimits {
     fn default() -> PlanLimits {
         PlanLimits {
-            max_moves: 256,
+            max_moves: 64,
             hysteresis_percent: 10,
         }
     }

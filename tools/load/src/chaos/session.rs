@@ -244,8 +244,11 @@ impl Session {
     /// quit meanwhile.
     async fn recover(&mut self, mut counters: Counters, lost_at: u64) -> Option<Attached> {
         let mut pause = FIRST_RETRY;
+        // Those of one edge are spread over the others, and each tries one after the other.
+        let edges = self.world.config.edges.len();
+        let mut step = 1 + (self.receiver.index / edges) % edges.saturating_sub(1).max(1);
         loop {
-            self.edge += 1;
+            self.edge += std::mem::replace(&mut step, 1);
             let connect_at = self.world.now();
             match Box::pin(self.attempt(&mut counters, lost_at, connect_at)).await {
                 Ok(attached) => return Some(attached),
