@@ -117,6 +117,10 @@ fn judge(
                 counts.taking
             ));
         }
+        // A slot on its way needs its next owner and the shadow: a fault there would silence it.
+        if counts.moving > 0 {
+            missing.push(format!("router {name} has {} slots moved", counts.moving));
+        }
         if counts.in_doubt > 0 {
             missing.push(format!(
                 "router {name} makes sure that redis has {} detached sessions and rooms",

@@ -92,6 +92,16 @@ fn each_thing_that_is_missing_is_named() {
         ["4096 slots have no owner"]
     );
 
+    let moving = Counts {
+        moving: 3,
+        ..good()
+    };
+    let (redis, storage) = both();
+    assert_eq!(
+        missing(1, redis, storage, moving, &[]),
+        ["router r has 3 slots moved"]
+    );
+
     let edge_only = [node("e", proto::NodeRole::Edge)];
     let found = missing(
         1,

@@ -84,6 +84,9 @@ pub struct Counts {
     /// this router.
     #[serde(default)]
     pub in_doubt: usize,
+    /// Slots that this router, as the planner, is having moved from one live router to another.
+    #[serde(default)]
+    pub moving: usize,
 }
 
 impl Counts {
@@ -120,5 +123,6 @@ impl Counts {
         self.occupants += other.occupants;
         self.works += other.works;
         self.in_doubt += other.in_doubt;
+        self.moving += other.moving;
     }
 }

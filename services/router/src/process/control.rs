@@ -1,5 +1,7 @@
 //! What administrators ask of a router process.
 
+use std::sync::atomic::Ordering;
+
 use sestina_proto as proto;
 use tokio::sync::oneshot;
 
@@ -37,7 +39,10 @@ impl Router {
 
     /// Counts of this process.
     pub async fn counts(&self) -> Counts {
-        let mut counts = Counts::default();
+        let mut counts = Counts {
+            moving: self.shared.moving.load(Ordering::Acquire),
+            ..Counts::default()
+        };
         for worker in 0..self.workers() {
             let (answer, answered) = oneshot::channel();
             self.shared

@@ -18,7 +18,7 @@ mod worker_task;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -117,6 +117,8 @@ pub(crate) struct Shared {
     told_version: AtomicU64,
     /// This router gives its slots away.
     leaving: AtomicBool,
+    /// Slots that the planner is having moved, where this process is the planner.
+    moving: AtomicUsize,
     live: membership::Live,
     credentials: accounts::Cache,
     releases: releases::Releases,
@@ -195,6 +197,7 @@ impl Router {
             peers_back: Mutex::default(),
             told_version: AtomicU64::new(0),
             leaving: AtomicBool::new(false),
+            moving: AtomicUsize::new(0),
             live: membership::Live::default(),
             credentials: accounts::Cache::default(),
             releases: releases::Releases::default(),

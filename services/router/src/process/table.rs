@@ -65,6 +65,10 @@ pub(super) async fn plan(shared: Arc<Shared>, settings: PlannerSettings) {
                     Ok(round) => {
                         last_error.clear();
                         planning = round.planner;
+                        if due || !planning {
+                            let orders = round.hand_overs.iter().map(|o| o.order.slots.len());
+                            shared.moving.store(orders.sum(), Ordering::Release);
+                        }
                         moving = !round.hand_overs.is_empty() || !round.refused.is_empty();
                         if !round.hand_overs.is_empty() && reach.all(&shared) {
                             for order in round.hand_overs {
@@ -77,6 +81,7 @@ pub(super) async fn plan(shared: Arc<Shared>, settings: PlannerSettings) {
                     }
                     Err(error) => {
                         planning = false;
+                        shared.moving.store(0, Ordering::Release);
                         // Said once for as long as it stays the same.
                         let text = error.to_string();
                         if text != last_error {

@@ -9,7 +9,7 @@
 //! - [`presence`], [`records`]: presence; archive, offline, carbons
 //! - [`detach`], [`shadow`], [`shadow_check`]: ends of sockets and sessions; what survives this
 //!   process
-//! - [`takeover`], [`archive_again`], [`handover`]: slots come and go
+//! - [`takeover`], [`held`], [`archive_again`]: slots come; [`leaving`], [`handover`], [`given`]: they go
 //! - [`turn`]: one turn; [`input`]: what can happen to a worker; [`frames`], [`ends`]: frames and
 //!   jobs that ended, each to its row; [`lanes`], [`batch`]: what leaves
 //! - [`passage`]: time and trace of a stanza; [`levels`]: how much waits
@@ -22,9 +22,11 @@ mod ends;
 mod frames;
 pub(crate) mod given;
 mod handover;
+mod held;
 mod inbound;
 pub(crate) mod input;
 mod lanes;
+mod leaving;
 mod levels;
 mod marks;
 pub(crate) mod passage;

@@ -17,13 +17,10 @@ use sestina_xmpp::jid::Jid;
 use super::archive_again::Held;
 use super::core::{Core, LaneRef, PeerRef};
 use super::passage::Passage;
-use super::receive::{Asker, refuse_effect};
 use super::session::{Attachment, Older, Session, Spare};
 use super::slot::{Phase, Slot};
 use super::turn::Worker;
-use super::work::RoomAckParts;
 use crate::chance::{HashMap, HashSet};
-use crate::room::room_ack;
 
 /// A takeover under way.
 #[derive(Debug, Default)]
@@ -34,16 +31,14 @@ pub(crate) struct Taking {
     objects: Option<Vec<ShadowObject>>,
     started_ms: u64,
     /// Effects that came meanwhile, in order: whoever sent them need not ask again and again.
-    held: Vec<(PeerRef, proto::Effect)>,
+    pub(super) held: Vec<(PeerRef, proto::Effect)>,
     /// Likewise events of rooms, with the sessions of this slot as their targets.
-    held_events: Vec<(PeerRef, proto::RoomEvent)>,
-    held_bytes: usize,
+    pub(super) held_events: Vec<(PeerRef, proto::RoomEvent)>,
+    pub(super) held_bytes: usize,
 }
 
 /// A takeover that takes longer is told.
 const LONG_MS: u64 = 3_000;
-/// Bytes of effects and events that a slot holds while it is taken; more are refused.
-const HELD_BYTES: usize = 1 << 20;
 
 impl Worker {
     /// Says for whom slots have waited long.
@@ -175,76 +170,6 @@ impl Slot {
             let shadow = taking.objects.is_none().then_some(0);
             taking.waiting.iter().copied().chain(shadow)
         })
-    }
-
-    /// Keeps an effect for when the slot serves; returns those that it cannot keep.
-    pub(crate) fn hold_effect(
-        &mut self,
-        from: PeerRef,
-        effect: proto::Effect,
-    ) -> Option<proto::Effect> {
-        let Phase::Taking(taking) = &mut self.phase else {
-            return Some(effect);
-        };
-        let bytes = 256 + effect.stanza.as_ref().map_or(0, |s| s.payload.len());
-        if taking.held_bytes + bytes > HELD_BYTES {
-            return Some(effect);
-        }
-        taking.held_bytes += bytes;
-        taking.held.push((from, effect));
-        None
-    }
-
-    /// Keeps an event of a room for when the slot serves; returns it if it cannot.
-    pub(crate) fn hold_event(
-        &mut self,
-        from: PeerRef,
-        event: proto::RoomEvent,
-    ) -> Option<proto::RoomEvent> {
-        let Phase::Taking(taking) = &mut self.phase else {
-            return Some(event);
-        };
-        let payloads = event.variants.iter().map(|v| 128 + v.payload.len());
-        let bytes = 256 + payloads.sum::<usize>() + event.targets.len() * 48;
-        if taking.held_bytes + bytes > HELD_BYTES {
-            return Some(event);
-        }
-        taking.held_bytes += bytes;
-        taking.held_events.push((from, event));
-        None
-    }
-
-    /// Whoever waits for an answer to what is held asks another owner: there will be no answer.
-    pub(crate) fn refuse_held(&mut self, core: &mut Core) {
-        let Phase::Taking(taking) = &mut self.phase else {
-            return;
-        };
-        for (peer, effect) in std::mem::take(&mut taking.held) {
-            if let Some(key) = effect.key.as_ref().map(EffectKey::from) {
-                let origin_slot = u16::try_from(effect.origin_slot).unwrap_or(u16::MAX);
-                let asker = Asker {
-                    peer,
-                    origin_slot,
-                    stream: effect.stream,
-                };
-                refuse_effect(core, self.slot, asker, key);
-            }
-        }
-        for (peer, event) in std::mem::take(&mut taking.held_events) {
-            let Some(key) = event.key.as_ref().map(EffectKey::from) else {
-                continue;
-            };
-            let parts = RoomAckParts {
-                not_owner: vec![self.slot],
-                ..RoomAckParts::default()
-            };
-            let frame = proto::PeerFrame {
-                slot: event.room_slot,
-                epoch: event.room_epoch,
-                body: Some(proto::peer_frame::Body::RoomAck(room_ack(key, parts))),
-            };
-            core.send_peer(peer, frame);
-        }
     }
 
     fn try_restore(&mut self, core: &mut Core) {
