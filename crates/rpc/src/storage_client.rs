@@ -48,8 +48,6 @@ enum Class {
     Lease,
     /// Not tried again where it is unknown whether it was done.
     Once,
-    /// Likewise, and slots are silent meanwhile: whoever asks gives up after 2 s and asks anew.
-    Claim,
     /// Long.
     Maintain,
 }
@@ -58,7 +56,6 @@ impl Class {
     fn deadline(self) -> Duration {
         match self {
             Class::Lease => Duration::from_secs(1),
-            Class::Claim => Duration::from_millis(1500),
             Class::Read | Class::Write => Duration::from_secs(3),
             Class::Query => Duration::from_secs(10),
             Class::Once => Duration::from_secs(5),
@@ -204,7 +201,7 @@ impl GrpcStores {
                 }
                 // A replica that swallows packets must leave time for the others.
                 let share = match class {
-                    Class::Once | Class::Claim | Class::Maintain => left,
+                    Class::Once | Class::Maintain => left,
                     _ => left / u32::try_from(order.len() - index).unwrap_or(1).min(2),
                 };
                 let client = StorageClient::new(replica.channel(class).clone())
@@ -234,7 +231,7 @@ impl GrpcStores {
                 tracing::debug!(replica = %replica.peer.label, %error, "storage call failed");
                 answered += usize::from(status::is_from_store(&status));
                 last = error;
-                if matches!(class, Class::Once | Class::Claim) {
+                if class == Class::Once {
                     return Err(last);
                 }
             }

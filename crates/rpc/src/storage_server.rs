@@ -42,7 +42,7 @@ macro_rules! for_each_store {
             lease_end(LeaseEndRequest) -> Empty, Lease;
             lease_list(Empty) -> LeaseListReply, Lease;
             slot_table(SlotTableRequest) -> SlotTableReply, Read;
-            slot_claim(SlotClaimRequest) -> SlotClaimReply, Claim;
+            slot_claim(SlotClaimRequest) -> SlotClaimReply, Once;
             cluster_secret(Empty) -> ClusterSecretReply, Write;
             maintain(MaintainRequest) -> Empty, Maintain;
         }

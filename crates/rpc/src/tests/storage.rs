@@ -112,14 +112,22 @@ async fn a_replica_that_swallows_calls_leaves_time_for_another() {
     assert_eq!(b.calls(), 3);
 }
 
-#[tokio::test]
-async fn a_hanging_replica_is_given_up_in_time() {
+/// Two replicas, of which the first never answers, in the order in which they are asked.
+async fn hanging_and_well() -> ([Arc<Replica>; 2], [RunningServer; 2], GrpcStores) {
     let (a, b) = (Arc::<Replica>::default(), Arc::<Replica>::default());
     a.hang.store(true, Ordering::SeqCst);
-    let server_a = serve(&a, Security::Plaintext).await;
-    let server_b = serve(&b, Security::Plaintext).await;
-    let addresses = [server_a.address().unwrap(), server_b.address().unwrap()];
+    let servers = [
+        serve(&a, Security::Plaintext).await,
+        serve(&b, Security::Plaintext).await,
+    ];
+    let addresses = [servers[0].address().unwrap(), servers[1].address().unwrap()];
     let stores = stores(&addresses, Dialer::new(Security::Plaintext));
+    ([a, b], servers, stores)
+}
+
+#[tokio::test]
+async fn a_hanging_replica_is_given_up_in_time() {
+    let ([a, b], [server_a, _server_b], stores) = hanging_and_well().await;
     stores.outcome_put(Default::default()).await.unwrap();
     assert_eq!((a.calls(), b.calls()), (1, 1));
     // The deadline travelled with the call: nothing hangs on at the server either.
@@ -129,12 +137,7 @@ async fn a_hanging_replica_is_given_up_in_time() {
 /// Who moves a slot waits less long than storage may take: that must not hide who was silent.
 #[tokio::test]
 async fn a_replica_on_which_a_caller_gave_up_is_not_asked_first_again() {
-    let (a, b) = (Arc::<Replica>::default(), Arc::<Replica>::default());
-    a.hang.store(true, Ordering::SeqCst);
-    let server_a = serve(&a, Security::Plaintext).await;
-    let server_b = serve(&b, Security::Plaintext).await;
-    let addresses = [server_a.address().unwrap(), server_b.address().unwrap()];
-    let stores = stores(&addresses, Dialer::new(Security::Plaintext));
+    let ([a, b], [_server_a, _server_b], stores) = hanging_and_well().await;
     let patience = crate::storage_client::SILENT + std::time::Duration::from_millis(100);
     let first = stores.slot_claim(Default::default());
     assert!(tokio::time::timeout(patience, first).await.is_err());

@@ -39,7 +39,7 @@ use crate::config::RouterConfig;
 use crate::hooks::Pipeline;
 use crate::metrics::Metrics;
 use crate::worker::core::{Core, LaneRef};
-use crate::worker::given::Given;
+use crate::worker::given_away::GivenAway;
 use crate::worker::input::Input;
 use crate::worker::turn::Worker;
 
@@ -101,7 +101,7 @@ pub(crate) struct Shared {
     pub(crate) workers: Vec<mailbox::Sender<Input>>,
     pub(crate) epochs: Arc<[AtomicU64]>,
     /// Slots given away whose new owners were not heard of.
-    pub(crate) given: Arc<Given>,
+    pub(crate) given_away: Arc<GivenAway>,
     pub(crate) ports: ClaimPorts,
     pub(crate) peers: Arc<dyn PeerConnector>,
     pub(crate) lease: LeaseKeeper,
@@ -186,7 +186,7 @@ impl Router {
             pipeline: pipeline.clone(),
             workers: senders,
             epochs: epochs.clone(),
-            given: Arc::default(),
+            given_away: Arc::default(),
             ports,
             peers,
             lease,
@@ -285,7 +285,7 @@ impl Router {
                 }
             }
             // Whoever takes a slot needs an answer of this process, or the end of its lease.
-            let all = self.shared.given.all_installed();
+            let all = self.shared.given_away.all_installed();
             if tokio::time::timeout(INSTALLED, all).await.is_err() {
                 tracing::info!("not all new owners of slots were heard of; leaving all the same");
             }

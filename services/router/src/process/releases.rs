@@ -88,7 +88,7 @@ async fn run(shared: &Shared) {
                 .map_or(0, |e| e.load(std::sync::atomic::Ordering::Acquire))
         };
         for release in &batch {
-            shared.given.gives(release.slot, release.epoch);
+            shared.given_away.gives(release.slot, release.epoch);
         }
         let changed = shared.ports.hand_over(&moves, known, LIMIT).await;
         failpoint!("router.released");
@@ -108,7 +108,7 @@ async fn run(shared: &Shared) {
                 .map_or(true, |refused| refused.contains(&slot));
             let done = !refused && !table.owned_by(slot, &shared.node);
             if !done {
-                shared.given.keeps(slot);
+                shared.given_away.keeps(slot);
             }
             shared.push(worker, Input::Done(JobDone::Released { slot, epoch, done }));
         }

@@ -16,7 +16,7 @@ use crate::worker::turn::Worker;
 
 pub(super) async fn run(shared: Arc<Shared>, mut worker: Worker, mut inbox: Receiver<Input>) {
     worker.core.clock = now_us;
-    worker.core.given = shared.given.clone();
+    worker.core.given_away = shared.given_away.clone();
     work(&shared, &mut worker, &mut inbox).await;
     worker.end();
 }

@@ -14,7 +14,7 @@ use sestina_runtime::guard;
 use sestina_xmpp::jid::Jid;
 
 use super::batch::Batch;
-use super::given::Given;
+use super::given_away::GivenAway;
 use super::lanes::{EdgeLaneState, PeerState};
 use super::passage::{Micros, Passage};
 use super::work::{OnDone, WorkId, Works};
@@ -109,7 +109,7 @@ pub(crate) struct Core {
     /// Highest epoch seen for each slot, shared by the workers of this process.
     pub(crate) epochs: Arc<[AtomicU64]>,
     /// Slots given away by this process; shared by its workers.
-    pub(crate) given: Arc<Given>,
+    pub(crate) given_away: Arc<GivenAway>,
     pub(crate) jobs: Vec<Job>,
     pub(crate) archive: Batch<proto::ArchiveRow>,
     pub(crate) offline: Batch<proto::OfflineRow>,
@@ -186,7 +186,7 @@ impl Core {
             peers: HashMap::default(),
             table: Arc::new(sestina_cluster::slot_map::SlotTable::empty()),
             epochs,
-            given: Arc::default(),
+            given_away: Arc::default(),
             jobs: Vec::new(),
             keys_wanted: Vec::new(),
             keys_asked: false,

@@ -136,7 +136,7 @@ impl Worker {
                     body: Some(PeerBody::EpochInstalled(installed)),
                 };
                 self.core.send_peer(from, answer);
-                self.core.given.installed(number, frame.epoch);
+                self.core.given_away.installed(number, frame.epoch);
             }
             Some(PeerBody::EpochInstalled(_)) => {
                 if let Some(slot) = self

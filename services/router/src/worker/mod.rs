@@ -9,7 +9,7 @@
 //! - [`presence`], [`records`]: presence; archive, offline, carbons
 //! - [`detach`], [`shadow`], [`shadow_check`]: ends of sockets and sessions; what survives this
 //!   process
-//! - [`takeover`], [`held`], [`archive_again`]: slots come; [`leaving`], [`handover`], [`given`]: they go
+//! - [`takeover`], [`held`], [`archive_again`]: slots come; [`leaving`], [`handover`], [`given_away`]: they go
 //! - [`turn`]: one turn; [`input`]: what can happen to a worker; [`frames`], [`ends`]: frames and
 //!   jobs that ended, each to its row; [`lanes`], [`batch`]: what leaves
 //! - [`passage`]: time and trace of a stanza; [`levels`]: how much waits
@@ -20,7 +20,7 @@ pub(crate) mod core;
 mod detach;
 mod ends;
 mod frames;
-pub(crate) mod given;
+pub(crate) mod given_away;
 mod handover;
 mod held;
 mod inbound;

@@ -9,13 +9,13 @@ use tokio::sync::Notify;
 
 /// See the module.
 #[derive(Debug, Default)]
-pub(crate) struct Given {
+pub(crate) struct GivenAway {
     /// The last epoch under which the slot was owned here.
     slots: Mutex<HashMap<u16, u64>>,
     none: Notify,
 }
 
-impl Given {
+impl GivenAway {
     /// The slot, owned here under `epoch`, is about to be given away.
     pub(crate) fn gives(&self, slot: u16, epoch: u64) {
         self.slots.lock().insert(slot, epoch);
@@ -61,7 +61,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn waits_for_the_owners_of_what_was_given_away() {
-        let given = Given::default();
+        let given = GivenAway::default();
         given.all_installed().await;
         given.gives(1, 5);
         given.gives(2, 5);
