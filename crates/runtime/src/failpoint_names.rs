@@ -35,6 +35,10 @@ pub const NAMES: &[(&str, &str)] = &[
         "edge.replaying",
         "the edge is replaying to a new owner what is not settled",
     ),
+    (
+        "edge.session_left",
+        "the owner has said that a session is not on this socket any more; error: it was not heard",
+    ),
     ("edge.lane_opened", "a lane to a router has been welcomed"),
     (
         "edge.lease_renew",

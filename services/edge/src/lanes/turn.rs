@@ -164,6 +164,9 @@ impl Shared {
                     return;
                 };
                 if close.keep {
+                    if failpoint!("edge.session_left") {
+                        return;
+                    }
                     session.supersede(self, &close.condition, &close.text, close.ended);
                 } else {
                     session.dismiss(self, &close.condition, &close.text);
@@ -180,6 +183,9 @@ impl Shared {
                 let Some(session) = self.session(slot, detached.handle, detached.generation) else {
                     return;
                 };
+                if failpoint!("edge.session_left") {
+                    return;
+                }
                 session.detached(self);
                 self.remove_session(slot, detached.handle);
             }

@@ -64,6 +64,8 @@ pub(crate) enum Order {
     Away,
     /// Comes (back) on that edge.
     Go(usize),
+    /// Resumes on that edge, and lets the older connection go only then.
+    Roam(usize),
     /// Closes the stream.
     Close,
 }
@@ -205,6 +207,12 @@ impl Client {
     /// Breaks the connection if there is one, and resumes on that edge.
     pub fn go(&self, edge: usize) -> Result<()> {
         self.order(Order::Go(edge))
+    }
+
+    /// Resumes on that edge while the older connection is still there, as one does whose address
+    /// has changed; that one ends once the session is here.
+    pub fn roam(&self, edge: usize) -> Result<()> {
+        self.order(Order::Roam(edge))
     }
 
     /// Closes the stream, and with it the session.

@@ -21,6 +21,8 @@ enum End {
     Broke(String),
     /// Somewhere else, or away until told where.
     Left(Option<usize>),
+    /// Somewhere else, and gone only when the session is there.
+    Roams(usize),
     Finished,
 }
 
@@ -44,6 +46,7 @@ pub(super) async fn run(
 ) {
     let mut edge = first;
     let mut waiting = Vec::new();
+    let mut older = None;
     loop {
         let established = tokio::time::timeout(ATTEMPT, establish(&shared, &resource, edge)).await;
         let mut line = match established {
@@ -60,12 +63,13 @@ pub(super) async fn run(
                 continue;
             }
         };
+        drop(older.take());
         shared.state.lock().edge = Some(edge);
         shared.changed.notify_waiters();
         let end = talk(&shared, &mut line, &mut orders, &mut waiting).await;
         shared.state.lock().edge = None;
         shared.changed.notify_waiters();
-        drop(line);
+        older = matches!(end, Ok(End::Roams(_))).then_some(line);
         match end {
             Ok(End::Broke(how)) => {
                 shared.state.lock().broken.push(Broken {
@@ -75,7 +79,7 @@ pub(super) async fn run(
                 });
                 edge = (edge + 1) % shared.ports.len();
             }
-            Ok(End::Left(Some(to))) => edge = to,
+            Ok(End::Left(Some(to)) | End::Roams(to)) => edge = to,
             Ok(End::Left(None)) => loop {
                 match orders.recv().await {
                     Some(Order::Go(to)) => {
@@ -232,6 +236,7 @@ async fn obey(shared: &Shared, line: &mut Line, order: Order) -> Result<Option<E
         }
         Order::Away => Ok(Some(End::Left(None))),
         Order::Go(edge) => Ok(Some(End::Left(Some(edge)))),
+        Order::Roam(edge) => Ok(Some(End::Roams(edge))),
         Order::Close => {
             line.write("</stream:stream>").await.ok();
             let end = async { while line.read().await.is_ok() {} };

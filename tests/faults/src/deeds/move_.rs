@@ -57,6 +57,14 @@ pub(super) async fn resume(world: &World, scene: &Scene, gate: &Gate<'_>) -> Res
         .await?;
         talk::ping(own).await?;
     }
+    // And once while its older connection is still there.
+    for (group, _) in scene.both() {
+        let own = client(group, Part::One);
+        let edge = (own.connected(LIMIT).await? + 1) % world.ports().len();
+        own.roam(edge)?;
+        own.arrived(edge, LIMIT).await?;
+        talk::ping(own).await?;
+    }
     Ok(Vec::new())
 }
 
