@@ -31,15 +31,19 @@ impl Slot {
         let Some((lane, handle)) = session.edge() else {
             return;
         };
-        let max_s = session.sm.map_or(0, |s| s.max_s);
-        let deadline_ms = core.now_ms + u64::from(max_s) * 1000;
+        let max_ms = u64::from(session.sm.map_or(0, |s| s.max_s)) * 1000;
         session.attachment = Attachment::Detached {
-            deadline_ms,
+            deadline_ms: core.now_ms + max_ms,
+            until_ms: core.wall_ms.saturating_add_unsigned(max_ms),
             committed: false,
         };
         session.detached_from = Some((lane, handle));
         self.handles.remove(&(lane.edge, handle));
+        let over = session.close_asked.is_some();
         core.metrics.detached();
+        if over {
+            return self.end_session(core, id);
+        }
         self.shadow_replace_session(core, id);
     }
 
@@ -228,8 +232,22 @@ impl Slot {
         self.streams.retain(|_, (_, _, at)| *at > idle);
     }
 
-    /// Ends a session from the server's side, with a stream error for its socket.
-    pub(crate) fn close_session(&mut self, core: &mut Core, id: u128, condition: &str, text: &str) {
+    /// Ends a session from the server's side, with a stream error for its socket. After a takeover
+    /// its edge first sends again what its client knows to be accepted.
+    pub(crate) fn close_session(
+        &mut self,
+        core: &mut Core,
+        id: u128,
+        condition: &'static str,
+        text: &'static str,
+    ) {
+        if let Some(session) = self.sessions.get_mut(&id)
+            && session.owes()
+            && session.edge().is_some()
+        {
+            session.close_asked.get_or_insert((condition, text));
+            return;
+        }
         if let Some(session) = self.sessions.get(&id)
             && let Some((lane, handle)) = session.edge()
         {
@@ -249,6 +267,13 @@ impl Slot {
 
     /// The queue of a session is over its bound: a reader that slow is cut off, not waited for.
     pub(crate) fn overflowed(&mut self, core: &mut Core, id: u128) {
+        if self
+            .sessions
+            .get(&id)
+            .is_some_and(|s| s.close_asked.is_some())
+        {
+            return;
+        }
         core.metrics.overflowed();
         tracing::warn!(jid = %self.sessions.get(&id).map(|s| s.jid.as_str().to_owned()).unwrap_or_default(),
             limit = core.config.session_queue_bytes, "the session's queue is full; ending it");

@@ -383,6 +383,11 @@ impl Slot {
         failpoint!("router.executed");
         core.part_done(work);
         self.touch(core, id);
+        if let Some(session) = self.sessions.get(&id)
+            && let Some((condition, text)) = session.close_asked.filter(|_| !session.owes())
+        {
+            self.close_session(core, id, condition, text);
+        }
     }
 
     /// The n-th stanza is settled: advance over all that are.

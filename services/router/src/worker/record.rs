@@ -71,6 +71,10 @@ impl Session {
             remote: self.remote.clone(),
             ending: self.is_ending(),
             offline_pending: self.offline_pending,
+            resumable_until_ms: match self.attachment {
+                Attachment::Detached { until_ms, .. } => until_ms,
+                Attachment::Edge { .. } | Attachment::Ending => 0,
+            },
         }
     }
 

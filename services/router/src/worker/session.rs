@@ -22,8 +22,13 @@ use crate::chance::{HashMap, HashSet};
 pub(crate) enum Attachment {
     /// At an edge. The lane may be between two connections; the edge's lease decides.
     Edge { lane: LaneRef, handle: u64 },
-    /// Nowhere: waits for a resume until the deadline (clock of [`Core::now_ms`]).
-    Detached { deadline_ms: u64, committed: bool },
+    /// Nowhere: waits for a resume until the deadline (clock of [`Core::now_ms`]), which for other
+    /// owners is a time of the day (Unix time).
+    Detached {
+        deadline_ms: u64,
+        until_ms: i64,
+        committed: bool,
+    },
     /// Ended: telling rooms and contacts, then forgotten.
     Ending,
 }
@@ -115,6 +120,8 @@ pub(crate) struct Session {
     /// Accepted by an owner before this one: the edge sends it again, and no resumption may be
     /// answered with less.
     pub(crate) promised: u64,
+    /// To be closed, with this stream error, once it has all of that.
+    pub(crate) close_asked: Option<(&'static str, &'static str)>,
     pub(crate) settled: u64,
     /// What the edge is known to have dropped: keys up to here can be forgotten everywhere.
     pub(crate) mark: u64,
@@ -209,6 +216,7 @@ impl Session {
             sm_told: true,
             accepted: 0,
             promised: 0,
+            close_asked: None,
             settled: 0,
             mark: 0,
             settled_told: 0,

@@ -18,6 +18,9 @@ use super::session::{Attachment, Session};
 use super::slot::Slot;
 use crate::chance::HashMap;
 
+/// How long a detached session at least waits for its client after its owner has changed.
+const GRACE_MS: u64 = 30_000;
+
 /// What is to be written of one object.
 #[derive(Debug)]
 enum Change {
@@ -408,11 +411,11 @@ impl Slot {
             }
         }
         let Some(meta) = meta else { return };
-        let max_s = meta.sm_max_s;
-        let deadline_ms = core.now_ms + u64::from(max_s) * 1000;
+        let left_ms = resumable_for(&meta, core.wall_ms);
         let ending = meta.ending;
         let attachment = Attachment::Detached {
-            deadline_ms,
+            deadline_ms: core.now_ms + left_ms,
+            until_ms: core.wall_ms.saturating_add_unsigned(left_ms),
             committed: true,
         };
         let mut session = Session::from_record(meta, attachment);
@@ -432,6 +435,18 @@ impl Slot {
             core.end_after_restore.push((self.slot, id));
         }
     }
+}
+
+/// How long a session from the shadow still waits for its client, in milliseconds: what is left of
+/// its time by the clock of the day, but not more than all of it, should the clocks of two routers
+/// differ, and not less than a client needs that found nobody while its owner was being replaced.
+fn resumable_for(meta: &proto::SessionState, wall_ms: i64) -> u64 {
+    let all = u64::from(meta.sm_max_s) * 1000;
+    if meta.resumable_until_ms == 0 {
+        return all;
+    }
+    let left = meta.resumable_until_ms.saturating_sub(wall_ms);
+    u64::try_from(left).unwrap_or(0).max(GRACE_MS).min(all)
 }
 
 fn queue_field(session: &Session, number: u64) -> Option<(String, Bytes)> {

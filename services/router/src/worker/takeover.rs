@@ -390,3 +390,7 @@ impl Slot {
         Some(item)
     }
 }
+
+#[cfg(test)]
+#[path = "takeover_tests.rs"]
+mod tests;

@@ -1,0 +1,170 @@
+#![allow(clippy::unwrap_used)]
+
+use std::sync::Arc;
+
+use prost::Message as _;
+use sestina_api::shadow::ShadowObject;
+use sestina_proto::to_edge::Body as EdgeBody;
+use sestina_proto::to_router::Body as RouterBody;
+use sestina_xmpp::stanza::{Kind, Stanza};
+use tokio::sync::oneshot;
+
+use super::*;
+use crate::worker::input::{Command, Input, JobDone};
+use crate::worker::slot::new_origin;
+use crate::worker::testing::{LANE, Router};
+
+const ROMEO: &str = "romeo@c.example/orchard";
+const EPOCH: u64 = 2;
+
+/// A router that takes Romeo's slot from another owner.
+struct Successor {
+    router: Router,
+    slot: u16,
+    record: proto::SessionState,
+}
+
+impl Successor {
+    fn new() -> Successor {
+        let router = Router::new(1, &[], || 0);
+        let slot = router.config.slot_of(&Jid::from_wire(ROMEO));
+        let (session_hi, session_lo) = sestina_api::key::split(new_origin(slot));
+        let record = proto::SessionState {
+            session_hi,
+            session_lo,
+            jid: ROMEO.to_owned(),
+            generation: 1,
+            sm: true,
+            sm_resume: true,
+            sm_max_s: 300,
+            ..proto::SessionState::default()
+        };
+        Successor {
+            router,
+            slot,
+            record,
+        }
+    }
+
+    fn take(&mut self, live: Arc<[proto::Node]>, objects: Vec<ShadowObject>) {
+        let (slot, epoch) = (self.slot, EPOCH);
+        self.router.turn(vec![
+            Input::Take { slot, epoch, live },
+            Input::Done(JobDone::ShadowLoaded {
+                slot,
+                epoch,
+                result: Ok(objects),
+            }),
+        ]);
+    }
+
+    fn edge_says(&mut self, body: RouterBody) -> Vec<EdgeBody> {
+        let frame = proto::ToRouter {
+            slot: self.slot.into(),
+            epoch: EPOCH,
+            body: Some(body),
+        };
+        self.router.turn(vec![Input::Edge { lane: LANE, frame }]);
+        std::mem::take(&mut *self.router.edge.0.lock())
+    }
+
+    /// Romeo's n-th stanza, sent again.
+    fn again(&mut self, n: u64) -> Vec<EdgeBody> {
+        let mut stanza = Stanza::new(Kind::Message);
+        stanza.to = "juliet@c.example".to_owned();
+        self.edge_says(RouterBody::Inbound(proto::Inbound {
+            handle: 1,
+            generation: 1,
+            n,
+            stanza: Some(stanza.into()),
+            ..proto::Inbound::default()
+        }))
+    }
+
+    fn sessions(&mut self) -> usize {
+        let slot = self.router.worker.slots.get_mut(self.slot).unwrap();
+        slot.sessions.values().filter(|s| s.is_live()).count()
+    }
+}
+
+fn closed(bodies: &[EdgeBody]) -> Option<&str> {
+    bodies.iter().find_map(|body| match body {
+        EdgeBody::Close(close) => Some(close.condition.as_str()),
+        _ => None,
+    })
+}
+
+/// What the client knows to be accepted is not lost when its session is closed just then.
+#[test]
+fn a_session_is_closed_once_its_edge_has_sent_all_of_it_again() {
+    let mut successor = Successor::new();
+    let edge = proto::Node {
+        name: "edge".to_owned(),
+        incarnation: LANE.edge,
+        ..proto::Node::default()
+    };
+    successor.take(Arc::from([edge]), Vec::new());
+    let record = &successor.record;
+    let report = proto::SessionReport {
+        handle: 1,
+        generation: 1,
+        session_hi: record.session_hi,
+        session_lo: record.session_lo,
+        jid: ROMEO.to_owned(),
+        state: record.encode_to_vec().into(),
+        settled: 3,
+        accepted: 5,
+        sent: 6,
+        ..proto::SessionReport::default()
+    };
+    let report = proto::EpochReport {
+        sessions: vec![report],
+    };
+    successor.edge_says(RouterBody::EpochReport(report));
+    let (answer, asked) = oneshot::channel();
+    let jid = ROMEO.to_owned();
+    successor
+        .router
+        .turn(vec![Input::Command(Command::Close { jid, answer })]);
+    assert_eq!(asked.blocking_recv(), Ok(1));
+    let told = std::mem::take(&mut *successor.router.edge.0.lock());
+    assert_eq!(closed(&told), None);
+    let fourth = successor.again(4);
+    assert_eq!(closed(&fourth), None);
+    let fifth = successor.again(5);
+    assert_eq!(closed(&fifth), Some("not-authorized"));
+    assert_eq!(successor.sessions(), 0);
+}
+
+/// How many seconds a session from the shadow waits under its new owner.
+fn waits(resumable_until_ms: i64) -> u64 {
+    let mut successor = Successor::new();
+    successor.record.resumable_until_ms = resumable_until_ms;
+    let record = &successor.record;
+    let id = join(record.session_hi, record.session_lo);
+    let object = ShadowObject {
+        object: format!("s:{id:032x}"),
+        version: 1,
+        fields: vec![("meta".to_owned(), record.encode_to_vec().into())],
+    };
+    successor.take(Arc::from([]), vec![object]);
+    assert_eq!(successor.sessions(), 1);
+    let began = successor.router.now_ms;
+    while successor.sessions() == 1 {
+        successor.router.now_ms += successor.router.config.tick_ms;
+        successor.router.turn(Vec::new());
+    }
+    (successor.router.now_ms - began) / 1000
+}
+
+/// XEP-0198 §5: the time after which a session ends does not begin again with each owner.
+#[test]
+fn a_detached_session_keeps_its_deadline() {
+    // The clock of the day stands at 0 here. It is looked about once a second.
+    let about = |seconds: u64| seconds..seconds + 3;
+    assert!(about(120).contains(&waits(120_000)));
+    let whole = about(300);
+    assert!(whole.contains(&waits(0)), "it had a socket");
+    assert!(whole.contains(&waits(3_600_000)), "the clocks differ");
+    assert!(about(30).contains(&waits(1)), "its client found nobody");
+}
