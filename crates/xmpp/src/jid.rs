@@ -67,17 +67,16 @@ pub struct Jid {
 impl Jid {
     /// Checks and normalises a JID from outside.
     pub fn parse(text: &str) -> Result<Jid, JidError> {
-        let (bare, resource) = match text.split_once('/') {
-            Some((bare, resource)) => (bare, Some(resource)),
-            None => (text, None),
-        };
-        let (local, domain) = match bare.split_once('@') {
-            Some((local, domain)) => (Some(local), domain),
-            None => (None, bare),
-        };
-        let prepared = Parts::prepare(local, domain, resource)?;
+        let (domain_at, bare_len) = bounds(text);
+        let local = domain_at.checked_sub(1).map(|end| &text[..end]);
+        let resource = text.get(bare_len + 1..);
+        let prepared = Parts::prepare(local, &text[domain_at..bare_len], resource)?;
         if prepared.all_borrowed() && prepared.len() == text.len() {
-            return Ok(Jid::from_wire(text));
+            return Ok(Jid {
+                text: CompactString::from(text),
+                domain_at: domain_at as u32,
+                bare_len: bare_len as u32,
+            });
         }
         Ok(prepared.join())
     }
@@ -150,14 +149,22 @@ impl Jid {
     }
 
     fn from_normalised(text: CompactString) -> Jid {
-        let bare_len = text.find('/').unwrap_or(text.len());
-        let domain_at = text.as_bytes()[..bare_len].iter().position(|b| *b == b'@');
+        let (domain_at, bare_len) = bounds(&text);
         Jid {
-            domain_at: domain_at.map_or(0, |at| at as u32 + 1),
+            domain_at: domain_at as u32,
             bare_len: bare_len as u32,
             text,
         }
     }
+}
+
+/// Where the domain begins and where it ends (RFC 7622 §3.2: at the first `/`, and behind the first
+/// `@` before that).
+fn bounds(text: &str) -> (usize, usize) {
+    let bytes = text.as_bytes();
+    let bare_len = memchr::memchr(b'/', bytes).unwrap_or(bytes.len());
+    let domain_at = memchr::memchr(b'@', &bytes[..bare_len]).map_or(0, |at| at + 1);
+    (domain_at, bare_len)
 }
 
 /// The three parts, prepared.

@@ -33,6 +33,9 @@ pub(crate) enum InFlight {
     State { work: WorkId },
 }
 
+/// So much room a batch begins with at most.
+const USUAL: usize = 256;
+
 /// One lane as a worker sees it.
 pub(crate) struct EdgeLaneState {
     /// Which opening of this lane it is.
@@ -42,6 +45,8 @@ pub(crate) struct EdgeLaneState {
     out: Vec<proto::ToEdge>,
     deliver: Option<proto::Deliver>,
     last_payload: usize,
+    /// Variants and targets of the last delivery: the next one begins with room for as many.
+    usual: (usize, usize),
     seq: u64,
     flying: Vec<(u16, InFlight)>,
     unacked: VecDeque<(u64, Vec<(u16, InFlight)>)>,
@@ -70,6 +75,7 @@ impl Core {
             out: Vec::new(),
             deliver: None,
             last_payload: 0,
+            usual: (0, 0),
             seq: 0,
             flying: Vec::new(),
             unacked: VecDeque::new(),
@@ -149,7 +155,11 @@ impl Core {
             return;
         };
         let (number, generation) = (target.number, target.generation);
-        let deliver = state.deliver.get_or_insert_with(proto::Deliver::default);
+        let (variants, targets) = state.usual;
+        let deliver = state.deliver.get_or_insert_with(|| proto::Deliver {
+            variants: Vec::with_capacity(variants),
+            targets: Vec::with_capacity(targets),
+        });
         let payload = Arc::as_ptr(stanza) as usize;
         let wire_key = proto::Key::from(key);
         let same = state.last_payload == payload
@@ -189,9 +199,10 @@ impl Core {
                 }
             }
             state.seq += 1;
+            let next = Vec::with_capacity(state.flying.len().min(USUAL));
             state
                 .unacked
-                .push_back((state.seq, std::mem::take(&mut state.flying)));
+                .push_back((state.seq, std::mem::replace(&mut state.flying, next)));
             let batch = proto::ToEdgeBatch {
                 worker: self.worker,
                 seq: state.seq,
@@ -327,6 +338,8 @@ impl EdgeLaneState {
     fn seal(&mut self) {
         if let Some(deliver) = self.deliver.take() {
             self.last_payload = 0;
+            let room = |length: usize| length.min(USUAL);
+            self.usual = (room(deliver.variants.len()), room(deliver.targets.len()));
             self.out.push(proto::ToEdge {
                 slot: 0,
                 epoch: 0,
