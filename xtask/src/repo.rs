@@ -10,8 +10,14 @@ use sestina_testkit::find_program;
 
 /// The top folder of the repository.
 pub(crate) fn root() -> &'static Path {
-    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
-    here.parent().unwrap_or(here)
+    static ROOT: OnceLock<PathBuf> = OnceLock::new();
+    ROOT.get_or_init(|| {
+        // Two clones may share a target folder, and with it this program: cargo says for which of
+        // them it runs.
+        let here = std::env::var_os("CARGO_MANIFEST_DIR")
+            .map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")), PathBuf::from);
+        here.parent().map_or(here.clone(), Path::to_path_buf)
+    })
 }
 
 /// What `cargo metadata` says, with dependencies.

@@ -8,6 +8,7 @@ use sestina_proto::to_router::Body as RouterBody;
 
 use super::core::{Core, LaneRef, PeerRef};
 use super::lanes::InFlight;
+use super::parting;
 use super::passage::Passage;
 use super::receive::{Asker, refuse_effect};
 use super::turn::Worker;
@@ -126,9 +127,15 @@ impl Worker {
             }
             Some(PeerBody::InstallEpoch(_)) => {
                 core.admit_epoch(number, frame.epoch);
+                // Its new owner may ask before this process hears that the table has changed.
+                if let Some(slot) = self.slots.get_mut(number) {
+                    self.parting.gave(slot, core.now_ms);
+                }
+                let state = self.parting.take(number, frame.epoch);
                 self.lose(number, frame.epoch);
                 let installed = proto::PeerEpochInstalled {
                     node: Some(self.core.me.clone()),
+                    state,
                 };
                 let answer = proto::PeerFrame {
                     slot: frame.slot,
@@ -138,13 +145,16 @@ impl Worker {
                 self.core.send_peer(from, answer);
                 self.core.given_away.installed(number, frame.epoch);
             }
-            Some(PeerBody::EpochInstalled(_)) => {
+            Some(PeerBody::EpochInstalled(installed)) => {
                 if let Some(slot) = self
                     .slots
                     .get_mut(number)
                     .filter(|s| s.epoch == frame.epoch)
                 {
                     slot.node_done(core, from.0);
+                    if let Some(state) = installed.state {
+                        slot.shadow_loaded(core, parting::objects(state));
+                    }
                 }
             }
             Some(PeerBody::UserChanged(changed)) => {

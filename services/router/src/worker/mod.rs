@@ -5,16 +5,18 @@
 //!
 //! - [`core`]: what slots share within a turn; [`work`]: what is awaited before an answer
 //! - [`slot`], [`session`], [`record`]: the rows
-//! - [`inbound`]: from edges; [`route`]: at the sender; [`receive`], [`replay`]: at the addressee
+//! - [`attach`], [`inbound`]: from edges; [`route`]: at the sender; [`receive`], [`replay`]: at the addressee
 //! - [`presence`], [`records`]: presence; archive, offline, carbons
 //! - [`detach`], [`shadow`], [`shadow_check`]: ends of sockets and sessions; what survives this
 //!   process
-//! - [`takeover`], [`held`], [`archive_again`]: slots come; [`leaving`], [`handover`], [`given_away`]: they go
+//! - [`takeover`], [`held`], [`archive_again`]: slots come; [`leaving`], [`handover`],
+//!   [`parting`], [`given_away`]: they go
 //! - [`turn`]: one turn; [`input`]: what can happen to a worker; [`frames`], [`ends`]: frames and
 //!   jobs that ended, each to its row; [`lanes`], [`batch`]: what leaves
 //! - [`passage`]: time and trace of a stanza; [`levels`]: how much waits
 
 mod archive_again;
+mod attach;
 mod batch;
 pub(crate) mod core;
 mod detach;
@@ -29,6 +31,7 @@ mod lanes;
 mod leaving;
 mod levels;
 mod marks;
+mod parting;
 pub(crate) mod passage;
 mod presence;
 pub(crate) mod receive;

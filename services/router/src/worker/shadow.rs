@@ -84,6 +84,13 @@ impl SlotShadow {
         missing.max(if unsure { self.versions.len() } else { 0 })
     }
 
+    /// The objects that the shadow has of this slot, and their versions.
+    pub(crate) fn versions(&self) -> impl Iterator<Item = (&str, u64)> {
+        self.versions
+            .iter()
+            .map(|(object, v)| (object.as_str(), *v))
+    }
+
     /// Versions as loaded at a takeover.
     pub(crate) fn loaded(&mut self, object: &str, version: u64) {
         self.versions.insert(object.to_owned(), version);
@@ -363,7 +370,7 @@ impl Slot {
     }
 
     /// All fields of an object as it lives here; none if it does not (any more).
-    fn full_fields(&self, object: &str) -> Option<Vec<(String, Bytes)>> {
+    pub(super) fn full_fields(&self, object: &str) -> Option<Vec<(String, Bytes)>> {
         if let Some(id) = object.strip_prefix("s:") {
             let id = u128::from_str_radix(id, 16).ok()?;
             let session = self.sessions.get(&id)?;

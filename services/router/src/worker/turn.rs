@@ -10,6 +10,7 @@ use super::Slots;
 use super::core::{Core, Job, LaneRef, PeerRef};
 use super::input::{Command, Input};
 use super::levels::Levels;
+use super::parting::Parting;
 use super::slot::{Phase, Slot};
 use super::work::OnDone;
 use crate::admin::{Counts, SessionInfo};
@@ -33,6 +34,7 @@ pub(crate) struct Worker {
     pub(super) last_retry_ms: u64,
     pub(super) measured_ms: u64,
     pub(super) levels: Levels,
+    pub(super) parting: Parting,
 }
 
 impl Worker {
@@ -48,6 +50,7 @@ impl Worker {
             last_retry_ms: 0,
             measured_ms: 0,
             levels: Levels::default(),
+            parting: Parting::default(),
         }
     }
 
@@ -309,6 +312,7 @@ impl Worker {
         if self.core.now_ms >= self.last_sweep_ms + self.core.config.sweep_ms {
             self.last_sweep_ms = self.core.now_ms;
             self.tell_waiting();
+            self.parting.expire(self.core.now_ms);
             for slot in self
                 .slots
                 .iter_mut()

@@ -1,0 +1,250 @@
+//! Sessions come to an edge: bind, resume, and where stream management begins.
+
+use sestina_api::key::{join, split};
+use sestina_proto as proto;
+use sestina_proto::to_edge::Body;
+use sestina_runtime::{failpoint, guard};
+use sestina_xmpp::jid::Jid;
+
+use super::core::{Core, LaneRef};
+use super::session::{Attachment, Older, Session, Spare, StreamManagement};
+use super::slot::{Slot, new_origin};
+
+impl Slot {
+    /// Opens a session (RFC 6120 §7). A taken resource ends the older session with `conflict`.
+    pub(crate) fn bind(&mut self, core: &mut Core, lane: LaneRef, bind: proto::Bind) {
+        let bare = Jid::from_wire(&bind.bare);
+        if self.sessions_of(&bare).count() >= core.config.max_sessions_per_user {
+            return self.refuse(
+                core,
+                lane,
+                bind.handle,
+                "resource-constraint",
+                "too many sessions",
+            );
+        }
+        // A repeated Bind (the lane broke before its answer) finds its session.
+        let again = self
+            .sessions_of(&bare)
+            .find_map(|s| (s.edge() == Some((lane, bind.handle))).then_some((s.id, s.generation)));
+        if let Some((id, _)) = again {
+            // Whatever was sent to it meanwhile came before it was there.
+            self.answer_bound(core, lane, bind.handle, id);
+            if let Some(session) = self.sessions.get_mut(&id) {
+                session.tell_again();
+                session.pump(core, self.slot, self.epoch);
+            }
+            return self.touch(core, id);
+        }
+        let resource = if bind.resource.is_empty() {
+            format!("{:016x}", crate::chance::bits() as u64)
+        } else {
+            bind.resource
+        };
+        let Ok(full) = bare.with_resource(&resource) else {
+            return self.refuse(
+                core,
+                lane,
+                bind.handle,
+                "bad-request",
+                "the resource is not valid",
+            );
+        };
+        if let Some(old) = self.session_of(&full) {
+            if self.sessions.get(&old).is_some_and(|s| s.owes()) {
+                return self.ask_later(core, lane, bind.handle);
+            }
+            self.close_session(core, old, "conflict", "replaced by a new connection");
+        }
+        let id = new_origin(self.slot);
+        let attachment = Attachment::Edge {
+            lane,
+            handle: bind.handle,
+        };
+        let mut session = Session::new(id, full, attachment);
+        core.metrics.bound();
+        session.transport = bind.transport;
+        session.remote = bind.remote;
+        session.anonymous = bind.anonymous;
+        session.query = bind.query;
+        session.state_dirty = true;
+        self.handles.insert((lane.edge, bind.handle), id);
+        self.insert_session(session);
+        self.answer_bound(core, lane, bind.handle, id);
+        self.touch(core, id);
+    }
+
+    fn answer_bound(&mut self, core: &mut Core, lane: LaneRef, handle: u64, id: u128) {
+        let Some(session) = self.sessions.get_mut(&id) else {
+            return;
+        };
+        session.attaching();
+        core.attached_told(lane, self.slot, session);
+        let (session_hi, session_lo) = split(id);
+        let bound = proto::Bound {
+            handle,
+            generation: session.generation,
+            jid: session.jid.as_str().to_owned(),
+            session_hi,
+            session_lo,
+        };
+        core.send_edge(lane, self.slot, self.epoch, Body::Bound(bound));
+    }
+
+    /// A session is in the way whose edge is about to send again what its client knows to be
+    /// accepted.
+    fn ask_later(&self, core: &mut Core, lane: LaneRef, handle: u64) {
+        let later = proto::Redirect {
+            handle,
+            generation: 0,
+            n: 0,
+        };
+        core.send_edge(lane, self.slot, self.epoch, Body::Redirect(later));
+    }
+
+    fn refuse(&self, core: &mut Core, lane: LaneRef, handle: u64, condition: &str, text: &str) {
+        let refused = proto::Refused {
+            handle,
+            condition: condition.to_owned(),
+            text: text.to_owned(),
+            h: None,
+        };
+        core.send_edge(lane, self.slot, self.epoch, Body::Refused(refused));
+    }
+
+    /// XEP-0198 §5: another socket takes the session over. The generation is raised first, so
+    /// that nothing of the older socket counts any more, and then the counters are read.
+    pub(crate) fn resume(&mut self, core: &mut Core, lane: LaneRef, resume: proto::Resume) {
+        let id = join(resume.session_hi, resume.session_lo);
+        failpoint!("router.resume_raised");
+        let known = self.sessions.get_mut(&id).filter(|s| {
+            s.is_live() && s.sm.is_some_and(|m| m.resume) && s.jid.bare_str() == resume.bare
+        });
+        let Some(session) = known else {
+            core.metrics
+                .resume_refused(sestina_telemetry::ResumeFailure::NotFound);
+            return self.refuse(
+                core,
+                lane,
+                resume.handle,
+                "item-not-found",
+                "no such session",
+            );
+        };
+        if session.owes() {
+            return self.ask_later(core, lane, resume.handle);
+        }
+        let sm = session.sm.unwrap_or(StreamManagement {
+            resume: true,
+            max_s: 0,
+            in_base: 0,
+            out_base: 0,
+        });
+        // The client's h counts modulo 2^32 from out_base.
+        let acked_h = (session.acked - sm.out_base.min(session.acked)) as u32;
+        let ahead = u64::from(resume.h.wrapping_sub(acked_h));
+        let acked = session.acked.max(sm.out_base) + ahead;
+        if acked > session.next {
+            core.metrics
+                .resume_refused(sestina_telemetry::ResumeFailure::BadCount);
+            let refused = proto::Refused {
+                handle: resume.handle,
+                condition: "unexpected-request".to_owned(),
+                text: "h is higher than what was sent".to_owned(),
+                h: Some((session.accepted - sm.in_base) as u32),
+            };
+            core.send_edge(lane, self.slot, self.epoch, Body::Refused(refused));
+            return;
+        }
+        if session.edge().is_none() {
+            core.metrics.reattached();
+        }
+        let repeated = session.edge() == Some((lane, resume.handle));
+        let old = session.edge().filter(|_| !repeated);
+        let holder = old.or(session.detached_from);
+        let old_generation = session.generation;
+        if !repeated {
+            session.generation += 1;
+        }
+        if let Some((lane, handle)) = holder {
+            session.older.push(Older {
+                lane,
+                handle,
+                generation: old_generation,
+                until: session.accepted,
+            });
+        }
+        session.attachment = Attachment::Edge {
+            lane,
+            handle: resume.handle,
+        };
+        session.transport = resume.transport;
+        session.remote = resume.remote;
+        session.state_dirty = true;
+        session.on_acked(core, acked);
+        if !repeated {
+            session.spare = Some(Spare {
+                out: session.next,
+                keys: session.acked,
+            });
+        }
+        session.attaching();
+        session.tell_again();
+        session.sm_told = true;
+        let (session_hi, session_lo) = split(id);
+        let resumed = proto::Resumed {
+            handle: resume.handle,
+            generation: session.generation,
+            jid: session.jid.as_str().to_owned(),
+            session_hi,
+            session_lo,
+            accepted: core.config.reported(session.accepted, session.settled),
+            settled: session.settled,
+            in_base: sm.in_base,
+            out_base: sm.out_base,
+            acked: session.acked,
+            state: bytes::Bytes::new(),
+        };
+        session.detached_from = None;
+        self.handles.insert((lane.edge, resume.handle), id);
+        if let Some((old_lane, old_handle)) = old {
+            // The older socket is not known any more: whatever it still says is refused.
+            if guard!("generation") {
+                self.handles.remove(&(old_lane.edge, old_handle));
+            }
+            let close = super::detach::superseded(old_handle, old_generation);
+            core.send_edge(old_lane, self.slot, self.epoch, close);
+        }
+        core.send_edge(lane, self.slot, self.epoch, Body::Resumed(resumed));
+        if let Some(session) = self.sessions.get_mut(&id) {
+            core.attached_told(lane, self.slot, session);
+            session.pump(core, self.slot, self.epoch);
+        }
+        core.metrics.resumed();
+        self.touch(core, id);
+    }
+
+    /// XEP-0198 §3: counting begins here, in both directions.
+    pub(crate) fn enable_sm(&mut self, core: &mut Core, lane: LaneRef, enable: proto::EnableSm) {
+        let max = core.config.sm_resume_max_s;
+        let (slot, epoch) = (self.slot, self.epoch);
+        let Some(session) = self.attached(lane, enable.handle, enable.generation) else {
+            return;
+        };
+        session.sm.get_or_insert_with(|| StreamManagement {
+            resume: enable.resume && max > 0,
+            max_s: if enable.max_s == 0 {
+                max
+            } else {
+                enable.max_s.min(max)
+            },
+            in_base: enable.n,
+            out_base: session.next,
+        });
+        session.state_dirty = true;
+        let id = session.id;
+        session.sm_told = false;
+        session.pump(core, slot, epoch);
+        self.touch(core, id);
+    }
+}

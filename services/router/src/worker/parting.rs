@@ -1,0 +1,111 @@
+//! What the shadow holds of slots that were given away, kept until their new owners have asked.
+//!
+//! A new owner reads the shadow. Should that stop answering just then, nobody would have the slot
+//! until it is back: so the owner before it sends the same with its answer to the new epoch, and
+//! the new owner goes on with what comes first.
+
+use std::collections::BTreeMap;
+
+use sestina_api::shadow::ShadowObject;
+use sestina_proto as proto;
+
+use super::slot::{Phase, Slot};
+
+/// A slot with more than this is left to the shadow alone.
+const MOST_BYTES: usize = 256 << 10;
+/// A new owner that has not asked within this time never will.
+const LIMIT_MS: u64 = 30_000;
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(crate) struct Parting {
+    slots: BTreeMap<u16, Parted>,
+}
+
+#[derive(Debug)]
+struct Parted {
+    /// The last epoch under which the slot was owned here.
+    epoch: u64,
+    state: proto::SlotState,
+    since_ms: u64,
+}
+
+impl Parting {
+    /// The slot was given away, and is about to be forgotten here.
+    pub(super) fn gave(&mut self, slot: &Slot, now_ms: u64) {
+        if let Some(state) = slot.parting_state() {
+            let parted = Parted {
+                epoch: slot.epoch,
+                state,
+                since_ms: now_ms,
+            };
+            self.slots.insert(slot.slot, parted);
+        }
+    }
+
+    /// For an owner of that epoch, if nobody has owned the slot between it and this process: each
+    /// owner has an epoch of its own.
+    pub(super) fn take(&mut self, slot: u16, epoch: u64) -> Option<proto::SlotState> {
+        let parted = self.slots.remove(&slot)?;
+        (parted.epoch + 1 == epoch).then_some(parted.state)
+    }
+
+    /// Forgets what nobody asked for.
+    pub(super) fn expire(&mut self, now_ms: u64) {
+        self.slots
+            .retain(|_, parted| now_ms < parted.since_ms + LIMIT_MS);
+    }
+}
+
+impl Slot {
+    /// What the shadow holds of a slot that is being given away and has written everything; none
+    /// before that, or if it is much.
+    pub(super) fn parting_state(&self) -> Option<proto::SlotState> {
+        let releasing = matches!(
+            self.phase,
+            Phase::Frozen {
+                releasing: true,
+                ..
+            }
+        );
+        if !releasing || !self.shadow.is_idle() {
+            return None;
+        }
+        let mut bytes = 0;
+        let mut objects = Vec::new();
+        for (object, version) in self.shadow.versions() {
+            let mut fields = Vec::new();
+            for (name, value) in self.full_fields(object)? {
+                bytes += name.len() + value.len();
+                fields.push(proto::StoredField { name, value });
+            }
+            if bytes > MOST_BYTES {
+                return None;
+            }
+            objects.push(proto::StoredObject {
+                object: object.to_owned(),
+                version,
+                fields,
+            });
+        }
+        Some(proto::SlotState { objects })
+    }
+}
+
+/// As the shadow itself would give it.
+pub(super) fn objects(state: proto::SlotState) -> Vec<ShadowObject> {
+    let of = |stored: proto::StoredObject| ShadowObject {
+        object: stored.object,
+        version: stored.version,
+        fields: stored
+            .fields
+            .into_iter()
+            .map(|field| (field.name, field.value))
+            .collect(),
+    };
+    state.objects.into_iter().map(of).collect()
+}
+
+#[cfg(test)]
+#[path = "parting_tests.rs"]
+mod tests;
