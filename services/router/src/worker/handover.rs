@@ -148,9 +148,12 @@ impl Slot {
             core.jobs.push(job);
             return true;
         }
-        if core.now_ms.saturating_sub(since_ms) > limit {
+        // Nothing can be flushed then, and nobody should wait for it.
+        let away = self.shadow.is_away(core.now_ms);
+        if away || core.now_ms.saturating_sub(since_ms) > limit {
             tracing::info!(
                 slot = self.slot,
+                away,
                 "hand-over did not settle in time; serving on"
             );
             self.thaw(core);

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use sestina_api::shadow::ShadowError;
 use sestina_proto::peer_frame::Body as PeerBody;
 use sestina_proto::to_router::Body as RouterBody;
 
@@ -32,8 +33,8 @@ fn commit(router: &mut Router, jobs: Vec<Job>) -> Vec<Job> {
     others
 }
 
-/// A router that is giving a slot away in which a session waits for its client.
-fn giving() -> (Router, u16) {
+/// A session loses its socket; the jobs of that are still to be done.
+fn detached() -> (Router, u16, Vec<Job>) {
     let mut router = Router::new(1, &[], || 0);
     let slot = router.session(ROMEO, 1);
     let enable = proto::EnableSm {
@@ -51,12 +52,23 @@ fn giving() -> (Router, u16) {
         ..proto::Close::default()
     };
     let jobs = router.edge_says(slot, RouterBody::Close(close), 0);
-    commit(&mut router, jobs);
+    (router, slot, jobs)
+}
+
+/// The slot is to be given to the second router.
+fn freeze(router: &mut Router, slot: u16) -> Vec<Job> {
     let command = Command::HandOver {
         slots: vec![slot],
         to: node(2),
     };
-    let jobs = router.turn(vec![Input::Command(command)]);
+    router.turn(vec![Input::Command(command)])
+}
+
+/// A router that is giving a slot away in which a session waits for its client.
+fn giving() -> (Router, u16) {
+    let (mut router, slot, jobs) = detached();
+    commit(&mut router, jobs);
+    let jobs = freeze(&mut router, slot);
     let jobs = commit(&mut router, jobs);
     let released = |job: &Job| matches!(job, Job::Release { slot: s, .. } if *s == slot);
     assert!(jobs.iter().any(released));
@@ -138,4 +150,20 @@ fn what_nobody_asks_for_is_forgotten() {
     old.now_ms += LIMIT_MS + old.config.sweep_ms;
     old.turn(Vec::new());
     assert!(state(&installed(&mut old, slot, 2)).is_none());
+}
+
+/// A slot whose state cannot be written is not kept frozen for that.
+#[test]
+fn a_shadow_that_is_away_thaws_what_was_frozen() {
+    let (mut router, slot, _) = detached();
+    freeze(&mut router, slot);
+    let serves = |router: &mut Router| router.worker.slots.get_mut(slot).unwrap().is_active();
+    assert!(!serves(&mut router));
+    let away = JobDone::Shadow {
+        slot,
+        epoch: 1,
+        result: Err(ShadowError::Away("no answer".to_owned())),
+    };
+    router.turn(vec![Input::Done(away)]);
+    assert!(serves(&mut router));
 }

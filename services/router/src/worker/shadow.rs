@@ -84,6 +84,11 @@ impl SlotShadow {
         missing.max(if unsure { self.versions.len() } else { 0 })
     }
 
+    /// Whether the shadow did not answer the last commit.
+    pub(crate) fn is_away(&self, now_ms: u64) -> bool {
+        self.failed && now_ms < self.retry_at_ms
+    }
+
     /// The objects that the shadow has of this slot, and their versions.
     pub(crate) fn versions(&self) -> impl Iterator<Item = (&str, u64)> {
         self.versions
