@@ -116,7 +116,7 @@ async fn until_asked(process: &Process, config: &Config, around: &Around) -> any
             process
                 .unless_now(async {
                     if !router.drain(*config.node.drain_timeout).await {
-                        tracing::warn!("no other router took the slots in time");
+                        tracing::warn!("slots are left; they wait for another router");
                     }
                 })
                 .await;

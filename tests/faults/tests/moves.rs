@@ -9,6 +9,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use sestina_faults::client::Client;
 use sestina_faults::cluster::{At, Size};
+use sestina_faults::deeds;
 use sestina_faults::process::Tier;
 use sestina_faults::wait::until;
 use sestina_faults::world::{Who, World};
@@ -224,6 +225,38 @@ fn a_router_that_comes_back_has_its_share_soon() {
             println!("{}", world.cluster.lock().await.keep_logs());
         }
         done.unwrap();
+    });
+}
+
+/// The only router has nobody to give its slots to: it leaves at once, and its sessions wait at
+/// their edges for the next one.
+#[test]
+fn the_last_router_does_not_wait() {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        let size = Size {
+            routers: 1,
+            ..Size::default()
+        };
+        let world = World::start(size).await.unwrap();
+        let began = Instant::now();
+        let mut cluster = world.cluster.lock().await;
+        let last = cluster.process(router(0));
+        last.drain();
+        // It would have half a minute to give slots away.
+        last.ended(Duration::from_secs(15)).await.unwrap();
+        println!("the only router left after {:.2?}", began.elapsed());
+        last.start_again().unwrap();
+        drop(cluster);
+        for who in world.everybody() {
+            let client = world.client(who);
+            deeds::ping(client).await.unwrap();
+            assert!(client.broken().is_empty(), "{:?}", client.broken());
+        }
     });
 }
 

@@ -45,6 +45,30 @@ impl Live {
 }
 
 impl Shared {
+    /// Returns once nobody has been there for a while who could take slots.
+    pub(super) async fn alone(&self) {
+        let mut changes = self.live.subscribe();
+        loop {
+            let others = self.live.nodes().into_iter().any(|node| {
+                node.role() == proto::NodeRole::Router
+                    && node.incarnation != self.node.incarnation
+                    && !node.draining
+            });
+            let change = changes.changed();
+            let changed = if others {
+                change.await.is_ok()
+            } else {
+                match tokio::time::timeout(super::ALONE, change).await {
+                    Ok(changed) => changed.is_ok(),
+                    Err(_) => return,
+                }
+            };
+            if !changed {
+                return std::future::pending().await;
+            }
+        }
+    }
+
     /// Tells the workers that a process is gone for good.
     pub(super) fn tell_gone(&self, incarnation: u64) {
         for worker in &self.workers {

@@ -46,6 +46,10 @@ use crate::worker::turn::Worker;
 /// How long a router that has given away all slots waits to hear of their new owners.
 const INSTALLED: Duration = Duration::from_secs(1);
 
+/// How long a router that leaves waits for another one that could take its slots: longer than
+/// leases of those that have just begun take to be heard of.
+const ALONE: Duration = Duration::from_secs(2);
+
 /// Everything a router talks to.
 pub struct RouterDeps {
     /// Its settings; `sm_key` and `secret` are filled from the cluster's secret at the start.
@@ -262,7 +266,7 @@ impl Router {
     }
 
     /// Hands all slots over to other routers, as far as there are any; returns when this process
-    /// owns none, or after `limit`. False if some are left.
+    /// owns none, when nobody is there to take them, or after `limit`. False if some are left.
     pub async fn drain(&self, limit: Duration) -> bool {
         self.shared
             .leaving
@@ -290,7 +294,13 @@ impl Router {
                 tracing::info!("not all new owners of slots were heard of; leaving all the same");
             }
         };
-        tokio::time::timeout(limit, drained).await.is_ok()
+        tokio::select! {
+            drained = tokio::time::timeout(limit, drained) => drained.is_ok(),
+            () = self.shared.alone() => {
+                tracing::info!("no other router is there to take slots; leaving with them");
+                false
+            }
+        }
     }
 
     /// Ends all tasks and gives the lease back.
