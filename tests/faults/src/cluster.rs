@@ -7,10 +7,11 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use sestina_cluster::rendezvous;
 use sestina_rpc::{Dialer, GrpcStores, Security};
-use sestina_testkit::{Postgres, PostgresOptions, Redis, free_port};
+use sestina_testkit::{Postgres, PostgresOptions, free_port};
 use tempfile::TempDir;
 
 use crate::process::{Process, Seen, Tier};
+use crate::redis::{self, Stores};
 use crate::settings::{Addresses, file};
 use crate::wait::until;
 
@@ -27,6 +28,8 @@ pub struct Size {
     pub lease: Duration,
     /// Guards that are switched off, as in `SESTINA_MUTATIONS`.
     pub mutations: String,
+    /// How Redis is run.
+    pub redis: redis::Mode,
 }
 
 impl Default for Size {
@@ -37,6 +40,7 @@ impl Default for Size {
             storages: 2,
             lease: Duration::from_millis(3200),
             mutations: String::new(),
+            redis: redis::Mode::Single,
         }
     }
 }
@@ -55,7 +59,7 @@ pub struct Cluster {
     /// What it was started with.
     pub size: Size,
     /// Its Redis.
-    pub redis: Redis,
+    pub redis: Stores,
     /// Its PostgreSQL.
     pub postgres: Postgres,
     edges: Vec<Process>,
@@ -75,13 +79,14 @@ pub fn name(tier: Tier, number: usize) -> String {
 impl Cluster {
     /// Starts it, and waits until it is whole.
     pub async fn start(size: Size) -> Result<Cluster> {
-        let (redis, postgres) = tokio::task::spawn_blocking(|| {
+        let mode = size.redis;
+        let (redis, postgres) = tokio::task::spawn_blocking(move || {
             sestina_testkit::ensure_installed()?;
             let options = PostgresOptions {
                 fsync: false,
                 ..PostgresOptions::default()
             };
-            anyhow::Ok((Redis::start_own()?, Postgres::start_own(&options)?))
+            anyhow::Ok((Stores::start(mode)?, Postgres::start_own(&options)?))
         })
         .await??;
         let folder = tempfile::Builder::new()
@@ -93,7 +98,7 @@ impl Cluster {
                 .collect::<Result<Vec<u16>>>()
         };
         let to = Addresses {
-            redis: redis.url().to_owned(),
+            redis: redis.section(),
             database: postgres.create_database("faults")?,
             routers: some(size.routers)?,
             storages: some(size.storages)?,

@@ -20,6 +20,7 @@ pub mod deeds;
 pub mod fault;
 pub mod matrix;
 pub mod process;
+pub mod redis;
 mod settings;
 pub mod wait;
 pub mod world;

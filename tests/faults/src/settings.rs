@@ -11,6 +11,7 @@ pub(crate) const ROOMS: &str = "rooms.example.org";
 
 /// Where everything is.
 pub(crate) struct Addresses {
+    /// Its section.
     pub(crate) redis: String,
     pub(crate) database: String,
     pub(crate) routers: Vec<u16>,
@@ -45,7 +46,7 @@ pub(crate) fn file(
          [edge.limits]\nconnections_per_address = 0\nconnection_rate = 0\nrate = 0\n\n\
          [router]\nworkers = 2\n\n\
          [storage]\nurl = \"{database}\"\nconnections = 4\narchive_connections = 2\n\n\
-         [redis]\nmode = \"single\"\nurls = [\"{redis}\"]\n\n\
+         {redis}\n\
          [cluster]\nlisten = \"127.0.0.1:{listen}\"\nrouters = {routers}\n\
          storages = {storages}\nlanes = 2\nplaintext = true\n\
          lease_ttl = \"{ttl}ms\"\nlease_renew = \"{renew}ms\"\nlease_margin = \"{renew}ms\"\n\n\

@@ -19,6 +19,11 @@ const EVERY: Duration = Duration::from_millis(50);
 /// How long after the term of its lease the slots of a router may be without service. The budget
 /// is a second for both; machines are slow here, and builds are not optimised.
 const SERVED: Duration = Duration::from_secs(4);
+/// How long Redis hangs while slots move.
+const HANG: Duration = Duration::from_secs(10);
+/// How long a slot may be silent that was just moving: an answer of Redis is waited for during a
+/// second, a change of the table during two.
+const SILENT: Duration = Duration::from_secs(5);
 /// How soon a router that comes back is to have its share.
 const SHARE: Duration = Duration::from_secs(15);
 /// How long anything may take at all.
@@ -226,6 +231,118 @@ fn a_router_that_comes_back_has_its_share_soon() {
         }
         done.unwrap();
     });
+}
+
+/// Redis stops answering while a router gives its slots away: those that are just moving are not
+/// silent until it is back, and then the rest moves.
+#[test]
+fn redis_hangs_while_slots_move() {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        let world = World::start(Size::default()).await.unwrap();
+        let stop = AtomicBool::new(false);
+        let others = world.members().into_iter().map(|who| {
+            let to = world.client(Who {
+                group: (who.group + 1) % world.groups(),
+                part: who.part,
+            });
+            talk(world.client(who), to.jid(), &stop)
+        });
+        let others: Vec<_> = others.collect();
+        let work = async {
+            let done = async {
+                unread_while_moving(&world).await?;
+                hang_while_moving(&world).await
+            }
+            .await;
+            stop.store(true, Ordering::Release);
+            done
+        };
+        let (done, _) = tokio::join!(work, join_all(others));
+        if done.is_err() {
+            println!("{}", world.cluster.lock().await.keep_logs());
+        }
+        done.unwrap();
+        for who in world.everybody() {
+            let client = world.client(who);
+            client.acknowledged(LIMIT).await.unwrap();
+            assert!(client.broken().is_empty(), "{:?}", client.broken());
+        }
+    });
+}
+
+/// The new owners cannot read what the shadow has of the slots: the old one tells them.
+async fn unread_while_moving(world: &World) -> Result<()> {
+    for number in [1, 2] {
+        world.arm(router(number), "shadow.load=error").await?;
+    }
+    let began = Instant::now();
+    let mut cluster = world.cluster.lock().await;
+    cluster.process(router(0)).drain();
+    cluster.process(router(0)).ended(LIMIT).await?;
+    drop(cluster);
+    for who in world.everybody() {
+        deeds::ping(world.client(who)).await?;
+    }
+    let ended = Instant::now();
+    println!("unread: silences: {}", silences(world, began, ended));
+    not_silent(world, began, ended)?;
+    let mut cluster = world.cluster.lock().await;
+    for number in [1, 2] {
+        cluster.disarm(router(number), "shadow.load").await?;
+    }
+    cluster.process(router(0)).start_again()?;
+    cluster.whole(2 * LIMIT).await
+}
+
+fn not_silent(world: &World, from: Instant, to: Instant) -> Result<()> {
+    for who in world.members() {
+        let client = world.client(who);
+        for name in ["iq", "message"] {
+            let silence = silence(client, name, from, to);
+            ensure!(
+                silence < SILENT,
+                "{}: no {name} for {silence:.2?}",
+                client.name
+            );
+        }
+    }
+    Ok(())
+}
+
+async fn hang_while_moving(world: &World) -> Result<()> {
+    let all = owned(world, 1, "router-1").await?;
+    let began = Instant::now();
+    world.cluster.lock().await.process(router(0)).drain();
+    until("slots move", LIMIT, async || {
+        match owned(world, 1, "router-1").await {
+            Ok(left) if left < all => Ok(()),
+            seen => Err(format!("{seen:?}")),
+        }
+    })
+    .await?;
+    world.cluster.lock().await.redis.suspend()?;
+    // The fault itself: longer than anybody may be silent.
+    tokio::time::sleep(HANG).await;
+    let hung = Instant::now();
+    world.cluster.lock().await.redis.resume();
+    let left = owned(world, 1, "router-1").await?;
+    println!(
+        "{left} of {all} slots left when Redis hung; silences: {}",
+        silences(world, began, hung)
+    );
+    world
+        .cluster
+        .lock()
+        .await
+        .process(router(0))
+        .ended(LIMIT)
+        .await?;
+    not_silent(world, began, hung)
 }
 
 /// The only router has nobody to give its slots to: it leaves at once, and its sessions wait at

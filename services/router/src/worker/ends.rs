@@ -195,7 +195,6 @@ impl Worker {
                         core.metrics.slot_step(SlotStep::Release, took);
                     }
                     core.metrics.slot_released();
-                    self.parting.gave(slot, core.now_ms);
                     self.drop_slot(number);
                 } else {
                     slot.thaw(core);

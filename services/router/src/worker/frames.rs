@@ -127,12 +127,8 @@ impl Worker {
             }
             Some(PeerBody::InstallEpoch(_)) => {
                 core.admit_epoch(number, frame.epoch);
-                // Its new owner may ask before this process hears that the table has changed.
-                if let Some(slot) = self.slots.get_mut(number) {
-                    self.parting.gave(slot, core.now_ms);
-                }
-                let state = self.parting.take(number, frame.epoch);
                 self.lose(number, frame.epoch);
+                let state = self.parting.take(number, frame.epoch);
                 let installed = proto::PeerEpochInstalled {
                     node: Some(self.core.me.clone()),
                     state,

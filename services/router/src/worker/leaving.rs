@@ -24,6 +24,7 @@ impl Worker {
         let Some(mut slot) = self.slots.remove(number) else {
             return;
         };
+        self.parting.gave(&slot, self.core.now_ms);
         slot.refuse_held(&mut self.core);
         self.drop_works(&slot);
         for session in slot.sessions.values().filter(|s| s.is_live()) {

@@ -31,7 +31,7 @@ struct Parted {
 }
 
 impl Parting {
-    /// The slot was given away, and is about to be forgotten here.
+    /// The slot is about to be forgotten here; it is kept if it was given away.
     pub(super) fn gave(&mut self, slot: &Slot, now_ms: u64) {
         if let Some(state) = slot.parting_state() {
             let parted = Parted {

@@ -1,0 +1,92 @@
+//! The whole server over Redis with sentinels, and over a Redis Cluster: servers of it die while
+//! people talk, and routers die before and after.
+#![allow(clippy::unwrap_used, clippy::print_stdout)]
+
+use anyhow::{Context, Result, ensure};
+use sestina_faults::cluster::{At, Size};
+use sestina_faults::deeds::{self, Deed, Gate, Scene};
+use sestina_faults::fault::{self, Blow, Fault, Outcome};
+use sestina_faults::process::Tier;
+use sestina_faults::redis::Mode;
+use sestina_faults::world::{LIMIT, World};
+
+/// A router dies while people talk in rooms, and everything that is promised is checked.
+async fn router_dies(world: &World, number: usize, point: &str, deed: Deed) -> Result<()> {
+    let fault = Fault {
+        point: point.to_owned(),
+        deed,
+        blow: Blow::Kill,
+        victim: At {
+            tier: Tier::Router,
+            number,
+        },
+    };
+    let outcome = fault::run(world, &fault, &format!("r{number}"))
+        .await
+        .with_context(|| fault.to_string())?;
+    ensure!(outcome != Outcome::NotReached, "{fault}: not reached");
+    println!("{fault}: {outcome:?}");
+    Ok(())
+}
+
+/// People chat, talk in rooms, come and go; all of it comes once and in order.
+async fn people_go_on(world: &World, tag: &str) -> Result<()> {
+    let victim = At {
+        tier: Tier::Router,
+        number: 0,
+    };
+    let (me, you) = world.scene(victim);
+    let quiet = Gate {
+        world,
+        arms: Vec::new(),
+    };
+    for deed in [Deed::Chat, Deed::RoomMessage, Deed::Join, Deed::Resume] {
+        let scene = Scene {
+            victim,
+            me,
+            you,
+            tag: format!("{tag}-{deed}"),
+        };
+        deeds::run(world, deed, &scene, &quiet)
+            .await
+            .with_context(|| format!("{deed}, {tag}"))?;
+    }
+    Ok(())
+}
+
+async fn lives_through(mode: Mode) -> Result<()> {
+    let world = World::start(Size {
+        redis: mode,
+        ..Size::default()
+    })
+    .await?;
+    router_dies(&world, 0, "router.room_committed", Deed::RoomMessage).await?;
+    world.cluster.lock().await.whole(LIMIT).await?;
+    world.cluster.lock().await.redis.kill9()?;
+    people_go_on(&world, "while it is away").await?;
+    let mut cluster = world.cluster.lock().await;
+    tokio::task::block_in_place(|| cluster.redis.restart())?;
+    cluster.whole(LIMIT).await.context("with Redis again")?;
+    drop(cluster);
+    people_go_on(&world, "with Redis again").await?;
+    router_dies(&world, 1, "router.settled", Deed::Chat).await
+}
+
+fn run(mode: Mode) {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .unwrap();
+    runtime.block_on(lives_through(mode)).unwrap();
+}
+
+#[test]
+fn sentinels_replace_a_master_that_died() {
+    run(Mode::Sentinel);
+}
+
+#[test]
+fn one_of_three_masters_dies_and_comes_back_empty() {
+    run(Mode::Cluster);
+}
