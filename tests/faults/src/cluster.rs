@@ -2,9 +2,11 @@
 
 use std::fs;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use parking_lot::Mutex;
 use sestina_cluster::rendezvous;
 use sestina_rpc::{Dialer, GrpcStores, Security};
 use sestina_testkit::{Postgres, PostgresOptions, free_port};
@@ -59,7 +61,7 @@ pub struct Cluster {
     /// What it was started with.
     pub size: Size,
     /// Its Redis.
-    pub redis: Stores,
+    pub redis: Arc<Mutex<Stores>>,
     /// Its PostgreSQL.
     pub postgres: Postgres,
     edges: Vec<Process>,
@@ -126,7 +128,7 @@ impl Cluster {
             routers: start(Tier::Router, &to.routers)?,
             edges: start(Tier::Edge, &edge_ports)?,
             size,
-            redis,
+            redis: Arc::new(Mutex::new(redis)),
             postgres,
             ports,
             storage_ports: to.storages,

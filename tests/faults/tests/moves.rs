@@ -29,6 +29,9 @@ const SHARE: Duration = Duration::from_secs(15);
 /// How long anything may take at all.
 const LIMIT: Duration = Duration::from_secs(25);
 
+/// Times are measured here: one test after the other.
+static TURN: parking_lot::Mutex<()> = parking_lot::Mutex::new(());
+
 fn router(number: usize) -> At {
     At {
         tier: Tier::Router,
@@ -194,6 +197,7 @@ async fn measure(world: &World, victim: usize) -> Result<()> {
 
 #[test]
 fn a_router_that_comes_back_has_its_share_soon() {
+    let _turn = TURN.lock();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
@@ -237,6 +241,7 @@ fn a_router_that_comes_back_has_its_share_soon() {
 /// silent until it is back, and then the rest moves.
 #[test]
 fn redis_hangs_while_slots_move() {
+    let _turn = TURN.lock();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
@@ -325,11 +330,11 @@ async fn hang_while_moving(world: &World) -> Result<()> {
         }
     })
     .await?;
-    world.cluster.lock().await.redis.suspend()?;
+    world.cluster.lock().await.redis.lock().suspend()?;
     // The fault itself: longer than anybody may be silent.
     tokio::time::sleep(HANG).await;
     let hung = Instant::now();
-    world.cluster.lock().await.redis.resume();
+    world.cluster.lock().await.redis.lock().resume();
     let left = owned(world, 1, "router-1").await?;
     println!(
         "{left} of {all} slots left when Redis hung; silences: {}",
@@ -349,6 +354,7 @@ async fn hang_while_moving(world: &World) -> Result<()> {
 /// their edges for the next one.
 #[test]
 fn the_last_router_does_not_wait() {
+    let _turn = TURN.lock();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()

@@ -238,7 +238,7 @@ async fn forgotten_by_redis(mutation: &str, limit: Duration) -> Result<bool> {
     };
     let world = World::start(size).await?;
     let before = owners(&world).await?;
-    let port = world.cluster.lock().await.redis.port()?;
+    let port = world.cluster.lock().await.redis.lock().port()?;
     let end = Instant::now() + limit;
     while Instant::now() < end {
         // It renews a few times in a second: every round of the planner but the odd one misses it.
