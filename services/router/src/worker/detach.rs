@@ -4,18 +4,14 @@
 //! may drop what it holds. A session that ends stays as `Ending` until every room and contact
 //! was told, so that nobody keeps a ghost, whoever dies meanwhile.
 
-use std::sync::Arc;
-
-use sestina_api::key::{EffectKey, EffectKind};
 use sestina_proto as proto;
 use sestina_proto::to_edge::Body;
 use sestina_runtime::failpoint;
 use sestina_xmpp::jid::Jid;
 
 use super::core::{Core, LaneRef};
-use super::session::{Attachment, OutItem, Session};
+use super::session::Attachment;
 use super::slot::Slot;
-use super::work::{OnDone, WorkId};
 use crate::config::KEYS_EVERY_MS;
 
 /// Users that are asked for at one time.
@@ -121,7 +117,7 @@ impl Slot {
 
     /// What a session's stanzas caused for sessions of the same user (answers, copies, presence)
     /// never left the slot: released here.
-    fn release_own(&mut self, core: &mut Core, user: &Jid, origin: u128, mark: u64) {
+    pub(super) fn release_own(&mut self, core: &mut Core, user: &Jid, origin: u128, mark: u64) {
         let ids: Vec<u128> = self.users.get(user).cloned().unwrap_or_default();
         for id in ids {
             if self
@@ -230,195 +226,6 @@ impl Slot {
         }
         let idle = core.now_ms.saturating_sub(core.config.stream_idle_ms);
         self.streams.retain(|_, (_, _, at)| *at > idle);
-    }
-
-    /// Ends a session from the server's side, with a stream error for its socket. After a takeover
-    /// its edge first sends again what its client knows to be accepted.
-    pub(crate) fn close_session(
-        &mut self,
-        core: &mut Core,
-        id: u128,
-        condition: &'static str,
-        text: &'static str,
-    ) {
-        if let Some(session) = self.sessions.get_mut(&id)
-            && session.owes()
-            && session.edge().is_some()
-        {
-            session.close_asked.get_or_insert((condition, text));
-            return;
-        }
-        if let Some(session) = self.sessions.get(&id)
-            && let Some((lane, handle)) = session.edge()
-        {
-            let close = proto::CloseSession {
-                handle,
-                generation: session.generation,
-                condition: condition.to_owned(),
-                text: text.to_owned(),
-                // What it did not take is stored first.
-                keep: true,
-                ended: true,
-            };
-            core.send_edge(lane, self.slot, self.epoch, Body::Close(close));
-        }
-        self.end_session(core, id);
-    }
-
-    /// The queue of a session is over its bound: a reader that slow is cut off, not waited for.
-    pub(crate) fn overflowed(&mut self, core: &mut Core, id: u128) {
-        if self
-            .sessions
-            .get(&id)
-            .is_some_and(|s| s.close_asked.is_some())
-        {
-            return;
-        }
-        core.metrics.overflowed();
-        tracing::warn!(jid = %self.sessions.get(&id).map(|s| s.jid.as_str().to_owned()).unwrap_or_default(),
-            limit = core.config.session_queue_bytes, "the session's queue is full; ending it");
-        self.close_session(
-            core,
-            id,
-            "resource-constraint",
-            "too much is waiting for this client",
-        );
-    }
-
-    /// Tells everybody that a session is over: its own resources, rooms, contacts; what it did not
-    /// take goes to the offline store. Forgotten when all of that is done.
-    pub(crate) fn end_session(&mut self, core: &mut Core, id: u128) {
-        let Some(session) = self.sessions.get_mut(&id) else {
-            return;
-        };
-        if session.is_ending() {
-            return;
-        }
-        failpoint!("router.session_ended");
-        let edge = session.edge();
-        if edge.is_none() {
-            core.metrics.reattached();
-        }
-        session.attachment = Attachment::Ending;
-        let work = core.works.open(OnDone::Ended {
-            slot: self.slot,
-            session: id,
-        });
-        let was = session.available.take();
-        let jid = session.jid.clone();
-        let joined: Vec<(Jid, String)> = session.joined.drain().collect();
-        let directed: Vec<Jid> = session.directed.drain().collect();
-        let queue: Vec<(u64, OutItem)> =
-            (session.acked + 1..).zip(session.queue.drain(..)).collect();
-        let user = super::slot::entity_of(jid.bare_str());
-        let had = session.restored.iter();
-        let had = had.filter(|key| key.kind == EffectKind::Route as u32);
-        self.given.extend(had.map(|key| (key.origin, key.n, user)));
-        // Without acknowledgements, what was written counts as taken.
-        let taken = match session.sm {
-            Some(_) => 0,
-            None => session.written,
-        };
-        for work in session.state_waits.drain(..) {
-            core.part_done(work);
-        }
-        let n = session.accepted + 1;
-        session.ended_from = edge;
-        if let Some((lane, handle)) = edge {
-            self.handles.remove(&(lane.edge, handle));
-        }
-        core.metrics.ended();
-        self.release_older(core, id);
-        self.return_unacknowledged(core, id, &jid, queue, taken, work);
-        if was.is_some() {
-            self.tell_own(core, id, n, &jid, work);
-        }
-        let rooms = joined
-            .iter()
-            .filter_map(|(room, nick)| room.with_resource(nick).ok());
-        for (index, to) in rooms.chain(directed).enumerate() {
-            let index = u32::try_from(index).unwrap_or(u32::MAX);
-            let key = EffectKey::indexed(id, n, EffectKind::Ended, index);
-            let stanza = Slot::unavailable_of(&jid, &to);
-            self.send_effect(core, id, key, &to, stanza, work);
-        }
-        core.part_done(work);
-    }
-
-    fn tell_own(&mut self, core: &mut Core, id: u128, n: u64, jid: &Jid, work: WorkId) {
-        let targets: Vec<u128> = self
-            .sessions_of(&jid.bare())
-            .filter(|s| s.available.is_some())
-            .map(|s| s.id)
-            .collect();
-        let stanza = Arc::new(proto::Stanza::from(Slot::unavailable_of(jid, &jid.bare())));
-        let key = EffectKey::new(id, n, EffectKind::Ended);
-        for target in targets {
-            self.deliver_to(core, target, key, stanza.clone(), Some(work));
-        }
-    }
-
-    /// Everybody was told. What the client sent before may still be under way: until it is settled
-    /// its keys are needed, and the edge holds its copies.
-    pub(crate) fn session_ended(&mut self, core: &mut Core, id: u128) {
-        if let Some(session) = self.sessions.get_mut(&id)
-            && session.settled < session.accepted
-        {
-            session.all_told = true;
-            return;
-        }
-        // Keys are needed until nobody is left who could send something again.
-        let Some(session) = self.sessions.get_mut(&id).filter(|s| s.holders.is_empty()) else {
-            return;
-        };
-        let generation = session.generation;
-        let last = [session.ended_from.take(), session.detached_from.take()];
-        let last = last.into_iter().flatten();
-        session.holders = last
-            .map(|(lane, handle)| (lane, proto::Detached { handle, generation }))
-            .chain(session.older.drain(..).map(|o| {
-                let (handle, generation) = (o.handle, o.generation);
-                (o.lane, proto::Detached { handle, generation })
-            }))
-            .collect();
-        if session.holders.is_empty() {
-            return self.forget_session(core, id);
-        }
-        for (lane, gone) in session.holders.clone() {
-            self.tell_gone(core, id, lane, gone);
-        }
-    }
-
-    fn tell_gone(&self, core: &mut Core, id: u128, lane: LaneRef, gone: proto::Detached) {
-        let handle = gone.handle;
-        core.send_edge(lane, self.slot, self.epoch, Body::Detached(gone));
-        core.gone_told(lane, self.slot, id, handle);
-    }
-
-    /// An attachment of a session that is over holds nothing any more.
-    pub(crate) fn holder_gone(&mut self, core: &mut Core, id: u128, lane: LaneRef, handle: u64) {
-        if let Some(session) = self.sessions.get_mut(&id)
-            && !session.holders.is_empty()
-        {
-            session
-                .holders
-                .retain(|(l, gone)| (*l, gone.handle) != (lane, handle));
-            if session.holders.is_empty() {
-                self.forget_session(core, id);
-            }
-        }
-    }
-
-    fn forget_session(&mut self, core: &mut Core, id: u128) {
-        let Some(session) = self.remove_session(id) else {
-            return;
-        };
-        for target in session.mark_targets.keys() {
-            core.send_mark(*target, id, u64::MAX);
-        }
-        let user = session.jid.bare();
-        self.release_own(core, &user, id, u64::MAX);
-        self.shadow_delete_object(core, Session::shadow_object(id));
     }
 
     /// A lane to an edge opened: what that edge did not take on the one before goes again; it

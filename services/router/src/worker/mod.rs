@@ -5,9 +5,10 @@
 //!
 //! - [`core`]: what slots share within a turn; [`work`]: what is awaited before an answer
 //! - [`slot`], [`session`], [`record`]: the rows
-//! - [`attach`], [`inbound`]: from edges; [`route`]: at the sender; [`receive`], [`replay`]: at the addressee
+//! - [`attach`], [`inbound`]: from edges; [`route`]: at the sender; [`receive`],
+//!   [`replay`], [`to_user`]: at the addressee; [`outgoing`]: to the client
 //! - [`presence`], [`records`]: presence; archive, offline, carbons
-//! - [`detach`], [`shadow`], [`shadow_check`]: ends of sockets and sessions; what survives this
+//! - [`detach`], [`ending`], [`shadow`], [`shadow_check`]: ends of sockets and sessions; what survives this
 //!   process
 //! - [`takeover`], [`held`], [`archive_again`]: slots come; [`leaving`], [`handover`],
 //!   [`parting`], [`given_away`]: they go
@@ -20,6 +21,7 @@ mod attach;
 mod batch;
 pub(crate) mod core;
 mod detach;
+mod ending;
 mod ends;
 mod frames;
 pub(crate) mod given_away;
@@ -31,6 +33,7 @@ mod lanes;
 mod leaving;
 mod levels;
 mod marks;
+mod outgoing;
 mod parting;
 pub(crate) mod passage;
 mod presence;
@@ -47,6 +50,7 @@ pub(crate) mod slot;
 mod takeover;
 #[cfg(test)]
 mod testing;
+mod to_user;
 pub(crate) mod turn;
 mod unreleased;
 pub(crate) mod work;

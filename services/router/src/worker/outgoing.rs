@@ -1,0 +1,279 @@
+//! What goes to a session's client: its queue, up to where others hold it, and which keys of it may
+//! still come again.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use sestina_api::key::EffectKey;
+use sestina_proto as proto;
+
+use super::core::{Core, LaneRef};
+use super::passage::Passage;
+use super::session::{Attachment, Older, OutItem, Session, is_stored, stanza_weight};
+use super::work::WorkId;
+use crate::chance::HashSet;
+
+impl Session {
+    /// Puts a stanza behind all others. `work` gets a part that closes when it is held twice.
+    pub(crate) fn enqueue(
+        &mut self,
+        core: &mut Core,
+        key: EffectKey,
+        stanza: Arc<proto::Stanza>,
+        work: Option<WorkId>,
+    ) -> u64 {
+        self.next += 1;
+        if let Some(work) = work {
+            core.works.part(work);
+        }
+        let weight = stanza_weight(&stanza);
+        self.queue_bytes += weight;
+        let passage = match self.attachment {
+            Attachment::Edge { .. } => core.passage.clone(),
+            Attachment::Detached { .. } | Attachment::Ending => Passage::default(),
+        };
+        self.queue.push_back(OutItem {
+            key,
+            stanza,
+            work,
+            weight,
+            passage,
+        });
+        self.unreleased.insert(self.next, key);
+        self.next
+    }
+
+    /// Gives the lane what credit allows.
+    pub(crate) fn pump(&mut self, core: &mut Core, slot: u16, epoch: u64) {
+        let Some((lane, handle)) = self.edge() else {
+            return;
+        };
+        if !core.lanes.contains_key(&lane) {
+            return;
+        }
+        loop {
+            self.tell_sm(core, slot, epoch, lane, handle);
+            if self.sent >= self.next || self.flying_bytes > core.config.session_credit_bytes {
+                break;
+            }
+            let index = usize::try_from(self.sent - self.acked).unwrap_or(usize::MAX);
+            let Some(item) = self.queue.get(index) else {
+                break;
+            };
+            self.sent += 1;
+            self.flying_bytes += item.weight;
+            let target = proto::Target {
+                handle,
+                generation: self.generation,
+                number: self.sent,
+                variant: 0,
+                epoch,
+            };
+            core.deliver(
+                lane,
+                slot,
+                self.id,
+                target,
+                &item.stanza,
+                item.key,
+                &item.passage,
+            );
+        }
+    }
+
+    /// Between what the client does not count and what it counts.
+    fn tell_sm(&mut self, core: &mut Core, slot: u16, epoch: u64, lane: LaneRef, handle: u64) {
+        if self.sm_told || self.sm.is_some_and(|sm| self.sent < sm.out_base) {
+            return;
+        }
+        self.sm_told = true;
+        if let Some(enabled) = self.sm_enabled(handle, slot, &core.config.sm_key) {
+            core.send_edge(lane, slot, epoch, proto::to_edge::Body::SmEnabled(enabled));
+        }
+    }
+
+    /// A second process holds everything up to `number`.
+    pub(crate) fn on_held(&mut self, core: &mut Core, number: u64) {
+        let number = number.min(self.next);
+        while self.held < number {
+            self.held += 1;
+            if self.held <= self.acked {
+                continue;
+            }
+            let index = usize::try_from(self.held - self.acked - 1).unwrap_or(usize::MAX);
+            if let Some(work) = self.queue.get_mut(index).and_then(|i| i.work.take()) {
+                core.part_done(work);
+            }
+        }
+    }
+
+    /// The edge wrote everything up to `number` to the socket.
+    pub(crate) fn on_written(&mut self, number: u64) {
+        let number = number.min(self.sent);
+        while self.written < number {
+            self.written += 1;
+            if self.written > self.acked {
+                let index = usize::try_from(self.written - self.acked - 1).unwrap_or(usize::MAX);
+                if let Some(item) = self.queue.get(index) {
+                    self.flying_bytes = self.flying_bytes.saturating_sub(item.weight);
+                }
+            }
+        }
+    }
+
+    /// The client acknowledged everything up to `number`; false if it was never sent.
+    pub(crate) fn on_acked(&mut self, core: &mut Core, number: u64) -> bool {
+        if number > self.next {
+            return false;
+        }
+        self.on_written(number);
+        self.on_held(core, number);
+        while self.acked < number {
+            self.acked += 1;
+            if let Some(item) = self.queue.pop_front() {
+                self.queue_bytes = self.queue_bytes.saturating_sub(item.weight);
+            }
+        }
+        if self.queue.is_empty() {
+            // Most sessions are idle most of the time.
+            self.queue = VecDeque::new();
+        }
+        self.sent = self.sent.max(self.acked);
+        self.written = self.written.max(self.acked);
+        self.held = self.held.max(self.acked);
+        true
+    }
+
+    /// The origin can never replay what this number carried.
+    pub(crate) fn release(&mut self, number: u64) {
+        if let Some(key) = self.unreleased.remove(number) {
+            self.restored.remove(&key);
+        }
+    }
+
+    /// The same for all that came from one origin up to its mark.
+    pub(crate) fn release_origin(&mut self, origin: u128, mark: u64) -> bool {
+        let stays = |key: &EffectKey| key.origin != origin || key.n > mark || is_stored(*key);
+        let released = self.unreleased.retain(stays);
+        if !self.restored.is_empty() {
+            self.restored.retain(stays);
+        }
+        released
+    }
+
+    /// What came from storage is released when storage knows it as delivered; `None`: all of it.
+    pub(crate) fn release_stored(&mut self, keys: Option<&HashSet<EffectKey>>) {
+        let stays = |key: &EffectKey| !is_stored(*key) || keys.is_some_and(|k| !k.contains(key));
+        self.unreleased.retain(stays);
+        self.restored.retain(stays);
+    }
+
+    /// Whether storage may still have something as not delivered that it got.
+    pub(crate) fn has_stored(&self) -> bool {
+        self.unreleased.keys().any(|key| is_stored(*key))
+    }
+
+    /// The cheap part of [`Session::release_origin`]: what is first in line.
+    pub(crate) fn release_front(&mut self, origin: u128, mark: u64) {
+        while let Some((number, key)) = self.unreleased.first()
+            && key.origin == origin
+            && key.n <= mark
+            && !is_stored(key)
+        {
+            self.unreleased.remove(number);
+            self.restored.remove(&key);
+        }
+    }
+
+    /// The number under which an effect was queued, while its origin may replay it.
+    pub(crate) fn number_of(&self, key: EffectKey) -> Option<u64> {
+        self.unreleased.number_of(key)
+    }
+
+    /// All numbers up to here are released.
+    pub(crate) fn released(&self) -> u64 {
+        self.unreleased.first().map_or(self.next, |(n, _)| n - 1)
+    }
+
+    /// Whether nothing is held for it elsewhere that a new owner would need.
+    fn needs_no_spare(&self) -> bool {
+        let released = self.released();
+        match self.attachment {
+            Attachment::Edge { .. } => self.spare.is_none_or(|spare| {
+                self.edge_knows && self.edge_has >= spare.out && released >= spare.keys
+            }),
+            Attachment::Detached { committed, .. } => committed && released >= self.acked,
+            Attachment::Ending => true,
+        }
+    }
+
+    /// The attachments before this one that hold nothing any more that is needed.
+    pub(crate) fn older_done(&mut self) -> Vec<Older> {
+        if !self.needs_no_spare() {
+            return Vec::new();
+        }
+        let settled = self.settled;
+        self.older
+            .extract_if(.., |older| older.until <= settled)
+            .collect()
+    }
+
+    /// Whether the spare copies have just become superfluous.
+    pub(crate) fn spare_done(&mut self) -> bool {
+        let attached = matches!(self.attachment, Attachment::Edge { .. });
+        attached && self.needs_no_spare() && self.spare.take().is_some()
+    }
+
+    /// Whether this session got that effect (or a copy of it) and still knows.
+    pub(crate) fn has_had(&self, key: EffectKey) -> bool {
+        self.unreleased
+            .keys()
+            .any(|k| k.origin == key.origin && k.n == key.n)
+    }
+
+    /// Puts back a delivery that an edge or the shadow held.
+    pub(crate) fn restore_item(&mut self, item: proto::Outbound) {
+        let (Some(key), Some(stanza)) = (item.key.as_ref().map(EffectKey::from), item.stanza)
+        else {
+            return;
+        };
+        self.next = item.number;
+        let weight = stanza_weight(&stanza);
+        self.queue_bytes += weight;
+        self.queue.push_back(OutItem {
+            key,
+            stanza: Arc::new(stanza),
+            work: None,
+            weight,
+            passage: Passage::default(),
+        });
+        self.unreleased.insert(item.number, key);
+        self.restored.insert(key);
+    }
+
+    /// Begins to send again from what the client acknowledged (another edge, or the lane anew).
+    pub(crate) fn rewind(&mut self) {
+        for item in &mut self.queue {
+            item.passage = Passage::default();
+        }
+        self.sent = self.acked;
+        self.written = self.acked;
+        self.flying_bytes = 0;
+    }
+
+    /// Begins to tell all again to the edge that has its socket.
+    pub(crate) fn tell_again(&mut self) {
+        self.rewind();
+        self.settled_told = 0;
+        self.accepted_told = 0;
+        self.released_told = 0;
+        self.state_dirty = true;
+    }
+
+    /// The edge is being told that it has the session.
+    pub(crate) fn attaching(&mut self) {
+        self.attached_no += 1;
+        self.edge_knows = false;
+        self.edge_has = 0;
+    }
+}

@@ -1,0 +1,267 @@
+//! Stanzas for a user of this slot: which of the user's sessions get them, and what becomes of them
+//! when there is none (RFC 6121 §8.5).
+
+use std::sync::Arc;
+
+use sestina_api::key::EffectKind;
+use sestina_proto as proto;
+use sestina_xmpp::jid::Jid;
+use sestina_xmpp::stanza::Stanza;
+use sestina_xmpp::stanza::error::Condition;
+
+use super::core::Core;
+use super::receive::{InHand, stamp};
+use super::replay::Before;
+use super::slot::Slot;
+use crate::hooks::{Effect, IqContext, IqTarget, MessageContext, Point};
+
+impl Slot {
+    pub(super) fn message_unavailable(&mut self, hand: InHand, stanza: &Stanza) {
+        if !stanza.is_error() && stanza.type_ != "headline" {
+            self.answer_with(
+                hand,
+                stanza.error_reply(Condition::ServiceUnavailable, None),
+            );
+        }
+    }
+
+    /// Storage refuses or is away: the sender may try again (binding effects).
+    pub(crate) fn storage_away(&mut self, hand: InHand, stanza: &Stanza) {
+        if !stanza.is_error() {
+            let text = Some("storage is away; try again later");
+            self.answer_with(
+                hand,
+                stanza.error_reply(Condition::ResourceConstraint, text),
+            );
+        }
+    }
+
+    pub(super) fn message_to_known(
+        &mut self,
+        core: &mut Core,
+        hand: InHand,
+        to: &Jid,
+        mut stanza: Stanza,
+        before: Before,
+    ) {
+        if core.storage_backlogged() && !stanza.is_error() {
+            return self.storage_away(hand, &stanza);
+        }
+        let user = to.bare();
+        let peer = Jid::from_wire(&stanza.from);
+        let anonymous = self.sessions_of(&user).any(|s| s.anonymous);
+        let config = core.config.clone();
+        let pipeline = core.pipeline.clone();
+        let context = MessageContext {
+            user: &user,
+            peer: &peer,
+            key: hand.key,
+            has_account: !anonymous && config.has_accounts(user.domain()),
+            from_room: config.is_muc(peer.domain()),
+            config: &config,
+        };
+        if let Err(bounce) = pipeline.filter(Point::MessageIn, &context, &mut stanza) {
+            if let Some(condition) = bounce.condition.filter(|_| !stanza.is_error()) {
+                self.answer_with(hand, stanza.error_reply(condition, bounce.text));
+            }
+            return;
+        }
+        let had = || {
+            self.sessions_of(&user)
+                .any(|s| s.number_of(hand.key).is_some())
+        };
+        let before = match before {
+            Before::Unknown if had() => Before::Given,
+            before => before,
+        };
+        let stored = sestina_xmpp::ext::offline::should_store(&stanza);
+        let targets = match before {
+            Before::Nothing | Before::Unknown => self.message_targets(to, &stanza, stored),
+            // Who came later, or is getting what is stored, gets nothing twice.
+            Before::Given => {
+                let mut targets = self.message_targets(to, &stanza, false);
+                targets.retain(|id| self.sessions.get(id).is_some_and(|s| s.was_before));
+                targets
+            }
+            // Whoever comes for what is stored gets it there, or got it.
+            Before::Stored => Vec::new(),
+        };
+        if targets.is_empty() && before != Before::Given {
+            let kept = self.undeliverable(core, hand, &context, &pipeline, to, stanza);
+            // It comes to its addressee behind what is stored; other devices hear of it now.
+            if let Some(stanza) = kept
+                && let Some(id) = self.session_waiting(to)
+                && pipeline
+                    .observe(Point::MessageIn, &context, &stanza)
+                    .iter()
+                    .any(|effect| matches!(effect, Effect::Carbons))
+            {
+                self.carbons_received(core, hand, &user, &stanza, &[id]);
+            }
+            return;
+        }
+        // What a dead owner archived and could not deliver is in the archive where it is delivered.
+        let moves = before == Before::Unknown;
+        let mut carbons = false;
+        for effect in pipeline.observe(Point::MessageIn, &context, &stanza) {
+            match effect {
+                Effect::Archive => {
+                    let id = self.archive(core, &user, &peer, hand.key, &stanza, hand.work, moves);
+                    stamp(&mut stanza, &user, &id);
+                }
+                Effect::Carbons => carbons = true,
+                other => tracing::error!(?other, "a module asked for this at MessageIn"),
+            }
+        }
+        let wire = Arc::new(proto::Stanza::from(stanza.clone()));
+        for target in &targets {
+            self.deliver_effect(core, hand, *target, EffectKind::Route, &wire);
+        }
+        if carbons && !targets.is_empty() {
+            self.carbons_received(core, hand, &user, &stanza, &targets);
+        }
+    }
+
+    /// RFC 6121 §8.5.2.1.1 and §8.5.3: which sessions get a message; one that can be `stored` comes
+    /// behind what is stored.
+    fn message_targets(&self, to: &Jid, stanza: &Stanza, stored: bool) -> Vec<u128> {
+        if to.resource().is_some() {
+            if let Some(id) = self.session_of(to) {
+                // Behind what is stored, whichever form of the address was used (RFC 6120 §10.1).
+                let waits = stored && self.session_waiting(to).is_some();
+                return if waits { Vec::new() } else { vec![id] };
+            }
+            // §8.5.3.2.1: normal and chat go on as if to the bare JID; the rest is not delivered.
+            if !matches!(stanza.type_.as_str(), "" | "normal" | "chat") {
+                return Vec::new();
+            }
+        } else if stanza.type_ == "groupchat" {
+            return Vec::new();
+        }
+        let reachable = || {
+            self.sessions_of(&to.bare())
+                .filter(|s| s.priority().is_some_and(|p| p >= 0))
+        };
+        // Where all of them still wait for what is stored, this comes behind it, from there too.
+        // Where one does not wait, it is nobody's turn to get this later: all get it now.
+        if stored && reachable().all(|s| s.offline_pending) {
+            return Vec::new();
+        }
+        reachable().map(|s| s.id).collect()
+    }
+
+    /// The session with that full JID, while it is being given what is stored.
+    fn session_waiting(&self, to: &Jid) -> Option<u128> {
+        let id = to.resource().and_then(|_| self.session_of(to))?;
+        self.sessions.get(&id)?.offline_pending.then_some(id)
+    }
+
+    /// Nobody can be given it now; returns it as it was stored, if it was.
+    fn undeliverable(
+        &mut self,
+        core: &mut Core,
+        hand: InHand,
+        context: &MessageContext<'_>,
+        pipeline: &crate::hooks::Pipeline,
+        to: &Jid,
+        mut stanza: Stanza,
+    ) -> Option<Stanza> {
+        let user = to.bare();
+        let mut stored = false;
+        let effects = pipeline.observe(Point::Undeliverable, context, &stanza);
+        for effect in effects {
+            match effect {
+                Effect::Archive => {
+                    let (key, work) = (hand.key, hand.work);
+                    let id = self.archive(core, &user, context.peer, key, &stanza, work, false);
+                    stamp(&mut stanza, &user, &id);
+                }
+                Effect::StoreOffline => {
+                    stored = true;
+                    let key = hand.key.sibling(EffectKind::Offline);
+                    self.store_offline(core, key, hand.work, &user, &stanza);
+                }
+                other => tracing::error!(?other, "a module asked for this at Undeliverable"),
+            }
+        }
+        if stored {
+            core.metrics.offline_stored();
+            return Some(stanza);
+        }
+        self.message_unavailable(hand, &stanza);
+        None
+    }
+
+    pub(super) fn presence_to_user(
+        &mut self,
+        core: &mut Core,
+        hand: InHand,
+        to: &Jid,
+        stanza: Stanza,
+    ) {
+        if !matches!(stanza.type_.as_str(), "" | "unavailable" | "error") {
+            // Subscriptions need a roster; RFC 6121 §3 lets a server ignore what it cannot keep.
+            return;
+        }
+        let targets: Vec<u128> = match to.resource() {
+            Some(_) => self.session_of(to).into_iter().collect(),
+            None => self
+                .sessions_of(to)
+                .filter(|s| s.available.is_some())
+                .map(|s| s.id)
+                .collect(),
+        };
+        let wire = Arc::new(proto::Stanza::from(stanza));
+        for target in targets {
+            self.deliver_effect(core, hand, target, EffectKind::Route, &wire);
+        }
+    }
+
+    pub(super) fn iq_to_user(&mut self, core: &mut Core, hand: InHand, to: &Jid, stanza: Stanza) {
+        let request = matches!(stanza.type_.as_str(), "get" | "set");
+        if to.resource().is_some() {
+            match self.session_of(to) {
+                Some(id) => {
+                    let wire = Arc::new(proto::Stanza::from(stanza));
+                    self.deliver_effect(core, hand, id, EffectKind::Route, &wire);
+                }
+                None if request => {
+                    self.answer_with(
+                        hand,
+                        stanza.error_reply(Condition::ServiceUnavailable, None),
+                    );
+                }
+                None => {}
+            }
+            return;
+        }
+        if !request {
+            return;
+        }
+        let config = core.config.clone();
+        let pipeline = core.pipeline.clone();
+        let from = Jid::from_wire(&stanza.from);
+        let context = IqContext {
+            from: &from,
+            to,
+            anonymous: false,
+            sessions: 0,
+            resources: &[],
+            pipeline: &pipeline,
+            config: &config,
+            wall_ms: core.wall_ms,
+        };
+        for effect in pipeline.iq(IqTarget::OtherAccount, &context, &stanza) {
+            match effect {
+                Effect::Result(payload) => {
+                    self.answer_with(hand, stanza.result_reply(payload.as_ref()));
+                }
+                Effect::Reply(reply) => self.answer_with(hand, reply),
+                Effect::Error(condition, text) => {
+                    self.answer_with(hand, stanza.error_reply(condition, text.as_deref()));
+                }
+                other => tracing::error!(?other, "a module asked for this of another account"),
+            }
+        }
+    }
+}
