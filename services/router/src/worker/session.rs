@@ -22,7 +22,7 @@ use crate::chance::{HashMap, HashSet};
 pub(crate) enum Attachment {
     /// At an edge. The lane may be between two connections; the edge's lease decides.
     Edge { lane: LaneRef, handle: u64 },
-    /// Nowhere: waits for a resume until the deadline (clock of [`Core::now_ms`]), which for other
+    /// Nowhere: waits for a resume until the deadline (clock of [`now_ms`](super::core::Core::now_ms)), which for other
     /// owners is a time of the day (Unix time).
     Detached {
         deadline_ms: u64,
@@ -197,7 +197,7 @@ pub(crate) struct Session {
     pub(crate) holders: Vec<(LaneRef, proto::Detached)>,
     /// Listed to send its mark to other slots.
     pub(crate) mark_due: bool,
-    /// When its user's keys were asked for ([`Core::now_ms`]); 0: not by this owner.
+    /// When its user's keys were asked for ([`now_ms`](super::core::Core::now_ms)); 0: not by this owner.
     pub(crate) keys_ms: u64,
 }
 
