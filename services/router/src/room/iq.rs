@@ -10,7 +10,7 @@ use sestina_xmpp::xml::Element;
 
 use super::input::{Origin, relayed};
 use super::state::{Affiliation, Emission};
-use crate::hooks::{Effect, IqContext, IqTarget};
+use crate::hooks::IqTarget;
 use crate::worker::core::Core;
 use crate::worker::receive::InHand;
 use crate::worker::slot::Slot;
@@ -81,30 +81,7 @@ impl Slot {
         to: &Jid,
         stanza: &Stanza,
     ) {
-        let pipeline = core.pipeline.clone();
-        let config = core.config.clone();
-        let context = IqContext {
-            from: &origin.jid,
-            to,
-            anonymous: false,
-            sessions: 0,
-            resources: &[],
-            pipeline: &pipeline,
-            config: &config,
-            wall_ms: core.wall_ms,
-        };
-        for effect in pipeline.iq(IqTarget::Room, &context, stanza) {
-            match effect {
-                Effect::Result(payload) => {
-                    self.answer_with(hand, stanza.result_reply(payload.as_ref()));
-                }
-                Effect::Reply(reply) => self.answer_with(hand, reply),
-                Effect::Error(condition, text) => {
-                    self.answer_with(hand, stanza.error_reply(condition, text.as_deref()));
-                }
-                other => tracing::error!(?other, "a module asked for this in a room"),
-            }
-        }
+        self.ask_modules(core, hand, IqTarget::Room, (&origin.jid, to), stanza);
     }
 }
 

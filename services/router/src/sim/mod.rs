@@ -7,8 +7,9 @@
 //! speaks. Faults come one at a time; when the cluster is whole again and at rest, [`check`] says
 //! what is wrong.
 //!
-//! - [`world`]: what there is, and one step; [`faults`]: what goes wrong; [`talk`]: what clients do
-//! - [`host`]: a router process; [`edge`], [`client`], [`stores`], [`net`]: the models
+//! - [`world`]: what there is; [`acts`], [`steps`]: what may happen next, and that it does; [`faults`]: what goes wrong; [`talk`]: what clients do
+//! - [`host`]: a router process; [`edge`], [`edge_frames`], [`edge_sockets`], [`edge_session`],
+//!   [`client`], [`stores`], [`net`]: the models
 //! - [`check`]: what must hold; [`trace`]: what is printed of a run that failed
 //!
 //! `SESTINA_SIM_SEED=n` replays one seed with its trace, `SESTINA_SIM_SEEDS=n` runs that many,
@@ -20,14 +21,18 @@
     clippy::cast_possible_truncation
 )]
 
+mod acts;
 mod check;
 mod client;
 mod edge;
+mod edge_frames;
 mod edge_session;
+mod edge_sockets;
 mod faults;
 mod host;
 mod net;
 mod rng;
+mod steps;
 mod stores;
 mod talk;
 mod trace;

@@ -11,6 +11,7 @@ use super::client::{FromServer, Mode, Sock, ToServer};
 use super::edge::{self};
 use super::host::Keeper;
 use super::net::{End, Ends};
+use super::steps::process_frame;
 use super::trace;
 use super::world::*;
 use crate::worker::core::{LaneRef, PeerRef};

@@ -128,6 +128,7 @@ impl Slot {
                 .unwrap_or_default(),
         });
         let n = session.accepted;
+        let close = session.close_asked.filter(|_| !session.owes());
         let work = core.works.open(OnDone::Stanza {
             slot: self.slot,
             session: id,
@@ -149,9 +150,7 @@ impl Slot {
         failpoint!("router.executed");
         core.part_done(work);
         self.touch(core, id);
-        if let Some(session) = self.sessions.get(&id)
-            && let Some((condition, text)) = session.close_asked.filter(|_| !session.owes())
-        {
+        if let Some((condition, text)) = close {
             self.close_session(core, id, condition, text);
         }
     }

@@ -238,20 +238,30 @@ impl Slot {
         if !request {
             return;
         }
-        let config = core.config.clone();
-        let pipeline = core.pipeline.clone();
         let from = Jid::from_wire(&stanza.from);
+        self.ask_modules(core, hand, IqTarget::OtherAccount, (&from, to), &stanza);
+    }
+
+    /// Modules answer an IQ for an account of somebody else, or for a room.
+    pub(crate) fn ask_modules(
+        &mut self,
+        core: &Core,
+        hand: InHand,
+        target: IqTarget,
+        (from, to): (&Jid, &Jid),
+        stanza: &Stanza,
+    ) {
         let context = IqContext {
-            from: &from,
+            from,
             to,
             anonymous: false,
             sessions: 0,
             resources: &[],
-            pipeline: &pipeline,
-            config: &config,
+            pipeline: &core.pipeline,
+            config: &core.config,
             wall_ms: core.wall_ms,
         };
-        for effect in pipeline.iq(IqTarget::OtherAccount, &context, &stanza) {
+        for effect in core.pipeline.iq(target, &context, stanza) {
             match effect {
                 Effect::Result(payload) => {
                     self.answer_with(hand, stanza.result_reply(payload.as_ref()));
@@ -260,7 +270,7 @@ impl Slot {
                 Effect::Error(condition, text) => {
                     self.answer_with(hand, stanza.error_reply(condition, text.as_deref()));
                 }
-                other => tracing::error!(?other, "a module asked for this of another account"),
+                other => tracing::error!(?other, ?target, "a module asked for this of a stranger"),
             }
         }
     }

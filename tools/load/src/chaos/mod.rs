@@ -6,7 +6,8 @@
 //! in both archives once, in that order, under the id that was delivered.
 //!
 //! `config` says what to run, `history` holds the notes, `checker` judges them (and knows nothing
-//! of sockets), `world` is what all sessions share, `session` is one session with its
+//! of sockets), `world` is what all sessions share
+//! and `seen` what they note in it beside messages, `session` is one session with its
 //! reconnects, `receive` is what it does with what comes, `control` is the dialogue on standard
 //! input and output, `summary` turns times into figures. `flood` is two more clients, who do
 //! what nobody should.
@@ -17,6 +18,7 @@ pub mod control;
 pub mod flood;
 pub mod history;
 pub mod receive;
+pub mod seen;
 pub mod session;
 pub mod summary;
 pub mod world;

@@ -11,12 +11,12 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 
 use super::config::Config;
-use super::history::{Absence, Delivery, History, Kind, MessageId, Sent};
+use super::history::{Delivery, History, Kind, MessageId, Sent};
 use super::summary::{Window, WindowReport};
 use crate::client::endpoint::{Endpoint, TrustOptions};
 
 /// What was under way when a session broke was sent at most so long before.
-const ABSENCE_MARGIN_US: u64 = 10_000_000;
+pub(super) const ABSENCE_MARGIN_US: u64 = 10_000_000;
 
 /// What sessions do at the moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,33 +48,33 @@ pub struct World {
 }
 
 #[derive(Debug)]
-struct State {
-    history: History,
-    kinds: Vec<Kind>,
+pub(super) struct State {
+    pub(super) history: History,
+    pub(super) kinds: Vec<Kind>,
     /// The conversation of each session.
-    places: Vec<Option<usize>>,
-    connected: Vec<bool>,
+    pub(super) places: Vec<Option<usize>>,
+    pub(super) connected: Vec<bool>,
     /// The edge on which each session was last, by its number in the configuration.
-    edges: Vec<usize>,
+    pub(super) edges: Vec<usize>,
     /// Sessions that were on an edge when it was touched, in this window.
-    struck: Vec<bool>,
-    ready: Vec<bool>,
-    rooms_open: HashSet<usize>,
-    touched: HashSet<String>,
-    total: Window,
-    current: Window,
-    finished: Vec<WindowReport>,
+    pub(super) struck: Vec<bool>,
+    pub(super) ready: Vec<bool>,
+    pub(super) rooms_open: HashSet<usize>,
+    pub(super) touched: HashSet<String>,
+    pub(super) total: Window,
+    pub(super) current: Window,
+    pub(super) finished: Vec<WindowReport>,
     /// Messages sent and not acknowledged by sessions that still expect it.
-    unacked: Vec<std::collections::BTreeSet<u32>>,
+    pub(super) unacked: Vec<std::collections::BTreeSet<u32>>,
     /// Deliveries still expected.
-    outstanding: i64,
-    last_delivery: u64,
-    bounces: BTreeMap<String, u64>,
-    refusals: BTreeMap<String, u64>,
-    leaves_seen: u64,
-    evictions: u64,
-    archive_reads: u64,
-    archive_read_failures: BTreeMap<String, u64>,
+    pub(super) outstanding: i64,
+    pub(super) last_delivery: u64,
+    pub(super) bounces: BTreeMap<String, u64>,
+    pub(super) refusals: BTreeMap<String, u64>,
+    pub(super) leaves_seen: u64,
+    pub(super) evictions: u64,
+    pub(super) archive_reads: u64,
+    pub(super) archive_read_failures: BTreeMap<String, u64>,
 }
 
 impl std::fmt::Debug for World {
@@ -151,7 +151,7 @@ impl World {
         }))
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    pub(super) fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -179,7 +179,7 @@ impl World {
     }
 
     /// Tells the log only.
-    fn note(&self, event: &Value) {
+    pub(super) fn note(&self, event: &Value) {
         let Some(log) = &self.log else { return };
         let mut event = event.clone();
         event["at_us"] = json!(self.now());
@@ -299,137 +299,6 @@ impl World {
             "condition": condition}));
     }
 
-    /// A session has a socket on the edge of that number.
-    pub fn connected(&self, session: usize, edge: usize) {
-        let mut state = self.state();
-        state.connected[session] = true;
-        state.edges[session] = edge;
-    }
-
-    /// A session is bound and, where it has a room, in it with all others.
-    pub fn ready(&self, session: usize) {
-        self.state().ready[session] = true;
-    }
-
-    /// How many sessions are ready.
-    #[must_use]
-    pub fn ready_count(&self) -> usize {
-        self.state().ready.iter().filter(|ready| **ready).count()
-    }
-
-    /// A room can be joined by all.
-    pub fn room_open(&self, conversation: usize) {
-        self.state().rooms_open.insert(conversation);
-    }
-
-    /// How many rooms are.
-    #[must_use]
-    pub fn rooms_open(&self) -> usize {
-        self.state().rooms_open.len()
-    }
-
-    /// A session lost its socket.
-    pub fn disconnected(&self, session: usize, edge: &str, why: &str) {
-        let mut guard = self.state();
-        let state = &mut *guard;
-        state.connected[session] = false;
-        let touched = state.touched.contains(edge);
-        for window in [&mut state.total, &mut state.current] {
-            window.disconnects += 1;
-            window.untouched_disconnects += u64::from(!touched);
-        }
-        drop(guard);
-        self.event(
-            &json!({"event": "disconnected", "session": session, "edge": edge,
-            "why": why, "touched": touched}),
-        );
-    }
-
-    /// An attempt to connect failed.
-    pub fn attempt_failed(&self, session: usize, edge: &str, why: &str) {
-        let mut state = self.state();
-        state.total.failed_attempts += 1;
-        state.current.failed_attempts += 1;
-        drop(state);
-        self.note(
-            &json!({"event": "attempt_failed", "session": session, "edge": edge,
-            "why": why}),
-        );
-    }
-
-    /// A session goes on where it was.
-    pub fn resumed(&self, session: usize, edge: usize, lost_at: u64, connect_at: u64) {
-        let now = self.now();
-        self.connected(session, edge);
-        let mut guard = self.state();
-        let state = &mut *guard;
-        for window in [&mut state.total, &mut state.current] {
-            window.resumes_ok += 1;
-            window.recoveries.push(now - lost_at);
-            window.resumptions.push(now - connect_at);
-        }
-        drop(guard);
-        self.event(
-            &json!({"event": "resumed", "session": session, "edge": self.config.edges[edge],
-            "recovery_ms": (now - lost_at) as f64 / 1e3,
-            "connect_to_resumed_ms": (now - connect_at) as f64 / 1e3}),
-        );
-    }
-
-    /// The server refused to resume; what was not acknowledged is given up.
-    pub fn refused(&self, session: usize, edge: &str, lost_at: u64, reason: &str) {
-        let mut guard = self.state();
-        let state = &mut *guard;
-        for window in [&mut state.total, &mut state.current] {
-            window.resumes_refused += 1;
-        }
-        *state.refusals.entry(reason.to_owned()).or_default() += 1;
-        let from = lost_at.saturating_sub(ABSENCE_MARGIN_US);
-        state.history.absences[session].push(Absence { from, to: u64::MAX });
-        let given_up = std::mem::take(&mut state.unacked[session]).len() as i64;
-        state.outstanding -= given_up * state.receivers(session);
-        drop(guard);
-        self.event(
-            &json!({"event": "resume_refused", "session": session, "edge": edge,
-            "reason": reason}),
-        );
-    }
-
-    /// The session that began anew is complete; messages sent from `at` on are due again.
-    pub fn present_again(&self, session: usize, at: u64) {
-        if let Some(absence) = self.state().history.absences[session].last_mut()
-            && absence.to == u64::MAX
-        {
-            absence.to = at;
-        }
-    }
-
-    /// An occupant was seen leaving who never meant to.
-    pub fn leave_seen(&self, session: usize, who: &str) {
-        self.state().leaves_seen += 1;
-        self.event(&json!({"event": "leave_seen", "session": session, "who": who}));
-    }
-
-    /// A session was put out of its room.
-    pub fn evicted(&self, session: usize) {
-        self.state().evictions += 1;
-        self.event(&json!({"event": "evicted", "session": session}));
-    }
-
-    /// A read of an archive during the run ended.
-    pub fn archive_read(&self, failure: Option<&str>) {
-        let mut state = self.state();
-        match failure {
-            None => state.archive_reads += 1,
-            Some(why) => {
-                *state
-                    .archive_read_failures
-                    .entry(why.to_owned())
-                    .or_default() += 1
-            }
-        }
-    }
-
     /// The driver will disturb an edge, or does so no longer.
     pub fn touch(&self, edge: &str, touched: bool) {
         let mut state = self.state();
@@ -530,7 +399,7 @@ impl World {
 
 impl State {
     /// How many sessions get a message of `sender`.
-    fn receivers(&self, sender: usize) -> i64 {
+    pub(super) fn receivers(&self, sender: usize) -> i64 {
         let place = self.places.get(sender).copied().flatten();
         match place.map(|number| &self.history.conversations[number]) {
             Some(c) if c.kind == Kind::Room => c.members.len() as i64,

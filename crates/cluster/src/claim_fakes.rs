@@ -1,0 +1,314 @@
+//! A storage and a Redis of which a test decides when they are away, and routers that plan over them.
+#![allow(clippy::unwrap_used)]
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use async_trait::async_trait;
+use parking_lot::Mutex;
+use sestina_api::lease::Renewal;
+use sestina_api::shadow::{Shadow, ShadowError, ShadowObject, ShadowOp};
+use sestina_api::store::{StoreError, Stores};
+use sestina_runtime::clock::ManualClock;
+use sestina_sessions::{MemoryLeases, MemoryShadow};
+
+use super::super::*;
+use crate::lease_storage::StorageLeases;
+use crate::slot_map::SharedSlotTable;
+use crate::slots::SLOTS;
+pub(super) const TTL: Duration = Duration::from_secs(4);
+
+/// Storage's part in memory: leases, the planner's lease and the table, in one "transaction".
+pub(super) struct FakeStorage {
+    pub(super) leases: MemoryLeases,
+    pub(super) clock: Arc<ManualClock>,
+    pub(super) away: AtomicBool,
+    /// Who renews just before the next claim's transaction.
+    pub(super) renews_first: Mutex<Option<proto::Node>>,
+    pub(super) state: Mutex<(Option<(proto::Node, BootInstant)>, proto::SlotMap)>,
+}
+
+impl FakeStorage {
+    pub(super) fn check(&self) -> Result<(), StoreError> {
+        match self.away.load(Ordering::SeqCst) {
+            true => Err(StoreError::Away("test".into())),
+            false => Ok(()),
+        }
+    }
+
+    pub(super) fn take_planner_lease(&self, planner: &proto::Node, ttl_ms: u32) -> bool {
+        let now = self.clock.now();
+        let mut state = self.state.lock();
+        if state
+            .0
+            .as_ref()
+            .is_some_and(|(held, until)| !same(held, planner) && now < *until)
+        {
+            return false;
+        }
+        let until = now
+            .checked_add(Duration::from_millis(u64::from(ttl_ms)))
+            .unwrap();
+        state.0 = Some((planner.clone(), until));
+        true
+    }
+}
+
+macro_rules! not_used {
+    ($($name:ident($request:ident) -> $reply:ident;)*) => {
+        #[async_trait]
+        impl Stores for FakeStorage {
+            $(async fn $name(&self, _: proto::$request) -> Result<proto::$reply, StoreError> {
+                Err(StoreError::Internal(concat!(stringify!($name), " is not used here").into()))
+            })*
+
+            async fn lease_renew(
+                &self,
+                request: proto::LeaseRenewRequest,
+            ) -> Result<proto::LeaseRenewReply, StoreError> {
+                self.check()?;
+                let ttl = Duration::from_millis(u64::from(request.ttl_ms));
+                let renewal = self.leases.renew(&request.node.unwrap(), ttl).await.unwrap();
+                Ok(proto::LeaseRenewReply { lost: renewal == Renewal::Lost })
+            }
+
+            async fn lease_end(
+                &self,
+                request: proto::LeaseEndRequest,
+            ) -> Result<proto::Empty, StoreError> {
+                self.check()?;
+                self.leases.release(&request.node.unwrap()).await.unwrap();
+                Ok(proto::Empty {})
+            }
+
+            async fn lease_list(&self, _: proto::Empty) -> Result<proto::LeaseListReply, StoreError> {
+                self.check()?;
+                let leases = self.leases.fresh().await.unwrap().into_iter();
+                let leases = leases.map(|(node, left)| proto::Lease {
+                    node: Some(node),
+                    remaining_ms: left.as_millis() as u32,
+                });
+                Ok(proto::LeaseListReply { leases: leases.collect() })
+            }
+
+            async fn slot_table(
+                &self,
+                request: proto::SlotTableRequest,
+            ) -> Result<proto::SlotTableReply, StoreError> {
+                self.check()?;
+                let map = self.state.lock().1.clone();
+                let map = (map.version > request.known_version).then_some(map);
+                Ok(proto::SlotTableReply { map })
+            }
+
+            async fn slot_claim(
+                &self,
+                request: proto::SlotClaimRequest,
+            ) -> Result<proto::SlotClaimReply, StoreError> {
+                self.check()?;
+                let renewing = self.renews_first.lock().take_if(|_| !request.moves.is_empty());
+                if let Some(node) = renewing {
+                    self.leases.renew(&node, TTL).await.unwrap();
+                }
+                let planner = request
+                    .planner
+                    .is_some_and(|planner| self.take_planner_lease(&planner, request.planner_ttl_ms));
+                let fresh = self.leases.fresh().await.unwrap();
+                let mut map = self.state.lock().1.clone();
+                let mut refused_slots = Vec::new();
+                let mut ended = Vec::new();
+                for m in request.moves {
+                    let table = SlotTable::new(map.clone()).unwrap();
+                    let owner = table.owner(m.slot as u16).cloned().unwrap_or_default();
+                    let as_believed = owner.name == m.from_name
+                        && owner.incarnation == m.from_incarnation
+                        && table.epoch(m.slot as u16) == m.from_epoch;
+                    let alive = fresh.iter().any(|(node, _)| same(node, &owner));
+                    if !as_believed || !(m.released || planner && !alive) {
+                        refused_slots.push(m.slot);
+                        continue;
+                    }
+                    if !m.released {
+                        ended.push(owner);
+                    }
+                    let to = m.to.unwrap();
+                    let known = map.routers.iter().position(|node| same(node, &to));
+                    let at = known.unwrap_or_else(|| {
+                        map.routers.push(to);
+                        map.routers.len() - 1
+                    });
+                    map.owners[m.slot as usize] = at as u32 + 1;
+                    map.epochs[m.slot as usize] = m.min_epoch.max(m.from_epoch + 1);
+                    map.version += 1;
+                }
+                for node in ended {
+                    self.leases.mark_ended(&node).await.unwrap();
+                }
+                self.state.lock().1 = map.clone();
+                Ok(proto::SlotClaimReply { planner, refused_slots, map: Some(map) })
+            }
+        }
+    };
+}
+
+not_used! {
+    account_get(AccountRef) -> AccountReply;
+    account_put(AccountPutRequest) -> Empty;
+    account_set_disabled(AccountDisable) -> Empty;
+    account_delete(AccountRef) -> Empty;
+    account_list(AccountListRequest) -> AccountListReply;
+    archive_append(ArchiveAppendRequest) -> FencedReply;
+    archive_query(ArchiveQueryRequest) -> ArchiveQueryReply;
+    offline_append(OfflineAppendRequest) -> FencedReply;
+    offline_list(OfflineListRequest) -> OfflineListReply;
+    offline_known(OfflineKnownRequest) -> OfflineKnownReply;
+    offline_remove(OfflineRemoveRequest) -> FencedReply;
+    outcome_put(OutcomePutRequest) -> OutcomeReply;
+    cluster_secret(Empty) -> ClusterSecretReply;
+    maintain(MaintainRequest) -> Empty;
+}
+
+/// Redis' part: can be away.
+pub(super) struct FakeRedis {
+    pub(super) leases: MemoryLeases,
+    pub(super) shadow: MemoryShadow,
+    pub(super) away: AtomicBool,
+}
+
+impl FakeRedis {
+    pub(super) fn check(&self) -> Result<(), AuthorityAway> {
+        match self.away.load(Ordering::SeqCst) {
+            true => Err(AuthorityAway("test".into())),
+            false => Ok(()),
+        }
+    }
+}
+
+#[async_trait]
+impl LeaseAuthority for FakeRedis {
+    async fn renew(&self, node: &proto::Node, ttl: Duration) -> Result<Renewal, AuthorityAway> {
+        self.check()?;
+        self.leases.renew(node, ttl).await
+    }
+    async fn release(&self, node: &proto::Node) -> Result<(), AuthorityAway> {
+        self.check()?;
+        self.leases.release(node).await
+    }
+    async fn fresh(&self) -> Result<Vec<(proto::Node, Duration)>, AuthorityAway> {
+        self.check()?;
+        self.leases.fresh().await
+    }
+    async fn mark_ended(&self, node: &proto::Node) -> Result<bool, AuthorityAway> {
+        self.check()?;
+        self.leases.mark_ended(node).await
+    }
+    async fn unmark(&self, node: &proto::Node) -> Result<(), AuthorityAway> {
+        self.check()?;
+        self.leases.unmark(node).await
+    }
+}
+
+#[async_trait]
+impl Shadow for FakeRedis {
+    async fn apply(&self, slot: u16, epoch: u64, ops: Vec<ShadowOp>) -> Result<(), ShadowError> {
+        self.shadow.apply(slot, epoch, ops).await
+    }
+    async fn load(&self, slot: u16, epoch: u64) -> Result<Vec<ShadowObject>, ShadowError> {
+        self.shadow.load(slot, epoch).await
+    }
+    async fn epochs(&self, slots: &[u16]) -> Result<Vec<u64>, ShadowError> {
+        self.check().map_err(|error| ShadowError::Away(error.0))?;
+        self.shadow.epochs(slots).await
+    }
+}
+
+pub(super) struct World {
+    pub(super) clock: Arc<ManualClock>,
+    pub(super) storage: Arc<FakeStorage>,
+    pub(super) redis: Arc<FakeRedis>,
+}
+
+impl World {
+    pub(super) fn new() -> World {
+        let clock = Arc::new(ManualClock::default());
+        clock.advance(Duration::from_secs(100));
+        let storage = FakeStorage {
+            leases: MemoryLeases::new(clock.clone()),
+            clock: clock.clone(),
+            away: AtomicBool::new(false),
+            renews_first: Mutex::new(None),
+            state: Mutex::new((None, SlotTable::empty().as_proto().clone())),
+        };
+        let redis = FakeRedis {
+            leases: MemoryLeases::new(clock.clone()),
+            shadow: MemoryShadow::new(),
+            away: AtomicBool::new(false),
+        };
+        World {
+            clock,
+            storage: Arc::new(storage),
+            redis: Arc::new(redis),
+        }
+    }
+
+    pub(super) fn planner(&self, me: &proto::Node) -> Planner {
+        let stores: Arc<dyn Stores> = self.storage.clone();
+        let ports = ClaimPorts {
+            storage_leases: Arc::new(StorageLeases::new(stores.clone())),
+            stores,
+            shadow_leases: self.redis.clone(),
+            shadow: self.redis.clone(),
+            table: SharedSlotTable::default(),
+        };
+        Planner::new(
+            me.clone(),
+            ports,
+            PlannerSettings::default(),
+            self.clock.clone(),
+        )
+    }
+
+    pub(super) async fn renew(&self, nodes: &[&proto::Node]) {
+        for node in nodes {
+            self.redis.leases.renew(node, TTL).await.unwrap();
+            self.storage.leases.renew(node, TTL).await.unwrap();
+        }
+    }
+
+    /// Lets time pass with only these renewing; the planner's lease runs out meanwhile too.
+    pub(super) async fn pass(&self, renewing: &[&proto::Node]) {
+        for _ in 0..5 {
+            self.clock.advance(Duration::from_secs(1));
+            self.renew(renewing).await;
+        }
+    }
+}
+
+pub(super) fn router(name: &str) -> proto::Node {
+    let role = proto::NodeRole::Router.into();
+    proto::Node {
+        name: name.into(),
+        incarnation: 1,
+        role,
+        ..Default::default()
+    }
+}
+
+pub(super) fn nothing(_: u16) -> u64 {
+    0
+}
+
+/// Two routers, each with its share, the first one planning.
+pub(super) async fn two_routers() -> (World, Planner, proto::Node, proto::Node) {
+    let world = World::new();
+    let (a, b) = (router("a"), router("b"));
+    world.renew(&[&a, &b]).await;
+    let mut planner = world.planner(&a);
+    let round = planner.run_planner_round(nothing).await.unwrap();
+    assert!(round.planner);
+    assert_eq!((round.claimed.len(), round.refused.len()), (SLOTS, 0));
+    (world, planner, a, b)
+}
+
+pub(super) fn share(planner: &Planner, node: &proto::Node) -> usize {
+    planner.ports.table.load().slots_of(node).count()
+}

@@ -1,0 +1,94 @@
+//! What every authority of leases does.
+
+use std::time::Duration;
+
+use sestina_api::lease::{LeaseAuthority, Renewal};
+use sestina_proto as proto;
+use tokio::time::sleep;
+
+pub(crate) const TTL: Duration = Duration::from_secs(60);
+
+pub(crate) fn node(name: &str, incarnation: u64) -> proto::Node {
+    let role = proto::NodeRole::Router.into();
+    let address = format!("{name}.example:5280");
+    proto::Node {
+        name: name.into(),
+        incarnation,
+        role,
+        address,
+        draining: false,
+    }
+}
+
+pub(crate) async fn fresh(leases: &dyn LeaseAuthority) -> Vec<proto::Node> {
+    let mut nodes: Vec<_> = leases
+        .fresh()
+        .await
+        .unwrap()
+        .into_iter()
+        .map(|(n, _)| n)
+        .collect();
+    nodes.sort_by(|a, b| a.name.cmp(&b.name));
+    nodes
+}
+
+pub(crate) async fn lease_suite(leases: &dyn LeaseAuthority) {
+    let (a, a2, b) = (node("a", 1), node("a", 2), node("b", u64::MAX));
+    assert_eq!(fresh(leases).await, []);
+    assert_eq!(leases.renew(&a, TTL).await.unwrap(), Renewal::Renewed);
+    assert_eq!(leases.renew(&a, TTL).await.unwrap(), Renewal::Renewed);
+    assert_eq!(leases.renew(&a2, TTL).await.unwrap(), Renewal::Lost);
+    assert_eq!(leases.renew(&b, TTL).await.unwrap(), Renewal::Renewed);
+    assert_eq!(fresh(leases).await, [a.clone(), b.clone()]);
+    for (_, remaining) in leases.fresh().await.unwrap() {
+        assert!(
+            remaining <= TTL && remaining > TTL - Duration::from_secs(30),
+            "{remaining:?}"
+        );
+    }
+
+    // The node's own news travel with its renewals.
+    let draining = proto::Node {
+        draining: true,
+        ..b.clone()
+    };
+    leases.renew(&draining, TTL).await.unwrap();
+    assert_eq!(fresh(leases).await, [a.clone(), draining.clone()]);
+
+    // Fresh leases cannot be marked; ended ones can, and are never renewed then.
+    assert!(!leases.mark_ended(&a).await.unwrap());
+    assert_eq!(
+        leases.renew(&a, Duration::from_millis(1)).await.unwrap(),
+        Renewal::Renewed
+    );
+    while fresh(leases).await.contains(&a) {
+        sleep(Duration::from_millis(1)).await;
+    }
+    assert!(leases.mark_ended(&a).await.unwrap());
+    assert_eq!(leases.renew(&a, TTL).await.unwrap(), Renewal::Lost);
+    assert_eq!(fresh(leases).await, std::slice::from_ref(&draining));
+    leases.unmark(&a).await.unwrap();
+    assert_eq!(leases.renew(&a, TTL).await.unwrap(), Renewal::Renewed);
+
+    // Given back: free for the next incarnation, and not for a late renewal.
+    leases.release(&a2).await.unwrap();
+    assert_eq!(
+        fresh(leases).await.len(),
+        2,
+        "another incarnation's release ended the lease"
+    );
+    leases.release(&a).await.unwrap();
+    assert_eq!(leases.renew(&a, TTL).await.unwrap(), Renewal::Lost);
+    let a3 = node("a", 3);
+    assert_eq!(leases.renew(&a3, TTL).await.unwrap(), Renewal::Renewed);
+    assert!(
+        leases.mark_ended(&a).await.unwrap(),
+        "the former incarnation has ended"
+    );
+    assert_eq!(
+        leases.renew(&a3, TTL).await.unwrap(),
+        Renewal::Renewed,
+        "its mark hit another"
+    );
+    assert_eq!(fresh(leases).await, [a3, draining]);
+}

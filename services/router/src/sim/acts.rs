@@ -1,0 +1,197 @@
+//! What may happen next in the world.
+
+use std::collections::BTreeMap;
+
+use sestina_proto as proto;
+
+use super::client::Mode;
+use super::host::{Host, JobState, Life};
+use super::net::Ends;
+use super::world::*;
+use crate::worker::core::Job;
+
+/// One thing that may happen next.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Act {
+    Up(u64),
+    Down(u64),
+    Peer(u64),
+    TellOpener(u64),
+    TellAcceptor(u64),
+    Turn(usize, usize),
+    Job(usize, usize),
+    Orphan(usize),
+    Watch(usize),
+    ReadTable(usize),
+    Refresh(usize),
+    Plan,
+    PeerOpen(usize, u64),
+    LaneOpen(usize, (u64, u32)),
+    EdgeLearn(usize, usize),
+    SockUp(u64),
+    SockDown(u64),
+    SockTold(u64),
+    SockGone(u64),
+    Connect(usize),
+    Late(usize),
+}
+
+impl World {
+    pub(super) fn acts(&self) -> Vec<Act> {
+        let mut acts = Vec::new();
+        self.acts_of_net(&mut acts);
+        let fresh = self.fresh();
+        let stores = !self.storage.away && !self.shadow.away;
+        for (index, host) in self.hosts.iter().enumerate() {
+            self.acts_of_host(index, host, &fresh, stores, &mut acts);
+        }
+        acts.extend((0..self.orphans.len()).map(Act::Orphan));
+        if stores && self.owner_without_lease(&fresh) {
+            acts.push(Act::Plan);
+        }
+        for (index, edge) in self.edges.iter().enumerate().filter(|(_, e)| e.alive) {
+            for lane in edge.lanes_due(self.now) {
+                let to = self.host_index(lane.0).map(|h| &self.hosts[h]);
+                if to.is_some_and(Host::is_running) {
+                    acts.push(Act::LaneOpen(index, lane));
+                }
+            }
+            let newer = |h: &Host| h.is_running() && h.table.version() > edge.version;
+            if let Some(host) = self.hosts.iter().position(newer) {
+                acts.push(Act::EdgeLearn(index, host));
+            }
+        }
+        for (id, sock) in &self.socks {
+            let alive = self.edges[sock.edge].alive;
+            if !sock.up.is_empty() && alive {
+                acts.push(Act::SockUp(*id));
+            } else if !sock.open && !sock.edge_told && alive {
+                acts.push(Act::SockTold(*id));
+            }
+            if !sock.down.is_empty() {
+                acts.push(Act::SockDown(*id));
+            } else if !sock.open && !sock.client_told {
+                acts.push(Act::SockGone(*id));
+            }
+        }
+        let any_edge = self.edges.iter().any(|e| e.alive);
+        for client in self.clients.iter().filter(|_| any_edge) {
+            let due = match client.mode {
+                Mode::Offline => client.wanted,
+                Mode::Broken { until } => until <= self.now,
+                Mode::Binding | Mode::Resuming | Mode::Online => false,
+            };
+            if due {
+                acts.push(Act::Connect(client.index));
+            }
+        }
+        acts
+    }
+
+    pub(super) fn acts_of_net(&self, acts: &mut Vec<Act>) {
+        let net = self.net.lock();
+        for (id, conn) in &net.conns {
+            let (opener, acceptor) = match conn.ends {
+                Ends::Edge { edge, router, .. } => (edge, router),
+                Ends::Peer { from, to } => (from, to),
+            };
+            let reads = |incarnation: u64| match self.host_index(incarnation) {
+                Some(host) => self.hosts[host].acts(),
+                None => self
+                    .edge_index(incarnation)
+                    .is_some_and(|e| self.edges[e].alive),
+            };
+            let lane = matches!(conn.ends, Ends::Edge { .. });
+            if reads(acceptor) {
+                if !conn.up.is_empty() {
+                    acts.push(Act::Up(*id));
+                } else if !conn.peer.is_empty() {
+                    acts.push(Act::Peer(*id));
+                } else if conn.broken && !conn.acceptor_told {
+                    acts.push(Act::TellAcceptor(*id));
+                }
+            }
+            if reads(opener) {
+                if !conn.down.is_empty() {
+                    acts.push(Act::Down(*id));
+                } else if conn.broken && !conn.opener_told && (lane || conn.peer.is_empty()) {
+                    acts.push(Act::TellOpener(*id));
+                }
+            }
+        }
+    }
+
+    pub(super) fn acts_of_host(
+        &self,
+        index: usize,
+        host: &Host,
+        fresh: &BTreeMap<u64, proto::Node>,
+        stores: bool,
+        acts: &mut Vec<Act>,
+    ) {
+        if !host.acts() {
+            return;
+        }
+        for (worker, inbox) in host.inbox.iter().enumerate() {
+            if !inbox.is_empty() {
+                acts.push(Act::Turn(index, worker));
+            }
+        }
+        for (at, job) in host.jobs.iter().enumerate() {
+            let waits = match job {
+                JobState::Answered { .. } => false,
+                JobState::Asked { job, at, .. } => match job {
+                    Job::Archive { .. } | Job::Offline { .. } | Job::OfflineRemove { .. } => {
+                        self.storage.away
+                    }
+                    Job::UserKnown { .. } | Job::OfflineList { .. } | Job::ArchiveQuery { .. } => {
+                        self.storage.away && self.now <= at + 500
+                    }
+                    Job::ShadowLoad { .. } => self.shadow.away,
+                    Job::Shadow { .. } | Job::Release { .. } | Job::Keys { .. } => false,
+                },
+            };
+            if !waits {
+                acts.push(Act::Job(index, at));
+            }
+        }
+        if let Life::Late { turns: 0 } = host.life {
+            acts.push(Act::Late(index));
+        }
+        if host.watched < host.table.version() {
+            acts.push(Act::Watch(index));
+        }
+        if !host.is_running() {
+            return;
+        }
+        if !self.storage.away && self.storage.map.version > host.table.version() {
+            acts.push(Act::ReadTable(index));
+        }
+        if stores && !host.live.keys().eq(fresh.keys()) {
+            acts.push(Act::Refresh(index));
+        }
+        for (incarnation, node) in &host.live {
+            let due = host
+                .keepers
+                .get(incarnation)
+                .is_none_or(|k| k.conn.is_none() && k.retry_at <= self.now);
+            let other =
+                *incarnation != host.incarnation() && node.role() == proto::NodeRole::Router;
+            let up = self
+                .host_index(*incarnation)
+                .is_some_and(|h| self.hosts[h].is_running());
+            if other && due && up {
+                acts.push(Act::PeerOpen(index, *incarnation));
+            }
+        }
+    }
+
+    pub(super) fn owner_without_lease(&self, fresh: &BTreeMap<u64, proto::Node>) -> bool {
+        self.storage
+            .map
+            .routers
+            .iter()
+            .any(|r| !fresh.contains_key(&r.incarnation))
+            && self.hosts.iter().any(Host::is_running)
+    }
+}
