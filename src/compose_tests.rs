@@ -23,7 +23,7 @@ fn hosts_reach_both_tiers() {
     assert!(router.has_accounts("a.example") && !router.has_accounts("anonymous.example"));
     assert!(router.is_muc("conference.a.example") && router.is_muc("rooms.example"));
     let edge = edge(&config, "e").unwrap();
-    assert_eq!(edge.hosts[0].mechanisms.len(), 4);
+    assert_eq!(edge.hosts[0].mechanisms.len(), 5);
     assert!(!edge.hosts[0].anonymous);
     assert!(edge.hosts[1].anonymous && edge.hosts[1].mechanisms.is_empty());
     assert_eq!(edge.hosts[1].muc_domains, ["rooms.example"]);

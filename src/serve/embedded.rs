@@ -270,9 +270,12 @@ async fn work(
         Some(embedded.edge.clone()),
         process.metrics.clone(),
     );
-    process
-        .tasks
-        .spawn("whole", admin.clone().watch_whole(process.tasks.token()));
+    // A server that was asked to end takes all apart; that is nothing to warn of.
+    let drain = process.shutdown.drain.clone();
+    let watch = admin.clone().watch_whole(process.tasks.token());
+    process.tasks.spawn("whole", async move {
+        drain.run_until_cancelled(watch).await;
+    });
     let socket = process.admin_socket(admin).await?;
     let began = tokio::select! {
         began = embedded.serving() => began.map(|()| true),

@@ -50,8 +50,9 @@ section! {
         domain: String = String::new();
         /// Let anyone log in without an account (SASL ANONYMOUS) instead of by password.
         anonymous: bool = false;
-        /// SASL mechanisms offered to users with a password, best first. `PLAIN` can be added; it
-        /// is offered over TLS only.
+        /// SASL mechanisms offered to users with a password, best first. `PLAIN`, which shows the
+        /// password to this server, is offered over TLS only; without it, clients that cannot do
+        /// SCRAM are kept out.
         mechanisms: Vec<String> = default_mechanisms();
         /// Domain of the group chat service. Empty: `conference.` before the domain.
         muc: String = String::new();
@@ -294,6 +295,7 @@ fn default_mechanisms() -> Vec<String> {
         "SCRAM-SHA-256",
         "SCRAM-SHA-1-PLUS",
         "SCRAM-SHA-1",
+        "PLAIN",
     ]
     .map(str::to_owned)
     .to_vec()

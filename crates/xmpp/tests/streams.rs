@@ -249,6 +249,39 @@ fn a_restart_forgets_the_old_header() {
     );
 }
 
+// RFC 6120 §11.7: some clients write a line feed after each element, also after their last one
+// before the restart.
+#[test]
+fn white_space_before_a_restart_is_not_part_of_the_new_stream() {
+    for space in ["", "\n", " \r\n\t"] {
+        let rest = format!("{space}{HEADER}<message/>");
+        for early in 0..rest.len() {
+            let mut parser = StreamParser::new(Limits::unauthenticated());
+            parser.push(HEADER.as_bytes());
+            assert!(matches!(parser.next(), Ok(Some(StreamEvent::Open(_)))));
+            parser.push(b"<auth xmlns='urn:ietf:params:xml:ns:xmpp-sasl'>=</auth>");
+            parser.push(&rest.as_bytes()[..early]);
+            assert!(matches!(parser.next(), Ok(Some(StreamEvent::Nonza(_)))));
+            parser.reset();
+            let mut events: Vec<StreamEvent> = Vec::new();
+            while let Some(event) = parser.next().unwrap() {
+                events.push(event);
+            }
+            parser.push(&rest.as_bytes()[early..]);
+            while let Some(event) = parser.next().unwrap() {
+                events.push(event);
+            }
+            assert!(
+                matches!(&events[..], [StreamEvent::Open(_), StreamEvent::Stanza(_)]),
+                "{space:?}, {early} bytes early: {events:?}"
+            );
+        }
+    }
+    // At the start of a connection nothing may stand above the declaration (XML 1.0 §2.8).
+    let (events, fault) = whole(format!("\n{HEADER}").as_bytes());
+    assert!(events.is_empty() && fault.is_some());
+}
+
 #[test]
 fn what_came_before_tls_is_dropped() {
     let mut parser = StreamParser::new(Limits::unauthenticated());

@@ -17,6 +17,8 @@ const CLOSE_SPACE: usize = 64;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
+    /// After a restart: white space still belongs to the stream before (RFC 6120 §11.7).
+    Restart,
     /// Before the header; an XML declaration can only be the very first.
     Prolog {
         first: bool,
@@ -72,11 +74,13 @@ impl StreamParser {
         self.buffer.len() - self.start
     }
 
-    /// Expects a new stream header, as after SASL. What is buffered is read as its beginning.
+    /// Expects a new stream header, as after SASL. What is buffered is read as its beginning,
+    /// but for white space: some clients end each element they write with a line feed, and that
+    /// of the last one before the restart is not a line above the new XML declaration.
     pub fn reset(&mut self) {
         self.checker.scope.truncate(0);
         self.checker.restart(true);
-        self.phase = Phase::Prolog { first: true };
+        self.phase = Phase::Restart;
         self.root.clear();
         self.lang.clear();
         self.fault = None;
@@ -90,6 +94,7 @@ impl StreamParser {
         self.buffer = Vec::new();
         self.start = 0;
         self.reset();
+        self.phase = Phase::Prolog { first: true };
         dropped
     }
 
@@ -132,6 +137,13 @@ impl StreamParser {
             let rest = &self.buffer[self.start..];
             match self.phase {
                 Phase::Ended => return Ok(None),
+                Phase::Restart => match space_end(rest, 0) {
+                    len if len == rest.len() => {
+                        self.enter(Phase::Restart, len);
+                        return Ok(None);
+                    }
+                    len => self.enter(Phase::Prolog { first: true }, len),
+                },
                 Phase::Prolog { first } => match *rest {
                     [] | [b'<'] => return Ok(None),
                     [b'<', b'?', ..] if first => match prolog::declaration(rest)? {
