@@ -1,4 +1,4 @@
-//! Processor time, memory and context switches from `/proc`.
+//! Processor time from the clocks of the processes; memory and context switches from `/proc`.
 //!
 //! A group names processes; their descendants count too, because PostgreSQL works in children.
 //! The time of children that ended is in their parent's account, so a sum over a group does not
@@ -6,12 +6,14 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+use nix::time::ClockId;
+use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 
-/// The kernel reports times to user space in units of 1/100 s on every architecture that runs
-/// this.
+/// The kernel reports times in `/proc` in units of 1/100 s on every architecture that runs this.
 const TICKS_PER_SECOND: f64 = 100.0;
 
 /// Named groups of process ids, such as `server`, `redis`, `postgres`.
@@ -49,7 +51,7 @@ pub fn usage(groups: &Groups) -> Result<Usage> {
     for (name, roots) in groups {
         let mut pending = roots.clone();
         let mut counted = Vec::new();
-        let (mut ticks, mut resident) = (0, 0);
+        let (mut cpu, mut resident) = (0.0, 0);
         while let Some(pid) = pending.pop() {
             if counted.contains(&pid) {
                 continue;
@@ -58,13 +60,11 @@ pub fn usage(groups: &Groups) -> Result<Usage> {
             let stat = all
                 .get(&pid)
                 .with_context(|| format!("process {pid} of group '{name}' does not exist"))?;
-            ticks += stat.own_ticks + stat.reaped_ticks;
+            cpu += cpu_seconds(pid, stat) + stat.reaped_ticks as f64 / TICKS_PER_SECOND;
             resident += resident_bytes(pid);
             pending.extend(children.get(&pid).into_iter().flatten());
         }
-        usage
-            .cpu
-            .insert(name.clone(), ticks as f64 / TICKS_PER_SECOND);
+        usage.cpu.insert(name.clone(), cpu);
         usage.resident.insert(name.clone(), resident);
     }
     Ok(usage)
@@ -86,6 +86,18 @@ fn all_processes() -> Result<HashMap<u32, Stat>> {
         }
     }
     Ok(found)
+}
+
+/// What all threads of a process have used so far, those that ended included. Its clock counts
+/// nanoseconds; `/proc` counts hundredths of a second, which are too coarse for a process that
+/// works one part in a hundred of the time.
+fn cpu_seconds(pid: u32, stat: &Stat) -> f64 {
+    let clock = ClockId::pid_cpu_clock_id(Pid::from_raw(pid.cast_signed()));
+    match clock.and_then(ClockId::now) {
+        Ok(time) => Duration::from(time).as_secs_f64(),
+        // It ended meanwhile.
+        Err(_) => stat.own_ticks as f64 / TICKS_PER_SECOND,
+    }
 }
 
 /// Resident memory; nothing for a process that ended meanwhile.
@@ -135,7 +147,7 @@ pub fn own() -> Result<Own> {
             .sum::<u64>();
     }
     Ok(Own {
-        cpu: stat.own_ticks as f64 / TICKS_PER_SECOND,
+        cpu: cpu_seconds(std::process::id(), &stat),
         switches,
     })
 }
@@ -153,6 +165,13 @@ mod tests {
             (stat.parent, stat.own_ticks, stat.reaped_ticks),
             (7, 30, 70)
         );
+    }
+
+    #[test]
+    fn work_of_less_than_a_tick_is_seen() {
+        let me = Groups::from([("me".to_owned(), vec![std::process::id()])]);
+        let looks: Vec<f64> = (0..5).map(|_| usage(&me).unwrap().cpu["me"]).collect();
+        assert!(looks.is_sorted_by(|a, b| a < b), "{looks:?}");
     }
 
     #[test]
