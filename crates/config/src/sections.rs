@@ -50,9 +50,9 @@ section! {
         domain: String = String::new();
         /// Let anyone log in without an account (SASL ANONYMOUS) instead of by password.
         anonymous: bool = false;
-        /// SASL mechanisms offered to users with a password, best first. `PLAIN`, which shows the
-        /// password to this server, is offered over TLS only; without it, clients that cannot do
-        /// SCRAM are kept out.
+        /// SASL mechanisms offered to users with a password, best first. Those that end in `-PLUS`
+        /// are offered with TLS 1.3. `PLAIN`, which shows the password to this server, is offered
+        /// over TLS only; without it, clients that cannot do SCRAM are kept out.
         mechanisms: Vec<String> = default_mechanisms();
         /// Domain of the group chat service. Empty: `conference.` before the domain.
         muc: String = String::new();
@@ -231,8 +231,9 @@ section! {
     /// Logs, metrics and traces.
     pub struct Telemetry {
         /// Which log lines are written: a level, or levels by target, as in
-        /// `info,sestina_router=debug`.
-        log: String = "info".to_owned();
+        /// `info,sestina_router=debug`. By default the TLS library does not write of each handshake
+        /// that a stranger spoils; they are counted (metric `tls_handshakes`).
+        log: String = "info,rustls=error".to_owned();
         /// Form of the log lines on standard error.
         log_format: LogFormat = LogFormat::Text;
         /// OpenTelemetry collector (gRPC) that gets traces, metrics and logs, as in
@@ -292,8 +293,8 @@ impl Host {
 fn default_mechanisms() -> Vec<String> {
     [
         "SCRAM-SHA-256-PLUS",
-        "SCRAM-SHA-256",
         "SCRAM-SHA-1-PLUS",
+        "SCRAM-SHA-256",
         "SCRAM-SHA-1",
         "PLAIN",
     ]

@@ -81,15 +81,19 @@ fn answers_are_addressed_back() {
 }
 
 #[test]
-fn the_recipient_can_be_replaced() {
+fn a_recipient_is_filled_in_where_none_is_named() {
     let mut presence = Stanza::new(Kind::Presence);
-    presence.to = "b@x".into();
     let mut out = Vec::new();
     presence.write_to(&mut out, Some("c&@x/'"), true);
     assert_eq!(
         out,
         b"<presence xmlns='jabber:client' to='c&amp;@x/&apos;'/>"
     );
+    // RFC 6121 §8.5.2.1.1: `to` is not rewritten.
+    presence.to = "b@x".into();
+    out.clear();
+    presence.write_to(&mut out, Some("b@x/resource"), false);
+    assert_eq!(out, b"<presence to='b@x'/>");
 }
 
 #[test]

@@ -157,7 +157,7 @@ impl EdgeConfig {
             unsettled_bytes: 1 << 20,
             session_credit: 512 << 10,
             ask_stanzas: 25,
-            ask_after: Duration::from_secs(2),
+            ask_after: Duration::from_millis(500),
             silence_ask: Duration::from_secs(300),
             silence_answer: Duration::from_secs(30),
             owner_deadline: Duration::from_secs(60),

@@ -71,7 +71,7 @@ const LINES: &[Line] = &[
         "2011",
         "XMPP: Instant Messaging and Presence",
         Where::Router,
-        "delivery (§8) and directed presence; no rosters and subscriptions yet",
+        "delivery (§8) and directed presence; rosters are empty, and there are no subscriptions yet",
     ),
     line(
         "RFC 7395",

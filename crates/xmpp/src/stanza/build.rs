@@ -119,9 +119,10 @@ impl Stanza {
         Element::parse(self.child(ns, name)?.xml).ok()
     }
 
-    /// Appends the stanza as it goes on the wire. `to` replaces the stanza's own recipient;
-    /// `declare_ns` writes `xmlns='jabber:client'`, which WebSocket frames and forwarded copies
-    /// need.
+    /// Appends the stanza as it goes on the wire. `to` is the recipient of a stanza that names
+    /// none; one that is named stays as it is (RFC 6121 §8.5.2.1.1: what was sent to a bare JID
+    /// arrives with the bare JID). `declare_ns` writes `xmlns='jabber:client'`, which WebSocket
+    /// frames and forwarded copies need.
     pub fn write_to(&self, out: &mut Vec<u8>, to: Option<&str>, declare_ns: bool) {
         let name = self.kind.name();
         out.reserve(self.payload.len() + self.from.len() + self.attrs.len() + 128);
@@ -130,7 +131,10 @@ impl Stanza {
         if declare_ns {
             out.extend_from_slice(b" xmlns='jabber:client'");
         }
-        let to = to.unwrap_or(&self.to);
+        let to = match to {
+            Some(to) if self.to.is_empty() => to,
+            _ => &self.to,
+        };
         for (attribute, value) in [
             ("from", self.from.as_str()),
             ("to", to),

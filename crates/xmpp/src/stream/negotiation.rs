@@ -14,9 +14,14 @@ pub fn write_tls_failure(out: &mut Vec<u8>) {
     out.extend_from_slice(b"<failure xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>");
 }
 
-/// Appends a `<challenge/>` with these bytes in base64 (§6.4.3).
+/// Appends a `<challenge/>` with these bytes in base64 (§6.4.3). One of no bytes is empty: `=` has
+/// a meaning only where something may be left out, in `<auth/>` and `<success/>`.
 pub fn write_challenge(out: &mut Vec<u8>, data: &[u8]) {
-    out.extend_from_slice(b"<challenge xmlns='urn:ietf:params:xml:ns:xmpp-sasl'>");
+    out.extend_from_slice(b"<challenge xmlns='urn:ietf:params:xml:ns:xmpp-sasl'");
+    if data.is_empty() {
+        return out.extend_from_slice(b"/>");
+    }
+    out.push(b'>');
     out.extend_from_slice(encode(data).as_bytes());
     out.extend_from_slice(b"</challenge>");
 }

@@ -2,6 +2,7 @@
 
 use futures_util::{SinkExt as _, StreamExt as _};
 use http::{HeaderValue, StatusCode, header};
+use sestina_xmpp::stream::StreamCondition;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
@@ -10,7 +11,12 @@ use tokio_tungstenite::{WebSocketStream, client_async};
 
 use crate::listen::ListenerKind;
 use crate::listen::tests::{Rig, config};
+use crate::transport::websocket::WsError;
 use crate::transport::{Chunk, CloseKind, Flush};
+
+const HANDSHAKE: &[u8] = b"GET /xmpp-websocket HTTP/1.1\r\nHost: c.example\r\n\
+    Upgrade: websocket\r\nConnection: keep-alive, Upgrade\r\nSec-WebSocket-Version: 13\r\n\
+    Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Protocol: chat, xmpp\r\n\r\n";
 
 type Request = tokio_tungstenite::tungstenite::handshake::client::Request;
 
@@ -125,10 +131,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin + Send> Duplex for T {}
 async fn what_the_client_sends_with_its_request_is_not_lost() {
     let mut rig = rig();
     let mut stream = rig.connect("http").await;
-    let mut text = b"GET /xmpp-websocket HTTP/1.1\r\nHost: c.example\r\nUpgrade: websocket\r\n\
-        Connection: keep-alive, Upgrade\r\nSec-WebSocket-Version: 13\r\n\
-        Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Protocol: chat, xmpp\r\n\r\n"
-        .to_vec();
+    let mut text = HANDSHAKE.to_vec();
     text.extend_from_slice(&[
         0x81, 0x85, 0x37, 0xfa, 0x21, 0x3d, 0x7f, 0x9f, 0x4d, 0x51, 0x58,
     ]);
@@ -175,22 +178,34 @@ async fn a_close_of_either_side_is_answered() {
 #[tokio::test]
 async fn a_broken_client_is_told_why() {
     let mut rig = rig();
-    for (message, code) in [
-        (Message::text("x".repeat(1001)), CloseCode::Size),
-        (Message::binary(b"x".to_vec()), CloseCode::Unsupported),
+    for (message, condition) in [
+        (
+            Message::text("x".repeat(1001)),
+            StreamCondition::PolicyViolation,
+        ),
+        (Message::binary(b"x".to_vec()), StreamCondition::BadFormat),
     ] {
         let mut client = open(rig.connect("http").await, request("/xmpp-websocket"))
             .await
             .unwrap();
         let mut accepted = rig.next().await;
         client.send(message).await.unwrap();
-        assert!(accepted.reader.read().await.is_err());
+        // The stream has the last word: RFC 6120 §4.9.
+        let error = accepted.reader.read().await.unwrap_err();
+        assert_eq!(WsError::stream_error(&error).unwrap().0, condition);
         assert_eq!(accepted.reader.read().await.unwrap(), Chunk::Eof);
-        let Message::Close(Some(frame)) = client.next().await.unwrap().unwrap() else {
-            panic!("a close frame with a code")
-        };
-        assert_eq!(frame.code, code);
     }
+    // A frame that is none has no stream to be told of: here, one without a mask.
+    let mut stream = rig.connect("http").await;
+    stream.write_all(HANDSHAKE).await.unwrap();
+    let mut accepted = rig.next().await;
+    stream.write_all(&[0x81, 1, b'x']).await.unwrap();
+    let error = accepted.reader.read().await.unwrap_err();
+    assert_eq!(WsError::stream_error(&error), None);
+    let mut last = Vec::new();
+    drop(accepted);
+    stream.read_to_end(&mut last).await.unwrap();
+    assert!(last.ends_with(&[0x88, 2, 3, 234]), "1002: {last:?}");
     rig.end().await;
 }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use sestina_xmpp::ext::sm::Nonza;
+use sestina_xmpp::ns;
 use sestina_xmpp::stream::{StreamCondition, sm};
 use sestina_xmpp::xml::{StreamEvent, StreamFault};
 
@@ -15,6 +16,7 @@ use crate::limits::ByteBucket;
 use crate::listen::Accepted;
 use crate::metrics::{Count, Level};
 use crate::shared::Shared;
+use crate::transport::websocket::WsError;
 use crate::transport::{Chunk, CloseKind, WireReader};
 
 /// How long a client has to end its side after the last word.
@@ -132,8 +134,14 @@ async fn serve(shared: &Arc<Shared>, session: &Arc<Session>, mut socket: Box<Soc
         if flow == Flow::Continue {
             session.finish_reading(shared);
             let chunk = match socket.reader.read().await {
-                Ok(Chunk::Eof) | Err(_) => break,
+                Ok(Chunk::Eof) => break,
                 Ok(chunk) => chunk,
+                Err(error) => {
+                    if let Some((condition, text)) = WsError::stream_error(&error) {
+                        session.fail(shared, condition, text);
+                    }
+                    break;
+                }
             };
             if !shared.check_lease() {
                 break;
@@ -238,7 +246,12 @@ fn take(shared: &Arc<Shared>, session: &Arc<Session>, event: StreamEvent, read: 
                 );
                 Flow::Stop
             }
-            None if element.ns == sestina_xmpp::ns::SASL => {
+            // RFC 6120 §4.9.1.1: its last word; errors are not answered by errors.
+            None if element.is("error", ns::STREAM) => {
+                session.closed_by_client();
+                Flow::Stop
+            }
+            None if element.ns == ns::SASL => {
                 session.fail(
                     shared,
                     StreamCondition::PolicyViolation,

@@ -151,6 +151,7 @@ impl Session {
             .iter()
             .filter(|h| h.number > floor)
             .map(|h| proto::Outbound {
+                at_ms: 0,
                 number: h.number,
                 key: h.key,
                 stanza: h

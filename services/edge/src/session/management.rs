@@ -141,6 +141,9 @@ impl Session {
         if state.unacked_bytes < shared.config.session_credit / 2 {
             state.half_asked = false;
         }
+        if std::mem::take(&mut state.ask_again) && state.unasked() > 0 {
+            self.write_request(&mut state);
+        }
         Flow::Continue
     }
 

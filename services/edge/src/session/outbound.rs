@@ -79,7 +79,7 @@ impl Session {
             if state.phase != Phase::Open {
                 return;
             }
-            self.ask_if_due(shared, &mut state, false);
+            self.ask_if_due(shared, &mut state);
         }
         let flush = self.wire.flush();
         let mut state = self.state.lock();
@@ -90,27 +90,43 @@ impl Session {
         self.report_if_due(shared, &mut state, false);
     }
 
-    /// Writes `<r/>` if enough was sent since the last one, or if `late` says that time is up.
-    pub(crate) fn ask_if_due(self: &Arc<Self>, shared: &Shared, state: &mut State, late: bool) {
-        if !state.managed() || state.phase != Phase::Open {
-            return;
-        }
-        let unasked = state
-            .out_last
-            .saturating_sub(state.asked_at.max(state.acked));
+    /// Writes `<r/>` at once after a pause, so that a client which goes soon after has told what
+    /// it got; then when enough was sent since the last one, or when a timer says so.
+    pub(crate) fn ask_if_due(self: &Arc<Self>, shared: &Shared, state: &mut State) {
+        let unasked = state.unasked();
         if unasked == 0 {
             return;
         }
         let half = state.unacked_bytes >= shared.config.session_credit / 2;
-        let due = late
-            || unasked >= shared.config.ask_stanzas
+        let enough = unasked >= shared.config.ask_stanzas
             || (half && !std::mem::replace(&mut state.half_asked, true));
-        if due {
-            self.wire.append(sm::write_request);
-            state.asked_at = state.out_last;
-        } else if !std::mem::replace(&mut state.ask_timer, true) {
+        let paused = !std::mem::replace(&mut state.ask_timer, true);
+        if enough || paused {
+            self.write_request(state);
+            state.asked_enough |= enough;
+            // What comes while the answer is under way is asked for when it is there.
+            state.ask_again = paused;
+        }
+        if paused {
             shared.timers.ask(self);
         }
+    }
+
+    /// Time is up since `<r/>` was written, or put off: true if it has to be looked at again.
+    pub(crate) fn ask_late(&self, state: &mut State) -> bool {
+        let busy = std::mem::take(&mut state.asked_enough);
+        let waits = state.unasked() > 0;
+        if waits && !busy {
+            self.write_request(state);
+        }
+        state.ask_timer = busy || waits;
+        state.ask_timer
+    }
+
+    /// Writes `<r/>`.
+    pub(crate) fn write_request(&self, state: &mut State) {
+        self.wire.append(sm::write_request);
+        state.asked_at = state.out_last;
     }
 
     /// Tells the owner what was written and acknowledged if that is enough to tell, or if `late`

@@ -170,7 +170,12 @@ pub(crate) struct State {
 
     /// In the list of the turn under way.
     pub(crate) touched: bool,
+    /// `<r/>` was written a short time ago.
     pub(crate) ask_timer: bool,
+    /// It was written because much was sent, since the timer began.
+    pub(crate) asked_enough: bool,
+    /// It is written again when the client answers, if there is something to ask for.
+    pub(crate) ask_again: bool,
     pub(crate) report_timer: bool,
     /// When a silent client was asked whether it is there, and when it had been heard last.
     pub(crate) silence_asked: Option<(Instant, Instant)>,
@@ -213,11 +218,21 @@ impl State {
             unreported_bytes: 0,
             touched: false,
             ask_timer: false,
+            asked_enough: false,
+            ask_again: false,
             report_timer: false,
             silence_asked: None,
             unsettled_told: (0, 0),
             record: Bytes::new(),
         }
+    }
+
+    /// Deliveries that the client has neither acknowledged nor been asked for.
+    pub(crate) fn unasked(&self) -> u64 {
+        if !self.managed() || self.phase != Phase::Open {
+            return 0;
+        }
+        self.out_last.saturating_sub(self.asked_at.max(self.acked))
     }
 
     /// Whether XEP-0198 is enabled.

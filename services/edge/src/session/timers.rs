@@ -25,7 +25,7 @@ pub(crate) struct Timers {
 }
 
 impl Timers {
-    /// `ask_after` is how long a delivery goes without an `<r/>`.
+    /// `ask_after` is how long a delivery goes without an `<r/>`, at most.
     pub(crate) fn new(ask_after: Duration) -> Timers {
         Timers {
             ask_after,
@@ -74,10 +74,9 @@ pub(crate) async fn run(shared: Arc<Shared>) {
         }
         let now = Instant::now();
         for session in due(&shared.timers.asks, now) {
-            {
-                let mut state = session.state.lock();
-                state.ask_timer = false;
-                session.ask_if_due(&shared, &mut state, true);
+            let again = session.ask_late(&mut session.state.lock());
+            if again {
+                shared.timers.ask(&session);
             }
             let _ = session.wire.flush();
         }

@@ -95,8 +95,9 @@ async fn deliveries_are_spliced_asked_for_and_reported() {
     assert_eq!(rig.tally.get(Count::StanzaOut), 25);
 }
 
+/// XEP-0198 §4: who closes its stream soon after a message has been asked whether it got it.
 #[tokio::test]
-async fn a_single_delivery_is_asked_for_after_a_while() {
+async fn after_a_pause_is_asked_at_once_and_then_after_a_while() {
     let cluster = Cluster::new(1);
     let config = EdgeConfig {
         ask_after: Duration::from_millis(50),
@@ -104,8 +105,54 @@ async fn a_single_delivery_is_asked_for_after_a_while() {
     };
     let rig = Rig::with(cluster, config, 1).await;
     let mut bound = rig.managed(SECURE).await;
-    bound.deliver(1, "hello");
+    const ASKED: &str = "</message><r xmlns='urn:xmpp:sm:3'/>";
+    bound.deliver(1, "one");
+    bound.client.until(ASKED).await;
+    // What came before the answer is asked for with the answer.
+    bound.deliver(2, "two");
+    let two = bound.client.until("</message>").await;
+    assert!(!two.contains("<r "), "{two}");
+    bound.client.send("<a xmlns='urn:xmpp:sm:3' h='1'/>").await;
     bound.client.until("<r xmlns='urn:xmpp:sm:3'/>").await;
+    // Then time has to pass.
+    bound.client.send("<a xmlns='urn:xmpp:sm:3' h='2'/>").await;
+    bound.deliver(3, "three");
+    let three = bound.client.until("<r xmlns='urn:xmpp:sm:3'/>").await;
+    assert!(three.contains("<body>three</body>"), "{three}");
+}
+
+#[tokio::test]
+async fn an_error_of_the_client_is_its_last_word() {
+    let rig = Rig::new(1).await;
+    let mut bound = rig.managed(SECURE).await;
+    bound
+        .client
+        .send(
+            "<stream:error><undefined-condition xmlns='urn:ietf:params:xml:ns:xmpp-streams'/>\
+             </stream:error></stream:stream>",
+        )
+        .await;
+    assert_eq!(bound.client.rest().await, "</stream:stream>");
+    assert!(next_frame!(bound.router, Close).2.clean);
+}
+
+/// A session that could be resumed would be sent the same again, and again.
+#[tokio::test]
+async fn a_message_that_is_too_long_for_a_websocket_ends_the_session() {
+    let rig = Rig::new(1).await;
+    let way = Way {
+        websocket: true,
+        secure: true,
+        ..Way::default()
+    };
+    let mut bound = rig.managed(way).await;
+    let long = "x".repeat(config("edge1").after_login.xml.bytes + 1);
+    let message = format!("<message xmlns='jabber:client'><body>{long}</body></message>");
+    bound.client.send(&message).await;
+    let end = bound.client.rest().await;
+    assert!(end.contains("<policy-violation "), "{end}");
+    assert!(end.contains("<close "), "{end}");
+    assert!(next_frame!(bound.router, Close).2.clean);
 }
 
 #[tokio::test]

@@ -188,6 +188,27 @@ async fn wrong_passwords_and_unknown_users_look_alike_and_are_few() {
     client.open("c.example").await;
 }
 
+// RFC 6120 §6.4.3: who sends no initial response is asked for one, with an empty challenge.
+#[tokio::test]
+async fn a_first_message_can_follow_an_empty_challenge() {
+    let rig = Rig::new(1).await;
+    let mut client = rig.client(SECURE).await;
+    client.open("c.example").await;
+    client
+        .send("<auth xmlns='urn:ietf:params:xml:ns:xmpp-sasl' mechanism='PLAIN'/>")
+        .await;
+    client
+        .until("<challenge xmlns='urn:ietf:params:xml:ns:xmpp-sasl'/>")
+        .await;
+    let message = sestina_xmpp::sasl::wire::encode(format!("\0juliet\0{PASSWORD}").as_bytes());
+    client
+        .send(&format!(
+            "<response xmlns='urn:ietf:params:xml:ns:xmpp-sasl'>{message}</response>"
+        ))
+        .await;
+    client.until("<success ").await;
+}
+
 #[tokio::test]
 async fn anonymous_users_of_a_room_are_named_in_its_slot() {
     let rig = Rig::new(1).await;
@@ -208,14 +229,14 @@ async fn anonymous_users_of_a_room_are_named_in_its_slot() {
         "{features}"
     );
     assert!(!features.contains("PLAIN"), "{features}");
+    assert!(!features.contains("channel-binding"), "{features}");
     client
         .send("<auth xmlns='urn:ietf:params:xml:ns:xmpp-sasl' mechanism='ANONYMOUS'/>")
         .await;
-    client.until("<challenge ").await;
+    // XEP-0175 §2: there is nothing to ask for.
     client
-        .send("<response xmlns='urn:ietf:params:xml:ns:xmpp-sasl'/>")
+        .until("<success xmlns='urn:ietf:params:xml:ns:xmpp-sasl'/>")
         .await;
-    client.until("<success ").await;
     client.open("meet.example").await;
     client.bind("").await;
     let router = rig.cluster.router(0);

@@ -91,8 +91,6 @@ impl CertSet {
         config.session_storage = Arc::new(NoServerSessionStorage {});
         // Tickets are for a client that comes back once; a second would serve parallel connections.
         config.send_tls13_tickets = 1;
-        // Without it `tls-exporter` is not unique in TLS 1.2 (RFC 9266 §3).
-        config.require_ems = true;
         Ok(Arc::new(config))
     }
 }

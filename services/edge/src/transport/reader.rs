@@ -12,7 +12,7 @@ use super::WireLimits;
 use super::buffers;
 use super::socket::read_now;
 use super::start_tls::TlsInfo;
-use super::websocket::{Decoder, Event, frame};
+use super::websocket::{Decoder, Event, WsError, frame};
 use super::writer::{CloseKind, End, Flush, WireWriter};
 use crate::limits::ConnPermit;
 
@@ -317,7 +317,9 @@ impl WireReader {
                     return Ok(Some(Filled::Eof));
                 }
                 Err(error) => {
-                    self.writer.close(CloseKind::WsCode(error.code()));
+                    if let WsError::Protocol(_) = error {
+                        self.writer.close(CloseKind::WsCode(error.code()));
+                    }
                     self.stop_reading();
                     return Err(io::Error::new(io::ErrorKind::InvalidData, error));
                 }

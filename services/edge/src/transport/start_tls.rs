@@ -18,8 +18,9 @@ pub struct TlsInfo {
     pub protocol: &'static str,
     /// Name of the cipher suite in the IANA registry.
     pub cipher: String,
-    /// `tls-exporter` channel binding (RFC 9266).
-    pub exporter: [u8; 32],
+    /// `tls-exporter` channel binding (RFC 9266); none in TLS 1.2, where it would not be unique
+    /// without the extended master secret (§3).
+    pub exporter: Option<[u8; 32]>,
     /// `tls-server-end-point` channel binding (RFC 5929 §4).
     pub server_end_point: Vec<u8>,
     /// Host name that the client asked for.
@@ -53,13 +54,12 @@ impl TlsInfo {
         let suite = tls
             .negotiated_cipher_suite()
             .ok_or(rustls::Error::HandshakeNotComplete)?;
-        // RFC 9266 §2: the context is a zero-length string, which TLS 1.2 tells from none at all.
-        let exporter =
-            tls.export_keying_material([0; 32], b"EXPORTER-Channel-Binding", Some(b""))?;
+        let export = || tls.export_keying_material([0; 32], b"EXPORTER-Channel-Binding", Some(b""));
+        let is_13 = tls.protocol_version() == Some(ProtocolVersion::TLSv1_3);
         Ok(Self {
             protocol,
             cipher: iana_name(&format!("{:?}", suite.suite())),
-            exporter,
+            exporter: is_13.then(export).transpose()?,
             server_end_point,
             sni: tls.server_name().map(str::to_owned),
             resumed: tls.handshake_kind() == Some(HandshakeKind::Resumed),

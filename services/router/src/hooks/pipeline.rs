@@ -124,7 +124,7 @@ impl Pipeline {
             self.collected
                 .iqs
                 .keys()
-                .filter(|k| k.0 == target)
+                .filter(|k| k.0 == target && !self.collected.in_part.contains(k))
                 .map(|k| k.2),
         );
         features

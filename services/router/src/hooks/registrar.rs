@@ -1,6 +1,6 @@
 //! Registration: one handler for an IQ, ordered handlers for a message.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use sestina_xmpp::stanza::Stanza;
 use sestina_xmpp::stanza::error::Condition;
@@ -48,6 +48,8 @@ pub(crate) struct Collected {
     pub(crate) filters: Vec<(Point, Stage, &'static str, Filter)>,
     pub(crate) observers: Vec<(Point, Stage, &'static str, Observer)>,
     pub(crate) iqs: HashMap<IqKey, (&'static str, IqHandler)>,
+    /// Those of them whose namespace is not announced.
+    pub(crate) in_part: HashSet<IqKey>,
 }
 
 /// Handed to a module.
@@ -101,5 +103,21 @@ impl Registrar<'_> {
             self.module,
             before.map_or("", |b| b.0)
         );
+    }
+
+    /// [`iq`](Self::iq) of a protocol that is not all here: service discovery does not tell of it.
+    ///
+    /// # Panics
+    /// As [`iq`](Self::iq).
+    pub fn iq_in_part(
+        &mut self,
+        target: IqTarget,
+        set: bool,
+        ns: &'static str,
+        name: &'static str,
+        handler: IqHandler,
+    ) {
+        self.iq(target, set, ns, name, handler);
+        self.collected.in_part.insert((target, set, ns, name));
     }
 }

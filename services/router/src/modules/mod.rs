@@ -6,6 +6,7 @@ mod mam;
 mod muc;
 mod offline;
 mod ping;
+mod roster;
 mod session;
 mod stanza_id;
 
@@ -14,6 +15,7 @@ use crate::hooks::Module;
 /// All modules, in the order that decides ties within a stage.
 pub const MODULES: &[&'static dyn Module] = &[
     &session::Session,
+    &roster::Roster,
     &disco::Disco,
     &ping::Ping,
     &stanza_id::StanzaId,

@@ -6,10 +6,14 @@
 
 use sestina_xmpp::ext::disco::{Identity, Info};
 use sestina_xmpp::ns;
+use sestina_xmpp::xml::Element;
 
 use crate::hooks::{Effect, IqTarget, Meta, Module, Registrar};
 
 use super::disco::{info, listing};
+
+/// Ids of messages come back as they were sent (§9.7).
+const STABLE_ID: &str = "http://jabber.org/protocol/muc#stable_id";
 
 pub(crate) struct Muc;
 
@@ -37,10 +41,11 @@ impl Module for Muc {
                     Identity::new("conference", "text", "Rooms"),
                 );
                 if let Some(Effect::Result(Some(query))) = effects.first_mut() {
-                    query.push(
-                        sestina_xmpp::xml::Element::new("feature", ns::DISCO_INFO)
-                            .with_attr("var", ns::MUC),
-                    );
+                    for feature in [ns::MUC, STABLE_ID] {
+                        query.push(
+                            Element::new("feature", ns::DISCO_INFO).with_attr("var", feature),
+                        );
+                    }
                 }
                 effects
             },
@@ -70,6 +75,7 @@ impl Module for Muc {
                     "muc_unmoderated",
                     "muc_unsecured",
                     "http://jabber.org/protocol/muc#self-ping-optimization",
+                    STABLE_ID,
                 ];
                 let info =
                     Info::new(Identity::new("conference", "text", name)).with_features(features);

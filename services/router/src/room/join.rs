@@ -211,19 +211,11 @@ impl Slot {
         room.by_session.insert(renamed.session, nick.clone());
         room.occupants.insert(nick.clone(), renamed.clone());
         let mut emission = Emission::default();
-        let others = || {
-            room.occupants
-                .values()
-                .filter(|o| o.session != renamed.session)
+        let gone = |show_jid, statuses: &[u16]| {
+            room.unavailable_of(&occupant, show_jid, None, Some(&nick), statuses)
         };
-        emission.say(
-            room.unavailable_of(&occupant, None, Some(&nick), &[303]),
-            others(),
-        );
-        emission.say(
-            room.unavailable_of(&occupant, None, Some(&nick), &[303, 110]),
-            [&renamed],
-        );
+        room.tell_others(&mut emission, renamed.session, |jid| gone(jid, &[303]));
+        emission.say(gone(true, &[303, 110]), [&renamed]);
         room.announce(&mut emission, &renamed);
         emission.say(room.presence_of(&renamed, true, &[110]), [&renamed]);
         emission.removed.push(format!("o:{}", occupant.nick));
@@ -254,10 +246,12 @@ impl Slot {
         let mut emission = Emission::default();
         let ghost = own.contains(&333);
         let statuses: &[u16] = if ghost { &[333] } else { &[] };
-        let left = room.unavailable_of(occupant, said, None, statuses);
-        emission.say(left, room.occupants.values());
+        let left = |show_jid, statuses: &[u16]| {
+            room.unavailable_of(occupant, show_jid, said, None, statuses)
+        };
+        room.tell_others(&mut emission, occupant.session, |jid| left(jid, statuses));
         if own.contains(&110) {
-            emission.say(room.unavailable_of(occupant, said, None, own), [occupant]);
+            emission.say(left(true, own), [occupant]);
         } else {
             room.last_sent.remove(&occupant.session);
         }
@@ -267,15 +261,28 @@ impl Slot {
 }
 
 impl Room {
-    /// An occupant's presence to all others: moderators see the real JID (a semi-anonymous room).
+    /// An occupant's presence to all others.
     fn announce(&self, emission: &mut Emission, occupant: &Occupant) {
+        self.tell_others(emission, occupant.session, |show_jid| {
+            self.presence_of(occupant, show_jid, &[])
+        });
+    }
+
+    /// What all but one session are told of its occupant: moderators see the real JID (a
+    /// semi-anonymous room, §4.2).
+    fn tell_others(
+        &self,
+        emission: &mut Emission,
+        session: u128,
+        presence: impl Fn(bool) -> Stanza,
+    ) {
         let others = |moderators: bool| {
-            self.occupants.values().filter(move |o| {
-                o.session != occupant.session && (o.role == Role::Moderator) == moderators
-            })
+            self.occupants
+                .values()
+                .filter(move |o| o.session != session && (o.role == Role::Moderator) == moderators)
         };
-        emission.say(self.presence_of(occupant, true, &[]), others(true));
-        emission.say(self.presence_of(occupant, false, &[]), others(false));
+        emission.say(presence(true), others(true));
+        emission.say(presence(false), others(false));
     }
 
     /// §7.2.15: the subject, always last, even if there is none.

@@ -165,10 +165,12 @@ impl Room {
         stanza
     }
 
-    /// An occupant's last presence (§7.14).
+    /// An occupant's last presence (§7.14), or the last under this nick (§7.6), which keeps the
+    /// role.
     pub(super) fn unavailable_of(
         &self,
         occupant: &Occupant,
+        show_jid: bool,
         status: Option<&Stanza>,
         new_nick: Option<&str>,
         statuses: &[u16],
@@ -184,8 +186,8 @@ impl Room {
         stanza.from = self.address(&occupant.nick);
         stanza.push_element(&user_element(
             occupant.affiliation.name(),
-            "none",
-            None,
+            new_nick.map_or("none", |_| occupant.role.name()),
+            show_jid.then_some(occupant.jid.as_str()),
             new_nick,
             statuses,
         ));

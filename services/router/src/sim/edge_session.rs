@@ -197,6 +197,7 @@ impl EdgeSession {
             .iter()
             .filter(|h| h.0 > floor)
             .map(|(number, key, stanza)| proto::Outbound {
+                at_ms: 0,
                 number: *number,
                 key: *key,
                 stanza: stanza.clone(),

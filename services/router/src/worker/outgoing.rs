@@ -37,6 +37,7 @@ impl Session {
             stanza,
             work,
             weight,
+            at_ms: core.wall_ms,
             passage,
         });
         self.unreleased.insert(self.next, key);
@@ -231,8 +232,9 @@ impl Session {
             .any(|k| k.origin == key.origin && k.n == key.n)
     }
 
-    /// Puts back a delivery that an edge or the shadow held.
-    pub(crate) fn restore_item(&mut self, item: proto::Outbound) {
+    /// Puts back a delivery that an edge or the shadow held. Edges do not know when it came; then
+    /// it is as if it had come now.
+    pub(crate) fn restore_item(&mut self, item: proto::Outbound, wall_ms: i64) {
         let (Some(key), Some(stanza)) = (item.key.as_ref().map(EffectKey::from), item.stanza)
         else {
             return;
@@ -245,6 +247,7 @@ impl Session {
             stanza: Arc::new(stanza),
             work: None,
             weight,
+            at_ms: if item.at_ms == 0 { wall_ms } else { item.at_ms },
             passage: Passage::default(),
         });
         self.unreleased.insert(item.number, key);

@@ -153,6 +153,7 @@ impl Slot {
     }
 
     /// Stores a message for later (XEP-0160), once for each key; the work waits for the commit.
+    /// `at_ms`: when it came, which is the time that it is delivered with (XEP-0203).
     pub(crate) fn store_offline(
         &mut self,
         core: &mut Core,
@@ -160,6 +161,7 @@ impl Slot {
         work: WorkId,
         user: &Jid,
         stanza: &Stanza,
+        at_ms: i64,
     ) {
         self.offline_counter += 1;
         let row = proto::OfflineRow {
@@ -168,7 +170,7 @@ impl Slot {
             epoch: self.epoch,
             counter: self.offline_counter,
             key: Some(key.into()),
-            at_ms: core.wall_ms,
+            at_ms,
             stanza: Some(stanza.clone().into()),
         };
         let bytes = row.encoded_len();
@@ -377,6 +379,7 @@ impl Slot {
             iq,
             queryid,
             flip,
+            backwards,
             work,
             ..
         } = query;
@@ -395,7 +398,10 @@ impl Slot {
                 let set = Page {
                     first: edge(page.rows.first()),
                     last: edge(page.rows.last()),
-                    first_index: Some(page.first_index),
+                    // Counted from the other end it would mean to count all that is before it; and
+                    // some clients end at the page whose index and items make up the count,
+                    // whichever way they go.
+                    first_index: (!backwards).then_some(page.first_index),
                     count: Some(page.count),
                 };
                 if flip {
@@ -432,6 +438,7 @@ pub(crate) struct ArchiveQuery {
     pub(crate) iq: Stanza,
     pub(crate) queryid: Option<String>,
     pub(crate) flip: bool,
+    pub(crate) backwards: bool,
     pub(crate) work: WorkId,
 }
 

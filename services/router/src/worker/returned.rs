@@ -56,7 +56,7 @@ impl Slot {
                         && core.config.offline_limit > 0
                         && sestina_xmpp::ext::offline::should_store(&stanza)
                     {
-                        self.store_offline(core, key, part, &user, &stanza);
+                        self.store_offline(core, key, part, &user, &stanza, item.at_ms);
                     } else if !matches!(stanza.type_.as_str(), "error" | "headline" | "groupchat") {
                         let error = stanza.error_reply(Condition::RecipientUnavailable, None);
                         self.send_back(core, id, number, error, part);

@@ -219,6 +219,7 @@ impl Slot {
                         iq: stanza.clone(),
                         queryid,
                         flip,
+                        backwards: request.backwards,
                         work,
                     };
                     self.query_archive(core, query, *request);

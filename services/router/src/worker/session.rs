@@ -50,6 +50,8 @@ pub(crate) struct OutItem {
     /// Open until a second process holds it.
     pub(crate) work: Option<WorkId>,
     pub(crate) weight: usize,
+    /// When an owner took it: milliseconds since 1970.
+    pub(crate) at_ms: i64,
     /// Empty once it waited without a socket: that is no latency of ours.
     pub(crate) passage: Passage,
 }
@@ -61,6 +63,7 @@ impl OutItem {
             number,
             key: Some(self.key.into()),
             stanza: Some((*self.stanza).clone()),
+            at_ms: self.at_ms,
         }
     }
 }

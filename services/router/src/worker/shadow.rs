@@ -434,7 +434,7 @@ impl Slot {
         session.next = session.acked;
         for (number, item) in queue {
             if number == session.next + 1 {
-                session.restore_item(item);
+                session.restore_item(item, core.wall_ms);
             }
         }
         session.held = session.next;

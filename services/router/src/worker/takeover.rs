@@ -353,7 +353,7 @@ impl Slot {
                 }
                 take(item);
             } else if item.number == session.next + 1 {
-                session.restore_item(item);
+                session.restore_item(item, core.wall_ms);
             }
         }
         session.next = session.next.max(report.received);
@@ -364,7 +364,7 @@ impl Slot {
         for (number, item) in after {
             if number == session.next + 1 {
                 spare = true;
-                session.restore_item(item);
+                session.restore_item(item, core.wall_ms);
             }
         }
         session.held = session.next;

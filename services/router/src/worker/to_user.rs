@@ -179,7 +179,7 @@ impl Slot {
                 Effect::StoreOffline => {
                     stored = true;
                     let key = hand.key.sibling(EffectKind::Offline);
-                    self.store_offline(core, key, hand.work, &user, &stanza);
+                    self.store_offline(core, key, hand.work, &user, &stanza, core.wall_ms);
                 }
                 other => tracing::error!(?other, "a module asked for this at Undeliverable"),
             }

@@ -2,12 +2,15 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
 use super::hello::{Hello, Role, frame};
 use crate::net::link::Link;
 
+/// It asks at once after a pause, as the server does.
+const ASK_AFTER: Duration = Duration::from_millis(500);
 const REQUEST: &[u8] = b"<r xmlns='urn:xmpp:sm:3'/>";
 
 /// How deliveries leave.
@@ -32,6 +35,7 @@ pub struct Peer {
 #[derive(Debug, Default)]
 struct Out {
     since_request: u32,
+    requested_at: Option<Instant>,
     pending: Vec<u8>,
 }
 
@@ -120,9 +124,12 @@ impl Peers {
     fn write(&self, peer: &Arc<Peer>) {
         let mut out = lock(&peer.out);
         out.since_request += 1;
-        let asks = peer.ask_every > 0 && out.since_request >= peer.ask_every;
+        let now = Instant::now();
+        let paused = out.requested_at.is_none_or(|at| now - at >= ASK_AFTER);
+        let asks = peer.ask_every > 0 && (paused || out.since_request >= peer.ask_every);
         if asks {
             out.since_request = 0;
+            out.requested_at = Some(now);
         }
         let frame = &peer.frames[usize::from(asks)];
         match self.mode {

@@ -69,19 +69,21 @@ impl ScramServer {
         let mut expected_binding = first.gs2_header.as_bytes().to_vec();
         match first.flag {
             BindFlag::Bound(name) if self.plus => {
-                let kind = BindingType::parse(name).ok_or(SaslFailure::NotAuthorized)?;
+                let kind = BindingType::parse(name).ok_or(SaslFailure::MalformedRequest)?;
                 let binding = self
                     .bindings
                     .iter()
                     .find(|binding| binding.kind == kind)
-                    .ok_or(SaslFailure::NotAuthorized)?;
+                    .ok_or(SaslFailure::MalformedRequest)?;
                 expected_binding.extend_from_slice(&binding.data);
             }
             // -PLUS without `p`, or `p` without -PLUS (RFC 5802 §6).
             BindFlag::Bound(_) => return Err(SaslFailure::MalformedRequest),
             _ if self.plus => return Err(SaslFailure::MalformedRequest),
             // The client did not see the offer that was made: somebody took it out on the way.
-            BindFlag::NotOffered if self.plus_offered => return Err(SaslFailure::NotAuthorized),
+            BindFlag::NotOffered if self.plus_offered => {
+                return Err(SaslFailure::MalformedRequest);
+            }
             BindFlag::NotOffered | BindFlag::Unsupported => {}
         }
         let jid = authenticated_jid(&first.username, &self.host, first.authzid.as_deref())?;

@@ -142,7 +142,7 @@ fn channel_binding() {
         let missing = ClientBinding::Bound(exporter.clone());
         assert_eq!(
             run(vec![end_point.clone()], missing),
-            Err(SaslFailure::NotAuthorized)
+            Err(SaslFailure::MalformedRequest)
         );
         // A -PLUS mechanism without binding.
         for flag in [ClientBinding::Unsupported, ClientBinding::NotOffered] {
@@ -166,7 +166,7 @@ fn downgrade() {
     };
     assert_eq!(
         run(offered(), ClientBinding::NotOffered),
-        Err(SaslFailure::NotAuthorized)
+        Err(SaslFailure::MalformedRequest)
     );
     assert_eq!(run(Vec::new(), ClientBinding::NotOffered), Ok(()));
     assert_eq!(run(offered(), ClientBinding::Unsupported), Ok(()));

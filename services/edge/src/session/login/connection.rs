@@ -13,6 +13,7 @@ use crate::listen::Accepted;
 use crate::session::stream as write;
 use crate::shared::Shared;
 use crate::tls::Acceptor;
+use crate::transport::websocket::WsError;
 use crate::transport::{Chunk, CloseKind, WireReader, WireWriter};
 
 /// How a login ends without a session.
@@ -169,14 +170,24 @@ impl Connection {
             .map(|(_, v)| v.as_str())
     }
 
-    /// What this TLS connection can be bound by.
+    /// What this TLS connection can be bound by: nothing before TLS 1.3, and no WebSocket. Who
+    /// offers binding in TLS 1.2 must know `tls-unique` (RFC 5802 §6.1), which the TLS library does
+    /// not give; clients that know nothing else would choose it and fail. Browsers tell nothing of
+    /// the TLS below a WebSocket, and their libraries choose -PLUS all the same.
     pub(crate) fn bindings(&self) -> Vec<ChannelBinding> {
-        let Some(info) = self.reader.tls_info() else {
+        if self.framing == Framing::WebSocket {
+            return Vec::new();
+        }
+        let Some((info, exporter)) = self
+            .reader
+            .tls_info()
+            .and_then(|info| Some((info, info.exporter?)))
+        else {
             return Vec::new();
         };
         let mut bindings = vec![ChannelBinding {
             kind: BindingType::TlsExporter,
-            data: info.exporter.to_vec(),
+            data: exporter.to_vec(),
         }];
         if !info.server_end_point.is_empty() {
             bindings.push(ChannelBinding {
@@ -200,7 +211,11 @@ impl Connection {
                 Some(event) => return Ok(event),
                 None => {}
             }
-            let chunk = self.reader.read().await.map_err(|_| End::Lost)?;
+            let read = self.reader.read().await;
+            let chunk = read.map_err(|error| match WsError::stream_error(&error) {
+                Some((condition, text)) => End::Fault(condition, text),
+                None => End::Lost,
+            })?;
             if chunk == Chunk::Eof {
                 return Err(End::Lost);
             }

@@ -55,7 +55,7 @@ pub(crate) async fn authenticate(
     connection: &mut Connection,
     host: &Arc<HostConfig>,
 ) -> Result<User, End> {
-    let mut failures = 0;
+    let (mut failures, mut guesses) = (0, 0);
     loop {
         let event = match connection.first.take() {
             Some(event) => event,
@@ -85,7 +85,10 @@ pub(crate) async fn authenticate(
                 shared.metrics.login_failed(failure);
                 failures += 1;
                 tracing::debug!(peer = %connection.peer, %failure, failures, "login failed");
-                tokio::time::sleep(shared.config.login_delay * failures).await;
+                if failure == SaslFailure::NotAuthorized {
+                    guesses += 1;
+                    tokio::time::sleep(shared.config.login_delay * guesses).await;
+                }
                 connection.write(|out| write::write_sasl_failure(out, failure));
                 if failures >= shared.config.login_tries {
                     let text = "too many failed logins";
@@ -118,6 +121,8 @@ async fn attempt(
     }
     let first = match wire::decode_initial(&auth.text())? {
         Some(message) => message,
+        // XEP-0175 §2: nobody has to leave a trace.
+        None if mechanism == Mechanism::Anonymous => Vec::new(),
         None => challenge(connection, b"").await?,
     };
     match mechanism {

@@ -22,7 +22,9 @@ pub(crate) async fn negotiate(
         let host = open(shared, connection).await?;
         let may_start_tls = connection.start_tls.is_some() && !connection.secure;
         let mechanisms = offered(connection, &host);
-        let bindings: Vec<BindingType> = connection.bindings().iter().map(|b| b.kind).collect();
+        let plus = mechanisms.iter().any(|mechanism| mechanism.is_plus());
+        let bindings = connection.bindings().into_iter().filter(|_| plus);
+        let bindings: Vec<BindingType> = bindings.map(|b| b.kind).collect();
         let required = may_start_tls && !connection.plaintext_allowed;
         let framing = connection.framing;
         connection.write(|out| {
@@ -53,19 +55,21 @@ pub(crate) async fn reopen(
     Ok(())
 }
 
-/// The mechanisms for this connection, the strongest first.
+/// The mechanisms for this connection, in the order of the configuration.
 pub(crate) fn offered(connection: &Connection, host: &HostConfig) -> Vec<Mechanism> {
     if !connection.secure && !connection.plaintext_allowed {
         return Vec::new();
     }
-    let bound = connection.reader.tls_info().is_some();
-    Mechanism::ALL
-        .into_iter()
+    let bound = !connection.bindings().is_empty();
+    let anonymous = host.anonymous.then_some(Mechanism::Anonymous);
+    let configured = host.mechanisms.iter().copied();
+    configured
         .filter(|mechanism| match mechanism {
-            Mechanism::Anonymous => host.anonymous,
-            Mechanism::Plain => connection.secure && host.mechanisms.contains(mechanism),
-            _ => host.mechanisms.contains(mechanism) && (bound || !mechanism.is_plus()),
+            Mechanism::Anonymous => false,
+            Mechanism::Plain => connection.secure,
+            mechanism => bound || !mechanism.is_plus(),
         })
+        .chain(anonymous)
         .collect()
 }
 
@@ -138,6 +142,8 @@ async fn start_tls(shared: &Shared, connection: &mut Connection) -> Result<bool,
 pub(crate) fn unexpected(event: &StreamEvent) -> End {
     match event {
         StreamEvent::Close => End::Closed,
+        // RFC 6120 §4.9.1.1: the client's last word.
+        StreamEvent::Nonza(element) if element.is("error", ns::STREAM) => End::Closed,
         StreamEvent::Stanza(_)
         | StreamEvent::BadStanza { .. }
         | StreamEvent::SmRequest

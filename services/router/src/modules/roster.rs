@@ -1,0 +1,32 @@
+//! RFC 6121 §2: rosters. Contacts cannot be added yet, so everyone's roster is empty, and who asks
+//! is told so: many clients go online only after they have read it. Not here: changing it (§2.3 to
+//! §2.5), pushes, versions; until then the namespace is not announced either.
+
+use sestina_xmpp::ns;
+use sestina_xmpp::xml::Element;
+
+use crate::hooks::{Effect, IqTarget, Meta, Module, Registrar};
+
+pub(crate) struct Roster;
+
+impl Module for Roster {
+    fn meta(&self) -> &'static Meta {
+        &Meta {
+            name: "roster",
+            specs: &[("RFC 6121", "2011")],
+            host_features: &[],
+            account_features: &[],
+        }
+    }
+
+    fn register(&self, registrar: &mut Registrar<'_>) {
+        // §2.1.4: the result of a get.
+        registrar.iq_in_part(
+            IqTarget::Account,
+            false,
+            ns::IQ_ROSTER,
+            "query",
+            |_, _, _| vec![Effect::Result(Some(Element::new("query", ns::IQ_ROSTER)))],
+        );
+    }
+}
