@@ -25,8 +25,8 @@ pub struct Login {
     pub user: String,
     /// Its password.
     pub password: String,
-    /// How it proves who it is.
-    pub mechanism: Mechanism,
+    /// How it proves who it is; none: by the strongest mechanism that the transport has.
+    pub mechanism: Option<Mechanism>,
     /// The resource that it asks for; empty: the server chooses.
     pub resource: String,
     /// XEP-0198 with resumption.
@@ -43,7 +43,7 @@ impl Login {
             host: HOST.to_owned(),
             user: user.to_owned(),
             password: PASSWORD.to_owned(),
-            mechanism: Mechanism::ScramSha256Plus,
+            mechanism: None,
             resource: resource.to_owned(),
             managed: false,
             query: String::new(),
@@ -137,7 +137,12 @@ impl Client {
 
     /// SASL; false if the server refused.
     pub async fn authenticate(&mut self, login: &Login) -> Result<bool> {
-        let mechanism = login.mechanism;
+        let strongest = match login.transport {
+            Transport::StartTls | Transport::Tls => Mechanism::ScramSha256Plus,
+            // Nothing to bind to: browsers do not tell of the TLS below.
+            Transport::WebSocket => Mechanism::ScramSha256,
+        };
+        let mechanism = login.mechanism.unwrap_or(strongest);
         let plain = || format!("\0{}\0{}", login.user, login.password).into_bytes();
         let Some(hash) = mechanism.hash() else {
             let first = if mechanism == Mechanism::Plain {

@@ -195,11 +195,8 @@ impl Stage<'_> {
         login.managed = way.managed;
         login.query = way.query.clone();
         login.password = way.password.clone().unwrap_or_else(|| PASSWORD.to_owned());
-        login.mechanism = match way.mechanism {
-            Some(mechanism) => mechanism,
-            None if way.anonymous => Mechanism::Anonymous,
-            None => login.mechanism,
-        };
+        let anonymous = way.anonymous.then_some(Mechanism::Anonymous);
+        login.mechanism = way.mechanism.or(anonymous);
         login.host = if way.anonymous { ANONYMOUS } else { HOST }.to_owned();
         login
     }
