@@ -13,6 +13,9 @@ use anyhow::{Context, Result, bail, ensure};
 use crate::fleet::Embedded;
 use crate::repo;
 
+/// Where anybody may log in.
+const GUESTS: &str = "guests.localhost";
+
 /// Builds, runs and prints a closing line.
 pub(crate) fn run() -> Result<()> {
     let checks = run_clients()?;
@@ -27,11 +30,20 @@ pub(crate) fn run_clients() -> Result<usize> {
     let python = python(&cache)?;
     let node = node(&cache)?;
     let folder = tempfile::Builder::new().prefix("sestina-").tempdir()?;
+    let hosts = [
+        ("0__DOMAIN", "localhost"),
+        ("1__DOMAIN", GUESTS),
+        ("1__ANONYMOUS", "true"),
+    ]
+    .map(|(key, value)| {
+        let key = format!("{}HOST__{key}", sestina_config::load::ENV_PREFIX);
+        (key, value.to_owned())
+    });
     let server = Embedded::start(
         &programs.join("sestina"),
         folder.path(),
         &cache.join("logs"),
-        &[],
+        &hosts,
     )?;
     let scripts = repo::root().join("tests/interop");
     let certificate = &server.certificate;
@@ -53,6 +65,7 @@ pub(crate) fn run_clients() -> Result<usize> {
             "wss://localhost:{}/xmpp-websocket",
             server.https.port()
         ))
+        .args(["--guests", GUESTS])
         .env("NODE_EXTRA_CA_CERTS", certificate);
 
     let mut tokio_xmpp = Command::new(programs.join("sestina-interop"));

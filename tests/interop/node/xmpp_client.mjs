@@ -1,5 +1,5 @@
 // @xmpp/client against a running server: WebSocket over TLS with certificate checking, SCRAM, chat,
-// the archive, and the resumption of a session whose connection was lost.
+// the archive, and the resumption of a session whose connection was lost; then guests (ANONYMOUS).
 //
 // Prints one line for each check; ends with a non-zero code at the first that fails. The authority
 // to trust is in NODE_EXTRA_CA_CERTS.
@@ -15,7 +15,7 @@ import { WebSocket } from "ws";
 globalThis.WebSocket = WebSocket;
 
 const LIMIT = 30_000;
-const names = ["service", "jid", "password", "peer", "peer-password"];
+const names = ["service", "jid", "password", "peer", "peer-password", "guests"];
 const { values: options } = parseArgs({
   options: {
     ...Object.fromEntries(names.map((name) => [name, { type: "string" }])),
@@ -33,9 +33,11 @@ function within(promise, what) {
   return Promise.race([promise, late]).finally(() => clearTimeout(timer));
 }
 
+// Without a user name it logs in as a guest.
 function make(address, password) {
   const { local, domain } = jid(address);
-  const xmpp = client({ service: options.service, domain, username: local, password });
+  const who = local ? { username: local, password } : {};
+  const xmpp = client({ service: options.service, domain, ...who });
   xmpp.reconnect.delay = 100;
   const bodies = [];
   const waiting = [];
@@ -155,4 +157,15 @@ for (const { xmpp } of [one, two]) {
   xmpp.reconnect.stop();
   await within(xmpp.stop(), "the end");
 }
+
+const guests = [make(options.guests), make(options.guests)];
+for (const { xmpp } of guests) await within(xmpp.start(), "a guest's login");
+const [ann, ben] = guests;
+await ann.xmpp.send(chat(ben.xmpp.jid.toString(), `${run} guest`));
+assert.equal(await ben.nextBody(), `${run} guest`);
+for (const { xmpp } of guests) {
+  xmpp.reconnect.stop();
+  await within(xmpp.stop(), "the end");
+}
+passed("two guests logged in without an account and talked");
 process.exit(0);

@@ -33,6 +33,7 @@ class Client(slixmpp.ClientXMPP):
         self.refused = asyncio.Event()
         self.lost = asyncio.Event()
         self.bodies = asyncio.Queue()
+        self.last_to = None
         self.acked = asyncio.Queue()
         self.add_event_handler("session_start", self._start)
         self.add_event_handler("sm_enabled", lambda _: self.enabled.set())
@@ -49,6 +50,7 @@ class Client(slixmpp.ClientXMPP):
 
     def _message(self, message):
         if message["type"] in ("chat", "normal") and message["body"]:
+            self.last_to = message["to"]
             self.bodies.put_nowait(str(message["body"]))
 
     def open(self):
@@ -88,7 +90,8 @@ async def run(options):
         await two.next_body(text)
         acked = await asyncio.wait_for(one.acked.get(), LIMIT)
         assert acked == text, f"acknowledged {acked!r} instead of {text!r}"
-    passed("five messages arrived in order and were acknowledged")
+    assert str(two.last_to) == two.boundjid.bare, f"sent to a bare JID, came to {two.last_to}"
+    passed("five messages arrived in order, as they were addressed, and were acknowledged")
 
     for client, peer in ((one, two), (two, one)):
         page = await client["xep_0313"].retrieve(
@@ -98,6 +101,13 @@ async def run(options):
         mine = [text for text in found if text.startswith(run_id)]
         assert mine == texts, f"the archive of {client.boundjid.bare} holds {mine}"
     passed("both archives hold them once, in that order")
+
+    pages = two["xep_0313"].iterate(
+        with_jid=slixmpp.JID(one.boundjid.bare), rsm={"max": 2}, reverse=True
+    )
+    found = [str(m["mam_result"]["forwarded"]["stanza"]["body"]) async for m in pages]
+    assert sorted(found) == texts, f"read from the end: {found}"
+    passed("the archive read from its end, page by page, holds all of them")
 
     full = str(two.boundjid)
     two.lost.clear()
@@ -116,7 +126,16 @@ async def run(options):
     assert two.bodies.empty(), f"delivered twice: {two.bodies.get_nowait()!r}"
     passed("a session whose connection was lost resumed and got what it had missed, once")
 
-    for client in (one, two):
+    one.send_message(two.boundjid.bare, f"{run_id} last", mtype="chat")
+    await two.next_body(f"{run_id} last")
+    await asyncio.wait_for(two.disconnect(), LIMIT)
+    again = Client(options.peer, options.peer_password, address, options.ca)
+    await again.login()
+    one.send_message(again.boundjid.bare, f"{run_id} again", mtype="chat")
+    await again.next_body(f"{run_id} again")
+    passed("what was read before the stream was closed does not come again")
+
+    for client in (one, again):
         await asyncio.wait_for(client.disconnect(), LIMIT)
 
 

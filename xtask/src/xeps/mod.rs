@@ -92,7 +92,7 @@ const LINES: &[Line] = &[
         "2022",
         "Channel Bindings for TLS 1.3",
         Where::Edge,
-        "`tls-exporter`",
+        "`tls-exporter`, with TLS 1.3 and not over WebSocket",
     ),
     line(
         "XEP-0004",
@@ -213,7 +213,7 @@ const LINES: &[Line] = &[
         "1.0.0",
         "SASL Channel-Binding Type Capability",
         Where::Edge,
-        "`tls-exporter` and `tls-server-end-point`",
+        "`tls-exporter` and `tls-server-end-point`, with TLS 1.3 and not over WebSocket",
     ),
 ];
 

@@ -141,8 +141,8 @@ impl Session {
         if state.unacked_bytes < shared.config.session_credit / 2 {
             state.half_asked = false;
         }
-        if std::mem::take(&mut state.ask_again) && state.unasked() > 0 {
-            self.write_request(&mut state);
+        if state.asked_at <= state.acked {
+            self.ask_at_once(&mut state);
         }
         Flow::Continue
     }

@@ -31,6 +31,11 @@ pub(crate) enum Taken {
     Gap,
 }
 
+/// How often a session in which little is sent is asked at once, in the time of `ask_after`.
+const ASKS_AT_ONCE: u8 = 4;
+/// Little: at most so many deliveries in that time.
+const LITTLE: u64 = 8;
+
 impl Session {
     /// Takes one delivery. The caller holds the slot, so that nothing of an older owner comes in
     /// after the report to a new one.
@@ -90,36 +95,49 @@ impl Session {
         self.report_if_due(shared, &mut state, false);
     }
 
-    /// Writes `<r/>` at once after a pause, so that a client which goes soon after has told what
-    /// it got; then when enough was sent since the last one, or when a timer says so.
+    /// Writes `<r/>`: at once where little is sent, so that a client which goes soon after has told
+    /// what it got; else when enough was sent since the last one, or when a timer says so.
     pub(crate) fn ask_if_due(self: &Arc<Self>, shared: &Shared, state: &mut State) {
         let unasked = state.unasked();
         if unasked == 0 {
             return;
         }
+        if !std::mem::replace(&mut state.ask_timer, true) {
+            state.ask_window = state.out_last;
+            state.asks_at_once = ASKS_AT_ONCE;
+            shared.timers.ask(self);
+        }
         let half = state.unacked_bytes >= shared.config.session_credit / 2;
         let enough = unasked >= shared.config.ask_stanzas
             || (half && !std::mem::replace(&mut state.half_asked, true));
-        let paused = !std::mem::replace(&mut state.ask_timer, true);
-        if enough || paused {
+        if enough {
             self.write_request(state);
-            state.asked_enough |= enough;
-            // What comes while the answer is under way is asked for when it is there.
-            state.ask_again = paused;
-        }
-        if paused {
-            shared.timers.ask(self);
+            state.asked_enough = true;
+        } else if state.asked_at <= state.acked {
+            self.ask_at_once(state);
         }
     }
 
-    /// Time is up since `<r/>` was written, or put off: true if it has to be looked at again.
+    /// Nothing is asked for that was not answered: asks for what came since, if little is sent.
+    pub(crate) fn ask_at_once(&self, state: &mut State) {
+        if state.asks_at_once > 0 && state.unasked() > 0 {
+            state.asks_at_once -= 1;
+            self.write_request(state);
+        }
+    }
+
+    /// A while has passed, and what was sent meanwhile tells how it goes on: true if it has to be
+    /// looked at again.
     pub(crate) fn ask_late(&self, state: &mut State) -> bool {
         let busy = std::mem::take(&mut state.asked_enough);
         let waits = state.unasked() > 0;
         if waits && !busy {
             self.write_request(state);
         }
-        state.ask_timer = busy || waits;
+        let sent = state.out_last - state.ask_window;
+        state.ask_window = state.out_last;
+        state.asks_at_once = if sent <= LITTLE { ASKS_AT_ONCE } else { 0 };
+        state.ask_timer = busy || waits || sent > 0;
         state.ask_timer
     }
 

@@ -170,12 +170,14 @@ pub(crate) struct State {
 
     /// In the list of the turn under way.
     pub(crate) touched: bool,
-    /// `<r/>` was written a short time ago.
+    /// What is sent is looked at for a while.
     pub(crate) ask_timer: bool,
-    /// It was written because much was sent, since the timer began.
+    /// The last delivery when that while began.
+    pub(crate) ask_window: u64,
+    /// `<r/>` was written in it because much was sent.
     pub(crate) asked_enough: bool,
-    /// It is written again when the client answers, if there is something to ask for.
-    pub(crate) ask_again: bool,
+    /// How often it may still be written at once.
+    pub(crate) asks_at_once: u8,
     pub(crate) report_timer: bool,
     /// When a silent client was asked whether it is there, and when it had been heard last.
     pub(crate) silence_asked: Option<(Instant, Instant)>,
@@ -218,8 +220,9 @@ impl State {
             unreported_bytes: 0,
             touched: false,
             ask_timer: false,
+            ask_window: 0,
             asked_enough: false,
-            ask_again: false,
+            asks_at_once: 0,
             report_timer: false,
             silence_asked: None,
             unsettled_told: (0, 0),

@@ -13,7 +13,8 @@ impl Module for Roster {
     fn meta(&self) -> &'static Meta {
         &Meta {
             name: "roster",
-            specs: &[("RFC 6121", "2011")],
+            // RFC 6121 is the router's as a whole.
+            specs: &[],
             host_features: &[],
             account_features: &[],
         }
