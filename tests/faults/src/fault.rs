@@ -331,7 +331,7 @@ pub async fn reached(world: &World, deed: Deed, tag: &str) -> Result<BTreeSet<St
             .flat_map(|at| {
                 points
                     .iter()
-                    .map(|p| (*at, (*p).to_owned(), "pause:0".to_owned()))
+                    .map(|p| (*at, (*p).to_owned(), deeds::COUNT.to_owned()))
             })
             .collect();
         let gate = Gate { world, arms };

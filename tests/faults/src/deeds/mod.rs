@@ -13,8 +13,9 @@ mod talk;
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 
 use crate::client::{Client, Heard};
 use crate::cluster::At;
@@ -113,6 +114,11 @@ impl Scene {
     }
 }
 
+/// What an armed point does that is only counted.
+pub const COUNT: &str = "pause:0";
+/// Between two looks at what was counted.
+const LOOK: Duration = Duration::from_millis(10);
+
 /// Arms a point at the moment that a deed says; nothing for one that only accompanies another.
 pub struct Gate<'a> {
     /// Whose processes.
@@ -134,6 +140,26 @@ impl Gate<'_> {
             self.world.arm(at, &list.join(";")).await?;
         }
         Ok(())
+    }
+
+    /// Where a point is only counted: waits until it was reached. Nothing where another is armed,
+    /// which may keep it from being reached.
+    async fn counted(&self, point: &str) -> Result<()> {
+        let here = |(_, name, action): &&(At, String, String)| name == point && action == COUNT;
+        let Some((at, ..)) = self.arms.iter().find(here) else {
+            return Ok(());
+        };
+        let reached = async {
+            loop {
+                let hits = self.world.cluster.lock().await.hits(*at).await?;
+                if hits.iter().any(|(name, count)| name == point && *count > 0) {
+                    return Ok(());
+                }
+                tokio::time::sleep(LOOK).await;
+            }
+        };
+        let limit = tokio::time::timeout(LIMIT, reached).await;
+        limit.with_context(|| format!("{point} was not reached"))?
     }
 }
 

@@ -36,6 +36,8 @@ pub(super) async fn resume(world: &World, scene: &Scene, gate: &Gate<'_>) -> Res
             ))?;
         }
     }
+    // Who comes back at once may be quicker than the shadow.
+    gate.counted("router.detached_stored").await?;
     for (group, other) in scene.both() {
         client(other, Part::Other).acknowledged(LIMIT).await?;
         // One comes back where it was, the other there too: it is another edge for that one.
