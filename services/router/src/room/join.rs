@@ -113,7 +113,7 @@ impl Slot {
         }
         let request = history_request(&stanza);
         let mut presence = stanza;
-        presence.id = String::new();
+        let id = std::mem::take(&mut presence.id);
         presence.retain_children(|c| c.ns != ns::MUC && c.ns != ns::MUC_USER);
         let before = room.occupants.get(&nick);
         if before.is_none() {
@@ -142,7 +142,8 @@ impl Slot {
         }
         room.announce(&mut emission, &occupant);
         let statuses: &[u16] = if founded { &[110, 201] } else { &[110] };
-        emission.say(room.presence_of(&occupant, true, statuses), [&occupant]);
+        let own = room.presence_of(&occupant, true, statuses);
+        emission.say(with_id(own, &id), [&occupant]);
         for (_, said, at_ms) in room.history_for(&request, core.wall_ms) {
             let mut said = said.clone();
             said.push_element(&Delay::new(Some(room_jid.as_str()), *at_ms).to_element());
@@ -168,7 +169,7 @@ impl Slot {
             return;
         };
         occupant.presence = stanza;
-        occupant.presence.id = String::new();
+        let id = std::mem::take(&mut occupant.presence.id);
         occupant
             .presence
             .retain_children(|c| c.ns != ns::MUC && c.ns != ns::MUC_USER);
@@ -176,7 +177,8 @@ impl Slot {
             .insert(occupant.nick.clone(), occupant.clone());
         let mut emission = Emission::default();
         room.announce(&mut emission, &occupant);
-        emission.say(room.presence_of(&occupant, true, &[110]), [&occupant]);
+        let own = room.presence_of(&occupant, true, &[110]);
+        emission.say(with_id(own, &id), [&occupant]);
         if core.config.shadow {
             emission.fields.push(Room::occupant_field(&occupant));
         }
@@ -204,7 +206,7 @@ impl Slot {
         let mut renamed = occupant.clone();
         renamed.nick = nick.clone();
         renamed.presence = stanza;
-        renamed.presence.id = String::new();
+        let id = std::mem::take(&mut renamed.presence.id);
         renamed
             .presence
             .retain_children(|c| c.ns != ns::MUC && c.ns != ns::MUC_USER);
@@ -217,7 +219,8 @@ impl Slot {
         room.tell_others(&mut emission, renamed.session, |jid| gone(jid, &[303]));
         emission.say(gone(true, &[303, 110]), [&renamed]);
         room.announce(&mut emission, &renamed);
-        emission.say(room.presence_of(&renamed, true, &[110]), [&renamed]);
+        let own = room.presence_of(&renamed, true, &[110]);
+        emission.say(with_id(own, &id), [&renamed]);
         emission.removed.push(format!("o:{}", occupant.nick));
         if core.config.shadow {
             emission.fields.push(Room::occupant_field(&renamed));
@@ -251,13 +254,21 @@ impl Slot {
         };
         room.tell_others(&mut emission, occupant.session, |jid| left(jid, statuses));
         if own.contains(&110) {
-            emission.say(left(true, own), [occupant]);
+            let id = said.map_or("", |said| said.id.as_str());
+            emission.say(with_id(left(true, own), id), [occupant]);
         } else {
             room.last_sent.remove(&occupant.session);
         }
         emission.removed.push(format!("o:{}", occupant.nick));
         self.room_emit(core, room_jid, emission, cause, work);
     }
+}
+
+/// One's own presence comes back with the id that one gave it: clients that read of stable ids wait
+/// for it.
+fn with_id(mut own: Stanza, id: &str) -> Stanza {
+    own.id = id.to_owned();
+    own
 }
 
 impl Room {
