@@ -11,7 +11,7 @@ use tokio_tungstenite::{WebSocketStream, client_async};
 
 use crate::listen::ListenerKind;
 use crate::listen::tests::{Rig, config};
-use crate::transport::websocket::WsError;
+use crate::session::stream::of_broken_frame;
 use crate::transport::{Chunk, CloseKind, Flush};
 
 const HANDSHAKE: &[u8] = b"GET /xmpp-websocket HTTP/1.1\r\nHost: c.example\r\n\
@@ -178,12 +178,17 @@ async fn a_close_of_either_side_is_answered() {
 #[tokio::test]
 async fn a_broken_client_is_told_why() {
     let mut rig = rig();
-    for (message, condition) in [
+    for (message, condition, code) in [
         (
             Message::text("x".repeat(1001)),
             StreamCondition::PolicyViolation,
+            CloseCode::Size,
         ),
-        (Message::binary(b"x".to_vec()), StreamCondition::BadFormat),
+        (
+            Message::binary(b"x".to_vec()),
+            StreamCondition::BadFormat,
+            CloseCode::Unsupported,
+        ),
     ] {
         let mut client = open(rig.connect("http").await, request("/xmpp-websocket"))
             .await
@@ -192,8 +197,13 @@ async fn a_broken_client_is_told_why() {
         client.send(message).await.unwrap();
         // The stream has the last word: RFC 6120 §4.9.
         let error = accepted.reader.read().await.unwrap_err();
-        assert_eq!(WsError::stream_error(&error).unwrap().0, condition);
+        assert_eq!(of_broken_frame(&error).unwrap().0, condition);
         assert_eq!(accepted.reader.read().await.unwrap(), Chunk::Eof);
+        accepted.reader.writer().close(CloseKind::AfterFlush);
+        let Message::Close(Some(frame)) = client.next().await.unwrap().unwrap() else {
+            panic!("a close frame with a code")
+        };
+        assert_eq!(frame.code, code);
     }
     // A frame that is none has no stream to be told of: here, one without a mask.
     let mut stream = rig.connect("http").await;
@@ -201,7 +211,7 @@ async fn a_broken_client_is_told_why() {
     let mut accepted = rig.next().await;
     stream.write_all(&[0x81, 1, b'x']).await.unwrap();
     let error = accepted.reader.read().await.unwrap_err();
-    assert_eq!(WsError::stream_error(&error), None);
+    assert_eq!(of_broken_frame(&error), None);
     let mut last = Vec::new();
     drop(accepted);
     stream.read_to_end(&mut last).await.unwrap();

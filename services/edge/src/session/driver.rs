@@ -16,7 +16,6 @@ use crate::limits::ByteBucket;
 use crate::listen::Accepted;
 use crate::metrics::{Count, Level};
 use crate::shared::Shared;
-use crate::transport::websocket::WsError;
 use crate::transport::{Chunk, CloseKind, WireReader};
 
 /// How long a client has to end its side after the last word.
@@ -137,7 +136,7 @@ async fn serve(shared: &Arc<Shared>, session: &Arc<Session>, mut socket: Box<Soc
                 Ok(Chunk::Eof) => break,
                 Ok(chunk) => chunk,
                 Err(error) => {
-                    if let Some((condition, text)) = WsError::stream_error(&error) {
+                    if let Some((condition, text)) = super::stream::of_broken_frame(&error) {
                         session.fail(shared, condition, text);
                     }
                     break;

@@ -1,10 +1,12 @@
 //! What is written beside stanzas, as the sessions need it.
 
+use std::io;
+
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use sestina_xmpp::sasl::{BindingType, Mechanism, SaslFailure};
 use sestina_xmpp::stream::features::StartTls;
-use sestina_xmpp::stream::{Features, Framing, Header, negotiation};
+use sestina_xmpp::stream::{Features, Framing, Header, StreamCondition, negotiation};
 
 pub(crate) use sestina_xmpp::stream::error::write_error;
 pub(crate) use sestina_xmpp::stream::header::write_close;
@@ -14,6 +16,7 @@ pub(crate) use sestina_xmpp::stream::negotiation::{
 pub(crate) use sestina_xmpp::stream::sm::write_failed;
 
 use crate::transport::CloseKind;
+use crate::transport::websocket::WsError;
 
 /// Our stream header, with an id that cannot be guessed (RFC 6120 §4.7.3).
 pub(crate) fn write_header(out: &mut Vec<u8>, framing: Framing, from: &str) {
@@ -62,6 +65,21 @@ pub(crate) fn write_session_features(out: &mut Vec<u8>, framing: Framing) {
         ..Features::default()
     }
     .write_to(out, framing);
+}
+
+/// What a stream is told before it ends, when a WebSocket cannot be read on because its client
+/// broke a rule of XMPP rather than one of WebSockets. The session is over then: a client that
+/// resumed it would send the same again.
+pub(crate) fn of_broken_frame(error: &io::Error) -> Option<(StreamCondition, &'static str)> {
+    match error.get_ref()?.downcast_ref()? {
+        WsError::Protocol(_) => None,
+        WsError::Binary => Some((StreamCondition::BadFormat, "a message must be text")),
+        WsError::Utf8 => Some((
+            StreamCondition::UnsupportedEncoding,
+            "the encoding must be utf-8",
+        )),
+        WsError::TooBig(_) => Some((StreamCondition::PolicyViolation, "the stanza is too long")),
+    }
 }
 
 /// The end of a failed attempt.

@@ -53,6 +53,12 @@ pub(super) const SECURE: Way = Way {
     small_buffers: false,
 };
 
+/// A WebSocket under TLS.
+pub(super) const WEBSOCKET: Way = Way {
+    websocket: true,
+    ..SECURE
+};
+
 /// A connection as a listener would hand it over, and its client.
 pub(super) async fn connect(way: Way) -> (Accepted, Client) {
     let (client, accepted) = connect_raw(way).await;

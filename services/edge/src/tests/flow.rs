@@ -6,7 +6,7 @@ use std::time::Duration;
 use sestina_proto as proto;
 use sestina_proto::to_edge::Body as ToEdge;
 
-use super::client::{SECURE, Way};
+use super::client::{SECURE, WEBSOCKET, Way};
 use super::rig::{Rig, config, until};
 use super::router::{Cluster, next_frame};
 use crate::EdgeConfig;
@@ -145,12 +145,7 @@ async fn an_error_of_the_client_is_its_last_word() {
 #[tokio::test]
 async fn a_message_that_is_too_long_for_a_websocket_ends_the_session() {
     let rig = Rig::new(1).await;
-    let way = Way {
-        websocket: true,
-        secure: true,
-        ..Way::default()
-    };
-    let mut bound = rig.managed(way).await;
+    let mut bound = rig.managed(WEBSOCKET).await;
     let long = "x".repeat(config("edge1").after_login.xml.bytes + 1);
     let message = format!("<message xmlns='jabber:client'><body>{long}</body></message>");
     bound.client.send(&message).await;
@@ -366,12 +361,7 @@ async fn a_lost_lease_cuts_every_socket_and_the_edge_starts_over() {
 async fn draining_ends_sockets_as_their_streams_allow() {
     let rig = Rig::new(1).await;
     let mut stream = rig.managed(SECURE).await;
-    let mut websocket = rig
-        .managed(Way {
-            websocket: true,
-            ..SECURE
-        })
-        .await;
+    let mut websocket = rig.managed(WEBSOCKET).await;
     let mut unmanaged = rig.session().await;
     let owner = async {
         for _ in 0..3 {

@@ -9,7 +9,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
-use super::client::{Client, SECURE, Way, connect_raw};
+use super::client::{Client, SECURE, WEBSOCKET, Way, connect_raw};
 use super::rig::Rig;
 use super::router::{PASSWORD, next_frame};
 use crate::metrics::Count;
@@ -213,10 +213,8 @@ async fn a_first_message_can_follow_an_empty_challenge() {
 async fn anonymous_users_of_a_room_are_named_in_its_slot() {
     let rig = Rig::new(1).await;
     let way = Way {
-        websocket: true,
-        secure: true,
         query: &[("room", "Standup"), ("prefix", "acme")],
-        ..Way::default()
+        ..WEBSOCKET
     };
     let mut client = rig.client(way).await;
     let features = client.open("meet.example").await;
@@ -280,10 +278,7 @@ async fn stream_errors_before_a_session() {
         (SECURE, "c.example", "<!-- no -->", "<restricted-xml "),
         (SECURE, "c.example", "<a></b>", "<not-well-formed "),
         (
-            Way {
-                websocket: true,
-                ..SECURE
-            },
+            WEBSOCKET,
             "c.example",
             "<message xmlns='jabber:client'/>",
             "<not-authorized ",
@@ -414,14 +409,7 @@ async fn an_anonymous_client_that_comes_back_has_its_old_name() {
     };
     let previd: &'static str = id.encode(super::router::SM_KEY).leak();
     let query: &'static [(&str, &str)] = vec![("previd", previd)].leak();
-    let mut client = rig
-        .client(Way {
-            websocket: true,
-            secure: true,
-            query,
-            ..Way::default()
-        })
-        .await;
+    let mut client = rig.client(Way { query, ..WEBSOCKET }).await;
     client.open("meet.example").await;
     client
         .send("<auth xmlns='urn:ietf:params:xml:ns:xmpp-sasl' mechanism='ANONYMOUS'>=</auth>")

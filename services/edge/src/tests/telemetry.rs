@@ -177,11 +177,7 @@ async fn a_silent_client_is_asked_and_lost_without_an_answer() {
 #[tokio::test]
 async fn a_silent_websocket_is_pinged() {
     let rig = Rig::new(1).await;
-    let way = super::client::Way {
-        websocket: true,
-        ..SECURE
-    };
-    let mut bound = rig.session_by(way).await;
+    let mut bound = rig.session_by(super::client::WEBSOCKET).await;
     let heard = || {
         let slot = rig.edge.shared.slots[usize::from(bound.slot)].lock();
         slot.sessions[&bound.handle].wire.heard_at()

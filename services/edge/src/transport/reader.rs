@@ -317,8 +317,10 @@ impl WireReader {
                     return Ok(Some(Filled::Eof));
                 }
                 Err(error) => {
+                    // Where the stream has a last word, it is the one to close.
+                    self.writer.state.lock().close_code = error.code();
                     if let WsError::Protocol(_) = error {
-                        self.writer.close(CloseKind::WsCode(error.code()));
+                        self.writer.close(CloseKind::AfterFlush);
                     }
                     self.stop_reading();
                     return Err(io::Error::new(io::ErrorKind::InvalidData, error));

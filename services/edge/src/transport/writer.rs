@@ -35,7 +35,7 @@ pub enum Flush {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CloseKind {
     /// What is queued is written, then the transport ends as its kind demands: a WebSocket close
-    /// frame (1000), TLS `close_notify`, TCP FIN.
+    /// frame (1000, or what its client did wrong), TLS `close_notify`, TCP FIN.
     AfterFlush,
     /// At once. What is queued is lost.
     Abort,
@@ -79,6 +79,8 @@ pub(super) struct State {
     /// A write met a full socket; the reader waits for room.
     pub(super) blocked: bool,
     pub(super) waker: Option<Waker>,
+    /// With what a WebSocket is closed if nothing else is said.
+    pub(super) close_code: u16,
     limit: usize,
     overflowed: bool,
 }
@@ -96,6 +98,7 @@ impl WireWriter {
             end: End::Open,
             blocked: false,
             waker: None,
+            close_code: 1000,
             limit: limits.queue_bytes,
             overflowed: false,
         };
@@ -235,10 +238,9 @@ impl State {
             (CloseKind::Abort, _) => self.die(stream),
             (_, End::Open) => {
                 if websocket && kind != CloseKind::Fin {
-                    self.append_close(if let CloseKind::WsCode(code) = kind {
-                        code
-                    } else {
-                        1000
+                    self.append_close(match kind {
+                        CloseKind::WsCode(code) => code,
+                        _ => self.close_code,
                     });
                 }
                 self.end = End::WhenEmpty {

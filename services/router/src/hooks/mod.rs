@@ -13,7 +13,7 @@ mod registrar;
 pub use context::{IqContext, MessageContext};
 pub use effects::Effect;
 pub use pipeline::{Pipeline, PipelineEntry};
-pub use registrar::{Bounce, IqTarget, Registrar};
+pub use registrar::{Bounce, IqKey, IqTarget, Registrar};
 
 /// When a handler runs, within one hook point.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize)]

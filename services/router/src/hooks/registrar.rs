@@ -40,7 +40,7 @@ pub enum IqTarget {
 }
 
 /// (target, is it a set, namespace, name)
-pub(crate) type IqKey = (IqTarget, bool, &'static str, &'static str);
+pub type IqKey = (IqTarget, bool, &'static str, &'static str);
 
 /// Collects what modules register.
 #[derive(Default)]
@@ -81,7 +81,7 @@ impl Registrar<'_> {
             .push((point, stage, self.module, observer));
     }
 
-    /// Registers the handler of an IQ.
+    /// Registers the handler of an IQ, and returns what names it.
     ///
     /// # Panics
     /// At start, when another module has it: a defect of the list of modules.
@@ -92,32 +92,20 @@ impl Registrar<'_> {
         ns: &'static str,
         name: &'static str,
         handler: IqHandler,
-    ) {
-        let before = self
-            .collected
-            .iqs
-            .insert((target, set, ns, name), (self.module, handler));
+    ) -> IqKey {
+        let key = (target, set, ns, name);
+        let before = self.collected.iqs.insert(key, (self.module, handler));
         assert!(
             before.is_none(),
             "modules {} and {} both handle {ns} {name}",
             self.module,
             before.map_or("", |b| b.0)
         );
+        key
     }
 
-    /// [`iq`](Self::iq) of a protocol that is not all here: service discovery does not tell of it.
-    ///
-    /// # Panics
-    /// As [`iq`](Self::iq).
-    pub fn iq_in_part(
-        &mut self,
-        target: IqTarget,
-        set: bool,
-        ns: &'static str,
-        name: &'static str,
-        handler: IqHandler,
-    ) {
-        self.iq(target, set, ns, name, handler);
-        self.collected.in_part.insert((target, set, ns, name));
+    /// The protocol of that IQ is not all here: service discovery does not tell of it.
+    pub fn in_part(&mut self, iq: IqKey) {
+        self.collected.in_part.insert(iq);
     }
 }

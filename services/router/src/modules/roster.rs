@@ -22,12 +22,13 @@ impl Module for Roster {
 
     fn register(&self, registrar: &mut Registrar<'_>) {
         // §2.1.4: the result of a get.
-        registrar.iq_in_part(
+        let get = registrar.iq(
             IqTarget::Account,
             false,
             ns::IQ_ROSTER,
             "query",
             |_, _, _| vec![Effect::Result(Some(Element::new("query", ns::IQ_ROSTER)))],
         );
+        registrar.in_part(get);
     }
 }

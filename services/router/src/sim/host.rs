@@ -393,7 +393,6 @@ pub(super) fn perform(
                 iq: query.iq.clone(),
                 queryid: query.queryid.clone(),
                 flip: query.flip,
-                backwards: query.backwards,
                 work: query.work,
             });
             JobDone::ArchiveQuery { query, page }

@@ -5,7 +5,7 @@ use sestina_proto::to_edge::Body as Down;
 
 use super::acts::Act;
 use super::host::{self, Keeper};
-use super::net::Ends;
+use super::net::{Conn, Ends};
 use super::trace;
 use super::world::*;
 use crate::worker::core::{LaneRef, PeerRef};
@@ -152,14 +152,15 @@ impl World {
         true
     }
 
+    /// What is next on one way of a connection, and between whom.
+    fn taken<T>(&self, id: u64, next: impl FnOnce(&mut Conn) -> Option<T>) -> Option<(Ends, T)> {
+        let mut net = self.net.lock();
+        let conn = net.conns.get_mut(&id)?;
+        next(conn).map(|taken| (conn.ends, taken))
+    }
+
     pub(super) fn up(&mut self, id: u64) {
-        let taken = {
-            let mut net = self.net.lock();
-            let Some(conn) = net.conns.get_mut(&id) else {
-                return;
-            };
-            conn.up.pop_front().map(|frame| (conn.ends, frame))
-        };
+        let taken = self.taken(id, |conn| conn.up.pop_front());
         let Some((Ends::Edge { edge, router, lane }, frame)) = taken else {
             return;
         };
@@ -177,13 +178,7 @@ impl World {
     }
 
     pub(super) fn down(&mut self, id: u64) {
-        let taken = {
-            let mut net = self.net.lock();
-            let Some(conn) = net.conns.get_mut(&id) else {
-                return;
-            };
-            conn.down.pop_front().map(|batch| (conn.ends, batch))
-        };
+        let taken = self.taken(id, |conn| conn.down.pop_front());
         let Some((Ends::Edge { edge, router, .. }, batch)) = taken else {
             return;
         };
@@ -195,13 +190,7 @@ impl World {
     }
 
     pub(super) fn peer(&mut self, id: u64) {
-        let taken = {
-            let mut net = self.net.lock();
-            let Some(conn) = net.conns.get_mut(&id) else {
-                return;
-            };
-            conn.peer.pop_front().map(|frame| (conn.ends, frame))
-        };
+        let taken = self.taken(id, |conn| conn.peer.pop_front());
         let Some((Ends::Peer { from, to }, frame)) = taken else {
             return;
         };

@@ -379,7 +379,6 @@ impl Slot {
             iq,
             queryid,
             flip,
-            backwards,
             work,
             ..
         } = query;
@@ -398,10 +397,9 @@ impl Slot {
                 let set = Page {
                     first: edge(page.rows.first()),
                     last: edge(page.rows.last()),
-                    // Counted from the other end it would mean to count all that is before it; and
-                    // some clients end at the page whose index and items make up the count,
-                    // whichever way they go.
-                    first_index: (!backwards).then_some(page.first_index),
+                    // None of a page from the end: some clients take the page whose index and items
+                    // make up the count for the last one, whichever way they go.
+                    first_index: page.first_index,
                     count: Some(page.count),
                 };
                 if flip {
@@ -438,7 +436,6 @@ pub(crate) struct ArchiveQuery {
     pub(crate) iq: Stanza,
     pub(crate) queryid: Option<String>,
     pub(crate) flip: bool,
-    pub(crate) backwards: bool,
     pub(crate) work: WorkId,
 }
 

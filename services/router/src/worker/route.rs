@@ -219,7 +219,6 @@ impl Slot {
                         iq: stanza.clone(),
                         queryid,
                         flip,
-                        backwards: request.backwards,
                         work,
                     };
                     self.query_archive(core, query, *request);

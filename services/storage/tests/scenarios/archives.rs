@@ -35,7 +35,8 @@ pub(crate) async fn archive_pages(stores: Arc<dyn Stores>) {
             })
             .await
             .unwrap();
-        assert_eq!((reply.count, reply.first_index), (ROWS, seen.len() as u64));
+        let index = Some(seen.len() as u64);
+        assert_eq!((reply.count, reply.first_index), (ROWS, index));
         seen.extend(counters(&reply));
         after = reply.rows.last().unwrap().stanza_id.to_vec();
         if reply.complete {
@@ -54,10 +55,7 @@ pub(crate) async fn archive_pages(stores: Arc<dyn Stores>) {
             ..ask("a@h", 900)
         };
         let reply = stores.archive_query(request).await.unwrap();
-        assert_eq!(
-            reply.first_index,
-            ROWS - seen.len() as u64 - reply.rows.len() as u64
-        );
+        assert_eq!((reply.count, reply.first_index), (ROWS, None));
         seen.extend(counters(&reply).into_iter().rev());
         before = reply.rows.first().unwrap().stanza_id.to_vec();
         if reply.complete {
@@ -136,7 +134,7 @@ pub(crate) async fn archive_filters(stores: Arc<dyn Stores>) {
     let reply = query(paged).await;
     assert_eq!(
         (counters(&reply), reply.first_index, reply.complete),
-        (vec![10, 13], 3, false)
+        (vec![10, 13], Some(3), false)
     );
     let nobody = proto::ArchiveQueryRequest {
         with_bare: "no@h".into(),
@@ -160,7 +158,7 @@ pub(crate) async fn archive_filters(stores: Arc<dyn Stores>) {
     let reply = query(back).await;
     assert_eq!(
         (counters(&reply), reply.first_index, reply.complete),
-        (vec![8, 9], 3, false)
+        (vec![8, 9], None, false)
     );
     let between = proto::ArchiveQueryRequest {
         after: id(3).into(),

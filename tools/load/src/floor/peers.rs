@@ -110,21 +110,25 @@ impl Peers {
         let Some(group) = groups.get(&hello.group) else {
             return;
         };
+        // Once for all: a look at the clock is no part of a delivery.
+        let now = Instant::now();
         match hello.role {
             Role::Peer(number) => {
                 if let Some(Some(peer)) = group.get(number) {
-                    self.write(peer);
+                    self.write(peer, now);
                 }
             }
-            Role::Everyone => group.iter().flatten().for_each(|peer| self.write(peer)),
+            Role::Everyone => group
+                .iter()
+                .flatten()
+                .for_each(|peer| self.write(peer, now)),
             Role::Idle => {}
         }
     }
 
-    fn write(&self, peer: &Arc<Peer>) {
+    fn write(&self, peer: &Arc<Peer>, now: Instant) {
         let mut out = lock(&peer.out);
         out.since_request += 1;
-        let now = Instant::now();
         let paused = out.requested_at.is_none_or(|at| now - at >= ASK_AFTER);
         let asks = peer.ask_every > 0 && (paused || out.since_request >= peer.ask_every);
         if asks {

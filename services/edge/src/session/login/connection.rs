@@ -13,8 +13,7 @@ use crate::listen::Accepted;
 use crate::session::stream as write;
 use crate::shared::Shared;
 use crate::tls::Acceptor;
-use crate::transport::websocket::WsError;
-use crate::transport::{Chunk, CloseKind, WireReader, WireWriter};
+use crate::transport::{Chunk, CloseKind, TlsInfo, WireReader, WireWriter};
 
 /// How a login ends without a session.
 #[derive(Debug)]
@@ -170,19 +169,23 @@ impl Connection {
             .map(|(_, v)| v.as_str())
     }
 
-    /// What this TLS connection can be bound by: nothing before TLS 1.3, and no WebSocket. Who
+    /// Whether there is something to bind a login to: nothing before TLS 1.3, and no WebSocket. Who
     /// offers binding in TLS 1.2 must know `tls-unique` (RFC 5802 §6.1), which the TLS library does
     /// not give; clients that know nothing else would choose it and fail. Browsers tell nothing of
     /// the TLS below a WebSocket, and their libraries choose -PLUS all the same.
+    pub(crate) fn can_bind(&self) -> bool {
+        self.to_bind().is_some()
+    }
+
+    fn to_bind(&self) -> Option<(&TlsInfo, [u8; 32])> {
+        let info = self.reader.tls_info();
+        let info = info.filter(|_| self.framing != Framing::WebSocket)?;
+        Some((info, info.exporter?))
+    }
+
+    /// What this connection can be bound by.
     pub(crate) fn bindings(&self) -> Vec<ChannelBinding> {
-        if self.framing == Framing::WebSocket {
-            return Vec::new();
-        }
-        let Some((info, exporter)) = self
-            .reader
-            .tls_info()
-            .and_then(|info| Some((info, info.exporter?)))
-        else {
+        let Some((info, exporter)) = self.to_bind() else {
             return Vec::new();
         };
         let mut bindings = vec![ChannelBinding {
@@ -212,7 +215,7 @@ impl Connection {
                 None => {}
             }
             let read = self.reader.read().await;
-            let chunk = read.map_err(|error| match WsError::stream_error(&error) {
+            let chunk = read.map_err(|error| match write::of_broken_frame(&error) {
                 Some((condition, text)) => End::Fault(condition, text),
                 None => End::Lost,
             })?;

@@ -85,7 +85,11 @@ pub(crate) async fn authenticate(
                 shared.metrics.login_failed(failure);
                 failures += 1;
                 tracing::debug!(peer = %connection.peer, %failure, failures, "login failed");
-                if failure == SaslFailure::NotAuthorized {
+                // Nothing was tried by what the mechanism could not even begin with.
+                if !matches!(
+                    failure,
+                    SaslFailure::MalformedRequest | SaslFailure::InvalidMechanism
+                ) {
                     guesses += 1;
                     tokio::time::sleep(shared.config.login_delay * guesses).await;
                 }

@@ -22,9 +22,10 @@ pub(crate) async fn negotiate(
         let host = open(shared, connection).await?;
         let may_start_tls = connection.start_tls.is_some() && !connection.secure;
         let mechanisms = offered(connection, &host);
-        let plus = mechanisms.iter().any(|mechanism| mechanism.is_plus());
-        let bindings = connection.bindings().into_iter().filter(|_| plus);
-        let bindings: Vec<BindingType> = bindings.map(|b| b.kind).collect();
+        let bindings: Vec<BindingType> = match mechanisms.iter().any(|m| m.is_plus()) {
+            true => connection.bindings().iter().map(|b| b.kind).collect(),
+            false => Vec::new(),
+        };
         let required = may_start_tls && !connection.plaintext_allowed;
         let framing = connection.framing;
         connection.write(|out| {
@@ -60,7 +61,7 @@ pub(crate) fn offered(connection: &Connection, host: &HostConfig) -> Vec<Mechani
     if !connection.secure && !connection.plaintext_allowed {
         return Vec::new();
     }
-    let bound = !connection.bindings().is_empty();
+    let bound = connection.can_bind();
     let anonymous = host.anonymous.then_some(Mechanism::Anonymous);
     let configured = host.mechanisms.iter().copied();
     configured

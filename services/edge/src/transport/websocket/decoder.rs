@@ -2,10 +2,6 @@
 //!
 //! The decoder keeps no input: a payload is unmasked into its message as it arrives.
 
-use std::io;
-
-use sestina_xmpp::stream::StreamCondition;
-
 use super::frame;
 
 /// What a client said, when a frame or message is complete.
@@ -46,21 +42,6 @@ impl WsError {
             Self::Binary => 1003,
             Self::Utf8 => 1007,
             Self::TooBig(_) => 1009,
-        }
-    }
-
-    /// What the stream is told before it is closed, if the client broke a rule of XMPP rather than
-    /// one of WebSockets: the session is over, because a client that resumed it would send the same
-    /// again. `error` is what [`read`](crate::transport::WireReader::read) returned.
-    pub(crate) fn stream_error(error: &io::Error) -> Option<(StreamCondition, &'static str)> {
-        match error.get_ref()?.downcast_ref()? {
-            Self::Protocol(_) => None,
-            Self::Binary => Some((StreamCondition::BadFormat, "a message must be text")),
-            Self::Utf8 => Some((
-                StreamCondition::UnsupportedEncoding,
-                "the encoding must be utf-8",
-            )),
-            Self::TooBig(_) => Some((StreamCondition::PolicyViolation, "the stanza is too long")),
         }
     }
 }

@@ -240,13 +240,14 @@ dialects! {
         let (rows, complete) = cut(rows, max as usize, request.backwards);
         let count = count(conn, archive, with, all).await?;
         let first_index = match rows.first() {
-            None => 0,
+            _ if request.backwards => None,
+            None => Some(0),
             Some(first) => {
                 let ahead = Window { above: all.above, below: place_of(first) };
-                self::count(conn, archive, with, ahead).await?
+                Some(self::count(conn, archive, with, ahead).await?)
             }
         };
-        let count = count.max(first_index + rows.len() as u64);
+        let count = count.max(first_index.unwrap_or_default() + rows.len() as u64);
         let rows: Result<_, _> =
             rows.into_iter().map(|row| to_row(&request.archive, row)).collect();
         Ok(proto::ArchiveQueryReply {
@@ -303,7 +304,7 @@ dialects! {
             paged.reverse();
         }
         let (rows, complete) = cut(paged, request.max.min(PAGE) as usize, request.backwards);
-        let first_index = rows.first().map_or(0, ahead) as u64;
+        let first_index = (!request.backwards).then(|| rows.first().map_or(0, ahead) as u64);
         let rows: Result<_, _> =
             rows.into_iter().map(|row| to_row(&request.archive, row)).collect();
         Ok(proto::ArchiveQueryReply {
