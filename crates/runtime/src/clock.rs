@@ -1,7 +1,7 @@
 //! The clock that leases are counted on: it runs while the machine is suspended.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use rustix::time::{ClockId, clock_gettime};
 
@@ -45,6 +45,14 @@ impl BootInstant {
     pub fn from_nanos(nanos: u64) -> BootInstant {
         BootInstant(Duration::from_nanos(nanos))
     }
+}
+
+/// Milliseconds since 1970: for time stamps that people see, never for decisions.
+pub fn wall_ms() -> i64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    since.map_or(0, |since| {
+        i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+    })
 }
 
 /// Where "now" comes from: the machine's clock, or a test's.

@@ -37,6 +37,7 @@ transcripts! {
     "room-errors"
     "room-history"
     "room-self-ping"
+    "room-sessions"
     "roster"
     "stream-errors"
 }

@@ -2,6 +2,7 @@
 
 use super::datetime;
 use crate::ns;
+use crate::stanza::Child;
 use crate::xml::Element;
 
 /// When a stanza was first sent, and who kept it since.
@@ -50,6 +51,13 @@ impl Delay {
             None => element,
         }
     }
+}
+
+/// Whether a child of a stanza says that `from` delayed it.
+pub fn is_delay_by(child: &Child<'_>, from: &str) -> bool {
+    child.ns == ns::DELAY
+        && child.name == "delay"
+        && Element::parse(child.xml).is_ok_and(|e| e.attr("from") == Some(from))
 }
 
 #[cfg(test)]

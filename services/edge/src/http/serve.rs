@@ -164,7 +164,7 @@ impl Connection<'_> {
                 {
                     client.query.push(("prefix".to_owned(), tenant.to_owned()));
                 }
-                self.websocket(request.method(), &asked, client)
+                self.websocket(&request, client)
             }
             None if request.method() == Method::OPTIONS => text(StatusCode::OK, ""),
             None => match &self.site.service {
@@ -176,12 +176,8 @@ impl Connection<'_> {
         response
     }
 
-    fn websocket(
-        &self,
-        method: &Method,
-        headers: &header::HeaderMap,
-        client: HttpClient,
-    ) -> Response<Full<Bytes>> {
+    fn websocket(&self, request: &Request<Incoming>, client: HttpClient) -> Response<Full<Bytes>> {
+        let (method, headers) = (request.method(), request.headers());
         if !is_asked_for(headers) {
             // Web clients ask this to keep their connection, proxies to see that we live.
             return match *method {
@@ -196,7 +192,7 @@ impl Connection<'_> {
         if !origin::allowed(&self.site.config, headers) {
             return refusal(NotUpgraded::Origin);
         }
-        match upgrade::answer(method, headers) {
+        match upgrade::answer(method, request.version(), headers) {
             Ok(response) => {
                 let headers = kept(&self.site.config.keep_headers, headers);
                 *self.upgrade.lock() = Some(Upgrade {
@@ -247,7 +243,7 @@ fn refusal(error: NotUpgraded) -> Response<Full<Bytes>> {
                 header::HeaderValue::from_static("GET, HEAD, OPTIONS"),
             );
         }
-        NotUpgraded::Key | NotUpgraded::Protocol | NotUpgraded::Origin => {}
+        NotUpgraded::Http | NotUpgraded::Key | NotUpgraded::Protocol | NotUpgraded::Origin => {}
     }
     response
 }

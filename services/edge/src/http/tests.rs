@@ -287,6 +287,13 @@ async fn wrong_upgrades_are_refused_with_a_reason() {
         refused(header::SEC_WEBSOCKET_PROTOCOL, Some("chat")).await,
         StatusCode::BAD_REQUEST
     );
+    // As a proxy asks that speaks HTTP/1.0 to what is behind it (RFC 6455 §4.2.1).
+    let old = "GET /xmpp-websocket HTTP/1.0\r\nHost: localhost\r\nUpgrade: websocket\r\n\
+        Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\n\
+        Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Protocol: xmpp\r\n\r\n";
+    let answer = plain_http(&rig, old).await;
+    assert!(answer.starts_with("HTTP/1.0 400 "), "{answer}");
+    assert!(answer.contains("HTTP/1.1; a proxy"), "{answer}");
     rig.end().await;
 }
 

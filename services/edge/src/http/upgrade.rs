@@ -4,7 +4,7 @@ use http::header::{
     CONNECTION, HeaderMap, HeaderName, HeaderValue, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY,
     SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, UPGRADE,
 };
-use http::{Method, Response, StatusCode};
+use http::{Method, Response, StatusCode, Version};
 
 use crate::transport::websocket::accept_key;
 
@@ -13,6 +13,9 @@ use crate::transport::websocket::accept_key;
 pub(super) enum NotUpgraded {
     #[error("websocket requests use GET")]
     Method,
+    /// RFC 6455 §4.2.1. What comes so is mostly from a proxy.
+    #[error("websocket requests use HTTP/1.1; a proxy in front of this server has to, too")]
+    Http,
     #[error("this server speaks version 13 of websocket")]
     Version,
     #[error("the header Sec-WebSocket-Key is missing or wrong")]
@@ -28,7 +31,7 @@ impl NotUpgraded {
         match self {
             Self::Method => StatusCode::METHOD_NOT_ALLOWED,
             Self::Version => StatusCode::UPGRADE_REQUIRED,
-            Self::Key | Self::Protocol => StatusCode::BAD_REQUEST,
+            Self::Http | Self::Key | Self::Protocol => StatusCode::BAD_REQUEST,
             Self::Origin => StatusCode::FORBIDDEN,
         }
     }
@@ -42,10 +45,14 @@ pub(super) fn is_asked_for(headers: &HeaderMap) -> bool {
 /// Checks the request and builds the answer with which HTTP ends.
 pub(super) fn answer<B: Default>(
     method: &Method,
+    version: Version,
     headers: &HeaderMap,
 ) -> Result<Response<B>, NotUpgraded> {
     if method != Method::GET {
         return Err(NotUpgraded::Method);
+    }
+    if version < Version::HTTP_11 {
+        return Err(NotUpgraded::Http);
     }
     if headers
         .get(SEC_WEBSOCKET_VERSION)

@@ -11,6 +11,7 @@ use bytes::Bytes;
 use parking_lot::MutexGuard;
 use sestina_proto as proto;
 use sestina_proto::to_edge::Body;
+use sestina_runtime::clock::wall_ms;
 use sestina_runtime::{failpoint, guard};
 use sestina_telemetry::trace::span_from_traceparent;
 use sestina_xmpp::stanza::Stanza;
@@ -30,6 +31,8 @@ pub(crate) struct Payload {
     pub(crate) key: Option<proto::Key>,
     /// When its sender's edge read it, on this process's clock, if that is known.
     pub(crate) read: Option<Instant>,
+    /// When it came here, in milliseconds since 1970.
+    pub(crate) at_ms: i64,
     /// Ends when the last socket has it; disabled unless it is sampled.
     pub(crate) span: Span,
 }
@@ -215,7 +218,7 @@ impl Shared {
 
     /// One payload for sessions of many slots.
     fn take_deliver(&self, set: &Arc<LaneSet>, deliver: proto::Deliver, turn: &mut Turn) {
-        let now = Instant::now();
+        let (now, at_ms) = (Instant::now(), wall_ms());
         let variants: Vec<Payload> = deliver
             .variants
             .into_iter()
@@ -227,6 +230,7 @@ impl Shared {
                     weight: stanza.weight(),
                     stanza: Arc::new(stanza),
                     key: variant.key,
+                    at_ms,
                     read: (variant.age_us > 0)
                         .then(|| now.checked_sub(Duration::from_micros(variant.age_us.into())))
                         .flatten(),

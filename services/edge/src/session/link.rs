@@ -151,7 +151,7 @@ impl Session {
             .iter()
             .filter(|h| h.number > floor)
             .map(|h| proto::Outbound {
-                at_ms: 0,
+                at_ms: h.at_ms,
                 number: h.number,
                 key: h.key,
                 stanza: h

@@ -58,6 +58,7 @@ impl Session {
             number,
             key: payload.key,
             stanza: Some(Arc::clone(stanza)),
+            at_ms: payload.at_ms,
         });
         state.unacked_bytes += payload.weight;
         state.unreported_bytes += payload.weight;

@@ -121,6 +121,8 @@ pub(crate) struct HeldOut {
     pub(crate) key: Option<proto::Key>,
     /// Dropped once the client acknowledged it; shared by all who got it.
     pub(crate) stanza: Option<Arc<Stanza>>,
+    /// When it came, in milliseconds since 1970.
+    pub(crate) at_ms: i64,
 }
 
 /// What changes.
@@ -318,6 +320,7 @@ mod tests {
                 number,
                 key: None,
                 stanza: Some(stanza),
+                at_ms: 0,
             });
             state.out_last = number;
         }

@@ -1,10 +1,11 @@
 //! Runs one worker: takes what waits for it, works a turn, sends jobs on their way.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use sestina_proto as proto;
 use sestina_runtime::clock::BootInstant;
+use sestina_runtime::clock::wall_ms;
 use sestina_runtime::linger::until;
 use sestina_runtime::mailbox::{PushError, Receiver, Sender};
 use sestina_telemetry::{Authority, LeaseEvent, Queue};
@@ -78,16 +79,6 @@ pub(super) fn now_us() -> u32 {
 /// Milliseconds of the clock that runs while suspended.
 pub(super) fn now_ms() -> u64 {
     BootInstant::now().as_nanos() / 1_000_000
-}
-
-/// Unix milliseconds: for time stamps that people see, never for decisions.
-#[allow(clippy::disallowed_methods)]
-pub(super) fn wall_ms() -> i64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |since| {
-            i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
-        })
 }
 
 impl Shared {

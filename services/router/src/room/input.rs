@@ -1,6 +1,5 @@
 //! What occupants send to a room: messages to all, messages to one, and everything refused.
 
-use sestina_proto as proto;
 use sestina_runtime::failpoint;
 use sestina_xmpp::jid::Jid;
 use sestina_xmpp::ns;
@@ -8,7 +7,8 @@ use sestina_xmpp::stanza::error::Condition;
 use sestina_xmpp::stanza::{Kind, Stanza};
 use sestina_xmpp::xml::Element;
 
-use super::state::{Emission, Role, Room};
+use super::occupant::Role;
+use super::state::{Emission, Room};
 use crate::worker::core::Core;
 use crate::worker::receive::InHand;
 use crate::worker::slot::Slot;
@@ -116,11 +116,11 @@ impl Slot {
                 }
             }
         }
-        emission.say(said, room.occupants.values());
+        emission.say(said, room.sessions());
         self.room_emit(core, &room_jid, emission, Some(hand.key), Some(hand.work));
     }
 
-    /// §7.5: a message to one occupant.
+    /// §7.5: a message to one occupant, on all its sessions (§7.2.8).
     fn room_private(
         &mut self,
         core: &mut Core,
@@ -151,26 +151,12 @@ impl Slot {
             stanza.push_element(&Element::new("x", ns::MUC_USER));
         }
         let mut emission = Emission::default();
-        emission.say(stanza, [receiver]);
+        emission.say(stanza, receiver.sessions());
         self.room_emit(core, &room_jid, emission, Some(hand.key), Some(hand.work));
     }
 
     /// A session that a room has, but its owner has not (any more).
     pub(super) fn room_ghost(&mut self, core: &mut Core, room: &Jid, session: u128) {
-        let known = self
-            .rooms
-            .get(room)
-            .and_then(|r| r.occupant_of(session))
-            .cloned();
-        if let Some(occupant) = known {
-            self.room_leaves(core, room, &occupant, None, None, None, &[333]);
-        }
+        self.room_leaves(core, room, session, None, None, None, &[333]);
     }
-}
-
-/// An IQ that an occupant sent to another, as the other gets it.
-pub(super) fn relayed(mut stanza: Stanza, from: String) -> proto::Stanza {
-    stanza.from = from;
-    stanza.to = String::new();
-    stanza.into()
 }

@@ -1,15 +1,15 @@
 //! IQs to a room or to somebody in it.
 
-use std::sync::Arc;
-
 use sestina_xmpp::jid::Jid;
 use sestina_xmpp::ns;
 use sestina_xmpp::stanza::Stanza;
 use sestina_xmpp::stanza::error::Condition;
 use sestina_xmpp::xml::Element;
+use sha2::{Digest, Sha256};
 
-use super::input::{Origin, relayed};
-use super::state::{Affiliation, Emission};
+use super::input::Origin;
+use super::occupant::{Affiliation, Occupant, RoomSession};
+use super::state::Emission;
 use crate::hooks::IqTarget;
 use crate::worker::core::Core;
 use crate::worker::receive::InHand;
@@ -49,16 +49,25 @@ impl Slot {
                 self.answer_with(hand, stanza.result_reply(None));
                 return;
             }
-            let Some(receiver) = room.occupants.get(nick).cloned() else {
+            let Some(receiver) = room.occupants.get(nick) else {
                 if request {
                     self.room_refuse(hand, &stanza, Condition::ItemNotFound, None);
                 }
                 return;
             };
-            let from = room.address(&sender.nick);
+            let mut asked = stanza;
+            asked.from = room.address(&sender.nick);
+            asked.to = String::new();
+            let target = if request {
+                if sender.main.session != origin.session {
+                    asked.id = format!("{}/{}", tag(room.identity, origin.session), asked.id);
+                }
+                &receiver.main
+            } else {
+                asker(room.identity, receiver, &mut asked.id)
+            };
             let mut emission = Emission::default();
-            emission.variants.push(Arc::new(relayed(stanza, from)));
-            emission.targets.push((receiver.slot, receiver.session, 0));
+            emission.say(asked, [target]);
             return self.room_emit(core, &room_jid, emission, Some(hand.key), Some(hand.work));
         }
         if !request {
@@ -82,6 +91,33 @@ impl Slot {
         stanza: &Stanza,
     ) {
         self.ask_modules(core, hand, IqTarget::Room, (&origin.jid, to), stanza);
+    }
+}
+
+/// What marks a question of a session that shares its nick: an answer comes to the nick, and its id
+/// is all that it has of the question. Others learn nothing of the session from it.
+fn tag(room: u128, session: u128) -> String {
+    let mut hash = Sha256::new();
+    hash.update(room.to_be_bytes());
+    hash.update(session.to_be_bytes());
+    let hash = hash.finalize();
+    let first = hash.iter().take(8);
+    first.map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Which session of an occupant an answer is for; its id becomes that of the question.
+fn asker<'a>(room: u128, occupant: &'a Occupant, id: &mut String) -> &'a RoomSession {
+    let tagged = id.split_once('/').and_then(|(tagged, own)| {
+        let mut sessions = occupant.sessions();
+        let asker = sessions.find(|s| tag(room, s.session) == tagged)?;
+        Some((asker, own.to_owned()))
+    });
+    match tagged {
+        Some((asker, own)) => {
+            *id = own;
+            asker
+        }
+        None => &occupant.main,
     }
 }
 

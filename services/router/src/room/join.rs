@@ -1,6 +1,5 @@
-//! Entering a room, presence in it, changing the nick, leaving (XEP-0045 §7.1 to §7.7, §7.14).
+//! Entering a room (XEP-0045 §7.2): who is there, oneself, the history, the subject.
 
-use sestina_api::key::{EffectKey, EffectKind};
 use sestina_xmpp::ext::delay::Delay;
 use sestina_xmpp::jid::Jid;
 use sestina_xmpp::ns;
@@ -9,68 +8,16 @@ use sestina_xmpp::stanza::{Kind, Stanza};
 use sestina_xmpp::xml::Element;
 
 use super::input::Origin;
-use super::state::{Affiliation, Emission, Occupant, Role, Room};
+use super::occupant::{Affiliation, Occupant, Role, RoomSession};
+use super::presence::{stripped, with_id};
+use super::state::{Emission, Room};
 use crate::worker::core::Core;
 use crate::worker::receive::InHand;
 use crate::worker::slot::Slot;
-use crate::worker::work::WorkId;
 
 impl Slot {
-    pub(super) fn room_presence(
-        &mut self,
-        core: &mut Core,
-        hand: InHand,
-        origin: Origin,
-        to: Jid,
-        stanza: Stanza,
-    ) {
-        let room_jid = to.bare();
-        let known = self
-            .rooms
-            .get(&room_jid)
-            .and_then(|r| r.occupant_of(origin.session))
-            .cloned();
-        match (stanza.type_.as_str(), known) {
-            ("unavailable", Some(occupant)) => {
-                let ended = hand.key.kind & 0xff == EffectKind::Ended as u32;
-                self.room_leaves(
-                    core,
-                    &room_jid,
-                    &occupant,
-                    Some(&stanza),
-                    Some(hand.key),
-                    Some(hand.work),
-                    if ended { &[] } else { &[110] },
-                );
-            }
-            ("unavailable" | "error", _) => {}
-            ("", known) => {
-                let Some(nick) = to.resource().map(str::to_owned) else {
-                    let text = Some("a nickname is needed: room@service/nick");
-                    return self.room_refuse(hand, &stanza, Condition::JidMalformed, text);
-                };
-                let joins = stanza.child(ns::MUC, "x").is_some();
-                match known {
-                    Some(occupant) if occupant.nick == nick && !joins => {
-                        self.room_updates(core, hand, &room_jid, occupant, stanza);
-                    }
-                    Some(occupant) if occupant.nick != nick => {
-                        self.room_renames(core, hand, &room_jid, occupant, nick, stanza);
-                    }
-                    _ => self.room_joins(core, hand, origin, &room_jid, nick, stanza),
-                }
-            }
-            _ => self.room_refuse(
-                hand,
-                &stanza,
-                Condition::BadRequest,
-                Some("unknown presence type"),
-            ),
-        }
-    }
-
-    /// §7.2: enters, or asks for everything again.
-    fn room_joins(
+    /// Enters, or asks for everything again.
+    pub(super) fn room_joins(
         &mut self,
         core: &mut Core,
         hand: InHand,
@@ -90,20 +37,13 @@ impl Slot {
             .or_insert_with(|| Room::new(room_jid.clone(), self.slot));
         // A room that was emptying comes to life again.
         let founded = room.occupants.is_empty();
-        if let Some(holder) = room.occupants.get(&nick)
-            && holder.session != origin.session
-        {
-            if holder.jid != origin.jid {
-                let text = Some("this nickname is taken");
-                return self.room_refuse(hand, &stanza, Condition::Conflict, text);
-            }
-            // The same full JID with a new session: its older session is gone.
-            let old = holder.session;
-            room.by_session.remove(&old);
-            room.last_sent.remove(&old);
+        // §7.2.8: sessions of one user may share a nick.
+        if room.is_taken(&nick, &origin.jid) {
+            let text = Some("this nickname is taken");
+            return self.room_refuse(hand, &stanza, Condition::Conflict, text);
         }
-        if !room.occupants.contains_key(&nick)
-            && room.occupants.len() >= core.config.max_room_occupants
+        if !room.by_session.contains_key(&origin.session)
+            && room.by_session.len() >= core.config.max_room_occupants
         {
             let text = Some("the room is full");
             return self.room_refuse(hand, &stanza, Condition::ServiceUnavailable, text);
@@ -112,188 +52,80 @@ impl Slot {
             core.metrics.rooms(1);
         }
         let request = history_request(&stanza);
-        let mut presence = stanza;
-        let id = std::mem::take(&mut presence.id);
-        presence.retain_children(|c| c.ns != ns::MUC && c.ns != ns::MUC_USER);
-        let before = room.occupants.get(&nick);
-        if before.is_none() {
-            core.metrics.occupants(1);
-        }
-        let (affiliation, role) = match before {
-            Some(occupant) => (occupant.affiliation, occupant.role),
-            None if founded => (Affiliation::Owner, Role::Moderator),
-            None => (Affiliation::None, Role::Participant),
-        };
-        let occupant = Occupant {
-            nick: nick.clone(),
+        let (id, presence) = stripped(stanza);
+        let me = RoomSession {
             jid: origin.jid,
             session: origin.session,
             slot: origin.slot,
-            affiliation,
-            role,
             presence,
         };
-        room.by_session.insert(occupant.session, nick.clone());
-        room.occupants.insert(nick.clone(), occupant.clone());
-        let mut emission = Emission::default();
-        let moderator = role == Role::Moderator;
-        for other in room.occupants.values().filter(|o| o.nick != nick) {
-            emission.say(room.presence_of(other, moderator, &[]), [&occupant]);
+        let (affiliation, role) = if founded {
+            (Affiliation::Owner, Role::Moderator)
+        } else {
+            (Affiliation::None, Role::Participant)
+        };
+        if room.enter(&nick, affiliation, role, me.clone()) {
+            core.metrics.occupants(1);
         }
-        room.announce(&mut emission, &occupant);
+        let Some(occupant) = room.occupants.get(&nick) else {
+            return;
+        };
+        let mut emission = Emission::default();
+        let moderator = occupant.role == Role::Moderator;
+        for other in room.occupants.values().filter(|o| o.nick != nick) {
+            let presence = room.presence_of(other, &other.main, moderator, &[]);
+            emission.say(presence, [&me]);
+        }
+        if occupant.main.session == me.session {
+            room.announce(&mut emission, occupant, me.session);
+        }
         let statuses: &[u16] = if founded { &[110, 201] } else { &[110] };
-        let own = room.presence_of(&occupant, true, statuses);
-        emission.say(with_id(own, &id), [&occupant]);
+        let own = room.presence_of(occupant, &me, true, statuses);
+        emission.say(with_id(own, &id), [&me]);
         for (_, said, at_ms) in room.history_for(&request, core.wall_ms) {
             let mut said = said.clone();
             said.push_element(&Delay::new(Some(room_jid.as_str()), *at_ms).to_element());
-            emission.say(said, [&occupant]);
+            emission.say(said, [&me]);
         }
-        emission.say(room.subject_message(), [&occupant]);
+        emission.say(room.subject_message(), [&me]);
         if core.config.shadow {
-            emission.fields.push(Room::occupant_field(&occupant));
+            emission.fields.push(occupant.field());
         }
         self.room_emit(core, room_jid, emission, Some(hand.key), Some(hand.work));
     }
-
-    /// §7.7 and beyond: new presence of somebody who is in.
-    fn room_updates(
-        &mut self,
-        core: &mut Core,
-        hand: InHand,
-        room_jid: &Jid,
-        mut occupant: Occupant,
-        stanza: Stanza,
-    ) {
-        let Some(room) = self.rooms.get_mut(room_jid) else {
-            return;
-        };
-        occupant.presence = stanza;
-        let id = std::mem::take(&mut occupant.presence.id);
-        occupant
-            .presence
-            .retain_children(|c| c.ns != ns::MUC && c.ns != ns::MUC_USER);
-        room.occupants
-            .insert(occupant.nick.clone(), occupant.clone());
-        let mut emission = Emission::default();
-        room.announce(&mut emission, &occupant);
-        let own = room.presence_of(&occupant, true, &[110]);
-        emission.say(with_id(own, &id), [&occupant]);
-        if core.config.shadow {
-            emission.fields.push(Room::occupant_field(&occupant));
-        }
-        self.room_emit(core, room_jid, emission, Some(hand.key), Some(hand.work));
-    }
-
-    /// §7.6: the old nick leaves with 303, the new one is announced.
-    fn room_renames(
-        &mut self,
-        core: &mut Core,
-        hand: InHand,
-        room_jid: &Jid,
-        occupant: Occupant,
-        nick: String,
-        stanza: Stanza,
-    ) {
-        let Some(room) = self.rooms.get_mut(room_jid) else {
-            return;
-        };
-        if room.occupants.contains_key(&nick) {
-            let text = Some("this nickname is taken");
-            return self.room_refuse(hand, &stanza, Condition::Conflict, text);
-        }
-        room.occupants.remove(&occupant.nick);
-        let mut renamed = occupant.clone();
-        renamed.nick = nick.clone();
-        renamed.presence = stanza;
-        let id = std::mem::take(&mut renamed.presence.id);
-        renamed
-            .presence
-            .retain_children(|c| c.ns != ns::MUC && c.ns != ns::MUC_USER);
-        room.by_session.insert(renamed.session, nick.clone());
-        room.occupants.insert(nick.clone(), renamed.clone());
-        let mut emission = Emission::default();
-        let gone = |show_jid, statuses: &[u16]| {
-            room.unavailable_of(&occupant, show_jid, None, Some(&nick), statuses)
-        };
-        room.tell_others(&mut emission, renamed.session, |jid| gone(jid, &[303]));
-        emission.say(gone(true, &[303, 110]), [&renamed]);
-        room.announce(&mut emission, &renamed);
-        let own = room.presence_of(&renamed, true, &[110]);
-        emission.say(with_id(own, &id), [&renamed]);
-        emission.removed.push(format!("o:{}", occupant.nick));
-        if core.config.shadow {
-            emission.fields.push(Room::occupant_field(&renamed));
-        }
-        self.room_emit(core, room_jid, emission, Some(hand.key), Some(hand.work));
-    }
-
-    /// §7.14: somebody is out. Who left by itself gets its own presence back, with 110.
-    #[allow(clippy::too_many_arguments)]
-    pub(super) fn room_leaves(
-        &mut self,
-        core: &mut Core,
-        room_jid: &Jid,
-        occupant: &Occupant,
-        said: Option<&Stanza>,
-        cause: Option<EffectKey>,
-        work: Option<WorkId>,
-        own: &[u16],
-    ) {
-        let Some(room) = self.rooms.get_mut(room_jid) else {
-            return;
-        };
-        room.occupants.remove(&occupant.nick);
-        room.by_session.remove(&occupant.session);
-        core.metrics.occupants(-1);
-        let mut emission = Emission::default();
-        let ghost = own.contains(&333);
-        let statuses: &[u16] = if ghost { &[333] } else { &[] };
-        let left = |show_jid, statuses: &[u16]| {
-            room.unavailable_of(occupant, show_jid, said, None, statuses)
-        };
-        room.tell_others(&mut emission, occupant.session, |jid| left(jid, statuses));
-        if own.contains(&110) {
-            let id = said.map_or("", |said| said.id.as_str());
-            emission.say(with_id(left(true, own), id), [occupant]);
-        } else {
-            room.last_sent.remove(&occupant.session);
-        }
-        emission.removed.push(format!("o:{}", occupant.nick));
-        self.room_emit(core, room_jid, emission, cause, work);
-    }
-}
-
-/// One's own presence comes back with the id that one gave it: clients that read of stable ids wait
-/// for it.
-fn with_id(mut own: Stanza, id: &str) -> Stanza {
-    own.id = id.to_owned();
-    own
 }
 
 impl Room {
-    /// An occupant's presence to all others.
-    fn announce(&self, emission: &mut Emission, occupant: &Occupant) {
-        self.tell_others(emission, occupant.session, |show_jid| {
-            self.presence_of(occupant, show_jid, &[])
-        });
+    /// Whether somebody else has this nick.
+    pub(super) fn is_taken(&self, nick: &str, jid: &Jid) -> bool {
+        self.occupants.get(nick).is_some_and(|o| !o.is_of(jid))
     }
 
-    /// What all but one session are told of its occupant: moderators see the real JID (a
-    /// semi-anonymous room, §4.2).
-    fn tell_others(
-        &self,
-        emission: &mut Emission,
-        session: u128,
-        presence: impl Fn(bool) -> Stanza,
-    ) {
-        let others = |moderators: bool| {
-            self.occupants
-                .values()
-                .filter(move |o| o.session != session && (o.role == Role::Moderator) == moderators)
+    /// Puts a session under a nick; true if nobody had it, who has these rights then.
+    pub(super) fn enter(
+        &mut self,
+        nick: &str,
+        affiliation: Affiliation,
+        role: Role,
+        me: RoomSession,
+    ) -> bool {
+        self.by_session.insert(me.session, nick.to_owned());
+        let Some(occupant) = self.occupants.get_mut(nick) else {
+            let occupant = Occupant {
+                nick: nick.to_owned(),
+                affiliation,
+                role,
+                main: me,
+                others: Vec::new(),
+            };
+            self.occupants.insert(nick.to_owned(), occupant);
+            return true;
         };
-        emission.say(presence(true), others(true));
-        emission.say(presence(false), others(false));
+        if let Some(old) = occupant.enter(me) {
+            self.by_session.remove(&old);
+            self.last_sent.remove(&old);
+        }
+        false
     }
 
     /// §7.2.15: the subject, always last, even if there is none.

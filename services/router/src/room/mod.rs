@@ -5,14 +5,19 @@
 //! where the old one died, and all occupants see one order.
 //!
 //! - [`state`]: occupants, subject, history, and their form in the shadow
+//! - [`occupant`]: a nick, and the sessions of one user under it
 //! - [`input`]: what occupants send
-//! - [`join`]: entering, presence, nick changes, leaving
+//! - [`join`]: entering a room
+//! - [`presence`]: new presence, nick changes, leaving
+//! - [`iq`]: questions to the room, and to somebody in it
 //! - [`tail`]: numbering, commit, fan-out, acknowledgement
 //! - [`receive`]: a room's event at the owner of its receivers' sessions
 
 mod input;
 mod iq;
 mod join;
+mod occupant;
+mod presence;
 mod receive;
 mod state;
 mod tail;

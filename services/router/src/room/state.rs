@@ -12,53 +12,9 @@ use sestina_xmpp::ns;
 use sestina_xmpp::stanza::{Kind, Stanza};
 use sestina_xmpp::xml::Element;
 
+use super::occupant::{Occupant, RoomSession};
 use super::tail::TailEvent;
 use crate::chance::{HashMap, HashSet};
-
-/// XEP-0045 §5.2.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Affiliation {
-    None = 0,
-    Owner = 4,
-}
-
-impl Affiliation {
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Affiliation::None => "none",
-            Affiliation::Owner => "owner",
-        }
-    }
-}
-
-/// XEP-0045 §5.1.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Role {
-    Participant = 2,
-    Moderator = 3,
-}
-
-impl Role {
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Role::Participant => "participant",
-            Role::Moderator => "moderator",
-        }
-    }
-}
-
-/// Somebody in a room.
-#[derive(Clone, Debug)]
-pub(crate) struct Occupant {
-    pub(crate) nick: String,
-    pub(crate) jid: Jid,
-    pub(crate) session: u128,
-    pub(crate) slot: u16,
-    pub(crate) affiliation: Affiliation,
-    pub(crate) role: Role,
-    /// Latest presence, as the client sent it, without what the room adds.
-    pub(crate) presence: Stanza,
-}
 
 /// See the module.
 #[derive(Debug)]
@@ -145,31 +101,38 @@ impl Room {
         format!("{}/{nick}", self.jid)
     }
 
-    /// An occupant's presence as the room sends it (XEP-0045 §7.2.3).
+    /// Everybody who gets what is said here.
+    pub(super) fn sessions(&self) -> impl Iterator<Item = &RoomSession> {
+        self.occupants.values().flat_map(Occupant::sessions)
+    }
+
+    /// The presence of an occupant's session as the room sends it (XEP-0045 §7.2.3).
     pub(super) fn presence_of(
         &self,
         occupant: &Occupant,
+        session: &RoomSession,
         show_jid: bool,
         statuses: &[u16],
     ) -> Stanza {
-        let mut stanza = occupant.presence.clone();
+        let mut stanza = session.presence.clone();
         stanza.from = self.address(&occupant.nick);
         stanza.to = String::new();
         stanza.push_element(&user_element(
             occupant.affiliation.name(),
             occupant.role.name(),
-            show_jid.then_some(occupant.jid.as_str()),
+            show_jid.then_some(session.jid.as_str()),
             None,
             statuses,
         ));
         stanza
     }
 
-    /// An occupant's last presence (§7.14), or the last under this nick (§7.6), which keeps the
+    /// A session's last presence (§7.14), or the last under this nick (§7.6), which keeps the
     /// role.
     pub(super) fn unavailable_of(
         &self,
         occupant: &Occupant,
+        session: &RoomSession,
         show_jid: bool,
         status: Option<&Stanza>,
         new_nick: Option<&str>,
@@ -187,7 +150,7 @@ impl Room {
         stanza.push_element(&user_element(
             occupant.affiliation.name(),
             new_nick.map_or("none", |_| occupant.role.name()),
-            show_jid.then_some(occupant.jid.as_str()),
+            show_jid.then_some(session.jid.as_str()),
             new_nick,
             statuses,
         ));
@@ -209,24 +172,6 @@ impl Room {
         ("meta".to_owned(), meta.encode_to_vec().into())
     }
 
-    pub(super) fn occupant_field(occupant: &Occupant) -> (String, Bytes) {
-        let (session_hi, session_lo) = split(occupant.session);
-        let record = proto::RoomOccupant {
-            nick: occupant.nick.clone(),
-            jid: occupant.jid.as_str().to_owned(),
-            session_hi,
-            session_lo,
-            slot: u32::from(occupant.slot),
-            affiliation: occupant.affiliation as u32,
-            role: occupant.role as u32,
-            presence: Some(occupant.presence.clone().into()),
-        };
-        (
-            format!("o:{}", occupant.nick),
-            record.encode_to_vec().into(),
-        )
-    }
-
     pub(super) fn history_field(seq: u64, stanza: &Stanza, at_ms: i64) -> (String, Bytes) {
         let item = proto::HistoryItem {
             stanza: Some(stanza.clone().into()),
@@ -245,7 +190,7 @@ impl Room {
     /// Everything, for a shadow object written whole.
     pub(crate) fn shadow_fields(&self) -> Vec<(String, Bytes)> {
         let mut fields = vec![self.meta_field()];
-        fields.extend(self.occupants.values().map(Room::occupant_field));
+        fields.extend(self.occupants.values().map(Occupant::field));
         fields.extend(
             self.history
                 .iter()
@@ -310,32 +255,13 @@ impl Room {
     }
 
     fn restore_occupant(&mut self, value: Bytes) {
-        let Ok(record) = proto::RoomOccupant::decode(value) else {
-            return;
-        };
-        let Some(presence) = record.presence else {
-            return;
-        };
-        let occupant = Occupant {
-            nick: record.nick,
-            jid: Jid::from_wire(&record.jid),
-            session: join(record.session_hi, record.session_lo),
-            slot: u16::try_from(record.slot).unwrap_or(0),
-            affiliation: if record.affiliation == Affiliation::Owner as u32 {
-                Affiliation::Owner
-            } else {
-                Affiliation::None
-            },
-            role: if record.role == Role::Moderator as u32 {
-                Role::Moderator
-            } else {
-                Role::Participant
-            },
-            presence: Stanza::from(presence),
-        };
-        self.by_session
-            .insert(occupant.session, occupant.nick.clone());
-        self.occupants.insert(occupant.nick.clone(), occupant);
+        if let Some(occupant) = Occupant::restored(value) {
+            for session in occupant.sessions() {
+                self.by_session
+                    .insert(session.session, occupant.nick.clone());
+            }
+            self.occupants.insert(occupant.nick.clone(), occupant);
+        }
     }
 }
 
@@ -384,16 +310,16 @@ pub(super) struct Emission {
 }
 
 impl Emission {
-    /// Adds a variant for these occupants.
+    /// Adds a variant for these sessions.
     pub(super) fn say<'a>(
         &mut self,
         stanza: Stanza,
-        to: impl IntoIterator<Item = &'a Occupant>,
+        to: impl IntoIterator<Item = &'a RoomSession>,
     ) -> &mut Self {
         let variant = u32::try_from(self.variants.len()).unwrap_or(u32::MAX);
         let before = self.targets.len();
         self.targets
-            .extend(to.into_iter().map(|o| (o.slot, o.session, variant)));
+            .extend(to.into_iter().map(|s| (s.slot, s.session, variant)));
         if self.targets.len() > before {
             self.variants.push(Arc::new(stanza.into()));
         }

@@ -123,6 +123,12 @@ pub(super) struct Client {
 }
 
 impl Client {
+    /// Its address in a room.
+    pub(super) fn address_in(&self, room: &str) -> String {
+        let (nick, _) = self.bare.split_once('@').unwrap_or((&self.bare, ""));
+        format!("{room}/{nick}")
+    }
+
     pub(super) fn new(index: usize, bare: String, resource: &str, slot: u16) -> Client {
         Client {
             index,

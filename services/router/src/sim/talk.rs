@@ -168,7 +168,8 @@ fn join_or_leave(world: &mut World, index: usize) {
     };
     let leaves = world.rng.one_in(4);
     let client = &mut world.clients[index];
-    let address = format!("{room}/n{index}");
+    // Sessions of one user share a nick.
+    let address = client.address_in(&room);
     match client.rooms.get(&room).copied() {
         None => {
             client.rooms.insert(room, false);
@@ -207,7 +208,7 @@ fn ask(world: &mut World, index: usize) {
         .rooms
         .iter()
         .find(|(_, inside)| **inside);
-    let own = own_room.map(|(room, _)| format!("{room}/n{index}"));
+    let own = own_room.map(|(room, _)| world.clients[index].address_in(room));
     let choice = world.rng.below(7);
     let carbons = Element::new("enable", ns::CARBONS);
     let query = Element::new("query", ns::MAM);

@@ -9,6 +9,7 @@ use std::collections::VecDeque;
 
 use sestina_api::key::{EffectKey, EffectKind};
 use sestina_proto as proto;
+use sestina_xmpp::ext::delay::is_delay_by;
 use sestina_xmpp::jid::Jid;
 use sestina_xmpp::stanza::{Kind, Stanza};
 
@@ -54,7 +55,10 @@ impl Slot {
         if stanza.kind != Kind::Message || !stamped {
             return;
         }
-        stanza.retain_children(|c| !super::records::is_stanza_id_by(c, user.as_str()));
+        // What the owner had added.
+        stanza.retain_children(|c| {
+            !super::records::is_stanza_id_by(c, user.as_str()) && !is_delay_by(c, user.domain())
+        });
         let peer = Jid::from_wire(&stanza.from);
         let work = core.works.open(OnDone::Nothing);
         self.archive(core, user, &peer, key, &stanza, work, false);

@@ -189,6 +189,7 @@ impl Slot {
             });
         }
         session.attaching();
+        session.stamp_late();
         session.tell_again();
         session.sm_told = true;
         let (session_hi, session_lo) = split(id);

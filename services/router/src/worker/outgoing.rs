@@ -6,6 +6,9 @@ use std::sync::Arc;
 
 use sestina_api::key::EffectKey;
 use sestina_proto as proto;
+use sestina_xmpp::ext::delay::Delay;
+use sestina_xmpp::ns;
+use sestina_xmpp::stanza::{Kind, Stanza};
 
 use super::core::{Core, LaneRef};
 use super::passage::Passage;
@@ -232,8 +235,8 @@ impl Session {
             .any(|k| k.origin == key.origin && k.n == key.n)
     }
 
-    /// Puts back a delivery that an edge or the shadow held. Edges do not know when it came; then
-    /// it is as if it had come now.
+    /// Puts back a delivery that an edge or the shadow held. If nobody knows when it came, it is as
+    /// if it had come now.
     pub(crate) fn restore_item(&mut self, item: proto::Outbound, wall_ms: i64) {
         let (Some(key), Some(stanza)) = (item.key.as_ref().map(EffectKey::from), item.stanza)
         else {
@@ -262,6 +265,23 @@ impl Session {
         self.sent = self.acked;
         self.written = self.acked;
         self.flying_bytes = 0;
+    }
+
+    /// What a resumed client gets late says when it came (XEP-0203, by the server), unless it says
+    /// already that it is late.
+    pub(crate) fn stamp_late(&mut self) {
+        for item in &mut self.queue {
+            let mut stanza = Stanza::from((*item.stanza).clone());
+            if stanza.kind == Kind::Iq || stanza.child(ns::DELAY, "delay").is_some() {
+                continue;
+            }
+            let delay = Delay::new(Some(self.jid.domain()), item.at_ms);
+            stanza.push_element(&delay.to_element());
+            item.stanza = Arc::new(stanza.into());
+            self.queue_bytes = self.queue_bytes.saturating_sub(item.weight);
+            item.weight = stanza_weight(&item.stanza);
+            self.queue_bytes += item.weight;
+        }
     }
 
     /// Begins to tell all again to the edge that has its socket.

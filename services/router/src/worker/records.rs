@@ -8,7 +8,7 @@ use prost::Message as _;
 use sestina_api::key::{EffectKey, EffectKind};
 use sestina_proto as proto;
 use sestina_xmpp::ext::carbons::{self, Direction};
-use sestina_xmpp::ext::delay::Delay;
+use sestina_xmpp::ext::delay::{Delay, is_delay_by};
 use sestina_xmpp::ext::mam;
 use sestina_xmpp::ext::rsm::Page;
 use sestina_xmpp::jid::Jid;
@@ -251,14 +251,14 @@ impl Slot {
             request: Box::new(request),
         };
         let work = core.works.open(done);
+        let domain = Jid::from_wire(bare).domain().to_owned();
         for row in rows {
             let (Some(key), Some(stanza)) = (row.key.as_ref(), row.stanza) else {
                 continue;
             };
             let mut stanza = Stanza::from(stanza);
-            let domain = Jid::from_wire(bare).domain().to_owned();
             let delay = Delay {
-                from: Some(domain),
+                from: Some(domain.clone()),
                 stamp_ms: row.at_ms,
                 reason: Some("Offline storage".to_owned()),
             };
@@ -267,8 +267,10 @@ impl Slot {
             if self.sessions.get(&id).is_some_and(|s| s.has_had(key)) {
                 continue;
             }
-            // What was stored again has its time already.
+            // What was stored again has its time already; what was repeated to a session that
+            // ended later has the same, which says less.
             if key.kind == EffectKind::Offline as u32 {
+                stanza.retain_children(|c| !is_delay_by(c, &domain));
                 stanza.push_element(&delay.to_element());
             }
             self.deliver_to(core, id, key, Arc::new(stanza.into()), Some(work));

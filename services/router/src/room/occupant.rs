@@ -1,0 +1,249 @@
+//! Who is in a room: an occupant has a nick, and under it one session or several of one user.
+
+use bytes::Bytes;
+use prost::Message as _;
+use sestina_api::key::{join, split};
+use sestina_proto as proto;
+use sestina_xmpp::jid::Jid;
+use sestina_xmpp::stanza::Stanza;
+
+/// XEP-0045 §5.2.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Affiliation {
+    None = 0,
+    Owner = 4,
+}
+
+impl Affiliation {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Affiliation::None => "none",
+            Affiliation::Owner => "owner",
+        }
+    }
+}
+
+/// XEP-0045 §5.1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Role {
+    Participant = 2,
+    Moderator = 3,
+}
+
+impl Role {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Role::Participant => "participant",
+            Role::Moderator => "moderator",
+        }
+    }
+}
+
+/// A session that is in a room.
+#[derive(Clone, Debug)]
+pub(crate) struct RoomSession {
+    pub(crate) jid: Jid,
+    pub(crate) session: u128,
+    pub(crate) slot: u16,
+    /// Latest presence, as the client sent it, without what the room adds.
+    pub(crate) presence: Stanza,
+}
+
+/// Somebody in a room.
+#[derive(Clone, Debug)]
+pub(crate) struct Occupant {
+    pub(crate) nick: String,
+    pub(crate) affiliation: Affiliation,
+    pub(crate) role: Role,
+    /// The session whose presence others see, and that is asked what others ask: the first that
+    /// came, as long as it is there.
+    pub(crate) main: RoomSession,
+    /// Further sessions of the same user under this nick (§7.2.8), in the order in which they came.
+    pub(crate) others: Vec<RoomSession>,
+}
+
+/// What a session that is no more under a nick leaves behind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Rest {
+    /// Nobody has the nick now.
+    Nobody,
+    /// Another session is the main one now.
+    Successor,
+    /// Others see no change.
+    Same,
+}
+
+impl Occupant {
+    /// All its sessions, the main one first.
+    pub(super) fn sessions(&self) -> impl Iterator<Item = &RoomSession> {
+        std::iter::once(&self.main).chain(&self.others)
+    }
+
+    pub(super) fn session(&self, session: u128) -> Option<&RoomSession> {
+        self.sessions().find(|s| s.session == session)
+    }
+
+    /// Whether a session of this user may share the nick.
+    pub(super) fn is_of(&self, jid: &Jid) -> bool {
+        self.main.jid.bare() == jid.bare()
+    }
+
+    /// Adds a session, or takes what it says now. Returns an older session of the same full JID:
+    /// it is gone, or this one could not be there.
+    pub(super) fn enter(&mut self, new: RoomSession) -> Option<u128> {
+        let all = std::iter::once(&mut self.main).chain(&mut self.others);
+        for known in all {
+            if known.session == new.session || known.jid == new.jid {
+                let old = std::mem::replace(known, new);
+                return (old.session != known.session).then_some(old.session);
+            }
+        }
+        self.others.push(new);
+        None
+    }
+
+    /// Takes a session away; whose it was the last is left with it, to be forgotten.
+    pub(super) fn leave(&mut self, session: u128) -> Rest {
+        if self.main.session != session {
+            self.others.retain(|s| s.session != session);
+            return Rest::Same;
+        }
+        if self.others.is_empty() {
+            return Rest::Nobody;
+        }
+        self.main = self.others.remove(0);
+        Rest::Successor
+    }
+
+    // ---- the shadow
+
+    /// The name of its field in the room's object.
+    pub(super) fn field_name(nick: &str) -> String {
+        format!("o:{nick}")
+    }
+
+    /// Its field in the room's object.
+    pub(super) fn field(&self) -> (String, Bytes) {
+        let record = proto::RoomOccupant {
+            nick: self.nick.clone(),
+            affiliation: self.affiliation as u32,
+            role: self.role as u32,
+            sessions: self.sessions().map(RoomSession::record).collect(),
+        };
+        let name = Occupant::field_name(&self.nick);
+        (name, record.encode_to_vec().into())
+    }
+
+    /// What was written by [`Occupant::field`].
+    pub(super) fn restored(value: Bytes) -> Option<Occupant> {
+        let record = proto::RoomOccupant::decode(value).ok()?;
+        let mut sessions = record
+            .sessions
+            .into_iter()
+            .filter_map(RoomSession::restored);
+        Some(Occupant {
+            nick: record.nick,
+            affiliation: if record.affiliation == Affiliation::Owner as u32 {
+                Affiliation::Owner
+            } else {
+                Affiliation::None
+            },
+            role: if record.role == Role::Moderator as u32 {
+                Role::Moderator
+            } else {
+                Role::Participant
+            },
+            main: sessions.next()?,
+            others: sessions.collect(),
+        })
+    }
+}
+
+impl RoomSession {
+    fn record(&self) -> proto::RoomSession {
+        let (session_hi, session_lo) = split(self.session);
+        proto::RoomSession {
+            jid: self.jid.as_str().to_owned(),
+            session_hi,
+            session_lo,
+            slot: u32::from(self.slot),
+            presence: Some(self.presence.clone().into()),
+        }
+    }
+
+    fn restored(record: proto::RoomSession) -> Option<RoomSession> {
+        Some(RoomSession {
+            jid: Jid::from_wire(&record.jid),
+            session: join(record.session_hi, record.session_lo),
+            slot: u16::try_from(record.slot).ok()?,
+            presence: Stanza::from(record.presence?),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use sestina_xmpp::stanza::Kind;
+
+    use super::*;
+
+    fn session(resource: &str, session: u128) -> RoomSession {
+        let mut presence = Stanza::new(Kind::Presence);
+        presence.id = resource.to_owned();
+        RoomSession {
+            jid: Jid::from_wire(&format!("romeo@example.org/{resource}")),
+            session,
+            slot: 7,
+            presence,
+        }
+    }
+
+    fn names(occupant: &Occupant) -> Vec<(u128, &str)> {
+        occupant
+            .sessions()
+            .map(|s| (s.session, s.presence.id.as_str()))
+            .collect()
+    }
+
+    #[test]
+    fn sessions_come_and_go_and_the_first_is_seen() {
+        let mut romeo = Occupant {
+            nick: "Romeo".to_owned(),
+            affiliation: Affiliation::Owner,
+            role: Role::Moderator,
+            main: session("phone", 1),
+            others: Vec::new(),
+        };
+        assert_eq!(romeo.enter(session("laptop", 2)), None);
+        assert_eq!(romeo.enter(session("tablet", 3)), None);
+        assert_eq!(romeo.enter(session("laptop", 2)), None);
+        // A full JID that is there again under another session.
+        assert_eq!(romeo.enter(session("phone", 4)), Some(1));
+        let three = [(4, "phone"), (2, "laptop"), (3, "tablet")];
+        assert_eq!(names(&romeo), three);
+
+        let (name, field) = romeo.field();
+        assert_eq!(name, "o:Romeo");
+        let restored = Occupant::restored(field).expect("an occupant");
+        assert_eq!(names(&restored), three);
+        assert_eq!(restored.role, Role::Moderator);
+        assert_eq!(restored.affiliation, Affiliation::Owner);
+        assert_eq!(restored.main.slot, 7);
+
+        assert_eq!(romeo.leave(2), Rest::Same);
+        assert_eq!(romeo.leave(2), Rest::Same);
+        assert_eq!(romeo.leave(4), Rest::Successor);
+        assert_eq!(names(&romeo), [(3, "tablet")]);
+        assert_eq!(romeo.leave(3), Rest::Nobody);
+    }
+
+    #[test]
+    fn a_broken_record_is_no_occupant() {
+        let nobody = proto::RoomOccupant {
+            nick: "Nobody".to_owned(),
+            ..Default::default()
+        };
+        assert!(Occupant::restored(nobody.encode_to_vec().into()).is_none());
+        assert!(Occupant::restored(Bytes::from_static(b"\xff")).is_none());
+    }
+}

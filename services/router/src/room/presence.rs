@@ -1,0 +1,290 @@
+//! Presence in a room: new presence, another nick, leaving (XEP-0045 §7.6, §7.7, §7.14).
+
+use sestina_api::key::{EffectKey, EffectKind};
+use sestina_xmpp::jid::Jid;
+use sestina_xmpp::ns;
+use sestina_xmpp::stanza::Stanza;
+use sestina_xmpp::stanza::error::Condition;
+
+use super::input::Origin;
+use super::occupant::{Occupant, Rest, Role, RoomSession};
+use super::state::{Emission, Room};
+use crate::worker::core::Core;
+use crate::worker::receive::InHand;
+use crate::worker::slot::Slot;
+use crate::worker::work::WorkId;
+
+impl Slot {
+    pub(super) fn room_presence(
+        &mut self,
+        core: &mut Core,
+        hand: InHand,
+        origin: Origin,
+        to: Jid,
+        stanza: Stanza,
+    ) {
+        let room_jid = to.bare();
+        let known = self
+            .rooms
+            .get(&room_jid)
+            .and_then(|r| r.occupant_of(origin.session))
+            .map(|occupant| occupant.nick.clone());
+        match (stanza.type_.as_str(), known) {
+            ("unavailable", Some(_)) => {
+                let ended = hand.key.kind & 0xff == EffectKind::Ended as u32;
+                self.room_leaves(
+                    core,
+                    &room_jid,
+                    origin.session,
+                    Some(&stanza),
+                    Some(hand.key),
+                    Some(hand.work),
+                    if ended { &[] } else { &[110] },
+                );
+            }
+            ("unavailable" | "error", _) => {}
+            ("", known) => {
+                let Some(nick) = to.resource().map(str::to_owned) else {
+                    let text = Some("a nickname is needed: room@service/nick");
+                    return self.room_refuse(hand, &stanza, Condition::JidMalformed, text);
+                };
+                let joins = stanza.child(ns::MUC, "x").is_some();
+                match known {
+                    Some(old) if old == nick && !joins => {
+                        self.room_updates(core, hand, origin, &room_jid, &old, stanza);
+                    }
+                    Some(old) if old != nick => {
+                        self.room_renames(core, hand, origin, &room_jid, &old, nick, stanza);
+                    }
+                    _ => self.room_joins(core, hand, origin, &room_jid, nick, stanza),
+                }
+            }
+            _ => self.room_refuse(
+                hand,
+                &stanza,
+                Condition::BadRequest,
+                Some("unknown presence type"),
+            ),
+        }
+    }
+
+    /// §7.7 and beyond: new presence of a session that is in. Others see that of the main one.
+    fn room_updates(
+        &mut self,
+        core: &mut Core,
+        hand: InHand,
+        origin: Origin,
+        room_jid: &Jid,
+        nick: &str,
+        stanza: Stanza,
+    ) {
+        let Some(room) = self.rooms.get_mut(room_jid) else {
+            return;
+        };
+        let (id, presence) = stripped(stanza);
+        let Some(occupant) = room.occupants.get_mut(nick) else {
+            return;
+        };
+        if let Some(known) = occupant.session(origin.session) {
+            let me = RoomSession {
+                presence,
+                ..known.clone()
+            };
+            occupant.enter(me);
+        }
+        let mut emission = Emission::default();
+        let Some((occupant, me)) = room.find(origin.session) else {
+            return;
+        };
+        if occupant.main.session == me.session {
+            room.announce(&mut emission, occupant, me.session);
+        }
+        let own = room.presence_of(occupant, me, true, &[110]);
+        emission.say(with_id(own, &id), [me]);
+        if core.config.shadow {
+            emission.fields.push(occupant.field());
+        }
+        self.room_emit(core, room_jid, emission, Some(hand.key), Some(hand.work));
+    }
+
+    /// §7.6: the old nick leaves with 303, the new one is announced. Other sessions of the same
+    /// user keep the nick that they have.
+    #[allow(clippy::too_many_arguments)]
+    fn room_renames(
+        &mut self,
+        core: &mut Core,
+        hand: InHand,
+        origin: Origin,
+        room_jid: &Jid,
+        old: &str,
+        nick: String,
+        stanza: Stanza,
+    ) {
+        let Some(room) = self.rooms.get_mut(room_jid) else {
+            return;
+        };
+        if room.is_taken(&nick, &origin.jid) {
+            let text = Some("this nickname is taken");
+            return self.room_refuse(hand, &stanza, Condition::Conflict, text);
+        }
+        let Some((before, mut me, rest)) = room.leave(origin.session) else {
+            return;
+        };
+        let (id, presence) = stripped(stanza);
+        me.presence = presence;
+        let fresh = room.enter(&nick, before.affiliation, before.role, me);
+        core.metrics
+            .occupants(i64::from(fresh) - i64::from(rest == Rest::Nobody));
+        let mut emission = Emission::default();
+        let Some((occupant, me)) = room.find(origin.session) else {
+            return;
+        };
+        let gone = |show_jid, statuses: &[u16]| {
+            room.unavailable_of(&before, me, show_jid, None, Some(&nick), statuses)
+        };
+        emission.say(gone(true, &[303, 110]), [me]);
+        match room.occupants.get(old) {
+            None => {
+                room.tell_others(&mut emission, me.session, |jid| gone(jid, &[303]));
+                emission.removed.push(Occupant::field_name(old));
+            }
+            Some(left) => {
+                if rest == Rest::Successor {
+                    room.announce(&mut emission, left, me.session);
+                }
+                // For the one who left it the nick is somebody else's from here.
+                let moderator = occupant.role == Role::Moderator;
+                emission.say(room.presence_of(left, &left.main, moderator, &[]), [me]);
+                if core.config.shadow {
+                    emission.fields.push(left.field());
+                }
+            }
+        }
+        if fresh {
+            room.announce(&mut emission, occupant, me.session);
+        }
+        let own = room.presence_of(occupant, me, true, &[110]);
+        emission.say(with_id(own, &id), [me]);
+        if core.config.shadow {
+            emission.fields.push(occupant.field());
+        }
+        self.room_emit(core, room_jid, emission, Some(hand.key), Some(hand.work));
+    }
+
+    /// §7.14: a session is out, and with the last one its occupant. Who left by itself gets its own
+    /// presence back, with 110.
+    #[allow(clippy::too_many_arguments)]
+    pub(super) fn room_leaves(
+        &mut self,
+        core: &mut Core,
+        room_jid: &Jid,
+        session: u128,
+        said: Option<&Stanza>,
+        cause: Option<EffectKey>,
+        work: Option<WorkId>,
+        own: &[u16],
+    ) {
+        let Some(room) = self.rooms.get_mut(room_jid) else {
+            return;
+        };
+        let Some((before, me, rest)) = room.leave(session) else {
+            return;
+        };
+        let mut emission = Emission::default();
+        let left = |show_jid, statuses: &[u16]| {
+            room.unavailable_of(&before, &me, show_jid, said, None, statuses)
+        };
+        if rest == Rest::Nobody {
+            core.metrics.occupants(-1);
+            let ghost = own.contains(&333);
+            let statuses: &[u16] = if ghost { &[333] } else { &[] };
+            room.tell_others(&mut emission, session, |jid| left(jid, statuses));
+            emission.removed.push(Occupant::field_name(&before.nick));
+        } else if let Some(occupant) = room.occupants.get(&before.nick) {
+            if rest == Rest::Successor {
+                room.announce(&mut emission, occupant, session);
+            }
+            if core.config.shadow {
+                emission.fields.push(occupant.field());
+            }
+        }
+        if own.contains(&110) {
+            let id = said.map_or("", |said| said.id.as_str());
+            emission.say(with_id(left(true, own), id), [&me]);
+        } else {
+            room.last_sent.remove(&session);
+        }
+        self.room_emit(core, room_jid, emission, cause, work);
+    }
+}
+
+/// A presence as the room keeps it, and the id that its sender gave it.
+pub(super) fn stripped(mut presence: Stanza) -> (String, Stanza) {
+    let id = std::mem::take(&mut presence.id);
+    presence.retain_children(|c| c.ns != ns::MUC && c.ns != ns::MUC_USER);
+    (id, presence)
+}
+
+/// One's own presence comes back with the id that one gave it: clients that read of stable ids wait
+/// for it.
+pub(super) fn with_id(mut own: Stanza, id: &str) -> Stanza {
+    own.id = id.to_owned();
+    own
+}
+
+impl Room {
+    /// An occupant as it is now, and that session of it.
+    fn find(&self, session: u128) -> Option<(&Occupant, &RoomSession)> {
+        let occupant = self.occupant_of(session)?;
+        Some((occupant, occupant.session(session)?))
+    }
+
+    /// Takes a session out. Returns its occupant as it was, the session, and what is left.
+    fn leave(&mut self, session: u128) -> Option<(Occupant, RoomSession, Rest)> {
+        let nick = self.by_session.remove(&session)?;
+        let occupant = self.occupants.get_mut(&nick)?;
+        let before = occupant.clone();
+        let me = before.session(session)?.clone();
+        let rest = occupant.leave(session);
+        if rest == Rest::Nobody {
+            self.occupants.remove(&nick);
+        }
+        Some((before, me, rest))
+    }
+
+    /// An occupant's presence to all but one session; to its own others as theirs (§7.2.8).
+    pub(super) fn announce(&self, emission: &mut Emission, occupant: &Occupant, but: u128) {
+        let presence =
+            |show_jid, statuses| self.presence_of(occupant, &occupant.main, show_jid, statuses);
+        let own = occupant.sessions().filter(|s| s.session != but);
+        emission.say(presence(true, &[110]), own);
+        for moderators in [true, false] {
+            let others = self
+                .occupants
+                .values()
+                .filter(|o| o.nick != occupant.nick && (o.role == Role::Moderator) == moderators)
+                .flat_map(Occupant::sessions)
+                .filter(|s| s.session != but);
+            emission.say(presence(moderators, &[]), others);
+        }
+    }
+
+    /// What all but one session are told of its occupant that is gone: moderators see the real JID
+    /// (a semi-anonymous room, §4.2).
+    fn tell_others(
+        &self,
+        emission: &mut Emission,
+        session: u128,
+        presence: impl Fn(bool) -> Stanza,
+    ) {
+        for moderators in [true, false] {
+            let others = self
+                .occupants
+                .values()
+                .filter(|o| (o.role == Role::Moderator) == moderators)
+                .flat_map(Occupant::sessions)
+                .filter(|s| s.session != session);
+            emission.say(presence(moderators), others);
+        }
+    }
+}
