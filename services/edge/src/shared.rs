@@ -18,6 +18,7 @@ use crate::lanes::directory::Directory;
 use crate::lanes::lease::Lease;
 use crate::lanes::slots::Slot;
 use crate::metrics::EdgeMetrics;
+use crate::session::rooms::Rooms;
 use crate::session::timers::Timers;
 use crate::transport::WireWriter;
 
@@ -37,6 +38,7 @@ pub(crate) struct Shared {
     pub(crate) directory: Directory,
     pub(crate) lease: Lease,
     pub(crate) slots: Vec<Mutex<Slot>>,
+    pub(crate) rooms: Rooms,
     /// Slots with something to send again.
     pub(crate) waiting: Mutex<HashSet<u16>>,
     pub(crate) sweep_at: AtomicUsize,
@@ -73,6 +75,7 @@ impl Shared {
             directory: Directory::default(),
             lease: Lease::default(),
             slots: (0..SLOTS).map(|_| Mutex::default()).collect(),
+            rooms: Rooms::default(),
             waiting: Mutex::default(),
             sweep_at: AtomicUsize::new(0),
             timers: Timers::new(config.ask_after),

@@ -99,6 +99,10 @@ impl Metrics {
         self.all.uncommitted_room_events.inc();
     }
 
+    pub(crate) fn room_rebuilt(&self) {
+        self.all.rebuilt_rooms.inc();
+    }
+
     pub(crate) fn tail_replayed(&self) {
         self.all.tail_replays.inc();
     }

@@ -1,5 +1,5 @@
 //! The whole server over Redis with sentinels, and over a Redis Cluster: servers of it die while
-//! people talk, and routers die before and after.
+//! people talk, and routers die before and after. And Redis and a router die at once.
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
 use anyhow::{Context, Result, ensure};
@@ -72,21 +72,56 @@ async fn lives_through(mode: Mode) -> Result<()> {
     router_dies(&world, 1, "router.settled", Deed::Chat).await
 }
 
-fn run(mode: Mode) {
+/// Beyond one fault: Redis dies with all that it had, and at once the owner of rooms. They go on
+/// with those who are in them.
+async fn rooms_outlive_both() -> Result<()> {
+    let world = World::start(Size::default()).await?;
+    people_go_on(&world, "before").await?;
+    for who in world.everybody() {
+        world.client(who).acknowledged(LIMIT).await?;
+    }
+    let redis = {
+        let mut cluster = world.cluster.lock().await;
+        cluster.redis.lock().kill9()?;
+        let victim = At {
+            tier: Tier::Router,
+            number: 0,
+        };
+        cluster.process(victim).kill();
+        cluster.process(victim).start_again()?;
+        cluster.redis.clone()
+    };
+    tokio::task::spawn_blocking(move || redis.lock().restart()).await??;
+    let whole = world.cluster.lock().await.whole(2 * LIMIT).await;
+    whole.context("with Redis and a router again")?;
+    people_go_on(&world, "after").await?;
+    for who in world.everybody() {
+        let client = world.client(who);
+        ensure!(client.broken().is_empty(), "{:?}", client.broken());
+    }
+    Ok(())
+}
+
+fn run(test: impl Future<Output = Result<()>>) {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
         .build()
         .unwrap();
-    runtime.block_on(lives_through(mode)).unwrap();
+    runtime.block_on(test).unwrap();
 }
 
 #[test]
 fn sentinels_replace_a_master_that_died() {
-    run(Mode::Sentinel);
+    run(lives_through(Mode::Sentinel));
 }
 
 #[test]
 fn one_of_three_masters_dies_and_comes_back_empty() {
-    run(Mode::Cluster);
+    run(lives_through(Mode::Cluster));
+}
+
+#[test]
+fn rooms_outlive_redis_and_their_owner() {
+    run(rooms_outlive_both());
 }

@@ -103,6 +103,8 @@ metrics! {
     replay_drops: By<Keyed, Counter>;
     /// Room events sent again by a new owner
     tail_replays: Counter;
+    /// Rooms made again from what the sessions in them know, because nothing else was left of them
+    rebuilt_rooms: Counter;
     /// Room events sent while the shadow store was away
     uncommitted_room_events: Counter;
     /// What was promised and lost: must stay 0

@@ -60,7 +60,8 @@ impl Shared {
                 (state.phase != Phase::Gone).then(|| session.report_epoch(&mut state))
             })
             .collect();
-        let report = Body::EpochReport(proto::EpochReport { sessions });
+        let rooms = self.rooms.of_slot(number);
+        let report = Body::EpochReport(proto::EpochReport { sessions, rooms });
         // If the lane breaks now, the owner installs its epoch again on the next one.
         set.lane(number).send_now(proto::ToRouter {
             slot: number.into(),
@@ -69,6 +70,19 @@ impl Shared {
         });
         if !slot.pending.is_empty() {
             self.wait_for_owner(number, slot);
+        }
+    }
+
+    /// The new owner found nothing of some rooms.
+    pub(crate) fn tell_members(&self, number: u16, slot: &Slot, rooms: Vec<String>) {
+        let Some(set) = &slot.route else { return };
+        for part in self.rooms.members(number, rooms) {
+            // If the lane breaks now, the owner begins again on the next one.
+            set.lane(number).send_now(proto::ToRouter {
+                slot: number.into(),
+                epoch: slot.epoch,
+                body: Some(Body::RoomMembers(part)),
+            });
         }
     }
 

@@ -179,7 +179,10 @@ impl Shared {
             Body::KeepState(keep) => {
                 if let Some(session) = self.session(slot, keep.handle, keep.generation) {
                     // A slice would keep the whole decode buffer alive.
-                    session.state.lock().record = Bytes::copy_from_slice(&keep.state);
+                    let record = Bytes::copy_from_slice(&keep.state);
+                    let before =
+                        std::mem::replace(&mut session.state.lock().record, record.clone());
+                    self.record_changed(session, &before, &record);
                 }
             }
             Body::Detached(detached) => {
@@ -193,6 +196,7 @@ impl Shared {
                 self.remove_session(slot, detached.handle);
             }
             Body::Restored(restored) => self.take_restored(number, slot, &restored),
+            Body::AskMembers(ask) => self.tell_members(number, slot, ask.rooms),
             Body::Deliver(_)
             | Body::InstallEpoch(_)
             | Body::Redirect(_)

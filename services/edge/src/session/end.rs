@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use bytes::Bytes;
 use sestina_proto as proto;
 use sestina_proto::to_router::Body;
 use sestina_xmpp::stream::{Framing, StreamCondition};
@@ -187,7 +188,16 @@ impl Shared {
     pub(crate) fn remove_session(&self, slot: &mut crate::lanes::slots::Slot, handle: u64) {
         if let Some(session) = slot.sessions.remove(&handle) {
             self.count_session(&session, -1);
+            let record = std::mem::take(&mut session.state.lock().record);
+            self.record_changed(&session, &record, &Bytes::new());
         }
+    }
+
+    /// Remembers the rooms that a session is in.
+    pub(crate) fn record_changed(&self, session: &Arc<Session>, before: &Bytes, now: &Bytes) {
+        let slots = &self.config.slots;
+        self.rooms
+            .changed(session, before, now, |room| slots.slot_of_jid(room));
     }
 
     /// There is one session more or less.

@@ -8,6 +8,7 @@
 //! - [`management`]: XEP-0198 `<enable/>`, `<r/>` and `<a/>`, both ways
 //! - [`link`]: which lane a session speaks on, and what is sent again on a new one
 //! - [`pending`]: binds and resumptions that wait for their owner
+//! - [`rooms`]: which sessions are in which rooms, for a room that nobody else knows any more
 //! - [`end`]: the ways a session ends
 //! - [`silence`]: clients that have gone without a word
 //! - [`timers`]: two shared queues instead of timers per session
@@ -20,6 +21,7 @@ pub(crate) mod login;
 pub(crate) mod management;
 pub(crate) mod outbound;
 pub(crate) mod pending;
+pub(crate) mod rooms;
 pub(crate) mod silence;
 pub(crate) mod state;
 pub(crate) mod stream;

@@ -6,6 +6,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use bytes::Bytes;
 use sestina_proto as proto;
 use sestina_proto::to_router::Body;
 use sestina_runtime::failpoint;
@@ -194,7 +195,7 @@ impl Shared {
         state.asked_at = resumed.acked;
         state.reported_acked = resumed.acked;
         state.reported_written = resumed.acked;
-        state.record = bytes::Bytes::copy_from_slice(&resumed.state);
+        state.record = Bytes::copy_from_slice(&resumed.state);
         self.metrics.count(Count::Resumed, 1);
         Some(self.attach(number, slot, pending, resumed.into(), state))
     }
@@ -240,6 +241,8 @@ impl Shared {
             state: parking_lot::Mutex::new(state),
         });
         session.relink(slot, &mut session.state.lock());
+        let record = session.state.lock().record.clone();
+        self.record_changed(&session, &Bytes::new(), &record);
         slot.sessions.insert(session.handle, Arc::clone(&session));
         self.count_session(&session, 1);
         if pending

@@ -255,3 +255,73 @@ async fn an_owner_that_thaws_is_sent_everything_again() {
         bound.heard(&bound.router, n, id).await;
     }
 }
+
+/// The record of a session that two rooms have let in, and that waits at the door of a third.
+fn record() -> bytes::Bytes {
+    use prost::Message as _;
+    let joined = |room: &str, inside: bool| proto::JoinedRoom {
+        room: room.to_owned(),
+        nick: "j".to_owned(),
+        member: inside.then(|| proto::RoomMember {
+            nick: "Juliet".to_owned(),
+            standing: 4 << 8 | 3,
+            presence: Some(proto::Stanza::default()),
+        }),
+    };
+    let state = proto::SessionState {
+        joined: vec![
+            joined("garden@muc.c.example", true),
+            joined("hall@muc.c.example", true),
+            joined("tomb@muc.c.example", false),
+        ],
+        ..proto::SessionState::default()
+    };
+    state.encode_to_vec().into()
+}
+
+#[tokio::test]
+async fn a_new_owner_of_a_room_is_told_who_is_in_it() {
+    let rig = Rig::new(2).await;
+    let new = rig.cluster.router(1);
+    let mut bound = rig.managed(SECURE).await;
+    let keep = |bound: &Bound, state: bytes::Bytes| {
+        let handle = bound.handle;
+        bound.frame(ToEdge::KeepState(proto::KeepState {
+            handle,
+            generation: 1,
+            state,
+        }));
+    };
+    keep(&bound, record());
+    bound.deliver(1, "in");
+    bound.client.until("in</body></message>").await;
+    let slot_of = sestina_cluster::slots::slot_of_bare;
+    let rooms = ["garden@muc.c.example", "tomb@muc.c.example"];
+    for (room, known) in [(rooms[0], true), (rooms[1], false)] {
+        new.send("edge1", slot_of(room), 5, install(&new));
+        let (slot, _, report) = next_frame!(new, EpochReport);
+        assert_eq!(slot, slot_of(room));
+        assert!(report.sessions.is_empty(), "none of this slot");
+        assert_eq!(report.rooms, [room]);
+        let ask = proto::AskMembers {
+            rooms: report.rooms,
+        };
+        new.send("edge1", slot, 5, ToEdge::AskMembers(ask));
+        let (_, _, answer) = next_frame!(new, RoomMembers);
+        assert!(!answer.more);
+        let members: Vec<_> = answer
+            .members
+            .iter()
+            .map(|m| (m.room.as_str(), m.jid.as_str(), m.slot))
+            .collect();
+        let juliet = (room, "juliet@c.example/balcony", u32::from(bound.slot));
+        assert_eq!(members, if known { vec![juliet] } else { Vec::new() });
+    }
+    // It left them all.
+    keep(&bound, bytes::Bytes::new());
+    bound.deliver(2, "out");
+    bound.client.until("out</body></message>").await;
+    new.send("edge1", slot_of(rooms[0]), 6, install(&new));
+    let (_, _, report) = next_frame!(new, EpochReport);
+    assert!(report.rooms.is_empty());
+}

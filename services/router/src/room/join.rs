@@ -81,7 +81,7 @@ impl Slot {
         }
         let statuses: &[u16] = if founded { &[110, 201] } else { &[110] };
         let own = room.presence_of(occupant, &me, true, statuses);
-        emission.say(with_id(own, &id), [&me]);
+        emission.say_own(with_id(own, &id), occupant, &me);
         for (_, said, at_ms) in room.history_for(&request, core.wall_ms) {
             let mut said = said.clone();
             said.push_element(&Delay::new(Some(room_jid.as_str()), *at_ms).to_element());

@@ -11,6 +11,7 @@
 //! - [`presence`]: new presence, nick changes, leaving
 //! - [`iq`]: questions to the room, and to somebody in it
 //! - [`tail`]: numbering, commit, fan-out, acknowledgement
+//! - [`rebuild`]: a room that is known to nobody but those in it
 //! - [`receive`]: a room's event at the owner of its receivers' sessions
 
 mod input;
@@ -18,6 +19,7 @@ mod iq;
 mod join;
 mod occupant;
 mod presence;
+mod rebuild;
 mod receive;
 mod state;
 mod tail;

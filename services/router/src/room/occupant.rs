@@ -21,6 +21,14 @@ impl Affiliation {
             Affiliation::Owner => "owner",
         }
     }
+
+    fn from_number(number: u32) -> Affiliation {
+        if number == Affiliation::Owner as u32 {
+            Affiliation::Owner
+        } else {
+            Affiliation::None
+        }
+    }
 }
 
 /// XEP-0045 §5.1.
@@ -35,6 +43,14 @@ impl Role {
         match self {
             Role::Participant => "participant",
             Role::Moderator => "moderator",
+        }
+    }
+
+    fn from_number(number: u32) -> Role {
+        if number == Role::Moderator as u32 {
+            Role::Moderator
+        } else {
+            Role::Participant
         }
     }
 }
@@ -73,7 +89,20 @@ pub(super) enum Rest {
     Same,
 }
 
+/// Affiliation and role from `RoomTarget.standing`.
+pub(super) fn from_standing(standing: u32) -> (Affiliation, Role) {
+    (
+        Affiliation::from_number(standing >> 8),
+        Role::from_number(standing & 0xff),
+    )
+}
+
 impl Occupant {
+    /// What its sessions are told of it, beside their presence: never 0.
+    pub(super) fn standing(&self) -> u32 {
+        (self.affiliation as u32) << 8 | self.role as u32
+    }
+
     /// All its sessions, the main one first.
     pub(super) fn sessions(&self) -> impl Iterator<Item = &RoomSession> {
         std::iter::once(&self.main).chain(&self.others)
@@ -143,16 +172,8 @@ impl Occupant {
             .filter_map(RoomSession::restored);
         Some(Occupant {
             nick: record.nick,
-            affiliation: if record.affiliation == Affiliation::Owner as u32 {
-                Affiliation::Owner
-            } else {
-                Affiliation::None
-            },
-            role: if record.role == Role::Moderator as u32 {
-                Role::Moderator
-            } else {
-                Role::Participant
-            },
+            affiliation: Affiliation::from_number(record.affiliation),
+            role: Role::from_number(record.role),
             main: sessions.next()?,
             others: sessions.collect(),
         })
@@ -229,6 +250,8 @@ mod tests {
         assert_eq!(restored.role, Role::Moderator);
         assert_eq!(restored.affiliation, Affiliation::Owner);
         assert_eq!(restored.main.slot, 7);
+        let standing = (restored.affiliation, restored.role);
+        assert_eq!(from_standing(restored.standing()), standing);
 
         assert_eq!(romeo.leave(2), Rest::Same);
         assert_eq!(romeo.leave(2), Rest::Same);

@@ -100,7 +100,7 @@ impl Slot {
             room.announce(&mut emission, occupant, me.session);
         }
         let own = room.presence_of(occupant, me, true, &[110]);
-        emission.say(with_id(own, &id), [me]);
+        emission.say_own(with_id(own, &id), occupant, me);
         if core.config.shadow {
             emission.fields.push(occupant.field());
         }
@@ -164,7 +164,7 @@ impl Slot {
             room.announce(&mut emission, occupant, me.session);
         }
         let own = room.presence_of(occupant, me, true, &[110]);
-        emission.say(with_id(own, &id), [me]);
+        emission.say_own(with_id(own, &id), occupant, me);
         if core.config.shadow {
             emission.fields.push(occupant.field());
         }

@@ -6,9 +6,13 @@ use std::sync::Arc;
 use sestina_api::key::{EffectKey, EffectKind, join, split};
 use sestina_proto as proto;
 use sestina_runtime::{failpoint, guard};
+use sestina_xmpp::jid::Jid;
+use sestina_xmpp::ns;
+use sestina_xmpp::stanza::Stanza;
 
 use crate::worker::Slots;
 use crate::worker::core::{Core, PeerRef};
+use crate::worker::session::Session;
 use crate::worker::slot::Slot;
 use crate::worker::work::{OnDone, RoomAckParts, WorkId};
 
@@ -69,6 +73,7 @@ pub(crate) fn room_event(
             target.previous,
             event.mark,
             variant,
+            target.standing,
             work,
         ) {
             Taken::Yes => {
@@ -124,11 +129,15 @@ impl Slot {
         previous: u64,
         mark: u64,
         variant: &Arc<proto::Stanza>,
+        standing: u32,
         work: WorkId,
     ) -> Taken {
         let Some(session) = self.sessions.get_mut(&id).filter(|s| s.is_live()) else {
             return Taken::Gone;
         };
+        if standing != 0 {
+            session.is_in(variant, standing);
+        }
         let last = session.room_seq.get(&key.origin).copied();
         // Further variants of the event in hand are part of it.
         let in_hand = session.room_in_hand == Some((key.origin, key.n, work));
@@ -154,6 +163,29 @@ impl Slot {
         }
         self.deliver_to(core, id, key, variant.clone(), Some(work));
         Taken::Yes
+    }
+}
+
+impl Session {
+    /// A room told it of its own presence there.
+    fn is_in(&mut self, own: &proto::Stanza, standing: u32) {
+        let Some((room, nick)) = own.from.split_once('/') else {
+            return;
+        };
+        // It may have left meanwhile.
+        let Some(joined) = self.joined.get_mut(&Jid::from_wire(room)) else {
+            return;
+        };
+        let mut presence = Stanza::from(own.clone());
+        presence.id.clear();
+        presence.from.clear();
+        presence.retain_children(|c| c.ns != ns::MUC_USER);
+        joined.member = Some(Box::new(proto::RoomMember {
+            nick: nick.to_owned(),
+            standing,
+            presence: Some(presence.into()),
+        }));
+        self.state_dirty = true;
     }
 }
 

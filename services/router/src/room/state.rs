@@ -101,6 +101,16 @@ impl Room {
         format!("{}/{nick}", self.jid)
     }
 
+    /// Nick, role and session of everybody.
+    #[cfg(test)]
+    pub(crate) fn inside(&self) -> Vec<(String, &'static str, u128)> {
+        let all = self.occupants.values().flat_map(|occupant| {
+            let sessions = occupant.sessions();
+            sessions.map(|s| (occupant.nick.clone(), occupant.role.name(), s.session))
+        });
+        all.collect()
+    }
+
     /// Everybody who gets what is said here.
     pub(super) fn sessions(&self) -> impl Iterator<Item = &RoomSession> {
         self.occupants.values().flat_map(Occupant::sessions)
@@ -299,12 +309,22 @@ pub(super) fn user_element(
     x
 }
 
+/// Who gets which variant of an event.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Receiver {
+    pub(super) slot: u16,
+    pub(super) session: u128,
+    /// Its index.
+    pub(super) variant: u32,
+    /// See `RoomTarget.standing`.
+    pub(super) standing: u32,
+}
+
 /// What a room wants said: variants, and who gets which.
 #[derive(Debug, Default)]
 pub(super) struct Emission {
     pub(super) variants: Vec<Arc<proto::Stanza>>,
-    /// (slot, session, index of the variant)
-    pub(super) targets: Vec<(u16, u128, u32)>,
+    pub(super) targets: Vec<Receiver>,
     pub(super) fields: Vec<(String, Bytes)>,
     pub(super) removed: Vec<String>,
 }
@@ -318,11 +338,22 @@ impl Emission {
     ) -> &mut Self {
         let variant = u32::try_from(self.variants.len()).unwrap_or(u32::MAX);
         let before = self.targets.len();
-        self.targets
-            .extend(to.into_iter().map(|s| (s.slot, s.session, variant)));
+        self.targets.extend(to.into_iter().map(|s| Receiver {
+            slot: s.slot,
+            session: s.session,
+            variant,
+            standing: 0,
+        }));
         if self.targets.len() > before {
             self.variants.push(Arc::new(stanza.into()));
         }
         self
+    }
+    /// Adds a session's own presence: it remembers what it is here.
+    pub(super) fn say_own(&mut self, own: Stanza, occupant: &Occupant, to: &RoomSession) {
+        self.say(own, [to]);
+        if let Some(target) = self.targets.last_mut() {
+            target.standing = occupant.standing();
+        }
     }
 }

@@ -10,7 +10,7 @@ use sestina_proto as proto;
 use sestina_runtime::{failpoint, guard};
 use sestina_xmpp::jid::Jid;
 
-use super::state::{Emission, Room};
+use super::state::{Emission, Receiver, Room};
 use crate::chance::HashMap;
 use crate::worker::core::{Core, PeerRef, room_target};
 use crate::worker::passage::Passage;
@@ -21,7 +21,7 @@ use crate::worker::work::WorkId;
 #[derive(Debug)]
 pub(crate) struct TailEvent {
     variants: Vec<Arc<proto::Stanza>>,
-    targets: Vec<(u16, u128, u32)>,
+    targets: Vec<Receiver>,
     /// Slots whose owner has not acknowledged, and to whom it was sent.
     waiting: HashMap<u16, Option<PeerRef>>,
     /// Open until the event is in the shadow (or, without it, until all have it).
@@ -32,17 +32,19 @@ pub(crate) struct TailEvent {
 
 impl TailEvent {
     pub(super) fn restored(event: proto::RoomTailEvent) -> TailEvent {
-        let targets: Vec<(u16, u128, u32)> = event
+        let targets: Vec<Receiver> = event
             .targets
             .iter()
-            .map(|t| {
-                let slot = u16::try_from(t.slot).unwrap_or(0);
-                (slot, join(t.session_hi, t.session_lo), t.variant)
+            .map(|t| Receiver {
+                slot: u16::try_from(t.slot).unwrap_or(0),
+                session: join(t.session_hi, t.session_lo),
+                variant: t.variant,
+                standing: t.standing,
             })
             .collect();
         TailEvent {
             variants: event.variants.into_iter().map(Arc::new).collect(),
-            waiting: targets.iter().map(|(slot, ..)| (*slot, None)).collect(),
+            waiting: targets.iter().map(|t| (t.slot, None)).collect(),
             targets,
             work: None,
             sent: true,
@@ -57,13 +59,14 @@ impl TailEvent {
             targets: self
                 .targets
                 .iter()
-                .map(|(slot, session, variant)| {
-                    let (session_hi, session_lo) = split(*session);
+                .map(|t| {
+                    let (session_hi, session_lo) = split(t.session);
                     proto::RoomTailTarget {
-                        slot: u32::from(*slot),
-                        variant: *variant,
+                        slot: u32::from(t.slot),
+                        variant: t.variant,
                         session_hi,
                         session_lo,
+                        standing: t.standing,
                     }
                 })
                 .collect(),
@@ -92,11 +95,7 @@ impl Slot {
             core.works.part(work);
         }
         let event = TailEvent {
-            waiting: emission
-                .targets
-                .iter()
-                .map(|(slot, ..)| (*slot, None))
-                .collect(),
+            waiting: emission.targets.iter().map(|t| (t.slot, None)).collect(),
             variants: emission.variants,
             targets: emission.targets,
             work,
@@ -156,7 +155,13 @@ impl Slot {
         };
         let mut frames: HashMap<PeerRef, proto::RoomEvent> = HashMap::default();
         let mut last: Option<(u16, Option<PeerRef>)> = None;
-        for (slot, session, variant) in &event.targets {
+        for Receiver {
+            slot,
+            session,
+            variant,
+            standing,
+        } in &event.targets
+        {
             if only.map_or_else(|| this.blocked.contains(slot), |only| only != *slot) {
                 continue;
             }
@@ -190,6 +195,7 @@ impl Slot {
             let mut target = room_target(*slot, *session, *variant);
             let previous = this.last_sent.insert(*session, seq).unwrap_or(0);
             target.previous = if previous > seq { 0 } else { previous };
+            target.standing = *standing;
             frame.targets.push(target);
         }
         for (owner, mut event) in frames {
@@ -337,15 +343,15 @@ impl Slot {
                 let sessions: BTreeSet<u128> = first
                     .targets
                     .iter()
-                    .filter(|t| t.0 == slot)
-                    .map(|t| t.1)
+                    .filter(|t| t.slot == slot)
+                    .map(|t| t.session)
                     .collect();
                 let later = this
                     .tail
                     .values()
                     .flat_map(|e| &e.targets)
-                    .filter(|t| t.0 == slot);
-                let all: BTreeSet<u128> = later.map(|t| t.1).chain(sessions).collect();
+                    .filter(|t| t.slot == slot);
+                let all: BTreeSet<u128> = later.map(|t| t.session).chain(sessions).collect();
                 for session in all {
                     this.last_sent.remove(&session);
                 }

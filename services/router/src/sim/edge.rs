@@ -310,9 +310,27 @@ impl Edge {
         epoch: u64,
         body: Down,
     ) -> bool {
+        let (rooms, parts) = match &body {
+            Down::InstallEpoch(_) => {
+                let members = self.members(number).into_iter();
+                let rooms: BTreeSet<String> = members.map(|m| m.room).collect();
+                (rooms.into_iter().collect(), Vec::new())
+            }
+            Down::AskMembers(ask) => (Vec::new(), self.members_of(number, &ask.rooms)),
+            _ => (Vec::new(), Vec::new()),
+        };
         let lanes = &self.lanes;
         let slot = self.slots.entry(number).or_default();
         match body {
+            Down::AskMembers(_) => {
+                let ours = slot.is_of_owner(router, epoch);
+                if ours && let Some(conn) = open_conn(slot.route, lanes, number) {
+                    for part in parts {
+                        hands.send(conn, number, epoch, Body::RoomMembers(part));
+                    }
+                }
+                return ours;
+            }
             Down::InstallEpoch(install) => {
                 if epoch < slot.epoch && guard!("epoch") {
                     return true;
@@ -331,7 +349,7 @@ impl Edge {
                     .values_mut()
                     .map(EdgeSession::report_epoch)
                     .collect();
-                let report = Body::EpochReport(proto::EpochReport { sessions });
+                let report = Body::EpochReport(proto::EpochReport { sessions, rooms });
                 if let Some(conn) = open_conn(slot.route, lanes, number) {
                     hands.send(conn, number, epoch, report);
                 }

@@ -186,6 +186,7 @@ impl Edge {
             }
             Down::Deliver(_)
             | Down::InstallEpoch(_)
+            | Down::AskMembers(_)
             | Down::Redirect(_)
             | Down::SlotMap(_)
             | Down::Welcome(_) => {}

@@ -251,3 +251,43 @@ pub(super) fn flush_at_rest(seed: u64) -> (Vec<String>, Vec<String>) {
     }
     (before, world.shadow.objects())
 }
+
+/// Room, nick, role, session.
+type Inside = std::collections::BTreeSet<(String, String, &'static str, u128)>;
+
+/// Who is in which room when all is at rest; the same after the shadow was emptied and, before it
+/// was written again, a router died with its rooms.
+pub(super) fn flush_and_kill(seed: u64) -> (Inside, Inside) {
+    let mut world = World::new(seed, false);
+    world.come_to_rest();
+    world.round(&[]);
+    let before = inside(&world);
+    let rooms = |world: &World, host: usize| {
+        let workers = world.hosts[host].workers.iter();
+        let slots = workers.flat_map(|w| w.slots.iter());
+        slots.map(|slot| slot.rooms.len()).sum::<usize>()
+    };
+    let running = (0..world.hosts.len()).filter(|host| world.hosts[*host].is_running());
+    let Some(most) = running.max_by_key(|host| rooms(&world, *host)) else {
+        return (before, Inside::new());
+    };
+    world.shadow.flush();
+    world.whole_at = world.now + 2 * SHADOW_CHECK;
+    world.kill_host(most);
+    world.heal();
+    world.come_to_rest();
+    (before, inside(&world))
+}
+
+fn inside(world: &World) -> Inside {
+    let running = world.hosts.iter().filter(|host| host.is_running());
+    let slots = running.flat_map(|host| host.workers.iter().flat_map(|w| w.slots.iter()));
+    slots
+        .flat_map(|slot| slot.rooms.values())
+        .flat_map(|room| {
+            let name = room.jid().as_str().to_owned();
+            let who = room.inside().into_iter();
+            who.map(move |(nick, role, session)| (name.clone(), nick, role, session))
+        })
+        .collect()
+}

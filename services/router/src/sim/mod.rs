@@ -8,7 +8,7 @@
 //! what is wrong.
 //!
 //! - [`world`]: what there is; [`acts`], [`steps`]: what may happen next, and that it does; [`faults`]: what goes wrong; [`talk`]: what clients do
-//! - [`host`]: a router process; [`edge`], [`edge_frames`], [`edge_sockets`], [`edge_session`],
+//! - [`host`]: a router process; [`edge`], [`edge_frames`], [`edge_rooms`], [`edge_sockets`], [`edge_session`],
 //!   [`client`], [`stores`], [`net`]: the models
 //! - [`check`]: what must hold; [`trace`]: what is printed of a run that failed
 //!
@@ -26,6 +26,7 @@ mod check;
 mod client;
 mod edge;
 mod edge_frames;
+mod edge_rooms;
 mod edge_session;
 mod edge_sockets;
 mod faults;

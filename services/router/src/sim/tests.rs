@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use super::faults::{flush_at_rest, run};
+use super::faults::{flush_and_kill, flush_at_rest, run};
 
 /// Seeds of a normal run.
 const SEEDS: u64 = 160;
@@ -61,6 +61,18 @@ fn what_the_shadow_lost_is_written_again() {
         objects += before.len();
     }
     assert!(objects > 0, "there was nothing to lose");
+}
+
+/// Beyond one fault: a room lives on in those who are in it.
+#[test]
+fn a_room_that_only_its_occupants_know_goes_on() {
+    let mut occupants = 0;
+    for seed in 0..8 {
+        let (before, after) = flush_and_kill(seed);
+        assert_eq!(before, after, "seed {seed}");
+        occupants += before.len();
+    }
+    assert!(occupants > 0, "nobody was in a room");
 }
 
 fn without(guard: &str) {

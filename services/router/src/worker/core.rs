@@ -318,5 +318,6 @@ pub(crate) fn room_target(slot: u16, session: u128, variant: u32) -> proto::Room
         session_hi,
         session_lo,
         previous: 0,
+        standing: 0,
     }
 }

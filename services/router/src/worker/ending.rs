@@ -10,7 +10,7 @@ use sestina_runtime::failpoint;
 use sestina_xmpp::jid::Jid;
 
 use super::core::{Core, LaneRef};
-use super::session::{Attachment, OutItem, Session};
+use super::session::{Attachment, Joined, OutItem, Session};
 use super::slot::Slot;
 use super::work::{OnDone, WorkId};
 
@@ -89,7 +89,7 @@ impl Slot {
         });
         let was = session.available.take();
         let jid = session.jid.clone();
-        let joined: Vec<(Jid, String)> = session.joined.drain().collect();
+        let joined: Vec<(Jid, Joined)> = session.joined.drain().collect();
         let directed: Vec<Jid> = session.directed.drain().collect();
         let queue: Vec<(u64, OutItem)> =
             (session.acked + 1..).zip(session.queue.drain(..)).collect();
@@ -118,7 +118,7 @@ impl Slot {
         }
         let rooms = joined
             .iter()
-            .filter_map(|(room, nick)| room.with_resource(nick).ok());
+            .filter_map(|(room, joined)| room.with_resource(&joined.nick).ok());
         for (index, to) in rooms.chain(directed).enumerate() {
             let index = u32::try_from(index).unwrap_or(u32::MAX);
             let key = EffectKey::indexed(id, n, EffectKind::Ended, index);

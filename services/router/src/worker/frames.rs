@@ -22,11 +22,21 @@ impl Worker {
         }
         let core = &mut self.core;
         let slot = self.slots.get_mut(number);
-        if let RouterBody::EpochReport(report) = body {
-            if let Some(slot) = slot.filter(|s| s.epoch == frame.epoch) {
-                slot.edge_reported(core, lane, report);
+        let taking = slot.as_ref().is_some_and(|s| s.epoch == frame.epoch);
+        match body {
+            RouterBody::EpochReport(report) => {
+                if let Some(slot) = slot.filter(|_| taking) {
+                    slot.edge_reported(core, lane, report);
+                }
+                return;
             }
-            return;
+            RouterBody::RoomMembers(part) => {
+                if let Some(slot) = slot.filter(|_| taking) {
+                    slot.edge_members(core, lane, part);
+                }
+                return;
+            }
+            _ => {}
         }
         // A frozen slot takes nothing new, but what it sent is acknowledged to it.
         let acked = matches!(body, RouterBody::Acked(_));
@@ -47,7 +57,10 @@ impl Worker {
             RouterBody::Resume(resume) => slot.resume(core, lane, resume),
             RouterBody::EnableSm(enable) => slot.enable_sm(core, lane, enable),
             RouterBody::Close(close) => slot.closed(core, lane, close),
-            RouterBody::Hello(_) | RouterBody::LaneAck(_) | RouterBody::EpochReport(_) => {}
+            RouterBody::Hello(_)
+            | RouterBody::LaneAck(_)
+            | RouterBody::EpochReport(_)
+            | RouterBody::RoomMembers(_) => {}
         }
     }
 

@@ -9,7 +9,7 @@ use sestina_xmpp::stanza::error::Condition;
 use sestina_xmpp::stanza::{Kind, Stanza};
 
 use super::core::Core;
-use super::session::Available;
+use super::session::{Available, Joined};
 use super::slot::Slot;
 use super::work::WorkId;
 
@@ -92,7 +92,7 @@ impl Slot {
         let was = session.available.take();
         session.state_dirty = true;
         let bare = session.jid.bare();
-        let joined: Vec<(Jid, String)> = session.joined.drain().collect();
+        let joined: Vec<(Jid, Joined)> = session.joined.drain().collect();
         let directed: Vec<Jid> = session.directed.drain().collect();
         if was.is_some() {
             self.tell_own_sessions(
@@ -106,7 +106,7 @@ impl Slot {
         }
         for (index, to) in joined
             .iter()
-            .filter_map(|(room, nick)| room.with_resource(nick).ok())
+            .filter_map(|(room, joined)| room.with_resource(&joined.nick).ok())
             .chain(directed)
             .enumerate()
         {
@@ -172,7 +172,7 @@ impl Slot {
         match stanza.type_.as_str() {
             "" if room => {
                 let nick = to.resource().unwrap_or_default().to_owned();
-                session.joined.insert(to.bare(), nick);
+                session.joined.entry(to.bare()).or_default().nick = nick;
                 session.state_dirty = true;
             }
             "" => {

@@ -5,7 +5,7 @@ use sestina_api::key::{join, split};
 use sestina_proto as proto;
 use sestina_xmpp::jid::Jid;
 
-use super::session::{Attachment, Available, Session, StreamManagement};
+use super::session::{Attachment, Available, Joined, Session, StreamManagement};
 
 impl Session {
     /// Tells the edge where counting began, and under which name the session is resumed.
@@ -55,9 +55,10 @@ impl Session {
             joined: self
                 .joined
                 .iter()
-                .map(|(room, nick)| proto::JoinedRoom {
+                .map(|(room, joined)| proto::JoinedRoom {
                     room: room.as_str().to_owned(),
-                    nick: nick.clone(),
+                    nick: joined.nick.clone(),
+                    member: joined.member.as_deref().cloned(),
                 })
                 .collect(),
             directed: self
@@ -109,7 +110,13 @@ impl Session {
         session.joined = state
             .joined
             .into_iter()
-            .map(|j| (Jid::from_wire(&j.room), j.nick))
+            .map(|j| {
+                let joined = Joined {
+                    nick: j.nick,
+                    member: j.member.map(Box::new),
+                };
+                (Jid::from_wire(&j.room), joined)
+            })
             .collect();
         session.directed = state.directed.iter().map(|j| Jid::from_wire(j)).collect();
         session.anonymous = state.anonymous;

@@ -68,6 +68,15 @@ impl OutItem {
     }
 }
 
+/// A room that the session has asked to enter.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Joined {
+    /// As it was asked for.
+    pub(crate) nick: String,
+    /// As the room said it is in.
+    pub(crate) member: Option<Box<proto::RoomMember>>,
+}
+
 /// A stanza of the client that is not settled.
 #[derive(Debug, Default)]
 pub(crate) struct Unsettled {
@@ -168,7 +177,7 @@ pub(crate) struct Session {
     /// How many had been stored in the slot when they were asked for; none if some were on their
     /// way to storage.
     pub(crate) offline_asked: Option<u64>,
-    pub(crate) joined: HashMap<Jid, String>,
+    pub(crate) joined: HashMap<Jid, Joined>,
     /// Room identity -> last event sent to this session (order of rooms).
     pub(crate) room_seq: HashMap<u128, u64>,
     /// The room event being taken: (room, number, the work of its frame).

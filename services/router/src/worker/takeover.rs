@@ -28,6 +28,9 @@ pub(crate) struct Taking {
     /// Incarnations of live edges and routers that have not answered.
     waiting: HashSet<u64>,
     reports: Vec<(LaneRef, proto::EpochReport)>,
+    /// Edges that were asked for members of rooms, since their last report.
+    asked: HashSet<u64>,
+    members: Vec<proto::RoomMembership>,
     objects: Option<Vec<ShadowObject>>,
     started_ms: u64,
     /// Effects that came meanwhile, in order: whoever sent them need not ask again and again.
@@ -139,9 +142,54 @@ impl Slot {
             return;
         };
         if taking.waiting.remove(&lane.edge) {
+            // Its lane broke before it had told all, and it began again.
+            taking
+                .reports
+                .retain(|(before, _)| before.edge != lane.edge);
+            taking.asked.remove(&lane.edge);
             taking.reports.push((lane, report));
         }
         self.try_restore(core);
+    }
+
+    /// An edge says which of its sessions are in rooms of which nothing else is left.
+    pub(crate) fn edge_members(
+        &mut self,
+        core: &mut Core,
+        lane: LaneRef,
+        part: proto::RoomMembers,
+    ) {
+        let Phase::Taking(taking) = &mut self.phase else {
+            return;
+        };
+        taking.members.extend(part.members);
+        if !part.more {
+            taking.waiting.remove(&lane.edge);
+        }
+        self.try_restore(core);
+    }
+
+    /// Asks edges for the members of rooms that they name and the shadow does not have.
+    fn ask_members(&mut self, core: &mut Core) {
+        let (slot, epoch) = (self.slot, self.epoch);
+        let Phase::Taking(taking) = &mut self.phase else {
+            return;
+        };
+        let objects = taking.objects.iter().flatten();
+        let known: HashSet<&str> = objects.map(|o| o.object.as_str()).collect();
+        for (lane, report) in &taking.reports {
+            let unknown = |room: &&String| {
+                let object = super::shadow::room_object(&Jid::from_wire(room));
+                !known.contains(object.as_str())
+            };
+            let rooms: Vec<String> = report.rooms.iter().filter(unknown).cloned().collect();
+            let open = core.lanes.contains_key(lane);
+            if taking.asked.insert(lane.edge) && open && !rooms.is_empty() {
+                taking.waiting.insert(lane.edge);
+                let ask = Body::AskMembers(proto::AskMembers { rooms });
+                core.send_edge(*lane, slot, epoch, ask);
+            }
+        }
     }
 
     /// A router has the epoch, or its lease (an edge's likewise) has ended.
@@ -177,6 +225,13 @@ impl Slot {
             return;
         };
         if !taking.waiting.is_empty() || taking.objects.is_none() {
+            return;
+        }
+        self.ask_members(core);
+        let Phase::Taking(taking) = &mut self.phase else {
+            return;
+        };
+        if !taking.waiting.is_empty() {
             return;
         }
         failpoint!("router.installed");
@@ -249,6 +304,7 @@ impl Slot {
             self.touch(core, id);
         }
         failpoint!("router.restored");
+        self.rooms_rebuild(core, taking.members);
         self.rooms_restored(core);
         for (from, effect) in held {
             let (passage, span) = Passage::of(effect.age_us, &effect.trace, "receive");

@@ -119,6 +119,7 @@ fn a_session_is_closed_once_its_edge_has_sent_all_of_it_again() {
     };
     let report = proto::EpochReport {
         sessions: vec![report],
+        rooms: Vec::new(),
     };
     successor.edge_says(RouterBody::EpochReport(report));
     let (answer, asked) = oneshot::channel();
@@ -167,4 +168,88 @@ fn a_detached_session_keeps_its_deadline() {
     assert!(whole.contains(&waits(0)), "it had a socket");
     assert!(whole.contains(&waits(3_600_000)), "the clocks differ");
     assert!(about(30).contains(&waits(1)), "its client found nobody");
+}
+
+const GARDEN: &str = "garden@muc.c.example";
+
+fn membership(nick: &str, session: u64, standing: u32) -> proto::RoomMembership {
+    proto::RoomMembership {
+        room: GARDEN.to_owned(),
+        member: Some(proto::RoomMember {
+            nick: nick.to_owned(),
+            standing,
+            presence: Some(Stanza::new(Kind::Presence).into()),
+        }),
+        jid: format!("{nick}@c.example/home"),
+        session_lo: session,
+        slot: 1,
+        ..proto::RoomMembership::default()
+    }
+}
+
+/// Beyond one fault: nothing is left of a room but what edges know of those in it.
+#[test]
+fn a_room_is_made_again_of_its_members() {
+    let mut successor = Successor::new();
+    successor.slot = successor.router.config.slot_of(&Jid::from_wire(GARDEN));
+    let edge = proto::Node {
+        incarnation: LANE.edge,
+        ..proto::Node::default()
+    };
+    successor.take(Arc::from([edge]), Vec::new());
+    let report = || {
+        RouterBody::EpochReport(proto::EpochReport {
+            sessions: Vec::new(),
+            rooms: vec![GARDEN.to_owned()],
+        })
+    };
+    let asks = |told: Vec<EdgeBody>| -> Vec<Vec<String>> {
+        told.into_iter()
+            .filter_map(|body| match body {
+                EdgeBody::AskMembers(ask) => Some(ask.rooms),
+                _ => None,
+            })
+            .collect()
+    };
+    assert_eq!(asks(successor.edge_says(report())), [[GARDEN]]);
+    let part = |members: Vec<proto::RoomMembership>, more| {
+        RouterBody::RoomMembers(proto::RoomMembers { members, more })
+    };
+    let owner = 4 << 8 | 3;
+    successor.edge_says(part(vec![membership("juliet", 1, owner)], true));
+    let slot = successor.router.worker.slots.get_mut(successor.slot);
+    assert!(!slot.unwrap().is_active(), "there is more to come");
+    successor.edge_says(part(vec![membership("nurse", 2, 2)], false));
+    let slot = successor.router.worker.slots.get_mut(successor.slot);
+    let slot = slot.unwrap();
+    assert!(slot.is_active());
+    let room = slot.rooms.get(&Jid::from_wire(GARDEN)).expect("the room");
+    let juliet = ("juliet".to_owned(), "moderator", 1);
+    let nurse = ("nurse".to_owned(), "participant", 2);
+    assert_eq!(room.inside(), [juliet, nurse]);
+}
+
+/// What the shadow has is not asked for.
+#[test]
+fn a_room_that_the_shadow_has_is_taken_from_there() {
+    let mut successor = Successor::new();
+    let garden = Jid::from_wire(GARDEN);
+    successor.slot = successor.router.config.slot_of(&garden);
+    let object = ShadowObject {
+        object: crate::worker::shadow::room_object(&garden),
+        version: 1,
+        fields: Vec::new(),
+    };
+    let edge = proto::Node {
+        incarnation: LANE.edge,
+        ..proto::Node::default()
+    };
+    successor.take(Arc::from([edge]), vec![object]);
+    let told = successor.edge_says(RouterBody::EpochReport(proto::EpochReport {
+        sessions: Vec::new(),
+        rooms: vec![GARDEN.to_owned()],
+    }));
+    assert!(!told.iter().any(|b| matches!(b, EdgeBody::AskMembers(_))));
+    let slot = successor.router.worker.slots.get_mut(successor.slot);
+    assert!(slot.unwrap().is_active());
 }
