@@ -10,6 +10,7 @@ use sestina_runtime::failpoint::NAMES;
 
 use crate::client::Heard;
 use crate::cluster::At;
+use crate::deeds::meet::is_history;
 use crate::deeds::{self, Deed, Gate, Scene, Talked};
 use crate::matrix::tier_of;
 use crate::process::{Seen, Tier};
@@ -278,10 +279,8 @@ fn key(heard: &Heard) -> Option<String> {
                     return Some(format!("{direction} copy of {id}"));
                 }
             }
-            let delayed = element.child("delay", "urn:xmpp:delay").is_some();
-            let id = element
-                .attr("id")
-                .filter(|_| !(delayed && kind == "groupchat"))?;
+            let history = kind == "groupchat" && is_history(element);
+            let id = element.attr("id").filter(|_| !history)?;
             Some(format!("message {kind} {id} from {from}"))
         }
         "iq" => Some(format!("iq {kind} {} from {from}", element.attr("id")?)),

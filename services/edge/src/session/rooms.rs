@@ -16,11 +16,14 @@ use super::state::Session;
 /// Bytes of one part of an answer.
 const PART: usize = 256 * 1024;
 
+/// By handle.
+type Sessions = HashMap<u64, Arc<Session>>;
+
 /// See the module. Its lock comes after those of slots, and never together with a session's.
 #[derive(Default)]
 pub(crate) struct Rooms {
-    /// By slot and bare JID of the room; sessions by handle.
-    inside: Mutex<BTreeMap<(u16, String), HashMap<u64, Arc<Session>>>>,
+    /// By slot and bare JID of the room.
+    inside: Mutex<BTreeMap<(u16, String), Sessions>>,
 }
 
 impl Rooms {

@@ -1,6 +1,7 @@
 //! Presence and rooms.
 
 use anyhow::{Context, Result, ensure};
+use sestina_xmpp::xml::Element;
 
 use super::{Gate, Scene, Talked, expect, message_ids, named};
 use crate::client::{Client, Heard};
@@ -68,13 +69,22 @@ pub(super) async fn presence(world: &World, scene: &Scene, gate: &Gate<'_>) -> R
     Ok(Vec::new())
 }
 
+/// Whether it is what a room tells newcomers of before (XEP-0045 §7.2.14): what a resumed session
+/// gets late was delayed by the server, not by the room.
+pub(crate) fn is_history(element: &Element) -> bool {
+    let from = element.attr("from").unwrap_or_default();
+    let room = from.split('/').next().unwrap_or_default();
+    element
+        .child("delay", "urn:xmpp:delay")
+        .is_some_and(|delay| delay.attr("from") == Some(room))
+}
+
 fn said(log: &[Heard], room: &str, tag: &str) -> Vec<String> {
     let of_room: Vec<Heard> = log
         .iter()
         .filter(|heard| {
             heard.element.attr("from").is_some_and(|from| {
-                from.split('/').next() == Some(room)
-                    && heard.element.child("delay", "urn:xmpp:delay").is_none()
+                from.split('/').next() == Some(room) && !is_history(&heard.element)
             })
         })
         .cloned()

@@ -7,7 +7,7 @@
 //! - `move_`: sessions and slots that change places
 
 mod ask;
-mod meet;
+pub(crate) mod meet;
 mod move_;
 mod talk;
 
