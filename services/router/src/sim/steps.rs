@@ -11,13 +11,18 @@ use super::world::*;
 use crate::worker::core::{LaneRef, PeerRef};
 use crate::worker::input::Input;
 
+/// Longer than anything waits that still comes by itself.
+const IDLE: u64 = 20_000;
+
 impl World {
-    /// Runs steps until `limit` acts happened or nothing is left to do.
+    /// Runs steps until so many acts happened, or nothing is left to do (no edge lives, say).
     pub(super) fn run(&mut self, acts: u64) {
         let mut left = acts;
-        while left > 0 {
+        let mut acted = self.now;
+        while left > 0 && self.now < acted + IDLE {
             if self.step() {
                 left -= 1;
+                acted = self.now;
             }
             if self.talking && self.rng.one_in(4) {
                 super::talk::talk(self);
