@@ -41,6 +41,11 @@ pub(super) enum Before {
 }
 
 impl Parked {
+    /// Whether storage may know what became of it before.
+    fn asks(&self) -> bool {
+        self.replay && self.stanza.kind == Kind::Message
+    }
+
     /// The work that waits for it.
     pub(crate) fn work(&self) -> WorkId {
         self.hand.work
@@ -58,9 +63,7 @@ impl Slot {
         replay: bool,
     ) {
         let message = stanza.kind == Kind::Message;
-        let place = (hand.key.origin, hand.key.n, hand.entity);
-        if replay && !message && self.given.contains(&place) {
-            // It was for a session that is over; another must not answer it again.
+        if replay && !message && self.was_given(&hand) {
             return;
         }
         let bare = to.bare();
@@ -82,7 +85,7 @@ impl Slot {
             hand,
             stanza,
             passage: core.passage.clone(),
-            replay: replay && message,
+            replay,
             asked: false,
         };
         self.parked.entry(bare.clone()).or_default().push(parked);
@@ -91,12 +94,18 @@ impl Slot {
         }
     }
 
+    /// Whether a session that is over had it: if it is no message, another must not answer it again.
+    fn was_given(&self, hand: &InHand) -> bool {
+        let place = (hand.key.origin, hand.key.n, hand.entity);
+        self.given.contains(&place)
+    }
+
     /// Asks storage about a user, for all that waits.
     fn ask_user(&mut self, core: &mut Core, bare: &Jid) {
         let mut keys = Vec::new();
         for parked in self.parked.get_mut(bare).into_iter().flatten() {
             parked.asked = true;
-            if parked.replay {
+            if parked.asks() {
                 keys.push(parked.hand.key.sibling(EffectKind::Offline).into());
             }
         }
@@ -131,7 +140,7 @@ impl Slot {
         let mut left = parked.into_iter();
         let mut later = Vec::new();
         while let Some(parked) = left.next() {
-            if parked.replay && !parked.asked {
+            if parked.asks() && !parked.asked {
                 later.push(parked);
                 later.extend(left);
                 break;
@@ -146,16 +155,19 @@ impl Slot {
             } = parked;
             core.passage = passage;
             let online = self.sessions_of(&user).next().is_some();
-            let place = (hand.key.origin, hand.key.n, hand.entity);
+            let message = stanza.kind == Kind::Message;
+            let given = replay && self.was_given(&hand);
             let stored = hand.key.sibling(EffectKind::Offline);
             let before = match known {
-                _ if !replay => Before::Nothing,
+                _ if !replay || !message => Before::Nothing,
                 Ok(known) if known.stored.contains(&stored) => Before::Stored,
-                _ if self.given.contains(&place) => Before::Given,
+                _ if given => Before::Given,
                 _ => Before::Unknown,
             };
             match known {
-                _ if online || stanza.kind != Kind::Message => {
+                // The session that had it has ended while this waited.
+                _ if given && !message => {}
+                _ if online || !message => {
                     self.give_user(core, hand, &to, stanza, before);
                 }
                 Ok(known) if known.exists => self.give_user(core, hand, &to, stanza, before),

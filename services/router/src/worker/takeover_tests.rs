@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use prost::Message as _;
+use sestina_api::key::EffectKind;
 use sestina_api::shadow::ShadowObject;
 use sestina_proto::to_edge::Body as EdgeBody;
 use sestina_proto::to_router::Body as RouterBody;
@@ -10,7 +11,8 @@ use sestina_xmpp::stanza::{Kind, Stanza};
 use tokio::sync::oneshot;
 
 use super::*;
-use crate::worker::input::{Command, Input, JobDone};
+use crate::worker::core::Job;
+use crate::worker::input::{Command, Input, JobDone, Known};
 use crate::worker::slot::new_origin;
 use crate::worker::testing::{LANE, Router};
 
@@ -168,6 +170,110 @@ fn a_detached_session_keeps_its_deadline() {
     assert!(whole.contains(&waits(0)), "it had a socket");
     assert!(whole.contains(&waits(3_600_000)), "the clocks differ");
     assert!(about(30).contains(&waits(1)), "its client found nobody");
+}
+
+/// Another router's effect for Romeo, that the owner before may have handled.
+fn effect(slot: u16, origin: u128, n: u64, stanza: &Stanza) -> Input {
+    let effect = proto::Effect {
+        key: Some(EffectKey::new(origin, n, EffectKind::Route).into()),
+        origin_slot: 1,
+        origin_epoch: 1,
+        stanza: Some(stanza.clone().into()),
+        stream: 1,
+        seq: n - 24,
+        ..proto::Effect::default()
+    };
+    Input::Peer {
+        from: PeerRef(2),
+        frame: proto::PeerFrame {
+            slot: slot.into(),
+            epoch: EPOCH,
+            body: Some(proto::peer_frame::Body::Effect(effect)),
+        },
+    }
+}
+
+/// A question that a session had, which ends before its replay is handled, is not put to the
+/// session that comes after it.
+#[test]
+fn what_a_session_had_is_not_asked_of_the_next() {
+    let mut successor = Successor::new();
+    let (slot, origin) = (successor.slot, new_origin(1));
+    let edge = proto::Node {
+        incarnation: LANE.edge,
+        ..proto::Node::default()
+    };
+    successor.take(Arc::from([edge]), Vec::new());
+    let mut message = Stanza::new(Kind::Message);
+    message.to = "romeo@c.example".to_owned();
+    message.from = "juliet@c.example/balcony".to_owned();
+    let mut question = Stanza::new(Kind::Iq);
+    question.to = ROMEO.to_owned();
+    question.from = message.from.clone();
+    question.type_ = "get".to_owned();
+    question.id = "q".to_owned();
+    let record = &successor.record;
+    let held = proto::Outbound {
+        number: 1,
+        key: Some(EffectKey::new(origin, 26, EffectKind::Route).into()),
+        stanza: Some(question.clone().into()),
+        at_ms: 0,
+    };
+    let report = proto::SessionReport {
+        handle: 1,
+        generation: 1,
+        session_hi: record.session_hi,
+        session_lo: record.session_lo,
+        jid: ROMEO.to_owned(),
+        state: record.encode_to_vec().into(),
+        received: 1,
+        acked: 1,
+        held: vec![held],
+        ..proto::SessionReport::default()
+    };
+    successor.edge_says(RouterBody::EpochReport(proto::EpochReport {
+        sessions: vec![report],
+        rooms: Vec::new(),
+    }));
+    // The message waits for what storage knows of it, and the question behind it.
+    let inputs = vec![
+        effect(slot, origin, 25, &message),
+        effect(slot, origin, 26, &question),
+    ];
+    let jobs = successor.router.turn(inputs);
+    assert!(jobs.iter().any(|job| matches!(job, Job::UserKnown { .. })));
+    successor.edge_says(RouterBody::Close(proto::Close {
+        handle: 1,
+        generation: 1,
+        clean: true,
+    }));
+    let told = successor.edge_says(RouterBody::Bind(proto::Bind {
+        handle: 2,
+        bare: "romeo@c.example".to_owned(),
+        resource: "orchard".to_owned(),
+        ..proto::Bind::default()
+    }));
+    assert!(told.iter().any(|body| matches!(body, EdgeBody::Bound(_))));
+    let known = Known {
+        exists: true,
+        stored: Vec::new(),
+    };
+    successor.router.turn(vec![Input::Done(JobDone::UserKnown {
+        slot,
+        bare: "romeo@c.example".to_owned(),
+        known: Ok(known),
+    })]);
+    let told = std::mem::take(&mut *successor.router.edge.0.lock());
+    let delivered = told.iter().filter_map(|body| match body {
+        EdgeBody::Deliver(deliver) => Some(deliver),
+        _ => None,
+    });
+    let kinds: Vec<proto::StanzaKind> = delivered
+        .flat_map(|deliver| &deliver.variants)
+        .filter_map(|variant| variant.stanza.as_ref())
+        .map(proto::Stanza::kind)
+        .collect();
+    assert!(!kinds.contains(&proto::StanzaKind::Iq), "{kinds:?}");
 }
 
 const GARDEN: &str = "garden@muc.c.example";
