@@ -128,7 +128,11 @@ fn walk(folder: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
         let entry = entry?;
         let name = entry.file_name();
         let kind = entry.file_type()?;
-        if kind.is_dir() && !SKIP.iter().any(|skip| name == *skip) {
+        // In a worktree `.git` is a file.
+        if SKIP.iter().any(|skip| name == *skip) {
+            continue;
+        }
+        if kind.is_dir() {
             walk(&entry.path(), files)?;
         } else if kind.is_file() && name != "Cargo.lock" {
             files.push(entry.path());
