@@ -7,6 +7,7 @@
 //! - [`cluster`]: a trial cluster on this machine
 //! - [`chaos`]: faults under load, and what they cost
 //! - [`mod@bench`]: the benchmark, side by side with other servers
+//! - [`sim`]: seeds of the simulation of a cluster
 //! - [`interop`]: clients of other projects against a running server
 //! - [`fleet`], [`child`], [`proxy`], [`sestina`], [`repo`]: what these have in common
 #![allow(clippy::print_stdout, clippy::print_stderr, clippy::disallowed_methods)]
@@ -23,6 +24,7 @@ mod proxy;
 mod repo;
 mod rng;
 mod sestina;
+mod sim;
 mod test;
 mod tidy;
 mod xeps;
@@ -47,6 +49,8 @@ enum Command {
     Docs,
     /// Runs all fuzz targets.
     Fuzz(fuzz::Options),
+    /// Runs seeds of the simulation of a cluster (tests/sim).
+    Sim(sim::Options),
     /// Logs clients of other projects in to a server started for them.
     Interop,
     /// Runs a cluster on this machine with the settings of docker-compose.yml, until Ctrl-C.
@@ -63,6 +67,7 @@ fn main() -> Result<()> {
         Command::Tidy => tidy::run(),
         Command::Docs => docs::write(),
         Command::Fuzz(options) => fuzz::run(&options),
+        Command::Sim(options) => sim::run(&options),
         Command::Interop => interop::run(),
         Command::Cluster(options) => cluster::run(&options),
         Command::Chaos(options) => chaos::run(&options),

@@ -2,11 +2,14 @@
 //!
 //! Hash tables keep their random seeds in production: their keys come from clients.
 
+#[cfg(any(test, feature = "simulation"))]
+pub use repeated::repeat;
+#[cfg(any(test, feature = "simulation"))]
+pub(crate) use repeated::{Seeds, bits};
+
 /// The seeds of hash tables.
-#[cfg(not(test))]
+#[cfg(not(any(test, feature = "simulation")))]
 type Seeds = foldhash::fast::RandomState;
-#[cfg(test)]
-type Seeds = std::hash::BuildHasherDefault<std::collections::hash_map::DefaultHasher>;
 
 /// A hash map; make one with `default()`.
 pub(crate) type HashMap<K, V> = std::collections::HashMap<K, V, Seeds>;
@@ -14,35 +17,68 @@ pub(crate) type HashMap<K, V> = std::collections::HashMap<K, V, Seeds>;
 pub(crate) type HashSet<T> = std::collections::HashSet<T, Seeds>;
 
 /// 128 random bits.
-#[cfg(not(test))]
+#[cfg(not(any(test, feature = "simulation")))]
 pub(crate) fn bits() -> u128 {
     rand::random()
 }
 
-/// The same from a sequence that [`repeat`] begins, for each thread.
-#[cfg(test)]
-pub(crate) fn bits() -> u128 {
-    let half = || u128::from(SEQUENCE.with(next));
-    (half() << 64) | half()
-}
+/// The same, from a sequence on threads that ask for one. A server that happens to be built with
+/// the simulation never does.
+#[cfg(any(test, feature = "simulation"))]
+mod repeated {
+    use std::cell::Cell;
+    use std::hash::BuildHasher;
 
-#[cfg(test)]
-thread_local! {
-    static SEQUENCE: std::cell::Cell<u64> = const { std::cell::Cell::new(1) };
-}
+    use foldhash::fast::{FixedState, FoldHasher};
 
-/// Begins a sequence anew.
-#[cfg(test)]
-pub(crate) fn repeat(seed: u64) {
-    SEQUENCE.with(|s| s.set(seed));
-}
+    thread_local! {
+        /// Unit tests have one from the start.
+        static SEQUENCE: Cell<Option<u64>> = const { Cell::new(if cfg!(test) { Some(1) } else { None }) };
+    }
 
-/// The next of a sequence of evenly spread numbers (SplitMix64).
-#[cfg(test)]
-pub(crate) fn next(state: &std::cell::Cell<u64>) -> u64 {
-    let seed = state.get().wrapping_add(0x9e37_79b9_7f4a_7c15);
-    state.set(seed);
-    let mixed = (seed ^ (seed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    mixed ^ (mixed >> 31)
+    /// From now on everything random on this thread follows from `seed`.
+    pub fn repeat(seed: u64) {
+        SEQUENCE.set(Some(seed));
+    }
+
+    pub(crate) fn bits() -> u128 {
+        let Some(last) = SEQUENCE.get() else {
+            return rand::random();
+        };
+        let (first, half) = next(last);
+        let (last, other) = next(first);
+        SEQUENCE.set(Some(last));
+        (u128::from(half) << 64) | u128::from(other)
+    }
+
+    /// One step of a sequence of evenly spread numbers (SplitMix64): its state, and the number.
+    fn next(state: u64) -> (u64, u64) {
+        let state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mixed = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (state, mixed ^ (mixed >> 31))
+    }
+
+    /// Seeds that are the same for all tables of such a thread.
+    #[derive(Clone, Debug)]
+    pub(crate) struct Seeds(FixedState);
+
+    impl Default for Seeds {
+        fn default() -> Seeds {
+            let random = SEQUENCE.get().is_none();
+            Seeds(FixedState::with_seed(if random {
+                rand::random()
+            } else {
+                0
+            }))
+        }
+    }
+
+    impl BuildHasher for Seeds {
+        type Hasher = FoldHasher<'static>;
+
+        fn build_hasher(&self) -> FoldHasher<'static> {
+            self.0.build_hasher()
+        }
+    }
 }

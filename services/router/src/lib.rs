@@ -4,6 +4,10 @@
 //! - [`room`]: rooms; [`modules`]: the features, one file each; [`hooks`]: how they plug in
 //! - [`process`]: what a router process does around its workers: lanes, jobs, leases, the table
 //! - [`config`], [`admin`]: what it is told, what it tells
+//! - `simulation`: workers without a process, for `tests/sim`
+
+// What is public inside is so for the simulation alone.
+#![cfg_attr(not(feature = "simulation"), allow(unreachable_pub))]
 
 pub mod admin;
 mod chance;
@@ -13,8 +17,8 @@ mod metrics;
 pub mod modules;
 mod process;
 mod room;
-#[cfg(test)]
-mod sim;
+#[cfg(feature = "simulation")]
+pub mod simulation;
 mod worker;
 
 pub use process::{Router, RouterDeps, RouterEnd, StartError};

@@ -25,20 +25,21 @@ use crate::metrics::Metrics;
 
 /// A router process; incarnation 0 never occurs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct PeerRef(pub(crate) u64);
+pub struct PeerRef(pub u64);
 
 /// One lane of one edge process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct LaneRef {
+pub struct LaneRef {
     /// Incarnation of the edge.
-    pub(crate) edge: u64,
+    pub edge: u64,
     /// Which of its lanes.
-    pub(crate) lane: u32,
+    pub lane: u32,
 }
 
 /// Something slow that the worker asks for; its end comes back as an input.
 #[derive(Debug)]
-pub(crate) enum Job {
+#[allow(missing_docs)]
+pub enum Job {
     /// Append these archive rows; the works wait for it.
     Archive {
         rows: Vec<proto::ArchiveRow>,

@@ -15,7 +15,8 @@ use super::records::ArchiveQuery;
 use super::work::WorkId;
 
 /// One thing that happened.
-pub(crate) enum Input {
+#[allow(missing_docs)]
+pub enum Input {
     /// An edge opened a lane.
     EdgeLane {
         lane: LaneRef,
@@ -64,15 +65,17 @@ pub(crate) enum Input {
 
 /// What storage knows of a user.
 #[derive(Debug)]
-pub(crate) struct Known {
-    pub(crate) exists: bool,
+pub struct Known {
+    /// The account exists.
+    pub exists: bool,
     /// Keys of offline messages among those that were asked about.
-    pub(crate) stored: Vec<EffectKey>,
+    pub stored: Vec<EffectKey>,
 }
 
 /// How a job ended.
 #[derive(Debug)]
-pub(crate) enum JobDone {
+#[allow(missing_docs)]
+pub enum JobDone {
     /// The rows are committed, but for those of `fenced` slots (a higher epoch owns them); `slots`
     /// are slot and epoch of each row.
     Archive {
@@ -124,7 +127,8 @@ pub(crate) enum JobDone {
 }
 
 /// What an administrator may ask of a worker.
-pub(crate) enum Command {
+#[allow(missing_docs)]
+pub enum Command {
     /// The sessions of this worker.
     Sessions {
         answer: oneshot::Sender<Vec<crate::admin::SessionInfo>>,

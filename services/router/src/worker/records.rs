@@ -39,7 +39,7 @@ pub(crate) fn stanza_id(archive: &str, key: EffectKey) -> [u8; 16] {
 }
 
 /// Its form in stanzas.
-pub(crate) fn id_text(id: &[u8]) -> String {
+pub fn id_text(id: &[u8]) -> String {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
     let mut text = String::with_capacity(id.len() * 2);
     for byte in id {
@@ -431,14 +431,15 @@ impl Slot {
 
 /// A question to an archive that storage is answering.
 #[derive(Debug)]
-pub(crate) struct ArchiveQuery {
-    pub(crate) slot: u16,
-    pub(crate) session: u128,
-    pub(crate) n: u64,
-    pub(crate) iq: Stanza,
-    pub(crate) queryid: Option<String>,
-    pub(crate) flip: bool,
-    pub(crate) work: WorkId,
+#[allow(missing_docs)]
+pub struct ArchiveQuery {
+    pub slot: u16,
+    pub session: u128,
+    pub n: u64,
+    pub iq: Stanza,
+    pub queryid: Option<String>,
+    pub flip: bool,
+    pub work: WorkId,
 }
 
 /// Whether a child is something that only this server may say of its archives.

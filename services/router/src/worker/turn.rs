@@ -457,7 +457,7 @@ impl Slot {
 }
 
 /// Cuts a room's event into the parts for each worker.
-pub(crate) fn split_event(event: proto::RoomEvent, workers: u32) -> Vec<(u32, proto::RoomEvent)> {
+pub fn split_event(event: proto::RoomEvent, workers: u32) -> Vec<(u32, proto::RoomEvent)> {
     if workers <= 1 {
         return vec![(0, event)];
     }

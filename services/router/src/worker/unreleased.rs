@@ -66,7 +66,7 @@ impl Unreleased {
     }
 
     /// Whether there is nothing.
-    #[cfg(test)]
+    #[cfg(any(test, feature = "simulation"))]
     pub(crate) fn is_empty(&self) -> bool {
         self.rows.is_empty()
     }

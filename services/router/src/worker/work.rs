@@ -10,7 +10,7 @@ use super::core::PeerRef;
 
 /// Handle of an open work. Stale handles are harmless: they name nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct WorkId {
+pub struct WorkId {
     index: u32,
     stamp: u32,
 }

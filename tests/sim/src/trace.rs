@@ -6,7 +6,7 @@ use sestina_proto::to_edge::Body as Down;
 use sestina_proto::to_router::Body as Up;
 
 use super::client::{FromServer, ToServer};
-use crate::worker::core::Job;
+use sestina_router::simulation::Job;
 
 fn stanza(stanza: Option<&proto::Stanza>) -> String {
     let Some(s) = stanza else {

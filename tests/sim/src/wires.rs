@@ -14,8 +14,8 @@ use super::net::{End, Ends};
 use super::steps::process_frame;
 use super::trace;
 use super::world::*;
-use crate::worker::core::{LaneRef, PeerRef};
-use crate::worker::input::Input;
+use sestina_router::simulation::Input;
+use sestina_router::simulation::{LaneRef, PeerRef};
 
 impl World {
     pub(super) fn open_peer(&mut self, host: usize, to: u64) {

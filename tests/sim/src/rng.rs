@@ -2,8 +2,6 @@
 
 use std::cell::Cell;
 
-use crate::chance;
-
 /// A seeded source of choices.
 #[derive(Debug)]
 pub(super) struct Rng(Cell<u64>);
@@ -15,13 +13,18 @@ impl Rng {
         ))
     }
 
+    /// SplitMix64.
+    fn next(&self) -> u64 {
+        let seed = self.0.get().wrapping_add(0x9e37_79b9_7f4a_7c15);
+        self.0.set(seed);
+        let mixed = (seed ^ (seed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ (mixed >> 31)
+    }
+
     /// A number below `limit` (0 if that is 0).
     pub(super) fn below(&mut self, limit: u64) -> u64 {
-        if limit == 0 {
-            0
-        } else {
-            chance::next(&self.0) % limit
-        }
+        if limit == 0 { 0 } else { self.next() % limit }
     }
 
     /// True once in `n` times.

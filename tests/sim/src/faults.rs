@@ -9,7 +9,7 @@ use super::world::{SHADOW_CHECK, World};
 
 /// One fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Fault {
+pub(super) enum Fault {
     None,
     KillRouter,
     KillEdge,
@@ -130,7 +130,7 @@ impl World {
     }
 
     /// Everything is there again.
-    fn heal(&mut self) {
+    pub(super) fn heal(&mut self) {
         self.shadow.away = false;
         self.storage.away = false;
         self.note(|| "== healing".to_owned());
@@ -150,7 +150,7 @@ impl World {
     }
 
     /// Talks, breaks something, heals, rests. What is wrong then.
-    fn round(&mut self, faults: &[Fault]) -> Vec<String> {
+    pub(super) fn round(&mut self, faults: &[Fault]) -> Vec<String> {
         self.talking = true;
         let acts = 60 + self.rng.below(200);
         self.run(acts);
@@ -184,7 +184,7 @@ impl World {
         wrong
     }
 
-    fn come_to_rest(&mut self) -> Vec<String> {
+    pub(super) fn come_to_rest(&mut self) -> Vec<String> {
         // Longer than a suspension and the waits of clients last.
         let until = self.now + 8000;
         while self.now < until {
@@ -216,7 +216,7 @@ impl World {
 }
 
 /// Runs a seed. What was wrong, and what happened.
-pub(super) fn run(seed: u64, traced: bool) -> (Vec<String>, Vec<String>) {
+pub fn run(seed: u64, traced: bool) -> (Vec<String>, Vec<String>) {
     let mut world = World::new(seed, traced);
     let overlapping = seed % 8 == 7;
     let rounds = 5;
@@ -235,59 +235,4 @@ pub(super) fn run(seed: u64, traced: bool) -> (Vec<String>, Vec<String>) {
         }
     }
     (wrong, world.trace.take().unwrap_or_default())
-}
-
-/// What the shadow has when all is at rest; the same a while after it was emptied, with nobody
-/// doing anything.
-pub(super) fn flush_at_rest(seed: u64) -> (Vec<String>, Vec<String>) {
-    let mut world = World::new(seed, false);
-    world.come_to_rest();
-    world.round(&[]);
-    let before = world.shadow.objects();
-    world.shadow.flush();
-    let until = world.now + 2 * SHADOW_CHECK;
-    while world.now < until {
-        world.step();
-    }
-    (before, world.shadow.objects())
-}
-
-/// Room, nick, role, session.
-type Inside = std::collections::BTreeSet<(String, String, &'static str, u128)>;
-
-/// Who is in which room when all is at rest; the same after the shadow was emptied and, before it
-/// was written again, a router died with its rooms.
-pub(super) fn flush_and_kill(seed: u64) -> (Inside, Inside) {
-    let mut world = World::new(seed, false);
-    world.come_to_rest();
-    world.round(&[]);
-    let before = inside(&world);
-    let rooms = |world: &World, host: usize| {
-        let workers = world.hosts[host].workers.iter();
-        let slots = workers.flat_map(|w| w.slots.iter());
-        slots.map(|slot| slot.rooms.len()).sum::<usize>()
-    };
-    let running = (0..world.hosts.len()).filter(|host| world.hosts[*host].is_running());
-    let Some(most) = running.max_by_key(|host| rooms(&world, *host)) else {
-        return (before, Inside::new());
-    };
-    world.shadow.flush();
-    world.whole_at = world.now + 2 * SHADOW_CHECK;
-    world.kill_host(most);
-    world.heal();
-    world.come_to_rest();
-    (before, inside(&world))
-}
-
-fn inside(world: &World) -> Inside {
-    let running = world.hosts.iter().filter(|host| host.is_running());
-    let slots = running.flat_map(|host| host.workers.iter().flat_map(|w| w.slots.iter()));
-    slots
-        .flat_map(|slot| slot.rooms.values())
-        .flat_map(|room| {
-            let name = room.jid().as_str().to_owned();
-            let who = room.inside().into_iter();
-            who.map(move |(nick, role, session)| (name.clone(), nick, role, session))
-        })
-        .collect()
 }

@@ -2,21 +2,17 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 
 use sestina_api::shadow::ShadowError;
 use sestina_cluster::slot_map::SlotTable;
-use sestina_cluster::slots::SLOTS;
 use sestina_proto as proto;
 use sestina_proto::peer_frame::Body as PeerBody;
 
 use super::stores::{Shadow, Storage};
-use crate::config::RouterConfig;
-use crate::hooks::Pipeline;
-use crate::metrics::Metrics;
-use crate::worker::core::{Core, Job, PeerRef};
-use crate::worker::input::{Command, Input, JobDone, Known};
-use crate::worker::turn::{Worker, split_event};
+use sestina_router::config::RouterConfig;
+use sestina_router::simulation::{
+    Command, Input, Job, JobDone, Known, PeerRef, Worker, split_event,
+};
 
 /// What a process is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,22 +61,7 @@ pub(super) struct Host {
 
 impl Host {
     pub(super) fn new(node: proto::Node, config: &Arc<RouterConfig>, workers: u32) -> Host {
-        let epochs: Arc<[AtomicU64]> = (0..SLOTS).map(|_| AtomicU64::new(0)).collect();
-        let pipeline = Arc::new(Pipeline::new(crate::modules::MODULES));
-        let metrics = Arc::new(Metrics::new(sestina_telemetry::Metrics::new()));
-        let workers: Vec<Worker> = (0..workers)
-            .map(|worker| {
-                Worker::new(Core::new(
-                    worker,
-                    workers,
-                    node.clone(),
-                    config.clone(),
-                    pipeline.clone(),
-                    metrics.clone(),
-                    epochs.clone(),
-                ))
-            })
-            .collect();
+        let workers = sestina_router::simulation::workers(&node, config, workers);
         Host {
             node,
             life: Life::Running,
@@ -111,11 +92,7 @@ impl Host {
 
     /// Whether a session waits for a resumption here.
     pub(super) fn has_detached(&self) -> bool {
-        let mut slots = self.workers.iter().flat_map(|w| w.slots.iter());
-        slots.any(|slot| {
-            let mut sessions = slot.sessions.values();
-            sessions.any(|s| s.is_live() && s.edge().is_none())
-        })
+        self.workers.iter().any(Worker::has_detached)
     }
 
     pub(super) fn push(&mut self, worker: usize, input: Input) {
@@ -158,7 +135,7 @@ impl Host {
 
     pub(super) fn edge_frame(
         &mut self,
-        lane: crate::worker::core::LaneRef,
+        lane: sestina_router::simulation::LaneRef,
         frame: proto::ToRouter,
     ) {
         let worker = match &frame.body {
@@ -386,7 +363,7 @@ pub(super) fn perform(
             } else {
                 Ok(storage.page(request))
             };
-            let query = Box::new(crate::worker::records::ArchiveQuery {
+            let query = Box::new(sestina_router::simulation::ArchiveQuery {
                 slot: query.slot,
                 session: query.session,
                 n: query.n,

@@ -8,7 +8,7 @@ use super::client::Mode;
 use super::host::{Host, JobState, Life};
 use super::net::Ends;
 use super::world::*;
-use crate::worker::core::Job;
+use sestina_router::simulation::Job;
 
 /// One thing that may happen next.
 #[derive(Clone, Copy, Debug)]

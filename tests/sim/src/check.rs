@@ -4,7 +4,6 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::client::{Client, Mode, Received, What, number_in};
 use super::world::{Sent, World};
-use crate::worker::session::Attachment;
 
 /// Everything that is wrong.
 pub(super) fn check(world: &World) -> Vec<String> {
@@ -22,70 +21,14 @@ pub(super) fn check(world: &World) -> Vec<String> {
 }
 
 fn routers(world: &World, wrong: &mut Vec<String>) {
+    let map = &world.storage.map;
     for host in world.hosts.iter().filter(|h| h.is_running()) {
-        let name = &host.node.name;
+        let owns = |slot: u16| {
+            let owner = (map.owners[usize::from(slot)] as usize).checked_sub(1);
+            owner.is_some_and(|i| map.routers[i].incarnation == host.incarnation())
+        };
         for worker in &host.workers {
-            let works = worker.core.works.len();
-            if works > 0 {
-                wrong.push(format!("{name}: {works} works are open"));
-            }
-            for slot in worker.slots.iter() {
-                let at = format!("{name} slot {}@{}", slot.slot, slot.epoch);
-                let map = &world.storage.map;
-                let owner = map.owners[usize::from(slot.slot)] as usize;
-                let owns = owner.checked_sub(1).map(|i| map.routers[i].incarnation);
-                if owns != Some(host.incarnation()) {
-                    wrong.push(format!("{at}: not the owner any more"));
-                }
-                if !slot.is_active() {
-                    wrong.push(format!("{at}: {:?}", slot.phase));
-                }
-                if !slot.seen.is_empty() {
-                    let first: Vec<_> = slot.seen.iter().take(3).collect();
-                    wrong.push(format!(
-                        "{at}: remembers {} effects: {first:?}",
-                        slot.seen.len()
-                    ));
-                }
-                if !slot.outbound.is_empty() || !slot.parked.is_empty() {
-                    wrong.push(format!("{at}: effects wait: {:?}", slot.outbound));
-                }
-                let in_doubt = slot.shadow.in_doubt(worker.core.checks.doubts);
-                if in_doubt > 0 {
-                    wrong.push(format!("{at}: {in_doubt} objects may be missing"));
-                }
-                if slot.archive_open + slot.offline_open > 0 || !slot.shadow.is_idle() {
-                    wrong.push(format!("{at}: stores are not idle"));
-                }
-                for room in slot.rooms.values().filter(|r| !r.is_flushed()) {
-                    wrong.push(format!("{at}: room {} has a tail", room.jid()));
-                }
-                for session in slot.sessions.values() {
-                    let at = format!("{at} {} ({:04x})", session.jid, session.id & 0xffff);
-                    let attached = matches!(session.attachment, Attachment::Edge { .. });
-                    if !attached {
-                        wrong.push(format!("{at}: {:?}", session.attachment));
-                    }
-                    if session.settled != session.accepted {
-                        wrong.push(format!(
-                            "{at}: settled {} of {}",
-                            session.settled, session.accepted
-                        ));
-                    }
-                    if session.acked != session.next || !session.queue.is_empty() {
-                        wrong.push(format!(
-                            "{at}: acknowledged {} of {}",
-                            session.acked, session.next
-                        ));
-                    }
-                    if !session.unreleased.is_empty() || !session.restored.is_empty() {
-                        wrong.push(format!(
-                            "{at}: keeps keys {:?}, restored {:?}",
-                            session.unreleased, session.restored
-                        ));
-                    }
-                }
-            }
+            wrong.extend(worker.unfinished(&host.node.name, owns));
         }
     }
 }
@@ -114,17 +57,9 @@ fn edges(world: &World, wrong: &mut Vec<String>) {
 }
 
 fn shadow(world: &World, wrong: &mut Vec<String>) {
-    let mut alive = BTreeSet::new();
-    for worker in world
-        .hosts
-        .iter()
-        .filter(|h| h.is_running())
-        .flat_map(|h| &h.workers)
-    {
-        for slot in worker.slots.iter() {
-            alive.extend(slot.rooms.keys().map(crate::worker::shadow::room_object));
-        }
-    }
+    let running = world.hosts.iter().filter(|h| h.is_running());
+    let workers = running.flat_map(|h| &h.workers);
+    let alive: BTreeSet<String> = workers.flat_map(|w| w.room_objects()).collect();
     let there = world.shadow.objects();
     for object in alive.iter().filter(|object| !there.contains(object)) {
         wrong.push(format!("the shadow does not have {object}"));
@@ -317,7 +252,7 @@ fn archive_order(world: &World, client: &Client, wrong: &mut Vec<String>) {
     let place: BTreeMap<String, usize> = rows
         .iter()
         .enumerate()
-        .map(|(at, row)| (crate::worker::records::id_text(&row.id), at))
+        .map(|(at, row)| (sestina_router::simulation::id_text(&row.id), at))
         .collect();
     // What another session of the user had got before: it came here late, after a takeover.
     let earlier = |r: &Received| {

@@ -8,8 +8,8 @@ use super::host::{self, Keeper};
 use super::net::{Conn, Ends};
 use super::trace;
 use super::world::*;
-use crate::worker::core::{LaneRef, PeerRef};
-use crate::worker::input::Input;
+use sestina_router::simulation::Input;
+use sestina_router::simulation::{LaneRef, PeerRef};
 
 /// Longer than anything waits that still comes by itself.
 const IDLE: u64 = 20_000;

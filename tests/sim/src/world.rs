@@ -16,9 +16,9 @@ use super::rng::Rng;
 use super::steps::process_frame;
 use super::stores::{Shadow, Storage};
 use super::trace;
-use crate::config::{HostConfig, RouterConfig};
-use crate::worker::core::Job;
-use crate::worker::input::Input;
+use sestina_router::config::{HostConfig, RouterConfig};
+use sestina_router::simulation::Input;
+use sestina_router::simulation::Job;
 
 /// How long a lease outlives its process.
 pub(super) const LEASE: u64 = 500;
@@ -95,7 +95,7 @@ pub(super) fn node(name: String, incarnation: u64, role: proto::NodeRole) -> pro
 
 impl World {
     pub(super) fn new(seed: u64, traced: bool) -> World {
-        crate::chance::repeat(seed);
+        sestina_router::simulation::repeat(seed);
         let mut rng = Rng::new(seed);
         let config = RouterConfig {
             hosts: vec![HostConfig {

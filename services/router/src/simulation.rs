@@ -1,0 +1,181 @@
+//! The door for the simulation (`tests/sim`): workers without a process around them, the inputs
+//! they take and the jobs they ask for, and a look at what they hold.
+//!
+//! Only with the feature `simulation`, which the server is not built with.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+use sestina_cluster::slots::SLOTS;
+use sestina_proto as proto;
+
+pub use crate::chance::repeat;
+pub use crate::worker::core::{Job, LaneRef, PeerRef};
+pub use crate::worker::input::{Command, Input, JobDone, Known};
+pub use crate::worker::records::{ArchiveQuery, id_text};
+pub use crate::worker::turn::split_event;
+pub use crate::worker::work::WorkId;
+
+use crate::config::RouterConfig;
+use crate::hooks::Pipeline;
+use crate::metrics::Metrics;
+use crate::room::Room;
+use crate::worker::core::Core;
+use crate::worker::session::{Attachment, Session};
+use crate::worker::slot::Slot;
+use crate::worker::{shadow, turn};
+
+/// A worker of a router.
+pub struct Worker(turn::Worker);
+
+/// An occupant's session: room, nick, role, session.
+pub type Inside = (String, String, &'static str, u128);
+
+/// The workers of one router process.
+pub fn workers(node: &proto::Node, config: &Arc<RouterConfig>, count: u32) -> Vec<Worker> {
+    let epochs: Arc<[AtomicU64]> = (0..SLOTS).map(|_| AtomicU64::new(0)).collect();
+    let pipeline = Arc::new(Pipeline::new(crate::modules::MODULES));
+    let metrics = Arc::new(Metrics::new(sestina_telemetry::Metrics::new()));
+    let worker = |index| {
+        Worker(turn::Worker::new(Core::new(
+            index,
+            count,
+            node.clone(),
+            config.clone(),
+            pipeline.clone(),
+            metrics.clone(),
+            epochs.clone(),
+        )))
+    };
+    (0..count).map(worker).collect()
+}
+
+impl Worker {
+    /// One turn: works the inputs, sends what is to leave on its lanes, and hands out frames for
+    /// other workers and jobs.
+    pub fn turn(
+        &mut self,
+        inputs: impl IntoIterator<Item = Input>,
+        now_ms: u64,
+        wall_ms: i64,
+        others: &mut Vec<proto::PeerFrame>,
+        jobs: &mut Vec<Job>,
+    ) {
+        self.0.turn(inputs, now_ms, wall_ms, others, jobs);
+    }
+
+    /// How soon it looks again although nothing came.
+    pub fn patience(&self) -> Option<u64> {
+        self.0.patience()
+    }
+
+    /// When edges are to be told of progress, if there is any.
+    pub fn progress_due(&self) -> Option<u64> {
+        self.0.progress_due()
+    }
+
+    /// Whether a session waits for a resumption here.
+    pub fn has_detached(&self) -> bool {
+        let mut sessions = self.0.slots.iter().flat_map(|slot| slot.sessions.values());
+        sessions.any(|s| s.is_live() && s.edge().is_none())
+    }
+
+    fn rooms(&self) -> impl Iterator<Item = &Room> {
+        self.0.slots.iter().flat_map(|slot| slot.rooms.values())
+    }
+
+    /// How many rooms there are.
+    pub fn room_count(&self) -> usize {
+        self.rooms().count()
+    }
+
+    /// The names of the objects that the shadow has to have of its rooms.
+    pub fn room_objects(&self) -> BTreeSet<String> {
+        let rooms = self.rooms();
+        rooms.map(|room| shadow::room_object(room.jid())).collect()
+    }
+
+    /// All sessions in all rooms.
+    pub fn inside(&self) -> BTreeSet<Inside> {
+        let mut all = BTreeSet::new();
+        for room in self.rooms() {
+            let name = room.jid().as_str();
+            let inside = room.inside().into_iter();
+            all.extend(inside.map(|(nick, role, session)| (name.to_owned(), nick, role, session)));
+        }
+        all
+    }
+
+    /// What a worker must not hold when the cluster is whole and nothing is under way. `name` is
+    /// that of its process, `owns` tells the slots that the table gives to it.
+    pub fn unfinished(&self, name: &str, owns: impl Fn(u16) -> bool) -> Vec<String> {
+        let mut wrong = Vec::new();
+        let works = self.0.core.works.len();
+        if works > 0 {
+            wrong.push(format!("{name}: {works} works are open"));
+        }
+        for slot in self.0.slots.iter() {
+            let at = format!("{name} slot {}@{}", slot.slot, slot.epoch);
+            if !owns(slot.slot) {
+                wrong.push(format!("{at}: not the owner any more"));
+            }
+            slot_unfinished(&self.0.core, slot, &at, &mut wrong);
+            for session in slot.sessions.values() {
+                let at = format!("{at} {} ({:04x})", session.jid, session.id & 0xffff);
+                session_unfinished(session, &at, &mut wrong);
+            }
+        }
+        wrong
+    }
+}
+
+fn slot_unfinished(core: &Core, slot: &Slot, at: &str, wrong: &mut Vec<String>) {
+    if !slot.is_active() {
+        wrong.push(format!("{at}: {:?}", slot.phase));
+    }
+    if !slot.seen.is_empty() {
+        let first: Vec<_> = slot.seen.iter().take(3).collect();
+        wrong.push(format!(
+            "{at}: remembers {} effects: {first:?}",
+            slot.seen.len()
+        ));
+    }
+    if !slot.outbound.is_empty() || !slot.parked.is_empty() {
+        wrong.push(format!("{at}: effects wait: {:?}", slot.outbound));
+    }
+    let in_doubt = slot.shadow.in_doubt(core.checks.doubts);
+    if in_doubt > 0 {
+        wrong.push(format!("{at}: {in_doubt} objects may be missing"));
+    }
+    if slot.archive_open + slot.offline_open > 0 || !slot.shadow.is_idle() {
+        wrong.push(format!("{at}: stores are not idle"));
+    }
+    for room in slot.rooms.values().filter(|r| !r.is_flushed()) {
+        wrong.push(format!("{at}: room {} has a tail", room.jid()));
+    }
+}
+
+fn session_unfinished(session: &Session, at: &str, wrong: &mut Vec<String>) {
+    if !matches!(session.attachment, Attachment::Edge { .. }) {
+        wrong.push(format!("{at}: {:?}", session.attachment));
+    }
+    if session.settled != session.accepted {
+        wrong.push(format!(
+            "{at}: settled {} of {}",
+            session.settled, session.accepted
+        ));
+    }
+    if session.acked != session.next || !session.queue.is_empty() {
+        wrong.push(format!(
+            "{at}: acknowledged {} of {}",
+            session.acked, session.next
+        ));
+    }
+    if !session.unreleased.is_empty() || !session.restored.is_empty() {
+        wrong.push(format!(
+            "{at}: keeps keys {:?}, restored {:?}",
+            session.unreleased, session.restored
+        ));
+    }
+}

@@ -1,0 +1,95 @@
+//! Many seeds, on as many threads as there are cores.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
+
+use parking_lot::Mutex;
+
+use super::faults::run;
+
+/// Seeds of a run that is not told how many.
+pub const SEEDS: u64 = 160;
+
+/// Guards that the simulation misses: without one of them a seed fails.
+pub const GUARDS: &[&str] = &["epoch", "generation", "tail", "dedupe"];
+
+/// What is run.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// The first seed.
+    pub first: u64,
+    /// How many.
+    pub seeds: u64,
+    /// The first that fails is enough.
+    pub enough: bool,
+    /// Threads; 0: one for each core.
+    pub threads: usize,
+}
+
+/// A seed that fails, and why.
+pub type Failed = (u64, Vec<String>);
+
+impl Default for Plan {
+    fn default() -> Plan {
+        Plan {
+            first: number("SESTINA_SIM_FIRST").unwrap_or(0),
+            seeds: number("SESTINA_SIM_SEEDS").unwrap_or(SEEDS),
+            enough: number("SESTINA_SIM_ENOUGH").is_some(),
+            threads: 0,
+        }
+    }
+}
+
+/// The seed that `SESTINA_SIM_SEED` names.
+pub fn chosen() -> Option<u64> {
+    number("SESTINA_SIM_SEED")
+}
+
+fn number(name: &str) -> Option<u64> {
+    std::env::var(name).ok()?.parse().ok()
+}
+
+/// What is wrong with a seed, and what happened in it; a panic is wrong too.
+pub fn wrong_with(seed: u64, traced: bool) -> (Vec<String>, Vec<String>) {
+    std::panic::catch_unwind(|| run(seed, traced)).unwrap_or_else(|panic| {
+        let text = panic
+            .downcast_ref::<String>()
+            .cloned()
+            .or_else(|| panic.downcast_ref::<&str>().map(|s| (*s).to_owned()))
+            .unwrap_or_default();
+        (vec![format!("panicked: {text}")], Vec::new())
+    })
+}
+
+/// Runs the seeds of a plan, and returns those that fail, in order.
+pub fn failing(plan: &Plan) -> Vec<Failed> {
+    let threads = match plan.threads {
+        0 => thread::available_parallelism().map_or(1, usize::from),
+        threads => threads,
+    };
+    let next = AtomicU64::new(plan.first);
+    let enough = AtomicBool::new(false);
+    let failed = Mutex::new(Vec::new());
+    let work = || {
+        while !enough.load(Ordering::Relaxed) {
+            let seed = next.fetch_add(1, Ordering::Relaxed);
+            if seed >= plan.first + plan.seeds {
+                return;
+            }
+            let (wrong, _) = wrong_with(seed, false);
+            if !wrong.is_empty() {
+                println!("seed {seed}: {}", wrong.join("\n    "));
+                failed.lock().push((seed, wrong));
+                enough.store(plan.enough, Ordering::Relaxed);
+            }
+        }
+    };
+    thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(work);
+        }
+    });
+    let mut failed = failed.into_inner();
+    failed.sort();
+    failed
+}
