@@ -39,6 +39,7 @@ pub fn node(name: &str, role: proto::NodeRole, address: &str) -> proto::Node {
         role: role.into(),
         address: address.to_owned(),
         draining: false,
+        ..proto::Node::default()
     }
 }
 

@@ -17,6 +17,7 @@ use tokio::time::timeout;
 pub use crate::hand_over::{ClaimError, ClaimPorts};
 use crate::hand_over::{slot_move, within};
 use crate::plan::{Claim, Move, PlanLimits, plan};
+use crate::reach::Reach;
 use crate::slot_map::{SlotTable, same};
 
 /// Settings of the planner.
@@ -76,7 +77,7 @@ pub struct Planner {
     planning: bool,
     /// When to ask for (or renew) the planner's lease.
     ask_at: Option<BootInstant>,
-    /// Among which routers all slots are where they belong. Among others they are moved until they
+    /// Among which routers that take slots all slots are where they belong. Among others they are moved until they
     /// are, and not only until the balance is good enough; at first another planner may have begun.
     balanced_among: Vec<u64>,
     /// Leases marked in the shadow store whose claim has not been confirmed.
@@ -123,16 +124,15 @@ impl Planner {
         self.unmark_living(&storage).await?;
         let mut limits = self.settings.limits;
         let routers = routers(&shadow, &storage);
-        let mut among: Vec<u64> = routers
-            .iter()
-            .filter(|router| !router.draining)
-            .map(|router| router.incarnation)
-            .collect();
+        let reach = Reach::of(&united(&shadow, &storage));
+        let staying: Vec<&proto::Node> = routers.iter().filter(|node| !node.draining).collect();
+        let open = reach.open(&table, &staying);
+        let mut among: Vec<u64> = open.iter().map(|router| router.incarnation).collect();
         among.sort_unstable();
         if among != self.balanced_among {
             limits.hysteresis_percent = 0;
         }
-        let plan = plan(&table, &routers, limits);
+        let plan = plan(&table, &routers, &reach, limits);
         if plan.moves.is_empty() && plan.claims.is_empty() {
             self.balanced_among = among;
         }
@@ -326,6 +326,19 @@ fn contains(nodes: &[proto::Node], node: &proto::Node) -> bool {
     nodes.iter().any(|other| same(other, node))
 }
 
+/// All processes whose lease either authority holds to be fresh. What a process reports with its
+/// lease stands in the shadow store only.
+pub fn united(shadow: &[proto::Node], storage: &[proto::Node]) -> Vec<proto::Node> {
+    let mut all = shadow.to_vec();
+    for node in storage {
+        match all.iter_mut().find(|known| same(known, node)) {
+            Some(known) => known.draining |= node.draining,
+            None => all.push(node.clone()),
+        }
+    }
+    all
+}
+
 /// The live routers: alive is whom either authority holds to be alive, draining who says so to
 /// either.
 fn routers(shadow: &[proto::Node], storage: &[proto::Node]) -> Vec<proto::Node> {
@@ -340,7 +353,12 @@ fn routers(shadow: &[proto::Node], storage: &[proto::Node]) -> Vec<proto::Node> 
         }
         match live.iter_mut().find(|other| same(other, node)) {
             Some(known) => known.draining |= node.draining,
-            None => live.push(node.clone()),
+            // It goes into orders and claims, where its reports have no place.
+            None => live.push(proto::Node {
+                reaches: Vec::new(),
+                installed: 0,
+                ..node.clone()
+            }),
         }
     }
     live

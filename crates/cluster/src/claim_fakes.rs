@@ -268,8 +268,14 @@ impl World {
     }
 
     pub(super) async fn renew(&self, nodes: &[&proto::Node]) {
+        // All reach all.
+        let reaches: Vec<u64> = nodes.iter().map(|node| node.incarnation).collect();
         for node in nodes {
-            self.redis.leases.renew(node, TTL).await.unwrap();
+            let with = proto::Node {
+                reaches: reaches.clone(),
+                ..(*node).clone()
+            };
+            self.redis.leases.renew(&with, TTL).await.unwrap();
             self.storage.leases.renew(node, TTL).await.unwrap();
         }
     }

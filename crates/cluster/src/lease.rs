@@ -256,6 +256,14 @@ impl LeaseKeeper {
         self.node.send_modify(change);
     }
 
+    /// Changes what the lease says of this process with the next renewal.
+    pub fn note(&self, change: impl FnOnce(&mut proto::Node)) {
+        self.node.send_if_modified(|node| {
+            change(node);
+            false
+        });
+    }
+
     /// Stops serving and gives the lease back to both authorities (as far as they can be reached
     /// within one renewal's time-out).
     pub async fn release(&self) {

@@ -4,6 +4,7 @@
 //! - [`rendezvous`]: from a slot to the router that should own it
 //! - [`slot_map`]: the published table, shared by all parts of a process
 //! - [`plan`]: what to claim and what to move, as a pure function
+//! - [`reach`]: which process reaches which router
 //! - [`lease`]: this process's own lease with both authorities
 //! - [`lease_storage`]: storage as a lease authority
 //! - [`hand_over`]: changing the table, and how an owner gives slots away
@@ -14,6 +15,7 @@ pub mod hand_over;
 pub mod lease;
 pub mod lease_storage;
 pub mod plan;
+pub mod reach;
 pub mod rendezvous;
 pub mod slot_map;
 pub mod slots;

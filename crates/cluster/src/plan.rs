@@ -1,10 +1,12 @@
-//! What to claim and what to move: a pure function of the table and of who is alive.
+//! What to claim and what to move: a pure function of the table, of the live processes, and of which
+//! of them reach which.
 //!
 //! The same table and members give the same plan, so a plan can be made again and again until the
 //! table shows that it was carried out: an order that was lost or failed is simply repeated.
 
 use sestina_proto as proto;
 
+use crate::reach::Reach;
 use crate::rendezvous;
 use crate::slot_map::{SlotTable, same};
 use crate::slots::SLOTS;
@@ -61,62 +63,63 @@ pub struct Plan {
 }
 
 /// Plans one round. `live` are the routers whose lease is fresh, each with its draining flag; the
-/// flags in the table's own list do not count.
-pub fn plan(table: &SlotTable, live: &[proto::Node], limits: PlanLimits) -> Plan {
+/// flags in the table's own list do not count. Slots in use go only to routers that all others
+/// `reach`; slots without a live owner to those that most reach.
+pub fn plan(table: &SlotTable, live: &[proto::Node], reach: &Reach, limits: PlanLimits) -> Plan {
     let mut live: Vec<&proto::Node> = live.iter().collect();
     live.sort_by(|a, b| (&a.name, a.incarnation).cmp(&(&b.name, b.incarnation)));
     live.dedup_by(|a, b| same(a, b));
     let staying: Vec<&proto::Node> = live.iter().copied().filter(|node| !node.draining).collect();
     // Better an owner that leaves soon than none.
-    let heirs = if staying.is_empty() { &live } else { &staying };
-    if heirs.is_empty() {
+    let members = if staying.is_empty() { &live } else { &staying };
+    let heirs = Heirs::new(reach.most(members));
+    if heirs.nodes.is_empty() {
         return Plan::default();
     }
-    let names: Vec<&str> = heirs.iter().map(|node| node.name.as_str()).collect();
+    let open = Heirs::new(reach.open(table, &staying));
+    let homes = Heirs::new(members.clone());
 
     let mut plan = Plan::default();
-    let mut state = Balance::new(heirs.len());
+    let mut state = Balance::new(members.len());
     let mut leaving = Vec::new();
     let mut misplaced = Vec::new();
     for slot in 0..SLOTS as u16 {
-        let Some(heir) = rendezvous::owner(slot, &names) else {
+        let Some(home) = rendezvous::owner(slot, &homes.names) else {
             continue;
         };
-        state.ideal[heir] += 1;
+        state.ideal[home] += 1;
         let owner = table.owner(slot);
         match owner.and_then(|owner| live.iter().find(|node| same(node, owner)).copied()) {
             None => {
-                let to = heirs[heir].clone();
+                let Some(to) = heirs.of(slot) else { continue };
                 plan.claims.push(Claim {
                     slot,
                     from: owner.cloned(),
-                    to,
+                    to: to.clone(),
                 });
-                state.count[heir] += 1;
+                state.add(members, to);
             }
-            Some(owner) => match heirs.iter().position(|node| same(node, owner)) {
+            Some(owner) => match homes.place(owner) {
                 Some(at) => {
                     state.count[at] += 1;
-                    if at != heir {
-                        misplaced.push((slot, at, heir));
+                    if at != home && open.place(members[home]).is_some() {
+                        misplaced.push((slot, at, home));
                     }
                 }
-                None => leaving.push((slot, owner, heir)),
+                None => leaving.push((slot, owner)),
             },
         }
     }
-    if staying.is_empty() {
-        return plan;
-    }
-    for (slot, from, to) in leaving.into_iter().take(limits.max_moves) {
+    for (slot, from) in leaving.into_iter().take(limits.max_moves) {
+        let Some(to) = open.of(slot) else { break };
         plan.moves.push(Move {
             slot,
             from: from.clone(),
-            to: staying[to].clone(),
+            to: to.clone(),
         });
-        state.count[to] += 1;
+        state.add(members, to);
     }
-    let slack = SLOTS * limits.hysteresis_percent / 100 / staying.len();
+    let slack = SLOTS * limits.hysteresis_percent / 100 / members.len();
     for (slot, from, to) in misplaced {
         if plan.moves.len() >= limits.max_moves || (slack > 0 && state.within(slack)) {
             break;
@@ -128,12 +131,34 @@ pub fn plan(table: &SlotTable, live: &[proto::Node], limits: PlanLimits) -> Plan
             state.count[to] += 1;
             plan.moves.push(Move {
                 slot,
-                from: staying[from].clone(),
-                to: staying[to].clone(),
+                from: members[from].clone(),
+                to: members[to].clone(),
             });
         }
     }
     plan
+}
+
+/// Routers among which slots are divided.
+struct Heirs<'a> {
+    nodes: Vec<&'a proto::Node>,
+    names: Vec<&'a str>,
+}
+
+impl<'a> Heirs<'a> {
+    fn new(nodes: Vec<&'a proto::Node>) -> Heirs<'a> {
+        let names = nodes.iter().map(|node| node.name.as_str()).collect();
+        Heirs { nodes, names }
+    }
+
+    /// Which of them should have the slot.
+    fn of(&self, slot: u16) -> Option<&'a proto::Node> {
+        rendezvous::owner(slot, &self.names).map(|at| self.nodes[at])
+    }
+
+    fn place(&self, node: &proto::Node) -> Option<usize> {
+        self.nodes.iter().position(|other| same(other, node))
+    }
 }
 
 /// How many slots each router has, and should have.
@@ -150,6 +175,12 @@ impl Balance {
         }
     }
 
+    fn add(&mut self, members: &[&proto::Node], to: &proto::Node) {
+        if let Some(at) = members.iter().position(|member| same(member, to)) {
+            self.count[at] += 1;
+        }
+    }
+
     fn within(&self, slack: usize) -> bool {
         self.count
             .iter()
@@ -161,3 +192,7 @@ impl Balance {
 #[cfg(test)]
 #[path = "plan_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "reach_tests.rs"]
+mod reach_tests;

@@ -14,6 +14,21 @@ fn router(name: &str, incarnation: u64) -> proto::Node {
     }
 }
 
+/// A plan where every process reaches every router.
+fn plan(table: &SlotTable, live: &[proto::Node], limits: PlanLimits) -> Plan {
+    super::plan(table, live, &Reach::of(&connected(live)), limits)
+}
+
+/// The same processes, each with lanes to every router.
+fn connected(live: &[proto::Node]) -> Vec<proto::Node> {
+    let reaches: Vec<u64> = live.iter().map(|node| node.incarnation).collect();
+    let with = |node: &proto::Node| proto::Node {
+        reaches: reaches.clone(),
+        ..node.clone()
+    };
+    live.iter().map(with).collect()
+}
+
 /// Carries a plan out, as a claim and hand-overs would.
 fn apply(table: &SlotTable, plan: &Plan) -> SlotTable {
     let mut map = table.as_proto().clone();

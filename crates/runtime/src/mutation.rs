@@ -29,6 +29,10 @@ pub const NAMES: &[(&str, &str)] = &[
         "two-authorities",
         "a slot moves only when both authorities say that the lease has ended",
     ),
+    (
+        "reached",
+        "a slot in use moves only to a router that every live edge and owner of slots reaches",
+    ),
 ];
 
 const _: () = assert!(NAMES.len() <= 32, "the mask of guards has 32 bits");
@@ -38,7 +42,9 @@ static OFF: AtomicU32 = AtomicU32::new(0);
 
 /// A name in [`ENV`] that is no guard.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("no guard is named {0:?}; the guards are epoch, generation, tail, dedupe, two-authorities")]
+#[error(
+    "no guard is named {0:?}; the guards are epoch, generation, tail, dedupe, two-authorities, reached"
+)]
 pub struct UnknownGuard(pub String);
 
 /// The place of a name in [`NAMES`].

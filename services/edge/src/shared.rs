@@ -11,7 +11,7 @@ use sestina_cluster::slots::SLOTS;
 use sestina_proto as proto;
 use sestina_runtime::CancellationToken;
 use sestina_runtime::spawn::Tasks;
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, Semaphore};
 
 use crate::config::{EdgeConfig, HostConfig};
 use crate::lanes::directory::Directory;
@@ -37,6 +37,8 @@ pub(crate) struct Shared {
     pub(crate) stop: CancellationToken,
     pub(crate) directory: Directory,
     pub(crate) lease: Lease,
+    /// Lanes were opened or lost: routers are told with the lease which of them are reached.
+    pub(crate) reach_changed: Notify,
     pub(crate) slots: Vec<Mutex<Slot>>,
     pub(crate) rooms: Rooms,
     /// Slots with something to send again.
@@ -74,6 +76,7 @@ impl Shared {
             tasks,
             directory: Directory::default(),
             lease: Lease::default(),
+            reach_changed: Notify::new(),
             slots: (0..SLOTS).map(|_| Mutex::default()).collect(),
             rooms: Rooms::default(),
             waiting: Mutex::default(),
@@ -98,6 +101,7 @@ impl Shared {
             role: proto::NodeRole::Edge.into(),
             address: self.config.address.clone(),
             draining: self.is_draining(),
+            ..proto::Node::default()
         }
     }
 

@@ -17,6 +17,7 @@ pub(crate) fn node(name: &str, incarnation: u64) -> proto::Node {
         role,
         address,
         draining: false,
+        ..proto::Node::default()
     }
 }
 

@@ -133,6 +133,8 @@ metrics! {
     whole: Gauge;
     /// Processes of the cluster with other hosts or modules than this one: must be 0
     config_mismatches: Gauge;
+    /// Pairs of a process and a router that it cannot reach, for longer than a lease: must be 0
+    unreached: Gauge;
 }
 
 #[cfg(test)]

@@ -18,6 +18,8 @@ pub(crate) struct Directory {
 #[derive(Default)]
 struct Known {
     version: u64,
+    /// The same, once all slots have the epochs of the map.
+    installed: u64,
     sets: Vec<Arc<LaneSet>>,
 }
 
@@ -43,6 +45,23 @@ impl Directory {
         for set in known.sets {
             set.stop();
         }
+    }
+
+    /// Version of the map whose epochs all slots have.
+    pub(crate) fn installed(&self) -> u64 {
+        self.known.lock().installed
+    }
+
+    /// Incarnations of routers to which all lanes are open, ascending.
+    pub(crate) fn reached(&self) -> Vec<u64> {
+        let known = self.known.lock();
+        let open = known
+            .sets
+            .iter()
+            .filter(|set| set.lanes.iter().all(|lane| lane.attempt().is_some()));
+        let mut reached: Vec<u64> = open.map(|set| set.router.incarnation).collect();
+        reached.sort_unstable();
+        reached
     }
 
     /// Routers with at least one open lane, and routers in all.
@@ -141,6 +160,10 @@ impl Shared {
                 slot.route = owner.cloned();
             }
             slot.resend(index as u16);
+        }
+        {
+            let mut known = self.directory.known.lock();
+            known.installed = known.installed.max(map.version);
         }
         for set in started {
             set.run(self);

@@ -201,6 +201,7 @@ impl Receiver {
         failpoint!("edge.lane_opened");
         self.shared.metrics.count(Count::LaneOpened, 1);
         self.shared.metrics.level(Level::Lanes, 1);
+        self.shared.reach_changed.notify_one();
         self.shared.lane_ready(&self.set, &self.lane);
     }
 }
@@ -278,6 +279,7 @@ async fn keep_open(set: Arc<LaneSet>, lane: Arc<Lane>, shared: Arc<Shared>) {
                 if served {
                     shared.metrics.count(Count::LaneLost, 1);
                     shared.metrics.level(Level::Lanes, -1);
+                    shared.reach_changed.notify_one();
                     backoff = FIRST;
                 }
                 if was_open.is_none() {

@@ -96,11 +96,16 @@ pub(crate) async fn run(shared: Arc<Shared>) {
     let mut ticks = tokio::time::interval(shared.config.lease_every);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut favourite: Option<Arc<dyn RouterPort>> = None;
+    let mut reported = Vec::new();
     loop {
         tokio::select! {
             () = shared.stop.cancelled() => return,
             _ = ticks.tick() => {}
+            () = shared.reach_changed.notified() => if shared.directory.reached() == reported {
+                continue;
+            }
         }
+        reported = shared.directory.reached();
         shared.check_lease();
         if failpoint!("edge.lease_renew") {
             continue;
@@ -201,7 +206,11 @@ async fn renew(shared: &Arc<Shared>, favourite: &mut Option<Arc<dyn RouterPort>>
 
 fn request(shared: &Shared) -> proto::RenewLeaseRequest {
     proto::RenewLeaseRequest {
-        node: Some(shared.node()),
+        node: Some(proto::Node {
+            reaches: shared.directory.reached(),
+            installed: shared.directory.installed(),
+            ..shared.node()
+        }),
         ttl_ms: u32::try_from(shared.config.lease_ttl.as_millis()).unwrap_or(u32::MAX),
         known_version: shared.directory.version(),
     }

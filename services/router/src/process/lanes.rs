@@ -26,13 +26,6 @@ pub(super) struct Acceptor {
     pub(super) shared: Arc<Shared>,
 }
 
-/// A lane of an edge.
-pub(super) struct OpenLane {
-    pub(super) sink: Arc<dyn EdgeLane>,
-    /// How many lanes that edge opens.
-    pub(super) of: u32,
-}
-
 /// Takes an edge's frames to the workers.
 struct FromEdge {
     shared: Arc<Shared>,
@@ -135,13 +128,6 @@ impl PeerSink for FromPeer {
         if self.open.swap(false, Ordering::AcqRel) {
             self.shared.metrics.lanes[Lane::Peer].dec();
             self.shared.metrics.lanes_closed[Lane::Peer].inc();
-            let mut back = self.shared.peers_back.lock();
-            if let Some(open) = back.get_mut(&self.peer.0) {
-                *open -= 1;
-                if *open == 0 {
-                    back.remove(&self.peer.0);
-                }
-            }
         }
     }
 }
@@ -214,8 +200,8 @@ impl Shared {
     }
 
     /// A lane of an edge is open.
-    fn edge_lane_opened(&self, lane: (LaneRef, u64), open: OpenLane) {
-        self.edge_lanes.lock().insert(lane, open);
+    fn edge_lane_opened(&self, lane: (LaneRef, u64), sink: Arc<dyn EdgeLane>) {
+        self.edge_lanes.lock().insert(lane, sink);
         self.metrics.lanes[Lane::EdgeRouter].inc();
         self.metrics.lanes_opened[Lane::EdgeRouter].inc();
     }
@@ -234,7 +220,7 @@ impl Shared {
         for (_, lane) in lanes {
             self.metrics.lanes[Lane::EdgeRouter].dec();
             self.metrics.lanes_closed[Lane::EdgeRouter].inc();
-            lane.sink.close();
+            lane.close();
         }
     }
 }
@@ -279,11 +265,7 @@ impl RouterAcceptor for Acceptor {
             frames,
         })
         .map_err(away)?;
-        let open = OpenLane {
-            sink: lane.clone(),
-            of: hello.lanes.max(1),
-        };
-        shared.edge_lane_opened((lane_ref, instance), open);
+        shared.edge_lane_opened((lane_ref, instance), lane.clone());
         for worker in &shared.workers {
             let opened = Input::EdgeLane {
                 lane: lane_ref,
@@ -315,12 +297,6 @@ impl RouterAcceptor for Acceptor {
             .check(&node, hello.protocol, hello.config_hash)?;
         self.shared.metrics.lanes[Lane::Peer].inc();
         self.shared.metrics.lanes_opened[Lane::Peer].inc();
-        *self
-            .shared
-            .peers_back
-            .lock()
-            .entry(node.incarnation)
-            .or_default() += 1;
         Ok(Arc::new(FromPeer {
             shared: self.shared.clone(),
             open: AtomicBool::new(true),
@@ -369,7 +345,8 @@ impl RouterAcceptor for Acceptor {
         Ok(proto::RenewLeaseReply {
             redis: redis.is_some(),
             storage: storage.is_some(),
-            slot_map: (table.version() > request.known_version).then(|| table.as_proto().clone()),
+            slot_map: (table.version() > request.known_version)
+                .then(|| with_routers(table.as_proto().clone(), self.shared.routers())),
         })
     }
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use sestina_api::lease::LeaseAuthority;
+use sestina_cluster::claim::united;
 use sestina_proto as proto;
 use tokio::sync::watch;
 
@@ -69,6 +70,20 @@ impl Shared {
         }
     }
 
+    /// Tells the workers which tables the other processes have installed.
+    fn tell_installed(&self) {
+        let nodes = self.live.nodes.lock();
+        let installed = nodes
+            .values()
+            .map(|node| (node.incarnation, node.installed));
+        let installed: Arc<[(u64, u64)]> = installed.collect();
+        drop(nodes);
+        for worker in &self.workers {
+            let installed = installed.clone();
+            drop(worker.push(Input::Installed { installed }, 0));
+        }
+    }
+
     /// Tells the workers that a process is gone for good.
     pub(super) fn tell_gone(&self, incarnation: u64) {
         for worker in &self.workers {
@@ -87,11 +102,9 @@ pub(super) async fn ask(shared: &Shared) -> Option<(HashMap<u64, proto::Node>, b
     if shadow.is_none() && storage.is_none() {
         return None;
     }
-    let mut nodes = HashMap::new();
-    for node in shadow.into_iter().chain(storage).flatten() {
-        nodes.insert(node.incarnation, node);
-    }
-    Some((nodes, complete))
+    let nodes = united(&shadow.unwrap_or_default(), &storage.unwrap_or_default());
+    let nodes = nodes.into_iter().map(|node| (node.incarnation, node));
+    Some((nodes.collect(), complete))
 }
 
 async fn fresh(authority: &dyn LeaseAuthority) -> Option<Vec<proto::Node>> {
@@ -132,7 +145,12 @@ pub(super) async fn refresh(shared: &Shared) -> bool {
             });
         }
         for (incarnation, node) in now {
-            changed |= nodes.insert(incarnation, node.clone()).as_ref() != Some(&node);
+            let before = nodes.insert(incarnation, node.clone());
+            // Each new table is reported as installed: that alone is no news.
+            changed |= before.is_none_or(|mut before| {
+                before.installed = node.installed;
+                before != node
+            });
         }
     }
     for node in &gone {
@@ -150,5 +168,6 @@ pub(super) async fn refresh(shared: &Shared) -> bool {
     if changed || !gone.is_empty() {
         shared.live.changed.send_modify(|version| *version += 1);
     }
+    shared.tell_installed();
     true
 }

@@ -3,7 +3,7 @@
 //! - [`worker_task`]: runs a worker; [`jobs`]: does what workers ask for; [`releases`]: slots given
 //!   away together
 //! - [`lanes`]: lanes that edges and routers open here; [`peers`]: lanes that this router opens
-//! - [`membership`]: who is alive; [`table`]: which slots come and go, and the planner
+//! - [`membership`]: who is alive; [`reach`]: which process reaches which; [`table`]: which slots come and go, and the planner
 //! - [`accounts`]: credentials for edges; [`control`]: what administrators ask
 
 mod accounts;
@@ -12,6 +12,7 @@ mod jobs;
 mod lanes;
 mod membership;
 mod peers;
+mod reach;
 mod releases;
 mod table;
 mod worker_task;
@@ -112,15 +113,13 @@ pub(crate) struct Shared {
     pub(crate) metrics: Arc<sestina_telemetry::Metrics>,
     pub(crate) tasks: Tasks,
     /// Lanes of edges, to push new tables.
-    edge_lanes: Mutex<HashMap<(LaneRef, u64), lanes::OpenLane>>,
+    edge_lanes: Mutex<HashMap<(LaneRef, u64), Arc<dyn sestina_api::link::EdgeLane>>>,
     /// Lanes of routers, to push new tables and orders.
     pub(crate) peer_lanes: Mutex<HashMap<u64, Arc<dyn sestina_api::peer::PeerSink>>>,
-    /// Lanes that each router, by incarnation, has open to this one.
-    peers_back: Mutex<HashMap<u64, usize>>,
     /// The newest version of the table that another router sent.
     told_version: AtomicU64,
-    /// This router gives its slots away.
-    leaving: AtomicBool,
+    /// This router plans.
+    plans: AtomicBool,
     /// Slots that the planner is having moved, where this process is the planner.
     moving: AtomicUsize,
     live: membership::Live,
@@ -155,13 +154,8 @@ impl Router {
         let pipeline = Arc::new(Pipeline::new(crate::modules::MODULES));
         let tasks = Tasks::new("router");
         let lease_tasks = Tasks::new("router-lease");
-        // Given slots only once all others have lanes to it; see `table::join`.
-        let joining = proto::Node {
-            draining: true,
-            ..node.clone()
-        };
         let lease = LeaseKeeper::start(
-            joining,
+            node.clone(),
             shadow_leases.clone(),
             storage_leases.clone(),
             terms,
@@ -198,9 +192,8 @@ impl Router {
             tasks,
             edge_lanes: Mutex::default(),
             peer_lanes: Mutex::default(),
-            peers_back: Mutex::default(),
             told_version: AtomicU64::new(0),
-            leaving: AtomicBool::new(false),
+            plans: AtomicBool::new(false),
             moving: AtomicUsize::new(0),
             live: membership::Live::default(),
             credentials: accounts::Cache::default(),
@@ -230,7 +223,9 @@ impl Router {
         shared
             .tasks
             .spawn("announce", table::announce(shared.clone()));
-        shared.tasks.spawn("join", table::join(shared.clone()));
+        shared
+            .tasks
+            .spawn("reach", reach::watch(shared.clone(), terms.ttl * 2));
         shared.tasks.spawn(
             "planner",
             table::plan(shared.clone(), PlannerSettings::default()),
@@ -268,9 +263,6 @@ impl Router {
     /// Hands all slots over to other routers, as far as there are any; returns when this process
     /// owns none, when nobody is there to take them, or after `limit`. False if some are left.
     pub async fn drain(&self, limit: Duration) -> bool {
-        self.shared
-            .leaving
-            .store(true, std::sync::atomic::Ordering::Release);
         self.shared.lease.update_node(|n| n.draining = true);
         let me = self.shared.node.clone();
         let mut versions = self.shared.ports.table.subscribe();

@@ -100,6 +100,7 @@ async fn keep(shared: Arc<Shared>, node: proto::Node, stop: CancellationToken) {
                     .peer_lanes
                     .lock()
                     .insert(node.incarnation, sink.clone());
+                shared.report_reach();
                 for worker in &shared.workers {
                     let input = Input::PeerLane {
                         node: node.clone(),
@@ -112,6 +113,7 @@ async fn keep(shared: Arc<Shared>, node: proto::Node, stop: CancellationToken) {
                     () = end.ended.notified() => {}
                 }
                 shared.peer_lanes.lock().remove(&node.incarnation);
+                shared.report_reach();
                 shared.metrics.lanes[Lane::Peer].dec();
                 shared.metrics.lanes_closed[Lane::Peer].inc();
                 for worker in &shared.workers {

@@ -21,11 +21,6 @@ const ROUND: Duration = Duration::from_millis(250);
 const IDLE: Duration = Duration::from_secs(1);
 /// The shortest time between two rounds.
 const BETWEEN: Duration = Duration::from_millis(20);
-/// How long moves wait for a process that is alive and cannot be reached. Longer than a lease: who
-/// is dead is gone by then.
-const PATIENCE: Duration = Duration::from_secs(10);
-/// How often a router that starts looks whether all others have lanes to it.
-const JOINING: Duration = Duration::from_millis(25);
 
 /// Runs the planner's rounds; they are idle unless this process is the planner.
 pub(super) async fn plan(shared: Arc<Shared>, settings: PlannerSettings) {
@@ -39,7 +34,6 @@ pub(super) async fn plan(shared: Arc<Shared>, settings: PlannerSettings) {
     let mut last_error = String::new();
     let mut versions = shared.ports.table.subscribe();
     let mut members = shared.live.subscribe();
-    let mut reach = Reach::default();
     let (mut planning, mut moving, mut came_or_went) = (false, false, true);
     let mut looked = Instant::now();
     loop {
@@ -65,15 +59,14 @@ pub(super) async fn plan(shared: Arc<Shared>, settings: PlannerSettings) {
                     Ok(round) => {
                         last_error.clear();
                         planning = round.planner;
+                        shared.plans.store(planning, Ordering::Release);
                         if due || !planning {
                             let orders = round.hand_overs.iter().map(|o| o.order.slots.len());
                             shared.moving.store(orders.sum(), Ordering::Release);
                         }
                         moving = !round.hand_overs.is_empty() || !round.refused.is_empty();
-                        if !round.hand_overs.is_empty() && reach.all(&shared) {
-                            for order in round.hand_overs {
-                                shared.send_order(&order.owner, order.order);
-                            }
+                        for order in round.hand_overs {
+                            shared.send_order(&order.owner, order.order);
                         }
                         if !round.planner && due {
                             read_table(&shared).await;
@@ -115,49 +108,6 @@ pub(super) async fn plan(shared: Arc<Shared>, settings: PlannerSettings) {
     }
 }
 
-/// Who is alive and cannot be reached keeps slots from moving for a while: the new owner would
-/// wait for it, or for the end of its lease, and the slot be silent meanwhile.
-#[derive(Default)]
-struct Reach {
-    since: Option<Instant>,
-}
-
-impl Reach {
-    fn all(&mut self, shared: &Shared) -> bool {
-        if shared.reaches_all() {
-            self.since = None;
-            return true;
-        }
-        let since = *self.since.get_or_insert_with(Instant::now);
-        since.elapsed() > PATIENCE
-    }
-}
-
-/// Says that this router takes slots, once all others that live have lanes to it.
-pub(super) async fn join(shared: Arc<Shared>) {
-    let token = shared.tasks.token();
-    let mut reach = Reach::default();
-    loop {
-        let known = shared
-            .live
-            .nodes()
-            .iter()
-            .any(|node| node.incarnation == shared.node.incarnation);
-        if known && reach.all(&shared) {
-            break;
-        }
-        tokio::select! {
-            () = token.cancelled() => return,
-            () = tokio::time::sleep(JOINING) => {}
-        }
-    }
-    tracing::info!("this router takes slots");
-    let leaving = &shared.leaving;
-    shared
-        .lease
-        .update_node(|node| node.draining = leaving.load(Ordering::Acquire));
-}
-
 async fn read_table(shared: &Shared) {
     let known_version = shared.ports.table.load().version();
     let request = proto::SlotTableRequest { known_version };
@@ -182,32 +132,16 @@ impl Shared {
         self.told_version.load(Ordering::Acquire) >= version
     }
 
-    /// The routers that live, this one among them.
+    /// The routers that live, this one among them, without what they report.
     pub(super) fn routers(&self) -> Vec<proto::Node> {
         let mut routers = self.live.nodes();
         routers.retain(|node| node.role() == proto::NodeRole::Router);
         routers.sort_by_key(|node| node.incarnation);
+        for router in &mut routers {
+            router.reaches = Vec::new();
+            router.installed = 0;
+        }
         routers
-    }
-
-    /// Whether all edges and routers that live have their lanes to this router, and it to them.
-    fn reaches_all(&self) -> bool {
-        let edges = self.edge_lanes.lock();
-        let (out, back) = (self.peer_lanes.lock(), self.peers_back.lock());
-        self.live.nodes().iter().all(|node| match node.role() {
-            proto::NodeRole::Edge => {
-                let own = edges
-                    .iter()
-                    .filter(|(key, _)| key.0.edge == node.incarnation);
-                let wanted = own.clone().next().map_or(1, |(_, lane)| lane.of);
-                own.map(|(key, _)| key.0.lane).collect::<HashSet<_>>().len() >= wanted as usize
-            }
-            proto::NodeRole::Router => {
-                node.incarnation == self.node.incarnation
-                    || out.contains_key(&node.incarnation) && back.contains_key(&node.incarnation)
-            }
-            _ => true,
-        })
     }
 
     fn send_order(&self, owner: &proto::Node, order: proto::HandOver) {
@@ -244,6 +178,7 @@ pub(super) async fn watch(shared: Arc<Shared>) {
         for worker in &shared.workers {
             drop(worker.push(Input::Table(table.clone()), 0));
         }
+        shared.installed(&table);
         if !shared.was_told(table.version()) {
             tell_routers(&shared, table.as_proto());
         }
@@ -357,7 +292,7 @@ fn tell_edges(shared: &Shared, map: &proto::SlotMap, routers: Vec<proto::Node>) 
         .edge_lanes
         .lock()
         .iter()
-        .map(|(k, l)| (k.0, l.sink.clone()))
+        .map(|(k, l)| (k.0, l.clone()))
         .collect();
     for (lane, sink) in lanes {
         if told.insert(lane.edge) {

@@ -57,6 +57,9 @@ pub enum Input {
     Lose { slot: u16, epoch: u64 },
     /// A process is gone for good: its lease has ended.
     NodeGone { incarnation: u64 },
+    /// By their leases: processes, by incarnation, and the version of the table whose epochs each
+    /// has installed.
+    Installed { installed: Arc<[(u64, u64)]> },
     /// A job ended.
     Done(JobDone),
     /// An administrator's question.

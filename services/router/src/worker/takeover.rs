@@ -27,6 +27,10 @@ use crate::chance::{HashMap, HashSet};
 pub(crate) struct Taking {
     /// Incarnations of live edges and routers that have not answered.
     waiting: HashSet<u64>,
+    /// Those of edges: they hold sessions.
+    edges: HashSet<u64>,
+    /// The slot is this process's in this version of the table, and in newer ones.
+    version: u64,
     reports: Vec<(LaneRef, proto::EpochReport)>,
     /// Edges that were asked for members of rooms, since their last report.
     asked: HashSet<u64>,
@@ -80,8 +84,11 @@ impl Slot {
             .map(|n| n.incarnation)
             .filter(|i| *i != me)
             .collect();
+        let of_edges = live.iter().filter(|n| n.role() == proto::NodeRole::Edge);
         let taking = Taking {
             waiting,
+            edges: of_edges.map(|n| n.incarnation).collect(),
+            version: core.table.version(),
             started_ms: core.now_ms,
             ..Taking::default()
         };
@@ -196,6 +203,30 @@ impl Slot {
     pub(crate) fn node_done(&mut self, core: &mut Core, incarnation: u64) {
         if let Phase::Taking(taking) = &mut self.phase {
             taking.waiting.remove(&incarnation);
+            self.try_restore(core);
+        }
+    }
+
+    /// Processes have said with their leases that they have installed the epochs of a table. One to
+    /// which there is no lane is not waited for any longer: a router at once, an edge only after
+    /// a while, because its sessions are lost to this owner.
+    pub(crate) fn installed_elsewhere(&mut self, core: &mut Core, installed: &[(u64, u64)]) {
+        let Phase::Taking(taking) = &mut self.phase else {
+            return;
+        };
+        let long = core.now_ms > taking.started_ms + LONG_MS;
+        let before = taking.waiting.len();
+        for (incarnation, version) in installed {
+            let apart = if taking.edges.contains(incarnation) {
+                long && !core.lanes.keys().any(|lane| lane.edge == *incarnation)
+            } else {
+                !core.peer_open(PeerRef(*incarnation))
+            };
+            if apart && *version >= taking.version && taking.waiting.remove(incarnation) {
+                tracing::debug!(slot = self.slot, incarnation, "not waited for any longer");
+            }
+        }
+        if taking.waiting.len() < before {
             self.try_restore(core);
         }
     }

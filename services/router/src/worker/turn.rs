@@ -150,6 +150,11 @@ impl Worker {
                 }
                 self.core.forget_node(incarnation);
             }
+            Input::Installed { installed } => {
+                for slot in self.slots.iter_mut().filter(|slot| slot.is_taking()) {
+                    slot.installed_elsewhere(&mut self.core, &installed);
+                }
+            }
             Input::Command(command) => self.command(command),
         }
         // A slot serves from here on: what its rooms had sent comes before anything newer.

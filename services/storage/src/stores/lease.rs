@@ -29,6 +29,7 @@ pub(crate) fn to_lease(row: LeaseRow, now: i64) -> proto::Lease {
         role: role as i32,
         address,
         draining,
+        ..proto::Node::default()
     };
     proto::Lease {
         node: Some(node),

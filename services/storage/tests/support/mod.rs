@@ -22,6 +22,7 @@ pub(crate) fn node(name: &str, incarnation: u64) -> proto::Node {
         role: proto::NodeRole::Router.into(),
         address: format!("{name}:7000"),
         draining: false,
+        ..proto::Node::default()
     }
 }
 
