@@ -23,7 +23,7 @@ use sestina_telemetry::{Authority, Metrics};
 use super::cell::{RouterCell, Running};
 use super::lock::DataLock;
 use super::process::{LAST, Process};
-use super::welcome;
+use super::{replicas, welcome};
 use crate::admin::RouterAdmin;
 use crate::direct::DirectConnector;
 use crate::metrics::{EdgeCounts, MeteredLeases, metered_stores};
@@ -48,6 +48,7 @@ pub struct Embedded {
     pub edge: Arc<Edge>,
     /// Certificates of its listeners.
     pub certs: Arc<CertStore>,
+    shadow: Arc<MemoryShadow>,
     connector: DirectConnector,
     config: Config,
     metrics: Arc<Metrics>,
@@ -78,7 +79,14 @@ impl Embedded {
             routers = Arc::new(CodecRouterConnector(routers));
         }
         let cell = RouterCell::new();
-        start_router(&config, &metrics, &stores, &connector, &cell).await?;
+        let shadow = Arc::new(MemoryShadow::new());
+        let replicas = replicas::restore(&*stores, &shadow)
+            .await
+            .context("cannot read the sessions and rooms of an earlier run")?;
+        if replicas > 0 {
+            tracing::info!(replicas, "sessions and rooms of the earlier run go on");
+        }
+        start_router(&config, &metrics, &stores, &shadow, &connector, &cell).await?;
         // Names of leases are unique, and the router has the process's own.
         let name = format!("{}-edge", config.node.name);
         let mut edge = compose::edge(&config, &name)?;
@@ -94,6 +102,7 @@ impl Embedded {
             cell,
             edge,
             certs,
+            shadow,
             connector,
             config,
             metrics,
@@ -109,6 +118,8 @@ impl Embedded {
                     && self.ready().is_ok()
                     && running.router.counts().await.slots == sestina_cluster::slots::SLOTS
                 {
+                    // What an earlier run had saved lives at the router now.
+                    self.shadow.clear();
                     return;
                 }
                 tokio::time::sleep(LOOK).await;
@@ -142,7 +153,8 @@ impl Embedded {
     pub async fn restart_router(&self) -> anyhow::Result<()> {
         self.stop_router().await;
         let (config, metrics) = (&self.config, &self.metrics);
-        start_router(config, metrics, &self.stores, &self.connector, &self.cell).await
+        let (stores, shadow) = (&self.stores, &self.shadow);
+        start_router(config, metrics, stores, shadow, &self.connector, &self.cell).await
     }
 
     async fn stop_router(&self) {
@@ -152,14 +164,17 @@ impl Embedded {
         }
     }
 
-    /// Ends the sockets in a friendly way; messages that clients have not got are kept for them.
+    /// Lets go of the clients and saves what a next start needs: sessions that can be resumed, and
+    /// rooms. Sessions that cannot are ended, and their unread messages stored.
     pub async fn drain(&self) {
         self.edge.drain().await;
         let Some(running) = self.cell.get() else {
             return;
         };
         for session in running.router.sessions().await {
-            running.router.close_sessions(&session.jid).await;
+            if session.state == "attached" {
+                running.router.close_sessions(&session.jid).await;
+            }
         }
         let settled = async {
             while running.router.counts().await.works > 0 {
@@ -168,6 +183,13 @@ impl Embedded {
         };
         if tokio::time::timeout(SETTLE, settled).await.is_err() {
             tracing::warn!("some messages of the last moment may not have been written");
+        }
+        match replicas::save(&running.router, &*self.stores).await {
+            Ok(0) => {}
+            Ok(replicas) => tracing::info!(replicas, "saved sessions and rooms for the next start"),
+            Err(error) => {
+                tracing::error!(%error, "sessions and rooms could not be saved; they end here");
+            }
         }
     }
 
@@ -188,6 +210,7 @@ async fn start_router(
     config: &Config,
     metrics: &Arc<Metrics>,
     stores: &Arc<dyn Stores>,
+    shadow: &Arc<MemoryShadow>,
     connector: &DirectConnector,
     cell: &RouterCell,
 ) -> anyhow::Result<()> {
@@ -208,7 +231,7 @@ async fn start_router(
         config: compose::router(config, true),
         node: node.clone(),
         stores: stores.clone(),
-        shadow: Arc::new(MemoryShadow::new()),
+        shadow: shadow.clone(),
         shadow_leases: shadow_leases.clone(),
         storage_leases: storage_leases.clone(),
         peers: Arc::new(connector.clone()),

@@ -71,6 +71,12 @@ store_api! {
     slot_claim(SlotClaimRequest) -> SlotClaimReply;
     /// The secret of this cluster, made at first use.
     cluster_secret(Empty) -> ClusterSecretReply;
+    /// Saves a part of the replicas that a stopping process leaves to its next start.
+    replica_save(ReplicaSaveRequest) -> Empty;
+    /// A part of the replicas that were saved; nothing if the last part of them is missing.
+    replica_load(ReplicaLoadRequest) -> ReplicaLoadReply;
+    /// Forgets the replicas: a second start must not go on with them.
+    replica_clear(Empty) -> Empty;
     /// Prunes what is no longer needed.
     maintain(MaintainRequest) -> Empty;
 }

@@ -164,6 +164,9 @@ not_used! {
     offline_remove(OfflineRemoveRequest) -> FencedReply;
     outcome_put(OutcomePutRequest) -> OutcomeReply;
     cluster_secret(Empty) -> ClusterSecretReply;
+    replica_save(ReplicaSaveRequest) -> Empty;
+    replica_load(ReplicaLoadRequest) -> ReplicaLoadReply;
+    replica_clear(Empty) -> Empty;
     maintain(MaintainRequest) -> Empty;
 }
 

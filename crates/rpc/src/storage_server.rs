@@ -44,6 +44,9 @@ macro_rules! for_each_store {
             slot_table(SlotTableRequest) -> SlotTableReply, Read;
             slot_claim(SlotClaimRequest) -> SlotClaimReply, Once;
             cluster_secret(Empty) -> ClusterSecretReply, Write;
+            replica_save(ReplicaSaveRequest) -> Empty, Once;
+            replica_load(ReplicaLoadRequest) -> ReplicaLoadReply, Query;
+            replica_clear(Empty) -> Empty, Once;
             maintain(MaintainRequest) -> Empty, Maintain;
         }
     };

@@ -38,6 +38,16 @@ impl MemoryShadow {
         MemoryShadow::default()
     }
 
+    /// Puts an object there that an earlier process had saved. For the start, before any slot is
+    /// loaded.
+    pub fn preload(&self, slot: u16, object: ShadowObject) {
+        let fields = object.fields.into_iter().collect();
+        let version = object.version;
+        let mut slots = self.slots.lock();
+        let objects = &mut slots.entry(slot).or_default().objects;
+        objects.insert(object.object, Object { version, fields });
+    }
+
     /// Forgets everything, as Redis does when it restarts.
     pub fn clear(&self) {
         self.slots.lock().clear();

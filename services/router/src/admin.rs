@@ -126,3 +126,15 @@ impl Counts {
         self.moving += other.moving;
     }
 }
+
+/// A session without a socket, or a room, as the state store would hold it: what a process that
+/// stops leaves to its next start.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Replica {
+    /// Slot that owns it.
+    pub slot: u16,
+    /// Its name in the slot.
+    pub object: String,
+    /// All of its fields.
+    pub fields: Vec<(String, bytes::Bytes)>,
+}

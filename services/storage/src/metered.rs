@@ -85,5 +85,8 @@ metered! {
     slot_table(SlotTableRequest) -> SlotTableReply;
     slot_claim(SlotClaimRequest) -> SlotClaimReply;
     cluster_secret(Empty) -> ClusterSecretReply;
+    replica_save(ReplicaSaveRequest) -> Empty;
+    replica_load(ReplicaLoadRequest) -> ReplicaLoadReply;
+    replica_clear(Empty) -> Empty;
     maintain(MaintainRequest) -> Empty;
 }

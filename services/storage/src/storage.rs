@@ -16,7 +16,7 @@ use crate::batch::Batcher;
 use crate::error::Fault;
 use crate::pool::{Lane, Pg};
 use crate::stores::archive::{self, Fenced, Months, Rows};
-use crate::stores::{account, lease, maintain, offline, outcome, secret, slots};
+use crate::stores::{account, lease, maintain, offline, outcome, replica, secret, slots};
 use crate::writer::Lite;
 
 /// How often an append is repeated because partitions were missing.
@@ -335,6 +335,24 @@ impl Stores for Storage {
         request: proto::Empty,
     ) -> Result<proto::ClusterSecretReply, StoreError> {
         operate!(self, write Control, secret => get, request)
+    }
+
+    async fn replica_save(
+        &self,
+        request: proto::ReplicaSaveRequest,
+    ) -> Result<proto::Empty, StoreError> {
+        operate!(self, write Main, replica => save, request)
+    }
+
+    async fn replica_load(
+        &self,
+        request: proto::ReplicaLoadRequest,
+    ) -> Result<proto::ReplicaLoadReply, StoreError> {
+        operate!(self, read Main, replica => load, request)
+    }
+
+    async fn replica_clear(&self, request: proto::Empty) -> Result<proto::Empty, StoreError> {
+        operate!(self, write Main, replica => clear, request)
     }
 
     async fn maintain(&self, request: proto::MaintainRequest) -> Result<proto::Empty, StoreError> {

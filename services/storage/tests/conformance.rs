@@ -57,6 +57,7 @@ conformance! {
     one_secret,
     outcomes,
     renewals_against_claims,
+    replicas,
     slot_claims,
     two_claimers,
 }

@@ -69,13 +69,17 @@ impl Session {
     }
 
     /// The transport ends and the stream stays open, so that the client resumes elsewhere; the
-    /// owner is told first.
+    /// owner is told first. The client learns with a last `<a/>` what need not be sent again, should
+    /// it choose to log in anew (XEP-0198 §4).
     pub(crate) fn hand_off(&self, shared: &Shared) {
         let mut state = self.state.lock();
         if state.phase != Phase::Open {
             return;
         }
         if state.resumable() {
+            if state.accepted > state.told {
+                self.write_ack(&mut state);
+            }
             self.leave(&mut state, Phase::Lost);
             self.wire.close(stream::restart_kind(self.framing));
         } else {

@@ -1,12 +1,13 @@
 //! What administrators ask of a router process.
 
+use std::ops::Range;
 use std::sync::atomic::Ordering;
 
 use sestina_proto as proto;
 use tokio::sync::oneshot;
 
 use super::Router;
-use crate::admin::{Counts, SessionInfo};
+use crate::admin::{Counts, Replica, SessionInfo};
 use crate::hooks::Pipeline;
 use crate::worker::input::{Command, Input};
 
@@ -35,6 +36,20 @@ impl Router {
             closed += answered.await.unwrap_or(0);
         }
         closed
+    }
+
+    /// Sessions without a socket, and rooms, of these slots. What changes after the answer is not in
+    /// it, so the edges must have let go of their clients before.
+    pub async fn replicas(&self, slots: Range<u16>) -> Vec<Replica> {
+        let mut all = Vec::new();
+        for worker in 0..self.workers() {
+            let (answer, answered) = oneshot::channel();
+            let slots = slots.clone();
+            self.shared
+                .push(worker, Input::Command(Command::Replicas { slots, answer }));
+            all.extend(answered.await.unwrap_or_default());
+        }
+        all
     }
 
     /// Counts of this process.

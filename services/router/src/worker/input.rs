@@ -145,6 +145,11 @@ pub enum Command {
     Counts {
         answer: oneshot::Sender<crate::admin::Counts>,
     },
+    /// What a next process needs to go on with the sessions and rooms of these slots.
+    Replicas {
+        slots: std::ops::Range<u16>,
+        answer: oneshot::Sender<Vec<crate::admin::Replica>>,
+    },
     /// Hands all slots over that it can (drain); answered when none is left or frozen.
     HandOver { slots: Vec<u16>, to: proto::Node },
 }

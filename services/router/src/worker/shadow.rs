@@ -393,6 +393,20 @@ impl Slot {
             .map(crate::room::Room::shadow_fields)
     }
 
+    /// Sessions without a socket, and rooms, as the state store would hold them.
+    pub(super) fn replicas(&self) -> Vec<crate::admin::Replica> {
+        let sessions = self.sessions.keys().map(|id| Session::shadow_object(*id));
+        let rooms = self.rooms.keys().map(room_object);
+        let replica = |object: String| {
+            Some(crate::admin::Replica {
+                slot: self.slot,
+                fields: self.full_fields(&object)?,
+                object,
+            })
+        };
+        sessions.chain(rooms).filter_map(replica).collect()
+    }
+
     /// Makes what the shadow knew of this slot live again.
     pub(crate) fn restore_objects(
         &mut self,

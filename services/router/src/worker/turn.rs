@@ -396,6 +396,10 @@ impl Worker {
                 }
                 answer.send(counts).ok();
             }
+            Command::Replicas { slots, answer } => {
+                let slots = self.slots.iter().filter(|s| slots.contains(&s.slot));
+                answer.send(slots.flat_map(Slot::replicas).collect()).ok();
+            }
             Command::HandOver { slots, to } => {
                 self.freeze(&slots, &to);
             }

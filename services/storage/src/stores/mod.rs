@@ -5,6 +5,7 @@
 //! - `offline`: offline messages (XEP-0160)
 //! - `outcome`: outcomes of IQ sets
 //! - `lease`, `slots`, `secret`: what the cluster shares
+//! - `replica`: sessions and rooms of a process that was stopped
 //! - `maintain`: pruning
 //! - `check`: what all requests must satisfy
 
@@ -15,6 +16,7 @@ pub(crate) mod lease;
 pub(crate) mod maintain;
 pub(crate) mod offline;
 pub(crate) mod outcome;
+pub(crate) mod replica;
 pub(crate) mod secret;
 pub(crate) mod slots;
 

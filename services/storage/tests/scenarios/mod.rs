@@ -4,8 +4,10 @@
 
 mod archives;
 mod cluster;
+mod replicas;
 mod users;
 
 pub(crate) use archives::*;
 pub(crate) use cluster::*;
+pub(crate) use replicas::*;
 pub(crate) use users::*;

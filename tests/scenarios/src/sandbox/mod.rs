@@ -133,22 +133,7 @@ impl Sandbox {
 
     /// Makes an account with [`PASSWORD`].
     pub async fn add_user(&self, name: &str) -> Result<()> {
-        let keys = tokio::task::spawn_blocking(|| {
-            [Hash::Sha1, Hash::Sha256].map(|hash| ScramKeys::generate(PASSWORD, hash, 4096))
-        })
-        .await?;
-        let keys = keys
-            .into_iter()
-            .map(|keys| Ok(wire(&keys?)))
-            .collect::<Result<_>>()?;
-        let request = proto::AccountPutRequest {
-            account: Some(proto::Account {
-                bare: format!("{name}@{HOST}"),
-                keys,
-                ..Default::default()
-            }),
-            create: true,
-        };
+        let request = account(name).await?;
         match &self.inner {
             Inner::One(one) => drop(one.stores.account_put(request).await?),
             Inner::Three(three) => three.put_account(request).await?,
@@ -265,4 +250,24 @@ fn wire(keys: &ScramKeys) -> proto::ScramKeys {
         stored_key: keys.stored_key.clone().into(),
         server_key: keys.server_key.clone().into(),
     }
+}
+
+/// What creates a user of that name, with the password of all users here.
+pub async fn account(name: &str) -> Result<proto::AccountPutRequest> {
+    let keys = tokio::task::spawn_blocking(|| {
+        [Hash::Sha1, Hash::Sha256].map(|hash| ScramKeys::generate(PASSWORD, hash, 4096))
+    })
+    .await?;
+    let keys = keys
+        .into_iter()
+        .map(|keys| Ok(wire(&keys?)))
+        .collect::<Result<_>>()?;
+    Ok(proto::AccountPutRequest {
+        account: Some(proto::Account {
+            bare: format!("{name}@{HOST}"),
+            keys,
+            ..Default::default()
+        }),
+        create: true,
+    })
 }
