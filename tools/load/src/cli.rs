@@ -16,6 +16,7 @@ use crate::bench::spec::{
     AuthSpec, ChatSpec, IdleSpec, LoginSpec, RoomSpec, Scenario, ServerKind, ServerSpec, Timing,
 };
 use crate::bench::table::markdown;
+use crate::chaos::abuse::{Abuse, abuse};
 use crate::chaos::control::drive;
 use crate::chaos::flood::{Flood, flood};
 use crate::client::endpoint::{Endpoint, Transport, TrustOptions};
@@ -66,6 +67,9 @@ enum Command {
     },
     /// Users write as fast as they can to one who does not read; prints what came of it as JSON.
     Flood(FloodArgs),
+    /// Silent connections, hoarded messages, archive pages, joins and presences, as many as the
+    /// server lets; prints what came of it as JSON.
+    Abuse(AbuseArgs),
     /// Log in once and ping the server.
     Ping(PingArgs),
     /// Two users write to each other, resume, and read their archives.
@@ -197,6 +201,21 @@ struct FloodArgs {
 }
 
 #[derive(Debug, Args)]
+struct AbuseArgs {
+    #[command(flatten)]
+    client: ClientArgs,
+    /// Four accounts as name:password.
+    #[arg(long, value_parser = name_and_password, required = true, num_args = 1)]
+    user: Vec<(String, String)>,
+    /// Domain of the rooms.
+    #[arg(long)]
+    muc: String,
+    /// How long it lasts.
+    #[arg(long, default_value_t = 10)]
+    seconds: u64,
+}
+
+#[derive(Debug, Args)]
 struct ChatOnceArgs {
     #[command(flatten)]
     client: ClientArgs,
@@ -292,6 +311,26 @@ async fn run(cli: Cli) -> Result<()> {
                 size: args.size,
             };
             let outcome = Box::pin(flood(&endpoint, &plan)).await?;
+            say(&serde_json::to_string(&outcome)?);
+            Ok(())
+        }
+        Command::Abuse(args) => {
+            let endpoint = args.client.endpoint()?;
+            let users: Vec<Credentials> = args
+                .user
+                .iter()
+                .map(|user| args.client.credentials(user))
+                .collect();
+            let Ok(users) = <[Credentials; 4]>::try_from(users) else {
+                anyhow::bail!("give --user four times");
+            };
+            let plan = Abuse {
+                address: args.client.address.first().context("no address")?.clone(),
+                users,
+                muc: args.muc,
+                time: Duration::from_secs(args.seconds),
+            };
+            let outcome = Box::pin(abuse(&endpoint, &plan)).await?;
             say(&serde_json::to_string(&outcome)?);
             Ok(())
         }

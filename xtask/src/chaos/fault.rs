@@ -52,6 +52,9 @@ enum What {
     Partition(Partition),
     /// Guests on one edge write as fast as they can to one on another who does not read.
     Flood(usize, usize),
+    /// Guests on one edge do all that one should not: silent connections, half handshakes, hoarded
+    /// messages, archive pages, joins, presences.
+    Abuse(usize),
 }
 
 /// A fault, and how long it lasts.
@@ -85,7 +88,7 @@ const PARTITIONS: [&str; 11] = [
 ];
 
 /// The names of all kinds of faults without namespaces; each is as likely as another.
-const KINDS: [&str; 20] = [
+const KINDS: [&str; 21] = [
     "kill-edge",
     "kill-router",
     "kill-storage",
@@ -106,6 +109,7 @@ const KINDS: [&str; 20] = [
     "drain-router",
     "drain-storage",
     "flood",
+    "abuse",
 ];
 
 fn make(kind: &str, rng: &mut Rng, seconds: u64) -> Fault {
@@ -160,6 +164,7 @@ fn make(kind: &str, rng: &mut Rng, seconds: u64) -> Fault {
             What::Flood(edge, rng.below(EDGES)),
             Duration::from_secs(FLOOD_SECONDS),
         ),
+        "abuse" => (What::Abuse(edge), Duration::from_secs(FLOOD_SECONDS)),
         _ => (What::Drain(Role::Storage, storage), Duration::ZERO),
     };
     Fault { what, hold }
@@ -254,6 +259,7 @@ impl Fault {
                 format!("{}{long}", partition.kind())
             }
             What::Flood(..) => "flood".to_owned(),
+            What::Abuse(..) => "abuse".to_owned(),
         }
     }
 
@@ -287,6 +293,7 @@ impl Fault {
             What::SuspendPostgres => scene.postgres.suspend(),
             What::Partition(partition) => partition.begin(&mut scene.fleet)?,
             What::Flood(from, to) => scene.begin_flood(from, to, FLOOD_SECONDS)?,
+            What::Abuse(edge) => scene.begin_abuse(edge, FLOOD_SECONDS)?,
         }
         Ok(())
     }
@@ -309,7 +316,7 @@ impl Fault {
             What::KillRedis => scene.redis.restart()?,
             What::SuspendPostgres => scene.postgres.resume(),
             What::Partition(partition) => partition.end(&mut scene.fleet)?,
-            What::Flood(..) => return scene.end_flood(),
+            What::Flood(..) | What::Abuse(..) => return scene.end_guests(),
             What::CutLane(..) | What::FlushRedis => {}
         }
         Ok(Vec::new())
@@ -352,6 +359,7 @@ impl fmt::Display for Fault {
                 format!(" ({})", Role::Router.name(n + 1))
             }
             What::Partition(partition) => format!(" ({partition})"),
+            What::Abuse(edge) => format!("abuse of edge-{edge}"),
             What::Flood(from, to) => format!(
                 " ({} to {})",
                 Role::Edge.name(from + 1),

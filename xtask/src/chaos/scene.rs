@@ -22,12 +22,14 @@ pub(super) struct Scene {
     pub(super) redis: Redis,
     pub(super) postgres: Postgres,
     programs: PathBuf,
-    floods: Vec<Child>,
+    guests: Vec<Child>,
     _folder: TempDir,
 }
 
-/// How long a flood may take to come to its end, over its own time.
+/// How long guests may take to come to their end, over their own time.
 const FLOODED: Duration = Duration::from_secs(200);
+/// Accounts of those who abuse.
+const ABUSERS: [&str; 4] = ["hoarder", "reader", "joiner", "shouter"];
 /// Accounts of floods.
 const GUESTS: [&str; 7] = [
     "flood1", "flood2", "flood3", "flood4", "flood5", "flood6", "drought",
@@ -73,6 +75,7 @@ impl Scene {
         let names = (0..users).map(|n| format!("user{n:04}"));
         let accounts: Vec<(String, String)> = names
             .chain(GUESTS.map(str::to_owned))
+            .chain(ABUSERS.map(str::to_owned))
             .map(|name| (format!("{name}@{DOMAIN}"), PASSWORD.to_owned()))
             .collect();
         println!("making {users} accounts");
@@ -82,37 +85,57 @@ impl Scene {
             redis,
             postgres,
             programs: programs.to_owned(),
-            floods: Vec::new(),
+            guests: Vec::new(),
             _folder: folder,
         })
     }
 
     /// Guests on one edge write to a guest on another, who does not read.
     pub(super) fn begin_flood(&mut self, from: usize, to: usize, seconds: u64) -> Result<()> {
+        let mut arguments = Vec::new();
+        for edge in [from, to] {
+            let address = self.edge_address(edge).context("no such edge")?;
+            arguments.extend(["--address".to_owned(), address]);
+        }
+        self.begin_guests("flood", &arguments, &GUESTS, seconds)
+    }
+
+    /// Guests on one edge do all that one should not.
+    pub(super) fn begin_abuse(&mut self, edge: usize, seconds: u64) -> Result<()> {
+        let address = self.edge_address(edge).context("no such edge")?;
+        let muc = format!("conference.{DOMAIN}");
+        let arguments = ["--address", &address, "--muc", &muc].map(str::to_owned);
+        self.begin_guests("abuse", &arguments, &ABUSERS, seconds)
+    }
+
+    fn begin_guests(
+        &mut self,
+        what: &str,
+        arguments: &[String],
+        users: &[&str],
+        seconds: u64,
+    ) -> Result<()> {
         let mut command = Command::new("setpriv");
         command
             .args(["--pdeathsig", "KILL", "--"])
             .arg(self.programs.join("sestina-load"))
-            .args(["flood", "--domain", DOMAIN, "--ca"])
+            .args([what, "--domain", DOMAIN, "--ca"])
             .arg(self.fleet.certs.join("ca.pem"))
-            .args(["--seconds", &seconds.to_string()]);
-        for edge in [from, to] {
-            let address = self.edge_address(edge).context("no such edge")?;
-            command.args(["--address", &address]);
-        }
-        for guest in GUESTS {
-            command.args(["--user", &format!("{guest}:{PASSWORD}")]);
+            .args(["--seconds", &seconds.to_string()])
+            .args(arguments);
+        for user in users {
+            command.args(["--user", &format!("{user}:{PASSWORD}")]);
         }
         let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn();
-        self.floods
+        self.guests
             .push(child.context("cannot start sestina-load")?);
         Ok(())
     }
 
-    /// Waits for the end of floods; says what was promised and not kept.
-    pub(super) fn end_flood(&mut self) -> Result<Vec<String>> {
+    /// Waits for the end of floods and abuse; says what was promised and not kept.
+    pub(super) fn end_guests(&mut self) -> Result<Vec<String>> {
         let mut broken = Vec::new();
-        for mut child in std::mem::take(&mut self.floods) {
+        for mut child in std::mem::take(&mut self.guests) {
             let end = Instant::now() + FLOODED;
             while child.try_wait()?.is_none() && Instant::now() < end {
                 std::thread::sleep(Duration::from_millis(50));
@@ -121,12 +144,13 @@ impl Scene {
             child.kill().ok();
             let output = child.wait_with_output()?;
             let Ok(outcome) = serde_json::from_slice::<Value>(&output.stdout) else {
-                broken.push(format!("a flood ended with {}", output.status));
+                broken.push(format!("guests ended with {}", output.status));
                 continue;
             };
-            println!("  flood: {outcome}");
+            println!("  guests: {outcome}");
+            // What abusers lose is not judged, and they do not say it.
             for key in ["lost", "doubled"] {
-                if outcome[key].as_u64() != Some(0) {
+                if outcome[key].as_u64().is_some_and(|count| count > 0) {
                     broken.push(format!("{} messages of a flood {key}", outcome[key]));
                 }
             }

@@ -9,9 +9,10 @@
 //! of sockets), `world` is what all sessions share
 //! and `seen` what they note in it beside messages, `session` is one session with its
 //! reconnects, `receive` is what it does with what comes, `control` is the dialogue on standard
-//! input and output, `summary` turns times into figures. `flood` is two more clients, who do
-//! what nobody should.
+//! input and output, `summary` turns times into figures. `flood` and `abuse` are more clients, who
+//! do what nobody should.
 
+pub mod abuse;
 pub mod checker;
 pub mod config;
 pub mod control;

@@ -30,6 +30,18 @@ pub fn available(websocket: bool) -> Vec<u8> {
     format!("<presence{}/>", ns(websocket)).into_bytes()
 }
 
+/// Presence for an address, with a status text.
+#[must_use]
+pub fn presence(websocket: bool, to: &str, status: &str) -> Vec<u8> {
+    format!(
+        "<presence{} to='{}'><status>{}</status></presence>",
+        ns(websocket),
+        escape(to),
+        escape(status)
+    )
+    .into_bytes()
+}
+
 /// Enters a room; `history` is the number of old messages wished for.
 #[must_use]
 pub fn join(websocket: bool, room: &str, nick: &str, history: u32) -> Vec<u8> {
