@@ -13,7 +13,7 @@ use crate::http::HttpService;
 use crate::lanes::lease;
 use crate::listen::{Accepted, ListenError, Listeners, OnAccept};
 use crate::metrics::EdgeMetrics;
-use crate::session::{driver, timers};
+use crate::session::{driver, ticker};
 use crate::shared::Shared;
 use crate::tls::CertStore;
 use crate::transport::CloseKind;
@@ -103,7 +103,7 @@ impl Edge {
         shared.tasks.spawn("lease", lease::run(Arc::clone(&shared)));
         shared
             .tasks
-            .spawn("timers", timers::run(Arc::clone(&shared)));
+            .spawn("timers", ticker::run(Arc::clone(&shared)));
         Ok(Edge {
             shared,
             listeners: None,
@@ -143,7 +143,7 @@ impl Edge {
             listeners.stop_accepting();
         }
         let config = &self.shared.config;
-        let mut sessions = self.shared.all_sessions();
+        let mut sessions = self.shared.attachments.all_sessions();
         sessions.shuffle(&mut rand::rng());
         tracing::info!(sessions = sessions.len(), "draining");
         let pause = config
@@ -157,7 +157,7 @@ impl Edge {
             tokio::time::sleep_until(next).await;
         }
         // Those that logged in meanwhile.
-        for session in self.shared.all_sessions() {
+        for session in self.shared.attachments.all_sessions() {
             session.hand_off(&self.shared);
         }
         for (_, wire) in std::mem::take(&mut *self.shared.logins.lock()) {
@@ -167,6 +167,7 @@ impl Edge {
         while Instant::now() < until {
             let held = self
                 .shared
+                .attachments
                 .slots
                 .iter()
                 .any(|slot| !slot.lock().sessions.is_empty());
@@ -175,7 +176,7 @@ impl Edge {
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
-        let held = self.shared.all_sessions().len();
+        let held = self.shared.attachments.all_sessions().len();
         tracing::warn!(held, "owners did not take over all sessions in time");
     }
 

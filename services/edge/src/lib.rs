@@ -8,9 +8,17 @@
 //! - [`config`]: what it is told
 //! - [`metrics`]: what it counts
 //! - [`listen`], [`http`], [`tls`], [`transport`], [`limits`]: connections
-//! - `session`: what is negotiated on them, and sessions
+//! - `attachment`: what is numbered, held, reported and sent again; without I/O
+//! - `session`: what is negotiated on connections, and sessions with their sockets
 //! - `lanes`: routers, epochs, and this edge's lease
 
+// What is public inside is so for the simulation alone.
+#![cfg_attr(not(feature = "simulation"), allow(unreachable_pub))]
+
+#[cfg(not(feature = "simulation"))]
+mod attachment;
+#[cfg(feature = "simulation")]
+pub mod attachment;
 pub mod config;
 mod edge;
 pub mod http;

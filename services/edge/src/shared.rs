@@ -1,8 +1,8 @@
 //! What all parts of one edge share.
 
-use std::collections::{HashMap, HashSet};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 
 use arc_swap::ArcSwapOption;
 use parking_lot::Mutex;
@@ -13,22 +13,21 @@ use sestina_runtime::CancellationToken;
 use sestina_runtime::spawn::Tasks;
 use tokio::sync::{Notify, Semaphore};
 
+use crate::attachment::Attachments;
+use crate::attachment::hands::Limits;
 use crate::config::{EdgeConfig, HostConfig};
 use crate::lanes::directory::Directory;
 use crate::lanes::lease::Lease;
-use crate::lanes::slots::Slot;
 use crate::metrics::EdgeMetrics;
-use crate::session::rooms::Rooms;
-use crate::session::timers::Timers;
 use crate::transport::WireWriter;
 
-/// The slot of a session's handle.
-pub(crate) fn slot_of_handle(handle: u64) -> u16 {
-    (handle % SLOTS as u64) as u16
-}
+/// Bytes of one part of an answer about members of rooms.
+const MEMBERS_PART: usize = 256 << 10;
 
 /// The state of an edge.
 pub(crate) struct Shared {
+    /// For tasks that it starts.
+    pub(crate) me: Weak<Shared>,
     pub(crate) config: EdgeConfig,
     pub(crate) hosts: HashMap<String, Arc<HostConfig>>,
     pub(crate) connector: Arc<dyn RouterConnector>,
@@ -39,12 +38,8 @@ pub(crate) struct Shared {
     pub(crate) lease: Lease,
     /// Lanes were opened or lost: routers are told with the lease which of them are reached.
     pub(crate) reach_changed: Notify,
-    pub(crate) slots: Vec<Mutex<Slot>>,
-    pub(crate) rooms: Rooms,
-    /// Slots with something to send again.
-    pub(crate) waiting: Mutex<HashSet<u16>>,
-    pub(crate) sweep_at: AtomicUsize,
-    pub(crate) timers: Timers,
+    pub(crate) attachments: Attachments<Shared>,
+    pub(crate) limits: Limits,
     /// Sockets that are not bound.
     pub(crate) logins: Mutex<HashMap<u64, Arc<WireWriter>>>,
     pub(crate) password_threads: Arc<Semaphore>,
@@ -68,7 +63,9 @@ impl Shared {
             .iter()
             .map(|host| (host.domain.clone(), Arc::new(host.clone())))
             .collect();
-        Arc::new(Shared {
+        let limits = limits(&config);
+        Arc::new_cyclic(|me| Shared {
+            me: me.clone(),
             hosts,
             connector,
             metrics,
@@ -77,11 +74,8 @@ impl Shared {
             directory: Directory::default(),
             lease: Lease::default(),
             reach_changed: Notify::new(),
-            slots: (0..SLOTS).map(|_| Mutex::default()).collect(),
-            rooms: Rooms::default(),
-            waiting: Mutex::default(),
-            sweep_at: AtomicUsize::new(0),
-            timers: Timers::new(config.ask_after),
+            attachments: Attachments::new(SLOTS, &limits),
+            limits,
             logins: Mutex::default(),
             password_threads: Arc::new(Semaphore::new(config.password_threads.max(1))),
             pending_turns: Semaphore::new(config.pending_binds.max(1)),
@@ -146,5 +140,18 @@ impl Shared {
     /// True the first time.
     pub(crate) fn begin_draining(&self) -> bool {
         !self.draining.swap(true, Ordering::AcqRel)
+    }
+}
+
+fn limits(config: &EdgeConfig) -> Limits {
+    Limits {
+        unsettled_bytes: config.unsettled_bytes,
+        session_credit: config.session_credit,
+        ask_stanzas: config.ask_stanzas,
+        ask_after: config.ask_after,
+        silence_ask: config.silence_ask,
+        silence_answer: config.silence_answer,
+        owner_deadline: config.owner_deadline,
+        members_part: MEMBERS_PART,
     }
 }

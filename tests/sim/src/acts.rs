@@ -56,21 +56,22 @@ impl World {
                     acts.push(Act::LaneOpen(index, lane));
                 }
             }
-            let newer = |h: &Host| h.is_running() && h.table.version() > edge.version;
+            let newer = |h: &Host| h.is_running() && h.table.version() > edge.version();
             if let Some(host) = self.hosts.iter().position(newer) {
                 acts.push(Act::EdgeLearn(index, host));
             }
         }
         for (id, sock) in &self.socks {
             let alive = self.edges[sock.edge].alive;
-            if !sock.up.is_empty() && alive {
+            let open = sock.pipe.is_open();
+            if alive && !sock.up.is_empty() && self.reads(sock) {
                 acts.push(Act::SockUp(*id));
-            } else if !sock.open && !sock.edge_told && alive {
+            } else if alive && !open && !sock.edge_told {
                 acts.push(Act::SockTold(*id));
             }
-            if !sock.down.is_empty() {
+            if !sock.pipe.down.borrow().is_empty() {
                 acts.push(Act::SockDown(*id));
-            } else if !sock.open && !sock.client_told {
+            } else if !open && !sock.client_told {
                 acts.push(Act::SockGone(*id));
             }
         }

@@ -35,24 +35,7 @@ fn routers(world: &World, wrong: &mut Vec<String>) {
 
 fn edges(world: &World, wrong: &mut Vec<String>) {
     for edge in world.edges.iter().filter(|e| e.alive) {
-        if !edge.is_quiet() {
-            wrong.push(format!(
-                "{} waits for an owner: {:?}",
-                edge.node.name, edge.slots
-            ));
-        }
-        for session in edge.slots.values().flat_map(|s| s.sessions.values()) {
-            let at = format!("{} session {:04x}", edge.node.name, session.nonce & 0xffff);
-            if !session.held_out.is_empty() {
-                wrong.push(format!(
-                    "{at}: holds {} deliveries (acked {}, released {}, last {})",
-                    session.held_out.len(),
-                    session.acked,
-                    session.released,
-                    session.out_last
-                ));
-            }
-        }
+        wrong.extend(edge.unfinished());
     }
 }
 

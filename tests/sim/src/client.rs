@@ -8,12 +8,19 @@ use sestina_xmpp::ns;
 use sestina_xmpp::stanza::{Kind, Stanza};
 use sestina_xmpp::xml::Element;
 
+use super::socket::Sock;
+
 /// What an edge writes to a socket.
 #[derive(Clone, Debug)]
 pub(super) enum FromServer {
-    Bound { session: u128 },
-    Enabled,
-    Resumed { h: u64 },
+    Bound,
+    /// 0: it cannot be resumed.
+    Enabled {
+        session: u128,
+    },
+    Resumed {
+        h: u64,
+    },
     Refused(String),
     Stanza(proto::Stanza),
     Request,
@@ -31,20 +38,6 @@ pub(super) enum ToServer {
     Request,
     Ack(u64),
     Close,
-}
-
-/// One connection of a client.
-#[derive(Debug)]
-pub(super) struct Sock {
-    pub(super) client: usize,
-    pub(super) edge: usize,
-    pub(super) handle: Option<u64>,
-    pub(super) up: VecDeque<ToServer>,
-    pub(super) down: VecDeque<FromServer>,
-    /// Nothing more is written; what is under way is read.
-    pub(super) open: bool,
-    pub(super) edge_told: bool,
-    pub(super) client_told: bool,
 }
 
 pub(super) type Socks = BTreeMap<u64, Sock>;
@@ -208,7 +201,8 @@ impl Client {
     }
 
     pub(super) fn write(&self, socks: &mut Socks, what: ToServer) {
-        if let Some(sock) = self.sock.and_then(|s| socks.get_mut(&s)).filter(|s| s.open) {
+        let sock = self.sock.and_then(|s| socks.get_mut(&s));
+        if let Some(sock) = sock.filter(|s| s.pipe.is_open()) {
             sock.up.push_back(what);
         }
     }
@@ -237,12 +231,12 @@ impl Client {
         at: u64,
     ) -> Option<String> {
         match what {
-            FromServer::Bound { session } => {
-                self.session = session;
+            FromServer::Bound => {
                 self.mode = Mode::Online;
                 self.write(socks, ToServer::Enable);
             }
-            FromServer::Enabled => {
+            FromServer::Enabled { session } => {
+                self.session = session;
                 self.resumable = true;
                 self.counting = true;
                 let mut presence = Stanza::new(Kind::Presence);

@@ -1,83 +1,59 @@
-//! An edge as the contract of the link asks for it: it numbers and holds, and knows nothing.
+//! An edge: the real end of its sessions (`sestina_edge::attachment`) with lanes of the simulated
+//! network, pipes for sockets, and the clock of the world.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::cell::{Cell, RefCell, RefMut};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use bytes::Bytes;
+use sestina_cluster::slots::{SLOTS, slot_of_bare};
+use sestina_edge::attachment::Attachments;
+use sestina_edge::attachment::hands::{Hands, Limits, Lock, Reader};
+use sestina_edge::attachment::pending::{Ask, Pending};
+use sestina_edge::attachment::state::{Link, Phase, Session};
+use sestina_edge::metrics::{Count, EdgeMetrics, Tally};
 use sestina_proto as proto;
 use sestina_proto::to_edge::Body as Down;
 use sestina_proto::to_router::Body;
-use sestina_runtime::guard;
+use sestina_xmpp::jid::Jid;
+use sestina_xmpp::stream::Framing;
 
-use super::client::{FromServer, Socks};
-use super::edge_session::open_conn;
 use super::net::{Ends, SharedNet};
+use super::socket::{Login, Pipe};
 
 /// Lanes of an edge to each router.
 pub(super) const LANES: u32 = 2;
+/// A real edge keeps all slots; only these are used here.
+const USED_SLOTS: usize = 16;
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Phase {
-    Open,
-    Lost,
-    Closed,
+/// A session at an edge.
+pub(super) type EdgeSession = Session<Ground>;
+
+/// One thread needs no lock; a second access while there is one would be a deadlock of the edge,
+/// and panics here.
+pub(super) struct Alone<T>(RefCell<T>);
+
+impl<T> Lock<T> for Alone<T> {
+    type Guard<'a>
+        = RefMut<'a, T>
+    where
+        T: 'a;
+
+    fn new(value: T) -> Alone<T> {
+        Alone(RefCell::new(value))
+    }
+
+    fn lock(&self) -> RefMut<'_, T> {
+        self.0.borrow_mut()
+    }
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Link {
-    /// Into that connection.
-    Live(u64),
-    Waiting,
-    Restoring,
-}
+/// A paused reader looks by itself.
+#[derive(Default)]
+pub(super) struct Polls;
 
-/// One attachment of a session.
-#[derive(Debug)]
-pub(super) struct EdgeSession {
-    pub(super) handle: u64,
-    pub(super) generation: u32,
-    pub(super) slot: u16,
-    pub(super) nonce: u128,
-    pub(super) jid: String,
-    pub(super) sock: u64,
-    pub(super) phase: Phase,
-    pub(super) link: Link,
-    pub(super) epoch: u64,
-    pub(super) asked_sm: Option<u64>,
-    pub(super) managed: bool,
-    pub(super) in_last: u64,
-    pub(super) accepted: u64,
-    pub(super) settled: u64,
-    pub(super) began: u64,
-    pub(super) in_base: u64,
-    pub(super) answer_until: u64,
-    pub(super) told: u64,
-    pub(super) held_in: VecDeque<(u64, proto::Stanza)>,
-    pub(super) out_last: u64,
-    pub(super) acked: u64,
-    pub(super) released: u64,
-    pub(super) out_base: u64,
-    pub(super) held_out: VecDeque<(u64, Option<proto::Key>, Option<proto::Stanza>)>,
-    pub(super) asked_at: u64,
-    pub(super) reported_acked: u64,
-    pub(super) reported_written: u64,
-    pub(super) record: Bytes,
-}
-
-/// A bind or resumption that waits for its owner.
-#[derive(Debug)]
-pub(super) struct Pending {
-    pub(super) sock: u64,
-    pub(super) body: Body,
-}
-
-#[derive(Debug, Default)]
-pub(super) struct EdgeSlot {
-    pub(super) epoch: u64,
-    pub(super) reported: u64,
-    pub(super) route: Option<u64>,
-    pub(super) retry: Option<(u64, u32)>,
-    pub(super) sessions: BTreeMap<u64, EdgeSession>,
-    pub(super) pending: BTreeMap<u64, Pending>,
+impl Reader for Polls {
+    fn wake(&self) {}
 }
 
 #[derive(Debug, Default)]
@@ -87,62 +63,155 @@ pub(super) struct Lane {
     pub(super) reopen_at: u64,
 }
 
+/// What the sessions of an edge act through.
+pub(super) struct Ground {
+    attachments: Attachments<Ground>,
+    limits: Limits,
+    net: SharedNet,
+    began: Instant,
+    now: Cell<u64>,
+    tally: Tally,
+    lanes: RefCell<BTreeMap<(u64, u32), Lane>>,
+    version: Cell<u64>,
+}
+
+impl Hands for Ground {
+    type Lock<T: 'static> = Alone<T>;
+    type Socket = Pipe;
+    /// Incarnation of the router.
+    type Route = u64;
+    /// Its connection.
+    type Lane = u64;
+    type Waiter = Login;
+    type Reader = Polls;
+
+    fn attachments(&self) -> &Attachments<Ground> {
+        &self.attachments
+    }
+
+    fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    fn now(&self) -> Instant {
+        self.began + Duration::from_millis(self.now.get())
+    }
+
+    fn wall_ms(&self) -> i64 {
+        self.now.get() as i64
+    }
+
+    fn metrics(&self) -> &dyn EdgeMetrics {
+        &self.tally
+    }
+
+    fn slot_of_room(&self, room: &Jid) -> u16 {
+        slot_of_bare(room.as_str())
+    }
+
+    fn lane(&self, route: &u64, slot: u16) -> Option<u64> {
+        let lanes = self.lanes.borrow();
+        let lane = lanes.get(&(*route, u32::from(slot) % LANES))?;
+        lane.conn.filter(|_| lane.welcomed)
+    }
+
+    fn send(&self, lane: &u64, frame: proto::ToRouter) -> bool {
+        match self.net.lock().conns.get_mut(lane) {
+            Some(conn) if !conn.broken => {
+                conn.up.push_back(frame);
+                true
+            }
+            _ => false,
+        }
+    }
+
+    fn is_same(&self, a: &u64, b: &u64) -> bool {
+        a == b
+    }
+
+    fn leads_to(&self, route: &u64, node: &proto::Node) -> bool {
+        *route == node.incarnation
+    }
+
+    fn name<'a>(&self, _route: &'a u64) -> &'a str {
+        "simulated"
+    }
+
+    fn learn(&self, map: proto::SlotMap) {
+        if map.version <= self.version.get() {
+            return;
+        }
+        self.version.set(map.version);
+        self.follow_routers(&map);
+        for (number, cell) in self.attachments.slots.iter().enumerate() {
+            let owner = (map.owners[number] as usize)
+                .checked_sub(1)
+                .map(|i| map.routers[i].incarnation);
+            let mut slot = cell.lock();
+            slot.follow(self, number as u16, map.epochs[number], owner.as_ref());
+        }
+    }
+}
+
+impl Ground {
+    /// Lanes to routers that came are to be opened, those to routers that left end.
+    fn follow_routers(&self, map: &proto::SlotMap) {
+        let mut lanes = self.lanes.borrow_mut();
+        for router in &map.routers {
+            for lane in 0..LANES {
+                lanes.entry((router.incarnation, lane)).or_default();
+            }
+        }
+        let named = |router: u64| map.routers.iter().any(|r| r.incarnation == router);
+        for (key, lane) in lanes.iter_mut() {
+            if !named(key.0)
+                && let Some(conn) = lane.conn.take()
+                && let Some(conn) = self.net.lock().conns.get_mut(&conn)
+            {
+                conn.broken = true;
+                conn.opener_told = true;
+                conn.down.clear();
+            }
+        }
+        lanes.retain(|key, _| named(key.0));
+    }
+}
+
 /// See the module.
-#[derive(Debug)]
 pub(super) struct Edge {
     pub(super) node: proto::Node,
     pub(super) alive: bool,
-    pub(super) slots: BTreeMap<u16, EdgeSlot>,
-    pub(super) lanes: BTreeMap<(u64, u32), Lane>,
-    pub(super) version: u64,
-    pub(super) last_handle: u64,
-    pub(super) ticks: u64,
-}
-
-/// What an edge acts on.
-pub(super) struct Hands<'a> {
-    pub(super) net: &'a SharedNet,
-    pub(super) socks: &'a mut Socks,
-    pub(super) now: u64,
-    pub(super) trouble: &'a mut Vec<String>,
-}
-
-impl Hands<'_> {
-    pub(super) fn send(&self, conn: u64, slot: u16, epoch: u64, body: Body) {
-        if let Some(conn) = self.net.lock().conns.get_mut(&conn)
-            && !conn.broken
-        {
-            conn.up.push_back(proto::ToRouter {
-                slot: slot.into(),
-                epoch,
-                body: Some(body),
-            });
-        }
-    }
-
-    pub(super) fn write(&mut self, sock: u64, what: FromServer) {
-        if let Some(sock) = self.socks.get_mut(&sock).filter(|s| s.open) {
-            sock.down.push_back(what);
-        }
-    }
-
-    pub(super) fn close(&mut self, sock: u64) {
-        if let Some(sock) = self.socks.get_mut(&sock) {
-            sock.open = false;
-        }
-    }
+    ground: Ground,
+    last_handle: u64,
 }
 
 impl Edge {
-    pub(super) fn new(node: proto::Node) -> Edge {
+    pub(super) fn new(node: proto::Node, net: &SharedNet) -> Edge {
+        // Small, so that all of them are met.
+        let limits = Limits {
+            unsettled_bytes: 2 << 10,
+            session_credit: 2 << 10,
+            ask_stanzas: 5,
+            ask_after: Duration::from_millis(100),
+            silence_ask: Duration::from_secs(300),
+            silence_answer: Duration::from_secs(30),
+            owner_deadline: Duration::from_secs(60),
+            members_part: 200,
+        };
         Edge {
             node,
             alive: true,
-            slots: BTreeMap::new(),
-            lanes: BTreeMap::new(),
-            version: 0,
+            ground: Ground {
+                attachments: Attachments::new(USED_SLOTS, &limits),
+                limits,
+                net: net.clone(),
+                began: Instant::now(),
+                now: Cell::new(0),
+                tally: Tally::default(),
+                lanes: RefCell::default(),
+                version: Cell::new(0),
+            },
             last_handle: 0,
-            ticks: 0,
         }
     }
 
@@ -150,57 +219,22 @@ impl Edge {
         self.node.incarnation
     }
 
-    /// A newer slot map.
-    pub(super) fn learn(&mut self, hands: &mut Hands<'_>, map: &proto::SlotMap) {
-        if map.version <= self.version {
-            return;
-        }
-        self.version = map.version;
-        for router in &map.routers {
-            for lane in 0..LANES {
-                self.lanes.entry((router.incarnation, lane)).or_default();
-            }
-        }
-        let named = |router: u64| map.routers.iter().any(|r| r.incarnation == router);
-        for (key, lane) in &mut self.lanes {
-            if !named(key.0)
-                && let Some(conn) = lane.conn.take()
-            {
-                lane.welcomed = false;
-                if let Some(conn) = hands.net.lock().conns.get_mut(&conn) {
-                    conn.broken = true;
-                    conn.opener_told = true;
-                    conn.down.clear();
-                }
-            }
-        }
-        self.lanes.retain(|key, _| named(key.0));
-        // A real edge keeps all slots; only these are used here.
-        for number in 0..16 {
-            self.slots.entry(number).or_default();
-        }
-        for (number, slot) in &mut self.slots {
-            let epoch = map.epochs[usize::from(*number)];
-            let owner = (map.owners[usize::from(*number)] as usize)
-                .checked_sub(1)
-                .map(|i| map.routers[i].incarnation);
-            if epoch < slot.epoch {
-                continue;
-            }
-            if epoch > slot.epoch {
-                slot.raise(epoch, owner);
-            } else if slot.route == owner {
-                continue;
-            } else {
-                slot.route = owner;
-            }
-            slot.resend(*number, &self.lanes, hands);
-        }
+    /// What its sessions act through, at that time.
+    pub(super) fn at(&self, now: u64) -> &Ground {
+        self.ground.now.set(now);
+        &self.ground
     }
+
+    /// Version of the slot map in use.
+    pub(super) fn version(&self) -> u64 {
+        self.ground.version.get()
+    }
+
+    // ---- lanes
 
     /// A lane's connection ended.
     pub(super) fn lane_ended(&mut self, conn: u64, now: u64) {
-        for lane in self.lanes.values_mut() {
+        for lane in self.ground.lanes.borrow_mut().values_mut() {
             if lane.conn == Some(conn) {
                 *lane = Lane {
                     conn: None,
@@ -211,228 +245,9 @@ impl Edge {
         }
     }
 
-    /// One batch of a router.
-    pub(super) fn take_batch(
-        &mut self,
-        hands: &mut Hands<'_>,
-        conn: u64,
-        router: u64,
-        batch: proto::ToEdgeBatch,
-    ) {
-        let Some(lane) = self
-            .lanes
-            .iter()
-            .find(|(_, l)| l.conn == Some(conn))
-            .map(|(k, _)| *k)
-        else {
-            return;
-        };
-        let mut refused = BTreeSet::new();
-        for frame in batch.frames {
-            let Some(body) = frame.body else { continue };
-            match body {
-                Down::Welcome(_) => {
-                    if let Some(lane) = self.lanes.get_mut(&lane) {
-                        lane.welcomed = true;
-                    }
-                    self.lane_ready(hands, router, lane.1);
-                }
-                Down::SlotMap(map) => self.learn(hands, &map),
-                Down::Deliver(deliver) => self.deliver(hands, router, deliver, &mut refused),
-                body => {
-                    if !self.take(hands, router, frame.slot as u16, frame.epoch, body) {
-                        refused.insert(frame.slot);
-                    }
-                }
-            }
-        }
-        let ack = proto::LaneAck {
-            worker: batch.worker,
-            seq: batch.seq,
-            refused_slots: refused.into_iter().collect(),
-        };
-        hands.send(conn, 0, 0, Body::LaneAck(ack));
-    }
-
-    pub(super) fn lane_ready(&mut self, hands: &Hands<'_>, router: u64, lane: u32) {
-        for (number, slot) in &mut self.slots {
-            if u32::from(*number) % LANES != lane || slot.route != Some(router) {
-                continue;
-            }
-            if slot.reported == slot.epoch {
-                let epoch = slot.epoch;
-                for session in slot
-                    .sessions
-                    .values_mut()
-                    .filter(|s| s.link == Link::Restoring)
-                {
-                    session.epoch = epoch;
-                    session.accepted = session.settled;
-                    session.link = Link::Waiting;
-                }
-            }
-            slot.resend(*number, &self.lanes, hands);
-        }
-    }
-
-    pub(super) fn deliver(
-        &mut self,
-        hands: &mut Hands<'_>,
-        router: u64,
-        deliver: proto::Deliver,
-        refused: &mut BTreeSet<u32>,
-    ) {
-        for target in deliver.targets {
-            let number = (target.handle & 0xfff) as u16;
-            let slot = self.slots.entry(number).or_default();
-            if !slot.is_of_owner(router, target.epoch) {
-                refused.insert(number.into());
-                continue;
-            }
-            let Some(session) = slot.session(target.handle, target.generation) else {
-                continue;
-            };
-            let Some(variant) = deliver.variants.get(target.variant as usize) else {
-                hands.trouble.push("a delivery names no variant".to_owned());
-                continue;
-            };
-            let stanza = variant.stanza.clone().unwrap_or_default();
-            session.deliver(hands, target.number, variant.key, &stanza);
-        }
-    }
-
-    /// False if it is of an older epoch than this edge knows.
-    pub(super) fn take(
-        &mut self,
-        hands: &mut Hands<'_>,
-        router: u64,
-        number: u16,
-        epoch: u64,
-        body: Down,
-    ) -> bool {
-        let (rooms, parts) = match &body {
-            Down::InstallEpoch(_) => {
-                let members = self.members(number).into_iter();
-                let rooms: BTreeSet<String> = members.map(|m| m.room).collect();
-                (rooms.into_iter().collect(), Vec::new())
-            }
-            Down::AskMembers(ask) => (Vec::new(), self.members_of(number, &ask.rooms)),
-            _ => (Vec::new(), Vec::new()),
-        };
-        let lanes = &self.lanes;
-        let slot = self.slots.entry(number).or_default();
-        match body {
-            Down::AskMembers(_) => {
-                let ours = slot.is_of_owner(router, epoch);
-                if ours && let Some(conn) = open_conn(slot.route, lanes, number) {
-                    for part in parts {
-                        hands.send(conn, number, epoch, Body::RoomMembers(part));
-                    }
-                }
-                return ours;
-            }
-            Down::InstallEpoch(install) => {
-                if epoch < slot.epoch && guard!("epoch") {
-                    return true;
-                }
-                if install
-                    .owner
-                    .as_ref()
-                    .is_some_and(|o| o.incarnation != router)
-                {
-                    return true;
-                }
-                slot.raise(epoch, Some(router));
-                slot.reported = epoch;
-                let sessions = slot
-                    .sessions
-                    .values_mut()
-                    .map(EdgeSession::report_epoch)
-                    .collect();
-                let report = Body::EpochReport(proto::EpochReport { sessions, rooms });
-                if let Some(conn) = open_conn(slot.route, lanes, number) {
-                    hands.send(conn, number, epoch, report);
-                }
-                if !slot.pending.is_empty() {
-                    slot.wait_for_owner(hands.now);
-                }
-                return true;
-            }
-            Down::Redirect(redirect) => {
-                if slot.route != Some(router) {
-                    return true;
-                }
-                let now = hands.now;
-                if let Some(session) = slot.sessions.get_mut(&redirect.handle) {
-                    if redirect.generation < session.generation || session.link == Link::Restoring {
-                        return true;
-                    }
-                    if redirect.n > 0 && redirect.n <= session.accepted {
-                        session.accepted = session.settled.max(redirect.n - 1);
-                    }
-                    if session.link == Link::Waiting {
-                        if redirect.n == session.accepted + 1
-                            && let Some(retry) = &mut slot.retry
-                        {
-                            retry.0 = now;
-                        }
-                        return true;
-                    }
-                    session.link = Link::Waiting;
-                } else if !slot.pending.contains_key(&redirect.handle) {
-                    return true;
-                }
-                slot.wait_for_owner(now);
-                return true;
-            }
-            _ => {}
-        }
-        let ours = slot.is_of_owner(router, epoch);
-        if ours {
-            Self::take_owned(lanes, hands, number, slot, body);
-        }
-        ours
-    }
-
-    // ---- time
-
-    /// Every 50 ms.
-    pub(super) fn tick(&mut self, hands: &mut Hands<'_>) {
-        self.ticks += 1;
-        let repeat_close = self.ticks.is_multiple_of(10);
-        for (number, slot) in &mut self.slots {
-            for s in slot.sessions.values_mut() {
-                if s.phase == Phase::Open {
-                    s.take_written();
-                    if s.managed && s.out_last > s.asked_at.max(s.acked) {
-                        s.asked_at = s.out_last;
-                        hands.write(s.sock, FromServer::Request);
-                    }
-                    if s.out_last > s.reported_written || s.acked > s.reported_acked {
-                        s.report(hands);
-                    }
-                } else if repeat_close && let Some(close) = s.close_frame() {
-                    s.send(hands, close);
-                }
-            }
-            let Some((at, tries)) = slot.retry else {
-                continue;
-            };
-            if at > hands.now {
-                continue;
-            }
-            if slot.is_waiting() {
-                slot.resend(*number, &self.lanes, hands);
-                slot.retry = Some((hands.now + (20 << tries.min(6)).min(1000), tries + 1));
-            } else {
-                slot.retry = None;
-            }
-        }
-    }
-
     /// Notes a connection that was opened for a lane.
     pub(super) fn opened(&mut self, lane: (u64, u32), conn: u64) {
-        if let Some(lane) = self.lanes.get_mut(&lane) {
+        if let Some(lane) = self.ground.lanes.borrow_mut().get_mut(&lane) {
             lane.conn = Some(conn);
             lane.welcomed = false;
         }
@@ -440,23 +255,136 @@ impl Edge {
 
     /// Lanes that are due to be opened.
     pub(super) fn lanes_due(&self, now: u64) -> Vec<(u64, u32)> {
-        let due = self
-            .lanes
+        let lanes = self.ground.lanes.borrow();
+        let due = lanes
             .iter()
             .filter(|(_, l)| l.conn.is_none() && l.reopen_at <= now);
         due.map(|(key, _)| *key).collect()
     }
 
-    /// Whether a frame of this edge waits for somebody.
-    pub(super) fn is_quiet(&self) -> bool {
-        self.slots.values().all(|slot| {
-            slot.pending.is_empty()
-                && slot.sessions.values().all(|s| {
-                    matches!(s.link, Link::Live(_))
-                        && s.phase == Phase::Open
-                        && s.held_in.is_empty()
-                })
-        })
+    /// One batch of a router.
+    pub(super) fn take_batch(&mut self, now: u64, conn: u64, batch: proto::ToEdgeBatch) {
+        let ground = self.at(now);
+        let welcome = |frame: &proto::ToEdge| matches!(frame.body, Some(Down::Welcome(_)));
+        let welcomed = batch.frames.iter().any(welcome);
+        let lane = {
+            let mut lanes = ground.lanes.borrow_mut();
+            let Some((key, lane)) = lanes.iter_mut().find(|(_, l)| l.conn == Some(conn)) else {
+                return;
+            };
+            lane.welcomed |= welcomed;
+            *key
+        };
+        if welcomed {
+            let attachments = &ground.attachments;
+            attachments.lane_ready(ground, &lane.0, lane.1, LANES);
+        }
+        let (worker, seq) = (batch.worker, batch.seq);
+        let refused_slots = ground.attachments.take_batch(ground, &lane.0, batch);
+        let ack = Body::LaneAck(proto::LaneAck {
+            worker,
+            seq,
+            refused_slots,
+        });
+        ground.send(
+            &conn,
+            proto::ToRouter {
+                slot: 0,
+                epoch: 0,
+                body: Some(ack),
+            },
+        );
+    }
+
+    // ---- sockets
+
+    /// A client asks to bind or to resume.
+    pub(super) fn ask(
+        &mut self,
+        now: u64,
+        number: u16,
+        pipe: &Arc<Pipe>,
+        ask: impl FnOnce(u64) -> Ask,
+    ) {
+        self.last_handle += 1;
+        let handle = self.last_handle * SLOTS as u64 + u64::from(number);
+        let login = Login::new(pipe, number, handle);
+        let ground = self.at(now);
+        let pending = Pending {
+            ask: ask(handle),
+            wire: pipe.clone(),
+            framing: Framing::Tcp,
+            transport: "simulated",
+            remote: "".into(),
+            since: ground.now(),
+            answer: login,
+        };
+        ground
+            .attachments
+            .ask_owner(ground, number, handle, pending);
+    }
+
+    /// The login of a socket that is gone is given up.
+    pub(super) fn forget(&self, now: u64, number: u16, handle: u64) {
+        let ground = self.at(now);
+        ground.attachments.forget_pending(ground, number, handle);
+    }
+
+    // ---- time
+
+    /// Every 50 ms.
+    pub(super) fn tick(&self, now: u64) {
+        let ground = self.at(now);
+        ground.attachments.tick(ground);
+    }
+
+    // ---- what is wrong
+
+    /// What must not have happened, or must not be held at rest.
+    pub(super) fn unfinished(&self) -> Vec<String> {
+        let name = &self.node.name;
+        let mut wrong = Vec::new();
+        for count in [Count::NumberGap, Count::InputLost, Count::OwnerTimeout] {
+            let times = self.ground.tally.get(count);
+            if times > 0 {
+                wrong.push(format!("{name}: {} happened {times} times", count.name()));
+            }
+        }
+        for (number, cell) in self.ground.attachments.slots.iter().enumerate() {
+            let slot = cell.lock();
+            if !slot.pending.is_empty() {
+                wrong.push(format!("{name} slot {number}: logins wait for an owner"));
+            }
+            for session in slot.sessions.values() {
+                let at = format!("{name} session {:04x}", session.nonce & 0xffff);
+                session_unfinished(session, &at, &mut wrong);
+            }
+        }
+        wrong
+    }
+}
+
+fn session_unfinished(session: &EdgeSession, at: &str, wrong: &mut Vec<String>) {
+    let state = session.state.lock();
+    let live = matches!(state.link, Link::Live(_));
+    if !live || state.phase != Phase::Open || !state.held_in.is_empty() {
+        wrong.push(format!(
+            "{at} waits for its owner: {:?}, linked: {live}, holds {} of {} (accepted {}, settled {})",
+            state.phase,
+            state.held_in.len(),
+            state.in_last,
+            state.accepted,
+            state.settled,
+        ));
+    }
+    if !state.held_out.is_empty() {
+        wrong.push(format!(
+            "{at}: holds {} deliveries (acked {}, released {}, last {})",
+            state.held_out.len(),
+            state.acked,
+            state.released,
+            state.out_last
+        ));
     }
 }
 

@@ -1,8 +1,9 @@
 //! A simulation of a whole cluster around the real workers: one thread, one seed, one order of
 //! events.
 //!
-//! Routers are the workers themselves, driven turn by turn; edges, stores, clients and the network
-//! are models that keep their contracts to the letter. Every step is one of the things that could
+//! Routers are the workers themselves, driven turn by turn; edges hold their sessions with the code
+//! of the edge (`sestina_edge::attachment`); stores, clients and the network are models that keep
+//! their contracts to the letter. Every step is one of the things that could
 //! happen next, chosen by the seed: a frame arrives, a worker turns, a commit answers, a client
 //! speaks. Faults come one at a time; when the cluster is whole again and at rest, `check` says
 //! what is wrong.
@@ -10,8 +11,8 @@
 //! - [`seeds`]: many seeds on many threads; [`scenarios`]: runs with a fault of their own
 //! - `world`: what there is; `acts`, `steps`: what may happen next, and that it does; `faults`:
 //!   what goes wrong; `talk`: what clients do
-//! - `host`: a router process; `edge`, `edge_frames`, `edge_rooms`, `edge_sockets`,
-//!   `edge_session`, `client`, `stores`, `net`: the models
+//! - `host`: a router process; `edge`, `socket`: an edge process; `client`, `stores`, `net`: the
+//!   models
 //! - `check`: what must hold; `trace`: what is printed of a run that failed
 //!
 //! `cargo xtask sim` runs it. `SESTINA_SIM_SEED=n` replays one seed with its trace,
@@ -28,16 +29,13 @@ mod acts;
 mod check;
 mod client;
 mod edge;
-mod edge_frames;
-mod edge_rooms;
-mod edge_session;
-mod edge_sockets;
 mod faults;
 mod host;
 mod net;
 mod rng;
 pub mod scenarios;
 pub mod seeds;
+mod socket;
 mod steps;
 mod stores;
 mod talk;

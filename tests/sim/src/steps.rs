@@ -1,5 +1,6 @@
 //! One step of the world: an act, and frames that come where they were sent.
 
+use sestina_edge::attachment::hands::Hands as _;
 use sestina_proto as proto;
 use sestina_proto::to_edge::Body as Down;
 
@@ -68,13 +69,8 @@ impl World {
     pub(super) fn ticks(&mut self) {
         if self.now >= self.edge_tick {
             self.edge_tick = self.now + 50;
-            for edge in self.edges.iter_mut().filter(|e| e.alive) {
-                edge.tick(&mut hands(
-                    &self.net,
-                    &mut self.socks,
-                    self.now,
-                    &mut self.trouble,
-                ));
+            for edge in self.edges.iter().filter(|e| e.alive) {
+                edge.tick(self.now);
             }
         }
         for host in self.hosts.iter_mut().filter(|h| h.acts()) {
@@ -134,22 +130,12 @@ impl World {
             Act::LaneOpen(edge, lane) => self.open_lane(edge, lane),
             Act::EdgeLearn(edge, host) => {
                 let table = self.hosts[host].table.clone();
-                let hands = &mut hands(&self.net, &mut self.socks, self.now, &mut self.trouble);
-                self.edges[edge].learn(hands, table.as_proto());
+                let ground = self.edges[edge].at(self.now);
+                ground.learn(table.as_proto().clone());
             }
             Act::SockUp(sock) => self.sock_up(sock),
             Act::SockDown(sock) => self.sock_down(sock),
-            Act::SockTold(sock) => {
-                let Some(edge) = self.socks.get_mut(&sock).map(|s| {
-                    s.edge_told = true;
-                    s.edge
-                }) else {
-                    return false;
-                };
-                let hands = &mut hands(&self.net, &mut self.socks, self.now, &mut self.trouble);
-                self.edges[edge].sock_lost(hands, sock);
-                self.forget_socks();
-            }
+            Act::SockTold(sock) => self.sock_told(sock),
             Act::SockGone(sock) => self.sock_gone(sock),
             Act::Connect(client) => self.connect(client),
             Act::Late(host) => self.kill_host(host),
@@ -189,8 +175,7 @@ impl World {
         };
         self.note(|| format!("r{router}->e{edge} {}", trace::down(&batch)));
         if let Some(index) = self.edge_index(edge) {
-            let hands = &mut hands(&self.net, &mut self.socks, self.now, &mut self.trouble);
-            self.edges[index].take_batch(hands, id, router, batch);
+            self.edges[index].take_batch(self.now, id, batch);
         }
     }
 

@@ -3,19 +3,24 @@
 use std::sync::Arc;
 
 use sestina_api::key::split;
+use sestina_edge::attachment::hands::Hands as _;
+use sestina_edge::attachment::pending::Ask;
 use sestina_proto as proto;
 use sestina_proto::to_edge::Body as Down;
-use sestina_proto::to_router::Body as Up;
 
-use super::client::{FromServer, Mode, Sock, ToServer};
+use super::client::{FromServer, Mode, ToServer};
 use super::edge::{self};
 use super::host::Keeper;
 use super::net::{End, Ends};
+use super::socket::{End as SockEnd, Pipe, Sock};
 use super::steps::process_frame;
 use super::trace;
 use super::world::*;
 use sestina_router::simulation::Input;
 use sestina_router::simulation::{LaneRef, PeerRef};
+
+/// Elements that are in the network of a socket at once.
+const WINDOW: usize = 64;
 
 impl World {
     pub(super) fn open_peer(&mut self, host: usize, to: u64) {
@@ -102,13 +107,12 @@ impl World {
         };
         self.last_sock += 1;
         let id = self.last_sock;
+        let now = self.edges[edge].at(self.now).now();
         let mut sock = Sock {
             client,
             edge,
-            handle: None,
+            pipe: Pipe::new(now, WINDOW),
             up: Default::default(),
-            down: Default::default(),
-            open: true,
             edge_told: false,
             client_told: false,
         };
@@ -124,6 +128,17 @@ impl World {
         self.note(|| format!("c{client}/{full} connects to e{to}: {mode:?}"));
     }
 
+    /// Whether the edge reads that socket: not while a bind or a resumption waits, nor while too
+    /// much is unsettled.
+    pub(super) fn reads(&self, sock: &Sock) -> bool {
+        match &*sock.pipe.end.borrow() {
+            SockEnd::New => true,
+            SockEnd::Asking(..) => !sock.pipe.is_open(),
+            SockEnd::Session(session) => session.has_room(self.edges[sock.edge].at(self.now)),
+        }
+    }
+
+    /// An edge reads one thing that a client wrote.
     pub(super) fn sock_up(&mut self, id: u64) {
         let Some(sock) = self.socks.get_mut(&id) else {
             return;
@@ -131,59 +146,95 @@ impl World {
         let Some(said) = sock.up.pop_front() else {
             return;
         };
-        let (client, edge) = (sock.client, sock.edge);
-        let view = Sock {
-            client,
-            edge,
-            handle: sock.handle,
-            up: Default::default(),
-            down: Default::default(),
-            open: sock.open,
-            edge_told: sock.edge_told,
-            client_told: sock.client_told,
-        };
+        let (client, edge, last) = (sock.client, sock.edge, sock.up.is_empty());
+        let pipe = sock.pipe.clone();
         self.note(|| format!("c{client}->e-{edge} {}", trace::said(&said)));
-        let (bare, resource, slot) = {
-            let c = &self.clients[client];
-            (c.bare.clone(), c.resource.clone(), c.slot)
-        };
-        let hands = &mut hands(&self.net, &mut self.socks, self.now, &mut self.trouble);
+        let end = pipe.end.borrow().clone();
+        match end {
+            SockEnd::New => self.log_in(client, edge, &pipe, &said),
+            SockEnd::Asking(..) => {}
+            SockEnd::Session(session) => {
+                let ground = self.edges[edge].at(self.now);
+                pipe.hear(ground.now());
+                match said {
+                    ToServer::Bind | ToServer::Resume { .. } => {}
+                    ToServer::Enable => {
+                        session.enable(ground, true, 0);
+                    }
+                    ToServer::Stanza(stanza) => {
+                        let now = ground.now();
+                        session.take_stanza(ground, stanza.into(), "", now);
+                    }
+                    ToServer::Request => {
+                        session.asked(ground);
+                    }
+                    ToServer::Ack(h) => {
+                        session.acknowledged(ground, h as u32);
+                    }
+                    ToServer::Close => session.closed_by_client(ground),
+                }
+                // The end of what was read at once.
+                if last || self.rng.one_in(2) {
+                    session.finish_reading(ground);
+                }
+            }
+        }
+    }
+
+    /// The first thing on a socket.
+    fn log_in(&mut self, client: usize, edge: usize, pipe: &Arc<Pipe>, said: &ToServer) {
+        let c = &self.clients[client];
+        let (bare, resource) = (c.bare.clone(), c.resource.clone());
         let edge = &mut self.edges[edge];
         match said {
-            ToServer::Bind => edge.ask(hands, slot, id, |handle| {
-                Up::Bind(proto::Bind {
+            ToServer::Bind => edge.ask(self.now, c.slot, pipe, |handle| Ask::Bind {
+                frame: proto::Bind {
                     handle,
                     bare,
                     resource,
                     ..Default::default()
-                })
+                },
+                iq_id: "b".to_owned(),
             }),
             ToServer::Resume { session, h } => {
-                let (session_hi, session_lo) = split(session);
-                edge.ask(hands, slot, id, |handle| {
-                    Up::Resume(proto::Resume {
+                let (session_hi, session_lo) = split(*session);
+                edge.ask(self.now, c.slot, pipe, |handle| Ask::Resume {
+                    frame: proto::Resume {
                         handle,
                         session_hi,
                         session_lo,
                         bare,
-                        h: h as u32,
+                        h: *h as u32,
                         ..Default::default()
-                    })
+                    },
+                    previd: String::new(),
                 });
             }
-            ToServer::Enable => edge.enable(hands, &view),
-            ToServer::Stanza(stanza) => edge.stanza(hands, &view, stanza),
-            ToServer::Request => edge.asked(hands, &view),
-            ToServer::Ack(h) => edge.acknowledged(hands, &view, h),
-            ToServer::Close => edge.closed(hands, &view),
+            _ => {}
         }
+    }
+
+    /// An edge hears that a socket ended.
+    pub(super) fn sock_told(&mut self, id: u64) {
+        let Some(sock) = self.socks.get_mut(&id) else {
+            return;
+        };
+        sock.edge_told = true;
+        let edge = &self.edges[sock.edge];
+        let end = sock.pipe.end.borrow().clone();
+        match end {
+            SockEnd::New => {}
+            SockEnd::Asking(slot, handle) => edge.forget(self.now, slot, handle),
+            SockEnd::Session(session) => session.lose(edge.at(self.now)),
+        }
+        self.forget_socks();
     }
 
     pub(super) fn sock_down(&mut self, id: u64) {
         let Some(sock) = self.socks.get_mut(&id) else {
             return;
         };
-        let Some(said) = sock.down.pop_front() else {
+        let Some(said) = sock.pipe.read() else {
             return;
         };
         let index = sock.client;
@@ -242,10 +293,10 @@ impl World {
             return;
         };
         if let Some(sock) = self.socks.get_mut(&id) {
-            sock.open = false;
+            sock.pipe.cut();
             let up = self.rng.below(sock.up.len() as u64 + 1) as usize;
             sock.up.truncate(up);
-            sock.down.clear();
+            sock.pipe.down.borrow_mut().clear();
         }
         let client = &mut self.clients[client];
         client.mode = if client.resumable {

@@ -5,11 +5,12 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 use sestina_cluster::slots::{SLOTS, name_in_slot};
+use sestina_edge::attachment::hands::Hands as _;
 use sestina_proto as proto;
 use sestina_proto::to_edge::Body as Down;
 
 use super::client::{Client, Socks, What};
-use super::edge::{Edge, Hands};
+use super::edge::Edge;
 use super::host::{self, Host, JobState, Life};
 use super::net::{Ends, Net, SharedNet};
 use super::rng::Rng;
@@ -22,6 +23,8 @@ use sestina_router::simulation::Job;
 
 /// How long a lease outlives its process.
 pub(super) const LEASE: u64 = 500;
+/// The key of XEP-0198 ids.
+pub(super) const SM_KEY: &[u8] = &[7; 32];
 /// How often it is asked whether the shadow has everything.
 pub(super) const SHADOW_CHECK: u64 = 2500;
 /// The host of all users.
@@ -106,7 +109,7 @@ impl World {
             }],
             archive: !rng.one_in(3),
             sm_resume_max_s: 4,
-            sm_key: vec![7; 32],
+            sm_key: SM_KEY.to_vec(),
             session_credit_bytes: 2 << 10,
             sweep_ms: 300,
             shadow_check_ms: SHADOW_CHECK,
@@ -214,12 +217,8 @@ impl World {
             proto::NodeRole::Edge,
         );
         self.note(|| format!("== edge e{incarnation} starts"));
-        let mut edge = Edge::new(node);
-        let map = self.storage.map.clone();
-        edge.learn(
-            &mut hands(&self.net, &mut self.socks, self.now, &mut self.trouble),
-            &map,
-        );
+        let edge = Edge::new(node, &self.net);
+        edge.at(self.now).learn(self.storage.map.clone());
         self.edges.push(edge);
     }
 
@@ -285,11 +284,12 @@ impl World {
         self.until.insert(incarnation, self.now + LEASE);
         self.net.lock().kill(incarnation, &mut self.rng);
         for sock in self.socks.values_mut().filter(|s| s.edge == index) {
-            sock.open = false;
+            sock.pipe.cut();
             sock.edge_told = true;
             sock.up.clear();
-            let arrives = self.rng.below(sock.down.len() as u64 + 1) as usize;
-            sock.down.truncate(arrives);
+            let mut down = sock.pipe.down.borrow_mut();
+            let arrives = self.rng.below(down.len() as u64 + 1) as usize;
+            down.truncate(arrives);
         }
         self.note(|| format!("!! edge e{incarnation} dies"));
     }
@@ -418,19 +418,5 @@ impl World {
             }
         }
         self.note(|| "== slots move to others".to_owned());
-    }
-}
-
-pub(super) fn hands<'a>(
-    net: &'a SharedNet,
-    socks: &'a mut Socks,
-    now: u64,
-    trouble: &'a mut Vec<String>,
-) -> Hands<'a> {
-    Hands {
-        net,
-        socks,
-        now,
-        trouble,
     }
 }

@@ -94,7 +94,7 @@ impl Shared {
     /// Takes a slot map if it is newer than the one in use: lanes to new routers are opened, those
     /// to routers that left are ended, and each slot follows its owner.
     pub(crate) fn learn(self: &Arc<Self>, map: proto::SlotMap) {
-        let slots = self.slots.len();
+        let slots = self.attachments.slots.len();
         if map.owners.len() != slots || map.epochs.len() != slots {
             tracing::warn!(
                 owners = map.owners.len(),
@@ -137,29 +137,12 @@ impl Shared {
             sets
         };
         tracing::debug!(version = map.version, routers = sets.len(), "new slot map");
-        for (index, cell) in self.slots.iter().enumerate() {
-            let mut slot = cell.lock();
-            let epoch = map.epochs[index];
+        for (index, cell) in self.attachments.slots.iter().enumerate() {
             let owner = (map.owners[index] as usize)
                 .checked_sub(1)
                 .and_then(|i| sets.get(i));
-            if epoch < slot.epoch {
-                // An InstallEpoch was faster than the map.
-                continue;
-            }
-            let same = match (&slot.route, owner) {
-                (Some(route), Some(owner)) => Arc::ptr_eq(route, owner),
-                (None, None) => true,
-                _ => false,
-            };
-            if epoch > slot.epoch {
-                slot.raise(epoch, owner.cloned());
-            } else if same {
-                continue;
-            } else {
-                slot.route = owner.cloned();
-            }
-            slot.resend(index as u16);
+            let mut slot = cell.lock();
+            slot.follow(&**self, index as u16, map.epochs[index], owner);
         }
         {
             let mut known = self.directory.known.lock();

@@ -92,6 +92,20 @@ impl std::fmt::Debug for LaneSet {
     }
 }
 
+/// One opening of a lane. What was sent into one that is over is sent again on the next.
+#[derive(Clone)]
+pub(crate) struct Opened {
+    lane: Arc<Lane>,
+    attempt: u64,
+}
+
+impl Opened {
+    /// Sends a frame; false if the opening is over.
+    pub(crate) fn send(&self, frame: proto::ToRouter) -> bool {
+        self.lane.send(self.attempt, frame)
+    }
+}
+
 /// One lane.
 pub(crate) struct Lane {
     pub(crate) index: u32,
@@ -132,10 +146,12 @@ impl Lane {
         }
     }
 
-    /// Sends a frame into whatever opening there is.
-    pub(crate) fn send_now(&self, frame: proto::ToRouter) -> bool {
-        self.attempt()
-            .is_some_and(|attempt| self.send(attempt, frame))
+    /// The present opening, if the lane is open.
+    pub(crate) fn opened(self: &Arc<Self>) -> Option<Opened> {
+        self.attempt().map(|attempt| Opened {
+            lane: Arc::clone(self),
+            attempt,
+        })
     }
 
     /// The opening is over: nothing more is sent into it, and the lane's task opens a new one.
@@ -202,7 +218,9 @@ impl Receiver {
         self.shared.metrics.count(Count::LaneOpened, 1);
         self.shared.metrics.level(Level::Lanes, 1);
         self.shared.reach_changed.notify_one();
-        self.shared.lane_ready(&self.set, &self.lane);
+        let (lane, lanes) = (self.lane.index, self.set.lanes.len() as u32);
+        let attachments = &self.shared.attachments;
+        attachments.lane_ready(&self.shared, &self.set, lane, lanes);
     }
 }
 
@@ -231,9 +249,11 @@ impl EdgeSink for Receiver {
             }
         }
         let (worker, seq) = (batch.worker, batch.seq);
-        let Some(refused_slots) = self.shared.take_batch(&self.set, batch) else {
+        if !self.shared.check_lease() {
             return;
-        };
+        }
+        let attachments = &self.shared.attachments;
+        let refused_slots = attachments.take_batch(&self.shared, &self.set, batch);
         let ack = proto::to_router::Body::LaneAck(proto::LaneAck {
             worker,
             seq,

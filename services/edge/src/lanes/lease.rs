@@ -71,18 +71,7 @@ impl Shared {
 
     /// Ends all sockets and lanes at once, and takes a new incarnation.
     pub(crate) fn cut_everything(&self) {
-        for cell in &self.slots {
-            let mut slot = cell.lock();
-            for (_, session) in std::mem::take(&mut slot.sessions) {
-                session.cut(self);
-                self.count_session(&session, -1);
-            }
-            for (_, pending) in std::mem::take(&mut slot.pending) {
-                pending.wire.close(crate::transport::CloseKind::Abort);
-            }
-            *slot = Default::default();
-        }
-        self.waiting.lock().clear();
+        self.attachments.cut_everything(self);
         for (_, wire) in std::mem::take(&mut *self.logins.lock()) {
             wire.close(crate::transport::CloseKind::Abort);
         }

@@ -6,12 +6,12 @@ use std::time::{Duration, Instant};
 
 use sestina_xmpp::ext::sm::Nonza;
 use sestina_xmpp::ns;
-use sestina_xmpp::stream::{StreamCondition, sm};
+use sestina_xmpp::stream::StreamCondition;
 use sestina_xmpp::xml::{StreamEvent, StreamFault};
 
-use super::inbound::Flow;
+use super::Session;
 use super::login::connection::{Connection, End, Parser, length};
-use super::state::Session;
+use crate::attachment::inbound::Flow;
 use crate::limits::ByteBucket;
 use crate::listen::Accepted;
 use crate::metrics::{Count, Level};
@@ -220,22 +220,22 @@ fn take(shared: &Arc<Shared>, session: &Arc<Session>, event: StreamEvent, read: 
         StreamEvent::BadStanza { stanza, condition } => {
             session.take_stanza(shared, stanza, condition.name(), read)
         }
-        StreamEvent::SmRequest => session.asked(),
+        StreamEvent::SmRequest => session.asked(shared),
         StreamEvent::SmAck(h) => session.acknowledged(shared, h),
         StreamEvent::Whitespace => Flow::Continue,
         StreamEvent::Close => {
-            session.closed_by_client();
+            session.closed_by_client(shared);
             Flow::Stop
         }
         StreamEvent::Nonza(element) => match Nonza::parse(&element) {
-            Some(Ok(Nonza::Enable { resume, max_s })) => session.enable(resume, max_s.unwrap_or(0)),
+            Some(Ok(Nonza::Enable { resume, max_s })) => {
+                session.enable(shared, resume, max_s.unwrap_or(0))
+            }
             Some(Ok(Nonza::Resume { .. })) => {
-                session
-                    .wire
-                    .append(|out| sm::write_failed(out, "unexpected-request", None));
+                session.refuse_request();
                 Flow::Continue
             }
-            Some(Ok(Nonza::Request)) => session.asked(),
+            Some(Ok(Nonza::Request)) => session.asked(shared),
             Some(Ok(Nonza::Ack { h })) => session.acknowledged(shared, h),
             Some(Err(_)) => {
                 session.fail(
@@ -247,7 +247,7 @@ fn take(shared: &Arc<Shared>, session: &Arc<Session>, event: StreamEvent, read: 
             }
             // RFC 6120 §4.9.1.1: its last word; errors are not answered by errors.
             None if element.is("error", ns::STREAM) => {
-                session.closed_by_client();
+                session.closed_by_client(shared);
                 Flow::Stop
             }
             None if element.ns == ns::SASL => {

@@ -15,7 +15,6 @@ pub(crate) use sestina_xmpp::stream::negotiation::{
 };
 pub(crate) use sestina_xmpp::stream::sm::write_failed;
 
-use crate::transport::CloseKind;
 use crate::transport::websocket::WsError;
 
 /// Our stream header, with an id that cannot be guessed (RFC 6120 §4.7.3).
@@ -90,13 +89,4 @@ pub(crate) fn write_sasl_failure(out: &mut Vec<u8>, failure: SaslFailure) {
 /// The end of SASL, with what the mechanism still has to say.
 pub(crate) fn write_success(out: &mut Vec<u8>, last: &[u8]) {
     negotiation::write_success(out, (!last.is_empty()).then_some(last));
-}
-
-/// Ends the transport so that the client sees a broken connection and resumes: "service restart"
-/// on a WebSocket, otherwise FIN.
-pub(crate) fn restart_kind(framing: Framing) -> CloseKind {
-    match framing {
-        Framing::WebSocket => CloseKind::WsCode(1012),
-        Framing::Tcp => CloseKind::Fin,
-    }
 }

@@ -337,12 +337,24 @@ async fn a_lost_lease_cuts_every_socket_and_the_edge_starts_over() {
     let rig = Rig::with(cluster, config, 1).await;
     let mut bound = rig.managed(SECURE).await;
     let first = rig.edge.shared.node().incarnation;
+    bound.frame(ToEdge::KeepState(proto::KeepState {
+        handle: bound.handle,
+        generation: 1,
+        state: super::takeover::record(),
+    }));
+    let room = sestina_cluster::slots::slot_of_bare("garden@muc.c.example");
+    let rooms = || rig.edge.shared.attachments.rooms.of_slot(room);
+    until("it is in a room", || !rooms().is_empty()).await;
     rig.cluster.leases.store(false, Ordering::Relaxed);
     let end = bound.client.rest().await;
     assert_eq!(end, "", "the stream is not closed");
     assert!(!rig.edge.status().ready());
     assert_eq!(rig.tally.get(Count::LeaseLost), 1);
     assert_eq!(rig.tally.level_of(Level::Sessions), 0);
+    assert!(
+        rooms().is_empty(),
+        "nobody is told of a session that is gone"
+    );
     rig.cluster.leases.store(true, Ordering::Relaxed);
     until("serving again", || rig.edge.status().ready()).await;
     // Nobody need wait for what the first incarnation may have held.

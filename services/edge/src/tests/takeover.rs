@@ -257,7 +257,7 @@ async fn an_owner_that_thaws_is_sent_everything_again() {
 }
 
 /// The record of a session that two rooms have let in, and that waits at the door of a third.
-fn record() -> bytes::Bytes {
+pub(super) fn record() -> bytes::Bytes {
     use prost::Message as _;
     let joined = |room: &str, inside: bool| proto::JoinedRoom {
         room: room.to_owned(),

@@ -140,9 +140,9 @@ async fn a_socket_that_takes_nothing_shows_in_what_waits() {
 
 /// What the sweep does when it comes by after so long.
 fn sweep(rig: &Rig, slot: u16, later: Duration) {
-    rig.edge
-        .shared
-        .sweep(usize::from(slot), Instant::now() + later);
+    let shared = &rig.edge.shared;
+    let now = Instant::now() + later;
+    shared.attachments.sweep(shared, usize::from(slot), now);
 }
 
 const SILENCE: Duration = Duration::from_secs(301);
@@ -179,7 +179,7 @@ async fn a_silent_websocket_is_pinged() {
     let rig = Rig::new(1).await;
     let mut bound = rig.session_by(super::client::WEBSOCKET).await;
     let heard = || {
-        let slot = rig.edge.shared.slots[usize::from(bound.slot)].lock();
+        let slot = rig.edge.shared.attachments.slots[usize::from(bound.slot)].lock();
         slot.sessions[&bound.handle].wire.heard_at()
     };
     let before = heard();

@@ -14,11 +14,10 @@ use tokio::sync::oneshot;
 
 use super::connection::{Connection, End};
 use super::sasl::User;
+use crate::attachment::pending::Ask;
 use crate::config::HostConfig;
 use crate::metrics::Count;
-use crate::session::pending::{Answer, Ask, Pending};
-use crate::session::state::Session;
-use crate::session::stream as write;
+use crate::session::{Answer, Pending, Session, stream as write};
 use crate::shared::Shared;
 
 /// How often a client may ask before it is sent away.
@@ -138,7 +137,7 @@ async fn resume(
         failed(connection, "item-not-found", None);
         return None;
     };
-    if usize::from(id.slot) >= shared.slots.len() {
+    if usize::from(id.slot) >= shared.attachments.slots.len() {
         failed(connection, "item-not-found", None);
         return None;
     }
@@ -208,7 +207,7 @@ async fn wait(
         handle,
         answered: false,
     };
-    shared.ask_owner(slot, handle, pending);
+    shared.attachments.ask_owner(shared, slot, handle, pending);
     match tokio::time::timeout(shared.config.bind_deadline, answered).await {
         Ok(Ok(answer)) => {
             waiting.answered = true;
@@ -229,7 +228,8 @@ struct Waiting<'a> {
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
         if !self.answered {
-            self.shared.forget_pending(self.slot, self.handle);
+            let attachments = &self.shared.attachments;
+            attachments.forget_pending(self.shared, self.slot, self.handle);
         }
     }
 }

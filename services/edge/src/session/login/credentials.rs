@@ -30,7 +30,7 @@ pub(crate) async fn ask(
     let mut backoff = Backoff::new(Duration::from_millis(20), Duration::from_secs(1));
     loop {
         let port = {
-            let slot = shared.slots[usize::from(slot)].lock();
+            let slot = shared.attachments.slots[usize::from(slot)].lock();
             slot.route.as_ref().map(|set| Arc::clone(&set.port))
         };
         if let Some(port) = port {

@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use self::connection::{Connection, End};
-use super::state::Session;
+use super::Session;
 use crate::metrics::{Count, Timing};
 use crate::shared::Shared;
 

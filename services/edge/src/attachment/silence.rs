@@ -10,23 +10,16 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use sestina_xmpp::stream::sm;
-
+use super::hands::{Hands, Socket as _};
 use super::state::{Phase, Session, State};
 use crate::metrics::Count;
-use crate::shared::Shared;
 use crate::transport::Flush;
 
-impl Session {
+impl<H: Hands> Session<H> {
     /// Asks a client that is silent, and gives up one that has not answered.
-    pub(crate) fn check_silence(
-        self: &Arc<Self>,
-        shared: &Shared,
-        state: &mut State,
-        now: Instant,
-    ) {
+    pub fn check_silence(self: &Arc<Self>, hands: &H, state: &mut State<H>, now: Instant) {
         // A client that is not read cannot be heard.
-        let paused = state.held_in_bytes >= shared.config.unsettled_bytes / 2;
+        let paused = state.held_in_bytes >= hands.limits().unsettled_bytes / 2;
         if state.phase != Phase::Open || paused {
             return;
         }
@@ -34,20 +27,19 @@ impl Session {
         if let Some((asked, heard_then)) = state.silence_asked {
             if heard != heard_then {
                 state.silence_asked = None;
-            } else if now.saturating_duration_since(asked) >= shared.config.silence_answer {
-                shared.metrics.count(Count::Unanswered, 1);
-                self.lose_locked(shared, state);
+            } else if now.saturating_duration_since(asked) >= hands.limits().silence_answer {
+                hands.metrics().count(Count::Unanswered, 1);
+                self.lose_locked(hands, state);
                 return;
             } else {
                 return;
             }
         }
-        if now.saturating_duration_since(heard) < shared.config.silence_ask {
+        if now.saturating_duration_since(heard) < hands.limits().silence_ask {
             return;
         }
         let asked = if state.managed() {
-            state.asked_at = state.out_last;
-            self.wire.append(sm::write_request);
+            self.write_request(state);
             self.wire.flush()
         } else if self.wire.is_websocket() {
             self.wire.keepalive()
@@ -56,7 +48,7 @@ impl Session {
         };
         state.silence_asked = Some((now, heard));
         if asked == Flush::Closed {
-            self.lose_locked(shared, state);
+            self.lose_locked(hands, state);
         }
     }
 }

@@ -1,54 +1,61 @@
 //! Which lane a session speaks on, and what is sent again when that changes.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use sestina_proto as proto;
 use sestina_proto::to_router::Body;
 use sestina_runtime::failpoint;
 
+use super::hands::{Hands, Socket as _};
+use super::slots::Slot;
 use super::state::{Link, Management, Phase, Session, State};
-use crate::lanes::slots::Slot;
 
-impl Session {
+impl<H: Hands> Session<H> {
     /// Sends a frame to the owner, if it can be reached. If not, [`Session::relink`] sends all
     /// that matters again later.
-    pub(crate) fn send(&self, state: &mut State, body: Body) {
-        if let Link::Live { lane, attempt } = &state.link {
+    pub fn send(&self, hands: &H, state: &mut State<H>, body: Body) {
+        if let Link::Live(lane) = &state.link {
             let frame = proto::ToRouter {
                 slot: self.slot.into(),
                 epoch: state.epoch,
                 body: Some(body),
             };
-            lane.send(*attempt, frame);
+            hands.send(lane, frame);
         }
     }
 
     /// Stops sending: the owner did not take frames.
-    pub(crate) fn wait(&self, state: &mut State) {
+    pub fn wait(&self, hands: &H, state: &mut State<H>) {
         const SETTLED: Duration = Duration::from_secs(5);
         if state
             .linked_at
             .take()
-            .is_some_and(|at| at.elapsed() > SETTLED)
+            .is_some_and(|at| hands.now().saturating_duration_since(at) > SETTLED)
         {
             // That owner has served it for a while: this is a new wait.
             state.waiting_since = None;
         }
         state.link = Link::Waiting;
-        state.waiting_since.get_or_insert_with(Instant::now);
+        state.waiting_since.get_or_insert_with(|| hands.now());
     }
 
     /// The lane of the slot's owner is open (again): sends all it has not accepted, in order, and
     /// every request it has not answered. Harmless to repeat: an owner takes only what is next.
-    pub(crate) fn relink(&self, slot: &Slot, state: &mut State) {
+    pub fn relink(&self, hands: &H, slot: &Slot<H>, state: &mut State<H>) {
         if matches!(state.link, Link::Restoring) || state.epoch < slot.epoch {
             return;
         }
-        self.connect(slot, state);
+        self.connect(hands, slot, state);
     }
 
     /// The new owner of the slot knows the session and has accepted up to `accepted`.
-    pub(crate) fn restored(&self, slot: &Slot, state: &mut State, item: &proto::ProgressItem) {
+    pub fn restored(
+        &self,
+        hands: &H,
+        slot: &Slot<H>,
+        state: &mut State<H>,
+        item: &proto::ProgressItem,
+    ) {
         failpoint!("edge.replaying");
         state.epoch = slot.epoch;
         state.waiting_since = None;
@@ -58,11 +65,11 @@ impl Session {
         state.prune_in();
         let acked = state.acked;
         state.prune_out(acked);
-        self.connect(slot, state);
+        self.connect(hands, slot, state);
     }
 
     /// The owner has the report, and its answer will not come: only what is settled is certain.
-    pub(crate) fn assume_restored(&self, slot: &Slot, state: &mut State) {
+    pub fn assume_restored(&self, slot: &Slot<H>, state: &mut State<H>) {
         if matches!(state.link, Link::Restoring) {
             state.epoch = slot.epoch;
             state.accepted = state.settled;
@@ -71,23 +78,17 @@ impl Session {
         // Linked by the caller, with all others of the slot.
     }
 
-    fn connect(&self, slot: &Slot, state: &mut State) {
-        let Some(set) = &slot.route else {
-            return self.wait(state);
+    fn connect(&self, hands: &H, slot: &Slot<H>, state: &mut State<H>) {
+        let route = slot.route.as_ref();
+        let Some(lane) = route.and_then(|route| hands.lane(route, self.slot)) else {
+            return self.wait(hands, state);
         };
-        let lane = set.lane(self.slot);
-        let Some(attempt) = lane.attempt() else {
-            return self.wait(state);
-        };
-        state.link = Link::Live {
-            lane: lane.clone(),
-            attempt,
-        };
-        state.linked_at = Some(Instant::now());
-        self.resend(state);
+        state.link = Link::Live(lane);
+        state.linked_at = Some(hands.now());
+        self.resend(hands, state);
     }
 
-    fn resend(&self, state: &mut State) {
+    fn resend(&self, hands: &H, state: &mut State<H>) {
         let mut enable = match state.management {
             Management::Asked { n, resume, max_s } => Some(self.enable_frame(n, resume, max_s)),
             _ => None,
@@ -99,14 +100,14 @@ impl Session {
                 continue;
             }
             let stanza = held.stanza.clone();
-            let frame = self.inbound_frame(n, stanza, refused, read, held.traced.as_deref());
+            let frame = self.inbound_frame(hands, n, stanza, refused, read, held.traced.as_deref());
             if let Some(enable) = enable.take_if(|e| e.n < n) {
-                self.send(state, Body::EnableSm(enable));
+                self.send(hands, state, Body::EnableSm(enable));
             }
-            self.send(state, Body::Inbound(frame));
+            self.send(hands, state, Body::Inbound(frame));
         }
         if let Some(enable) = enable {
-            self.send(state, Body::EnableSm(enable));
+            self.send(hands, state, Body::EnableSm(enable));
         }
         let written = if state.phase == Phase::Open {
             self.wire.written().max(state.acked)
@@ -114,15 +115,15 @@ impl Session {
             state.reported_written.max(state.acked)
         };
         if state.out_last > 0 {
-            self.report(state, written);
+            self.report(hands, state, written);
         }
         if let Some(close) = self.close_frame(state) {
-            self.send(state, Body::Close(close));
+            self.send(hands, state, Body::Close(close));
         }
     }
 
     /// What the owner must be told of the socket's end, until it answers.
-    pub(crate) fn close_frame(&self, state: &State) -> Option<proto::Close> {
+    pub fn close_frame(&self, state: &State<H>) -> Option<proto::Close> {
         let clean = match state.phase {
             Phase::Open | Phase::Gone => return None,
             Phase::Lost => false,
@@ -137,9 +138,9 @@ impl Session {
 
     /// Everything that this edge holds of the session, for a new owner; from now on nothing is
     /// sent until that owner answers.
-    pub(crate) fn report_epoch(&self, state: &mut State) -> proto::SessionReport {
+    pub fn report_epoch(&self, hands: &H, state: &mut State<H>) -> proto::SessionReport {
         state.link = Link::Restoring;
-        state.waiting_since.get_or_insert_with(Instant::now);
+        state.waiting_since.get_or_insert_with(|| hands.now());
         if !state.managed() && state.phase == Phase::Open {
             let written = self.wire.written();
             state.prune_out(written);

@@ -9,138 +9,137 @@ use sestina_proto::to_router::Body;
 use sestina_runtime::guard;
 use sestina_xmpp::stream::StreamCondition;
 
-use super::lane::{Lane, LaneSet};
+use super::Attachments;
+use super::hands::{Hands, Lock as _};
 use super::slots::{Retry, Slot};
+use super::state::{HeldIn, Link, Phase, Session};
 use crate::metrics::Count;
-use crate::session::state::{HeldIn, Link, Phase, Session};
-use crate::shared::Shared;
 
 /// The first wait after a redirection; each one doubles it.
 const RETRY_FIRST: Duration = Duration::from_millis(20);
 const RETRY_LAST: Duration = Duration::from_secs(1);
-/// Slots that are swept per tick: all of them in about five seconds.
-const SWEEP: usize = 41;
+/// In so many ticks all slots are swept: about five seconds.
+const SWEEP: usize = 100;
 /// A session without a socket that no owner takes over is dropped after this long.
 const LOST_LIMIT: Duration = Duration::from_secs(600);
 
-impl Shared {
+impl<H: Hands> Attachments<H> {
     /// A new owner: it is told all that this edge holds of the slot, and from now on nobody else
     /// is believed.
-    pub(crate) fn install_epoch(
+    pub fn install_epoch(
         &self,
+        hands: &H,
         number: u16,
-        slot: &mut Slot,
-        set: &Arc<LaneSet>,
+        slot: &mut Slot<H>,
+        route: &H::Route,
         epoch: u64,
         install: &proto::InstallEpoch,
     ) {
         if epoch < slot.epoch && guard!("epoch") {
-            self.metrics.count(Count::RefusedEpoch, 1);
+            hands.metrics().count(Count::RefusedEpoch, 1);
             return;
         }
         if let Some(owner) = &install.owner
-            && !set.is(owner)
+            && !hands.leads_to(route, owner)
         {
             tracing::warn!(
                 slot = number,
                 owner = %owner.name,
-                router = %set.router.name,
+                router = hands.name(route),
                 "an epoch came on another router's lane and was ignored"
             );
             return;
         }
-        self.metrics.count(Count::EpochInstalled, 1);
-        slot.raise(epoch, Some(Arc::clone(set)));
+        hands.metrics().count(Count::EpochInstalled, 1);
+        slot.raise(hands, epoch, Some(route.clone()));
         slot.reported = epoch;
         let sessions = slot
             .sessions
             .values()
             .filter_map(|session| {
                 let mut state = session.state.lock();
-                (state.phase != Phase::Gone).then(|| session.report_epoch(&mut state))
+                (state.phase != Phase::Gone).then(|| session.report_epoch(hands, &mut state))
             })
             .collect();
         let rooms = self.rooms.of_slot(number);
         let report = Body::EpochReport(proto::EpochReport { sessions, rooms });
         // If the lane breaks now, the owner installs its epoch again on the next one.
-        set.lane(number).send_now(proto::ToRouter {
-            slot: number.into(),
-            epoch,
-            body: Some(report),
-        });
+        slot.send(hands, number, report);
         if !slot.pending.is_empty() {
-            self.wait_for_owner(number, slot);
+            self.wait_for_owner(hands, number, slot);
         }
     }
 
     /// The new owner found nothing of some rooms.
-    pub(crate) fn tell_members(&self, number: u16, slot: &Slot, rooms: Vec<String>) {
-        let Some(set) = &slot.route else { return };
-        for part in self.rooms.members(number, rooms) {
+    pub fn tell_members(&self, hands: &H, number: u16, slot: &Slot<H>, rooms: Vec<String>) {
+        for part in self.rooms.members(hands, number, rooms) {
             // If the lane breaks now, the owner begins again on the next one.
-            set.lane(number).send_now(proto::ToRouter {
-                slot: number.into(),
-                epoch: slot.epoch,
-                body: Some(Body::RoomMembers(part)),
-            });
+            slot.send(hands, number, Body::RoomMembers(part));
         }
     }
 
     /// The new owner has rebuilt these sessions; those it does not know are closed.
-    pub(crate) fn take_restored(&self, number: u16, slot: &mut Slot, restored: &proto::Restored) {
+    pub fn take_restored(
+        &self,
+        hands: &H,
+        number: u16,
+        slot: &mut Slot<H>,
+        restored: &proto::Restored,
+    ) {
         for item in &restored.items {
             if let Some(session) = slot.sessions.get(&item.handle)
                 && session.generation == item.generation
             {
                 let mut state = session.state.lock();
-                session.restored(slot, &mut state, item);
+                session.restored(hands, slot, &mut state, item);
                 let again = state
                     .held_in
                     .iter()
                     .filter(|h| h.n > state.accepted)
                     .count();
-                self.metrics.count(Count::Replayed, again as u64);
-                state.tell_unsettled(&*self.metrics);
+                hands.metrics().count(Count::Replayed, again as u64);
+                state.tell_unsettled(hands.metrics());
             }
         }
-        let unknown: Vec<Arc<Session>> = slot
+        let unknown: Vec<Arc<Session<H>>> = slot
             .sessions
             .values()
             .filter(|s| matches!(s.state.lock().link, Link::Restoring))
             .cloned()
             .collect();
         for session in unknown {
-            self.metrics.count(Count::NotRestored, 1);
-            self.give_up(&session);
+            hands.metrics().count(Count::NotRestored, 1);
+            give_up(hands, &session);
             session.dismiss(
-                self,
+                hands,
                 StreamCondition::Reset.name(),
                 "the session could not be restored",
             );
-            self.remove_session(slot, session.handle);
+            self.remove_session(hands, slot, session.handle);
         }
         slot.retry = None;
-        slot.resend_pending(number);
+        slot.resend_pending(hands, number);
     }
 
     /// The owner did not take frames of that session (or a bind): they are sent again when a newer
     /// map names another owner, and otherwise after a while.
-    pub(crate) fn take_redirect(
+    pub fn take_redirect(
         &self,
+        hands: &H,
         number: u16,
-        slot: &mut Slot,
-        set: &Arc<LaneSet>,
+        slot: &mut Slot<H>,
+        route: &H::Route,
         redirect: &proto::Redirect,
     ) {
         // Who is not asked any more says nothing new, whatever epoch it knows.
         if !slot
             .route
             .as_ref()
-            .is_some_and(|route| Arc::ptr_eq(route, set))
+            .is_some_and(|owner| hands.is_same(owner, route))
         {
             return;
         }
-        self.metrics.count(Count::Redirected, 1);
+        hands.metrics().count(Count::Redirected, 1);
         if let Some(session) = slot.sessions.get(&redirect.handle) {
             let mut state = session.state.lock();
             if redirect.generation < session.generation || matches!(state.link, Link::Restoring) {
@@ -155,20 +154,20 @@ impl Shared {
                 if redirect.n == state.accepted + 1
                     && let Some(retry) = &mut slot.retry
                 {
-                    retry.at = Instant::now();
+                    retry.at = hands.now();
                 }
                 return;
             }
-            session.wait(&mut state);
+            session.wait(hands, &mut state);
         } else if !slot.pending.contains_key(&redirect.handle) {
             return;
         }
-        self.wait_for_owner(number, slot);
+        self.wait_for_owner(hands, number, slot);
     }
 
     /// Arms the slot's retry.
-    pub(crate) fn wait_for_owner(&self, number: u16, slot: &mut Slot) {
-        let now = Instant::now();
+    pub fn wait_for_owner(&self, hands: &H, number: u16, slot: &mut Slot<H>) {
+        let now = hands.now();
         let tries = match slot.retry {
             Some(retry) if retry.at > now => return,
             Some(retry) => retry.tries + 1,
@@ -186,14 +185,14 @@ impl Shared {
 
     /// Called by the timers' task: sends again what owners did not take, and ends what waited too
     /// long.
-    pub(crate) fn retry_waiting(&self, now: Instant) {
+    pub fn retry_waiting(&self, hands: &H, now: Instant) {
         let waiting: Vec<u16> = self.waiting.lock().iter().copied().collect();
         for number in waiting {
             let mut slot = self.slots[usize::from(number)].lock();
             match slot.retry {
                 Some(retry) if retry.at > now => continue,
                 Some(retry) if slot.is_waiting() => {
-                    slot.resend(number);
+                    slot.resend(hands, number);
                     let pause = RETRY_FIRST
                         .saturating_mul(1 << retry.tries.min(6))
                         .min(RETRY_LAST);
@@ -208,74 +207,70 @@ impl Shared {
                 }
             }
         }
-        let from = self
-            .sweep_at
-            .fetch_add(SWEEP, std::sync::atomic::Ordering::Relaxed);
-        for offset in 0..SWEEP {
-            self.sweep((from + offset) % self.slots.len(), now);
+        let step = self.slots.len().div_ceil(SWEEP);
+        let from = {
+            let mut at = self.sweep_at.lock();
+            let from = *at;
+            *at = (from + step) % self.slots.len().max(1);
+            from
+        };
+        for offset in 0..step {
+            self.sweep(hands, (from + offset) % self.slots.len(), now);
         }
     }
 
     /// Looks for what has waited too long in one slot, and for clients that are gone.
-    pub(crate) fn sweep(&self, index: usize, now: Instant) {
+    pub fn sweep(&self, hands: &H, index: usize, now: Instant) {
         let mut slot = self.slots[index].lock();
         if slot.sessions.is_empty() {
             return;
         }
-        let mut over: Vec<(Arc<Session>, bool)> = Vec::new();
+        let mut over: Vec<(Arc<Session<H>>, bool)> = Vec::new();
         for session in slot.sessions.values() {
             let mut state = session.state.lock();
-            session.check_silence(self, &mut state, now);
+            session.check_silence(hands, &mut state, now);
             let Some(since) = state.waiting_since else {
                 continue;
             };
             let open = state.phase == Phase::Open;
-            let linked = matches!(state.link, Link::Live { .. });
+            let linked = matches!(state.link, Link::Live(_));
             if open && linked {
                 continue;
             }
             let limit = if open {
-                self.config.owner_deadline
+                hands.limits().owner_deadline
             } else {
                 LOST_LIMIT
             };
-            if state.phase == Phase::Gone || since.elapsed() >= limit {
+            if state.phase == Phase::Gone || hands.now().saturating_duration_since(since) >= limit {
                 over.push((Arc::clone(session), open));
             } else if linked && let Some(close) = session.close_frame(&state) {
-                session.send(&mut state, Body::Close(close));
+                session.send(hands, &mut state, Body::Close(close));
             }
         }
         for (session, open) in over {
             if open {
-                self.metrics.count(Count::OwnerTimeout, 1);
+                hands.metrics().count(Count::OwnerTimeout, 1);
             }
-            self.give_up(&session);
+            give_up(hands, &session);
             session.dismiss(
-                self,
+                hands,
                 StreamCondition::ResourceConstraint.name(),
                 "no server took over this session in time",
             );
-            self.remove_session(&mut slot, session.handle);
+            self.remove_session(hands, &mut slot, session.handle);
         }
     }
 
-    /// Counts what the client was told to be accepted and nobody has taken from this edge.
-    fn give_up(&self, session: &Session) {
-        let state = session.state.lock();
-        let promised = |held: &&HeldIn| held.n <= state.told;
-        let lost = state.held_in.iter().filter(promised).count();
-        self.metrics.count(Count::InputLost, lost as u64);
-    }
-
     /// A lane is open: everything of its slots that is not answered is sent on it.
-    pub(crate) fn lane_ready(&self, set: &Arc<LaneSet>, lane: &Arc<Lane>) {
-        let lanes = set.lanes.len();
-        for number in (lane.index as usize..self.slots.len()).step_by(lanes) {
+    pub fn lane_ready(&self, hands: &H, route: &H::Route, lane: u32, lanes: u32) {
+        let step = (lanes as usize).max(1);
+        for number in (lane as usize..self.slots.len()).step_by(step) {
             let slot = self.slots[number].lock();
             if slot
                 .route
                 .as_ref()
-                .is_some_and(|route| Arc::ptr_eq(route, set))
+                .is_some_and(|owner| hands.is_same(owner, route))
             {
                 if slot.reported == slot.epoch {
                     // The owner's answer to the report may have been lost with the lane. If it
@@ -284,8 +279,16 @@ impl Shared {
                         session.assume_restored(&slot, &mut session.state.lock());
                     }
                 }
-                slot.resend(number as u16);
+                slot.resend(hands, number as u16);
             }
         }
     }
+}
+
+/// Counts what the client was told to be accepted and nobody has taken from this edge.
+fn give_up<H: Hands>(hands: &H, session: &Session<H>) {
+    let state = session.state.lock();
+    let promised = |held: &&HeldIn| held.n <= state.told;
+    let lost = state.held_in.iter().filter(promised).count();
+    hands.metrics().count(Count::InputLost, lost as u64);
 }

@@ -7,12 +7,11 @@ use std::sync::Arc;
 
 use sestina_proto as proto;
 use sestina_proto::to_router::Body;
-use sestina_xmpp::stream::sm;
 
+use super::hands::{Hands, Lock as _, Say, Socket as _};
 use super::state::{HeldOut, Phase, Session, State};
-use crate::lanes::turn::Payload;
+use super::turn::Payload;
 use crate::metrics::Count;
-use crate::shared::Shared;
 use crate::transport::{Flush, Passage};
 
 /// Deliveries after which what was written or acknowledged is reported at once.
@@ -22,7 +21,7 @@ const REPORT_BYTES: usize = 64 << 10;
 
 /// What became of a delivery.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Taken {
+pub enum Taken {
     /// It is held (and on the wire, if there is one).
     Held,
     /// It was there already.
@@ -36,13 +35,13 @@ const ASKS_AT_ONCE: u8 = 4;
 /// Little: at most so many deliveries in that time.
 const LITTLE: u64 = 8;
 
-impl Session {
+impl<H: Hands> Session<H> {
     /// Takes one delivery. The caller holds the slot, so that nothing of an older owner comes in
     /// after the report to a new one.
-    pub(crate) fn deliver(
+    pub fn deliver(
         &self,
-        shared: &Shared,
-        state: &mut State,
+        hands: &H,
+        state: &mut State<H>,
         number: u64,
         payload: &Payload,
     ) -> Taken {
@@ -64,41 +63,41 @@ impl Session {
         state.unreported_bytes += payload.weight;
         if state.phase == Phase::Open {
             let passage = Passage::new(payload.read, &payload.span);
-            let written = self.wire.append_passing(number, passage, |out| {
-                stanza.write_to(out, Some(&self.jid), self.framing.declares_content());
-            });
+            let written = self
+                .wire
+                .deliver(self.framing, number, passage, stanza, &self.jid);
             if !written {
                 if self.wire.overflowed() {
-                    shared.metrics.count(Count::SlowReader, 1);
+                    hands.metrics().count(Count::SlowReader, 1);
                 }
-                self.lose_locked(shared, state);
+                self.lose_locked(hands, state);
             }
         }
         Taken::Held
     }
 
     /// The end of a turn in which the session was touched: asks, flushes and reports.
-    pub(crate) fn finish_turn(self: &Arc<Self>, shared: &Shared) {
+    pub fn finish_turn(self: &Arc<Self>, hands: &H) {
         {
             let mut state = self.state.lock();
             state.touched = false;
             if state.phase != Phase::Open {
                 return;
             }
-            self.ask_if_due(shared, &mut state);
+            self.ask_if_due(hands, &mut state);
         }
         let flush = self.wire.flush();
         let mut state = self.state.lock();
         if flush == Flush::Closed {
-            self.lose_locked(shared, &mut state);
+            self.lose_locked(hands, &mut state);
             return;
         }
-        self.report_if_due(shared, &mut state, false);
+        self.report_if_due(hands, &mut state, false);
     }
 
     /// Writes `<r/>`: at once where little is sent, so that a client which goes soon after has told
     /// what it got; else when enough was sent since the last one, or when a timer says so.
-    pub(crate) fn ask_if_due(self: &Arc<Self>, shared: &Shared, state: &mut State) {
+    pub fn ask_if_due(self: &Arc<Self>, hands: &H, state: &mut State<H>) {
         let unasked = state.unasked();
         if unasked == 0 {
             return;
@@ -106,10 +105,10 @@ impl Session {
         if !std::mem::replace(&mut state.ask_timer, true) {
             state.ask_window = state.out_last;
             state.asks_at_once = ASKS_AT_ONCE;
-            shared.timers.ask(self);
+            hands.attachments().timers.ask(hands, self);
         }
-        let half = state.unacked_bytes >= shared.config.session_credit / 2;
-        let enough = unasked >= shared.config.ask_stanzas
+        let half = state.unacked_bytes >= hands.limits().session_credit / 2;
+        let enough = unasked >= hands.limits().ask_stanzas
             || (half && !std::mem::replace(&mut state.half_asked, true));
         if enough {
             self.write_request(state);
@@ -120,7 +119,7 @@ impl Session {
     }
 
     /// Nothing is asked for that was not answered: asks for what came since, if little is sent.
-    pub(crate) fn ask_at_once(&self, state: &mut State) {
+    pub fn ask_at_once(&self, state: &mut State<H>) {
         if state.asks_at_once > 0 && state.unasked() > 0 {
             state.asks_at_once -= 1;
             self.write_request(state);
@@ -129,7 +128,7 @@ impl Session {
 
     /// A while has passed, and what was sent meanwhile tells how it goes on: true if it has to be
     /// looked at again.
-    pub(crate) fn ask_late(&self, state: &mut State) -> bool {
+    pub fn ask_late(&self, state: &mut State<H>) -> bool {
         let busy = std::mem::take(&mut state.asked_enough);
         let waits = state.unasked() > 0;
         if waits && !busy {
@@ -143,14 +142,14 @@ impl Session {
     }
 
     /// Writes `<r/>`.
-    pub(crate) fn write_request(&self, state: &mut State) {
-        self.wire.append(sm::write_request);
+    pub fn write_request(&self, state: &mut State<H>) {
+        self.wire.say(self.framing, Say::Request);
         state.asked_at = state.out_last;
     }
 
     /// Tells the owner what was written and acknowledged if that is enough to tell, or if `late`
     /// says that time is up. Otherwise a timer will.
-    pub(crate) fn report_if_due(self: &Arc<Self>, shared: &Shared, state: &mut State, late: bool) {
+    pub fn report_if_due(self: &Arc<Self>, hands: &H, state: &mut State<H>, late: bool) {
         if !state.managed() {
             // Without XEP-0198 the promise is "written to its socket".
             let written = self.wire.written();
@@ -162,16 +161,16 @@ impl Session {
         let enough =
             stanzas >= REPORT_STANZAS || (stanzas > 0 && state.unreported_bytes >= REPORT_BYTES);
         if stanzas > 0 && (late || enough) {
-            self.report(state, written);
+            self.report(hands, state, written);
         }
         let outstanding = state.out_last > state.reported_written;
         if outstanding && !std::mem::replace(&mut state.report_timer, true) {
-            shared.timers.report(self);
+            hands.attachments().timers.report(hands, self);
         }
     }
 
     /// Sends one Acked.
-    pub(crate) fn report(&self, state: &mut State, written: u64) {
+    pub fn report(&self, hands: &H, state: &mut State<H>, written: u64) {
         state.reported_acked = state.acked;
         state.reported_written = written;
         state.unreported_bytes = 0;
@@ -181,6 +180,6 @@ impl Session {
             number: state.acked,
             written,
         };
-        self.send(state, Body::Acked(acked));
+        self.send(hands, state, Body::Acked(acked));
     }
 }

@@ -1,45 +1,45 @@
 //! Which sessions are in which rooms. A room's owner knows it, and so does the shadow; when both
 //! are lost at once, edges tell a new owner.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use parking_lot::Mutex;
 use prost::Message as _;
 use sestina_api::key::split;
 use sestina_proto as proto;
 use sestina_xmpp::jid::Jid;
 
+use super::hands::{Hands, Lock as _};
 use super::state::Session;
 
-/// Bytes of one part of an answer.
-const PART: usize = 256 * 1024;
-
 /// By handle.
-type Sessions = HashMap<u64, Arc<Session>>;
+type Sessions<H> = BTreeMap<u64, Arc<Session<H>>>;
+
+/// By slot and bare JID of the room.
+type Inside<H> = BTreeMap<(u16, String), Sessions<H>>;
 
 /// See the module. Its lock comes after those of slots, and never together with a session's.
-#[derive(Default)]
-pub(crate) struct Rooms {
-    /// By slot and bare JID of the room.
-    inside: Mutex<BTreeMap<(u16, String), Sessions>>,
+pub struct Rooms<H: Hands> {
+    inside: H::Lock<Inside<H>>,
 }
 
-impl Rooms {
+impl<H: Hands> Default for Rooms<H> {
+    fn default() -> Rooms<H> {
+        Rooms {
+            inside: H::Lock::new(Inside::new()),
+        }
+    }
+}
+
+impl<H: Hands> Rooms<H> {
     /// The owner gave a session another record.
-    pub(crate) fn changed(
-        &self,
-        session: &Arc<Session>,
-        before: &Bytes,
-        now: &Bytes,
-        slot_of: impl Fn(&Jid) -> u16,
-    ) {
+    pub fn changed(&self, hands: &H, session: &Arc<Session<H>>, before: &Bytes, now: &Bytes) {
         let (before, now) = (names(before), names(now));
         if before == now {
             return;
         }
-        let key = |room: &String| (slot_of(&Jid::from_wire(room)), room.clone());
+        let key = |room: &String| (hands.slot_of_room(&Jid::from_wire(room)), room.clone());
         let mut inside = self.inside.lock();
         for room in before.iter().filter(|room| !now.contains(room)) {
             let key = key(room);
@@ -56,8 +56,13 @@ impl Rooms {
         }
     }
 
+    /// Nobody is in any room.
+    pub fn clear(&self) {
+        self.inside.lock().clear();
+    }
+
     /// The rooms of a slot in which somebody is.
-    pub(crate) fn of_slot(&self, slot: u16) -> Vec<String> {
+    pub fn of_slot(&self, slot: u16) -> Vec<String> {
         let inside = self.inside.lock();
         inside
             .range((slot, String::new())..)
@@ -67,7 +72,7 @@ impl Rooms {
     }
 
     /// Who is in these rooms of a slot, in parts.
-    pub(crate) fn members(&self, slot: u16, rooms: Vec<String>) -> Vec<proto::RoomMembers> {
+    pub fn members(&self, hands: &H, slot: u16, rooms: Vec<String>) -> Vec<proto::RoomMembers> {
         let mut parts = Vec::new();
         let mut part = proto::RoomMembers {
             more: true,
@@ -76,7 +81,7 @@ impl Rooms {
         let mut bytes = 0;
         for room in rooms {
             let key = (slot, room);
-            let sessions: Vec<Arc<Session>> = self
+            let sessions: Vec<Arc<Session<H>>> = self
                 .inside
                 .lock()
                 .get(&key)
@@ -85,7 +90,7 @@ impl Rooms {
             for membership in sessions.iter().filter_map(|s| membership(s, &key.1)) {
                 bytes += membership.encoded_len();
                 part.members.push(membership);
-                if bytes > PART {
+                if bytes > hands.limits().members_part {
                     bytes = 0;
                     let members = std::mem::take(&mut part.members);
                     parts.push(proto::RoomMembers {
@@ -108,7 +113,7 @@ fn names(record: &Bytes) -> Vec<String> {
 }
 
 /// What a session knows of itself in a room; none if the room has not let it in.
-fn membership(session: &Session, room: &str) -> Option<proto::RoomMembership> {
+fn membership<H: Hands>(session: &Session<H>, room: &str) -> Option<proto::RoomMembership> {
     let record = session.state.lock().record.clone();
     let state = proto::SessionState::decode(record).ok()?;
     let joined = state.joined.into_iter().find(|j| j.room == room)?;

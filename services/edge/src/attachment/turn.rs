@@ -8,153 +8,147 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use parking_lot::MutexGuard;
 use sestina_proto as proto;
 use sestina_proto::to_edge::Body;
-use sestina_runtime::clock::wall_ms;
 use sestina_runtime::{failpoint, guard};
 use sestina_telemetry::trace::span_from_traceparent;
 use sestina_xmpp::stanza::Stanza;
 use tracing::Span;
 
-use super::lane::LaneSet;
+use super::hands::{Guard, Hands, Lock as _};
+use super::outbound::Taken;
 use super::slots::Slot;
+use super::state::{Session, State};
+use super::{Attachments, slot_of_handle};
 use crate::metrics::Count;
-use crate::session::outbound::Taken;
-use crate::session::state::{Session, State};
-use crate::shared::{Shared, slot_of_handle};
 
 /// What a delivery brings, for all its receivers here.
-pub(crate) struct Payload {
-    pub(crate) stanza: Arc<Stanza>,
-    pub(crate) weight: usize,
-    pub(crate) key: Option<proto::Key>,
+pub struct Payload {
+    /// It itself.
+    pub stanza: Arc<Stanza>,
+    /// Its bytes.
+    pub weight: usize,
+    /// The key of its effect.
+    pub key: Option<proto::Key>,
     /// When its sender's edge read it, on this process's clock, if that is known.
-    pub(crate) read: Option<Instant>,
+    pub read: Option<Instant>,
     /// When it came here, in milliseconds since 1970.
-    pub(crate) at_ms: i64,
+    pub at_ms: i64,
     /// Ends when the last socket has it; disabled unless it is sampled.
-    pub(crate) span: Span,
+    pub span: Span,
 }
 
 /// The sessions touched by a batch, and the slots of which something was refused by its epoch.
-#[derive(Default)]
-pub(crate) struct Turn {
-    touched: Vec<Arc<Session>>,
+pub struct Turn<H: Hands> {
+    touched: Vec<Arc<Session<H>>>,
     refused: BTreeSet<u32>,
 }
 
-impl Turn {
-    fn touch(&mut self, session: &Arc<Session>, state: &mut State) {
+impl<H: Hands> Turn<H> {
+    fn touch(&mut self, session: &Arc<Session<H>>, state: &mut State<H>) {
         if !std::mem::replace(&mut state.touched, true) {
             self.touched.push(Arc::clone(session));
         }
     }
 
-    fn finish(self, shared: &Shared) -> Vec<u32> {
+    fn finish(self, hands: &H) -> Vec<u32> {
         for session in &self.touched {
-            session.finish_turn(shared);
+            session.finish_turn(hands);
         }
         self.refused.into_iter().collect()
     }
 }
 
-impl Shared {
+impl<H: Hands> Attachments<H> {
     /// Works a batch; tells the slots of which it refused something because another owns them now.
-    /// `None` if nothing of it was taken: this edge has no lease any more.
-    pub(crate) fn take_batch(
-        self: &Arc<Self>,
-        set: &Arc<LaneSet>,
-        batch: proto::ToEdgeBatch,
-    ) -> Option<Vec<u32>> {
-        if !self.check_lease() {
-            return None;
-        }
+    pub fn take_batch(&self, hands: &H, route: &H::Route, batch: proto::ToEdgeBatch) -> Vec<u32> {
         failpoint!("edge.delivering");
-        let mut turn = Turn::default();
+        let mut turn = Turn {
+            touched: Vec::new(),
+            refused: BTreeSet::new(),
+        };
         for frame in batch.frames {
-            self.take_frame(set, frame, &mut turn);
+            self.take_frame(hands, route, frame, &mut turn);
         }
-        let refused = turn.finish(self);
+        let refused = turn.finish(hands);
         failpoint!("edge.delivered");
-        Some(refused)
+        refused
     }
 
-    fn take_frame(self: &Arc<Self>, set: &Arc<LaneSet>, frame: proto::ToEdge, turn: &mut Turn) {
+    fn take_frame(&self, hands: &H, route: &H::Route, frame: proto::ToEdge, turn: &mut Turn<H>) {
         let Some(body) = frame.body else {
-            tracing::debug!(router = %set.router.name, "a frame of an unknown kind was ignored");
+            tracing::debug!(
+                router = hands.name(route),
+                "a frame of an unknown kind was ignored"
+            );
             return;
         };
         match body {
             Body::Welcome(_) => return,
-            Body::SlotMap(map) => return self.learn(map),
-            Body::Deliver(deliver) => return self.take_deliver(set, deliver, turn),
+            Body::SlotMap(map) => return hands.learn(map),
+            Body::Deliver(deliver) => return self.take_deliver(hands, route, deliver, turn),
             _ => {}
         }
         let Some(cell) = self.slots.get(frame.slot as usize) else {
-            tracing::warn!(slot = frame.slot, router = %set.router.name, "no such slot");
+            tracing::warn!(
+                slot = frame.slot,
+                router = hands.name(route),
+                "no such slot"
+            );
             return;
         };
         let number = frame.slot as u16;
         let mut slot = cell.lock();
         match body {
             Body::InstallEpoch(install) => {
-                return self.install_epoch(number, &mut slot, set, frame.epoch, &install);
+                return self.install_epoch(hands, number, &mut slot, route, frame.epoch, &install);
             }
             Body::Redirect(redirect) => {
-                return self.take_redirect(number, &mut slot, set, &redirect);
+                return self.take_redirect(hands, number, &mut slot, route, &redirect);
             }
             _ => {}
         }
-        if self.is_of_owner(&mut slot, set, frame.epoch) {
-            self.take_owned(number, &mut slot, body, turn);
+        if is_of_owner(hands, &mut slot, route, frame.epoch) {
+            self.take_owned(hands, number, &mut slot, body, turn);
         } else {
             turn.refused.insert(frame.slot);
         }
     }
 
-    /// Whether something of this epoch is to be taken. A higher one than known is believed: only
-    /// an owner has it.
-    fn is_of_owner(&self, slot: &mut Slot, set: &Arc<LaneSet>, epoch: u64) -> bool {
-        if epoch < slot.epoch && guard!("epoch") {
-            self.metrics.count(Count::RefusedEpoch, 1);
-            return false;
-        }
-        if epoch > slot.epoch {
-            slot.raise(epoch, Some(Arc::clone(set)));
-        } else if slot.route.is_none() {
-            slot.route = Some(Arc::clone(set));
-        }
-        true
-    }
-
     /// A frame of the slot's owner.
-    fn take_owned(&self, number: u16, slot: &mut Slot, body: Body, turn: &mut Turn) {
+    fn take_owned(
+        &self,
+        hands: &H,
+        number: u16,
+        slot: &mut Slot<H>,
+        body: Body,
+        turn: &mut Turn<H>,
+    ) {
         match body {
             Body::Progress(progress) => {
                 for item in &progress.items {
-                    let Some(session) = self.session(slot, item.handle, item.generation) else {
+                    let Some(session) = session(hands, slot, item.handle, item.generation) else {
                         continue;
                     };
                     let mut state = session.state.lock();
-                    if session.take_progress(self, &mut state, item) {
+                    if session.take_progress(hands, &mut state, item) {
                         turn.touch(session, &mut state);
                     }
                 }
             }
             Body::Bound(bound) => {
-                if let Some(session) = self.take_bound(number, slot, &bound) {
+                if let Some(session) = self.take_bound(hands, number, slot, &bound) {
                     turn.touch(&session, &mut session.state.lock());
                 }
             }
             Body::Resumed(resumed) => {
-                if let Some(session) = self.take_resumed(number, slot, &resumed) {
+                if let Some(session) = self.take_resumed(hands, number, slot, &resumed) {
                     turn.touch(&session, &mut session.state.lock());
                 }
             }
-            Body::Refused(refused) => self.take_refused(slot, refused),
+            Body::Refused(refused) => self.take_refused(hands, slot, refused),
             Body::SmEnabled(enabled) => {
-                let Some(session) = self.session(slot, enabled.handle, enabled.generation) else {
+                let Some(session) = session(hands, slot, enabled.handle, enabled.generation) else {
                     return;
                 };
                 let mut state = session.state.lock();
@@ -163,40 +157,41 @@ impl Shared {
                 }
             }
             Body::Close(close) => {
-                let Some(session) = self.session(slot, close.handle, close.generation) else {
+                let Some(session) = session(hands, slot, close.handle, close.generation) else {
                     return;
                 };
                 if close.keep {
                     if failpoint!("edge.session_left") {
                         return;
                     }
-                    session.supersede(self, &close.condition, &close.text, close.ended);
+                    session.supersede(hands, &close.condition, &close.text, close.ended);
                 } else {
-                    session.dismiss(self, &close.condition, &close.text);
-                    self.remove_session(slot, close.handle);
+                    session.dismiss(hands, &close.condition, &close.text);
+                    self.remove_session(hands, slot, close.handle);
                 }
             }
             Body::KeepState(keep) => {
-                if let Some(session) = self.session(slot, keep.handle, keep.generation) {
+                if let Some(session) = session(hands, slot, keep.handle, keep.generation) {
                     // A slice would keep the whole decode buffer alive.
                     let record = Bytes::copy_from_slice(&keep.state);
                     let before =
                         std::mem::replace(&mut session.state.lock().record, record.clone());
-                    self.record_changed(session, &before, &record);
+                    self.rooms.changed(hands, session, &before, &record);
                 }
             }
             Body::Detached(detached) => {
-                let Some(session) = self.session(slot, detached.handle, detached.generation) else {
+                let Some(session) = session(hands, slot, detached.handle, detached.generation)
+                else {
                     return;
                 };
                 if failpoint!("edge.session_left") {
                     return;
                 }
-                session.detached(self);
-                self.remove_session(slot, detached.handle);
+                session.detached(hands);
+                self.remove_session(hands, slot, detached.handle);
             }
-            Body::Restored(restored) => self.take_restored(number, slot, &restored),
-            Body::AskMembers(ask) => self.tell_members(number, slot, ask.rooms),
+            Body::Restored(restored) => self.take_restored(hands, number, slot, &restored),
+            Body::AskMembers(ask) => self.tell_members(hands, number, slot, ask.rooms),
             Body::Deliver(_)
             | Body::InstallEpoch(_)
             | Body::Redirect(_)
@@ -205,24 +200,15 @@ impl Shared {
         }
     }
 
-    /// The session of a handle, unless the frame is for an older attachment.
-    fn session<'a>(
-        &self,
-        slot: &'a Slot,
-        handle: u64,
-        generation: u32,
-    ) -> Option<&'a Arc<Session>> {
-        let session = slot.sessions.get(&handle)?;
-        if generation < session.generation && guard!("generation") {
-            self.metrics.count(Count::RefusedGeneration, 1);
-            return None;
-        }
-        Some(session)
-    }
-
     /// One payload for sessions of many slots.
-    fn take_deliver(&self, set: &Arc<LaneSet>, deliver: proto::Deliver, turn: &mut Turn) {
-        let (now, at_ms) = (Instant::now(), wall_ms());
+    fn take_deliver(
+        &self,
+        hands: &H,
+        route: &H::Route,
+        deliver: proto::Deliver,
+        turn: &mut Turn<H>,
+    ) {
+        let (now, at_ms) = (hands.now(), hands.wall_ms());
         let variants: Vec<Payload> = deliver
             .variants
             .into_iter()
@@ -243,22 +229,23 @@ impl Shared {
             })
             .collect();
         let mut taken = 0;
-        let mut locked: Option<(u16, MutexGuard<'_, Slot>)> = None;
+        let mut locked: Option<(u16, Guard<'_, H, Slot<H>>)> = None;
         for target in &deliver.targets {
             let number = slot_of_handle(target.handle);
             if locked.as_ref().is_none_or(|(held, _)| *held != number) {
                 // One slot at a time: the old lock goes before the new one is taken.
                 drop(locked.take());
-                locked = Some((number, self.slots[usize::from(number)].lock()));
+                let cell = self.slots.get(usize::from(number));
+                locked = cell.map(|cell| (number, cell.lock()));
             }
             let Some((_, slot)) = &mut locked else {
                 continue;
             };
-            if !self.is_of_owner(slot, set, target.epoch) {
+            if !is_of_owner(hands, slot, route, target.epoch) {
                 turn.refused.insert(number.into());
                 continue;
             }
-            let Some(session) = self.session(slot, target.handle, target.generation) else {
+            let Some(session) = session(hands, slot, target.handle, target.generation) else {
                 continue;
             };
             let Some(payload) = variants.get(target.variant as usize) else {
@@ -269,23 +256,53 @@ impl Shared {
                 continue;
             };
             let mut state = session.state.lock();
-            match session.deliver(self, &mut state, target.number, payload) {
+            match session.deliver(hands, &mut state, target.number, payload) {
                 Taken::Held => {
                     taken += 1;
                     turn.touch(session, &mut state);
                 }
-                Taken::Repeated => self.metrics.count(Count::Repeated, 1),
+                Taken::Repeated => hands.metrics().count(Count::Repeated, 1),
                 Taken::Gap => {
-                    self.metrics.count(Count::NumberGap, 1);
+                    hands.metrics().count(Count::NumberGap, 1);
                     tracing::warn!(
                         number = target.number,
                         last = state.out_last,
                         "a delivery leaves a gap; the socket is cut so that the client resumes"
                     );
-                    session.lose_locked(self, &mut state);
+                    session.lose_locked(hands, &mut state);
                 }
             }
         }
-        self.metrics.count(Count::StanzaOut, taken);
+        hands.metrics().count(Count::StanzaOut, taken);
     }
+}
+
+/// Whether something of this epoch is to be taken. A higher one than known is believed: only
+/// an owner has it.
+fn is_of_owner<H: Hands>(hands: &H, slot: &mut Slot<H>, route: &H::Route, epoch: u64) -> bool {
+    if epoch < slot.epoch && guard!("epoch") {
+        hands.metrics().count(Count::RefusedEpoch, 1);
+        return false;
+    }
+    if epoch > slot.epoch {
+        slot.raise(hands, epoch, Some(route.clone()));
+    } else if slot.route.is_none() {
+        slot.route = Some(route.clone());
+    }
+    true
+}
+
+/// The session of a handle, unless the frame is for an older attachment.
+fn session<'a, H: Hands>(
+    hands: &H,
+    slot: &'a Slot<H>,
+    handle: u64,
+    generation: u32,
+) -> Option<&'a Arc<Session<H>>> {
+    let session = slot.sessions.get(&handle)?;
+    if generation < session.generation && guard!("generation") {
+        hands.metrics().count(Count::RefusedGeneration, 1);
+        return None;
+    }
+    Some(session)
 }

@@ -5,39 +5,44 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
-use parking_lot::Mutex;
 use sestina_proto as proto;
 use sestina_telemetry::trace;
 use sestina_xmpp::stanza::{Kind, Stanza};
 use sestina_xmpp::stream::Framing;
-use tokio::sync::Notify;
 use tracing::Span;
 
-use crate::lanes::lane::Lane;
+use super::hands::Hands;
 use crate::metrics::{EdgeMetrics, Level};
-use crate::transport::WireWriter;
 
 /// One attachment of a session to a socket of this edge. Its handle is never used again.
-pub(crate) struct Session {
-    pub(crate) handle: u64,
-    pub(crate) generation: u32,
-    pub(crate) slot: u16,
+pub struct Session<H: Hands> {
+    /// Names it on lanes.
+    pub handle: u64,
+    /// Each attachment of a session has a higher one.
+    pub generation: u32,
+    /// Slot of its user.
+    pub slot: u16,
     /// The session's 128-bit nonce, the same through all its attachments.
-    pub(crate) nonce: u128,
+    pub nonce: u128,
     /// Full JID.
-    pub(crate) jid: Box<str>,
-    pub(crate) framing: Framing,
-    pub(crate) wire: Arc<WireWriter>,
-    pub(crate) transport: &'static str,
-    pub(crate) remote: Box<str>,
+    pub jid: Box<str>,
+    /// Of its stream.
+    pub framing: Framing,
+    /// Its socket.
+    pub wire: Arc<H::Socket>,
+    /// How the client came.
+    pub transport: &'static str,
+    /// Where it came from.
+    pub remote: Box<str>,
     /// Wakes the reader that was paused because too much was unsettled.
-    pub(crate) room: Notify,
-    pub(crate) state: Mutex<State>,
+    pub room: H::Reader,
+    /// What changes.
+    pub state: H::Lock<State<H>>,
 }
 
 /// What the socket is to the session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Phase {
+pub enum Phase {
     /// Open: stanzas go both ways.
     Open,
     /// The socket was lost; the owner has been told, what is held stays until it detaches.
@@ -49,15 +54,9 @@ pub(crate) enum Phase {
 }
 
 /// Where the session's frames go.
-#[derive(Clone)]
-pub(crate) enum Link {
-    /// Into that opening of that lane. If the opening is over, all is sent again on the next.
-    Live {
-        /// The lane.
-        lane: Arc<Lane>,
-        /// Which opening of it.
-        attempt: u64,
-    },
+pub enum Link<H: Hands> {
+    /// Into that opening of a lane. If the opening is over, all is sent again on the next.
+    Live(H::Lane),
     /// Nowhere: the owner redirected, or there is no open lane. Sent again when there is one.
     Waiting,
     /// Nowhere: a new owner has been told of the session and has not answered.
@@ -66,7 +65,7 @@ pub(crate) enum Link {
 
 /// XEP-0198 of the session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Management {
+pub enum Management {
     /// Not asked for.
     Off,
     /// `<enable/>` came after the n-th stanza; the owner has not answered.
@@ -86,26 +85,31 @@ pub(crate) enum Management {
 }
 
 /// A stanza of the client that is not settled.
-pub(crate) struct HeldIn {
-    pub(crate) n: u64,
-    pub(crate) stanza: proto::Stanza,
+pub struct HeldIn {
+    /// Its number.
+    pub n: u64,
+    /// As it came.
+    pub stanza: proto::Stanza,
     /// The error that its owner must answer it with; empty if there is none.
-    pub(crate) refused: &'static str,
-    pub(crate) weight: u32,
-    pub(crate) read: Instant,
+    pub refused: &'static str,
+    /// Its bytes.
+    pub weight: u32,
+    /// When it was read.
+    pub read: Instant,
     /// Of a sampled stanza.
-    pub(crate) traced: Option<Box<Traced>>,
+    pub traced: Option<Box<Traced>>,
 }
 
 /// The root of a sampled stanza's trace: it ends when the stanza is settled.
-pub(crate) struct Traced {
-    pub(crate) parent: String,
+pub struct Traced {
+    /// The trace context.
+    pub parent: String,
     _span: Span,
 }
 
 impl Traced {
     /// Draws whether a stanza is sampled.
-    pub(crate) fn draw(kind: Kind) -> Option<Box<Traced>> {
+    pub fn draw(kind: Kind) -> Option<Box<Traced>> {
         let span = trace::stanza_span(kind.name());
         let parent = trace::traceparent(&span)?;
         Some(Box::new(Traced {
@@ -116,82 +120,100 @@ impl Traced {
 }
 
 /// A delivery that is not both acknowledged and released.
-pub(crate) struct HeldOut {
-    pub(crate) number: u64,
-    pub(crate) key: Option<proto::Key>,
+pub struct HeldOut {
+    /// Its number.
+    pub number: u64,
+    /// The key of its effect.
+    pub key: Option<proto::Key>,
     /// Dropped once the client acknowledged it; shared by all who got it.
-    pub(crate) stanza: Option<Arc<Stanza>>,
+    pub stanza: Option<Arc<Stanza>>,
     /// When it came, in milliseconds since 1970.
-    pub(crate) at_ms: i64,
+    pub at_ms: i64,
 }
 
 /// What changes.
-pub(crate) struct State {
-    pub(crate) phase: Phase,
-    pub(crate) link: Link,
+pub struct State<H: Hands> {
+    /// What the socket is.
+    pub phase: Phase,
+    /// Where its frames go.
+    pub link: Link<H>,
     /// Epoch of the slot's owner that knows this session.
-    pub(crate) epoch: u64,
+    pub epoch: u64,
     /// Since when no owner has taken frames.
-    pub(crate) waiting_since: Option<Instant>,
+    pub waiting_since: Option<Instant>,
     /// When it was linked to its present lane.
-    pub(crate) linked_at: Option<Instant>,
-    pub(crate) management: Management,
+    pub linked_at: Option<Instant>,
+    /// XEP-0198.
+    pub management: Management,
 
     /// Number of the client's last stanza.
-    pub(crate) in_last: u64,
-    pub(crate) accepted: u64,
-    pub(crate) settled: u64,
+    pub in_last: u64,
+    /// The owner holds all up to here.
+    pub accepted: u64,
+    /// All up to here is settled.
+    pub settled: u64,
     /// What came before it was resumed here is held elsewhere.
-    pub(crate) began: u64,
+    pub began: u64,
     /// Where the count of `h` began.
-    pub(crate) in_base: u64,
+    pub in_base: u64,
     /// The client asked when this was its last stanza: it hears until all up to here is accepted.
-    pub(crate) answer_until: u64,
+    pub answer_until: u64,
     /// The client was told less than it had sent when it asked: once all is accepted, what it sent
     /// since then is told too. Some ask a moment before their last stanza leaves.
-    pub(crate) answer_all: bool,
+    pub answer_all: bool,
     /// The highest count told to the client; it never goes back.
-    pub(crate) told: u64,
-    pub(crate) held_in: VecDeque<HeldIn>,
-    pub(crate) held_in_bytes: usize,
+    pub told: u64,
+    /// What is not settled, in order.
+    pub held_in: VecDeque<HeldIn>,
+    /// Its bytes.
+    pub held_in_bytes: usize,
 
     /// Number of the last delivery.
-    pub(crate) out_last: u64,
-    pub(crate) acked: u64,
-    pub(crate) released: u64,
-    pub(crate) out_base: u64,
-    pub(crate) held_out: VecDeque<HeldOut>,
-    pub(crate) unacked_bytes: usize,
+    pub out_last: u64,
+    /// The client acknowledged up to here.
+    pub acked: u64,
+    /// The owner needs nothing up to here.
+    pub released: u64,
+    /// Where the count of the client began.
+    pub out_base: u64,
+    /// What is not both acknowledged and released, in order.
+    pub held_out: VecDeque<HeldOut>,
+    /// Bytes that are not acknowledged.
+    pub unacked_bytes: usize,
     /// The last delivery when `<r/>` was written last.
-    pub(crate) asked_at: u64,
+    pub asked_at: u64,
     /// `<r/>` was written because half the credit was used; not again until it is given back.
-    pub(crate) half_asked: bool,
-    pub(crate) reported_acked: u64,
-    pub(crate) reported_written: u64,
-    pub(crate) unreported_bytes: usize,
+    pub half_asked: bool,
+    /// What the owner was told to be acknowledged.
+    pub reported_acked: u64,
+    /// What it was told to be written.
+    pub reported_written: u64,
+    /// Bytes that came since then.
+    pub unreported_bytes: usize,
 
     /// In the list of the turn under way.
-    pub(crate) touched: bool,
+    pub touched: bool,
     /// What is sent is looked at for a while.
-    pub(crate) ask_timer: bool,
+    pub ask_timer: bool,
     /// The last delivery when that while began.
-    pub(crate) ask_window: u64,
+    pub ask_window: u64,
     /// `<r/>` was written in it because much was sent.
-    pub(crate) asked_enough: bool,
+    pub asked_enough: bool,
     /// How often it may still be written at once.
-    pub(crate) asks_at_once: u8,
-    pub(crate) report_timer: bool,
+    pub asks_at_once: u8,
+    /// A timer will report.
+    pub report_timer: bool,
     /// When a silent client was asked whether it is there, and when it had been heard last.
-    pub(crate) silence_asked: Option<(Instant, Instant)>,
+    pub silence_asked: Option<(Instant, Instant)>,
     /// Unsettled stanzas and bytes that the gauges know of.
     unsettled_told: (usize, usize),
     /// The registry record that the owner last gave (KeepState).
-    pub(crate) record: Bytes,
+    pub record: Bytes,
 }
 
-impl State {
+impl<H: Hands> State<H> {
     /// A session as it is at bind.
-    pub(crate) fn new(epoch: u64) -> State {
+    pub fn new(epoch: u64) -> State<H> {
         State {
             phase: Phase::Open,
             link: Link::Waiting,
@@ -233,7 +255,7 @@ impl State {
     }
 
     /// Deliveries that the client has neither acknowledged nor been asked for.
-    pub(crate) fn unasked(&self) -> u64 {
+    pub fn unasked(&self) -> u64 {
         if !self.managed() || self.phase != Phase::Open {
             return 0;
         }
@@ -241,18 +263,18 @@ impl State {
     }
 
     /// Whether XEP-0198 is enabled.
-    pub(crate) fn managed(&self) -> bool {
+    pub fn managed(&self) -> bool {
         matches!(self.management, Management::On { .. })
     }
 
     /// Whether the client may resume the session.
-    pub(crate) fn resumable(&self) -> bool {
+    pub fn resumable(&self) -> bool {
         matches!(self.management, Management::On { resumable: true })
     }
 
     /// Drops deliveries that are acknowledged and released; of those only acknowledged, the
     /// stanza (the key stays, so that a new owner knows what was delivered).
-    pub(crate) fn prune_out(&mut self, acked: u64) {
+    pub fn prune_out(&mut self, acked: u64) {
         let acked = acked.min(self.out_last);
         if acked > self.acked {
             let first = self.held_out.partition_point(|h| h.number <= self.acked);
@@ -281,7 +303,7 @@ impl State {
     }
 
     /// Tells the gauges what has changed of the unsettled.
-    pub(crate) fn tell_unsettled(&mut self, metrics: &dyn EdgeMetrics) {
+    pub fn tell_unsettled(&mut self, metrics: &dyn EdgeMetrics) {
         let (items, bytes) = (self.held_in.len(), self.held_in_bytes);
         let before = std::mem::replace(&mut self.unsettled_told, (items, bytes));
         if before != (items, bytes) {
@@ -291,7 +313,7 @@ impl State {
     }
 
     /// Drops the client's stanzas that are settled.
-    pub(crate) fn prune_in(&mut self) {
+    pub fn prune_in(&mut self) {
         while let Some(held) = self.held_in.front()
             && held.n <= self.settled
         {
@@ -309,8 +331,9 @@ impl State {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use crate::shared::Shared;
 
-    fn delivered(count: u64) -> State {
+    fn delivered(count: u64) -> State<Shared> {
         let mut state = State::new(1);
         for number in 1..=count {
             // Messages stay longer: the archive may need them.
@@ -329,7 +352,11 @@ mod tests {
 
     #[test]
     fn an_idle_session_is_small() {
-        assert!(size_of::<Session>() <= 640, "{}", size_of::<Session>());
+        assert!(
+            size_of::<Session<Shared>>() <= 640,
+            "{}",
+            size_of::<Session<Shared>>()
+        );
     }
 
     #[test]
@@ -337,7 +364,7 @@ mod tests {
         let mut state = delivered(4);
         state.prune_out(3);
         assert_eq!(state.acked, 3);
-        let held = |s: &State| -> Vec<_> {
+        let held = |s: &State<Shared>| -> Vec<_> {
             s.held_out
                 .iter()
                 .map(|h| (h.number, h.stanza.is_some()))

@@ -5,22 +5,21 @@ use std::sync::Arc;
 use sestina_proto as proto;
 use sestina_proto::to_router::Body;
 use sestina_runtime::failpoint;
-use sestina_xmpp::stream::{StreamCondition, sm};
+use sestina_xmpp::stream::StreamCondition;
 
+use super::hands::{Hands, Lock as _, Say, Socket as _};
 use super::inbound::Flow;
 use super::state::{Management, Phase, Session, State};
-use crate::shared::Shared;
 
-impl Session {
+impl<H: Hands> Session<H> {
     /// §3: counting begins here. A second `<enable/>` is refused.
-    pub(crate) fn enable(&self, resume: bool, max_s: u32) -> Flow {
+    pub fn enable(&self, hands: &H, resume: bool, max_s: u32) -> Flow {
         let mut state = self.state.lock();
         if state.phase != Phase::Open {
             return Flow::Stop;
         }
         if state.management != Management::Off {
-            self.wire
-                .append(|out| sm::write_failed(out, "unexpected-request", None));
+            self.refuse_request();
             return Flow::Continue;
         }
         let n = state.in_last;
@@ -28,15 +27,19 @@ impl Session {
         state.in_base = n;
         state.told = n;
         state.answer_until = n;
-        self.send(
-            &mut state,
-            Body::EnableSm(self.enable_frame(n, resume, max_s)),
-        );
+        let frame = self.enable_frame(n, resume, max_s);
+        self.send(hands, &mut state, Body::EnableSm(frame));
         Flow::Continue
     }
 
+    /// Something of XEP-0198 that cannot be asked for now.
+    pub fn refuse_request(&self) {
+        let failed = Say::Failed("unexpected-request");
+        self.wire.say(self.framing, failed);
+    }
+
     /// The frame of an `<enable/>`.
-    pub(crate) fn enable_frame(&self, n: u64, resume: bool, max_s: u32) -> proto::EnableSm {
+    pub fn enable_frame(&self, n: u64, resume: bool, max_s: u32) -> proto::EnableSm {
         proto::EnableSm {
             handle: self.handle,
             generation: self.generation,
@@ -47,7 +50,7 @@ impl Session {
     }
 
     /// The owner's answer to `<enable/>`, in order with its deliveries. True if written.
-    pub(crate) fn enabled(&self, state: &mut State, enabled: &proto::SmEnabled) -> bool {
+    pub fn enabled(&self, state: &mut State<H>, enabled: &proto::SmEnabled) -> bool {
         if !matches!(state.management, Management::Asked { .. }) {
             return false;
         }
@@ -61,8 +64,8 @@ impl Session {
             return false;
         }
         let id = resumable.then_some(enabled.id.as_str());
-        self.wire
-            .append(|out| sm::write_enabled(out, id, resumable, enabled.max_s));
+        let max_s = enabled.max_s;
+        self.wire.say(self.framing, Say::Enabled { id, max_s });
         if state.answer_until > state.told {
             self.write_ack(state);
         }
@@ -70,15 +73,14 @@ impl Session {
     }
 
     /// §4: the client asks; it is answered at once with what is accepted.
-    pub(crate) fn asked(&self) -> Flow {
+    pub fn asked(&self, hands: &H) -> Flow {
         let mut state = self.state.lock();
         if state.phase != Phase::Open {
             return Flow::Stop;
         }
         match state.management {
             Management::Off => {
-                self.wire
-                    .append(|out| sm::write_failed(out, "unexpected-request", None));
+                self.refuse_request();
             }
             // Answered after <enabled/>.
             Management::Asked { .. } => state.answer_until = state.in_last,
@@ -92,7 +94,7 @@ impl Session {
                         generation: self.generation,
                         n: state.in_last,
                     };
-                    self.send(&mut state, Body::Asked(asked));
+                    self.send(hands, &mut state, Body::Asked(asked));
                 }
             }
         }
@@ -100,19 +102,19 @@ impl Session {
     }
 
     /// Writes `<a/>` with what is accepted, never less than was told before.
-    pub(crate) fn write_ack(&self, state: &mut State) -> bool {
+    pub fn write_ack(&self, state: &mut State<H>) -> bool {
         if state.phase != Phase::Open {
             return false;
         }
         state.told = state.told.max(state.accepted);
         let h = state.told.saturating_sub(state.in_base) as u32;
-        let written = self.wire.append(|out| sm::write_ack(out, h));
+        let written = self.wire.say(self.framing, Say::Ack(h));
         failpoint!("edge.acked");
         written
     }
 
     /// §4: the client acknowledges. `h` counts from `out_base`, modulo 2^32.
-    pub(crate) fn acknowledged(&self, shared: &Shared, h: u32) -> Flow {
+    pub fn acknowledged(&self, hands: &H, h: u32) -> Flow {
         let mut state = self.state.lock();
         if state.phase != Phase::Open {
             return Flow::Stop;
@@ -129,16 +131,14 @@ impl Session {
         let acked = state.acked.max(state.out_base) + u64::from(ahead);
         if acked > state.out_last {
             let sent = state.out_last.saturating_sub(state.out_base) as u32;
-            shared
-                .metrics
+            hands
+                .metrics()
                 .stream_error(StreamCondition::UndefinedCondition);
-            self.end_locked(shared, &mut state, |out, framing| {
-                sm::write_handled_count_too_high(out, framing, h, sent);
-            });
+            self.end_locked(hands, &mut state, Say::CountTooHigh { h, sent });
             return Flow::Stop;
         }
         state.prune_out(acked);
-        if state.unacked_bytes < shared.config.session_credit / 2 {
+        if state.unacked_bytes < hands.limits().session_credit / 2 {
             state.half_asked = false;
         }
         if state.asked_at <= state.acked {
@@ -148,14 +148,14 @@ impl Session {
     }
 
     /// The end of a turn of the reader: what it answered leaves, what was acknowledged is told.
-    pub(crate) fn finish_reading(self: &Arc<Self>, shared: &Shared) {
+    pub fn finish_reading(self: &Arc<Self>, hands: &H) {
         let _ = self.wire.flush();
         let mut state = self.state.lock();
         if state.managed() && state.acked > state.reported_acked {
             let written = self.wire.written().max(state.acked);
-            self.report(&mut state, written);
+            self.report(hands, &mut state, written);
         } else {
-            self.report_if_due(shared, &mut state, false);
+            self.report_if_due(hands, &mut state, false);
         }
     }
 }

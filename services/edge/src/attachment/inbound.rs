@@ -8,13 +8,13 @@ use sestina_runtime::failpoint;
 use sestina_xmpp::stanza::Stanza;
 use sestina_xmpp::stream::StreamCondition;
 
+use super::hands::{Hands, Lock as _, Reader as _};
 use super::state::{HeldIn, Phase, Session, State, Traced};
 use crate::metrics::{Count, Timing};
-use crate::shared::Shared;
 
 /// Whether the reader goes on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Flow {
+pub enum Flow {
     /// It does.
     Continue,
     /// Too much is unsettled: it waits for [`Session::room`].
@@ -23,12 +23,12 @@ pub(crate) enum Flow {
     Stop,
 }
 
-impl Session {
+impl<H: Hands> Session<H> {
     /// Takes one stanza of the client. `refused` is the error that its owner must answer it with;
     /// empty if there is none.
-    pub(crate) fn take_stanza(
+    pub fn take_stanza(
         &self,
-        shared: &Shared,
+        hands: &H,
         mut stanza: Stanza,
         refused: &'static str,
         read: Instant,
@@ -36,7 +36,7 @@ impl Session {
         if !self.own_address(&stanza.from) {
             // RFC 6120 §8.1.2.1: a client may only speak for itself.
             self.fail(
-                shared,
+                hands,
                 StreamCondition::InvalidFrom,
                 "from is not the address of this stream",
             );
@@ -44,7 +44,7 @@ impl Session {
         }
         // The owner stamps the full JID.
         stanza.from.clear();
-        shared.metrics.count(Count::StanzaIn, 1);
+        hands.metrics().count(Count::StanzaIn, 1);
         failpoint!("edge.received");
         let weight = stanza.weight() as u32;
         let traced = Traced::draw(stanza.kind);
@@ -55,10 +55,8 @@ impl Session {
         }
         state.in_last += 1;
         let n = state.in_last;
-        self.send(
-            &mut state,
-            Body::Inbound(self.inbound_frame(n, stanza.clone(), refused, read, traced.as_deref())),
-        );
+        let frame = self.inbound_frame(hands, n, stanza.clone(), refused, read, traced.as_deref());
+        self.send(hands, &mut state, Body::Inbound(frame));
         state.held_in.push_back(HeldIn {
             n,
             stanza,
@@ -68,10 +66,10 @@ impl Session {
             traced,
         });
         state.held_in_bytes += weight as usize;
-        state.tell_unsettled(&*shared.metrics);
+        state.tell_unsettled(hands.metrics());
         failpoint!("edge.sent");
-        if state.held_in_bytes >= shared.config.unsettled_bytes {
-            shared.metrics.count(Count::PausedByBound, 1);
+        if state.held_in_bytes >= hands.limits().unsettled_bytes {
+            hands.metrics().count(Count::PausedByBound, 1);
             return Flow::Pause;
         }
         Flow::Continue
@@ -88,8 +86,9 @@ impl Session {
     }
 
     /// The frame of one of its stanzas.
-    pub(crate) fn inbound_frame(
+    pub fn inbound_frame(
         &self,
+        hands: &H,
         n: u64,
         stanza: proto::Stanza,
         refused: &str,
@@ -101,29 +100,33 @@ impl Session {
             generation: self.generation,
             n,
             stanza: Some(stanza),
-            age_us: u32::try_from(read.elapsed().as_micros()).unwrap_or(u32::MAX),
+            age_us: u32::try_from(hands.now().saturating_duration_since(read).as_micros())
+                .unwrap_or(u32::MAX),
             trace: traced.map(|t| t.parent.clone()).unwrap_or_default(),
             refused: refused.to_owned(),
         }
     }
 
     /// Whether a paused reader may go on: half of the bound is free again, or the stream is over.
-    pub(crate) fn has_room(&self, shared: &Shared) -> bool {
+    pub fn has_room(&self, hands: &H) -> bool {
         let state = self.state.lock();
-        state.phase != Phase::Open || state.held_in_bytes < shared.config.unsettled_bytes / 2
+        state.phase != Phase::Open || state.held_in_bytes < hands.limits().unsettled_bytes / 2
     }
 
     /// The owner's progress with this session. True if something was put on the wire.
-    pub(crate) fn take_progress(
+    pub fn take_progress(
         &self,
-        shared: &Shared,
-        state: &mut State,
+        hands: &H,
+        state: &mut State<H>,
         item: &proto::ProgressItem,
     ) -> bool {
         let accepted = item.accepted.min(state.in_last);
         if accepted > state.accepted {
             if let Some(last) = state.held_in.iter().rev().find(|h| h.n <= accepted) {
-                shared.metrics.timing(Timing::Accepted, last.read.elapsed());
+                hands.metrics().timing(
+                    Timing::Accepted,
+                    hands.now().saturating_duration_since(last.read),
+                );
             }
             state.accepted = accepted;
             state.waiting_since = None;
@@ -131,17 +134,17 @@ impl Session {
         }
         if item.settled > state.settled {
             state.settled = item.settled.min(state.in_last);
-            let full = state.held_in_bytes >= shared.config.unsettled_bytes / 2;
-            let now = Instant::now();
+            let full = state.held_in_bytes >= hands.limits().unsettled_bytes / 2;
+            let now = hands.now();
             for held in state.held_in.iter().take_while(|h| h.n <= state.settled) {
-                shared
-                    .metrics
+                hands
+                    .metrics()
                     .timing(Timing::Settled, now.saturating_duration_since(held.read));
             }
             state.prune_in();
-            state.tell_unsettled(&*shared.metrics);
-            if full && state.held_in_bytes < shared.config.unsettled_bytes / 2 {
-                self.room.notify_one();
+            state.tell_unsettled(hands.metrics());
+            if full && state.held_in_bytes < hands.limits().unsettled_bytes / 2 {
+                self.room.wake();
             }
         }
         if item.released > state.released {

@@ -10,20 +10,17 @@ use bytes::Bytes;
 use sestina_proto as proto;
 use sestina_proto::to_router::Body;
 use sestina_runtime::failpoint;
-use sestina_xmpp::ns;
-use sestina_xmpp::stanza::{Kind, Stanza};
-use sestina_xmpp::stream::{Framing, sm};
-use sestina_xmpp::xml::Element;
-use tokio::sync::{Notify, oneshot};
+use sestina_xmpp::stream::Framing;
 
+use super::Attachments;
+use super::end::count_session;
+use super::hands::{Hands, Lock as _, Say, Socket as _, Waiter as _};
+use super::slots::Slot;
 use super::state::{Management, Session, State};
-use crate::lanes::slots::Slot;
 use crate::metrics::{Count, Timing};
-use crate::shared::Shared;
-use crate::transport::WireWriter;
 
 /// What was asked of the owner.
-pub(crate) enum Ask {
+pub enum Ask {
     /// RFC 6120 §7.
     Bind {
         /// The frame.
@@ -40,26 +37,25 @@ pub(crate) enum Ask {
     },
 }
 
-/// What came of it.
-pub(crate) enum Answer {
-    /// There is a session, and the client has been told.
-    Session(Arc<Session>),
-    /// The owner refused; the client has not been told.
-    Refused(proto::Refused),
-}
-
 /// One that waits.
-pub(crate) struct Pending {
-    pub(crate) ask: Ask,
-    pub(crate) wire: Arc<WireWriter>,
-    pub(crate) framing: Framing,
-    pub(crate) transport: &'static str,
-    pub(crate) remote: Box<str>,
-    pub(crate) since: Instant,
-    pub(crate) answer: oneshot::Sender<Answer>,
+pub struct Pending<H: Hands> {
+    /// What is asked.
+    pub ask: Ask,
+    /// Where the answer is written.
+    pub wire: Arc<H::Socket>,
+    /// Of that stream.
+    pub framing: Framing,
+    /// How the client came.
+    pub transport: &'static str,
+    /// Where it came from.
+    pub remote: Box<str>,
+    /// When it was asked.
+    pub since: Instant,
+    /// Gets the answer.
+    pub answer: H::Waiter,
 }
 
-impl Pending {
+impl<H: Hands> Pending<H> {
     fn body(&self) -> Body {
         match &self.ask {
             Ask::Bind { frame, .. } => Body::Bind(frame.clone()),
@@ -68,19 +64,22 @@ impl Pending {
     }
 
     /// Sends it to the owner of its slot, if there is one.
-    pub(crate) fn send(&self, number: u16, slot: &Slot) -> bool {
-        let Some(set) = &slot.route else { return false };
+    pub fn send(&self, hands: &H, number: u16, slot: &Slot<H>) -> bool {
+        let route = slot.route.as_ref();
+        let Some(lane) = route.and_then(|route| hands.lane(route, number)) else {
+            return false;
+        };
         let frame = proto::ToRouter {
             slot: number.into(),
             epoch: slot.epoch,
             body: Some(self.body()),
         };
-        set.lane(number).send_now(frame)
+        hands.send(&lane, frame)
     }
 }
 
 /// What both positive answers say.
-pub(crate) struct Attached {
+pub struct Attached {
     handle: u64,
     generation: u32,
     jid: String,
@@ -109,77 +108,77 @@ impl From<&proto::Resumed> for Attached {
     }
 }
 
-impl Shared {
+impl<H: Hands> Attachments<H> {
     /// Registers a bind or resumption and sends it; it is sent again as owners and lanes change.
-    pub(crate) fn ask_owner(&self, number: u16, handle: u64, pending: Pending) {
+    pub fn ask_owner(&self, hands: &H, number: u16, handle: u64, pending: Pending<H>) {
         let mut slot = self.slots[usize::from(number)].lock();
         if matches!(pending.ask, Ask::Resume { .. }) {
             failpoint!("edge.resuming");
         }
-        if !pending.send(number, &slot) {
-            self.wait_for_owner(number, &mut slot);
+        if !pending.send(hands, number, &slot) {
+            self.wait_for_owner(hands, number, &mut slot);
         }
         slot.pending.insert(handle, Box::new(pending));
     }
 
     /// The socket that waited is gone, or gave up. If there is a session already, nobody took it.
-    pub(crate) fn forget_pending(&self, number: u16, handle: u64) {
+    pub fn forget_pending(&self, hands: &H, number: u16, handle: u64) {
         let mut slot = self.slots[usize::from(number)].lock();
         slot.pending.remove(&handle);
         if let Some(session) = slot.sessions.get(&handle) {
-            session.lose(self);
+            session.lose(hands);
         }
     }
 
     /// Bound: the session begins, and the client gets its full JID.
-    pub(crate) fn take_bound(
+    pub fn take_bound(
         &self,
+        hands: &H,
         number: u16,
-        slot: &mut Slot,
+        slot: &mut Slot<H>,
         bound: &proto::Bound,
-    ) -> Option<Arc<Session>> {
+    ) -> Option<Arc<Session<H>>> {
         if slot.sessions.contains_key(&bound.handle) {
             return None;
         }
         let Some(pending) = slot.pending.remove(&bound.handle).map(|p| *p) else {
-            self.stray(number, slot, bound.handle, bound.generation);
+            self.stray(hands, number, slot, bound.handle, bound.generation);
             return None;
         };
         let Ask::Bind { iq_id, .. } = &pending.ask else {
             return None;
         };
-        let mut result = Stanza::new(Kind::Iq);
-        result.type_ = "result".to_owned();
-        result.id.clone_from(iq_id);
-        let jid = Element::new("jid", ns::BIND).with_text(bound.jid.as_str());
-        result.push_element(&Element::new("bind", ns::BIND).with_child(jid));
-        let declares = pending.framing.declares_content();
-        pending
-            .wire
-            .append(|out| result.write_to(out, None, declares));
-        self.metrics.count(Count::Bound, 1);
-        Some(self.attach(number, slot, pending, bound.into(), State::new(slot.epoch)))
+        let said = Say::Bound {
+            id: iq_id,
+            jid: &bound.jid,
+        };
+        pending.wire.say(pending.framing, said);
+        hands.metrics().count(Count::Bound, 1);
+        let state = State::new(slot.epoch);
+        Some(self.attach(hands, number, slot, pending, bound.into(), state))
     }
 
     /// Resumed: the session goes on here; deliveries continue after `acked`.
-    pub(crate) fn take_resumed(
+    pub fn take_resumed(
         &self,
+        hands: &H,
         number: u16,
-        slot: &mut Slot,
+        slot: &mut Slot<H>,
         resumed: &proto::Resumed,
-    ) -> Option<Arc<Session>> {
+    ) -> Option<Arc<Session<H>>> {
         if slot.sessions.contains_key(&resumed.handle) {
             return None;
         }
         let Some(pending) = slot.pending.remove(&resumed.handle).map(|p| *p) else {
-            self.stray(number, slot, resumed.handle, resumed.generation);
+            self.stray(hands, number, slot, resumed.handle, resumed.generation);
             return None;
         };
         let Ask::Resume { previd, .. } = &pending.ask else {
             return None;
         };
         let h = resumed.accepted.saturating_sub(resumed.in_base) as u32;
-        pending.wire.append(|out| sm::write_resumed(out, previd, h));
+        let said = Say::Resumed { previd, h };
+        pending.wire.say(pending.framing, said);
         let mut state = State::new(slot.epoch);
         state.management = Management::On { resumable: true };
         state.in_last = resumed.accepted;
@@ -196,37 +195,39 @@ impl Shared {
         state.reported_acked = resumed.acked;
         state.reported_written = resumed.acked;
         state.record = Bytes::copy_from_slice(&resumed.state);
-        self.metrics.count(Count::Resumed, 1);
-        Some(self.attach(number, slot, pending, resumed.into(), state))
+        hands.metrics().count(Count::Resumed, 1);
+        Some(self.attach(hands, number, slot, pending, resumed.into(), state))
     }
 
     /// Refused: the login task answers the client, which may try something else.
-    pub(crate) fn take_refused(&self, slot: &mut Slot, refused: proto::Refused) {
+    pub fn take_refused(&self, hands: &H, slot: &mut Slot<H>, refused: proto::Refused) {
         let Some(pending) = slot.pending.remove(&refused.handle).map(|p| *p) else {
             return;
         };
-        self.metrics.count(Count::Refused, 1);
-        if pending.answer.send(Answer::Refused(refused)).is_err() {
+        hands.metrics().count(Count::Refused, 1);
+        if !pending.answer.refused(refused) {
             tracing::debug!("the client went away before its bind was refused");
         }
     }
 
     fn attach(
         &self,
+        hands: &H,
         number: u16,
-        slot: &mut Slot,
-        pending: Pending,
+        slot: &mut Slot<H>,
+        pending: Pending<H>,
         attached: Attached,
-        state: State,
-    ) -> Arc<Session> {
+        state: State<H>,
+    ) -> Arc<Session<H>> {
         let timing = match &pending.ask {
             Ask::Bind { .. } => Timing::OwnerAnswer,
             Ask::Resume { .. } => Timing::Resumed,
         };
-        self.metrics.timing(timing, pending.since.elapsed());
+        let took = hands.now().saturating_duration_since(pending.since);
+        hands.metrics().timing(timing, took);
         pending
             .wire
-            .set_queue_limit(self.config.session_credit.saturating_mul(4));
+            .set_queue_limit(hands.limits().session_credit.saturating_mul(4));
         let session = Arc::new(Session {
             handle: attached.handle,
             generation: attached.generation,
@@ -237,34 +238,24 @@ impl Shared {
             wire: pending.wire,
             transport: pending.transport,
             remote: pending.remote,
-            room: Notify::new(),
-            state: parking_lot::Mutex::new(state),
+            room: H::Reader::default(),
+            state: H::Lock::new(state),
         });
-        session.relink(slot, &mut session.state.lock());
+        session.relink(hands, slot, &mut session.state.lock());
         let record = session.state.lock().record.clone();
-        self.record_changed(&session, &Bytes::new(), &record);
+        self.rooms.changed(hands, &session, &Bytes::new(), &record);
         slot.sessions.insert(session.handle, Arc::clone(&session));
-        self.count_session(&session, 1);
-        if pending
-            .answer
-            .send(Answer::Session(Arc::clone(&session)))
-            .is_err()
-        {
+        count_session(hands, &session, 1);
+        if !pending.answer.session(&session) {
             // The client did not wait.
-            session.lose(self);
+            session.lose(hands);
         }
         session
     }
 
     /// An answer that nobody waits for: the owner must not keep an attachment that is none.
-    fn stray(&self, number: u16, slot: &Slot, handle: u64, generation: u32) {
-        if let Some(set) = &slot.route {
-            let body = Some(Session::stray_close(handle, generation, false));
-            set.lane(number).send_now(proto::ToRouter {
-                slot: number.into(),
-                epoch: slot.epoch,
-                body,
-            });
-        }
+    fn stray(&self, hands: &H, number: u16, slot: &Slot<H>, handle: u64, generation: u32) {
+        let close = Session::<H>::stray_close(handle, generation, false);
+        slot.send(hands, number, close);
     }
 }

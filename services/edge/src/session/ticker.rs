@@ -1,0 +1,23 @@
+//! The task that looks at what waits for time to pass.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::shared::Shared;
+
+const TICK: Duration = Duration::from_millis(50);
+
+/// Ticks until the edge ends.
+pub(crate) async fn run(shared: Arc<Shared>) {
+    let mut ticks = tokio::time::interval(TICK);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = shared.stop.cancelled() => return,
+            _ = ticks.tick() => {}
+        }
+        if shared.check_lease() {
+            shared.attachments.tick(&shared);
+        }
+    }
+}
