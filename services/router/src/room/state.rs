@@ -102,7 +102,7 @@ impl Room {
     }
 
     /// Nick, role and session of everybody.
-    #[cfg(feature = "simulation")]
+    #[cfg(any(test, feature = "simulation"))]
     pub(crate) fn inside(&self) -> Vec<(String, &'static str, u128)> {
         let all = self.occupants.values().flat_map(|occupant| {
             let sessions = occupant.sessions();

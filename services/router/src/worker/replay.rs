@@ -63,7 +63,7 @@ impl Slot {
         replay: bool,
     ) {
         let message = stanza.kind == Kind::Message;
-        if replay && !message && self.was_given(&hand) {
+        if replay && !message && self.was_given(&hand, &to) {
             return;
         }
         let bare = to.bare();
@@ -94,10 +94,20 @@ impl Slot {
         }
     }
 
-    /// Whether a session that is over had it: if it is no message, another must not answer it again.
-    fn was_given(&self, hand: &InHand) -> bool {
+    /// Whether a session had it that is over, or whose address a later one has while its end is on
+    /// its way here: if it is no message, another must not answer it again.
+    fn was_given(&self, hand: &InHand, to: &Jid) -> bool {
         let place = (hand.key.origin, hand.key.n, hand.entity);
-        self.given.contains(&place)
+        self.given.contains(&place) || (self.any_restored && self.replaced_had(hand, to))
+    }
+
+    fn replaced_had(&self, hand: &InHand, to: &Jid) -> bool {
+        let Some(addressed) = to.resource().and_then(|_| self.session_of(to)) else {
+            return false;
+        };
+        self.sessions_of(&to.bare())
+            .filter(|s| s.id != addressed && s.jid == *to)
+            .any(|s| s.restored.contains(&hand.key))
     }
 
     /// Asks storage about a user, for all that waits.
@@ -156,7 +166,7 @@ impl Slot {
             core.passage = passage;
             let online = self.sessions_of(&user).next().is_some();
             let message = stanza.kind == Kind::Message;
-            let given = replay && self.was_given(&hand);
+            let given = replay && self.was_given(&hand, &to);
             let stored = hand.key.sibling(EffectKind::Offline);
             let before = match known {
                 _ if !replay || !message => Before::Nothing,

@@ -276,6 +276,67 @@ fn what_a_session_had_is_not_asked_of_the_next() {
     assert!(!kinds.contains(&proto::StanzaKind::Iq), "{kinds:?}");
 }
 
+/// The same when the edge of the session that comes after it is heard first, and the end of the
+/// one that had the question is still on its way.
+#[test]
+fn a_question_that_a_replaced_session_had_is_not_put_to_the_later_one() {
+    let mut successor = Successor::new();
+    let (slot, origin) = (successor.slot, new_origin(1));
+    let edge = |incarnation| proto::Node {
+        incarnation,
+        ..proto::Node::default()
+    };
+    successor.take(Arc::from([edge(LANE.edge)]), Vec::new());
+    let mut question = Stanza::new(Kind::Iq);
+    question.to = ROMEO.to_owned();
+    question.from = "juliet@c.example/balcony".to_owned();
+    question.type_ = "get".to_owned();
+    let held = proto::Outbound {
+        number: 1,
+        key: Some(EffectKey::new(origin, 25, EffectKind::Route).into()),
+        stanza: Some(question.clone().into()),
+        at_ms: 0,
+    };
+    let record = &successor.record;
+    let replaced = proto::SessionReport {
+        handle: 1,
+        generation: 1,
+        session_hi: record.session_hi,
+        session_lo: record.session_lo,
+        jid: ROMEO.to_owned(),
+        state: record.encode_to_vec().into(),
+        received: 1,
+        acked: 1,
+        held: vec![held],
+        ..proto::SessionReport::default()
+    };
+    let (session_hi, session_lo) = sestina_api::key::split(new_origin(slot));
+    let later = proto::SessionState {
+        session_hi,
+        session_lo,
+        ..record.clone()
+    };
+    let later = proto::SessionReport {
+        handle: 2,
+        generation: 1,
+        session_hi,
+        session_lo,
+        jid: ROMEO.to_owned(),
+        state: later.encode_to_vec().into(),
+        ..proto::SessionReport::default()
+    };
+    successor.edge_says(RouterBody::EpochReport(proto::EpochReport {
+        sessions: vec![later, replaced],
+        rooms: Vec::new(),
+    }));
+    successor
+        .router
+        .turn(vec![effect(slot, origin, 25, &question)]);
+    let told = std::mem::take(&mut *successor.router.edge.0.lock());
+    let asked = told.iter().any(|body| matches!(body, EdgeBody::Deliver(_)));
+    assert!(!asked, "{told:?}");
+}
+
 const GARDEN: &str = "garden@muc.c.example";
 
 fn membership(nick: &str, session: u64, standing: u32) -> proto::RoomMembership {
