@@ -180,8 +180,14 @@ fn connections(config: &Config) -> ConnLimitsConfig {
     } else {
         limits.connection_rate as f64
     };
+    let unauthenticated_per_address = match limits.connections_per_address {
+        0 => usize::MAX,
+        _ => unlimited(limits.unauthenticated_per_address),
+    };
     ConnLimitsConfig {
         per_address,
+        unauthenticated: unlimited(limits.unauthenticated),
+        unauthenticated_per_address,
         rate_per_second: rate,
         burst: u32::try_from(per_address.max(limits.connection_rate)).unwrap_or(u32::MAX),
         ..ConnLimitsConfig::default()
@@ -198,6 +204,7 @@ pub fn client_tls(config: &Config) -> TlsConfig {
     let mut certificates = Vec::new();
     if let (Some(cert), Some(key)) = (&config.edge.tls.certificate, &config.edge.tls.key) {
         certificates.push(CertFiles {
+            option: "`edge.tls.certificate` and `edge.tls.key`".to_owned(),
             hosts: Vec::new(),
             cert: cert.clone(),
             key: key.clone(),
@@ -207,6 +214,7 @@ pub fn client_tls(config: &Config) -> TlsConfig {
         if let (Some(cert), Some(key)) = (&host.certificate, &host.key) {
             let hosts = vec![host.domain.clone(), host.muc_domain()];
             certificates.push(CertFiles {
+                option: format!("`certificate` and `key` of host {}", host.domain),
                 hosts,
                 cert: cert.clone(),
                 key: key.clone(),
@@ -218,6 +226,16 @@ pub fn client_tls(config: &Config) -> TlsConfig {
         domains: config.host.iter().map(|host| host.domain.clone()).collect(),
         data_dir: config.node.data_dir.clone(),
         ..TlsConfig::default()
+    }
+}
+
+/// The option that says where the database is.
+pub fn storage_option(config: &Config) -> &'static str {
+    let storage = &config.storage;
+    match (&storage.url_file, &storage.url) {
+        (Some(_), _) => "`storage.url_file`",
+        (None, Some(_)) => "`storage.url`",
+        (None, None) => "`node.data_dir`",
     }
 }
 
@@ -304,7 +322,9 @@ pub fn security(config: &Config) -> anyhow::Result<Security> {
                 key: key.clone(),
                 ca: ca.clone(),
             };
-            Ok(Security::Mutual(MutualTls::load(files)?))
+            let tls = MutualTls::load(files)
+                .context("`cluster.tls_certificate`, `cluster.tls_key` and `cluster.tls_ca`")?;
+            Ok(Security::Mutual(tls))
         }
         _ => Ok(Security::Plaintext),
     }

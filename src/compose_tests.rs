@@ -87,6 +87,8 @@ fn options_reach_the_edge() {
         (9, 0)
     );
     assert_eq!(edge.listen.limits.per_address, usize::MAX);
+    assert_eq!(edge.listen.limits.unauthenticated_per_address, usize::MAX);
+    assert_eq!(edge.listen.limits.unauthenticated, 4096);
     assert_eq!(edge.listen.limits.rate_per_second, f64::MAX);
     assert_eq!(edge.login_time, Duration::from_secs(7));
     assert!(edge.drain_over + edge.drain_wait <= Duration::from_secs(4));

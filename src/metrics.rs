@@ -38,6 +38,7 @@ impl EdgeMetrics for EdgeCounts {
             Count::BytesOut => all.bytes[Direction::Out].add(by),
             Count::PausedByBound => all.queue_full[Queue::Unsettled].add(by),
             Count::ConnectionRefused => all.limits[Limit::Connections].add(by),
+            Count::ConnectionShed => all.limits[Limit::Unauthenticated].add(by),
             Count::TlsFull => all.tls_handshakes[Handshake::Full].add(by),
             Count::TlsResumed => all.tls_handshakes[Handshake::Resumed].add(by),
             Count::TlsFailed => all.tls_handshakes[Handshake::Failed].add(by),
@@ -125,6 +126,10 @@ impl EdgeMetrics for EdgeCounts {
 
     fn stream_error(&self, condition: StreamCondition) {
         self.0.stream_errors[StreamError::named(condition.name())].inc();
+    }
+
+    fn certificate(&self, host: &str, seconds_left: i64) {
+        self.0.certificate_seconds_left.set(host, seconds_left);
     }
 
     fn timing(&self, what: Timing, took: Duration) {

@@ -102,6 +102,11 @@ section! {
         /// New connections a second from one address (one /64 network for IPv6) in the long run;
         /// as many as `connections_per_address` may come at once. 0: no limit.
         connection_rate: usize = 100;
+        /// Most connections that have not authenticated; 0: no limit. A new one takes the place of
+        /// the oldest of the address that has most, or of the oldest one that says nothing.
+        unauthenticated: usize = 4096;
+        /// Most of these from one address; 0, or no limit for `connections_per_address`: no limit.
+        unauthenticated_per_address: usize = 500;
         /// Time from connecting to the end of authentication.
         auth_timeout: Time = Time::s(30);
         /// Most failed authentications on one connection.

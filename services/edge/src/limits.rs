@@ -1,6 +1,9 @@
 //! Bounds on strangers: connections in all and for each address, their rate, and bytes a second.
+//! Connections that have not authenticated have bounds of their own, far below.
 //!
 //! Nothing here reads a clock: callers pass the time.
+
+mod unauthenticated;
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
@@ -8,6 +11,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
+use sestina_runtime::CancellationToken;
+
+use self::unauthenticated::Unauthenticated;
 
 /// Bounds on connections.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -23,8 +29,12 @@ pub struct ConnLimitsConfig {
     /// Time from accepting a connection to the end of its handshakes (PROXY header, TLS, HTTP
     /// request).
     pub handshake_time: Duration,
-    /// Connections that may be in their handshakes at one time; beyond it accepting waits.
-    pub handshakes: usize,
+    /// Most connections at one time that have not authenticated. A new one takes the place of an
+    /// old one, or waits while all of them are young and at work.
+    pub unauthenticated: usize,
+    /// Most of these of one address. A new one takes the place of an old one of this address, or is
+    /// refused.
+    pub unauthenticated_per_address: usize,
 }
 
 impl Default for ConnLimitsConfig {
@@ -35,7 +45,8 @@ impl Default for ConnLimitsConfig {
             rate_per_second: 20.0,
             burst: 200,
             handshake_time: Duration::from_secs(10),
-            handshakes: 1024,
+            unauthenticated: 4096,
+            unauthenticated_per_address: 500,
         }
     }
 }
@@ -52,6 +63,12 @@ pub enum Refused {
     /// The address connects too fast.
     #[error("address connects too often")]
     Rate,
+    /// [`ConnLimitsConfig::unauthenticated`] is reached, and all of them are young.
+    #[error("too many connections that have not authenticated")]
+    Unauthenticated,
+    /// [`ConnLimitsConfig::unauthenticated_per_address`] is reached, and all of them are young.
+    #[error("too many connections from this address that have not authenticated")]
+    UnauthenticatedAddress,
 }
 
 /// Counts connections. Shared by all listeners.
@@ -65,6 +82,7 @@ pub struct ConnLimits {
 struct Table {
     total: usize,
     addresses: HashMap<IpAddr, Address>,
+    unauthenticated: Unauthenticated,
     /// Size at which addresses that are at rest are forgotten.
     sweep_at: usize,
 }
@@ -87,6 +105,7 @@ impl ConnLimits {
             table: Mutex::new(Table {
                 total: 0,
                 addresses: HashMap::new(),
+                unauthenticated: Unauthenticated::default(),
                 sweep_at: SWEEP_FROM,
             }),
         })
@@ -98,16 +117,37 @@ impl ConnLimits {
     }
 
     /// Counts a connection whose client is not known yet, because a proxy names it later.
-    pub fn admit(self: &Arc<Self>) -> Result<ConnPermit, Refused> {
+    pub fn admit(self: &Arc<Self>, now: Instant) -> Result<ConnPermit, Refused> {
         let mut table = self.table.lock();
         if table.total >= self.config.total {
             return Err(Refused::Total);
         }
+        let places = self.config.unauthenticated;
+        if table.unauthenticated.len() >= places && !table.unauthenticated.shed(places, now) {
+            return Err(Refused::Unauthenticated);
+        }
         table.total += 1;
+        let (number, shed) = table.unauthenticated.enter(now);
         Ok(ConnPermit {
             limits: Arc::clone(self),
             address: None,
+            stranger: Some(Stranger {
+                number,
+                shed,
+                heard: false,
+            }),
         })
+    }
+
+    /// Ends a connection that has not authenticated, because the process can open no more. False
+    /// if there is none.
+    pub fn shed(&self) -> bool {
+        self.table.lock().unauthenticated.shed_any()
+    }
+
+    /// Connections that have not authenticated, at this moment.
+    pub fn unauthenticated(&self) -> usize {
+        self.table.lock().unauthenticated.len()
     }
 
     /// Connections at this moment.
@@ -115,9 +155,10 @@ impl ConnLimits {
         self.table.lock().total
     }
 
-    fn count(&self, address: IpAddr, now: Instant) -> Result<(), Refused> {
+    fn count(&self, address: IpAddr, stranger: Option<u64>, now: Instant) -> Result<(), Refused> {
         let config = &self.config;
         let mut table = self.table.lock();
+        let table = &mut *table;
         if table.addresses.len() >= table.sweep_at {
             table.sweep(config, now);
         }
@@ -132,6 +173,15 @@ impl ConnLimits {
         entry.refill(config, now);
         if entry.tokens < 1.0 {
             return Err(Refused::Rate);
+        }
+        if let Some(number) = stranger {
+            let strangers = &mut table.unauthenticated;
+            if strangers.of(address) >= config.unauthenticated_per_address
+                && !strangers.shed_of(address, now)
+            {
+                return Err(Refused::UnauthenticatedAddress);
+            }
+            strangers.name(number, address);
         }
         entry.tokens -= 1.0;
         entry.connections += 1;
@@ -162,6 +212,16 @@ impl Address {
 pub struct ConnPermit {
     limits: Arc<ConnLimits>,
     address: Option<IpAddr>,
+    /// Until the connection has authenticated.
+    stranger: Option<Stranger>,
+}
+
+/// A connection's place among those that have not authenticated.
+#[derive(Debug)]
+struct Stranger {
+    number: u64,
+    shed: CancellationToken,
+    heard: bool,
 }
 
 impl ConnPermit {
@@ -169,10 +229,37 @@ impl ConnPermit {
     pub fn name(&mut self, client: IpAddr, now: Instant) -> Result<(), Refused> {
         if self.address.is_none() {
             let address = aggregate(client);
-            self.limits.count(address, now)?;
+            let stranger = self.stranger.as_ref().map(|stranger| stranger.number);
+            self.limits.count(address, stranger, now)?;
             self.address = Some(address);
         }
         Ok(())
+    }
+
+    /// Cancelled when this connection has to give its place to another. After it has
+    /// authenticated that does not happen.
+    pub fn shed(&self) -> CancellationToken {
+        self.stranger
+            .as_ref()
+            .map_or_else(CancellationToken::new, |stranger| stranger.shed.clone())
+    }
+
+    /// The client has sent something.
+    pub fn heard(&mut self) {
+        if let Some(stranger) = &mut self.stranger
+            && !std::mem::replace(&mut stranger.heard, true)
+        {
+            let mut table = self.limits.table.lock();
+            table.unauthenticated.heard(stranger.number);
+        }
+    }
+
+    /// The client is known: the connection keeps its place.
+    pub fn authenticated(&mut self) {
+        if let Some(stranger) = self.stranger.take() {
+            let mut table = self.limits.table.lock();
+            table.unauthenticated.leave(stranger.number);
+        }
     }
 }
 
@@ -180,6 +267,9 @@ impl Drop for ConnPermit {
     fn drop(&mut self) {
         let mut table = self.limits.table.lock();
         table.total = table.total.saturating_sub(1);
+        if let Some(stranger) = &self.stranger {
+            table.unauthenticated.leave(stranger.number);
+        }
         if let Some(entry) = self
             .address
             .and_then(|address| table.addresses.get_mut(&address))
@@ -190,7 +280,7 @@ impl Drop for ConnPermit {
 }
 
 /// One subscriber has one IPv4 address, or at least a /64 network of IPv6.
-fn aggregate(address: IpAddr) -> IpAddr {
+pub(crate) fn aggregate(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(v6) => {
             let network = u128::from(v6) & !u128::from(u64::MAX);
@@ -265,7 +355,7 @@ mod tests {
     }
 
     fn open(limits: &Arc<ConnLimits>, ip: &str, now: Instant) -> Result<ConnPermit, Refused> {
-        let mut permit = limits.admit()?;
+        let mut permit = limits.admit(now)?;
         permit.name(ip.parse().unwrap(), now)?;
         Ok(permit)
     }
@@ -285,6 +375,34 @@ mod tests {
         drop(first);
         assert_eq!(limits.connections(), 2);
         assert!(open(&limits, "192.0.2.1", now).is_ok());
+    }
+
+    #[test]
+    fn strangers_have_a_bound_of_their_own_and_the_old_ones_go_first() {
+        let now = Instant::now();
+        let limits = ConnLimits::new(ConnLimitsConfig {
+            unauthenticated: 4,
+            unauthenticated_per_address: 2,
+            ..ConnLimitsConfig::default()
+        });
+        let mut known = open(&limits, "192.0.2.1", now).unwrap();
+        known.authenticated();
+        let first = open(&limits, "192.0.2.1", now).unwrap();
+        let _second = open(&limits, "192.0.2.1", now).unwrap();
+        let refused = open(&limits, "192.0.2.1", now).unwrap_err();
+        assert_eq!(refused, Refused::UnauthenticatedAddress);
+        let later = now + unauthenticated::SILENT;
+        let mut third = open(&limits, "192.0.2.1", later).unwrap();
+        third.heard();
+        assert!(first.shed().is_cancelled() && !known.shed().is_cancelled());
+        let _fourth = open(&limits, "192.0.2.2", later).unwrap();
+        let _fifth = open(&limits, "192.0.2.3", later).unwrap();
+        assert_eq!(limits.unauthenticated(), 4);
+        assert!(open(&limits, "192.0.2.4", later).is_ok(), "the second went");
+        assert!(!third.shed().is_cancelled());
+        third.authenticated();
+        assert_eq!(limits.unauthenticated(), 2);
+        assert!(limits.shed() && limits.shed());
     }
 
     #[test]
@@ -321,7 +439,7 @@ mod tests {
         let limits = limits(usize::MAX, 10, 1.0, 2);
         for n in 0..SWEEP_FROM as u32 {
             let ip = IpAddr::from(n.to_be_bytes());
-            limits.admit().unwrap().name(ip, now).unwrap();
+            limits.admit(now).unwrap().name(ip, now).unwrap();
         }
         let held = open(&limits, "198.51.100.1", now).unwrap();
         assert!(limits.table.lock().addresses.len() > SWEEP_FROM);

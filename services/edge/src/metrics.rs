@@ -33,6 +33,8 @@ named! {
         Connections = "connections",
         /// A connection beyond a limit was refused.
         ConnectionRefused = "connection_refused",
+        /// A connection that had not authenticated was ended to make room for another.
+        ConnectionShed = "connection_shed",
         /// A TLS handshake was completed.
         TlsFull = "tls_full",
         /// A TLS session was resumed.
@@ -182,6 +184,8 @@ pub trait EdgeMetrics: Send + Sync + 'static {
     fn stream_error(&self, _condition: StreamCondition) {
         self.count(Count::StreamError, 1);
     }
+    /// The certificate of this host does for so many seconds more.
+    fn certificate(&self, _host: &str, _seconds_left: i64) {}
     /// `what` took this long.
     fn timing(&self, what: Timing, took: Duration);
 }

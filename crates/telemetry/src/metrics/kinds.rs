@@ -1,13 +1,15 @@
 //! Counters, gauges and histograms. Each update is one or two relaxed atomic operations: labels
 //! are resolved when the process starts.
 
+use std::collections::BTreeMap;
 use std::marker::PhantomData;
 use std::ops::Index;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use prometheus_client::encoding::{EncodeMetric, MetricEncoder, NoLabelSet};
+use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::{MetricType, TypedMetric, counter, gauge};
 
 /// Only goes up.
@@ -65,6 +67,32 @@ impl Gauge {
     /// The value.
     pub fn get(&self) -> i64 {
         self.0.get()
+    }
+}
+
+/// A gauge for each host. Only for hosts of the configuration: each that is set once stays.
+#[derive(Clone, Debug, Default)]
+pub struct ByHost {
+    pub(super) family: Family<Vec<(&'static str, String)>, gauge::Gauge>,
+    values: Arc<Mutex<BTreeMap<String, i64>>>,
+}
+
+impl ByHost {
+    /// The label.
+    pub(super) const KEY: &'static str = "host";
+
+    /// Exactly this.
+    pub fn set(&self, host: &str, value: i64) {
+        let mut values = self.values.lock().unwrap_or_else(PoisonError::into_inner);
+        values.insert(host.to_owned(), value);
+        let labels = vec![(ByHost::KEY, host.to_owned())];
+        self.family.get_or_create(&labels).set(value);
+    }
+
+    /// All hosts and their values.
+    pub fn all(&self) -> BTreeMap<String, i64> {
+        let values = self.values.lock().unwrap_or_else(PoisonError::into_inner);
+        values.clone()
     }
 }
 

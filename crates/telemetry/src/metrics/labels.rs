@@ -295,6 +295,8 @@ labels! {
     pub enum Limit("limit") {
         /// Connections, of one address or of all.
         Connections = "connections",
+        /// Connections that had not authenticated: ended, to make room for new ones.
+        Unauthenticated = "unauthenticated",
         /// Bytes per second (the socket was not read for a while).
         Rate = "rate",
         /// Size of an output queue.

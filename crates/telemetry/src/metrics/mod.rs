@@ -16,7 +16,7 @@ mod registry;
 
 use std::sync::Arc;
 
-pub use self::kinds::{By, By2, Counter, Gauge, Histogram, Label};
+pub use self::kinds::{By, By2, ByHost, Counter, Gauge, Histogram, Label};
 pub use self::labels::*;
 use self::registry::{Metric, Registrar};
 
@@ -117,6 +117,9 @@ metrics! {
     auth_failures: By<AuthFailure, Counter>;
     /// Streams ended with an error of this server
     stream_errors: By<StreamError, Counter>;
+    /// How long the certificate of a host is still valid; negative since it expired, 0 if it does not
+    /// cover the host's name or is not valid yet
+    certificate_seconds_left: ByHost;
     /// TLS handshakes with clients
     tls_handshakes: By<Handshake, Counter>;
     /// Lanes that are open, counted at each end that is in this process

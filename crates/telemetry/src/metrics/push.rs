@@ -10,7 +10,7 @@ use opentelemetry::KeyValue;
 use opentelemetry::metrics::{AsyncInstrument, Meter};
 
 use super::Metrics;
-use super::kinds::Histogram;
+use super::kinds::{ByHost, Histogram};
 use super::registry::{Labels, Value};
 
 /// Makes an instrument for each metric. They live as long as the meter's provider.
@@ -26,6 +26,7 @@ pub(crate) fn observe(meter: &Meter, metrics: &Arc<Metrics>) {
                 Value::Counter(counter) => counters.push((labels, counter.clone())),
                 Value::Gauge(gauge) => gauges.push((labels, gauge.clone())),
                 Value::Histogram(histogram) => histograms.push((labels, histogram.clone())),
+                Value::Hosts(hosts) => host_gauges(meter, &name, help, hosts.clone()),
             }
         }
         if !counters.is_empty() {
@@ -54,6 +55,18 @@ pub(crate) fn observe(meter: &Meter, metrics: &Arc<Metrics>) {
             histogram_instruments(meter, &name, help, histograms);
         }
     }
+}
+
+fn host_gauges(meter: &Meter, name: &str, help: &str, hosts: ByHost) {
+    meter
+        .i64_observable_gauge(name.to_owned())
+        .with_description(help.to_owned())
+        .with_callback(move |observer| {
+            for (host, value) in hosts.all() {
+                observer.observe(value, &[KeyValue::new(ByHost::KEY, host)]);
+            }
+        })
+        .build();
 }
 
 fn histogram_instruments(

@@ -9,7 +9,7 @@ use prometheus_client::metrics::{counter, gauge};
 use prometheus_client::registry::Registry;
 
 use super::Metrics;
-use super::kinds::{By, By2, Counter, Gauge, Histogram, Label};
+use super::kinds::{By, By2, ByHost, Counter, Gauge, Histogram, Label};
 
 /// A series' labels.
 pub(super) type Labels = Vec<(&'static str, &'static str)>;
@@ -31,6 +31,7 @@ pub(super) enum Value {
     Counter(Counter),
     Gauge(Gauge),
     Histogram(Histogram),
+    Hosts(ByHost),
 }
 
 impl Registrar {
@@ -108,12 +109,7 @@ fn enlist<M: Single>(
     doc: &[&'static str],
     labels: &[Labels],
 ) -> Vec<M> {
-    let help = doc
-        .iter()
-        .map(|line| line.trim())
-        .collect::<Vec<_>>()
-        .join(" ");
-    let help = help.trim_end_matches('.').to_owned();
+    let help = help(doc);
     let each = M::make(&mut registrar.prometheus, name, &help, labels);
     let values = labels
         .iter()
@@ -122,6 +118,22 @@ fn enlist<M: Single>(
         .collect();
     registrar.families.push((name, help, values));
     each
+}
+
+fn help(doc: &[&'static str]) -> String {
+    let lines: Vec<&str> = doc.iter().map(|line| line.trim()).collect();
+    lines.join(" ").trim_end_matches('.').to_owned()
+}
+
+impl Metric for ByHost {
+    fn register(registrar: &mut Registrar, name: &'static str, doc: &[&'static str]) -> ByHost {
+        let (metric, help) = (ByHost::default(), help(doc));
+        let family = metric.family.clone();
+        registrar.prometheus.register(name, help.clone(), family);
+        let series = vec![(Labels::new(), Value::Hosts(metric.clone()))];
+        registrar.families.push((name, help, series));
+        metric
+    }
 }
 
 impl<L: Label, M: Single> Metric for By<L, M> {

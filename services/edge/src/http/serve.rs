@@ -6,6 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Poll, ready};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode, header};
@@ -81,6 +82,11 @@ impl HttpSite {
     /// Whether forwarded addresses are believed from this peer.
     pub(crate) fn trusts(&self, peer: IpAddr) -> bool {
         self.config.trusted_proxies.contains(peer)
+    }
+
+    /// Time for the head of a request.
+    pub(crate) fn header_time(&self) -> Duration {
+        self.config.header_time
     }
 
     /// Serves requests. Gives the stream back if it has become a WebSocket. After `end` it

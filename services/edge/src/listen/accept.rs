@@ -7,15 +7,17 @@ use std::time::Duration;
 use sestina_runtime::CancellationToken;
 use sestina_runtime::spawn::{Tasks, Unfinished};
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
 
 use super::bind::{ListenError, bind};
 use super::config::{ListenConfig, ListenerConfig, ListenerKind};
-use super::connection::{OnAccept, Port, Shared, canonical, connection};
+use super::connection::{Failed, OnAccept, Port, Shared, canonical, connection};
 use crate::http::{HttpService, HttpSite};
-use crate::limits::ConnLimits;
+use crate::limits::{ConnLimits, ConnPermit, Refused};
 use crate::metrics::EdgeMetrics;
 use crate::tls::{Acceptor, CertStore, Purpose};
+
+/// How long to wait before a connection is tried again that could not be accepted.
+const AGAIN: Duration = Duration::from_millis(50);
 
 /// The running listeners.
 pub struct Listeners {
@@ -46,8 +48,8 @@ impl Listeners {
         let tasks = Tasks::new("listeners");
         let accepting = tasks.token().child_token();
         let limits = ConnLimits::new(config.limits);
+        let counts = Arc::clone(&metrics);
         let shared = Arc::new(Shared {
-            handshakes: Arc::new(Semaphore::new(config.limits.handshakes.max(1))),
             limits: Arc::clone(&limits),
             wire: config.wire,
             site: Arc::new(HttpSite::new(config.http.clone(), service)),
@@ -65,7 +67,7 @@ impl Listeners {
                 tasks.spawn("accept", run);
             }
         }
-        tasks.spawn("certificates", certs.watch(tasks.token()));
+        tasks.spawn("certificates", certs.watch(counts, tasks.token()));
         Ok(Self {
             tasks,
             accepting,
@@ -141,28 +143,28 @@ async fn accept_loop(
     stop: CancellationToken,
 ) {
     loop {
-        let next = async {
-            let slot = Arc::clone(&shared.handshakes).acquire_owned().await;
-            (slot, listener.accept().await)
-        };
-        let (slot, accepted) = tokio::select! {
+        let accepted = tokio::select! {
             () = stop.cancelled() => return,
-            next = next => next,
+            accepted = listener.accept() => accepted,
         };
-        let Ok(slot) = slot else { return };
         let (stream, peer) = match accepted {
             Ok(accepted) => accepted,
             Err(error) => {
-                // Mostly: no file descriptors left. Others end, so waiting helps.
-                tracing::error!(%error, listener = %port.name, "cannot accept a connection");
+                // Mostly: no file descriptors left. A connection that is not used gives its own.
+                let shed = shared.limits.shed();
+                tracing::error!(%error, shed, listener = %port.name, "cannot accept a connection");
                 tokio::select! {
                     () = stop.cancelled() => return,
-                    () = tokio::time::sleep(Duration::from_millis(100)) => continue,
+                    () = tokio::time::sleep(AGAIN) => continue,
                 }
             }
         };
         let peer = canonical(peer);
-        let permit = match shared.admit(&port, peer) {
+        let permit = tokio::select! {
+            () = stop.cancelled() => return,
+            permit = admit(&shared, &port, peer) => permit,
+        };
+        let permit = match permit {
             Ok(permit) => permit,
             Err(error) => {
                 shared.refuse(&port, peer, &error);
@@ -172,19 +174,28 @@ async fn accept_loop(
         let (port, shared, end) = (Arc::clone(&port), Arc::clone(&shared), shared.tasks.token());
         let tasks = shared.tasks.clone();
         tasks.spawn("connection", async move {
-            let run = connection(&shared, &port, stream, peer, permit, slot, &end);
-            let result = if port.is_http() {
+            let shed = permit.shed();
+            let run = connection(&shared, &port, stream, peer, permit, &end);
+            let result = tokio::select! {
+                () = shed.cancelled() => Err(Failed::Shed),
                 // HTTP ends its requests in order by itself.
-                run.await
-            } else {
-                tokio::select! {
-                    () = end.cancelled() => return,
-                    result = run => result,
-                }
+                () = end.cancelled(), if !port.is_http() => return,
+                result = run => result,
             };
             if let Err(error) = result {
                 shared.refuse(&port, peer, &error);
             }
         });
+    }
+}
+
+/// Waits while all connections that have not authenticated are young: more would only slow down
+/// those.
+async fn admit(shared: &Shared, port: &Port, peer: SocketAddr) -> Result<ConnPermit, Failed> {
+    loop {
+        match shared.admit(port, peer) {
+            Err(Failed::Refused(Refused::Unauthenticated)) => tokio::time::sleep(AGAIN).await,
+            admitted => return admitted,
+        }
     }
 }

@@ -12,7 +12,7 @@ use super::config::ListenerConfig;
 #[derive(Debug, thiserror::Error)]
 pub enum ListenError {
     /// The address cannot be bound.
-    #[error("cannot listen on {address} (listener {listener}): {source}; {advice}")]
+    #[error("cannot listen on {address} (`edge.{listener}`): {source}; {advice}")]
     Bind {
         /// Name of the listener.
         listener: String,

@@ -3,14 +3,13 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rustls::HandshakeKind;
 use sestina_runtime::CancellationToken;
 use sestina_runtime::spawn::Tasks;
 use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpStream;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_rustls::TlsAcceptor;
 
 use super::config::ListenerKind;
@@ -62,12 +61,13 @@ pub(super) enum Failed {
     Io(#[from] io::Error),
     #[error("handshakes took too long")]
     Late,
+    #[error("the place of this connection was needed for a new one")]
+    Shed,
 }
 
 /// What all listeners share.
 pub(super) struct Shared {
     pub(super) limits: Arc<ConnLimits>,
-    pub(super) handshakes: Arc<Semaphore>,
     pub(super) wire: WireLimits,
     pub(super) site: Arc<HttpSite>,
     pub(super) on_accept: OnAccept,
@@ -91,7 +91,6 @@ pub(super) async fn connection(
     mut stream: TcpStream,
     peer: SocketAddr,
     mut permit: ConnPermit,
-    slot: OwnedSemaphorePermit,
     end: &CancellationToken,
 ) -> Result<(), Failed> {
     let until = tokio::time::Instant::now() + shared.limits.config().handshake_time;
@@ -129,7 +128,10 @@ pub(super) async fn connection(
             shared.hand_on(port.accepted(reader, writer, client, "tls", true));
         }
         ListenerKind::Http => {
-            drop(slot);
+            if !first_byte(&stream, shared.site.header_time(), end).await? {
+                return Ok(());
+            }
+            permit.heard();
             let upgraded = shared
                 .site
                 .serve(stream, client, port.local, false, end)
@@ -140,6 +142,10 @@ pub(super) async fn connection(
             }
         }
         ListenerKind::Https => {
+            if !first_byte(&stream, shared.limits.config().handshake_time, end).await? {
+                return Ok(());
+            }
+            permit.heard();
             let certs = port.acceptor.current();
             let acceptor = TlsAcceptor::from(Arc::clone(certs.config_for(Purpose::Https)));
             let handshake = port.acceptor.pace().run(acceptor.accept(stream));
@@ -149,7 +155,6 @@ pub(super) async fn connection(
                     stream.map_err(|_| Failed::Late)??
                 }
             };
-            drop(slot);
             let resumed = stream.get_ref().1.handshake_kind() == Some(HandshakeKind::Resumed);
             shared.metrics.count(Count::tls(resumed), 1);
             let upgraded = shared
@@ -171,11 +176,12 @@ pub(super) async fn connection(
 impl Shared {
     /// Counts a connection; for its address, too, when no proxy stands in between.
     pub(super) fn admit(&self, port: &Port, peer: SocketAddr) -> Result<ConnPermit, Failed> {
-        let mut permit = self.limits.admit()?;
+        let now = Instant::now();
+        let mut permit = self.limits.admit(now)?;
         let proxied =
             port.proxies.contains(peer.ip()) || (port.is_http() && self.site.trusts(peer.ip()));
         if !proxied {
-            permit.name(peer.ip(), Instant::now())?;
+            permit.name(peer.ip(), now)?;
         }
         Ok(permit)
     }
@@ -183,6 +189,7 @@ impl Shared {
     pub(super) fn refuse(&self, port: &Port, peer: SocketAddr, error: &Failed) {
         let what = match error {
             Failed::Refused(_) => Count::ConnectionRefused,
+            Failed::Shed => Count::ConnectionShed,
             _ => Count::TlsFailed,
         };
         self.metrics.count(what, 1);
@@ -238,6 +245,20 @@ impl Port {
             listener: Arc::clone(&self.name),
             start_tls: None,
         }
+    }
+}
+
+/// Waits until the client has sent something: a connection that stays silent costs no buffer.
+/// False if it takes too long, or the listener is closed meanwhile.
+async fn first_byte(
+    stream: &TcpStream,
+    limit: Duration,
+    end: &CancellationToken,
+) -> Result<bool, Failed> {
+    tokio::select! {
+        () = end.cancelled() => Ok(false),
+        () = tokio::time::sleep(limit) => Ok(false),
+        ready = stream.readable() => Ok(ready.map(|()| true)?),
     }
 }
 

@@ -160,6 +160,65 @@ async fn a_handshake_that_does_not_come_ends_the_connection() {
     assert_eq!(limits.connections(), 0);
 }
 
+/// A connection from another address of this machine.
+async fn connect_from(from: [u8; 4], to: SocketAddr) -> TcpStream {
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.bind(SocketAddr::new(from.into(), 0)).unwrap();
+    socket.connect(to).await.unwrap()
+}
+
+#[tokio::test]
+async fn strangers_who_say_nothing_make_room_on_every_listener() {
+    let hello = &b"\x16\x03\x01"[..];
+    for (kind, halves) in [
+        (ListenerKind::DirectTls, [b"", hello]),
+        (ListenerKind::Http, [b"", b"GET /"]),
+        (ListenerKind::Https, [b"", hello]),
+    ] {
+        for half in halves {
+            let mut config = config(&[("flooded", kind), ("c2s", ListenerKind::StartTls)]);
+            config.limits.unauthenticated = 20;
+            let mut rig = Rig::start(config);
+            let mut flood = Vec::new();
+            for _ in 0..20 {
+                let mut stream = rig.connect("flooded").await;
+                stream.write_all(half).await.unwrap();
+                flood.push(stream);
+            }
+            let newcomer = connect_from([127, 0, 0, 2], rig.address("c2s")).await;
+            let accepted = rig.next().await;
+            assert_eq!(accepted.peer, newcomer.local_addr().unwrap());
+            assert!(rig.listeners.limits().unauthenticated() <= 20);
+            is_closed(flood.swap_remove(0)).await;
+            drop(flood);
+            rig.end().await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn behind_a_proxy_the_bounds_are_those_of_the_client() {
+    let mut config = config(&[("c2s", ListenerKind::StartTls)]);
+    config.listeners[0].proxy_protocol_from = "127.0.0.0/8".parse().unwrap();
+    config.limits.unauthenticated_per_address = 2;
+    let mut rig = Rig::start(config);
+    let mut held = Vec::new();
+    for client in [1, 1, 2, 2, 3] {
+        let mut stream = rig.connect("c2s").await;
+        let header = format!("PROXY TCP4 192.0.2.{client} 198.51.100.2 777 5222\r\n");
+        stream.write_all(header.as_bytes()).await.unwrap();
+        held.push((stream, rig.next().await));
+    }
+    let mut third = rig.connect("c2s").await;
+    third
+        .write_all(b"PROXY TCP4 192.0.2.1 198.51.100.2 778 5222\r\n")
+        .await
+        .unwrap();
+    is_closed(third).await;
+    assert_eq!(rig.tally.get(Count::ConnectionRefused), 1);
+    rig.end().await;
+}
+
 #[tokio::test]
 async fn the_proxy_header_names_the_client() {
     let mut config = config(&[
@@ -261,7 +320,7 @@ async fn a_taken_port_is_named_with_advice() {
     .unwrap();
     let text = error.to_string();
     assert!(
-        text.contains(&taken.to_string()) && text.contains("listener other"),
+        text.contains(&taken.to_string()) && text.contains("`edge.other`"),
         "{text}"
     );
     assert!(text.contains("another process uses this port"), "{text}");

@@ -87,7 +87,12 @@ async fn login(
     let work = Box::pin(async move {
         let mut connection = Connection::new(&shared, *accepted);
         let limit = shared.config.login_time;
+        let shed = connection.reader.shed();
         let result = tokio::select! {
+            () = shed.cancelled() => {
+                shared.metrics.count(Count::ConnectionShed, 1);
+                Err(End::Lost)
+            }
             () = shared.stop.cancelled() => {
                 Err(End::Fault(StreamCondition::SystemShutdown, "this server is being shut down"))
             }

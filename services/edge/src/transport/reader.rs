@@ -7,6 +7,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use rustls::ServerConnection;
+use sestina_runtime::CancellationToken;
 
 use super::WireLimits;
 use super::buffers;
@@ -142,6 +143,19 @@ impl WireReader {
         self.permit = Some(permit);
     }
 
+    /// Cancelled when this connection, which has not authenticated, has to make room for another.
+    pub fn shed(&self) -> CancellationToken {
+        let permit = self.permit.as_ref();
+        permit.map_or_else(CancellationToken::new, ConnPermit::shed)
+    }
+
+    /// The client is known: the connection keeps its place from now on.
+    pub fn authenticated(&mut self) {
+        if let Some(permit) = &mut self.permit {
+            permit.authenticated();
+        }
+    }
+
     #[cfg(test)]
     pub(super) fn inbox_capacity(&self) -> usize {
         self.inbox.capacity()
@@ -257,6 +271,9 @@ impl WireReader {
                 return Ok(());
             }
             self.writer.hear();
+            if let Some(permit) = &mut self.permit {
+                permit.heard();
+            }
             if self.inbox.capacity() == 0 {
                 self.inbox = buffers::take();
             }

@@ -152,6 +152,7 @@ impl Connection {
 
     /// The client is known: the wider limits apply from the next stream on.
     pub(crate) fn authenticated(&mut self, shared: &Shared) {
+        self.reader.authenticated();
         let limits = shared.config.after_login;
         self.parser.set_limits(limits.xml);
         self.parser.reset();
