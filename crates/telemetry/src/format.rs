@@ -6,15 +6,21 @@ use std::fmt;
 use serde_json::{Map, Value};
 use tracing::field::Field;
 use tracing::{Event, Subscriber};
-use tracing_subscriber::fmt::format::{FormatEvent, FormatFields, Writer};
+use tracing_subscriber::fmt::format::{FormatEvent, FormatFields, Writer, debug_fn};
 use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
 use tracing_subscriber::fmt::{FmtContext, FormattedFields};
 use tracing_subscriber::registry::LookupSpan;
 
 use crate::fields::{Fields, REDACTED, is_sensitive};
 
+/// How the fields of a text line are written.
+pub(crate) fn fields() -> impl for<'writer> FormatFields<'writer> + Send + Sync + 'static {
+    use tracing_subscriber::field::MakeExt;
+    debug_fn(field).delimited(" ")
+}
+
 /// Writes one field of a text line.
-pub(crate) fn field(writer: &mut Writer<'_>, field: &Field, value: &dyn fmt::Debug) -> fmt::Result {
+fn field(writer: &mut Writer<'_>, field: &Field, value: &dyn fmt::Debug) -> fmt::Result {
     match field.name() {
         "message" => write!(writer, "{value:?}"),
         name if is_sensitive(name) => write!(writer, "{name}={REDACTED}"),
@@ -74,9 +80,6 @@ mod tests {
     use std::io;
     use std::sync::{Arc, Mutex};
 
-    use tracing_subscriber::field::MakeExt;
-    use tracing_subscriber::fmt::format::debug_fn;
-
     use super::*;
 
     #[derive(Clone, Default)]
@@ -114,7 +117,7 @@ mod tests {
         let builder = tracing_subscriber::fmt()
             .with_writer(move || inner.clone())
             .with_ansi(false)
-            .fmt_fields(debug_fn(field).delimited(" "));
+            .fmt_fields(fields());
         if json {
             tracing::subscriber::with_default(builder.event_format(Json).finish(), log_something);
         } else {

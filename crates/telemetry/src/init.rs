@@ -7,8 +7,6 @@ use std::time::Duration;
 
 use opentelemetry::trace::TracerProvider;
 use sestina_config::{LogFormat, Telemetry};
-use tracing_subscriber::field::MakeExt;
-use tracing_subscriber::fmt::format::debug_fn;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer, Registry, fmt, reload};
@@ -135,8 +133,9 @@ fn stderr_layer(
 ) -> Result<Box<dyn Layer<Registry> + Send + Sync>, TelemetryError> {
     let (filter, handle) = reload::Layer::new(filter(&config.log)?);
     filters.push(handle);
-    let fields = debug_fn(format::field).delimited(" ");
-    let layer = fmt::layer().with_writer(std::io::stderr).fmt_fields(fields);
+    let layer = fmt::layer()
+        .with_writer(std::io::stderr)
+        .fmt_fields(format::fields());
     Ok(match config.log_format {
         LogFormat::Text => {
             let colours = std::io::stderr().is_terminal();

@@ -1,8 +1,13 @@
-//! Spans caught in memory, for tests of what travels through tiers. Nothing is exported.
+//! Spans and log lines caught in memory, for tests of what travels through tiers and of what an
+//! administrator reads. Nothing is exported.
+
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use opentelemetry::trace::TracerProvider;
 use opentelemetry_sdk::trace::{InMemorySpanExporter, SdkTracerProvider};
 use tracing::subscriber::DefaultGuard;
+use tracing_subscriber::Layer;
 use tracing_subscriber::layer::SubscriberExt;
 
 /// Samples every stanza that this thread handles, and keeps the spans, until it is dropped.
@@ -58,5 +63,53 @@ impl Capture {
                 .collect(),
         });
         finished.collect()
+    }
+}
+
+/// The log lines of this thread, in the form for people, until it is dropped.
+pub struct Lines {
+    written: Written,
+    _default: DefaultGuard,
+}
+
+#[derive(Clone, Default)]
+struct Written(Arc<Mutex<Vec<u8>>>);
+
+impl io::Write for Written {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        all.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Lines {
+    /// From now on, with the default filter.
+    pub fn start() -> Lines {
+        let written = Written::default();
+        let writer = written.clone();
+        let layer = tracing_subscriber::fmt::layer()
+            .with_writer(move || writer.clone())
+            .with_ansi(false)
+            .fmt_fields(crate::format::fields());
+        let filter = tracing_subscriber::EnvFilter::new("info,rustls=error");
+        let registry = tracing_subscriber::registry().with(layer.with_filter(filter));
+        Lines {
+            written,
+            _default: tracing::subscriber::set_default(registry),
+        }
+    }
+
+    /// The lines so far that contain this text.
+    pub fn with(&self, text: &str) -> Vec<String> {
+        let all = self.written.0.lock();
+        let all = all.unwrap_or_else(PoisonError::into_inner).clone();
+        let all = String::from_utf8_lossy(&all).into_owned();
+        let lines = all.lines().filter(|line| line.contains(text));
+        lines.map(str::to_owned).collect()
     }
 }

@@ -2,10 +2,13 @@
 #![allow(clippy::unwrap_used)]
 
 mod client;
+mod failed_logins;
 mod flow;
 mod login;
 mod resume;
 mod rig;
 mod router;
+mod strangers;
 mod takeover;
 mod telemetry;
+mod tickets;

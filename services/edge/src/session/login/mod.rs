@@ -5,11 +5,13 @@
 //! - [`stream`]: stream headers, features, STARTTLS
 //! - [`sasl`]: the mechanisms
 //! - [`credentials`]: keys from the owner of the user, and passwords checked on a bounded pool
+//! - [`failed`]: the log of failed logins
 //! - [`bind`]: resource binding and XEP-0198 resumption
 
 pub(crate) mod bind;
 pub(crate) mod connection;
 pub(crate) mod credentials;
+pub(crate) mod failed;
 pub(crate) mod sasl;
 pub(crate) mod stream;
 

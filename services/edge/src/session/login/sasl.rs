@@ -49,6 +49,21 @@ impl From<End> for Failed {
     }
 }
 
+/// What became known in the course of an attempt, for the log.
+#[derive(Default)]
+struct Attempt {
+    mechanism: Option<Mechanism>,
+    /// The account, where there is one of that name. What else was sent as the name stays unknown:
+    /// people type passwords there.
+    account: Option<Jid>,
+}
+
+impl Attempt {
+    fn asked(&mut self, bare: &Jid, reply: &proto::CredentialsReply) {
+        self.account = reply.exists.then(|| bare.clone());
+    }
+}
+
 /// Until one attempt succeeds, or too many have failed.
 pub(crate) async fn authenticate(
     shared: &Arc<Shared>,
@@ -65,6 +80,13 @@ pub(crate) async fn authenticate(
             StreamEvent::Nonza(element) if element.is("auth", ns::SASL) => element,
             StreamEvent::Nonza(element) if element.is("abort", ns::SASL) => {
                 shared.metrics.login_failed(SaslFailure::Aborted);
+                report(
+                    shared,
+                    connection,
+                    host,
+                    &Attempt::default(),
+                    SaslFailure::Aborted,
+                );
                 connection.write(|out| write::write_sasl_failure(out, SaslFailure::Aborted));
                 continue;
             }
@@ -75,7 +97,8 @@ pub(crate) async fn authenticate(
             }
             other => return Err(unexpected(other)),
         };
-        match attempt(shared, connection, host, auth).await {
+        let mut known = Attempt::default();
+        match attempt(shared, connection, host, auth, &mut known).await {
             Ok((user, last)) => {
                 connection.write(|out| write::write_success(out, &last));
                 return Ok(user);
@@ -84,7 +107,7 @@ pub(crate) async fn authenticate(
             Err(Failed::Sasl(failure)) => {
                 shared.metrics.login_failed(failure);
                 failures += 1;
-                tracing::debug!(peer = %connection.peer, %failure, failures, "login failed");
+                report(shared, connection, host, &known, failure);
                 // Nothing was tried by what the mechanism could not even begin with.
                 if !matches!(
                     failure,
@@ -103,16 +126,38 @@ pub(crate) async fn authenticate(
     }
 }
 
+/// The line about a failed attempt.
+fn report(
+    shared: &Shared,
+    connection: &Connection,
+    host: &HostConfig,
+    known: &Attempt,
+    failure: SaslFailure,
+) {
+    let mechanism = known
+        .mechanism
+        .map_or("unknown", |mechanism| mechanism.name());
+    let account = known
+        .account
+        .as_ref()
+        .map_or("unknown", |bare| bare.as_str());
+    shared
+        .failed_logins
+        .report(connection.peer, &host.domain, account, mechanism, failure);
+}
+
 async fn attempt(
     shared: &Arc<Shared>,
     connection: &mut Connection,
     host: &Arc<HostConfig>,
     auth: &Element,
+    known: &mut Attempt,
 ) -> Result<(User, Vec<u8>), Failed> {
     let mechanism = auth
         .attr("mechanism")
         .and_then(Mechanism::parse)
         .ok_or(SaslFailure::InvalidMechanism)?;
+    known.mechanism = Some(mechanism);
     let offered = offered(connection, host);
     if !offered.contains(&mechanism) {
         let weak = mechanism == Mechanism::Plain && !connection.secure;
@@ -140,6 +185,7 @@ async fn attempt(
             let bare =
                 authenticated_jid(&message.username, &host.domain, message.authzid.as_deref())?;
             let reply = credentials::ask(shared, &bare).await?;
+            known.asked(&bare, &reply);
             let right = credentials::check(shared, &reply, message.password).await?;
             finish(&reply, right)?;
             Ok((
@@ -157,6 +203,7 @@ async fn attempt(
                 .ok_or(SaslFailure::InvalidMechanism)?;
             let (bare, needs_keys) = server.client_first(&first)?;
             let reply = credentials::ask(shared, &bare).await?;
+            known.asked(&bare, &reply);
             let keys = credentials::keys_for(&reply, needs_keys.hash())
                 .ok_or(SaslFailure::TemporaryAuthFailure)?;
             let (message, needs_proof) = needs_keys.with_keys(keys, &random_nonce())?;
