@@ -42,6 +42,7 @@ impl Process {
     /// Sets up telemetry and signals.
     pub fn begin(config: Config, role: Role, reread: Reread) -> anyhow::Result<Process> {
         let guard = sestina_telemetry::init(&config.telemetry, role.as_str(), &config.node.name)?;
+        raise_file_limit();
         sestina_runtime::faults_from_env()?;
         let (shutdown, signals) = shutdown::listen().context("cannot listen for signals")?;
         let tasks = Tasks::new("process");
@@ -141,10 +142,6 @@ impl Process {
         };
         let (mut reloads, guard) = (self.shutdown.reloads.clone(), self.guard.clone());
         let token = self.tasks.token();
-        if let Some(certs) = &certs {
-            self.tasks
-                .spawn("certificates", certs.clone().watch(self.tasks.token()));
-        }
         self.tasks.spawn("reload", async move {
             loop {
                 tokio::select! {
@@ -202,5 +199,19 @@ impl Process {
         if let Ok(guard) = Arc::try_unwrap(self.guard) {
             guard.shutdown().await;
         }
+    }
+}
+
+/// Raises the number of files that this process may open to what the system allows: the usual 1,024
+/// are for programs that ask for more when they need them, and each client's socket is one.
+fn raise_file_limit() {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    if limit.current == limit.maximum {
+        return;
+    }
+    limit.current = limit.maximum;
+    if let Err(error) = setrlimit(Resource::Nofile, limit) {
+        tracing::warn!(%error, "the limit of open files stays as it was");
     }
 }

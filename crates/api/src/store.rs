@@ -77,6 +77,8 @@ store_api! {
     replica_load(ReplicaLoadRequest) -> ReplicaLoadReply;
     /// Forgets the replicas: a second start must not go on with them.
     replica_clear(Empty) -> Empty;
+    /// The keys of TLS tickets, renewed when it is time.
+    ticket_keys(TicketKeysRequest) -> TicketKeysReply;
     /// Prunes what is no longer needed.
     maintain(MaintainRequest) -> Empty;
 }

@@ -167,6 +167,7 @@ not_used! {
     replica_save(ReplicaSaveRequest) -> Empty;
     replica_load(ReplicaLoadRequest) -> ReplicaLoadReply;
     replica_clear(Empty) -> Empty;
+    ticket_keys(TicketKeysRequest) -> TicketKeysReply;
     maintain(MaintainRequest) -> Empty;
 }
 

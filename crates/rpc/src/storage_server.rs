@@ -47,6 +47,7 @@ macro_rules! for_each_store {
             replica_save(ReplicaSaveRequest) -> Empty, Once;
             replica_load(ReplicaLoadRequest) -> ReplicaLoadReply, Query;
             replica_clear(Empty) -> Empty, Once;
+            ticket_keys(TicketKeysRequest) -> TicketKeysReply, Write;
             maintain(MaintainRequest) -> Empty, Maintain;
         }
     };

@@ -15,7 +15,7 @@ use crate::listen::{Accepted, ListenError, Listeners, OnAccept};
 use crate::metrics::EdgeMetrics;
 use crate::session::{driver, ticker};
 use crate::shared::Shared;
-use crate::tls::CertStore;
+use crate::tls::{CertStore, TicketKeys};
 use crate::transport::CloseKind;
 
 /// How long tasks have to end at shutdown before they are aborted.
@@ -72,7 +72,7 @@ impl Edge {
         connector: Arc<dyn RouterConnector>,
         metrics: Arc<dyn EdgeMetrics>,
     ) -> Result<Edge, EdgeError> {
-        let mut edge = Edge::start_without_ports(config, connector, metrics)?;
+        let mut edge = Edge::start_tasks(config, connector, metrics, certs.tickets())?;
         let shared = Arc::clone(&edge.shared);
         let on_accept: OnAccept = Arc::new(move |accepted| accept(&shared, accepted));
         let listen = edge.shared.config.listen.clone();
@@ -93,13 +93,22 @@ impl Edge {
         connector: Arc<dyn RouterConnector>,
         metrics: Arc<dyn EdgeMetrics>,
     ) -> Result<Edge, EdgeError> {
+        Edge::start_tasks(config, connector, metrics, Arc::default())
+    }
+
+    fn start_tasks(
+        config: EdgeConfig,
+        connector: Arc<dyn RouterConnector>,
+        metrics: Arc<dyn EdgeMetrics>,
+        tickets: Arc<TicketKeys>,
+    ) -> Result<Edge, EdgeError> {
         if config.hosts.is_empty() {
             return Err(EdgeError::NoHosts);
         }
         if config.lease_every + config.lease_margin >= config.lease_ttl {
             return Err(EdgeError::LeaseTimes);
         }
-        let shared = Shared::new(config, connector, metrics);
+        let shared = Shared::new(config, connector, metrics, tickets);
         shared.tasks.spawn("lease", lease::run(Arc::clone(&shared)));
         shared
             .tasks

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use parking_lot::Mutex;
@@ -19,6 +20,8 @@ use crate::config::{EdgeConfig, HostConfig};
 use crate::lanes::directory::Directory;
 use crate::lanes::lease::Lease;
 use crate::metrics::EdgeMetrics;
+use crate::session::login::failed::FailedLogins;
+use crate::tls::TicketKeys;
 use crate::transport::WireWriter;
 
 /// Bytes of one part of an answer about members of rooms.
@@ -44,6 +47,10 @@ pub(crate) struct Shared {
     pub(crate) logins: Mutex<HashMap<u64, Arc<WireWriter>>>,
     pub(crate) password_threads: Arc<Semaphore>,
     pub(crate) pending_turns: Semaphore,
+    /// The log of failed logins.
+    pub(crate) failed_logins: FailedLogins,
+    /// The keys of TLS tickets, from the routers.
+    pub(crate) tickets: Arc<TicketKeys>,
     /// The key of XEP-0198 ids, from the routers.
     pub(crate) sm_key: ArcSwapOption<Vec<u8>>,
     incarnation: AtomicU64,
@@ -56,6 +63,7 @@ impl Shared {
         config: EdgeConfig,
         connector: Arc<dyn RouterConnector>,
         metrics: Arc<dyn EdgeMetrics>,
+        tickets: Arc<TicketKeys>,
     ) -> Arc<Shared> {
         let tasks = Tasks::new("edge");
         let hosts = config
@@ -79,6 +87,8 @@ impl Shared {
             logins: Mutex::default(),
             password_threads: Arc::new(Semaphore::new(config.password_threads.max(1))),
             pending_turns: Semaphore::new(config.pending_binds.max(1)),
+            failed_logins: FailedLogins::default(),
+            tickets,
             sm_key: ArcSwapOption::empty(),
             incarnation: AtomicU64::new(rand::random()),
             handles: AtomicU64::new(1),
@@ -130,6 +140,15 @@ impl Shared {
             .is_none_or(|known| **known != welcome.sm_key[..])
         {
             self.sm_key.store(Some(Arc::new(welcome.sm_key.to_vec())));
+        }
+    }
+
+    /// What a router says of the keys of TLS tickets.
+    pub(crate) fn take_ticket_keys(&self, told: &proto::TicketKeys) {
+        let period = Duration::from_secs(told.period_s.into());
+        let keys = told.keys.iter().map(|key| (key.number, &key.key[..]));
+        if let Err(error) = self.tickets.install(keys, period) {
+            tracing::error!(%error, "keys for TLS tickets cannot be used");
         }
     }
 

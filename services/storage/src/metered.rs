@@ -88,5 +88,6 @@ metered! {
     replica_save(ReplicaSaveRequest) -> Empty;
     replica_load(ReplicaLoadRequest) -> ReplicaLoadReply;
     replica_clear(Empty) -> Empty;
+    ticket_keys(TicketKeysRequest) -> TicketKeysReply;
     maintain(MaintainRequest) -> Empty;
 }

@@ -55,6 +55,7 @@ conformance! {
     maintenance,
     offline_messages,
     one_secret,
+    ticket_keys_are_shared_and_rotate,
     outcomes,
     renewals_against_claims,
     replicas,

@@ -84,7 +84,8 @@ impl<H: Hands> Attachments<H> {
             return;
         };
         match body {
-            Body::Welcome(_) => return,
+            // The lane takes these.
+            Body::Welcome(_) | Body::TicketKeys(_) => return,
             Body::SlotMap(map) => return hands.learn(map),
             Body::Deliver(deliver) => return self.take_deliver(hands, route, deliver, turn),
             _ => {}
@@ -196,6 +197,7 @@ impl<H: Hands> Attachments<H> {
             | Body::InstallEpoch(_)
             | Body::Redirect(_)
             | Body::SlotMap(_)
+            | Body::TicketKeys(_)
             | Body::Welcome(_) => {}
         }
     }

@@ -230,8 +230,13 @@ impl EdgeSink for Receiver {
             return;
         }
         for frame in &batch.frames {
-            let Some(proto::to_edge::Body::Welcome(welcome)) = &frame.body else {
-                continue;
+            let welcome = match &frame.body {
+                Some(proto::to_edge::Body::Welcome(welcome)) => welcome,
+                Some(proto::to_edge::Body::TicketKeys(keys)) => {
+                    self.shared.take_ticket_keys(keys);
+                    continue;
+                }
+                _ => continue,
             };
             if welcome.protocol != PROTOCOL {
                 tracing::error!(

@@ -1,7 +1,7 @@
 //! The task that looks at what waits for time to pass.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::shared::Shared;
 
@@ -16,6 +16,7 @@ pub(crate) async fn run(shared: Arc<Shared>) {
             () = shared.stop.cancelled() => return,
             _ = ticks.tick() => {}
         }
+        shared.failed_logins.tell(Instant::now());
         if shared.check_lease() {
             shared.attachments.tick(&shared);
         }

@@ -328,6 +328,7 @@ impl RouterPort for Port {
             owner: true,
             disabled,
             keys,
+            exists: known || disabled,
         })
     }
 

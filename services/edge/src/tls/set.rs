@@ -10,6 +10,8 @@ use rustls::{ServerConfig, SupportedProtocolVersion};
 use sestina_certs::CertInfo;
 
 use super::acceptor::{Purpose, TlsVersions};
+use super::tickets::{TicketKeys, Tickets};
+use super::validity::{self, HostValidity};
 
 /// One loaded set of certificates, with the configurations that use it. A connection keeps the
 /// set that it began with, so that channel binding names the certificate the client was shown.
@@ -19,7 +21,7 @@ pub struct CertSet {
 }
 
 /// A certificate and the names that it answers for.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Entry {
     pub(super) key: Arc<CertifiedKey>,
     pub(super) info: CertInfo,
@@ -37,10 +39,12 @@ impl CertSet {
         entries: Vec<Entry>,
         versions: TlsVersions,
         provider: &Arc<CryptoProvider>,
+        tickets: &Arc<TicketKeys>,
     ) -> Result<Self, rustls::Error> {
         let hosts = Arc::new(Hosts(entries));
         // New certificates end old tickets: a resumed session would bind to the old ones.
-        let ticketer = rustls::crypto::aws_lc_rs::Ticketer::new()?;
+        let end_points = hosts.0.iter().map(|entry| &entry.end_point[..]);
+        let ticketer: Arc<dyn ProducesTickets> = Arc::new(Tickets::new(tickets, end_points));
         let build = |purpose: Purpose| -> Result<Arc<ServerConfig>, rustls::Error> {
             Self::config(purpose, versions, provider, &hosts, &ticketer)
         };
@@ -68,6 +72,11 @@ impl CertSet {
     /// The certificates, the default first.
     pub fn certificates(&self) -> impl Iterator<Item = &CertInfo> {
         self.hosts.0.iter().map(|entry| &entry.info)
+    }
+
+    /// How each of these hosts is served at this time in Unix seconds.
+    pub fn validity(&self, hosts: &[String], now: i64) -> Vec<HostValidity> {
+        validity::of(&self.hosts.0, hosts, now)
     }
 
     fn config(
@@ -98,15 +107,18 @@ impl CertSet {
 impl Hosts {
     /// Configured names first, then what the certificates say, then the default.
     fn find(&self, sni: Option<&str>) -> Option<&Entry> {
-        let named = sni.and_then(|name| {
-            let asked = |entry: &&Entry| entry.hosts.iter().any(|h| h.eq_ignore_ascii_case(name));
-            self.0
-                .iter()
-                .find(asked)
-                .or_else(|| self.0.iter().find(|e| e.info.covers(name)))
-        });
-        named.or_else(|| self.0.first())
+        find(&self.0, sni)
     }
+}
+
+pub(super) fn find<'a>(entries: &'a [Entry], sni: Option<&str>) -> Option<&'a Entry> {
+    let named = sni.and_then(|name| {
+        let asked = |entry: &&Entry| entry.hosts.iter().any(|h| h.eq_ignore_ascii_case(name));
+        let mut all = entries.iter();
+        all.find(asked)
+            .or_else(|| entries.iter().find(|e| e.info.covers(name)))
+    });
+    named.or_else(|| entries.first())
 }
 
 impl ResolvesServerCert for Hosts {

@@ -48,6 +48,7 @@ fn trusting(certs: &[&Path], versions: &[&'static SupportedProtocolVersion]) -> 
 fn write_pair(folder: &Path, name: &str, domains: &[&str]) -> CertFiles {
     let domains: Vec<String> = domains.iter().map(|&domain| domain.to_owned()).collect();
     let files = CertFiles {
+        option: format!("`{name}`"),
         hosts: Vec::new(),
         cert: folder.join(format!("{name}.crt")),
         key: folder.join(format!("{name}.key")),
@@ -156,17 +157,52 @@ fn sessions_resume_until_the_certificates_change() {
     })
     .unwrap();
     for version in ALL {
-        let config = Arc::new(trusting(&[&files.cert], &[version]));
-        assert!(!handshake(&store, &config, "c.example").unwrap().2);
-        assert!(
-            handshake(&store, &config, "c.example").unwrap().2,
-            "{version:?}"
-        );
+        let other = write_pair(folder.path(), "other", &["c.example"]);
+        let config = Arc::new(trusting(&[&files.cert, &other.cert], &[version]));
+        let resumed = || handshake(&store, &config, "c.example").unwrap().2;
+        assert!(!resumed());
+        assert!(resumed(), "{version:?}");
         store.reload().unwrap();
-        assert!(
-            !handshake(&store, &config, "c.example").unwrap().2,
-            "{version:?}"
-        );
+        assert!(resumed(), "{version:?}: the same certificate");
+        std::fs::copy(&other.cert, &files.cert).unwrap();
+        std::fs::copy(&other.key, &files.key).unwrap();
+        store.reload().unwrap();
+        assert!(!resumed(), "{version:?}: another certificate");
+    }
+}
+
+#[test]
+fn a_session_is_resumed_on_another_edge_after_its_key_was_rotated() {
+    let folder = tempfile::tempdir().unwrap();
+    let files = write_pair(folder.path(), "c", &["c.example"]);
+    let config = TlsConfig {
+        certificates: vec![files.clone()],
+        ..TlsConfig::default()
+    };
+    let edges = [CertStore::open(&config), CertStore::open(&config)].map(Result::unwrap);
+    let install = |edge: usize, numbers: &[u8]| {
+        let bytes: Vec<[u8; 32]> = numbers.iter().map(|number| [*number; 32]).collect();
+        let keys = numbers
+            .iter()
+            .zip(&bytes)
+            .map(|(n, key)| (u64::from(*n), &key[..]));
+        let period = Duration::from_secs(3600);
+        edges[edge].tickets().install(keys, period).unwrap();
+    };
+    for version in ALL {
+        let client = Arc::new(trusting(&[&files.cert], &[version]));
+        install(0, &[1, 2]);
+        install(1, &[1, 2]);
+        assert!(!handshake(&edges[0], &client, "c.example").unwrap().2);
+        install(1, &[1, 2, 3]);
+        let resumed = handshake(&edges[1], &client, "c.example").unwrap().2;
+        assert!(resumed, "{version:?}: with the key before");
+        // The first edge has not been told yet, and knows that key all the same.
+        let resumed = handshake(&edges[0], &client, "c.example").unwrap().2;
+        assert!(resumed, "{version:?}: with the next key");
+        install(1, &[4, 5, 6]);
+        let resumed = handshake(&edges[1], &client, "c.example").unwrap().2;
+        assert!(!resumed, "{version:?}: the key is gone");
     }
 }
 
@@ -203,6 +239,134 @@ fn changed_files_are_noticed_and_broken_ones_are_not_used() {
     assert!(store.reload().unwrap_err().to_string().contains("c.key"));
 }
 
+#[test]
+fn a_broken_certificate_does_not_keep_another_host_from_its_new_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let one = write_pair(folder.path(), "one", &["one.example"]);
+    let two = write_pair(folder.path(), "two", &["two.example"]);
+    let store = CertStore::open(&TlsConfig {
+        certificates: vec![one.clone(), two.clone()],
+        ..TlsConfig::default()
+    })
+    .unwrap();
+    let before = store.current().server_end_point(Some("one.example"));
+    std::fs::write(&one.cert, "not a certificate").unwrap();
+    let renewed = write_pair(folder.path(), "renewed", &["two.example"]);
+    std::fs::copy(&renewed.key, &two.key).unwrap();
+    std::fs::copy(&renewed.cert, &two.cert).unwrap();
+    touch(&two.cert, 10);
+    assert!(store.reload_if_changed());
+    let set = store.current();
+    assert_eq!(
+        set.server_end_point(Some("two.example")),
+        server_end_point(&leaf(&renewed.cert))
+    );
+    assert_eq!(set.server_end_point(Some("one.example")), before);
+    assert!(!store.reload_if_changed(), "nothing changed since");
+    let error = store.reload().unwrap_err().to_string();
+    assert!(error.contains("one.crt"), "{error}");
+}
+
+#[test]
+fn a_start_with_one_broken_certificate_serves_the_others() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut one = write_pair(folder.path(), "one", &["one.example"]);
+    let two = write_pair(folder.path(), "two", &["two.example"]);
+    one.key = two.key.clone();
+    let config = |certificates| TlsConfig {
+        certificates,
+        ..TlsConfig::default()
+    };
+    let store = CertStore::open(&config(vec![one.clone(), two.clone()])).unwrap();
+    let wanted = server_end_point(&leaf(&two.cert));
+    assert_eq!(
+        store.current().server_end_point(Some("two.example")),
+        wanted
+    );
+    let error = CertStore::open(&config(vec![one])).err().unwrap();
+    assert!(error.to_string().contains("does not belong"), "{error}");
+}
+
+#[test]
+fn a_certificate_that_does_not_do_for_its_host_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let files = write_pair(folder.path(), "c", &["c.example"]);
+    let config = TlsConfig {
+        certificates: vec![files],
+        domains: vec!["c.example".to_owned()],
+        ..TlsConfig::default()
+    };
+    let days = |days: i64| days * 24 * 3600;
+    let now = sestina_runtime::clock::wall_ms() / 1000;
+    assert_eq!(check(&config, now), []);
+    let only = |now| {
+        let mut problems = check(&config, now);
+        assert_eq!(problems.len(), 1, "{problems:?}");
+        problems.remove(0).text
+    };
+    let expired = only(now + days(100 * 365));
+    assert!(
+        expired.contains("host c.example: the certificate expired"),
+        "{expired}"
+    );
+    assert!(only(now - days(30)).contains("is not valid yet"));
+    let other = TlsConfig {
+        domains: vec!["d.example".to_owned()],
+        ..config.clone()
+    };
+    let wrong = check(&other, now);
+    assert!(wrong[0].fatal, "{wrong:?}");
+    assert!(
+        wrong[0].text.contains("other names (c.example)"),
+        "{wrong:?}"
+    );
+    let set = CertStore::open(&config).unwrap().current();
+    let validity = set.validity(&config.domains, now);
+    assert!(validity[0].seconds_left > 0 && validity[0].problem.is_none());
+    let ended = set.validity(&config.domains, now + days(100 * 365));
+    assert!(ended[0].seconds_left < 0);
+    let soon = now + validity[0].seconds_left - 3600;
+    assert!(only(soon).contains("expires in 0 days"));
+    assert!(!check(&config, soon)[0].fatal);
+}
+
+#[tokio::test]
+async fn the_watch_warns_of_an_unfit_certificate_and_measures() {
+    let lines = sestina_telemetry::testing::Lines::start();
+    let folder = tempfile::tempdir().unwrap();
+    let files = write_pair(folder.path(), "c", &["c.example"]);
+    let store = CertStore::open(&TlsConfig {
+        certificates: vec![files],
+        domains: vec!["c.example".to_owned(), "d.example".to_owned()],
+        ..TlsConfig::default()
+    })
+    .unwrap();
+    let (stop, seen) = (tokio_util::sync::CancellationToken::new(), Arc::default());
+    stop.cancel();
+    store
+        .watch(Arc::new(Certificates(Arc::clone(&seen))), stop)
+        .await;
+    let warned = lines.with("the certificate is for other names");
+    assert!(
+        warned.len() == 1 && warned[0].contains("d.example"),
+        "{warned:?}"
+    );
+    let seen = seen.lock();
+    assert!(seen[0].0 == "c.example" && seen[0].1 > 0, "{seen:?}");
+    assert_eq!(seen[1], ("d.example".to_owned(), 0));
+}
+
+struct Certificates(Arc<parking_lot::Mutex<Vec<(String, i64)>>>);
+
+impl crate::metrics::EdgeMetrics for Certificates {
+    fn count(&self, _: crate::metrics::Count, _: u64) {}
+    fn level(&self, _: crate::metrics::Level, _: i64) {}
+    fn timing(&self, _: crate::metrics::Timing, _: Duration) {}
+    fn certificate(&self, host: &str, seconds_left: i64) {
+        self.0.lock().push((host.to_owned(), seconds_left));
+    }
+}
+
 /// Two writes may fall into one tick of the file system's clock.
 fn touch(path: &Path, seconds: u64) {
     let file = std::fs::File::options().write(true).open(path).unwrap();
@@ -227,7 +391,8 @@ async fn the_watch_loads_new_certificates_and_ends() {
     touch(&files.cert, 10);
     let wanted = server_end_point(&leaf(&other.cert));
     let stop = tokio_util::sync::CancellationToken::new();
-    let watch = Arc::clone(&store).watch(stop.clone());
+    let metrics = Arc::new(crate::metrics::Tally::default());
+    let watch = Arc::clone(&store).watch(metrics, stop.clone());
     let seen = async {
         while store.current().server_end_point(None) != wanted {
             tokio::task::yield_now().await;

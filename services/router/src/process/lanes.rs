@@ -248,13 +248,14 @@ impl RouterAcceptor for Acceptor {
             sm_key: shared.config.sm_key.clone().into(),
             workers,
         };
-        let frames = vec![
+        let mut frames = vec![
             process_frame(proto::to_edge::Body::Welcome(welcome)),
             process_frame(proto::to_edge::Body::SlotMap(with_routers(
                 shared.ports.table.load().as_proto().clone(),
                 shared.routers(),
             ))),
         ];
+        frames.extend(shared.ticket_keys.frame());
         let away = |_| LinkError::Away {
             peer: node.name.clone(),
             reason: "the lane closed".into(),

@@ -4,7 +4,8 @@
 //!   away together
 //! - [`lanes`]: lanes that edges and routers open here; [`peers`]: lanes that this router opens
 //! - [`membership`]: who is alive; [`reach`]: which process reaches which; [`table`]: which slots come and go, and the planner
-//! - [`accounts`]: credentials for edges; [`control`]: what administrators ask
+//! - [`accounts`]: credentials for edges; [`tickets`]: their keys of TLS tickets
+//! - [`control`]: what administrators ask
 
 mod accounts;
 mod control;
@@ -15,6 +16,7 @@ mod peers;
 mod reach;
 mod releases;
 mod table;
+mod tickets;
 mod worker_task;
 
 use std::collections::{HashMap, HashSet};
@@ -124,6 +126,8 @@ pub(crate) struct Shared {
     moving: AtomicUsize,
     live: membership::Live,
     credentials: accounts::Cache,
+    /// Keys of TLS tickets, for the edges.
+    ticket_keys: tickets::Keys,
     releases: releases::Releases,
     pub(crate) instances: AtomicU64,
     /// Processes with other hosts or modules than this one, by incarnation.
@@ -197,6 +201,7 @@ impl Router {
             moving: AtomicUsize::new(0),
             live: membership::Live::default(),
             credentials: accounts::Cache::default(),
+            ticket_keys: tickets::Keys::default(),
             releases: releases::Releases::default(),
             instances: AtomicU64::new(1),
             mismatches: Mutex::default(),
@@ -235,6 +240,9 @@ impl Router {
         shared
             .tasks
             .spawn("maintenance", jobs::maintain(shared.clone()));
+        shared
+            .tasks
+            .spawn("ticket-keys", tickets::renew(shared.clone()));
         Ok(Router { shared })
     }
 

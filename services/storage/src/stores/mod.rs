@@ -4,8 +4,8 @@
 //! - `archive`: archives (XEP-0313)
 //! - `offline`: offline messages (XEP-0160)
 //! - `outcome`: outcomes of IQ sets
-//! - `lease`, `slots`, `secret`: what the cluster shares
 //! - `replica`: sessions and rooms of a process that was stopped
+//! - `lease`, `slots`, `secret`, `ticket_keys`: what the cluster shares
 //! - `maintain`: pruning
 //! - `check`: what all requests must satisfy
 
@@ -19,5 +19,6 @@ pub(crate) mod outcome;
 pub(crate) mod replica;
 pub(crate) mod secret;
 pub(crate) mod slots;
+pub(crate) mod ticket_keys;
 
 pub(crate) use check::{checked, host_of, instant, key_bytes, key_of, number, stanza_bytes};

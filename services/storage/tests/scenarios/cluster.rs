@@ -370,6 +370,38 @@ pub(crate) async fn two_claimers(stores: Arc<dyn Stores>) {
     assert!(map.epochs[..512].iter().all(|epoch| *epoch == 1));
 }
 
+/// The numbers of the keys.
+async fn ticket_keys(stores: &Arc<dyn Stores>, period_ms: u64) -> Vec<u64> {
+    let request = proto::TicketKeysRequest { period_ms };
+    let reply = stores.ticket_keys(request).await.unwrap();
+    assert!(reply.keys.iter().all(|key| key.key.len() == 32));
+    let different: BTreeSet<_> = reply.keys.iter().map(|key| key.key.clone()).collect();
+    assert_eq!(different.len(), reply.keys.len());
+    reply.keys.iter().map(|key| key.number).collect()
+}
+
+pub(crate) async fn ticket_keys_are_shared_and_rotate(stores: Arc<dyn Stores>) {
+    const LONG: u64 = 3_600_000;
+    let request = proto::TicketKeysRequest { period_ms: LONG };
+    let all: Vec<_> = (0..8)
+        .map(|_| {
+            let (stores, request) = (Arc::clone(&stores), request);
+            tokio::spawn(async move { stores.ticket_keys(request).await.unwrap() })
+        })
+        .collect();
+    let mut replies = Vec::new();
+    for one in all {
+        replies.push(one.await.unwrap());
+    }
+    let last = stores.ticket_keys(request).await.unwrap();
+    assert!(replies.iter().all(|reply| *reply == last), "{replies:?}");
+    assert_eq!(ticket_keys(&stores, LONG).await, [1, 2]);
+    // Every period is over.
+    assert_eq!(ticket_keys(&stores, 0).await, [1, 2, 3]);
+    assert_eq!(ticket_keys(&stores, 0).await, [2, 3, 4]);
+    assert_eq!(ticket_keys(&stores, LONG).await, [2, 3, 4]);
+}
+
 pub(crate) async fn one_secret(stores: Arc<dyn Stores>) {
     let tasks: Vec<_> = (0..8)
         .map(|_| {
