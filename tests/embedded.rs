@@ -42,6 +42,19 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
+/// Waits until the page says so.
+fn until_ready_is(address: SocketAddr, wanted: &str) -> String {
+    let since = Instant::now();
+    loop {
+        let page = get(address, "/ready");
+        if page.contains(wanted) {
+            return page;
+        }
+        assert!(since.elapsed() < LIMIT, "never {wanted:?}: {page}");
+        std::thread::yield_now();
+    }
+}
+
 /// An address that nobody uses.
 fn free() -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], sestina_testkit::free_port().unwrap()))
@@ -156,10 +169,20 @@ fn serves_from_nothing_and_again_after_an_end_and_a_sudden_death() {
     assert_eq!(status["whole"], true, "{status}");
     assert_eq!(status["missing"].as_array().unwrap().len(), 0);
     assert_eq!(status["routers"][0]["counts"]["slots"], 4096);
+    let processes = status["processes"].as_array().unwrap();
     assert_eq!(
-        status["processes"].as_array().unwrap().len(),
-        2,
-        "router and edge: {status}"
+        (processes.len(), &processes[0]["role"]),
+        (1, &"serve".into())
+    );
+    assert_eq!(
+        status["authorities"].as_array().unwrap().len(),
+        1,
+        "{status}"
+    );
+    let shown = text(&call(dir, &["status"]).stdout);
+    assert!(
+        !shown.contains("redis") && !shown.contains("edge"),
+        "{shown}"
     );
     let metrics = get(ports[4], "/metrics");
     assert!(metrics.contains("sestina_store_seconds"), "{metrics}");
@@ -317,4 +340,133 @@ fn commands_without_a_server() {
     assert_eq!(shown["roles"][0], "router");
     assert_eq!(call(dir, &["nonsense"]).status.code(), Some(2));
     assert_eq!(call(dir, &["--version"]).status.code(), Some(0));
+}
+
+#[test]
+fn a_database_file_that_is_gone_is_told_and_refuses_users_until_it_is_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    let ports = configure(dir);
+    let _server = Server::start(dir);
+    until_ready_is(ports[4], " 200 ");
+    let (file, aside) = (dir.join("data/sestina.db"), dir.join("aside.db"));
+    std::fs::rename(&file, &aside).unwrap();
+    let page = until_ready_is(ports[4], " 503 ");
+    assert!(
+        page.contains("was deleted while the server was running"),
+        "{page}"
+    );
+    let refused = call(dir, &["user", "add", "bob@localhost", "--generate"]);
+    assert_eq!(refused.status.code(), Some(1), "{refused:?}");
+    assert!(
+        text(&refused.stderr).contains("put the file back"),
+        "{refused:?}"
+    );
+    let status = json(dir, &["status"]);
+    assert_eq!(status["whole"], false, "{status}");
+    assert!(
+        status["missing"].to_string().contains("was deleted"),
+        "{status}"
+    );
+    std::fs::rename(&aside, &file).unwrap();
+    until_ready_is(ports[4], " 200 ");
+    let added = call(dir, &["user", "add", "bob@localhost", "--generate"]);
+    assert!(added.status.success(), "{added:?}");
+}
+
+/// What `config check` says with these further lines in the configuration.
+fn checked(dir: &Path, more: &str) -> String {
+    configure(dir);
+    let path = dir.join("sestina.toml");
+    let config = std::fs::read_to_string(&path).unwrap();
+    std::fs::write(&path, format!("{config}{more}")).unwrap();
+    let output = call(dir, &["config", "check"]);
+    assert_eq!(output.status.code(), Some(1), "{more}: {output:?}");
+    text(&output.stderr)
+}
+
+#[test]
+fn config_check_opens_what_the_configuration_names() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    configure(dir);
+    assert!(call(dir, &["config", "check"]).status.success());
+    assert!(!dir.join("data").exists(), "nothing is made");
+    // Two certificates: a.test's and b.test's.
+    for name in ["a", "b"] {
+        let mut command = program(dir);
+        command.args(["certs", "node", &format!("{name}.test"), "--role", "edge"]);
+        assert!(command.args(["--dir", name]).status().unwrap().success());
+    }
+    let file = |folder: &str, end: &str| {
+        let files = std::fs::read_dir(dir.join(folder)).unwrap();
+        let mut files = files.map(|file| file.unwrap().path());
+        let is = |path: &std::path::PathBuf| {
+            let name = path.file_name().unwrap().to_string_lossy().into_owned();
+            name.starts_with(folder) && name.ends_with(end)
+        };
+        files.find(is).unwrap().display().to_string()
+    };
+    let (a, a_key, b_key) = (file("a", ".pem"), file("a", "key"), file("b", "key"));
+    let pair = |cert: &str, key: &str| {
+        format!("[[host]]\ndomain = \"a.test\"\ncertificate = {cert:?}\nkey = {key:?}\n")
+    };
+    for (more, wanted) in [
+        (
+            pair("none.pem", &a_key),
+            "host a.test: cannot read none.pem: No such file",
+        ),
+        (pair(&a, &b_key), "does not belong to the first certificate"),
+        (pair(&a_key, &a), "holds no certificate"),
+        (
+            pair(&a, &a_key).replace("a.test", "c.test"),
+            "is for other names (a.test)",
+        ),
+        (
+            "[[host]]\ndomain = \"a.test:5222\"\n".to_owned(),
+            "without a port",
+        ),
+        (
+            "[admin]\nsocket = \"sestina.toml/x/admin.sock\"\n".to_owned(),
+            "`admin.socket`",
+        ),
+    ] {
+        let said = checked(dir, &more);
+        assert!(said.contains(wanted), "{wanted:?} is not in {said:?}");
+        assert!(!said.contains("os error"), "{said}");
+    }
+    let ports = configure(dir);
+    let path = dir.join("sestina.toml");
+    let config = std::fs::read_to_string(&path).unwrap();
+    let twice = config.replace(&ports[1].to_string(), &ports[0].to_string());
+    std::fs::write(&path, twice).unwrap();
+    let said = call(dir, &["config", "check"]);
+    assert!(text(&said.stderr).contains("`edge.c2s_tls`"), "{said:?}");
+    std::fs::write(&path, &config).unwrap();
+    let _taken = std::net::TcpListener::bind(ports[2]).unwrap();
+    let said = call(dir, &["config", "check"]);
+    assert!(
+        text(&said.stderr).contains("`edge.http`: cannot listen"),
+        "{said:?}"
+    );
+    let mut command = program(dir);
+    command
+        .args(["config", "check"])
+        .env("SESTINA_EDGE_C2S", "x");
+    let said = command.output().unwrap();
+    assert!(
+        text(&said.stderr).contains("SESTINA__EDGE__C2S"),
+        "{said:?}"
+    );
+}
+
+#[test]
+fn the_pipeline_names_what_rooms_answer() {
+    let dir = tempfile::tempdir().unwrap();
+    configure(dir.path());
+    let pipeline = text(&call(dir.path(), &["pipeline"]).stdout);
+    assert!(
+        pipeline.contains("{http://jabber.org/protocol/muc#owner}query"),
+        "{pipeline}"
+    );
 }

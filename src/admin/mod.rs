@@ -12,7 +12,7 @@ pub mod types;
 pub mod users;
 
 pub use node::NodeAdmin;
-pub use router::RouterAdmin;
+pub use router::{Alone, RouterAdmin};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;

@@ -15,6 +15,7 @@ use sestina_edge::Edge;
 use sestina_proto as proto;
 use sestina_rpc::{AdminClient, Dialer};
 use sestina_runtime::CancellationToken;
+use sestina_storage::Storage;
 use sestina_telemetry::Metrics;
 
 use super::node::fail_points;
@@ -39,11 +40,19 @@ pub struct RouterAdmin {
     pub(super) stores: Arc<dyn Stores>,
     /// How to reach the other routers; none in a single process.
     dialer: Option<Arc<Dialer>>,
-    /// The edge in the same process.
-    pub(super) edge: Option<Arc<Edge>>,
+    /// The other tiers, where one process is the whole system.
+    pub(super) alone: Option<Alone>,
     metrics: Arc<Metrics>,
     /// By address: a connection for each question would cost a handshake.
     clients: Mutex<HashMap<String, Arc<AdminClient>>>,
+}
+
+/// The other tiers of a process that is the whole system.
+pub struct Alone {
+    /// The edge.
+    pub edge: Arc<Edge>,
+    /// The database.
+    pub storage: Arc<Storage>,
 }
 
 impl RouterAdmin {
@@ -53,7 +62,7 @@ impl RouterAdmin {
         cell: RouterCell,
         stores: Arc<dyn Stores>,
         dialer: Option<Arc<Dialer>>,
-        edge: Option<Arc<Edge>>,
+        alone: Option<Alone>,
         metrics: Arc<Metrics>,
     ) -> Arc<RouterAdmin> {
         Arc::new(RouterAdmin {
@@ -61,7 +70,7 @@ impl RouterAdmin {
             cell,
             stores,
             dialer,
-            edge,
+            alone,
             metrics,
             clients: Mutex::default(),
         })

@@ -32,14 +32,35 @@ impl RouterAdmin {
         }
         routers.sort_by(|a, b| a.name.cmp(&b.name));
         let mut status = judge(&running.router.table(), redis, storage, routers, unheard);
-        if let Some(edge) = &self.edge
-            && let Err(why) = crate::serve::edge::ready(edge)
-        {
-            status.missing.push(why);
-            status.whole = false;
+        if let Some(alone) = &self.alone {
+            let states = [
+                alone.storage.health(),
+                crate::serve::edge::ready(&alone.edge),
+            ];
+            one_process(&mut status, &running.node, states);
         }
         status.node = running.node.name;
         Ok(status)
+    }
+}
+
+/// One process is the whole system: there is no Redis, and its tiers are no processes.
+fn one_process(status: &mut Status, node: &proto::Node, states: [Result<(), String>; 2]) {
+    status
+        .authorities
+        .retain(|authority| authority.name != "redis");
+    status.processes = vec![ProcessStatus {
+        name: node.name.clone(),
+        role: "serve".to_owned(),
+        incarnation: node.incarnation.to_string(),
+        storage: states[0].is_ok(),
+        ..ProcessStatus::default()
+    }];
+    for state in states {
+        if let Err(why) = state {
+            status.missing.push(why);
+            status.whole = false;
+        }
     }
 }
 

@@ -172,3 +172,28 @@ fn each_thing_that_is_missing_is_named() {
         ["router q: away"]
     );
 }
+
+#[test]
+fn one_process_is_one_row_without_redis_and_tells_of_its_disk() {
+    let mut status = judge(
+        &table(1),
+        heard("redis", &all()),
+        heard("storage", &all()),
+        vec![router(good())],
+        Vec::new(),
+    );
+    let node = node("r", proto::NodeRole::Router);
+    one_process(&mut status, &node, [Ok(()), Ok(())]);
+    assert!(status.whole);
+    let authorities: Vec<_> = status.authorities.iter().map(|a| a.name.as_str()).collect();
+    assert_eq!(authorities, ["storage"]);
+    assert_eq!(status.processes.len(), 1);
+    assert_eq!(status.processes[0].role, "serve");
+    one_process(
+        &mut status,
+        &node,
+        [Err("the disk is full".to_owned()), Ok(())],
+    );
+    assert!(!status.whole && !status.processes[0].storage);
+    assert_eq!(status.missing, ["the disk is full"]);
+}

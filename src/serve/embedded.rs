@@ -24,7 +24,7 @@ use super::cell::{RouterCell, Running};
 use super::lock::DataLock;
 use super::process::{LAST, Process};
 use super::{replicas, welcome};
-use crate::admin::RouterAdmin;
+use crate::admin::{Alone, RouterAdmin};
 use crate::direct::DirectConnector;
 use crate::metrics::{EdgeCounts, MeteredLeases, metered_stores};
 use crate::{compose, serve};
@@ -67,7 +67,9 @@ impl Embedded {
         let lock = DataLock::take(&config.node.data_dir)?;
         let tls = compose::client_tls(&config);
         let certs = tokio::task::spawn_blocking(move || CertStore::open(&tls)).await??;
-        let storage = Storage::open(compose::storage(&config)).await?;
+        let storage = Storage::open(compose::storage(&config))
+            .await
+            .context(compose::storage_option(&config))?;
         end_old_leases(&*storage)
             .await
             .context("cannot end the leases of an earlier run")?;
@@ -138,7 +140,7 @@ impl Embedded {
 
     /// Whether it can do its work.
     pub fn ready(&self) -> Result<(), String> {
-        ready(&self.cell, &self.edge)
+        ready(&self.storage, &self.cell, &self.edge)
     }
 
     /// Waits until the router's lease is lost (the process was suspended for too long).
@@ -201,7 +203,8 @@ impl Embedded {
     }
 }
 
-fn ready(cell: &RouterCell, edge: &Edge) -> Result<(), String> {
+fn ready(storage: &Storage, cell: &RouterCell, edge: &Edge) -> Result<(), String> {
+    storage.health()?;
     cell.ready()?;
     serve::edge::ready(edge)
 }
@@ -282,15 +285,19 @@ async fn work(
 ) -> anyhow::Result<()> {
     process.reload_on_hangup(Some(embedded.certs.clone()), None);
     let (cell, edge) = (embedded.cell.clone(), embedded.edge.clone());
+    let storage = embedded.storage.clone();
     process
-        .announce(Arc::new(move || ready(&cell, &edge)))
+        .announce(Arc::new(move || ready(&storage, &cell, &edge)))
         .await?;
     let admin = RouterAdmin::new(
         config,
         embedded.cell.clone(),
         embedded.stores.clone(),
         None,
-        Some(embedded.edge.clone()),
+        Some(Alone {
+            edge: embedded.edge.clone(),
+            storage: embedded.storage.clone(),
+        }),
         process.metrics.clone(),
     );
     // A server that was asked to end takes all apart; that is nothing to warn of.

@@ -45,7 +45,7 @@ async fn serve(process: &mut Process) -> anyhow::Result<()> {
         opened = Storage::open(compose::storage(&config)) => opened,
         () = process.shutdown.drain.cancelled() => return Ok(()),
     };
-    let storage = opened?;
+    let storage = opened.context(compose::storage_option(&config))?;
     let stores = metered_stores(storage.clone(), process.metrics.clone());
     let there = Arc::new(AtomicBool::new(true));
     process.tasks.spawn("probe", {
@@ -61,9 +61,9 @@ async fn serve(process: &mut Process) -> anyhow::Result<()> {
             }
         }
     });
-    let database = there.clone();
-    let state = Arc::new(move || match database.load(Ordering::Acquire) {
-        true => Ok(()),
+    let (answers, database) = (there.clone(), storage.clone());
+    let state = Arc::new(move || match answers.load(Ordering::Acquire) {
+        true => database.health(),
         false => Err("the database does not answer".to_owned()),
     });
     let ready = process.announce(state.clone()).await?;

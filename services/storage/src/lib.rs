@@ -6,6 +6,7 @@
 //! - `stores`: one module per store
 //! - `fence`: writes count only under the newest epoch of their slot
 //! - `pool`: PostgreSQL connections; `writer`: SQLite's one writer; `batch`: shared commits
+//! - `health`: whether it can store
 //! - `dialect`: one text for both databases where they agree
 //! - [`metered`]: how long each operation takes
 
@@ -14,6 +15,7 @@ pub mod config;
 mod dialect;
 mod error;
 mod fence;
+mod health;
 pub mod metered;
 mod open;
 mod pool;

@@ -112,7 +112,10 @@ async fn open_sqlite(config: &StorageConfig) -> Result<Lite, OpenError> {
         url: url(),
         reason: error.to_string(),
     })?;
-    Ok(Lite::start(config, options, conn))
+    Lite::start(config, options, conn).map_err(|error| OpenError::Connect {
+        url: url(),
+        reason: format!("its file cannot be looked at: {error}"),
+    })
 }
 
 /// Makes partitions ahead: at once, then now and then. Ends with the storage.

@@ -16,6 +16,7 @@ use sqlx::{ConnectOptions, Connection, Database, Executor, PgConnection, PgPool,
 
 use crate::config::StorageConfig;
 use crate::error::{Fault, is_away};
+use crate::health::Writes;
 
 /// An idle connection is trusted without a round trip for this long.
 const TRUSTED: Duration = Duration::from_secs(1);
@@ -39,6 +40,7 @@ pub(crate) struct Pg {
     main: PgPool,
     archive: PgPool,
     deadline: Duration,
+    writes: Writes,
 }
 
 /// Options for a session; `limited` ones end by themselves whatever happens.
@@ -96,7 +98,13 @@ impl Pg {
             main: pool(config.pool_size)?,
             archive: pool(config.archive_pool_size)?,
             deadline: config.deadline(),
+            writes: Writes::default(),
         })
+    }
+
+    /// What became of the last writes.
+    pub(crate) fn writes(&self) -> &Writes {
+        &self.writes
     }
 
     fn pool(&self, lane: Lane) -> &PgPool {
@@ -114,6 +122,11 @@ impl Pg {
     {
         let begin = "BEGIN ISOLATION LEVEL READ COMMITTED";
         let done = self.run(lane, begin, "storage.write", work).await;
+        match &done {
+            Ok(value) => self.writes.note(Ok(value)),
+            Err(Fault::Db(error)) => self.writes.note::<T>(Err(error)),
+            Err(_) => {}
+        }
         if done.is_ok() && lane != Lane::Control {
             failpoint::hit_async("storage.written").await;
         }

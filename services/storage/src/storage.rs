@@ -14,9 +14,12 @@ use tokio::task::JoinHandle;
 
 use crate::batch::Batcher;
 use crate::error::Fault;
+use crate::health::health;
 use crate::pool::{Lane, Pg};
 use crate::stores::archive::{self, Fenced, Months, Rows};
-use crate::stores::{account, lease, maintain, offline, outcome, replica, secret, slots};
+use crate::stores::{
+    account, lease, maintain, offline, outcome, replica, secret, slots, ticket_keys,
+};
 use crate::writer::Lite;
 
 /// How often an append is repeated because partitions were missing.
@@ -124,6 +127,15 @@ impl Storage {
             appends,
             stop,
             ahead: Mutex::new(Some(ahead)),
+        }
+    }
+
+    /// Whether the database can take what it is asked to store; if not, why and what to do. Asks the
+    /// file system, not the database: cheap enough to be asked often.
+    pub fn health(&self) -> Result<(), String> {
+        match &self.inner.backend {
+            Backend::Postgres(pg) => health(None, pg.writes()),
+            Backend::Sqlite(lite) => health(lite.file(), lite.writes()),
         }
     }
 
@@ -353,6 +365,13 @@ impl Stores for Storage {
 
     async fn replica_clear(&self, request: proto::Empty) -> Result<proto::Empty, StoreError> {
         operate!(self, write Main, replica => clear, request)
+    }
+
+    async fn ticket_keys(
+        &self,
+        request: proto::TicketKeysRequest,
+    ) -> Result<proto::TicketKeysReply, StoreError> {
+        operate!(self, write Control, ticket_keys => get, request)
     }
 
     async fn maintain(&self, request: proto::MaintainRequest) -> Result<proto::Empty, StoreError> {

@@ -7,6 +7,7 @@
 
 use std::path::Path;
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
@@ -20,6 +21,7 @@ use tokio::task::JoinHandle;
 
 use crate::config::StorageConfig;
 use crate::error::Fault;
+use crate::health::{DatabaseFile, Writes};
 use crate::pool::{Guard, finish, made_away, overdue};
 
 /// Writes that may wait; more wait at the door (bounded by their deadline).
@@ -51,6 +53,9 @@ pub(crate) struct Lite {
     stop: watch::Sender<bool>,
     writer: Mutex<Option<JoinHandle<()>>>,
     deadline: Duration,
+    /// None for a database in memory.
+    file: Option<Arc<DatabaseFile>>,
+    writes: Arc<Writes>,
 }
 
 pub(crate) fn options(config: &StorageConfig) -> Result<SqliteConnectOptions, sqlx::Error> {
@@ -105,7 +110,12 @@ impl Lite {
         config: &StorageConfig,
         options: SqliteConnectOptions,
         conn: SqliteConnection,
-    ) -> Lite {
+    ) -> std::io::Result<Lite> {
+        let file = match in_memory(&config.url) {
+            true => None,
+            false => Some(Arc::new(DatabaseFile::opened(options.get_filename())?)),
+        };
+        let writes = Arc::new(Writes::default());
         let readers = (!in_memory(&config.url)).then(|| {
             SqlitePoolOptions::new()
                 .max_connections(config.pool_size.max(1))
@@ -120,16 +130,36 @@ impl Lite {
             conn: Some(conn),
             queue,
             stopping,
+            file: file.clone(),
+            writes: writes.clone(),
         };
         let handle = tokio::spawn(writer.run());
         let writer = Mutex::new(Some(handle));
-        Lite {
+        Ok(Lite {
             jobs,
             readers,
             stop,
             writer,
             deadline: config.deadline(),
-        }
+            file,
+            writes,
+        })
+    }
+
+    /// The file, unless the database is in memory.
+    pub(crate) fn file(&self) -> Option<&DatabaseFile> {
+        self.file.as_deref()
+    }
+
+    /// What became of the last writes.
+    pub(crate) fn writes(&self) -> &Writes {
+        &self.writes
+    }
+
+    /// A new connection to a file that is not there would make an empty one.
+    fn check_file(&self) -> Result<(), Fault> {
+        self.file()
+            .map_or(Ok(()), |file| file.check().map_err(Fault::Store))
     }
 
     /// Runs `work` in the writer's next transaction and returns once that is durable.
@@ -140,10 +170,16 @@ impl Lite {
             + Send
             + 'static,
     {
+        self.check_file()?;
         let (answer, answered) = oneshot::channel();
+        let writes = Arc::clone(&self.writes);
         let job: Job = Box::new(move |conn| {
             Box::pin(async move {
-                let mut result = work(conn).await.map_err(StoreError::from);
+                let result = work(conn).await;
+                if let Err(Fault::Db(error)) = &result {
+                    writes.note::<T>(Err(error));
+                }
+                let mut result = result.map_err(StoreError::from);
                 if failpoint::hit_async("storage.write").await {
                     result = Err(made_away());
                 }
@@ -185,6 +221,7 @@ impl Lite {
         let Some(readers) = &self.readers else {
             return self.write(work).await;
         };
+        self.check_file()?;
         let transaction = async {
             let mut conn = Guard::acquire(readers).await?;
             conn.execute("BEGIN").await?;
@@ -221,6 +258,8 @@ struct Writer {
     conn: Option<SqliteConnection>,
     queue: mpsc::Receiver<Job>,
     stopping: watch::Receiver<bool>,
+    file: Option<Arc<DatabaseFile>>,
+    writes: Arc<Writes>,
 }
 
 impl Writer {
@@ -272,10 +311,14 @@ impl Writer {
                 None
             };
         }
+        let gone = self.file.as_ref().and_then(|file| file.check().err());
         let committed = match broken {
             Some(error) => Err(error),
+            // Rolled back: a commit to a file without a name is lost with the process.
+            None if gone.is_some() => Err(std::io::Error::other("its file is gone").into()),
             None => conn.execute("COMMIT").await.map(drop),
         };
+        self.writes.note(committed.as_ref());
         match committed {
             Ok(()) => self.conn = Some(conn),
             Err(ref error) => {
@@ -286,7 +329,8 @@ impl Writer {
                 }
             }
         }
-        let committed = committed.map_err(|error| StoreError::from(Fault::Db(error)));
+        let committed =
+            committed.map_err(|error| gone.unwrap_or_else(|| StoreError::from(Fault::Db(error))));
         for finish in finishes {
             finish(committed.clone());
         }

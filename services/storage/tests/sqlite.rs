@@ -25,6 +25,39 @@ async fn a_database_in_memory_works_and_is_its_own() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_database_whose_file_is_deleted_takes_nothing_until_it_is_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.db");
+    let aside = folder.path().join("aside.db");
+    let storage = open(&format!("sqlite:{}", path.display())).await;
+    assert_eq!(storage.health(), Ok(()));
+    let account = || proto::AccountPutRequest {
+        account: Some(proto::Account {
+            bare: "a@h".to_owned(),
+            ..proto::Account::default()
+        }),
+        ..proto::AccountPutRequest::default()
+    };
+    std::fs::rename(&path, &aside).unwrap();
+    let refused = storage.account_put(account()).await.unwrap_err();
+    assert!(matches!(refused, StoreError::Away(_)), "{refused:?}");
+    assert!(refused.to_string().contains("was deleted"), "{refused}");
+    assert!(storage.health().unwrap_err().contains("put the file back"));
+    let list = storage.account_list(proto::AccountListRequest::default());
+    assert!(
+        list.await.is_err(),
+        "no empty database is read in its place"
+    );
+    assert!(!path.exists(), "none was made");
+    std::fs::copy(&aside, &path).unwrap();
+    assert!(storage.health().unwrap_err().contains("was replaced"));
+    assert!(storage.account_put(account()).await.is_err());
+    std::fs::rename(&aside, &path).unwrap();
+    assert_eq!(storage.health(), Ok(()));
+    storage.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_was_acknowledged_is_there_after_reopening() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("a b.db");

@@ -157,7 +157,7 @@ impl Pipeline {
         all
     }
 
-    /// All IQ handlers, sorted.
+    /// All IQ handlers, sorted, and what rooms answer without a module (`room`).
     pub fn iq_entries(&self) -> Vec<(IqTarget, bool, &'static str, &'static str, &'static str)> {
         let mut all: Vec<_> = self
             .collected
@@ -167,6 +167,8 @@ impl Pipeline {
                 (*target, *set, *ns, *name, *module)
             })
             .collect();
+        let room = crate::room::ANSWERS.into_iter();
+        all.extend(room.map(|(set, ns, name)| (IqTarget::Room, set, ns, name, "room")));
         all.sort_unstable();
         all
     }

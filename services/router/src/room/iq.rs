@@ -18,6 +18,10 @@ use crate::worker::slot::Slot;
 /// Namespace of the room owner's forms.
 const MUC_OWNER: &str = "http://jabber.org/protocol/muc#owner";
 
+/// What rooms answer without a module: (is it a set, namespace, name).
+pub(crate) const ANSWERS: [(bool, &str, &str); 2] =
+    [(false, MUC_OWNER, "query"), (true, MUC_OWNER, "query")];
+
 impl Slot {
     pub(super) fn room_iq(
         &mut self,

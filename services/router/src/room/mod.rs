@@ -25,5 +25,6 @@ mod state;
 mod tail;
 
 pub(crate) use input::Origin;
+pub(crate) use iq::ANSWERS;
 pub(crate) use receive::{room_ack, room_event};
 pub(crate) use state::Room;
