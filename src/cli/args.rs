@@ -190,11 +190,18 @@ pub enum Sessions {
 /// The configuration.
 #[derive(Clone, Debug, Subcommand)]
 pub enum ConfigCommand {
-    /// Say what is wrong with the configuration.
+    /// Say what is wrong with the configuration, and with the files, folders, ports and servers that
+    /// it names.
     Check {
         /// For which kind of process.
         #[arg(long, value_enum, default_value_t = Role::Serve)]
         role: Role,
+        /// Do not call Redis, the database and the other processes.
+        #[arg(long)]
+        offline: bool,
+        /// Take warnings for errors.
+        #[arg(long)]
+        strict: bool,
     },
     /// Print the configuration that is in effect, without its secrets.
     Show,

@@ -7,8 +7,8 @@ use sestina_config::Role;
 use sestina_router::hooks::Pipeline;
 
 use super::args::{self, CertRole, Certs, ConfigCommand, Global};
-use super::print;
 use super::run::{Failure, load};
+use super::{check, print};
 
 pub(super) fn pipeline(global: &Global) -> Result<ExitCode, Failure> {
     let pipeline = Pipeline::new(sestina_router::modules::MODULES);
@@ -81,7 +81,11 @@ pub(super) fn config(global: &Global, command: &ConfigCommand) -> Result<ExitCod
                 print(&config.show());
             }
         }
-        ConfigCommand::Check { role } => {
+        ConfigCommand::Check {
+            role,
+            offline,
+            strict,
+        } => {
             let role = match role {
                 args::Role::Serve => Role::Serve,
                 args::Role::Edge => Role::Edge,
@@ -90,9 +94,31 @@ pub(super) fn config(global: &Global, command: &ConfigCommand) -> Result<ExitCod
             };
             let config = load(global)?;
             config.check(role)?;
+            let mut problems = check::problems(&config, role, *offline);
+            for problem in &mut problems {
+                problem.fatal |= strict;
+            }
+            let lines = |fatal: bool| {
+                let wanted = problems
+                    .iter()
+                    .filter(move |problem| problem.fatal == fatal);
+                wanted
+                    .map(|problem| problem.text.clone())
+                    .collect::<Vec<_>>()
+            };
+            let (errors, warnings) = (lines(true), lines(false));
+            if !global.json {
+                for warning in &warnings {
+                    super::complain(&format!("warning: {warning}"));
+                }
+            }
+            if !errors.is_empty() {
+                return Err(Failure::new("configuration", errors.join("\n")));
+            }
             if global.json {
                 let hash = format!("{:016x}", config.config_hash());
-                print(&format!("{}\n", json!({ "ok": true, "hash": hash })));
+                let all = json!({ "ok": true, "hash": hash, "warnings": warnings });
+                print(&format!("{all}\n"));
             } else {
                 print(&format!(
                     "the configuration is good for `sestina {}`\n",

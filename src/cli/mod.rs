@@ -1,10 +1,12 @@
 //! The command line.
 //!
 //! - [`args`]: what can be written; [`run`]: what it does
+//! - [`check`]: what is wrong with a configuration
 //! - [`remote`]: commands that a server performs; [`local`]: those that need none
 //! - [`show`]: answers for people; [`password`]: where passwords come from
 
 pub mod args;
+mod check;
 mod local;
 mod password;
 mod remote;

@@ -68,8 +68,12 @@ fn made_up() -> String {
 }
 
 fn line(input: &mut impl BufRead) -> Result<String, Failure> {
-    let mut text = String::new();
-    input.read_line(&mut text).map_err(failed)?;
+    let mut bytes = Vec::new();
+    input.read_until(b'\n', &mut bytes).map_err(failed)?;
+    let text = String::from_utf8(bytes).map_err(|_| {
+        let text = "the line is not UTF-8; is it in another encoding, as Latin-1?";
+        Failure::new("invalid-arguments", text)
+    })?;
     Ok(text.trim_end_matches(['\r', '\n']).to_owned())
 }
 
@@ -95,7 +99,11 @@ fn prompt(text: &str) -> Result<(), Failure> {
 }
 
 fn failed(error: std::io::Error) -> Failure {
-    Failure::new("failed", format!("cannot read from the terminal: {error}"))
+    let reason = super::run::without_numbers(&error.to_string());
+    Failure::new(
+        "failed",
+        format!("cannot read what is typed or piped in: {reason}"),
+    )
 }
 
 #[cfg(test)]
@@ -116,5 +124,12 @@ mod tests {
         for text in ["p w \n", "p w \r\nnext\n", "p w "] {
             assert_eq!(line(&mut text.as_bytes()).ok().as_deref(), Some("p w "));
         }
+    }
+
+    #[test]
+    fn latin_1_is_named_as_what_it_is_not() {
+        let failure = line(&mut &b"p\xe4ssword\n"[..]).err().unwrap();
+        assert!(failure.text.contains("not UTF-8"), "{}", failure.text);
+        assert_eq!(failure.code, "invalid-arguments");
     }
 }

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Parser;
-use clap::error::ErrorKind;
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use sestina_config::{Config, ConfigErrors, Role};
 
 use super::args::{Cli, Command, Global};
@@ -34,8 +34,63 @@ impl Failure {
 
 impl From<anyhow::Error> for Failure {
     fn from(error: anyhow::Error) -> Failure {
-        Failure::new("failed", format!("{error:#}"))
+        Failure::new("failed", chain(&error))
     }
+}
+
+/// An error with its causes. One that has quoted its cause is not followed by it once more.
+pub(super) fn chain(error: &anyhow::Error) -> String {
+    let mut text = String::new();
+    for cause in error.chain() {
+        let cause = without_numbers(&cause.to_string());
+        if text.contains(&cause) {
+            continue;
+        }
+        if !text.is_empty() {
+            text.push_str(": ");
+        }
+        text.push_str(&cause);
+    }
+    text
+}
+
+/// A text without the numbers that the system has for its errors: their names say more.
+pub(super) fn without_numbers(text: &str) -> String {
+    const START: &str = " (os error ";
+    let mut rest = text;
+    let mut plain = String::new();
+    while let Some((before, after)) = rest.split_once(START) {
+        plain.push_str(before);
+        rest = after.split_once(')').map_or("", |(_, after)| after);
+    }
+    plain + rest
+}
+
+/// Suggestions that would start something where nobody asked for it are left out; `stop` is not a
+/// command, and what to do in its place is said.
+fn explain(mut error: clap::Error) -> clap::Error {
+    if error.kind() != ErrorKind::InvalidSubcommand {
+        return error;
+    }
+    let starts = |name: &str| matches!(name, "serve" | "edge" | "router" | "storage");
+    let suggested = match error.get(ContextKind::SuggestedSubcommand) {
+        Some(ContextValue::String(name)) => starts(name),
+        Some(ContextValue::Strings(names)) => names.iter().any(|name| starts(name)),
+        _ => false,
+    };
+    if suggested {
+        error.remove(ContextKind::SuggestedSubcommand);
+    }
+    let asked = match error.get(ContextKind::InvalidSubcommand) {
+        Some(ContextValue::String(name)) => name.as_str(),
+        _ => "",
+    };
+    if matches!(asked, "stop" | "shutdown" | "quit" | "restart") {
+        let tip = "a server ends in order at SIGTERM (`kill`, `systemctl stop`) or Ctrl-C";
+        let tip = ContextValue::StyledStrs(vec![tip.into()]);
+        error.insert(ContextKind::Suggested, tip);
+    }
+    error
 }
 
 impl From<ConfigErrors> for Failure {
@@ -58,6 +113,7 @@ pub fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
+            let error = explain(error);
             let asked = matches!(
                 error.kind(),
                 ErrorKind::DisplayHelp | ErrorKind::DisplayVersion
@@ -156,4 +212,40 @@ fn process(global: &Global, role: Role) -> Result<ExitCode, Failure> {
     runtime.shutdown_background();
     served?;
     Ok(ExitCode::SUCCESS)
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::Context as _;
+
+    use super::*;
+
+    #[test]
+    fn a_cause_is_said_once_and_without_its_number() {
+        let missing = || std::io::Error::from_raw_os_error(2);
+        let quoting =
+            anyhow::Error::new(missing()).context(format!("cannot read a: {}", missing()));
+        assert_eq!(chain(&quoting), "cannot read a: No such file or directory");
+        let not = Err::<(), _>(missing()).context("cannot read b");
+        let not = not.map_err(|error| chain(&error));
+        assert_eq!(
+            not,
+            Err("cannot read b: No such file or directory".to_owned())
+        );
+        assert_eq!(without_numbers("a (os error 1); b (os error 98)!"), "a; b!");
+    }
+
+    fn told(line: &str) -> String {
+        let words = std::iter::once("sestina").chain(line.split_whitespace());
+        explain(Cli::try_parse_from(words).expect_err("no such command")).to_string()
+    }
+
+    #[test]
+    fn no_suggestion_starts_a_server() {
+        let stop = told("stop");
+        assert!(!stop.contains("storage"), "{stop}");
+        assert!(stop.contains("SIGTERM"), "{stop}");
+        assert!(!told("storge").contains("'storage'"));
+        assert!(told("stauts").contains("status"));
+    }
 }

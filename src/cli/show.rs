@@ -1,6 +1,6 @@
 //! Answers for people.
 
-use sestina_router::admin::SessionInfo;
+use sestina_router::admin::{Counts, SessionInfo};
 use sestina_xmpp::ext::datetime;
 
 use crate::admin::types::{Closed, Failpoints, NodeStatus, Sessions, Slots, Status, User, Users};
@@ -179,6 +179,8 @@ pub(super) fn status(status: &Status) -> String {
         plural(status.rooms, "room"),
         plural(status.occupants, "occupant"),
     ));
+    // One process alone has neither.
+    let cluster = status.authorities.iter().any(|a| a.name == "redis");
     let rows: Vec<_> = status
         .processes
         .iter()
@@ -188,26 +190,29 @@ pub(super) fn status(status: &Status) -> String {
                 .routers
                 .iter()
                 .find(|r| &r.incarnation == incarnation);
-            vec![
-                process.name.clone(),
-                process.role.clone(),
-                process.address.clone(),
-                if process.draining {
-                    "draining"
-                } else {
-                    "serving"
-                }
-                .to_owned(),
-                yes(process.redis),
-                yes(process.storage),
-                router.map_or("-".to_owned(), |router| router.counts.slots.to_string()),
-                router.map_or("-".to_owned(), |router| router.counts.sessions.to_string()),
-            ]
+            let count = |count: fn(&Counts) -> usize| {
+                router.map_or("-".to_owned(), |router| count(&router.counts).to_string())
+            };
+            let state = match process.draining {
+                true => "draining",
+                false => "serving",
+            };
+            let mut row = vec![process.name.clone(), process.role.clone()];
+            row.extend(cluster.then(|| process.address.clone()));
+            row.push(state.to_owned());
+            row.extend(cluster.then(|| yes(process.redis)));
+            row.push(yes(process.storage));
+            row.extend([
+                count(|counts| counts.slots),
+                count(|counts| counts.sessions),
+            ]);
+            row
         })
         .collect();
-    let head = [
+    let mut head = vec![
         "process", "role", "address", "state", "redis", "storage", "slots", "sessions",
     ];
+    head.retain(|name| cluster || !matches!(*name, "address" | "redis"));
     text.push_str(&table(&head, &rows));
     text.push_str(&format!(
         "\nanswered by {}, program {}, slot table {}\n",
@@ -268,6 +273,7 @@ pub(super) fn failpoints(points: &Failpoints) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::admin::types::{AuthorityStatus, ProcessStatus};
 
     #[test]
     fn columns_are_as_wide_as_their_cells() {
@@ -290,5 +296,35 @@ mod tests {
             ..Status::default()
         });
         assert!(text.starts_with("the cluster is whole\n"));
+    }
+
+    #[test]
+    fn one_process_has_no_column_for_redis() {
+        let named = |name: &str| AuthorityStatus {
+            name: name.to_owned(),
+            ..AuthorityStatus::default()
+        };
+        let process = ProcessStatus {
+            name: "vm".to_owned(),
+            role: "serve".to_owned(),
+            storage: true,
+            ..ProcessStatus::default()
+        };
+        let mut shown = Status {
+            authorities: vec![named("storage")],
+            processes: vec![process],
+            ..Status::default()
+        };
+        let text = status(&shown);
+        assert!(
+            text.contains("process  role   state    storage  slots  sessions\n"),
+            "{text}"
+        );
+        assert!(
+            text.contains("vm       serve  serving  yes      -      -\n"),
+            "{text}"
+        );
+        shown.authorities.push(named("redis"));
+        assert!(status(&shown).contains("  redis  storage  "));
     }
 }

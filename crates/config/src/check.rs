@@ -1,8 +1,10 @@
 //! What single values cannot show to be wrong: combinations, and what each role needs.
 
+mod ports;
 mod redis;
 
 use std::collections::HashSet;
+use std::net::{Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 
 use crate::error::{ConfigError, ConfigErrors};
@@ -122,6 +124,9 @@ impl Config {
                 "routers share their live state in Redis: use single, sentinel or cluster",
             );
         }
+        for (key, reason) in ports::taken_twice(&self.listeners(role)) {
+            found.require(false, &key, reason);
+        }
         found.end()
     }
 
@@ -146,10 +151,15 @@ impl Config {
             );
             for (key, domain) in [("host.domain", &host.domain), ("host.muc", &host.muc)] {
                 let plain = !domain.contains(|c: char| {
-                    c.is_whitespace() || c.is_uppercase() || matches!(c, '@' | '/')
+                    c.is_whitespace() || c.is_uppercase() || matches!(c, '@' | '/' | ':' | '*')
                 });
-                let rule = "write a domain in lower case, without @, / and spaces";
-                found.require(plain, key, format!("{domain:?}: {rule}"));
+                let rule = "write a domain in lower case, without a port, @, / and spaces";
+                // An IPv6 address stands in brackets.
+                let address = domain.strip_prefix('[').and_then(|d| d.strip_suffix(']'));
+                let address = address.is_some_and(|ip| ip.parse::<Ipv6Addr>().is_ok());
+                found.require(plain || address, key, format!("{domain:?}: {rule}"));
+                let whole = !domain.starts_with('.') && !domain.contains("..");
+                found.require(whole, key, format!("{domain:?} has an empty part"));
                 if !domain.is_empty() {
                     let new = seen.insert(domain.as_str());
                     found.require(new, key, format!("{domain:?} is used twice"));
@@ -295,6 +305,30 @@ impl Config {
                 "must not hold a password",
             );
         }
+    }
+
+    /// The addresses that a process of this role listens on, with their options.
+    pub fn listeners(&self, role: Role) -> Vec<(&'static str, SocketAddr)> {
+        let edge = &self.edge;
+        let clients = [
+            ("edge.c2s", &edge.c2s),
+            ("edge.c2s_tls", &edge.c2s_tls),
+            ("edge.c2s_plaintext", &edge.c2s_plaintext),
+            ("edge.http", &edge.http),
+            ("edge.https", &edge.https),
+        ];
+        let mut all = Vec::new();
+        if matches!(role, Role::Serve | Role::Edge) {
+            for (key, addresses) in clients {
+                all.extend(addresses.iter().map(|address| (key, *address)));
+            }
+        }
+        if role != Role::Serve {
+            all.push(("cluster.listen", self.cluster.listen));
+        }
+        let metrics = self.telemetry.prometheus.iter();
+        all.extend(metrics.map(|address| ("telemetry.prometheus", *address)));
+        all
     }
 
     /// URL of the database, the default included.

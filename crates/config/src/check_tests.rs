@@ -20,6 +20,16 @@ fn combinations_that_make_no_sense_are_refused() {
         ),
         ("[[host]]\ndomain = \"a b\"", "host.domain", "spaces"),
         (
+            "[[host]]\ndomain = \"a.test:5222\"",
+            "host.domain",
+            "without a port",
+        ),
+        (
+            "[[host]]\ndomain = \"a..test\"",
+            "host.domain",
+            "empty part",
+        ),
+        (
             "[[host]]\ndomain = \"a\"\n[[host]]\ndomain = \"a\"",
             "host.domain",
             "used twice",

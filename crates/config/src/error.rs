@@ -32,6 +32,16 @@ pub enum ConfigError {
         /// The nearest known key.
         nearest: String,
     },
+    /// A variable that is written with single underscores.
+    #[error(
+        "environment variable {name} is not read; did you mean {nearest}, with two underscores?"
+    )]
+    Variable {
+        /// Its name.
+        name: String,
+        /// The name that is read.
+        nearest: String,
+    },
     /// The value does not fit the option.
     #[error("{origin}: `{key}`: {reason}")]
     Type {

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use toml::{Table, Value};
 
 use crate::error::{ConfigError, ConfigErrors};
-use crate::nearest::{join, nearest};
+use crate::nearest::{by_flat_name, join, nearest};
 use crate::sections::{Config, Host};
 use crate::shape::{Field, Leaf, Shape, Shaped};
 use crate::values::Secret;
@@ -37,10 +37,14 @@ impl Config {
             };
             walk.table(&table, &fields, "", &mut errors);
         }
-        let mut variables: Vec<(String, String)> = env
-            .into_iter()
-            .filter(|(name, _)| name.starts_with(ENV_PREFIX))
-            .collect();
+        let mut variables: Vec<(String, String)> = Vec::new();
+        for (name, text) in env {
+            if name.starts_with(ENV_PREFIX) {
+                variables.push((name, text));
+            } else {
+                errors.extend(meant_otherwise(&name, &fields));
+            }
+        }
         // In order of name, so that list elements are added in order.
         variables.sort();
         for (name, text) in variables {
@@ -143,6 +147,18 @@ impl Config {
     }
 }
 
+/// A variable that would be one of ours with two underscores between its parts: it is not ignored,
+/// because somebody relies on it. Others that begin alike (those that Kubernetes sets for a service
+/// of that name) are none of ours.
+fn meant_otherwise(name: &str, fields: &[Field]) -> Option<ConfigError> {
+    let flat = name.strip_prefix("SESTINA_")?.to_lowercase();
+    let key = by_flat_name(&flat, fields)?;
+    Some(ConfigError::Variable {
+        name: name.to_owned(),
+        nearest: crate::docs::variable(&key),
+    })
+}
+
 /// The options at the top.
 pub(crate) fn fields() -> Vec<Field> {
     match Config::shape() {
@@ -164,9 +180,9 @@ fn secret(
             reason,
         });
     }
-    let text = std::fs::read_to_string(file).map_err(|error| ConfigError::Read {
-        path: file.clone(),
-        reason: error.to_string(),
+    let text = std::fs::read_to_string(file).map_err(|error| ConfigError::Invalid {
+        key: format!("{key}_file"),
+        reason: format!("cannot read {}: {}", file.display(), said(&error)),
     })?;
     let text = text.trim_end_matches(['\r', '\n']);
     if text.is_empty() {
@@ -183,9 +199,16 @@ fn secret(
 fn read(path: &Path) -> Result<Table, ConfigError> {
     let text = std::fs::read_to_string(path).map_err(|error| ConfigError::Read {
         path: path.to_owned(),
-        reason: error.to_string(),
+        reason: said(&error),
     })?;
     parse(&text, path)
+}
+
+/// What the system said, without its number.
+fn said(error: &std::io::Error) -> String {
+    let text = error.to_string();
+    let end = text.find(" (os error ").unwrap_or(text.len());
+    text[..end].to_owned()
 }
 
 fn parse(text: &str, path: &Path) -> Result<Table, ConfigError> {

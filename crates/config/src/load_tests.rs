@@ -122,6 +122,8 @@ fn an_unknown_key_names_the_nearest_known_one() {
         ),
         ("[edge.limts]\ndepth = 1", "edge.limts", "edge.limits"),
         ("[ege]\n", "ege", "edge"),
+        ("[egde]\n", "egde", "edge"),
+        ("edge_c2s = []", "edge_c2s", "edge.c2s"),
         (
             "[edge]\ncertificate = \"x\"",
             "edge.certificate",
@@ -149,15 +151,42 @@ fn an_unknown_key_names_the_nearest_known_one() {
 }
 
 #[test]
+fn a_variable_with_single_underscores_is_refused_by_its_right_name() {
+    for (name, right) in [
+        ("SESTINA_EDGE_C2S", "SESTINA__EDGE__C2S"),
+        (
+            "SESTINA_EDGE_LIMITS_AUTH_TIMEOUT",
+            "SESTINA__EDGE__LIMITS__AUTH_TIMEOUT",
+        ),
+        ("SESTINA_HOST_0_DOMAIN", "SESTINA__HOST__0__DOMAIN"),
+    ] {
+        let error = load("", &[(name, "x")], &[]).unwrap_err();
+        assert!(
+            error.contains(&format!("environment variable {name} is not read")),
+            "{error}"
+        );
+        assert!(error.contains(&format!("did you mean {right}")), "{error}");
+    }
+    // Ours for something else, and what Kubernetes sets beside a service named sestina-edge.
+    for name in [
+        "SESTINA_CONFIG",
+        "SESTINA_EDGE_SERVICE_HOST",
+        "SESTINA_EDGE_PORT_5222_TCP",
+    ] {
+        assert!(load("", &[(name, "x")], &[]).is_ok(), "{name}");
+    }
+}
+
+#[test]
 fn a_wrong_type_names_the_key() {
     for (text, expected) in [
         (
             "[edge.limits]\ndepth = \"x\"",
-            "`edge.limits.depth`: invalid type: string \"x\"",
+            "`edge.limits.depth`: found string \"x\", expected a whole number",
         ),
         (
             "[edge.limits]\ndepth = -1",
-            "`edge.limits.depth`: invalid value: integer `-1`",
+            "`edge.limits.depth`: found integer `-1`, expected a whole number",
         ),
         (
             "[sm]\nresume_timeout = 5",
@@ -169,7 +198,7 @@ fn a_wrong_type_names_the_key() {
         ),
         (
             "[edge]\nc2s = [\"x\"]",
-            "`edge.c2s`: invalid socket address syntax",
+            "`edge.c2s`: is no address with a port",
         ),
         (
             "[redis]\nmode = \"solo\"",
@@ -187,7 +216,7 @@ fn a_wrong_type_names_the_key() {
     }
     let error = load("", &[("SESTINA__ROUTER__ARCHIVE", "yes")], &["edge=1"]).unwrap_err();
     assert!(
-        error.contains("SESTINA__ROUTER__ARCHIVE: `router.archive`: invalid type"),
+        error.contains("SESTINA__ROUTER__ARCHIVE: `router.archive`: found string"),
         "{error}"
     );
     assert!(

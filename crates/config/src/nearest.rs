@@ -28,6 +28,10 @@ fn keys(fields: &[Field], prefix: &str, out: &mut Vec<String>) {
 pub(crate) fn nearest(key: &str, root: &[Field]) -> String {
     let mut known = Vec::new();
     keys(root, "", &mut known);
+    // Separators mixed up, as in `edge_c2s`.
+    if let Some(same) = known.iter().find(|known| flat(known) == flat(key)) {
+        return same.clone();
+    }
     let (section, last) = key.rsplit_once('.').unwrap_or(("", key));
     let rank = |candidate: &String| {
         let (its_section, its_last) = candidate.rsplit_once('.').unwrap_or(("", candidate));
@@ -47,20 +51,49 @@ pub(crate) fn nearest(key: &str, root: &[Field]) -> String {
         .unwrap_or_default()
 }
 
-/// Levenshtein distance.
-fn distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.chars().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, y) in b.iter().enumerate() {
-            let substituted = diagonal + usize::from(x != *y);
-            diagonal = row[j + 1];
-            row[j + 1] = substituted.min(diagonal + 1).min(row[j] + 1);
-        }
+/// A key with one kind of separator.
+fn flat(key: &str) -> String {
+    let parts: Vec<&str> = key
+        .split(['.', '_'])
+        .filter(|part| !part.is_empty())
+        .collect();
+    parts.join("_")
+}
+
+/// The option (not the section) that is written so with single underscores between its parts.
+pub(crate) fn by_flat_name(name: &str, root: &[Field]) -> Option<String> {
+    fn search(fields: &[Field], prefix: &str, name: &str) -> Option<String> {
+        fields.iter().find_map(|field| {
+            let key = join(prefix, field.key);
+            match &field.shape {
+                Shape::Leaf(_) => (flat(&key) == name).then_some(key),
+                Shape::Section(inner) => search(inner, &key, name),
+                Shape::Sections(inner) => {
+                    (0..10).find_map(|index| search(inner, &format!("{key}.{index}"), name))
+                }
+            }
+        })
     }
-    row[b.len()]
+    search(root, "", name)
+}
+
+/// Levenshtein distance; two letters in the wrong order are one mistake.
+fn distance(a: &str, b: &str) -> usize {
+    let (a, b): (Vec<char>, Vec<char>) = (a.chars().collect(), b.chars().collect());
+    let mut rows: Vec<Vec<usize>> = vec![(0..=b.len()).collect()];
+    for i in 1..=a.len() {
+        let mut row = vec![i];
+        for j in 1..=b.len() {
+            let substituted = rows[i - 1][j - 1] + usize::from(a[i - 1] != b[j - 1]);
+            let mut least = substituted.min(rows[i - 1][j] + 1).min(row[j - 1] + 1);
+            if i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1] {
+                least = least.min(rows[i - 2][j - 2] + 1);
+            }
+            row.push(least);
+        }
+        rows.push(row);
+    }
+    rows[a.len()][b.len()]
 }
 
 #[cfg(test)]
@@ -73,6 +106,8 @@ mod tests {
             ("", "abc", 3),
             ("depth", "depth", 0),
             ("deepth", "depth", 1),
+            ("egde", "edge", 1),
+            ("egde", "node", 2),
         ] {
             assert_eq!(distance(a, b), n);
             assert_eq!(distance(b, a), n);

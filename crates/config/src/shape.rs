@@ -59,8 +59,49 @@ pub fn leaf<T: DeserializeOwned>(kind: impl Into<String>) -> Shape {
 fn check<T: DeserializeOwned>(value: &Value) -> Result<(), String> {
     match value.clone().try_into::<T>() {
         Ok(_) => Ok(()),
-        Err(error) => Err(error.message().to_owned()),
+        Err(error) => Err(plain(error.message())),
     }
+}
+
+/// What the parser calls things, and what the reference page calls them.
+const WORDS: [(&str, &str); 8] = [
+    ("a boolean", "true or false"),
+    ("a sequence", "a list"),
+    ("sequence", "list"),
+    ("usize", "a whole number"),
+    ("u32", "a whole number"),
+    ("f64", "a number"),
+    ("path string", "a path"),
+    (
+        "socket address",
+        "an address with a port, as in \"127.0.0.1:5222\" or \"[::]:5222\"",
+    ),
+];
+
+/// A parser's message without the names of its types.
+fn plain(message: &str) -> String {
+    let found = message
+        .strip_prefix("invalid type: ")
+        .or_else(|| message.strip_prefix("invalid value: "));
+    let Some((found, expected)) = found.and_then(|found| found.rsplit_once(", expected ")) else {
+        return match message {
+            "invalid socket address syntax" => {
+                "is no address with a port; write it like \"127.0.0.1:5222\" or \"[::]:5222\""
+                    .to_owned()
+            }
+            other => other.to_owned(),
+        };
+    };
+    let word = |text: &str| {
+        let known = WORDS.iter().find(|(theirs, _)| *theirs == text);
+        known.map_or(text, |(_, ours)| *ours).to_owned()
+    };
+    let found = match found.split_once(' ') {
+        // `integer `7``, `string "x"`: the value follows what it is.
+        Some(_) => found.to_owned(),
+        None => word(found),
+    };
+    format!("found {found}, expected {}", word(expected))
 }
 
 macro_rules! leaves {
@@ -160,3 +201,45 @@ macro_rules! choice {
 }
 
 pub(crate) use {choice, section};
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused<T: Shaped>(value: Value) -> String {
+        match T::shape() {
+            Shape::Leaf(leaf) => (leaf.check)(&value).expect_err("it does not fit"),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn errors_name_no_type_of_the_program() {
+        let text = || Value::String("x".to_owned());
+        let number = || Value::Integer(7);
+        for (said, wanted) in [
+            (refused::<usize>(text()), "expected a whole number"),
+            (refused::<u32>(text()), "expected a whole number"),
+            (
+                refused::<usize>(Value::Integer(-1)),
+                "expected a whole number",
+            ),
+            (refused::<bool>(text()), "expected true or false"),
+            (refused::<Vec<String>>(text()), "expected a list"),
+            (refused::<String>(number()), "expected a string"),
+            (refused::<PathBuf>(number()), "expected a path"),
+            (
+                refused::<SocketAddr>(number()),
+                "expected an address with a port",
+            ),
+            (refused::<SocketAddr>(text()), "127.0.0.1:5222"),
+            (refused::<f64>(text()), "expected a number"),
+            (refused::<Vec<SocketAddr>>(text()), "expected a list"),
+        ] {
+            assert!(said.contains(wanted), "{said:?} does not say {wanted:?}");
+            for inner in ["usize", "u32", "f64", "sequence", "boolean", "invalid"] {
+                assert!(!said.contains(inner), "{said:?} names {inner:?}");
+            }
+        }
+    }
+}
