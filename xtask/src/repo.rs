@@ -121,18 +121,29 @@ pub(crate) fn build_debug() -> Result<PathBuf> {
     Ok(target()?.join("debug"))
 }
 
-/// Builds binaries of these packages in release mode and returns the folder that they are in.
+/// Builds binaries of these packages quickly (profile `release`) and returns the folder that they
+/// are in.
 pub(crate) fn build_release(packages: &[&str]) -> Result<PathBuf> {
+    build("release", packages)
+}
+
+/// Builds binaries of these packages as they are in images (profile `dist`) and returns the folder
+/// that they are in.
+pub(crate) fn build_dist(packages: &[&str]) -> Result<PathBuf> {
+    build("dist", packages)
+}
+
+fn build(profile: &str, packages: &[&str]) -> Result<PathBuf> {
     if let Some(folder) = std::env::var_os(PROGRAMS_VARIABLE) {
         return Ok(folder.into());
     }
     let mut command = cargo();
-    command.args(["build", "--release", "--locked"]);
+    command.args(["build", "--profile", profile, "--locked"]);
     for package in packages {
         command.args(["--package", package]);
     }
     run(&mut command)?;
-    Ok(target()?.join("release"))
+    Ok(target()?.join(profile))
 }
 
 /// Installs Debian packages unless `program` is there. False if it cannot be had.

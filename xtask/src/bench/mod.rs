@@ -50,7 +50,7 @@ struct Measured {
 
 pub(crate) fn run(options: &Options) -> Result<()> {
     sestina_testkit::ensure_installed()?;
-    let programs = repo::build_release(&["sestina", "sestina-load"])?;
+    let programs = repo::build_dist(&["sestina", "sestina-load"])?;
     let folder = repo::target()?.join("bench");
     if folder.exists() {
         std::fs::remove_dir_all(&folder)?;
