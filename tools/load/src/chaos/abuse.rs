@@ -194,7 +194,7 @@ impl Abuser<'_> {
     async fn run(&mut self, until: Instant, out: &mut Outcome) -> Result<()> {
         while left(until).is_some() {
             let waits = self.written.saturating_sub(self.answered) >= OPEN;
-            if !self.user.handle().link().is_blocked() && !(self.asks() && waits) {
+            if !(self.user.handle().link().is_blocked() || self.asks() && waits) {
                 let stanza = self.stanza();
                 self.user.handle().send(&stanza, None)?;
                 self.written += 1;
