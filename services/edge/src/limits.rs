@@ -123,7 +123,10 @@ impl ConnLimits {
             return Err(Refused::Total);
         }
         let places = self.config.unauthenticated;
-        if table.unauthenticated.len() >= places && !table.unauthenticated.shed(places, now) {
+        // Where addresses tell nothing of clients (a proxy that does not name them), none is heavy.
+        let by_address = self.config.unauthenticated_per_address < usize::MAX;
+        let strangers = &mut table.unauthenticated;
+        if strangers.len() >= places && !strangers.shed(places, by_address, now) {
             return Err(Refused::Unauthenticated);
         }
         table.total += 1;

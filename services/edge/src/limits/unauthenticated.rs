@@ -111,10 +111,14 @@ impl Unauthenticated {
         }
     }
 
-    /// Frees one of `places` by the rules above. False if no connection has to go.
-    pub(super) fn shed(&mut self, places: usize, now: Instant) -> bool {
+    /// Frees one of `places` by the rules above, the first only `by_address`. False if no
+    /// connection has to go.
+    pub(super) fn shed(&mut self, places: usize, by_address: bool, now: Instant) -> bool {
         let share = (places / SHARES).max(SHARE_AT_LEAST);
-        let heaviest = self.by_count.last().filter(|(count, _)| *count > share);
+        let heaviest = self
+            .by_count
+            .last()
+            .filter(|(count, _)| by_address && *count > share);
         let victim = heaviest
             .and_then(|(_, address)| self.by_address[address].first())
             .copied()
@@ -182,7 +186,8 @@ mod tests {
         let mut table = Unauthenticated::default();
         let single = enter(&mut table, ip(1), now);
         let flood: Vec<_> = (0..20).map(|_| enter(&mut table, ip(2), now)).collect();
-        assert!(table.shed(32, now));
+        assert!(!table.shed(32, false, now), "addresses do not count");
+        assert!(table.shed(32, true, now));
         assert!(flood[0].is_cancelled() && !flood[1].is_cancelled());
         assert!(
             !single.is_cancelled(),
@@ -198,11 +203,11 @@ mod tests {
         let (speaking, spoke) = table.enter(now);
         table.heard(speaking);
         let silent = enter(&mut table, ip(1), now);
-        assert!(!table.shed(4096, now), "both are young");
-        assert!(table.shed(4096, now + SILENT));
+        assert!(!table.shed(4096, true, now), "both are young");
+        assert!(table.shed(4096, true, now + SILENT));
         assert!(silent.is_cancelled() && !spoke.is_cancelled());
-        assert!(!table.shed(4096, now + SILENT));
-        assert!(table.shed(4096, now + SLOW));
+        assert!(!table.shed(4096, true, now + SILENT));
+        assert!(table.shed(4096, true, now + SLOW));
         assert!(spoke.is_cancelled());
         assert_eq!(table.len(), 0);
     }

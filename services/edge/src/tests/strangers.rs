@@ -81,8 +81,11 @@ async fn silent_connections_to_one_port_hold_up_no_login_on_another() {
     for n in 0..1200 {
         silent.push(connect(n as u8 % 6 + 2, rig.address("tls")).await);
     }
-    let (_client, took) = rig.log_in().await;
-    assert!(took < Duration::from_secs(5), "the login took {took:?}");
+    // Several: a listener may have had a place in hand before.
+    for _ in 0..3 {
+        let (_client, took) = rig.log_in().await;
+        assert!(took < Duration::from_secs(5), "the login took {took:?}");
+    }
     assert_eq!(rig.tally.get(Count::ConnectionShed), 0, "there was room");
 }
 
