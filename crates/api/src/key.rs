@@ -88,6 +88,7 @@ impl From<EffectKey> for proto::Key {
             origin_lo,
             n: key.n,
             kind: key.kind,
+            shared: false,
         }
     }
 }

@@ -26,6 +26,10 @@ pub const NAMES: &[(&str, &str)] = &[
     ),
     ("dedupe", "an effect that is already there is dropped"),
     (
+        "stored",
+        "a stored message counts as delivered only when a client has taken it from its session's queue",
+    ),
+    (
         "two-authorities",
         "a slot moves only when both authorities say that the lease has ended",
     ),
@@ -43,7 +47,7 @@ static OFF: AtomicU32 = AtomicU32::new(0);
 /// A name in [`ENV`] that is no guard.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "no guard is named {0:?}; the guards are epoch, generation, tail, dedupe, two-authorities, reached"
+    "no guard is named {0:?}; the guards are epoch, generation, tail, dedupe, stored, two-authorities, reached"
 )]
 pub struct UnknownGuard(pub String);
 

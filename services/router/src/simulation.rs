@@ -11,9 +11,10 @@ use sestina_cluster::slots::SLOTS;
 use sestina_proto as proto;
 
 pub use crate::chance::repeat;
-pub use crate::worker::core::{Job, LaneRef, PeerRef};
+pub use crate::worker::core::{Job, LaneRef, OfflineRead, PeerRef};
 pub use crate::worker::input::{Command, Input, JobDone, Known};
-pub use crate::worker::records::{ArchiveQuery, id_text};
+pub use crate::worker::pages::ArchiveQuery;
+pub use crate::worker::records::id_text;
 pub use crate::worker::turn::split_event;
 pub use crate::worker::work::WorkId;
 
@@ -79,6 +80,12 @@ impl Worker {
     pub fn has_detached(&self) -> bool {
         let mut sessions = self.0.slots.iter().flat_map(|slot| slot.sessions.values());
         sessions.any(|s| s.is_live() && s.edge().is_none())
+    }
+
+    /// Whether a session is being given what is stored, or pages of its archive.
+    pub fn reads_in_bulk(&self) -> bool {
+        let mut sessions = self.0.slots.iter().flat_map(|slot| slot.sessions.values());
+        sessions.any(|s| s.stored.is_some() || s.pages.is_some())
     }
 
     fn rooms(&self) -> impl Iterator<Item = &Room> {
@@ -159,6 +166,10 @@ fn slot_unfinished(core: &Core, slot: &Slot, at: &str, wrong: &mut Vec<String>) 
 fn session_unfinished(session: &Session, at: &str, wrong: &mut Vec<String>) {
     if !matches!(session.attachment, Attachment::Edge { .. }) {
         wrong.push(format!("{at}: {:?}", session.attachment));
+    }
+    if session.stored.is_some() || session.pages.is_some() {
+        let (stored, pages) = (&session.stored, &session.pages);
+        wrong.push(format!("{at}: {stored:?} {pages:?}"));
     }
     if session.settled != session.accepted {
         wrong.push(format!(

@@ -145,7 +145,7 @@ impl World {
                     Job::Archive { .. } | Job::Offline { .. } | Job::OfflineRemove { .. } => {
                         self.storage.away
                     }
-                    Job::UserKnown { .. } | Job::OfflineList { .. } | Job::ArchiveQuery { .. } => {
+                    Job::UserKnown { .. } | Job::OfflineList(_) | Job::ArchiveQuery { .. } => {
                         self.storage.away && self.now <= at + 500
                     }
                     Job::ShadowLoad { .. } => self.shadow.away,

@@ -63,6 +63,10 @@ fn clients(world: &World, wrong: &mut Vec<String>) {
         if !client.wanted && client.mode != Mode::Offline {
             wrong.push(format!("{at} is {:?}", client.mode));
         }
+        let left = world.storage.offline_all(&client.bare).count();
+        if client.is_online() && client.available && left > 0 {
+            wrong.push(format!("{at}: {left} messages are left in its store"));
+        }
         if !client.sent.is_empty() {
             wrong.push(format!(
                 "{at}: {} of its stanzas are not acknowledged",
@@ -74,6 +78,10 @@ fn clients(world: &World, wrong: &mut Vec<String>) {
         }
         for (room, _) in client.rooms.iter().filter(|(_, inside)| !**inside) {
             wrong.push(format!("{at}: its entering {room} has no answer"));
+        }
+        for page in &client.pages {
+            let text = page.wrong();
+            wrong.extend(text.map(|text| format!("{at}: a page of its archive {text}")));
         }
         let mut seen = BTreeSet::new();
         for got in &client.log {

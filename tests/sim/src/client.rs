@@ -113,6 +113,29 @@ pub(super) struct Client {
     pub(super) log: Vec<Received>,
     /// IQs of this session without an answer.
     pub(super) asking: BTreeMap<u64, bool>,
+    /// Pages of its archive: results that came, by query, and those that were answered.
+    results: BTreeMap<String, Vec<String>>,
+    pub(super) pages: Vec<ArchivePage>,
+}
+
+/// A page of an archive: ids of its messages as they came, and what the answer says.
+#[derive(Debug)]
+pub(super) struct ArchivePage {
+    ids: Vec<String>,
+    first: Option<String>,
+    last: Option<String>,
+}
+
+impl ArchivePage {
+    pub(super) fn wrong(&self) -> Option<String> {
+        let once: BTreeSet<&String> = self.ids.iter().collect();
+        if once.len() < self.ids.len() {
+            return Some(format!("has something twice: {self:?}"));
+        }
+        let ends = self.first.iter().chain(&self.last);
+        let lost = ends.clone().any(|id| !self.ids.contains(id));
+        lost.then(|| format!("lacks what it names: {self:?}"))
+    }
 }
 
 impl Client {
@@ -150,6 +173,8 @@ impl Client {
             rooms_settled: BTreeSet::new(),
             log: Vec::new(),
             asking: BTreeMap::new(),
+            results: BTreeMap::new(),
+            pages: Vec::new(),
         }
     }
 
@@ -186,6 +211,7 @@ impl Client {
         self.rooms.clear();
         self.rooms_settled.clear();
         self.asking.clear();
+        self.results.clear();
     }
 
     pub(super) fn is_online(&self) -> bool {
@@ -292,6 +318,12 @@ impl Client {
             });
         };
         match stanza.kind {
+            Kind::Message if payload.contains("<result") => {
+                let query = part(&payload, "queryid='", "'").unwrap_or_default();
+                let result = payload.split("<result").nth(1).unwrap_or_default();
+                let id = part(result, " id='", "'").unwrap_or_default();
+                self.results.entry(query).or_default().push(id);
+            }
             Kind::Message => {
                 let Some(number) = body_number(&payload) else {
                     return;
@@ -330,10 +362,24 @@ impl Client {
                 if let Some(number) = stanza.id.strip_prefix('i').and_then(|n| n.parse().ok()) {
                     received(What::Reply, number);
                     self.asking.remove(&number);
+                    let ids = self.results.remove(&number.to_string());
+                    if payload.contains("<fin") {
+                        let first = payload.split("<first").nth(1);
+                        self.pages.push(ArchivePage {
+                            ids: ids.unwrap_or_default(),
+                            first: first.and_then(|text| part(text, ">", "<")),
+                            last: part(&payload, "<last>", "<"),
+                        });
+                    }
                 }
             }
         }
     }
+}
+
+fn part(text: &str, from: &str, to: &str) -> Option<String> {
+    let (_, rest) = text.split_once(from)?;
+    Some(rest.split_once(to)?.0.to_owned())
 }
 
 fn between(text: &str, from: &str, to: &str) -> Option<String> {
@@ -356,6 +402,9 @@ fn body_number(payload: &str) -> Option<u64> {
     rest[..rest.find('<')?].parse().ok()
 }
 
+/// One message in so many is a third of what a session is given at a time.
+const LARGE: u64 = 5;
+
 /// A message with a number in it.
 pub(super) fn message(to: &str, type_: &str, number: u64) -> Stanza {
     let mut stanza = Stanza::new(Kind::Message);
@@ -364,6 +413,10 @@ pub(super) fn message(to: &str, type_: &str, number: u64) -> Stanza {
     stanza.id = format!("m{number}");
     let body = format!("<body>m{number}</body>");
     stanza.push_raw(body.as_bytes(), "body", ns::CLIENT);
+    if number.is_multiple_of(LARGE) {
+        let pad = format!("<pad xmlns='urn:example:pad'>{:600}</pad>", "");
+        stanza.push_raw(pad.as_bytes(), "pad", "urn:example:pad");
+    }
     stanza
 }
 

@@ -2,7 +2,7 @@
 
 use super::check::check;
 use super::client::Mode;
-use super::host::Life;
+use super::host::{Host, Life};
 use super::net::Ends;
 use super::talk;
 use super::world::{SHADOW_CHECK, World};
@@ -191,13 +191,20 @@ impl World {
             if !self.rest(400, 20_000) {
                 return self.restless();
             }
+            if self.hosts.iter().any(Host::reads_in_bulk) {
+                // It goes on when its client has acknowledged what it has.
+                talk::acknowledge_all(self);
+            }
             let waits = self
                 .clients
                 .iter()
                 .any(|c| (c.wanted && !c.is_online()) || matches!(c.mode, Mode::Broken { .. }))
                 || self.hosts.iter().any(|h| {
-                    // Whom its client has forgotten is forgotten when its time is over.
-                    matches!(h.life, Life::Suspended { .. }) || h.has_detached()
+                    // Whom its client has forgotten is forgotten when its time is over; what is
+                    // stored is asked for again when storage was away.
+                    matches!(h.life, Life::Suspended { .. })
+                        || h.has_detached()
+                        || h.reads_in_bulk()
                 });
             if !waits && self.now >= self.whole_at {
                 break;

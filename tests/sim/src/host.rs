@@ -95,6 +95,11 @@ impl Host {
         self.workers.iter().any(Worker::has_detached)
     }
 
+    /// Whether a session is being given what is stored, or pages of its archive.
+    pub(super) fn reads_in_bulk(&self) -> bool {
+        self.workers.iter().any(Worker::reads_in_bulk)
+    }
+
     pub(super) fn push(&mut self, worker: usize, input: Input) {
         if let Some(inbox) = self.inbox.get_mut(worker) {
             inbox.push_back(input);
@@ -318,25 +323,17 @@ pub(super) fn perform(
                 known,
             }
         }
-        Job::OfflineList {
-            slot,
-            session,
-            bare,
-        } => {
+        Job::OfflineList(read) => {
             if storage.away && !late {
                 return None;
             }
-            let rows = if storage.away {
+            let page = if storage.away {
                 Err(())
             } else {
-                Ok(storage.offline_list(bare))
+                Ok(storage.offline_list(&read.request))
             };
-            JobDone::OfflineList {
-                slot: *slot,
-                session: *session,
-                bare: bare.clone(),
-                rows,
-            }
+            let read = read.clone();
+            JobDone::OfflineList { read, page }
         }
         Job::Keys { .. } => JobDone::Keys,
         Job::OfflineRemove {
@@ -363,15 +360,7 @@ pub(super) fn perform(
             } else {
                 Ok(storage.page(request))
             };
-            let query = Box::new(sestina_router::simulation::ArchiveQuery {
-                slot: query.slot,
-                session: query.session,
-                n: query.n,
-                iq: query.iq.clone(),
-                queryid: query.queryid.clone(),
-                flip: query.flip,
-                work: query.work,
-            });
+            let query = query.clone();
             JobDone::ArchiveQuery { query, page }
         }
         Job::Shadow { slot, epoch, ops } => {

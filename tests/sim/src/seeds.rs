@@ -11,7 +11,7 @@ use super::faults::run;
 pub const SEEDS: u64 = 160;
 
 /// Guards that the simulation misses: without one of them a seed fails.
-pub const GUARDS: &[&str] = &["epoch", "generation", "tail", "dedupe"];
+pub const GUARDS: &[&str] = &["epoch", "generation", "tail", "dedupe", "stored"];
 
 /// What is run.
 #[derive(Clone, Debug)]

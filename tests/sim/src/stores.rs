@@ -88,11 +88,18 @@ impl Storage {
             .into_iter()
             .flatten()
             .map(|a| a.row.clone())
-            .take(3)
             .collect();
+        let count = rows.len();
+        let mut bytes = 0;
+        let fits = |row: &proto::ArchiveRow| {
+            let fits = bytes < request.max_bytes;
+            bytes += row.stanza.as_ref().map_or(0, |s| s.payload.len() as u64);
+            fits
+        };
+        let rows: Vec<_> = rows.into_iter().take(6).take_while(fits).collect();
         proto::ArchiveQueryReply {
-            count: rows.len() as u64,
-            complete: true,
+            count: count as u64,
+            complete: rows.len() == count,
             rows,
             ..Default::default()
         }
@@ -114,12 +121,26 @@ impl Storage {
         fenced.into_iter().collect()
     }
 
-    /// The undelivered messages of a user, in order.
-    pub(super) fn offline_list(&self, bare: &str) -> Vec<proto::OfflineRow> {
-        let rows = self.offline.get(bare).into_iter().flat_map(|u| u.values());
-        let mut rows: Vec<&OfflineRow> = rows.filter(|r| !r.3).collect();
+    /// The undelivered messages of a user behind a place, in order.
+    pub(super) fn offline_list(
+        &self,
+        request: &proto::OfflineListRequest,
+    ) -> proto::OfflineListReply {
+        const PAGE: usize = 5;
+        let after = (request.after_epoch, request.after_counter);
+        let rows = self.offline.get(&request.bare);
+        let rows = rows.into_iter().flat_map(|u| u.values());
+        let mut rows: Vec<&OfflineRow> = rows.filter(|r| !r.3 && (r.0, r.1) > after).collect();
         rows.sort_by_key(|r| (r.0, r.1));
-        rows.into_iter().map(|r| r.2.clone()).take(5).collect()
+        let mut bytes = 0;
+        let mut page = rows.iter().take(PAGE).take_while(|row| {
+            let fits = bytes < request.max_bytes;
+            bytes += row.2.stanza.as_ref().map_or(0, |s| s.payload.len() as u64);
+            fits
+        });
+        let page: Vec<proto::OfflineRow> = page.by_ref().map(|row| row.2.clone()).collect();
+        let more = page.len() < rows.len();
+        proto::OfflineListReply { rows: page, more }
     }
 
     pub(super) fn offline_all(&self, bare: &str) -> impl Iterator<Item = &proto::OfflineRow> {

@@ -7,14 +7,19 @@ use sestina_xmpp::xml::Element;
 use super::client::{self, Client, Mode, ToServer, What};
 use super::world::{DOMAIN, MUC, Sent, World};
 
-/// The client that comes and goes.
-pub(super) const FLAKY: usize = 6;
+/// The clients that come and go: the only one of a user, and one of two.
+pub(super) const FLAKY: [usize; 2] = [6, 7];
+/// Messages that come in a row for a user who is away.
+const FLOOD: u64 = 24;
 
 /// One of the clients does something.
 pub(super) fn talk(world: &mut World) {
     let index = world.rng.below(world.clients.len() as u64) as usize;
-    if index == FLAKY && world.rng.one_in(8) {
-        return come_and_go(world);
+    if FLAKY.contains(&index) && world.rng.one_in(8) {
+        return come_and_go(world, index);
+    }
+    if world.rng.one_in(200) {
+        return flood(world, index);
     }
     if !world.clients[index].is_online() {
         return;
@@ -42,18 +47,37 @@ pub(super) fn talk(world: &mut World) {
     }
 }
 
-fn come_and_go(world: &mut World) {
+/// Many messages at once for a client that may be away.
+fn flood(world: &mut World, from: usize) {
+    let to = *world.rng.pick(&FLAKY).unwrap_or(&0);
+    if from == to || !world.clients[from].is_online() {
+        return;
+    }
+    let address = world.clients[to].bare.clone();
+    for _ in 0..FLOOD {
+        send_numbered(
+            world,
+            from,
+            What::Message,
+            address.clone(),
+            Vec::new(),
+            Vec::new(),
+        );
+    }
+}
+
+fn come_and_go(world: &mut World, index: usize) {
     let pause = world.rng.below(100);
     let choice = world.rng.below(3);
-    let client = &mut world.clients[FLAKY];
+    let client = &mut world.clients[index];
     match client.mode {
         Mode::Offline => client.wanted = true,
         Mode::Online if client.resumable => {
             client.wanted = choice != 1;
             if choice == 0 {
                 // Away for longer than the server waits.
-                world.cut_client(FLAKY, 6000 + pause);
-                world.clients[FLAKY].settled_in = false;
+                world.cut_client(index, 6000 + pause);
+                world.clients[index].settled_in = false;
             } else {
                 client.write(&mut world.socks, ToServer::Close);
                 client.sock = None;
@@ -61,7 +85,7 @@ fn come_and_go(world: &mut World) {
                 client.mode = Mode::Offline;
                 client.settled_in = false;
                 client.forget();
-                world.note(|| format!("c{FLAKY} logs out"));
+                world.note(|| format!("c{index} logs out"));
             }
         }
         _ => {}
@@ -70,7 +94,7 @@ fn come_and_go(world: &mut World) {
 
 /// Whether a session is one that must get what is sent now.
 fn stays(client: &Client) -> bool {
-    client.settled_in && client.index != FLAKY
+    client.settled_in && !FLAKY.contains(&client.index)
 }
 
 fn say(world: &mut World, from: usize) {
@@ -211,7 +235,7 @@ fn ask(world: &mut World, index: usize) {
     let own = own_room.map(|(room, _)| world.clients[index].address_in(room));
     let choice = world.rng.below(7);
     let carbons = Element::new("enable", ns::CARBONS);
-    let query = Element::new("query", ns::MAM);
+    let query = Element::new("query", ns::MAM).with_attr("queryid", number.to_string());
     let (stanza, sure) = match (choice, own) {
         (0, _) => (client::iq(DOMAIN, "get", number, &ping), true),
         (1, _) => (client::iq(MUC, "get", number, &ping), true),

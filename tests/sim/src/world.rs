@@ -129,6 +129,7 @@ impl World {
             (2, &["a", "b"]),
             (3, &["a"]),
             (4, &["a"]),
+            (4, &["a", "b"]),
         ];
         let mut clients = Vec::new();
         let mut storage = Storage::new(map);

@@ -30,6 +30,7 @@ fn effect(n: u64) -> proto::PeerFrame {
         origin_lo: 2,
         n,
         kind: 1,
+        ..proto::Key::default()
     };
     let effect = proto::Effect {
         key: Some(key),

@@ -163,6 +163,7 @@ impl Bound {
             origin_lo: 9,
             n: number,
             kind: 1,
+            ..proto::Key::default()
         };
         ToEdge::Deliver(proto::Deliver {
             variants: vec![proto::Variant {

@@ -115,6 +115,7 @@ fn to_request(
             .map_or(DEFAULT_PAGE, |max| u64::from(max).min(MAX_PAGE))
             .try_into()
             .unwrap_or(u32::MAX),
+        max_bytes: 0,
         ids: query
             .ids
             .iter()

@@ -83,26 +83,13 @@ async fn run(shared: &Arc<Shared>, job: Job) -> Option<JobDone> {
             };
             JobDone::UserKnown { slot, bare, known }
         }
-        Job::OfflineList {
-            slot,
-            session,
-            bare,
-        } => {
-            let request = proto::OfflineListRequest {
-                bare: bare.clone(),
-                limit: 500,
-            };
-            let asked = shared.ports.stores.offline_list(request);
-            let rows = match tokio::time::timeout(QUESTION, asked).await {
-                Ok(Ok(reply)) => Ok(reply.rows),
+        Job::OfflineList(read) => {
+            let asked = shared.ports.stores.offline_list(read.request.clone());
+            let page = match tokio::time::timeout(QUESTION, asked).await {
+                Ok(Ok(page)) => Ok(page),
                 Ok(Err(_)) | Err(_) => Err(()),
             };
-            JobDone::OfflineList {
-                slot,
-                session,
-                bare,
-                rows,
-            }
+            JobDone::OfflineList { read, page }
         }
         Job::OfflineRemove {
             slot,

@@ -157,6 +157,7 @@ impl Slot {
 
     /// A session that a room has, but its owner has not (any more).
     pub(super) fn room_ghost(&mut self, core: &mut Core, room: &Jid, session: u128) {
+        self.room_joining_ends(core, room, session);
         self.room_leaves(core, room, session, None, None, None, &[333]);
     }
 }

@@ -26,6 +26,21 @@ impl Slot {
         nick: String,
         stanza: Stanza,
     ) {
+        self.room_enters(core, hand, origin, room_jid, nick, stanza, false);
+    }
+
+    /// The same for a session that was `told` who is in, or was not.
+    #[allow(clippy::too_many_arguments)]
+    pub(super) fn room_enters(
+        &mut self,
+        core: &mut Core,
+        hand: InHand,
+        origin: Origin,
+        room_jid: &Jid,
+        nick: String,
+        stanza: Stanza,
+        told: bool,
+    ) {
         let created = !self.rooms.contains_key(room_jid);
         if created && self.rooms.len() >= core.config.max_rooms_per_slot {
             let text = Some("too many rooms");
@@ -51,6 +66,9 @@ impl Slot {
         if created {
             core.metrics.rooms(1);
         }
+        if !told && room.is_told_in_parts(&nick) {
+            return self.room_joins_in_parts(core, hand, origin, room_jid, nick, stanza);
+        }
         let request = history_request(&stanza);
         let (id, presence) = stripped(stanza);
         let me = RoomSession {
@@ -72,7 +90,7 @@ impl Slot {
         };
         let mut emission = Emission::default();
         let moderator = occupant.role == Role::Moderator;
-        for other in room.occupants.values().filter(|o| o.nick != nick) {
+        for other in room.occupants.values().filter(|o| o.nick != nick && !told) {
             let presence = room.presence_of(other, &other.main, moderator, &[]);
             emission.say(presence, [&me]);
         }

@@ -17,6 +17,7 @@
 mod input;
 mod iq;
 mod join;
+mod joining;
 mod occupant;
 mod presence;
 mod rebuild;

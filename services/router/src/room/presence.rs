@@ -24,6 +24,9 @@ impl Slot {
         stanza: Stanza,
     ) {
         let room_jid = to.bare();
+        if stanza.type_ == "unavailable" {
+            self.room_joining_ends(core, &room_jid, origin.session);
+        }
         let known = self
             .rooms
             .get(&room_jid)
@@ -264,6 +267,7 @@ impl Room {
                 .values()
                 .filter(|o| o.nick != occupant.nick && (o.role == Role::Moderator) == moderators)
                 .flat_map(Occupant::sessions)
+                .chain(self.newcomers().filter(|_| !moderators))
                 .filter(|s| s.session != but);
             emission.say(presence(moderators, &[]), others);
         }
@@ -283,6 +287,7 @@ impl Room {
                 .values()
                 .filter(|o| (o.role == Role::Moderator) == moderators)
                 .flat_map(Occupant::sessions)
+                .chain(self.newcomers().filter(|_| !moderators))
                 .filter(|s| s.session != session);
             emission.say(presence(moderators), others);
         }

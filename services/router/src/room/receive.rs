@@ -12,7 +12,7 @@ use sestina_xmpp::stanza::Stanza;
 
 use crate::worker::Slots;
 use crate::worker::core::{Core, PeerRef};
-use crate::worker::session::Session;
+use crate::worker::session::{Session, Source};
 use crate::worker::slot::Slot;
 use crate::worker::work::{OnDone, RoomAckParts, WorkId};
 
@@ -161,7 +161,9 @@ impl Slot {
                 .is_none_or(|number| number <= session.held);
             return if held { Taken::Yes } else { Taken::OutOfOrder };
         }
-        self.deliver_to(core, id, key, variant.clone(), Some(work));
+        // Only what a newcomer asked for has several parts.
+        let source = if in_hand { Source::Join } else { Source::Live };
+        self.deliver_as(core, id, key, variant.clone(), Some(work), source);
         Taken::Yes
     }
 }

@@ -12,6 +12,7 @@ use sestina_xmpp::ns;
 use sestina_xmpp::stanza::{Kind, Stanza};
 use sestina_xmpp::xml::Element;
 
+use super::joining::Joining;
 use super::occupant::{Occupant, RoomSession};
 use super::tail::TailEvent;
 use crate::chance::{HashMap, HashSet};
@@ -30,6 +31,8 @@ pub(crate) struct Room {
     /// (event number, message, time)
     pub(super) history: VecDeque<(u64, Stanza, i64)>,
     pub(super) tail: BTreeMap<u64, TailEvent>,
+    /// Sessions that are being told who is in.
+    pub(super) joining: Vec<Joining>,
     /// Slots that missed an event: sent again in order at the next tick or map.
     pub(super) blocked: HashSet<u16>,
     /// Session -> the last event sent to it.
@@ -60,6 +63,7 @@ impl Room {
             subject_at_ms: 0,
             history: VecDeque::new(),
             tail: BTreeMap::new(),
+            joining: Vec::new(),
             blocked: HashSet::default(),
             last_sent: HashMap::default(),
             keys: BTreeSet::new(),

@@ -238,8 +238,15 @@ impl Slot {
         if !this.blocked.is_empty() {
             core.rooms_blocked.push((self.slot, room.clone()));
         }
+        let told = this.told_by(key.n);
         for gone in &ack.gone {
             self.room_ghost(core, &room, join(gone.session_hi, gone.session_lo));
+        }
+        for (_, session) in told
+            .into_iter()
+            .filter(|(slot, _)| ack.done.contains(&u32::from(*slot)))
+        {
+            self.room_tells_on(core, &room, session);
         }
         self.room_trim(core, &room);
     }
@@ -265,7 +272,8 @@ impl Slot {
             }
         }
         let mark = this.mark();
-        if this.occupants.is_empty() && this.tail.is_empty() && !this.deleted {
+        let left = this.occupants.is_empty() && this.joining.is_empty();
+        if left && this.tail.is_empty() && !this.deleted {
             this.deleted = true;
             let (identity, targets) = (this.identity, this.mark_slots());
             for slot in targets {

@@ -222,6 +222,7 @@ impl Slot {
             session.pump(core, self.slot, self.epoch);
         }
         core.metrics.resumed();
+        self.read_on(core, id);
         self.touch(core, id);
     }
 

@@ -56,12 +56,8 @@ pub enum Job {
         bare: String,
         keys: Vec<proto::Key>,
     },
-    /// Read a user's offline messages for that session.
-    OfflineList {
-        slot: u16,
-        session: u128,
-        bare: String,
-    },
+    /// Read the next stored messages of a user.
+    OfflineList(OfflineRead),
     /// Mark offline messages as delivered.
     OfflineRemove {
         slot: u16,
@@ -70,7 +66,7 @@ pub enum Job {
     },
     /// A page of an archive for the n-th stanza of a session.
     ArchiveQuery {
-        query: Box<super::records::ArchiveQuery>,
+        query: Box<super::pages::ArchiveQuery>,
         request: proto::ArchiveQueryRequest,
     },
     /// Commit a slot's shadow.
@@ -89,6 +85,18 @@ pub enum Job {
         epoch: u64,
         to: proto::Node,
     },
+}
+
+/// A question for the next stored messages of a user, for a session.
+#[derive(Clone, Debug)]
+#[allow(missing_docs)]
+pub struct OfflineRead {
+    pub slot: u16,
+    pub epoch: u64,
+    pub session: u128,
+    /// Which question of the slot it is: the session may ask anew meanwhile.
+    pub question: u64,
+    pub request: proto::OfflineListRequest,
 }
 
 /// What all slots of a worker share.

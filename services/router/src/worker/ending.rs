@@ -91,17 +91,19 @@ impl Slot {
         let jid = session.jid.clone();
         let joined: Vec<(Jid, Joined)> = session.joined.drain().collect();
         let directed: Vec<Jid> = session.directed.drain().collect();
+        if session.sm.is_none() {
+            // Without acknowledgements, what was written counts as taken.
+            let written = session.written;
+            session.on_acked(core, written);
+        }
         let queue: Vec<(u64, OutItem)> =
             (session.acked + 1..).zip(session.queue.drain(..)).collect();
+        (session.queue_bytes, session.bulk_bytes) = (0, 0);
+        session.left_stored = session.stored.as_ref().is_some_and(|c| c.is_open());
         let user = super::slot::entity_of(jid.bare_str());
         let had = session.restored.iter();
         let had = had.filter(|key| key.kind == EffectKind::Route as u32);
         self.given.extend(had.map(|key| (key.origin, key.n, user)));
-        // Without acknowledgements, what was written counts as taken.
-        let taken = match session.sm {
-            Some(_) => 0,
-            None => session.written,
-        };
         for work in session.state_waits.drain(..) {
             core.part_done(work);
         }
@@ -112,7 +114,9 @@ impl Slot {
         }
         core.metrics.ended();
         self.release_older(core, id);
-        self.return_unacknowledged(core, id, &jid, queue, taken, work);
+        self.return_unacknowledged(core, id, &jid, queue, work);
+        self.end_stored(core, id, work);
+        self.end_pages(core, id);
         if was.is_some() {
             self.tell_own(core, id, n, &jid, work);
         }
@@ -144,6 +148,12 @@ impl Slot {
     /// Everybody was told. What the client sent before may still be under way: until it is settled
     /// its keys are needed, and the edge holds its copies.
     pub(crate) fn session_ended(&mut self, core: &mut Core, id: u128) {
+        if let Some(session) = self.sessions.get_mut(&id)
+            && std::mem::take(&mut session.left_stored)
+        {
+            let user = session.jid.bare();
+            self.offline_left(core, &user);
+        }
         if let Some(session) = self.sessions.get_mut(&id)
             && session.settled < session.accepted
         {

@@ -120,14 +120,10 @@ impl Worker {
                     slot.user_known(core, &bare, known.as_ref());
                 }
             }
-            JobDone::OfflineList {
-                slot,
-                session,
-                bare,
-                rows,
-            } => {
-                if let Some(slot) = self.slots.get_mut(slot) {
-                    slot.offline_rows(core, session, &bare, rows);
+            JobDone::OfflineList { read, page } => {
+                let slot = self.slots.get_mut(read.slot);
+                if let Some(slot) = slot.filter(|s| s.epoch == read.epoch) {
+                    slot.stored_rows(core, &read, page);
                 }
             }
             JobDone::OfflineRemoved {
@@ -135,8 +131,10 @@ impl Worker {
                 session,
                 request,
             } => {
-                if let Some(slot) = self.slots.get_mut(slot) {
-                    slot.offline_removed(core, session, request);
+                let epoch = request.fence.map_or(0, |fence| fence.epoch);
+                let slot = self.slots.get_mut(slot);
+                if let Some(slot) = slot.filter(|s| s.epoch == epoch) {
+                    slot.stored_marked(core, session, &request);
                 }
             }
             JobDone::ArchiveQuery { query, page } => {

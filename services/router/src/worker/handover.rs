@@ -8,8 +8,17 @@ use sestina_runtime::failpoint;
 use sestina_telemetry::SlotStep;
 
 use super::core::{Core, Job};
-use super::session::Attachment;
+use super::session::{Attachment, Session};
 use super::slot::{Phase, Slot};
+
+impl Session {
+    /// All that its client sent is settled, but for questions whose answers the client has no room
+    /// for: its edge sends these again to the new owner.
+    fn is_settled(&self) -> bool {
+        let open = self.unsettled.iter().filter(|u| !u.done).count();
+        open == self.pages.as_ref().map_or(0, |pages| pages.waiting())
+    }
+}
 
 impl Slot {
     /// Takes no new input from now on.
@@ -24,6 +33,7 @@ impl Slot {
                 step_ms: core.now_ms,
             };
             core.frozen.push(self.slot);
+            self.rooms_refuse_joining(core);
         }
     }
 
@@ -53,6 +63,7 @@ impl Slot {
                     proto::to_edge::Body::Redirect(again),
                 );
             }
+            self.read_on(core, id);
             self.touch(core, id);
         }
     }
@@ -70,7 +81,7 @@ impl Slot {
                 .values()
                 .all(|s| matches!(s, super::slot::Seen::Done { .. }))
             && self.sessions.values().all(|s| {
-                s.settled == s.accepted
+                s.is_settled()
                     && s.held == s.next
                     && match s.attachment {
                         Attachment::Edge { .. } => !s.state_dirty,

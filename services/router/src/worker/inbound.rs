@@ -210,6 +210,7 @@ impl Slot {
         if session.sent < session.next {
             session.pump(core, slot, epoch);
         }
+        self.read_on(core, id);
         self.touch(core, id);
     }
 

@@ -10,8 +10,8 @@ use sestina_cluster::slot_map::SlotTable;
 use sestina_proto as proto;
 use tokio::sync::oneshot;
 
-use super::core::{LaneRef, PeerRef};
-use super::records::ArchiveQuery;
+use super::core::{LaneRef, OfflineRead, PeerRef};
+use super::pages::ArchiveQuery;
 use super::work::WorkId;
 
 /// One thing that happened.
@@ -99,10 +99,8 @@ pub enum JobDone {
         known: Result<Known, ()>,
     },
     OfflineList {
-        slot: u16,
-        session: u128,
-        bare: String,
-        rows: Result<Vec<proto::OfflineRow>, ()>,
+        read: OfflineRead,
+        page: Result<proto::OfflineListReply, ()>,
     },
     OfflineRemoved {
         slot: u16,

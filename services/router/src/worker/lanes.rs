@@ -3,7 +3,6 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use sestina_api::key::EffectKey;
 use sestina_api::link::EdgeLane;
 use sestina_api::peer::PeerSink;
 use sestina_proto as proto;
@@ -148,7 +147,7 @@ impl Core {
         session: u128,
         target: proto::Target,
         stanza: &Arc<proto::Stanza>,
-        key: EffectKey,
+        key: proto::Key,
         passage: &Passage,
     ) {
         let Some(state) = self.lanes.get_mut(&lane) else {
@@ -161,16 +160,15 @@ impl Core {
             targets: Vec::with_capacity(targets),
         });
         let payload = Arc::as_ptr(stanza) as usize;
-        let wire_key = proto::Key::from(key);
         let same = state.last_payload == payload
             && deliver
                 .variants
                 .last()
-                .is_some_and(|v| v.key.as_ref() == Some(&wire_key));
+                .is_some_and(|v| v.key.as_ref() == Some(&key));
         if !same {
             deliver.variants.push(proto::Variant {
                 stanza: Some((**stanza).clone()),
-                key: Some(wire_key),
+                key: Some(key),
                 trace: passage.traceparent(),
                 age_us: passage.born,
             });

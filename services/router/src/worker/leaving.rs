@@ -59,7 +59,16 @@ impl Worker {
             .flatten()
             .map(super::replay::Parked::work);
         let records = slot.sessions.values().flat_map(|s| &s.state_waits).copied();
+        let cursors = slot.sessions.values().filter_map(|s| s.stored.as_ref());
+        let ended = cursors.filter_map(|cursor| cursor.work());
         let all = queued.chain(pending).chain(parked).chain(records);
+        let pages = slot.sessions.values().filter_map(|s| s.pages.as_ref());
+        let pages = pages.flat_map(|pages| pages.works());
+        let joining = slot
+            .rooms
+            .values()
+            .flat_map(crate::room::Room::joining_works);
+        let all = all.chain(ended).chain(pages).chain(joining);
         let works: Vec<WorkId> = all.collect();
         for work in works {
             if let Some(OnDone::RoomEvent { ack, .. }) = self.core.works.done_mut(work) {

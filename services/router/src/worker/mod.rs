@@ -34,6 +34,7 @@ mod leaving;
 mod levels;
 mod marks;
 mod outgoing;
+pub(crate) mod pages;
 mod parting;
 pub(crate) mod passage;
 mod presence;
@@ -47,12 +48,16 @@ pub(crate) mod session;
 pub(crate) mod shadow;
 mod shadow_check;
 pub(crate) mod slot;
+mod stored;
+mod stored_rows;
 mod takeover;
 #[cfg(test)]
 mod testing;
 mod to_user;
 pub(crate) mod turn;
 mod unreleased;
+#[cfg(test)]
+pub(crate) mod verona;
 pub(crate) mod work;
 
 use slot::Slot;

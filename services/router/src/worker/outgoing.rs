@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use sestina_api::key::EffectKey;
+use sestina_api::key::{EffectKey, EffectKind};
 use sestina_proto as proto;
 use sestina_xmpp::ext::delay::Delay;
 use sestina_xmpp::ns;
@@ -12,9 +12,24 @@ use sestina_xmpp::stanza::{Kind, Stanza};
 
 use super::core::{Core, LaneRef};
 use super::passage::Passage;
-use super::session::{Attachment, Older, OutItem, Session, is_stored, stanza_weight};
+use super::session::{Attachment, Older, OutItem, Session, Source, is_stored, stanza_weight};
 use super::work::WorkId;
 use crate::chance::HashSet;
+use crate::config::RouterConfig;
+
+/// A client with more unacknowledged stanzas is given no part of an answer in bulk.
+const ROOM_STANZAS: usize = 256;
+
+/// Answers in bulk that wait for a client, in sizes of its queue.
+const BULK_QUEUES: usize = 4;
+
+/// The key of a message in the offline store.
+fn row_key(key: EffectKey) -> EffectKey {
+    match is_stored(key) {
+        true => key,
+        false => key.sibling(EffectKind::Offline),
+    }
+}
 
 impl Session {
     /// Puts a stanza behind all others. `work` gets a part that closes when it is held twice.
@@ -24,13 +39,14 @@ impl Session {
         key: EffectKey,
         stanza: Arc<proto::Stanza>,
         work: Option<WorkId>,
+        source: Source,
     ) -> u64 {
         self.next += 1;
         if let Some(work) = work {
             core.works.part(work);
         }
         let weight = stanza_weight(&stanza);
-        self.queue_bytes += weight;
+        self.weigh(source, weight);
         let passage = match self.attachment {
             Attachment::Edge { .. } => core.passage.clone(),
             Attachment::Detached { .. } | Attachment::Ending => Passage::default(),
@@ -42,9 +58,40 @@ impl Session {
             weight,
             at_ms: core.wall_ms,
             passage,
+            source,
+            row: source == Source::Stored,
         });
         self.unreleased.insert(self.next, key);
         self.next
+    }
+
+    fn weigh(&mut self, source: Source, weight: usize) {
+        self.queue_bytes += weight;
+        if source.is_bulk() {
+            self.bulk_bytes += weight;
+        }
+    }
+
+    fn weigh_out(&mut self, source: Source, weight: usize) {
+        self.queue_bytes = self.queue_bytes.saturating_sub(weight);
+        if source.is_bulk() {
+            self.bulk_bytes = self.bulk_bytes.saturating_sub(weight);
+        }
+    }
+
+    /// Whether more waits for the client than a queue may hold. Answers in bulk have a bound of their
+    /// own: a client that reads never comes near it.
+    pub(crate) fn is_full(&self, limit: usize) -> bool {
+        let live = self.queue_bytes.saturating_sub(self.bulk_bytes);
+        live > limit || self.bulk_bytes > limit.saturating_mul(BULK_QUEUES)
+    }
+
+    /// How many bytes of an answer in bulk the client has room for now. None if it has no socket, or
+    /// much of what it was sent is not acknowledged.
+    pub(crate) fn room(&self, config: &RouterConfig) -> Option<usize> {
+        let credit = config.session_credit_bytes;
+        let little = self.queue_bytes <= credit / 2 && self.queue.len() <= ROOM_STANZAS;
+        (little && self.edge().is_some()).then(|| credit - self.queue_bytes)
     }
 
     /// Gives the lane what credit allows.
@@ -79,7 +126,7 @@ impl Session {
                 self.id,
                 target,
                 &item.stanza,
-                item.key,
+                item.wire_key(),
                 &item.passage,
             );
         }
@@ -135,10 +182,15 @@ impl Session {
         while self.acked < number {
             self.acked += 1;
             if let Some(item) = self.queue.pop_front() {
-                self.queue_bytes = self.queue_bytes.saturating_sub(item.weight);
+                self.weigh_out(item.source, item.weight);
+                if item.row {
+                    let cursor = self.stored.get_or_insert_default();
+                    cursor.took(row_key(item.key));
+                }
             }
         }
         if self.queue.is_empty() {
+            self.alone.clear();
             // Most sessions are idle most of the time.
             self.queue = VecDeque::new();
         }
@@ -165,16 +217,11 @@ impl Session {
         released
     }
 
-    /// What came from storage is released when storage knows it as delivered; `None`: all of it.
-    pub(crate) fn release_stored(&mut self, keys: Option<&HashSet<EffectKey>>) {
-        let stays = |key: &EffectKey| !is_stored(*key) || keys.is_some_and(|k| !k.contains(key));
+    /// What came from storage is released when storage knows it as delivered.
+    pub(crate) fn release_stored(&mut self, keys: &HashSet<EffectKey>) {
+        let stays = |key: &EffectKey| !is_stored(*key) || !keys.contains(key);
         self.unreleased.retain(stays);
         self.restored.retain(stays);
-    }
-
-    /// Whether storage may still have something as not delivered that it got.
-    pub(crate) fn has_stored(&self) -> bool {
-        self.unreleased.keys().any(|key| is_stored(*key))
     }
 
     /// The cheap part of [`Session::release_origin`]: what is first in line.
@@ -228,13 +275,6 @@ impl Session {
         attached && self.needs_no_spare() && self.spare.take().is_some()
     }
 
-    /// Whether this session got that effect (or a copy of it) and still knows.
-    pub(crate) fn has_had(&self, key: EffectKey) -> bool {
-        self.unreleased
-            .keys()
-            .any(|k| k.origin == key.origin && k.n == key.n)
-    }
-
     /// Puts back a delivery that an edge or the shadow held. If nobody knows when it came, it is as
     /// if it had come now.
     pub(crate) fn restore_item(&mut self, item: proto::Outbound, wall_ms: i64) {
@@ -244,7 +284,17 @@ impl Session {
         };
         self.next = item.number;
         let weight = stanza_weight(&stanza);
-        self.queue_bytes += weight;
+        let shared = item.key.is_some_and(|key| key.shared);
+        let source = match is_stored(key) {
+            true => Source::Stored,
+            false if key.kind & 0xff == EffectKind::Result as u32 => Source::Page,
+            false if key.kind > 0xff && key.kind & 0xff == EffectKind::RoomEvent as u32 => {
+                Source::Join
+            }
+            false if shared && !self.alone.contains(&(key.origin, key.n)) => Source::Shared,
+            false => Source::Live,
+        };
+        self.weigh(source, weight);
         self.queue.push_back(OutItem {
             key,
             stanza: Arc::new(stanza),
@@ -252,6 +302,8 @@ impl Session {
             weight,
             at_ms: if item.at_ms == 0 { wall_ms } else { item.at_ms },
             passage: Passage::default(),
+            source,
+            row: source == Source::Stored,
         });
         self.unreleased.insert(item.number, key);
         self.restored.insert(key);
@@ -278,9 +330,12 @@ impl Session {
             let delay = Delay::new(Some(self.jid.domain()), item.at_ms);
             stanza.push_element(&delay.to_element());
             item.stanza = Arc::new(stanza.into());
-            self.queue_bytes = self.queue_bytes.saturating_sub(item.weight);
-            item.weight = stanza_weight(&item.stanza);
-            self.queue_bytes += item.weight;
+            let before = std::mem::replace(&mut item.weight, stanza_weight(&item.stanza));
+            let grown = item.weight.saturating_sub(before);
+            self.queue_bytes += grown;
+            if item.source.is_bulk() {
+                self.bulk_bytes += grown;
+            }
         }
     }
 

@@ -12,6 +12,7 @@ use sestina_xmpp::jid::Jid;
 use sestina_xmpp::stanza::Stanza;
 
 use super::core::{Core, PeerRef};
+use super::session::Source;
 use super::slot::{Entity, Seen, Slot, entity_of};
 use super::work::{OnDone, WorkId};
 
@@ -120,6 +121,14 @@ impl Slot {
         }
     }
 
+    /// An effect that was taken is not handled here: its origin sends it to the next owner.
+    pub(crate) fn refuse_open(&mut self, core: &mut Core, hand: InHand) {
+        let place = (hand.key.origin, hand.key.n, hand.entity, hand.key.kind);
+        if let Some(Seen::Open { asker, .. }) = self.seen.remove(&place) {
+            self.refuse_effect(core, asker, hand.key);
+        }
+    }
+
     fn refuse_effect(&self, core: &mut Core, asker: Asker, key: EffectKey) {
         refuse_effect(core, self.slot, asker, key);
     }
@@ -225,8 +234,22 @@ impl Slot {
         kind: EffectKind,
         stanza: &Arc<proto::Stanza>,
     ) {
+        self.deliver_effect_as(core, hand, session, kind, stanza, Source::Live);
+    }
+
+    /// The same for one that may be [`Source::Shared`].
+    pub(crate) fn deliver_effect_as(
+        &mut self,
+        core: &mut Core,
+        hand: InHand,
+        session: u128,
+        kind: EffectKind,
+        stanza: &Arc<proto::Stanza>,
+        source: Source,
+    ) {
         let key = hand.key.sibling(kind);
-        if let Some(number) = self.deliver_to(core, session, key, stanza.clone(), Some(hand.work)) {
+        let work = Some(hand.work);
+        if let Some(number) = self.deliver_as(core, session, key, stanza.clone(), work, source) {
             let place = (hand.key.origin, hand.key.n, hand.entity, hand.key.kind);
             if let Some(Seen::Open { sessions, .. }) = self.seen.get_mut(&place) {
                 sessions.push((session, number));

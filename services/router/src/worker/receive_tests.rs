@@ -73,22 +73,15 @@ fn other_devices_hear_what_waits_behind_stored_messages() {
     verona.says(2, enable);
     let answered = |jobs: Vec<Job>| {
         let lists = jobs.into_iter().filter_map(|job| match job {
-            Job::OfflineList {
-                slot,
-                session,
-                bare,
-            } => Some((slot, session, bare)),
+            Job::OfflineList(read) => Some(read),
             _ => None,
         });
         lists.collect::<Vec<_>>()
     };
-    for (slot, session, bare) in answered(verona.says(2, presence())) {
-        verona.router.turn(vec![Input::Done(JobDone::OfflineList {
-            slot,
-            session,
-            bare,
-            rows: Ok(Vec::new()),
-        })]);
+    for read in answered(verona.says(2, presence())) {
+        let page = Ok(proto::OfflineListReply::default());
+        let done = JobDone::OfflineList { read, page };
+        verona.router.turn(vec![Input::Done(done)]);
     }
     // The second device is still being given what is stored.
     let bind = proto::Bind {

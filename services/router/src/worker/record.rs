@@ -1,11 +1,15 @@
 //! The registry record of a session, as edges and the shadow keep it, and what edges are told of
 //! XEP-0198.
 
-use sestina_api::key::{join, split};
+use sestina_api::key::{EffectKey, EffectKind, join, split};
 use sestina_proto as proto;
 use sestina_xmpp::jid::Jid;
 
 use super::session::{Attachment, Available, Joined, Session, StreamManagement};
+
+fn alone_key((origin, n): &(u128, u64)) -> proto::Key {
+    EffectKey::new(*origin, *n, EffectKind::Route).into()
+}
 
 impl Session {
     /// Tells the edge where counting began, and under which name the session is resumed.
@@ -72,6 +76,7 @@ impl Session {
             remote: self.remote.clone(),
             ending: self.is_ending(),
             offline_pending: self.offline_pending,
+            alone: self.alone.iter().map(alone_key).collect(),
             resumable_until_ms: match self.attachment {
                 Attachment::Detached { until_ms, .. } => until_ms,
                 Attachment::Edge { .. } | Attachment::Ending => 0,
@@ -106,6 +111,8 @@ impl Session {
         });
         session.carbons = state.carbons;
         session.offline_pending = state.offline_pending;
+        let alone = state.alone.iter().map(EffectKey::from);
+        session.alone = alone.map(|key| (key.origin, key.n)).collect();
         session.was_before = true;
         session.joined = state
             .joined

@@ -1,72 +1,157 @@
 //! What a session that ended did not take: stored for its user, or sent back to who sent it.
 
 use sestina_api::key::{EffectKey, EffectKind};
+use sestina_proto as proto;
 use sestina_xmpp::jid::Jid;
+use sestina_xmpp::stanza::Stanza;
 use sestina_xmpp::stanza::error::Condition;
-use sestina_xmpp::stanza::{Kind, Stanza};
 
 use super::core::Core;
-use super::session::OutItem;
+use super::session::{OutItem, Source};
 use super::slot::Slot;
 use super::work::{OnDone, WorkId};
+use crate::chance::{HashMap, HashSet};
+
+/// What other sessions of a user have, or had.
+#[derive(Debug, Default)]
+struct Elsewhere {
+    /// Messages in their queues: session and place.
+    queued: HashMap<EffectKey, Vec<(u128, usize)>>,
+    /// Copies of messages in their queues.
+    copies: HashSet<(u128, u64)>,
+    /// What they got and still know.
+    known: HashSet<(u128, u64)>,
+}
 
 impl Slot {
     /// What a session did not acknowledge (XEP-0198 §5, last paragraphs): messages that no other
-    /// session of the user got are stored, or go back to who sent them; works waiting for a second
-    /// holder are closed by that.
+    /// session of the user got are stored, or go back to who sent them; what came from the store is
+    /// there still. Works waiting for a second holder are closed by that.
     pub(super) fn return_unacknowledged(
         &mut self,
         core: &mut Core,
         id: u128,
         jid: &Jid,
         queue: Vec<(u64, OutItem)>,
-        taken: u64,
         work: WorkId,
     ) {
         let user = jid.bare();
-        let others: Vec<u128> = self.sessions_of(&user).map(|s| s.id).collect();
+        let elsewhere = self.elsewhere(&user);
         for (number, mut item) in queue {
-            let delivered = number <= taken;
-            let kind = item.key.kind;
-            let stored_before = kind & 0xff == EffectKind::Offline as u32;
-            if !delivered && (kind == EffectKind::Route as u32 || stored_before) {
-                let elsewhere = others.iter().any(|other| {
-                    self.sessions
-                        .get(other)
-                        .is_some_and(|s| s.has_had(item.key))
-                });
-                let stanza = Stanza::from((*item.stanza).clone());
-                if !elsewhere && stanza.kind == Kind::Message {
-                    core.works.part(work);
-                    let part = core.works.open(OnDone::Returned {
-                        slot: self.slot,
-                        session: id,
-                        number,
-                        ended: work,
-                    });
-                    // Its old row counts as delivered: this is another.
-                    let key = match stored_before {
-                        true => EffectKey {
-                            kind: kind.wrapping_add(1 << 8),
-                            ..item.key
-                        },
-                        false => item.key.sibling(EffectKind::Offline),
-                    };
-                    if core.config.has_accounts(user.domain())
-                        && core.config.offline_limit > 0
-                        && sestina_xmpp::ext::offline::should_store(&stanza)
-                    {
-                        self.store_offline(core, key, part, &user, &stanza, item.at_ms);
-                    } else if !matches!(stanza.type_.as_str(), "error" | "headline" | "groupchat") {
-                        let error = stanza.error_reply(Condition::RecipientUnavailable, None);
-                        self.send_back(core, id, number, error, part);
-                    }
-                    core.part_done(part);
-                }
+            if item.row {
+                self.leaves_rows(id);
+            } else if item.key.kind == EffectKind::Route as u32
+                && item.stanza.kind() == proto::StanzaKind::Message
+                && !self.has_another(core, &elsewhere, &item, work)
+            {
+                self.return_message(core, id, &user, number, &item, work);
             }
             if let Some(waiting) = item.work.take() {
                 core.part_done(waiting);
             }
+        }
+    }
+
+    fn leaves_rows(&mut self, id: u128) {
+        if let Some(session) = self.sessions.get_mut(&id) {
+            session.left_stored = true;
+        }
+    }
+
+    fn return_message(
+        &mut self,
+        core: &mut Core,
+        id: u128,
+        user: &Jid,
+        number: u64,
+        item: &OutItem,
+        work: WorkId,
+    ) {
+        core.works.part(work);
+        let part = core.works.open(OnDone::Returned {
+            slot: self.slot,
+            session: id,
+            number,
+            ended: work,
+        });
+        let stanza = Stanza::from((*item.stanza).clone());
+        if core.config.has_accounts(user.domain())
+            && core.config.offline_limit > 0
+            && sestina_xmpp::ext::offline::should_store(&stanza)
+        {
+            let key = item.key.sibling(EffectKind::Offline);
+            self.store_offline(core, key, part, user, &stanza, item.at_ms);
+            self.leaves_rows(id);
+        } else if !matches!(stanza.type_.as_str(), "error" | "headline" | "groupchat") {
+            let error = stanza.error_reply(Condition::RecipientUnavailable, None);
+            self.send_back(core, id, number, error, part);
+        }
+        core.part_done(part);
+    }
+
+    fn elsewhere(&self, user: &Jid) -> Elsewhere {
+        let mut elsewhere = Elsewhere::default();
+        for session in self.sessions_of(user) {
+            for (place, item) in session.queue.iter().enumerate() {
+                if item.key.kind == EffectKind::Route as u32 {
+                    let places = elsewhere.queued.entry(item.key).or_default();
+                    places.push((session.id, place));
+                } else {
+                    elsewhere.copies.insert((item.key.origin, item.key.n));
+                }
+            }
+            let keys = session.unreleased.keys();
+            elsewhere.known.extend(keys.map(|key| (key.origin, key.n)));
+        }
+        elsewhere
+    }
+
+    /// Whether another session of the user has, or took, a message that this one did not take.
+    fn has_another(
+        &mut self,
+        core: &mut Core,
+        elsewhere: &Elsewhere,
+        item: &OutItem,
+        work: WorkId,
+    ) -> bool {
+        let message = (item.key.origin, item.key.n);
+        if let Some(places) = elsewhere.queued.get(&item.key) {
+            for (session, place) in places {
+                self.is_alone(core, *session, *place, work);
+            }
+            return true;
+        }
+        // A copy that is not taken may come to nothing as well.
+        !elsewhere.copies.contains(&message)
+            && (item.source == Source::Shared || elsewhere.known.contains(&message))
+    }
+
+    /// A session that was given a message too has ended without it: the work waits until a second
+    /// process knows that the message depends on this one.
+    fn is_alone(&mut self, core: &mut Core, id: u128, place: usize, work: WorkId) {
+        let Some(session) = self.sessions.get_mut(&id) else {
+            return;
+        };
+        let Some(item) = session.queue.get_mut(place) else {
+            return;
+        };
+        if std::mem::replace(&mut item.source, Source::Live) != Source::Shared {
+            return;
+        }
+        let message = (item.key.origin, item.key.n);
+        if session.alone.len() > session.queue.len() {
+            let queue = session.queue.iter();
+            let queued: HashSet<_> = queue.map(|i| (i.key.origin, i.key.n)).collect();
+            session.alone.retain(|message| queued.contains(message));
+        }
+        session.alone.insert(message);
+        core.works.part(work);
+        session.state_waits.push(work);
+        if session.edge().is_some() {
+            session.state_dirty = true;
+            self.touch(core, id);
+        } else {
+            self.shadow_replace_session(core, id);
         }
     }
 

@@ -13,7 +13,8 @@ use sestina_xmpp::stanza::error::Condition;
 use sestina_xmpp::stanza::{Kind, Stanza};
 
 use super::core::Core;
-use super::records::ArchiveQuery;
+use super::pages::ArchiveQuery;
+use super::session::Source;
 use super::slot::{PendingEffect, Slot};
 use super::work::WorkId;
 use crate::hooks::{Effect, IqContext, IqTarget, MessageContext, Point};
@@ -220,6 +221,7 @@ impl Slot {
                         queryid,
                         flip,
                         work,
+                        source: Source::Page,
                     };
                     self.query_archive(core, query, *request);
                 }

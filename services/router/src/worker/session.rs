@@ -12,7 +12,9 @@ use sestina_proto as proto;
 use sestina_xmpp::jid::Jid;
 
 use super::core::LaneRef;
+use super::pages::PageCursor;
 use super::passage::Passage;
+use super::stored::StoredCursor;
 use super::unreleased::Unreleased;
 use super::work::WorkId;
 use crate::chance::{HashMap, HashSet};
@@ -54,14 +56,47 @@ pub(crate) struct OutItem {
     pub(crate) at_ms: i64,
     /// Empty once it waited without a socket: that is no latency of ours.
     pub(crate) passage: Passage,
+    pub(crate) source: Source,
+    /// A row of the offline store holds it until the client has taken it.
+    pub(crate) row: bool,
+}
+
+/// How a stanza came into a session's queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Source {
+    /// It was sent to this session, or is an answer to it.
+    Live,
+    /// The same, and another session of the user was given it too, which has not ended without it.
+    Shared,
+    /// It is a stored message.
+    Stored,
+    /// It is of a page of an archive.
+    Page,
+    /// It is of what a room tells a newcomer.
+    Join,
+}
+
+impl Source {
+    /// Part of an answer in bulk, which the client asked for.
+    pub(crate) fn is_bulk(self) -> bool {
+        matches!(self, Source::Stored | Source::Page | Source::Join)
+    }
 }
 
 impl OutItem {
+    /// Its key, as edges and the shadow hold it.
+    pub(crate) fn wire_key(&self) -> proto::Key {
+        proto::Key {
+            shared: self.source == Source::Shared,
+            ..self.key.into()
+        }
+    }
+
     /// Its form in the shadow and in reports.
     pub(crate) fn outbound(&self, number: u64) -> proto::Outbound {
         proto::Outbound {
             number,
-            key: Some(self.key.into()),
+            key: Some(self.wire_key()),
             stanza: Some((*self.stanza).clone()),
             at_ms: self.at_ms,
         }
@@ -158,6 +193,8 @@ pub(crate) struct Session {
     pub(crate) written: u64,
     pub(crate) queue: VecDeque<OutItem>,
     pub(crate) queue_bytes: usize,
+    /// Of these, parts of answers in bulk.
+    pub(crate) bulk_bytes: usize,
     /// Bytes given to the edge and not written by it.
     pub(crate) flying_bytes: usize,
     /// Numbers whose origin may still replay them.
@@ -174,9 +211,14 @@ pub(crate) struct Session {
     pub(crate) carbons: bool,
     /// Offline messages are being read: bare-JID messages queue behind them.
     pub(crate) offline_pending: bool,
-    /// How many had been stored in the slot when they were asked for; none if some were on their
-    /// way to storage.
-    pub(crate) offline_asked: Option<u64>,
+    /// How far what is stored was read, and what of it was taken; none if there is nothing to do.
+    pub(crate) stored: Option<Box<StoredCursor>>,
+    /// Its questions to archives; none if there are none.
+    pub(crate) pages: Option<Box<PageCursor>>,
+    /// It ended, and something of its user is in the store that it did not take.
+    pub(crate) left_stored: bool,
+    /// Messages in the queue that other sessions had been given too, and have ended without.
+    pub(crate) alone: HashSet<(u128, u64)>,
     pub(crate) joined: HashMap<Jid, Joined>,
     /// Room identity -> last event sent to this session (order of rooms).
     pub(crate) room_seq: HashMap<u128, u64>,
@@ -242,6 +284,7 @@ impl Session {
             written: 0,
             queue: VecDeque::new(),
             queue_bytes: 0,
+            bulk_bytes: 0,
             flying_bytes: 0,
             unreleased: Unreleased::default(),
             restored: HashSet::default(),
@@ -251,7 +294,10 @@ impl Session {
             available: None,
             carbons: false,
             offline_pending: false,
-            offline_asked: None,
+            stored: None,
+            pages: None,
+            left_stored: false,
+            alone: HashSet::default(),
             room_seq: HashMap::default(),
             room_in_hand: None,
             joined: HashMap::default(),

@@ -13,7 +13,7 @@ use sestina_xmpp::jid::Jid;
 use super::core::{Core, PeerRef};
 use super::receive::Asker;
 use super::replay::Parked;
-use super::session::Session;
+use super::session::{Session, Source};
 use super::shadow::SlotShadow;
 use super::work::WorkId;
 use crate::chance::{HashMap, HashSet};
@@ -130,12 +130,12 @@ pub(crate) struct Slot {
     pub(crate) offline_counter: u64,
     /// Offline rows on their way to storage.
     pub(crate) offline_open: usize,
-    /// Removals of delivered offline rows on their way to storage.
-    pub(crate) offline_removing: usize,
-    /// Sessions (with their bare JID) that ask for what is stored once these are done.
-    pub(crate) offline_waiting: Vec<(u128, String)>,
-    /// The same, when storage was away: from when on they ask again.
+    /// Numbers the questions for what is stored.
+    pub(crate) offline_questions: u64,
+    /// Sessions that ask again for what is stored, because storage was away, and from when on.
     pub(crate) offline_retry: Vec<(u64, u128)>,
+    /// Sessions with questions to archives, and from when on these have waited for long.
+    pub(crate) pages_late: Vec<(u64, u128)>,
     /// Archive rows on their way to storage.
     pub(crate) archive_open: usize,
     pub(crate) shadow: SlotShadow,
@@ -162,9 +162,9 @@ impl Slot {
             archive_counter: 0,
             offline_counter: 0,
             offline_open: 0,
-            offline_removing: 0,
-            offline_waiting: Vec::new(),
+            offline_questions: 0,
             offline_retry: Vec::new(),
+            pages_late: Vec::new(),
             archive_open: 0,
             shadow: SlotShadow::default(),
         }
@@ -291,6 +291,19 @@ impl Slot {
         stanza: std::sync::Arc<proto::Stanza>,
         work: Option<WorkId>,
     ) -> Option<u64> {
+        self.deliver_as(core, id, key, stanza, work, Source::Live)
+    }
+
+    /// The same for a stanza that is not, or not only, sent to this session now.
+    pub(crate) fn deliver_as(
+        &mut self,
+        core: &mut Core,
+        id: u128,
+        key: EffectKey,
+        stanza: std::sync::Arc<proto::Stanza>,
+        work: Option<WorkId>,
+        source: Source,
+    ) -> Option<u64> {
         let session = self.sessions.get_mut(&id).filter(|s| s.is_live())?;
         if session.restored.contains(&key) && guard!("dedupe") {
             core.metrics
@@ -298,10 +311,10 @@ impl Slot {
             return None;
         }
         core.metrics.delivered(stanza.kind());
-        let number = session.enqueue(core, key, stanza, work);
+        let number = session.enqueue(core, key, stanza, work, source);
         session.pump(core, self.slot, self.epoch);
-        let (bytes, detached) = (
-            session.queue_bytes,
+        let (full, detached) = (
+            session.is_full(core.config.session_queue_bytes),
             matches!(
                 session.attachment,
                 super::session::Attachment::Detached { .. }
@@ -310,7 +323,7 @@ impl Slot {
         if detached {
             self.shadow_queue_item(core, id, number);
         }
-        if bytes > core.config.session_queue_bytes {
+        if full {
             self.overflowed(core, id);
         }
         Some(number)

@@ -25,10 +25,15 @@ pub(crate) const LANE: LaneRef = LaneRef { edge: 9, lane: 0 };
 
 /// Keeps what is sent to an edge.
 #[derive(Default)]
-pub(crate) struct ToEdge(pub(crate) Mutex<Vec<EdgeBody>>);
+pub(crate) struct ToEdge(
+    pub(crate) Mutex<Vec<EdgeBody>>,
+    /// The last batch that the edge has not acknowledged.
+    pub(crate) Mutex<Option<u64>>,
+);
 
 impl EdgeLane for ToEdge {
     fn send(&self, batch: proto::ToEdgeBatch) -> Result<(), LaneClosed> {
+        *self.1.lock() = Some(batch.seq);
         let bodies = batch.frames.into_iter().filter_map(|frame| frame.body);
         self.0.lock().extend(bodies);
         Ok(())

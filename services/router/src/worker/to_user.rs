@@ -12,6 +12,7 @@ use sestina_xmpp::stanza::error::Condition;
 use super::core::Core;
 use super::receive::{InHand, stamp};
 use super::replay::Before;
+use super::session::Source;
 use super::slot::Slot;
 use crate::hooks::{Effect, IqContext, IqTarget, MessageContext, Point};
 
@@ -113,9 +114,14 @@ impl Slot {
                 other => tracing::error!(?other, "a module asked for this at MessageIn"),
             }
         }
+        let copies = carbons && !self.carbon_targets(&user, &targets).is_empty();
+        let source = match targets.len() > 1 || copies {
+            true => Source::Shared,
+            false => Source::Live,
+        };
         let wire = Arc::new(proto::Stanza::from(stanza.clone()));
         for target in &targets {
-            self.deliver_effect(core, hand, *target, EffectKind::Route, &wire);
+            self.deliver_effect_as(core, hand, *target, EffectKind::Route, &wire, source);
         }
         if carbons && !targets.is_empty() {
             self.carbons_received(core, hand, &user, &stanza, &targets);

@@ -274,15 +274,6 @@ impl Worker {
                 };
                 core.send_peer(from, frame);
             }
-            OnDone::OfflineDelivered {
-                slot,
-                session,
-                request,
-            } => {
-                if let Some(slot) = self.slots.get_mut(slot) {
-                    slot.offline_delivered(core, session, *request);
-                }
-            }
             OnDone::Ended { slot, session } => {
                 if let Some(slot) = self.slots.get_mut(slot) {
                     slot.session_ended(core, session);
@@ -333,6 +324,7 @@ impl Worker {
             if slot.is_active() {
                 slot.retry_effects(&mut self.core);
                 slot.retry_offline(&mut self.core);
+                slot.late_pages(&mut self.core);
                 // All sessions of a worker in one tick would be felt, and time-outs are in seconds.
                 if (slot.slot >> 4) % EXPIRING == turn {
                     slot.expire(&mut self.core);

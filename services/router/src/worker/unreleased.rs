@@ -60,6 +60,11 @@ impl Unreleased {
         row.map(|(number, _)| *number)
     }
 
+    /// All numbers and their keys, in order.
+    pub(crate) fn rows(&self) -> impl Iterator<Item = &(u64, EffectKey)> {
+        self.rows.iter()
+    }
+
     /// All keys, in order of their numbers.
     pub(crate) fn keys(&self) -> impl Iterator<Item = &EffectKey> {
         self.rows.iter().map(|(_, key)| key)

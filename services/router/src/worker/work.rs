@@ -34,12 +34,6 @@ pub(crate) enum OnDone {
         key: EffectKey,
         ack: Box<RoomAckParts>,
     },
-    /// Stored messages were delivered: remove them.
-    OfflineDelivered {
-        slot: u16,
-        session: u128,
-        request: Box<sestina_proto::OfflineRemoveRequest>,
-    },
     /// A session that ended has told everybody: forget it.
     Ended { slot: u16, session: u128 },
     /// The outbound stanza of that number, which a session that ended did not take, is stored or

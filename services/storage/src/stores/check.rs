@@ -45,6 +45,7 @@ pub(crate) fn key_of(bytes: &[u8]) -> Option<proto::Key> {
         origin_lo: number(8)?,
         n: number(16)?,
         kind,
+        ..proto::Key::default()
     })
 }
 
@@ -84,6 +85,7 @@ mod tests {
             origin_lo: 7,
             n: 1 << 40,
             kind: 0x305,
+            ..proto::Key::default()
         };
         let bytes = key_bytes(Some(&key)).unwrap();
         assert_eq!(bytes.len(), 28);

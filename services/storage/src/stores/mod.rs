@@ -8,6 +8,7 @@
 //! - `lease`, `slots`, `secret`, `ticket_keys`: what the cluster shares
 //! - `maintain`: pruning
 //! - `check`: what all requests must satisfy
+//! - `page`: pages that are bounded in bytes
 
 pub(crate) mod account;
 pub(crate) mod archive;
@@ -16,9 +17,11 @@ pub(crate) mod lease;
 pub(crate) mod maintain;
 pub(crate) mod offline;
 pub(crate) mod outcome;
+pub(crate) mod page;
 pub(crate) mod replica;
 pub(crate) mod secret;
 pub(crate) mod slots;
 pub(crate) mod ticket_keys;
 
 pub(crate) use check::{checked, host_of, instant, key_bytes, key_of, number, stanza_bytes};
+pub(crate) use page::fits;

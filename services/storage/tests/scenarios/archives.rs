@@ -102,6 +102,30 @@ pub(crate) async fn archive_filters(stores: Arc<dyn Stores>) {
     };
     let all = ask("a@h", 100);
     let whole = query(all.clone()).await;
+    // A page that is bounded in bytes is shorter, and says that there is more.
+    for (backwards, expected) in [(false, vec![1]), (true, vec![30])] {
+        let page = query(proto::ArchiveQueryRequest {
+            max_bytes: 1,
+            backwards,
+            ..all.clone()
+        })
+        .await;
+        assert_eq!((counters(&page), page.complete), (expected, false));
+        assert_eq!(page.count, 30);
+    }
+    let page = query(proto::ArchiveQueryRequest {
+        max_bytes: 1,
+        ids: vec![id(7).into(), id(5).into()],
+        ..all.clone()
+    })
+    .await;
+    assert_eq!((counters(&page), page.complete), (vec![5], false));
+    let roomy = query(proto::ArchiveQueryRequest {
+        max_bytes: 1 << 20,
+        ..all.clone()
+    })
+    .await;
+    assert_eq!((roomy.rows.len(), roomy.complete), (30, true));
     assert_eq!(
         whole.rows[4],
         proto::ArchiveRow {

@@ -53,6 +53,7 @@ pub(crate) async fn fences(stores: Arc<dyn Stores>) {
     let list = proto::OfflineListRequest {
         bare: "a@h".into(),
         limit: 0,
+        ..Default::default()
     };
     assert_eq!(stores.offline_list(list).await.unwrap().rows.len(), 1);
     let none = proto::ArchiveRow {

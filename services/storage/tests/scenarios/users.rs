@@ -106,6 +106,7 @@ pub(crate) async fn accounts(stores: Arc<dyn Stores>) {
     let list = proto::OfflineListRequest {
         bare: "a@h".into(),
         limit: 9,
+        ..Default::default()
     };
     assert!(stores.offline_list(list).await.unwrap().rows.is_empty());
     stores
@@ -132,6 +133,7 @@ pub(crate) async fn offline_messages(stores: Arc<dyn Stores>) {
         let list = proto::OfflineListRequest {
             bare: "a@h".into(),
             limit: 100,
+            ..Default::default()
         };
         let rows = stores.offline_list(list).await.unwrap().rows;
         rows.iter().map(|row| row.counter).collect::<Vec<_>>()
@@ -146,6 +148,7 @@ pub(crate) async fn offline_messages(stores: Arc<dyn Stores>) {
     let list = proto::OfflineListRequest {
         bare: "a@h".into(),
         limit: 1,
+        ..Default::default()
     };
     let first = stores.offline_list(list).await.unwrap().rows.remove(0);
     assert_eq!(
@@ -155,6 +158,27 @@ pub(crate) async fn offline_messages(stores: Arc<dyn Stores>) {
             ..offline("a@h", epoch, 1)
         }
     );
+
+    // A page ends with the row that fills it; the next begins behind a place.
+    let page = |after_counter, max_bytes| {
+        let stores = Arc::clone(&stores);
+        let list = proto::OfflineListRequest {
+            bare: "a@h".into(),
+            limit: 100,
+            after_epoch: if after_counter == 0 { 0 } else { epoch },
+            after_counter,
+            max_bytes,
+        };
+        async move {
+            let page = stores.offline_list(list).await.unwrap();
+            let counters: Vec<u64> = page.rows.iter().map(|row| row.counter).collect();
+            (counters, page.more)
+        }
+    };
+    assert_eq!(page(0, 1).await, (vec![1], true));
+    assert_eq!(page(1, 1).await, (vec![2], false));
+    assert_eq!(page(0, 1 << 20).await, (vec![1, 2], false));
+    assert_eq!(page(2, 1).await, (vec![], false));
 
     // Only what is beyond the limit is refused, by its index; another user has room.
     let rows = vec![

@@ -112,6 +112,7 @@ pub(crate) fn key(n: u64) -> proto::Key {
         origin_lo: 7,
         n,
         kind: 5,
+        ..proto::Key::default()
     }
 }
 
@@ -124,5 +125,6 @@ pub(crate) fn offline(bare: &str, epoch: u64, n: u64) -> proto::OfflineRow {
         key: Some(key(n)),
         at_ms: T0,
         stanza: Some(stanza(&n.to_string())),
+        queued: 0,
     }
 }

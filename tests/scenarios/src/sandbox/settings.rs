@@ -28,6 +28,9 @@ const LISTENERS: [(&str, ListenerKind); 3] = [
     ("websocket", ListenerKind::Https),
 ];
 
+/// Bytes that a client is sent before it has to acknowledge some.
+const CREDIT: usize = 128 << 10;
+
 pub(super) fn router_config() -> RouterConfig {
     RouterConfig {
         hosts: vec![
@@ -48,6 +51,8 @@ pub(super) fn router_config() -> RouterConfig {
         workers: 2,
         // Few enough to be reached.
         offline_limit: 8,
+        session_queue_bytes: 1 << 20,
+        session_credit_bytes: CREDIT,
         ..RouterConfig::default()
     }
 }
@@ -60,6 +65,7 @@ pub(super) fn edge_config(name: &str) -> EdgeConfig {
         sestina_edge::HostConfig::anonymous(ANONYMOUS, ANONYMOUS_ROOMS),
     ];
     let mut config = EdgeConfig::new(name, hosts);
+    config.session_credit = CREDIT;
     config.login_delay = Duration::from_millis(10);
     config.drain_over = Duration::from_millis(100);
     let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));

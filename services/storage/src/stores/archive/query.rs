@@ -8,7 +8,7 @@ use super::place::{LAST, Place};
 use super::window::Window;
 use crate::dialect::dialects;
 use crate::error::Fault;
-use crate::stores::checked;
+use crate::stores::{checked, fits};
 
 /// The most rows in a page, whatever is asked.
 const PAGE: u32 = 1000;
@@ -71,6 +71,24 @@ macro_rules! page_sql {
     };
 }
 
+/// Sizes of the stanzas in a page, in the order of reading: what does not fit is not read.
+macro_rules! sizes_sql {
+    ($with:literal, forwards) => {
+        filtered!(
+            "SELECT CAST(length(a.stanza) AS BIGINT)",
+            $with,
+            " ORDER BY a.at_ms, a.epoch, a.counter LIMIT $8"
+        )
+    };
+    ($with:literal, backwards) => {
+        filtered!(
+            "SELECT CAST(length(a.stanza) AS BIGINT)",
+            $with,
+            " ORDER BY a.at_ms DESC, a.epoch DESC, a.counter DESC LIMIT $8"
+        )
+    };
+}
+
 macro_rules! count_sql {
     ($with:literal) => {
         filtered!(
@@ -92,6 +110,21 @@ fn page_text(with: With<'_>, backwards: bool) -> &'static str {
         }
         (With::Resource(..), true) => {
             page_sql!(" AND a.peer = $9 AND a.resource = $10", backwards)
+        }
+    }
+}
+
+fn sizes_text(with: With<'_>, backwards: bool) -> &'static str {
+    match (with, backwards) {
+        (With::Anyone | With::Nobody, false) => sizes_sql!("", forwards),
+        (With::Anyone | With::Nobody, true) => sizes_sql!("", backwards),
+        (With::Peer(_), false) => sizes_sql!(" AND a.peer = $9", forwards),
+        (With::Peer(_), true) => sizes_sql!(" AND a.peer = $9", backwards),
+        (With::Resource(..), false) => {
+            sizes_sql!(" AND a.peer = $9 AND a.resource = $10", forwards)
+        }
+        (With::Resource(..), true) => {
+            sizes_sql!(" AND a.peer = $9 AND a.resource = $10", backwards)
         }
     }
 }
@@ -138,17 +171,6 @@ fn to_row(archive: &str, row: Row) -> Result<proto::ArchiveRow, Fault> {
         stanza: Some(proto::Stanza::decode(&stanza[..])?),
         moves: false,
     })
-}
-
-/// Cuts a page out of the rows of a window, which are in the order of reading: `max` rows at most,
-/// returned in the order of the archive, and whether there were no more.
-fn cut(mut rows: Vec<Row>, max: usize, backwards: bool) -> (Vec<Row>, bool) {
-    let complete = rows.len() <= max;
-    rows.truncate(max);
-    if backwards {
-        rows.reverse();
-    }
-    (rows, complete)
 }
 
 dialects! {
@@ -236,8 +258,18 @@ dialects! {
             return Ok(proto::ArchiveQueryReply { complete: true, ..Default::default() });
         }
         let max = request.max.min(PAGE);
-        let rows = select(conn, archive, with, page, request.backwards, i64::from(max) + 1).await?;
-        let (rows, complete) = cut(rows, max as usize, request.backwards);
+        let backwards = request.backwards;
+        let sizes = sizes(conn, archive, with, page, backwards, i64::from(max) + 1).await?;
+        let (fitting, more) = fits(&sizes, max, request.max_bytes);
+        let mut rows = Vec::new();
+        if fitting > 0 {
+            rows = select(conn, archive, with, page, backwards, fitting as i64).await?;
+        }
+        // Returned in the order of the archive.
+        if backwards {
+            rows.reverse();
+        }
+        let complete = !more;
         let count = count(conn, archive, with, all).await?;
         let first_index = match rows.first() {
             _ if request.backwards => None,
@@ -303,7 +335,13 @@ dialects! {
         if request.backwards {
             paged.reverse();
         }
-        let (rows, complete) = cut(paged, request.max.min(PAGE) as usize, request.backwards);
+        let sizes: Vec<i64> = paged.iter().map(|row| row.6.len() as i64).collect();
+        let (fitting, more) = fits(&sizes, request.max.min(PAGE), request.max_bytes);
+        let (mut rows, complete) = (paged, !more);
+        rows.truncate(fitting);
+        if request.backwards {
+            rows.reverse();
+        }
         let first_index = (!request.backwards).then(|| rows.first().map_or(0, ahead) as u64);
         let rows: Result<_, _> =
             rows.into_iter().map(|row| to_row(&request.archive, row)).collect();
@@ -314,6 +352,32 @@ dialects! {
             count,
             first_index,
         })
+    }
+
+    async fn sizes(
+        conn: &mut Conn,
+        archive: i64,
+        with: With<'_>,
+        window: Window,
+        backwards: bool,
+        limit: i64,
+    ) -> Result<Vec<i64>, Fault> {
+        let Window { above, below } = window;
+        let mut query = sqlx::query_scalar(sizes_text(with, backwards))
+            .bind(archive)
+            .bind(above.0)
+            .bind(above.1)
+            .bind(above.2)
+            .bind(below.0)
+            .bind(below.1)
+            .bind(below.2)
+            .bind(limit);
+        match with {
+            With::Anyone | With::Nobody => {}
+            With::Peer(peer) => query = query.bind(peer),
+            With::Resource(peer, resource) => query = query.bind(peer).bind(resource.to_owned()),
+        }
+        Ok(query.fetch_all(conn).await?)
     }
 
     async fn select(

@@ -11,7 +11,7 @@ use prost::Message;
 use sestina_api::store::StoreError;
 use sestina_proto as proto;
 
-use super::{checked, instant, key_bytes, key_of, number, stanza_bytes};
+use super::{checked, fits, instant, key_bytes, key_of, number, stanza_bytes};
 use crate::dialect::dialects;
 use crate::error::Fault;
 use crate::fence::{Epochs, fence as fence_of};
@@ -28,6 +28,8 @@ pub(crate) struct NewRow {
     counter: i64,
     at_ms: i64,
     stanza: Vec<u8>,
+    /// Rows of its user that do not count against the limit.
+    queued: i64,
 }
 
 /// The rows to insert, by user.
@@ -69,6 +71,7 @@ fn admit<'a>(
             counter: number(row.counter)?,
             at_ms: instant(row.at_ms)?,
             stanza: stanza_bytes(row.stanza.as_ref())?,
+            queued: i64::from(row.queued),
         };
         let at = fence_of(row.fence.as_ref())?;
         if epochs.admit(at) {
@@ -87,10 +90,13 @@ fn select(rows: &mut Vec<NewRow>, known: HashSet<Vec<u8>>, waiting: i64, max: u3
     if max == 0 {
         return Vec::new();
     }
-    let room = usize::try_from(i64::from(max) - waiting)
-        .unwrap_or(0)
-        .min(rows.len());
-    rows.drain(room..).map(|row| row.index).collect()
+    let mut waiting = waiting;
+    let full = rows.extract_if(.., |row| {
+        let refused = waiting.saturating_sub(row.queued) >= i64::from(max);
+        waiting += i64::from(!refused);
+        refused
+    });
+    full.map(|row| row.index).collect()
 }
 
 dialects! {
@@ -120,23 +126,43 @@ dialects! {
         Ok(proto::FencedReply { fenced_slots: fenced.into_iter().collect(), full })
     }
 
-    /// The undelivered messages of a user, in order.
+    /// The undelivered messages of a user behind a place, in order, as far as a page goes.
     pub(crate) async fn list(
         conn: &mut Conn,
         request: &proto::OfflineListRequest,
     ) -> Result<proto::OfflineListReply, Fault> {
         let limit = if request.limit == 0 { PAGE } else { request.limit.min(PAGE) };
-        let rows: Vec<Row> = sqlx::query_as(
-            "SELECT o.key, o.epoch, o.counter, o.at_ms, o.stanza
+        let after = (number(request.after_epoch)?, number(request.after_counter)?);
+        // Sizes first: what does not fit is not read.
+        let sizes: Vec<i64> = sqlx::query_scalar(
+            "SELECT CAST(length(o.stanza) AS BIGINT)
              FROM offline o JOIN offline_user u ON u.id = o.owner
-             WHERE u.bare = $1 AND o.delivered_ms IS NULL
+             WHERE u.bare = $1 AND o.delivered_ms IS NULL AND (o.epoch, o.counter) > ($3, $4)
              ORDER BY o.epoch, o.counter, o.key LIMIT $2",
         )
         .bind(checked(&request.bare)?)
-        .bind(i64::from(limit))
+        .bind(i64::from(limit) + 1)
+        .bind(after.0)
+        .bind(after.1)
+        .fetch_all(&mut *conn)
+        .await?;
+        let (count, more) = fits(&sizes, limit, request.max_bytes);
+        let mut reply = proto::OfflineListReply { rows: Vec::with_capacity(count), more };
+        if count == 0 {
+            return Ok(reply);
+        }
+        let rows: Vec<Row> = sqlx::query_as(
+            "SELECT o.key, o.epoch, o.counter, o.at_ms, o.stanza
+             FROM offline o JOIN offline_user u ON u.id = o.owner
+             WHERE u.bare = $1 AND o.delivered_ms IS NULL AND (o.epoch, o.counter) > ($3, $4)
+             ORDER BY o.epoch, o.counter, o.key LIMIT $2",
+        )
+        .bind(&request.bare)
+        .bind(count as i64)
+        .bind(after.0)
+        .bind(after.1)
         .fetch_all(conn)
         .await?;
-        let mut reply = proto::OfflineListReply::default();
         for (key, epoch, counter, at_ms, stanza) in rows {
             reply.rows.push(proto::OfflineRow {
                 fence: None,
@@ -146,6 +172,7 @@ dialects! {
                 key: key_of(&key),
                 at_ms,
                 stanza: Some(proto::Stanza::decode(&stanza[..])?),
+                queued: 0,
             });
         }
         Ok(reply)
@@ -206,7 +233,20 @@ mod tests {
             counter: 1,
             at_ms: 1,
             stanza: Vec::new(),
+            queued: 0,
         }
+    }
+
+    #[test]
+    fn what_sessions_have_in_their_queues_takes_no_room() {
+        let queued = |index, key, queued| NewRow {
+            queued,
+            ..row(index, key)
+        };
+        let mut rows = vec![queued(0, 1, 2), queued(1, 2, 2), queued(2, 3, 2)];
+        assert_eq!(select(&mut rows, HashSet::new(), 10, 10), [2]);
+        let mut rows = vec![queued(0, 1, 0), queued(1, 2, 1)];
+        assert_eq!(select(&mut rows, HashSet::new(), 10, 10), [0]);
     }
 
     #[test]

@@ -1,0 +1,173 @@
+//! Entering a room that has more to tell than a newcomer takes at once: its occupants are told in
+//! parts, each when the owner of the session has passed the part before it on.
+//!
+//! The session is in when all of it was told: until then it hears what changes among the occupants, but
+//! nothing that is said. Nothing of this is kept elsewhere: the request is not settled before, and a new
+//! owner of the room gets it again and begins anew.
+
+use std::ops::Bound;
+
+use sestina_xmpp::jid::Jid;
+use sestina_xmpp::stanza::Stanza;
+
+use super::input::Origin;
+use super::occupant::{Role, RoomSession};
+use super::state::{Emission, Room};
+use crate::worker::core::Core;
+use crate::worker::receive::InHand;
+use crate::worker::slot::Slot;
+use crate::worker::work::WorkId;
+
+/// Bytes of presences that are told at once.
+const PART_BYTES: usize = 256 << 10;
+
+/// A session that is being told who is in a room.
+#[derive(Debug)]
+pub(crate) struct Joining {
+    hand: InHand,
+    origin: Origin,
+    nick: String,
+    stanza: Stanza,
+    /// As a receiver of events.
+    me: RoomSession,
+    /// Occupants up to this nick were told.
+    after: Option<String>,
+    /// The event with the last part.
+    part: u64,
+}
+
+impl Room {
+    /// Whether the presences of others are more than is told at once.
+    pub(super) fn is_told_in_parts(&self, nick: &str) -> bool {
+        let others = self.occupants.values().filter(|o| o.nick != nick);
+        let bytes: usize = others.map(|o| o.main.presence.payload.len()).sum();
+        bytes > PART_BYTES
+    }
+
+    /// Sessions that are not in, and hear what changes among the occupants.
+    pub(super) fn newcomers(&self) -> impl Iterator<Item = &RoomSession> {
+        let all = self.joining.iter().map(|joining| &joining.me);
+        all.filter(|me| !self.by_session.contains_key(&me.session))
+    }
+
+    /// The works of requests to enter.
+    pub(crate) fn joining_works(&self) -> impl Iterator<Item = WorkId> {
+        self.joining.iter().map(|joining| joining.hand.work)
+    }
+
+    /// Sessions whose last part was this event.
+    pub(super) fn told_by(&self, event: u64) -> Vec<(u16, u128)> {
+        let told = self.joining.iter().filter(|joining| joining.part == event);
+        told.map(|joining| (joining.me.slot, joining.me.session))
+            .collect()
+    }
+
+    /// The next part of the occupants for a session; none if it was told all.
+    fn next_part(&mut self, session: u128) -> Option<Emission> {
+        let at = self.joining.iter().position(|j| j.me.session == session)?;
+        let joining = self.joining.get(at)?;
+        let known = self.occupants.get(&joining.nick);
+        let moderator = known.is_some_and(|o| o.role == Role::Moderator);
+        let after = joining.after.as_deref();
+        let after = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let mut emission = Emission::default();
+        let (mut bytes, mut last) = (0, None);
+        let rest = self.occupants.range::<str, _>((after, Bound::Unbounded));
+        for (_, other) in rest.filter(|(nick, _)| **nick != joining.nick) {
+            let presence = self.presence_of(other, &other.main, moderator, &[]);
+            bytes += presence.payload.len();
+            emission.say(presence, [&joining.me]);
+            last = Some(other.nick.clone());
+            if bytes >= PART_BYTES {
+                break;
+            }
+        }
+        let event = self.seq + 1;
+        let joining = self.joining.get_mut(at)?;
+        joining.after = Some(last?);
+        joining.part = event;
+        Some(emission)
+    }
+}
+
+impl Slot {
+    /// Begins to tell a session who is in, before it is in itself.
+    pub(super) fn room_joins_in_parts(
+        &mut self,
+        core: &mut Core,
+        hand: InHand,
+        origin: Origin,
+        room_jid: &Jid,
+        nick: String,
+        stanza: Stanza,
+    ) {
+        self.room_joining_ends(core, room_jid, origin.session);
+        let Some(room) = self.rooms.get_mut(room_jid) else {
+            return;
+        };
+        core.works.part(hand.work);
+        let session = origin.session;
+        let me = RoomSession {
+            jid: origin.jid.clone(),
+            session,
+            slot: origin.slot,
+            presence: Stanza::new(stanza.kind),
+        };
+        room.joining.push(Joining {
+            hand,
+            origin,
+            nick,
+            stanza,
+            me,
+            after: None,
+            part: 0,
+        });
+        self.room_tells_on(core, room_jid, session);
+    }
+
+    /// Tells a session the next part; with the last one it is in.
+    pub(super) fn room_tells_on(&mut self, core: &mut Core, room_jid: &Jid, session: u128) {
+        let Some(room) = self.rooms.get_mut(room_jid) else {
+            return;
+        };
+        if let Some(emission) = room.next_part(session) {
+            return self.room_emit(core, room_jid, emission, None, None);
+        }
+        let Some(at) = room.joining.iter().position(|j| j.me.session == session) else {
+            return;
+        };
+        let Joining {
+            hand,
+            origin,
+            nick,
+            stanza,
+            ..
+        } = room.joining.remove(at);
+        self.room_enters(core, hand, origin, room_jid, nick, stanza, true);
+        core.part_done(hand.work);
+    }
+
+    /// A session that was being told does not want to enter any more, or is gone.
+    pub(super) fn room_joining_ends(&mut self, core: &mut Core, room_jid: &Jid, session: u128) {
+        let Some(room) = self.rooms.get_mut(room_jid) else {
+            return;
+        };
+        for joining in room.joining.extract_if(.., |j| j.me.session == session) {
+            core.part_done(joining.hand.work);
+        }
+    }
+
+    /// The slot is given away: requests to enter that are under way go to the next owner.
+    pub(crate) fn rooms_refuse_joining(&mut self, core: &mut Core) {
+        let rooms = self.rooms.values_mut();
+        let joining: Vec<Joining> = rooms.flat_map(|r| std::mem::take(&mut r.joining)).collect();
+        for joining in joining {
+            core.works.cancel(joining.hand.work);
+            self.refuse_open(core, joining.hand);
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "joining_tests.rs"]
+mod tests;
