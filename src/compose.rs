@@ -81,6 +81,7 @@ pub fn router(config: &Config, alone: bool) -> RouterConfig {
             .unwrap_or(u16::MAX)
             .max(1),
         shadow: !alone,
+        shadow_commit_bytes: *config.redis.commit_bytes,
         ack_settled: alone,
         sm_resume_max_s: u32::try_from(config.sm.resume_timeout.as_secs()).unwrap_or(u32::MAX),
         archive: config.router.archive,

@@ -5,7 +5,7 @@
 //! database once, when nothing changes any more. The next start reads it and forgets it before it
 //! serves: a process that died later must not be followed by one that goes on with older sessions.
 
-use sestina_api::shadow::ShadowObject;
+use sestina_api::shadow::{ShadowObject, Stamp};
 use sestina_api::store::{StoreError, Stores};
 use sestina_cluster::slots::SLOTS;
 use sestina_proto as proto;
@@ -62,7 +62,7 @@ pub(super) async fn restore(
             let fields = object.fields.into_iter().map(|f| (f.name, f.value));
             let object = ShadowObject {
                 object: object.object,
-                version: object.version,
+                version: Stamp::new(0, object.version),
                 fields: fields.collect(),
             };
             shadow.preload(slot, object);

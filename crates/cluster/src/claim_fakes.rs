@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use async_trait::async_trait;
 use parking_lot::Mutex;
 use sestina_api::lease::Renewal;
-use sestina_api::shadow::{Shadow, ShadowError, ShadowObject, ShadowOp};
+use sestina_api::shadow::{Found, Listing, LoadPart, Shadow, ShadowError, ShadowOp, Stamp};
 use sestina_api::store::{StoreError, Stores};
 use sestina_runtime::clock::ManualClock;
 use sestina_sessions::{MemoryLeases, MemoryShadow};
@@ -213,11 +213,19 @@ impl LeaseAuthority for FakeRedis {
 
 #[async_trait]
 impl Shadow for FakeRedis {
-    async fn apply(&self, slot: u16, epoch: u64, ops: Vec<ShadowOp>) -> Result<(), ShadowError> {
-        self.shadow.apply(slot, epoch, ops).await
+    async fn apply(&self, slot: u16, at: Stamp, ops: Vec<ShadowOp>) -> Result<Found, ShadowError> {
+        self.shadow.apply(slot, at, ops).await
     }
-    async fn load(&self, slot: u16, epoch: u64) -> Result<Vec<ShadowObject>, ShadowError> {
-        self.shadow.load(slot, epoch).await
+    async fn list(&self, slot: u16, at: Stamp) -> Result<Listing, ShadowError> {
+        self.shadow.list(slot, at).await
+    }
+    async fn load_part(
+        &self,
+        slot: u16,
+        names: &[String],
+        after: Option<&str>,
+    ) -> Result<LoadPart, ShadowError> {
+        self.shadow.load_part(slot, names, after).await
     }
     async fn epochs(&self, slots: &[u16]) -> Result<Vec<u64>, ShadowError> {
         self.check().map_err(|error| ShadowError::Away(error.0))?;

@@ -43,7 +43,7 @@ async fn a_dead_routers_slots_are_claimed_above_every_known_epoch() {
     world
         .redis
         .shadow
-        .apply(in_redis, 70, vec![])
+        .apply(in_redis, sestina_api::shadow::Stamp::new(70, 1), vec![])
         .await
         .unwrap();
     world.pass(&[&a]).await;

@@ -201,6 +201,9 @@ section! {
         connect_timeout: Time = Time::s(2);
         /// Longest time for an answer.
         response_timeout: Time = Time::s(1);
+        /// Bytes of one write of live state, at least 16 KiB; what is larger is written in parts.
+        /// Redis does nothing else while it works a write off.
+        commit_bytes: Size = Size::kib(256);
     }
 
     /// How the processes of one cluster find and trust each other.

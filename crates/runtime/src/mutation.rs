@@ -37,6 +37,22 @@ pub const NAMES: &[(&str, &str)] = &[
         "reached",
         "a slot in use moves only to a router that every live edge and owner of slots reaches",
     ),
+    (
+        "write-order",
+        "a write to the state store that is not newer than the last one of its epoch is refused",
+    ),
+    (
+        "lost-writes",
+        "an owner that finds an older write than the store had acknowledged rewrites the slot",
+    ),
+    (
+        "load-in-parts",
+        "a load during which the store changed begins anew",
+    ),
+    (
+        "room-sequence",
+        "a new owner numbers the events of a room above all that an earlier one can have numbered",
+    ),
 ];
 
 const _: () = assert!(NAMES.len() <= 32, "the mask of guards has 32 bits");
@@ -46,10 +62,13 @@ static OFF: AtomicU32 = AtomicU32::new(0);
 
 /// A name in [`ENV`] that is no guard.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "no guard is named {0:?}; the guards are epoch, generation, tail, dedupe, stored, two-authorities, reached"
-)]
+#[error("no guard is named {0:?}; the guards are {names}", names = names())]
 pub struct UnknownGuard(pub String);
+
+fn names() -> String {
+    let names: Vec<&str> = NAMES.iter().map(|(name, _)| *name).collect();
+    names.join(", ")
+}
 
 /// The place of a name in [`NAMES`].
 pub const fn index_of(name: &str) -> Option<usize> {

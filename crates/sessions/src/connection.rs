@@ -2,10 +2,16 @@
 //!
 //! A task of its own connects; callers only ever wait for it within their own time limit. While
 //! Redis is known to be down calls fail at once instead of each waiting for its limit.
+//!
+//! A command is sent again only if the server said that it did not do it (a redirection, say). After
+//! a time-out nobody knows: its bytes may be anywhere between here and the server, and may arrive
+//! later than those of a connection that was made since. What must not happen then is refused by the
+//! scripts. A connection is given up if nothing at all was answered on it since the command was
+//! sent; commands that others have sent on it wait for their own limits all the same.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use redis::aio::{ConnectionLike, MultiplexedConnection};
 use redis::cluster::{ClusterClient, ClusterClientBuilder};
@@ -17,13 +23,17 @@ use redis::{
 use sestina_runtime::backoff::Backoff;
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use crate::config::{RedisConfig, RedisConfigError, RedisMode};
 use crate::{sentinel, tls};
 
 /// So many commands may wait for the socket; more wait for their turn, within their time limit.
 const PIPELINE: usize = 1024;
+/// How often a command is sent again that the server has refused to do yet.
+const REFUSALS: u32 = 4;
+/// The wait before that, unless the server told another to ask.
+const REFUSED_WAIT: Duration = Duration::from_millis(20);
 /// A cluster's connection mends itself; after so many failures in a row it is made anew.
 const CLUSTER_FAILURES: u32 = 8;
 
@@ -62,6 +72,9 @@ pub(crate) struct Link {
     state: Arc<watch::Sender<State>>,
     /// Failures in a row on a cluster's connection.
     failures: AtomicU32,
+    /// When anything was last answered, in milliseconds since the start.
+    answered_ms: AtomicU64,
+    started: Instant,
     task: AbortHandle,
 }
 
@@ -102,6 +115,8 @@ impl Link {
         Ok(Link {
             state,
             failures: AtomicU32::new(0),
+            answered_ms: AtomicU64::new(0),
+            started: Instant::now(),
             task,
         })
     }
@@ -132,18 +147,11 @@ impl Link {
 
     async fn run(&self, limit: Duration, command: &Cmd) -> Result<Value, Failure> {
         let mut used = None;
-        let work = async {
-            let (generation, mut connection) = self.up().await?;
-            used = Some(generation);
-            Ok(match &mut connection {
-                Connection::One(one) => one.req_packed_command(command).await,
-                Connection::Cluster(cluster) => cluster.req_packed_command(command).await,
-            })
-        };
-        match timeout(limit, work).await {
+        let sent_ms = self.now_ms();
+        match timeout(limit, self.ask(command, &mut used)).await {
             Ok(Ok(Ok(value))) => {
                 self.failures.store(0, Ordering::Relaxed);
-                value.extract_error().map_err(Failure::from)
+                Ok(value)
             }
             Ok(Ok(Err(error))) => {
                 if breaks(&error) {
@@ -153,10 +161,48 @@ impl Link {
             }
             Ok(Err(down)) => Err(Failure::Away(down)),
             Err(_) => {
-                self.failed(used);
+                // Others are answered on it: this one is only late.
+                if self.answered_ms.load(Ordering::Relaxed) <= sent_ms {
+                    self.failed(used);
+                }
                 Err(Failure::Away(format!("no answer within {limit:?}")))
             }
         }
+    }
+
+    /// Asks until there is an answer, or it is not known whether the command was done.
+    async fn ask(
+        &self,
+        command: &Cmd,
+        used: &mut Option<u64>,
+    ) -> Result<RedisResult<Value>, String> {
+        let mut refusals = 0;
+        loop {
+            let (generation, mut connection) = self.up().await?;
+            *used = Some(generation);
+            let reply = match &mut connection {
+                Connection::One(one) => one.req_packed_command(command).await,
+                Connection::Cluster(cluster) => cluster.req_packed_command(command).await,
+            };
+            let reply = reply.and_then(Value::extract_error);
+            let told = |error: &RedisError| matches!(error.kind(), ErrorKind::Server(_));
+            if reply.as_ref().err().is_none_or(told) {
+                self.answered_ms.store(self.now_ms(), Ordering::Relaxed);
+            }
+            match reply {
+                Err(error) if refusals < REFUSALS && is_not_done(&error) => {
+                    refusals += 1;
+                    if error.kind() != ErrorKind::Server(ServerErrorKind::Moved) {
+                        sleep(REFUSED_WAIT).await;
+                    }
+                }
+                reply => return Ok(reply),
+            }
+        }
+    }
+
+    fn now_ms(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
     async fn up(&self) -> Result<(u64, Connection), String> {
@@ -217,6 +263,16 @@ impl From<RedisError> for Failure {
             ErrorKind::Server(ServerErrorKind::NoScript) => Failure::Unknown,
             _ => Failure::Away(tls::explain(&error)),
         }
+    }
+}
+
+/// Whether a node of a cluster has said that it did not do the command, and it, or another, will.
+fn is_not_done(error: &RedisError) -> bool {
+    use ServerErrorKind::{Ask, ClusterDown, Moved, TryAgain};
+    match error.kind() {
+        ErrorKind::Server(kind) => matches!(kind, Ask | ClusterDown | Moved | TryAgain),
+        ErrorKind::ClusterConnectionNotFound => true,
+        _ => false,
     }
 }
 
@@ -312,9 +368,8 @@ impl Target {
                 let mut client = ClusterClientBuilder::new(addresses)
                     .connection_timeout(config.connect_timeout)
                     .response_timeout(config.shadow_timeout.max(config.lease_timeout))
-                    .retries(3)
-                    .min_retry_wait(10)
-                    .max_retry_wait(100);
+                    // It would also repeat what may have been done.
+                    .retries(0);
                 if let Some(certificates) = certificates {
                     client = client.certs(certificates);
                 }

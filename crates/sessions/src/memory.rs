@@ -9,7 +9,9 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use parking_lot::Mutex;
 use sestina_api::lease::{AuthorityAway, LeaseAuthority, Renewal};
-use sestina_api::shadow::{Shadow, ShadowError, ShadowObject, ShadowOp};
+use sestina_api::shadow::{
+    Found, Listing, LoadPart, Shadow, ShadowError, ShadowObject, ShadowOp, StagedPart, Stamp,
+};
 use sestina_proto as proto;
 use sestina_runtime::clock::{BootInstant, Clock};
 use sestina_runtime::{failpoint, guard};
@@ -22,14 +24,30 @@ pub struct MemoryShadow {
 
 #[derive(Debug, Default)]
 struct Slot {
-    epoch: u64,
+    found: Found,
+    /// The last write of an earlier epoch.
+    before: Stamp,
     objects: HashMap<String, Object>,
+    staged: Option<Object>,
 }
 
 #[derive(Debug)]
 struct Object {
-    version: u64,
+    version: Stamp,
     fields: HashMap<String, Bytes>,
+}
+
+impl Object {
+    fn load(&self, name: &str) -> ShadowObject {
+        let fields = self.fields.iter();
+        ShadowObject {
+            object: name.to_owned(),
+            version: self.version,
+            fields: fields
+                .map(|(f, value)| (f.clone(), value.clone()))
+                .collect(),
+        }
+    }
 }
 
 impl MemoryShadow {
@@ -55,116 +73,203 @@ impl MemoryShadow {
 }
 
 impl Slot {
-    fn fence(&mut self, epoch: u64) -> Result<(), ShadowError> {
-        if epoch < self.epoch && guard!("epoch") {
-            return Err(ShadowError::Fenced { known: self.epoch });
+    /// Notes a write, and tells what was known before; refuses it if it is not newer.
+    fn note(&mut self, at: Stamp) -> Result<Found, ShadowError> {
+        let last = self.found.last;
+        let replaced = at.epoch < last.epoch && guard!("epoch");
+        let older = at.epoch == last.epoch && at.n <= last.n && guard!("write-order");
+        if replaced || (older && at.n > 0) {
+            self.found.refused += 1;
+            return Err(ShadowError::Fenced { found: self.found });
         }
-        self.epoch = self.epoch.max(epoch);
-        Ok(())
+        let found = self.found;
+        if at > last {
+            if at.epoch > last.epoch {
+                self.before = last;
+            }
+            self.found.last = at;
+        }
+        Ok(found)
     }
 
-    /// The updates whose base is another than what they would find.
-    fn stale(&self, ops: &[ShadowOp]) -> Vec<String> {
-        let mut versions: HashMap<&str, Option<u64>> = HashMap::new();
+    /// The objects whose base is another than what their change would find.
+    fn stale(&self, at: Stamp, ops: &[ShadowOp]) -> Vec<String> {
+        let stored = |object: &str| self.objects.get(object).map(|object| object.version);
+        let mut staging = self.staged.as_ref().map(|staged| staged.version);
+        let mut versions: HashMap<&str, Option<Stamp>> = HashMap::new();
         let mut stale = Vec::new();
         for op in ops {
-            match op {
-                ShadowOp::Replace {
-                    object, version, ..
-                } => {
-                    versions.insert(object, Some(*version));
-                }
+            let (object, base, staged) = match op {
+                ShadowOp::Replace { object, .. } => (object, None, None),
+                ShadowOp::Update { object, base, .. } => (object, Some(base), None),
+                ShadowOp::ReplaceStaged { object, staged } => (object, None, Some(staged)),
+                ShadowOp::UpdateStaged {
+                    object,
+                    base,
+                    staged,
+                    ..
+                } => (object, Some(base), Some(staged)),
                 ShadowOp::Delete { object } => {
                     versions.insert(object, None);
+                    continue;
                 }
-                ShadowOp::Update { object, base, .. } => {
-                    let stored = || self.objects.get(object).map(|object| object.version);
-                    if *versions.entry(object).or_insert_with(stored) != Some(*base) {
-                        stale.push(object.clone());
+                ShadowOp::Stage { base, .. } => {
+                    if base.is_some() && staging != *base {
+                        stale.push(String::new());
                     }
-                    versions.insert(object, Some(base.wrapping_add(1)));
+                    staging = Some(at);
+                    continue;
                 }
+            };
+            let version = versions.entry(object).or_insert_with(|| stored(object));
+            if base.is_some_and(|base| *version != Some(*base)) {
+                stale.push(object.clone());
+            }
+            *version = Some(at);
+            if let Some(staged) = staged {
+                if staging != Some(*staged) {
+                    stale.push(String::new());
+                }
+                staging = None;
             }
         }
         stale
     }
 
-    fn change(&mut self, op: ShadowOp) {
+    fn change(&mut self, at: Stamp, op: ShadowOp) {
         match op {
-            ShadowOp::Replace {
-                object,
-                version,
-                fields,
-            } => {
-                let fields = fields.into_iter().collect();
-                self.objects.insert(object, Object { version, fields });
+            ShadowOp::Replace { object, fields } => {
+                let object = self.objects.entry(object).or_insert(Object {
+                    version: at,
+                    fields: HashMap::new(),
+                });
+                object.version = at;
+                object.fields = fields.into_iter().collect();
             }
             ShadowOp::Update {
                 object,
-                base,
                 set,
                 remove,
-            } => {
-                if let Some(object) = self.objects.get_mut(&object) {
-                    object.version = base.wrapping_add(1);
-                    for field in &remove {
-                        object.fields.remove(field);
-                    }
-                    object.fields.extend(set);
-                }
-            }
+                ..
+            } => self.update(at, &object, set, &remove),
             ShadowOp::Delete { object } => {
                 self.objects.remove(&object);
             }
+            ShadowOp::Stage { base, parts } => {
+                let before = self.staged.take().filter(|_| base.is_some());
+                let mut fields = before.map(|staged| staged.fields).unwrap_or_default();
+                for StagedPart {
+                    field,
+                    append,
+                    value,
+                } in parts
+                {
+                    let before = fields.remove(&field).filter(|_| append);
+                    let whole = match before {
+                        Some(before) => [before, value].concat().into(),
+                        None => value,
+                    };
+                    fields.insert(field, whole);
+                }
+                self.staged = Some(Object {
+                    version: at,
+                    fields,
+                });
+            }
+            ShadowOp::ReplaceStaged { object, .. } => {
+                if let Some(mut staged) = self.staged.take() {
+                    staged.version = at;
+                    self.objects.insert(object, staged);
+                }
+            }
+            ShadowOp::UpdateStaged { object, remove, .. } => {
+                if let Some(staged) = self.staged.take() {
+                    self.update(at, &object, staged.fields, &remove);
+                }
+            }
+        }
+    }
+
+    fn update(
+        &mut self,
+        at: Stamp,
+        object: &str,
+        set: impl IntoIterator<Item = (String, Bytes)>,
+        remove: &[String],
+    ) {
+        if let Some(object) = self.objects.get_mut(object) {
+            object.version = at;
+            for field in remove {
+                object.fields.remove(field);
+            }
+            object.fields.extend(set);
         }
     }
 }
 
 #[async_trait]
 impl Shadow for MemoryShadow {
-    async fn apply(&self, slot: u16, epoch: u64, ops: Vec<ShadowOp>) -> Result<(), ShadowError> {
+    async fn apply(&self, slot: u16, at: Stamp, ops: Vec<ShadowOp>) -> Result<Found, ShadowError> {
         if failpoint::hit_async("shadow.apply").await {
             return Err(ShadowError::Away("a fail point".into()));
         }
-        {
+        let found = {
             let mut slots = self.slots.lock();
             let slot = slots.entry(slot).or_default();
-            slot.fence(epoch)?;
-            let stale = slot.stale(&ops);
-            if !stale.is_empty() {
-                return Err(ShadowError::Stale(stale));
+            let found = slot.note(at)?;
+            let objects = slot.stale(at, &ops);
+            if !objects.is_empty() {
+                return Err(ShadowError::Stale { found, objects });
             }
-            ops.into_iter().for_each(|op| slot.change(op));
-        }
+            ops.into_iter().for_each(|op| slot.change(at, op));
+            found
+        };
         failpoint::hit_async("shadow.applied").await;
-        Ok(())
+        Ok(found)
     }
 
-    async fn load(&self, slot: u16, epoch: u64) -> Result<Vec<ShadowObject>, ShadowError> {
+    async fn list(&self, slot: u16, at: Stamp) -> Result<Listing, ShadowError> {
         if failpoint::hit_async("shadow.load").await {
             return Err(ShadowError::Away("a fail point".into()));
         }
         let mut slots = self.slots.lock();
         let slot = slots.entry(slot).or_default();
-        slot.fence(epoch)?;
-        let objects = slot.objects.iter().map(|(name, object)| ShadowObject {
-            object: name.clone(),
-            version: object.version,
-            fields: object
-                .fields
-                .iter()
-                .map(|(f, value)| (f.clone(), value.clone()))
-                .collect(),
-        });
-        Ok(objects.collect())
+        let found = slot.note(at)?;
+        if slot.found.last > found.last {
+            slot.staged = None;
+        }
+        Ok(Listing {
+            found,
+            at: slot.found.last,
+            before: slot.before,
+            names: slot.objects.keys().cloned().collect(),
+        })
+    }
+
+    async fn load_part(
+        &self,
+        slot: u16,
+        names: &[String],
+        _after: Option<&str>,
+    ) -> Result<LoadPart, ShadowError> {
+        let slots = self.slots.lock();
+        let slot = slots.get(&slot);
+        let object = |name: &String| Some(slot?.objects.get(name)?.load(name));
+        Ok(LoadPart {
+            at: slot.map(|slot| slot.found.last).unwrap_or_default(),
+            objects: names.iter().map(object).collect(),
+            rest: None,
+        })
     }
 
     async fn epochs(&self, slots: &[u16]) -> Result<Vec<u64>, ShadowError> {
         let known = self.slots.lock();
-        Ok(slots
-            .iter()
-            .map(|slot| known.get(slot).map_or(0, |slot| slot.epoch))
-            .collect())
+        let epoch = |slot| {
+            known
+                .get(slot)
+                .map_or(0, |slot: &Slot| slot.found.last.epoch)
+        };
+        Ok(slots.iter().map(epoch).collect())
     }
 }
 

@@ -1,112 +1,207 @@
 //! The Lua scripts. Each touches keys of one hash tag only, all of them named in KEYS.
 
 /// Decimal numbers of any size are compared as text: Lua's numbers are exact only below 2^53.
-macro_rules! with_less {
+///
+/// The key of a slot's last write holds five of them: the write's epoch and number, how many writes
+/// were refused because they were not newer, and epoch and number of the last write of an earlier
+/// epoch.
+macro_rules! with_last {
     ($body:literal) => {
         concat!(
             "local function less(a, b) return #a < #b or (#a == #b and a < b) end\n",
-            // Installs an epoch; returns the stored one if it is higher.
-            "local function fenced(key, epoch, check)\n",
-            "  local known = redis.call('GET', key) or '0'\n",
-            "  if check == '1' and less(epoch, known) then return known end\n",
-            "  if less(known, epoch) then redis.call('SET', key, epoch) end\n",
-            "  return false\n",
+            "local function last_of(key)\n",
+            "  local text = redis.call('GET', key) or ''\n",
+            "  local e, n, old, pe, pn = ",
+            "string.match(text, '^(%d+) (%d+) (%d+) (%d+) (%d+)$')\n",
+            "  if not e then e = string.match(text, '^%d+') end\n",
+            "  return {e or '0', n or '0', old or '0', pe or '0', pn or '0'}\n",
+            "end\n",
+            "local function keep(key, last) redis.call('SET', key, table.concat(last, ' ')) end\n",
+            // Counts a write that is refused.
+            "local function refuse(key, last)\n",
+            "  last[3] = string.format('%.0f', tonumber(last[3]) + 1)\n",
+            "  keep(key, last)\n",
+            "  return {'F', last[1], last[2], last[3]}\n",
+            "end\n",
+            // Notes a write, unless a newer one is known.
+            "local function note(key, last, epoch, n)\n",
+            "  if less(last[1], epoch) then\n",
+            "    keep(key, {epoch, n, last[3], last[1], last[2]})\n",
+            "  elseif last[1] == epoch and less(last[2], n) then\n",
+            "    keep(key, {epoch, n, last[3], last[4], last[5]})\n",
+            "  end\n",
             "end\n",
             $body
         )
     };
 }
 
-/// The field of an object's hash that holds its version; no field of the router is named so.
+/// The field of an object's hash that holds its version, `epoch.n` of the write that changed it
+/// last; no field of the router is named so.
 pub(crate) const VERSION: &str = "\0v";
 
-/// KEYS: epoch, index, objects…  ARGV: epoch, whether to check it, then the operations:
-/// `R`, key number, name, version, count, (field, value)…;
-/// `U`, key number, name, base, new version, count, (field, value)…, count, field…;
-/// `D`, key number, name.
-/// Returns `O`, or `F` and the higher epoch, or `S` and the names of stale objects (nothing is
-/// changed then but the epoch).
-pub(crate) const APPLY: &str = with_less!(
+/// KEYS: last write, index, staging, objects…  ARGV: epoch, n, whether to check the epoch, whether
+/// to check the order, then the operations:
+/// `R`, key number, name, count, (field, value)…;
+/// `U`, key number, name, base, count, (field, value)…, count, field…;
+/// `D`, key number, name;
+/// `P`, 3, empty, version of what is staged (empty: forget it), count, (field, append, value)…;
+/// `T`, key number, name, version of what is staged;
+/// `V`, key number, name, version of what is staged, base, count, field….
+/// Returns `O`, `F` (not newer) or `S` (stale), with the last write before this one (epoch, number,
+/// refused writes), and behind `S` the names of stale objects (nothing is changed then but the last
+/// write).
+pub(crate) const APPLY: &str = with_last!(
     r#"
-local known = fenced(KEYS[1], ARGV[1], ARGV[2])
-if known then return {'F', known} end
+local epoch, n = ARGV[1], ARGV[2]
+local last = last_of(KEYS[1])
+local replaced = less(epoch, last[1]) and ARGV[3] == '1'
+local older = epoch == last[1] and not less(last[2], n) and ARGV[4] == '1'
+if replaced or older then return refuse(KEYS[1], last) end
+note(KEYS[1], last, epoch, n)
+local stamp = epoch .. '.' .. n
 
-local ops, at = {}, 3
+local ops, at = {}, 5
+local function word() at = at + 1; return ARGV[at - 1] end
 while at <= #ARGV do
-  local op = {kind = ARGV[at], key = KEYS[tonumber(ARGV[at + 1])], name = ARGV[at + 2]}
-  at = at + 3
-  if op.kind == 'U' then op.base = ARGV[at]; at = at + 1 end
-  if op.kind ~= 'D' then
-    op.version = ARGV[at]
-    op.set = at + 2
-    op.sets = tonumber(ARGV[at + 1])
-    at = op.set + 2 * op.sets
+  local op = {kind = word(), key = KEYS[tonumber(word())], name = word()}
+  local kind = op.kind
+  if kind == 'P' or kind == 'T' or kind == 'V' then op.staged = word() end
+  if kind == 'U' or kind == 'V' then op.base = word() end
+  if kind == 'R' or kind == 'U' or kind == 'P' then
+    op.sets = tonumber(word())
+    op.set = at
+    at = at + (kind == 'P' and 3 or 2) * op.sets
   end
-  if op.kind == 'U' then
-    op.remove = at + 1
-    op.removes = tonumber(ARGV[at])
-    at = op.remove + op.removes
+  if kind == 'U' or kind == 'V' then
+    op.removes = tonumber(word())
+    op.remove = at
+    at = at + op.removes
   end
   ops[#ops + 1] = op
 end
 
 local versions, stale = {}, {}
+local function is_stale(key, base)
+  if versions[key] == nil then versions[key] = redis.call('HGET', key, '\0v') end
+  return versions[key] ~= base
+end
 for _, op in ipairs(ops) do
-  if op.kind == 'D' then
-    versions[op.key] = false
-  else
-    if op.kind == 'U' then
-      if versions[op.key] == nil then versions[op.key] = redis.call('HGET', op.key, '\0v') end
-      if versions[op.key] ~= op.base then stale[#stale + 1] = op.name end
-    end
-    versions[op.key] = op.version
-  end
+  if op.base and is_stale(op.key, op.base) then stale[#stale + 1] = op.name end
+  if op.staged and op.staged ~= '' and is_stale(KEYS[3], op.staged) then stale[#stale + 1] = '' end
+  if op.kind == 'T' or op.kind == 'V' then versions[KEYS[3]] = false end
+  versions[op.key] = op.kind ~= 'D' and stamp
 end
 if #stale > 0 then
-  table.insert(stale, 1, 'S')
+  for i, field in ipairs({'S', last[1], last[2], last[3]}) do table.insert(stale, i, field) end
   return stale
 end
 
 -- Lua's stack bounds how many arguments one call can take.
-local function many(command, key, first, count, step)
-  local last = first + count - 1
-  for from = first, last, step do
-    redis.call(command, key, unpack(ARGV, from, math.min(from + step - 1, last)))
+local function many(command, key, words, first, count, step)
+  local to = first + count - 1
+  for from = first, to, step do
+    redis.call(command, key, unpack(words, from, math.min(from + step - 1, to)))
   end
 end
 for _, op in ipairs(ops) do
-  if op.kind ~= 'U' then redis.call('DEL', op.key) end
-  if op.kind == 'D' then
+  local kind = op.kind
+  if kind == 'R' or kind == 'D' or kind == 'T' then redis.call('UNLINK', op.key) end
+  if kind == 'P' then
+    if op.staged == '' then redis.call('UNLINK', op.key) end
+    for from = op.set, op.set + 3 * op.sets - 1, 3 do
+      local value = ARGV[from + 2]
+      if ARGV[from + 1] == '1' then value = (redis.call('HGET', op.key, ARGV[from]) or '') .. value end
+      redis.call('HSET', op.key, ARGV[from], value)
+    end
+  elseif kind == 'T' then
+    redis.call('RENAME', KEYS[3], op.key)
+  elseif kind == 'V' then
+    many('HDEL', op.key, ARGV, op.remove, op.removes, 1000)
+    local staged = redis.call('HGETALL', KEYS[3])
+    many('HSET', op.key, staged, 1, #staged, 1000)
+    redis.call('UNLINK', KEYS[3])
+  elseif kind == 'U' then
+    many('HDEL', op.key, ARGV, op.remove, op.removes, 1000)
+  end
+  if kind == 'R' or kind == 'U' then many('HSET', op.key, ARGV, op.set, 2 * op.sets, 1000) end
+  if kind == 'D' then
     redis.call('SREM', KEYS[2], op.name)
   else
-    if op.kind == 'U' then many('HDEL', op.key, op.remove, op.removes, 1000) end
-    many('HSET', op.key, op.set, 2 * op.sets, 1000)
-    redis.call('HSET', op.key, '\0v', op.version)
-    if op.kind == 'R' then redis.call('SADD', KEYS[2], op.name) end
+    redis.call('HSET', op.key, '\0v', stamp)
+    if kind == 'R' or kind == 'T' then redis.call('SADD', KEYS[2], op.name) end
   end
 end
-return {'O'}
+return {'O', last[1], last[2], last[3]}
 "#
 );
 
-/// KEYS: epoch, index. ARGV: epoch, whether to check it. Returns `O` and the names of all objects,
-/// or `F` and the higher epoch.
-pub(crate) const INSTALL: &str = with_less!(
+/// KEYS: last write, index, staging. ARGV: epoch, n (0: only installs the epoch), whether to check
+/// the epoch, whether to check the order. Returns `O`, the last write before (epoch, number, refused
+/// writes), the last write now, the last one of an earlier epoch, and the names of all objects; or
+/// `F` as above.
+pub(crate) const LIST: &str = with_last!(
     r#"
-local known = fenced(KEYS[1], ARGV[1], ARGV[2])
-if known then return {'F', known} end
+local epoch, n = ARGV[1], ARGV[2]
+local last = last_of(KEYS[1])
+local replaced = less(epoch, last[1]) and ARGV[3] == '1'
+local older = n ~= '0' and epoch == last[1] and not less(last[2], n) and ARGV[4] == '1'
+if replaced or older then return refuse(KEYS[1], last) end
+note(KEYS[1], last, epoch, n)
+local now = last_of(KEYS[1])
+if now[1] ~= last[1] or now[2] ~= last[2] then redis.call('UNLINK', KEYS[3]) end
 local names = redis.call('SMEMBERS', KEYS[2])
-table.insert(names, 1, 'O')
+for i, word in ipairs({'O', last[1], last[2], last[3], now[1], now[2], now[4], now[5]}) do
+  table.insert(names, i, word)
+end
 return names
 "#
 );
 
-/// KEYS: objects. Returns each one's fields and values.
-pub(crate) const FETCH: &str = r#"
-local all = {}
-for at, key in ipairs(KEYS) do all[at] = redis.call('HGETALL', key) end
+/// KEYS: last write, objects. ARGV: the place in the first object behind which to begin (empty: at
+/// its beginning), how many bytes an answer should hold. Returns epoch and number of the last write,
+/// the place behind which the last object goes on (empty: it is complete), and version, fields and
+/// values of as many objects as fit, in order. The fields of an object are in the order of their
+/// names' hashes: that of a hash table may change from one call to the next.
+pub(crate) const FETCH: &str = with_last!(
+    r#"
+local last = last_of(KEYS[1])
+local all, bytes, most = {last[1], last[2], ''}, 0, tonumber(ARGV[2])
+for at = 2, #KEYS do
+  local version, object, names, order = redis.call('HGET', KEYS[at], '\0v'), {}, {}, {}
+  if version then
+    object = {'\0v', version}
+    for _, name in ipairs(redis.call('HKEYS', KEYS[at])) do
+      local place = redis.sha1hex(name)
+      if name ~= '\0v' and (at > 2 or ARGV[1] < place) then
+        names[place] = name
+        order[#order + 1] = place
+      end
+    end
+    table.sort(order)
+  end
+  local before = ''
+  for _, place in ipairs(order) do
+    local name = names[place]
+    local value = redis.call('HGET', KEYS[at], name)
+    local size = #name + #value + 64
+    if bytes > 0 and bytes + size > most then
+      if before ~= '' then
+        all[3] = before
+        all[#all + 1] = object
+      end
+      return all
+    end
+    bytes = bytes + size
+    object[#object + 1] = name
+    object[#object + 1] = value
+    before = place
+  end
+  all[#all + 1] = object
+end
 return all
-"#;
+"#
+);
 
 /// KEYS: holder, mark, nodes. ARGV: incarnation, milliseconds, name, node. Returns 1, or 0 if the
 /// lease is marked or held by another incarnation.

@@ -1,34 +1,48 @@
 //! The shadow store in Redis.
 //!
-//! Keys of slot 12: `{s12}:e` the highest epoch, `{s12}:i` the set of its objects' names, and
-//! `{s12}:o:<name>` a hash for each object, which holds its version too (so that an object that
-//! Redis evicted is stale, not half there).
+//! Keys of slot 12: `{s12}:e` its last write (see `scripts`), which nothing removes; `{s12}:i` the
+//! set of its objects' names; `{s12}:o:<name>` a hash for each object, which holds its version too
+//! (so that an object that Redis evicted is stale, not half there); `{s12}:p` the parts of a change
+//! that is too large for one script. Commits and loads have a connection each, so that a large
+//! answer to a load does not keep commits waiting.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use redis::{FromRedisValue, Value};
-use sestina_api::shadow::{Shadow, ShadowError, ShadowObject, ShadowOp};
+use sestina_api::shadow::{
+    Found, Listing, LoadPart, Shadow, ShadowError, ShadowObject, ShadowOp, Stamp,
+};
 use sestina_runtime::{failpoint, guard};
+use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 
 use crate::config::{RedisConfig, RedisConfigError};
 use crate::connection::{Link, Lua};
 use crate::scripts;
 
-/// Objects fetched by one call of a load.
+/// Objects that one part of a load asks for.
 const FETCH_AT_ONCE: usize = 32;
+/// Bytes that one answer to a load should hold.
+const FETCH_BYTES: usize = 256 << 10;
+/// KiB of commits that are under way at one time: what Redis works off well within a time limit.
+/// After it was away all slots have something to write.
+const COMMITS_KIB: u32 = 8 << 10;
 /// Epochs asked for at one time.
 const EPOCHS_AT_ONCE: usize = 128;
 
 /// The shadow store in Redis: one server, Sentinel or Redis Cluster.
 pub struct RedisShadow {
-    link: std::sync::Arc<Link>,
+    commits: Link,
+    under_way: Semaphore,
+    loads: Arc<Link>,
     limit: Duration,
     apply: Lua,
-    install: Lua,
+    list: Lua,
     fetch: Lua,
 }
 
@@ -36,82 +50,89 @@ impl RedisShadow {
     /// Starts connecting in the background; Redis need not be there yet. Needs a tokio runtime.
     pub fn connect(config: &RedisConfig) -> Result<RedisShadow, RedisConfigError> {
         Ok(RedisShadow {
-            link: std::sync::Arc::new(Link::start("shadow", config)?),
+            commits: Link::start("commits", config)?,
+            under_way: Semaphore::new(COMMITS_KIB as usize),
+            loads: Arc::new(Link::start("loads", config)?),
             limit: config.shadow_timeout,
             apply: Lua::new(scripts::APPLY),
-            install: Lua::new(scripts::INSTALL),
+            list: Lua::new(scripts::LIST),
             fetch: Lua::new(scripts::FETCH),
         })
-    }
-
-    async fn names(&self, slot: u16, epoch: u64) -> Result<Vec<String>, ShadowError> {
-        let keys = [epoch_key(slot), index_key(slot)];
-        let reply = self
-            .link
-            .script(self.limit, &self.install, &keys, &fence(epoch))
-            .await;
-        let names = accepted(words(reply.map_err(ShadowError::Away)?)?)?;
-        names.into_iter().map(text).collect()
-    }
-
-    async fn fetch(&self, slot: u16, names: &[String]) -> Result<Vec<ShadowObject>, ShadowError> {
-        let keys: Vec<String> = names.iter().map(|name| object_key(slot, name)).collect();
-        let reply = self.link.script(self.limit, &self.fetch, &keys, &[]).await;
-        let all: Vec<Vec<Vec<u8>>> = parse(reply.map_err(ShadowError::Away)?)?;
-        let mut objects = Vec::with_capacity(names.len());
-        for (name, words) in names.iter().zip(all) {
-            let mut object = ShadowObject {
-                object: name.clone(),
-                version: 0,
-                fields: Vec::new(),
-            };
-            let mut version = None;
-            let mut words = words.into_iter();
-            while let (Some(field), Some(value)) = (words.next(), words.next()) {
-                if field == scripts::VERSION.as_bytes() {
-                    version = Some(number(value)?);
-                } else {
-                    object.fields.push((text(field)?, Bytes::from(value)));
-                }
-            }
-            // Without a version it was evicted: the owner writes it anew.
-            if let Some(version) = version {
-                object.version = version;
-                objects.push(object);
-            }
-        }
-        Ok(objects)
     }
 }
 
 #[async_trait]
 impl Shadow for RedisShadow {
-    async fn apply(&self, slot: u16, epoch: u64, ops: Vec<ShadowOp>) -> Result<(), ShadowError> {
+    async fn apply(&self, slot: u16, at: Stamp, ops: Vec<ShadowOp>) -> Result<Found, ShadowError> {
         if failpoint::hit_async("shadow.apply").await {
             return Err(ShadowError::Away("a fail point".into()));
         }
-        let (keys, arguments) = encode(slot, epoch, ops);
+        let (keys, arguments) = encode(slot, at, ops);
+        let bytes: usize = arguments.iter().map(Vec::len).sum();
+        let share = u32::try_from(bytes / 1024 + 1).unwrap_or(u32::MAX);
+        let turn = self.under_way.acquire_many(share.min(COMMITS_KIB));
+        let Ok(Ok(_turn)) = timeout(self.limit, turn).await else {
+            return Err(ShadowError::Away("too much is under way".into()));
+        };
         let reply = self
-            .link
+            .commits
             .script(self.limit, &self.apply, &keys, &arguments)
             .await;
-        accepted(words(reply.map_err(ShadowError::Away)?)?)?;
+        let (found, _) = accepted(words(reply.map_err(ShadowError::Away)?)?)?;
         failpoint::hit_async("shadow.applied").await;
-        Ok(())
+        Ok(found)
     }
 
-    async fn load(&self, slot: u16, epoch: u64) -> Result<Vec<ShadowObject>, ShadowError> {
+    async fn list(&self, slot: u16, at: Stamp) -> Result<Listing, ShadowError> {
         if failpoint::hit_async("shadow.load").await {
             return Err(ShadowError::Away("a fail point".into()));
         }
-        // Once the epoch is installed no earlier owner changes anything, so the objects can be
-        // fetched in pieces.
-        let names = self.names(slot, epoch).await?;
-        let mut objects = Vec::with_capacity(names.len());
-        for some in names.chunks(FETCH_AT_ONCE) {
-            objects.extend(self.fetch(slot, some).await?);
-        }
-        Ok(objects)
+        let keys = [last_key(slot), index_key(slot), staging_key(slot)];
+        let link = if at.n == 0 {
+            &self.loads
+        } else {
+            &self.commits
+        };
+        let reply = link.script(self.limit, &self.list, &keys, &fence(at)).await;
+        let (found, rest) = accepted(words(reply.map_err(ShadowError::Away)?)?)?;
+        let mut rest = rest.into_iter();
+        Ok(Listing {
+            found,
+            at: stamp(&mut rest)?,
+            before: stamp(&mut rest)?,
+            names: rest.map(text).collect::<Result<_, _>>()?,
+        })
+    }
+
+    async fn load_part(
+        &self,
+        slot: u16,
+        names: &[String],
+        after: Option<&str>,
+    ) -> Result<LoadPart, ShadowError> {
+        let names = names.get(..FETCH_AT_ONCE).unwrap_or(names);
+        let mut keys = vec![last_key(slot)];
+        keys.extend(names.iter().map(|name| object_key(slot, name)));
+        let arguments = [
+            after.unwrap_or_default().as_bytes().to_vec(),
+            FETCH_BYTES.to_string().into_bytes(),
+        ];
+        let reply = self
+            .loads
+            .script(self.limit, &self.fetch, &keys, &arguments)
+            .await;
+        let reply: Vec<Value> = parse(reply.map_err(ShadowError::Away)?)?;
+        let mut reply = reply.into_iter();
+        let mut head = || parse::<Vec<u8>>(reply.next().unwrap_or(Value::Nil));
+        let at = Stamp::new(number(head()?)?, number(head()?)?);
+        let rest = text(head()?)?;
+        let objects = names.iter().zip(reply);
+        let objects = objects.map(|(name, words)| stored(name, parse(words)?));
+        Ok(LoadPart {
+            at,
+            objects: objects.collect::<Result<_, _>>()?,
+            rest: (!rest.is_empty()).then_some(rest),
+        })
     }
 
     async fn epochs(&self, slots: &[u16]) -> Result<Vec<u64>, ShadowError> {
@@ -124,10 +145,10 @@ impl Shadow for RedisShadow {
             while asked.len() < EPOCHS_AT_ONCE
                 && let Some((at, slot)) = waiting.next()
             {
-                let (link, limit) = (self.link.clone(), self.limit);
+                let (link, limit) = (self.loads.clone(), self.limit);
                 asked.spawn(async move {
                     let mut command = redis::cmd("GET");
-                    command.arg(epoch_key(slot));
+                    command.arg(last_key(slot));
                     (at, link.command(limit, &command).await)
                 });
             }
@@ -135,14 +156,17 @@ impl Shadow for RedisShadow {
                 break;
             };
             let (at, reply) = answer.map_err(|error| ShadowError::Away(error.to_string()))?;
-            let epoch: Option<Vec<u8>> = parse(reply.map_err(ShadowError::Away)?)?;
-            epochs[at] = epoch.map_or(Ok(0), number)?;
+            let last: Option<Vec<u8>> = parse(reply.map_err(ShadowError::Away)?)?;
+            let Some(mut last) = last else { continue };
+            let epoch = last.iter().position(|byte| *byte == b' ');
+            last.truncate(epoch.unwrap_or(last.len()));
+            epochs[at] = number(last)?;
         }
         Ok(epochs)
     }
 }
 
-fn epoch_key(slot: u16) -> String {
+fn last_key(slot: u16) -> String {
     format!("{{s{slot}}}:e")
 }
 
@@ -150,86 +174,166 @@ fn index_key(slot: u16) -> String {
     format!("{{s{slot}}}:i")
 }
 
+fn staging_key(slot: u16) -> String {
+    format!("{{s{slot}}}:p")
+}
+
 fn object_key(slot: u16, object: &str) -> String {
     format!("{{s{slot}}}:o:{object}")
 }
 
-fn fence(epoch: u64) -> [Vec<u8>; 2] {
-    let check = if guard!("epoch") { "1" } else { "0" };
-    [epoch.to_string().into_bytes(), check.into()]
+fn fence(at: Stamp) -> [Vec<u8>; 4] {
+    let flag = |on: bool| if on { b"1".to_vec() } else { b"0".to_vec() };
+    [
+        at.epoch.to_string().into_bytes(),
+        at.n.to_string().into_bytes(),
+        flag(guard!("epoch")),
+        flag(guard!("write-order")),
+    ]
 }
 
-/// Keys and arguments of [`scripts::APPLY`].
-fn encode(slot: u16, epoch: u64, ops: Vec<ShadowOp>) -> (Vec<String>, Vec<Vec<u8>>) {
-    let mut keys = vec![epoch_key(slot), index_key(slot)];
-    let mut numbers: HashMap<String, usize> = HashMap::new();
-    let mut arguments: Vec<Vec<u8>> = fence(epoch).into();
-    let mut head = |arguments: &mut Vec<Vec<u8>>, kind: &str, object: String| {
-        let number = *numbers.entry(object.clone()).or_insert_with(|| {
-            keys.push(object_key(slot, &object));
-            keys.len()
+/// The keys and arguments of a script that is being put together.
+struct Encoder {
+    slot: u16,
+    keys: Vec<String>,
+    /// Place of an object's key, from 1.
+    places: HashMap<String, usize>,
+    arguments: Vec<Vec<u8>>,
+}
+
+impl Encoder {
+    fn word(&mut self, word: impl Into<Vec<u8>>) {
+        self.arguments.push(word.into());
+    }
+
+    fn number(&mut self, number: impl ToString) {
+        self.word(number.to_string());
+    }
+
+    fn head(&mut self, kind: &str, object: String) {
+        let place = *self.places.entry(object.clone()).or_insert_with(|| {
+            self.keys.push(object_key(self.slot, &object));
+            self.keys.len()
         });
-        arguments.extend([
-            kind.into(),
-            number.to_string().into_bytes(),
-            object.into_bytes(),
-        ]);
-    };
-    let set = |arguments: &mut Vec<Vec<u8>>, version: u64, fields: Vec<(String, Bytes)>| {
-        arguments.push(version.to_string().into_bytes());
-        arguments.push(fields.len().to_string().into_bytes());
+        self.word(kind);
+        self.number(place);
+        self.word(object);
+    }
+
+    fn set(&mut self, fields: Vec<(String, Bytes)>) {
+        self.number(fields.len());
         for (field, value) in fields {
-            arguments.push(field.into_bytes());
-            arguments.push(value.into());
+            self.word(field);
+            self.word(value);
         }
+    }
+
+    fn remove(&mut self, fields: Vec<String>) {
+        self.number(fields.len());
+        fields.into_iter().for_each(|field| self.word(field));
+    }
+}
+
+fn encode(slot: u16, at: Stamp, ops: Vec<ShadowOp>) -> (Vec<String>, Vec<Vec<u8>>) {
+    let mut script = Encoder {
+        slot,
+        keys: vec![last_key(slot), index_key(slot), staging_key(slot)],
+        places: HashMap::new(),
+        arguments: fence(at).into(),
     };
     for op in ops {
         match op {
-            ShadowOp::Replace {
-                object,
-                version,
-                fields,
-            } => {
-                head(&mut arguments, "R", object);
-                set(&mut arguments, version, fields);
+            ShadowOp::Replace { object, fields } => {
+                script.head("R", object);
+                script.set(fields);
             }
             ShadowOp::Update {
                 object,
                 base,
-                set: fields,
+                set,
                 remove,
             } => {
-                head(&mut arguments, "U", object);
-                arguments.push(base.to_string().into_bytes());
-                set(&mut arguments, base.wrapping_add(1), fields);
-                arguments.push(remove.len().to_string().into_bytes());
-                arguments.extend(remove.into_iter().map(String::into_bytes));
+                script.head("U", object);
+                script.number(base);
+                script.set(set);
+                script.remove(remove);
             }
-            ShadowOp::Delete { object } => head(&mut arguments, "D", object),
+            ShadowOp::Delete { object } => script.head("D", object),
+            ShadowOp::Stage { base, parts } => {
+                script.word("P");
+                script.number(3);
+                script.word("");
+                script.word(base.map(|base| base.to_string()).unwrap_or_default());
+                script.number(parts.len());
+                for part in parts {
+                    script.word(part.field);
+                    script.number(u8::from(part.append));
+                    script.word(part.value);
+                }
+            }
+            ShadowOp::ReplaceStaged { object, staged } => {
+                script.head("T", object);
+                script.number(staged);
+            }
+            ShadowOp::UpdateStaged {
+                object,
+                base,
+                remove,
+                staged,
+            } => {
+                script.head("V", object);
+                script.number(staged);
+                script.number(base);
+                script.remove(remove);
+            }
         }
     }
-    (keys, arguments)
+    (script.keys, script.arguments)
 }
 
-/// What follows `O`; the refusals become errors.
-fn accepted(mut words: Vec<Vec<u8>>) -> Result<Vec<Vec<u8>>, ShadowError> {
-    if words.is_empty() {
-        return Err(ShadowError::Away("redis gave an empty answer".into()));
-    }
-    let rest = words.split_off(1);
-    match words[0].as_slice() {
-        b"O" => Ok(rest),
-        b"F" => {
-            let known = rest.into_iter().next().unwrap_or_default();
-            Err(ShadowError::Fenced {
-                known: number(known)?,
-            })
-        }
-        b"S" => Err(ShadowError::Stale(
-            rest.into_iter().map(text).collect::<Result<_, _>>()?,
-        )),
+/// What the store knew before, and what else was answered; the refusals become errors.
+fn accepted(words: Vec<Vec<u8>>) -> Result<(Found, Vec<Vec<u8>>), ShadowError> {
+    let mut words = words.into_iter();
+    let answer = words.next().unwrap_or_default();
+    let found = Found {
+        last: stamp(&mut words)?,
+        refused: number(words.next().unwrap_or_default())?,
+    };
+    match answer.as_slice() {
+        b"O" => Ok((found, words.collect())),
+        b"F" => Err(ShadowError::Fenced { found }),
+        b"S" => Err(ShadowError::Stale {
+            found,
+            objects: words.map(text).collect::<Result<_, _>>()?,
+        }),
         _ => Err(ShadowError::Away("redis gave an unknown answer".into())),
     }
+}
+
+fn stamp(words: &mut impl Iterator<Item = Vec<u8>>) -> Result<Stamp, ShadowError> {
+    let mut next = || number(words.next().unwrap_or_default());
+    Ok(Stamp::new(next()?, next()?))
+}
+
+/// An object as it is stored; none without a version: it was evicted, and the owner writes it anew.
+fn stored(name: &str, words: Vec<Vec<u8>>) -> Result<Option<ShadowObject>, ShadowError> {
+    let mut version = None;
+    let mut fields = Vec::with_capacity(words.len() / 2);
+    let mut words = words.into_iter();
+    while let (Some(field), Some(value)) = (words.next(), words.next()) {
+        if field == scripts::VERSION.as_bytes() {
+            let value = text(value)?;
+            let (epoch, n) = value.split_once('.').unwrap_or((&value, ""));
+            version = Some(Stamp::new(number(epoch.into())?, number(n.into())?));
+        } else {
+            fields.push((text(field)?, Bytes::from(value)));
+        }
+    }
+    Ok(version.map(|version| ShadowObject {
+        object: name.to_owned(),
+        version,
+        fields,
+    }))
 }
 
 fn parse<T: FromRedisValue>(value: Value) -> Result<T, ShadowError> {
@@ -261,24 +365,36 @@ mod tests {
         let delete = |object: &str| ShadowOp::Delete {
             object: object.into(),
         };
-        let (keys, arguments) = encode(12, 7, vec![delete("a"), delete("b"), delete("a")]);
-        assert_eq!(keys, ["{s12}:e", "{s12}:i", "{s12}:o:a", "{s12}:o:b"]);
-        let expected = ["7", "1", "D", "3", "a", "D", "4", "b", "D", "3", "a"];
+        let ops = vec![delete("a"), delete("b"), delete("a")];
+        let (keys, arguments) = encode(12, Stamp::new(7, 3), ops);
+        let expected = ["{s12}:e", "{s12}:i", "{s12}:p", "{s12}:o:a", "{s12}:o:b"];
+        assert_eq!(keys, expected);
+        let expected = [
+            "7", "3", "1", "1", "D", "4", "a", "D", "5", "b", "D", "4", "a",
+        ];
         assert_eq!(arguments, expected.map(|word| word.as_bytes().to_vec()));
     }
 
     #[test]
     fn broken_answers_are_errors() {
-        assert!(matches!(accepted(Vec::new()), Err(ShadowError::Away(_))));
-        assert!(matches!(
-            accepted(vec![b"X".into()]),
-            Err(ShadowError::Away(_))
-        ));
-        assert!(matches!(
-            accepted(vec![b"F".into()]),
-            Err(ShadowError::Away(_))
-        ));
-        let fenced = accepted(vec![b"F".into(), b"18446744073709551615".into()]);
-        assert_eq!(fenced, Err(ShadowError::Fenced { known: u64::MAX }));
+        let answer = |words: &[&str]| {
+            let words = words.iter().map(|word| word.as_bytes().to_vec());
+            accepted(words.collect())
+        };
+        for broken in [
+            &[][..],
+            &["O"],
+            &["X", "1", "1", "0"],
+            &["F", "1", "x", "0"],
+        ] {
+            let error = answer(broken);
+            assert!(matches!(error, Err(ShadowError::Away(_))), "{error:?}");
+        }
+        let found = Found {
+            last: Stamp::new(u64::MAX, 2),
+            refused: 1,
+        };
+        let fenced = answer(&["F", "18446744073709551615", "2", "1"]);
+        assert_eq!(fenced, Err(ShadowError::Fenced { found }));
     }
 }

@@ -68,6 +68,8 @@ pub struct RouterConfig {
     pub tick_ms: u64,
     /// How often it is asked about marks that may have been lost.
     pub sweep_ms: u64,
+    /// Bytes of one commit to the shadow; what is larger goes in parts.
+    pub shadow_commit_bytes: usize,
     /// Wait after a failed shadow commit.
     pub shadow_retry_ms: u64,
     /// How often the shadow is asked whether it still has everything.
@@ -108,6 +110,7 @@ impl Default for RouterConfig {
             worker_queue_bytes: 256 << 20,
             tick_ms: 100,
             sweep_ms: 5_000,
+            shadow_commit_bytes: 256 << 10,
             shadow_retry_ms: 250,
             shadow_check_ms: 10_000,
             handover_limit_ms: 5_000,

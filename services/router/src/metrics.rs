@@ -87,6 +87,22 @@ impl Metrics {
         self.all.store_errors[telemetry::StoreOp::ShadowApply].inc();
     }
 
+    /// A commit of so many bytes leaves for the state store.
+    pub(crate) fn replica_commit(&self, bytes: usize) {
+        self.all.replica_commits.inc();
+        self.all.replica_commit_bytes.add(bytes as u64);
+    }
+
+    /// The state store has refused writes that were not newer than its last one.
+    pub(crate) fn refused_writes(&self, count: u64) {
+        self.all.fenced[Fence::Write].add(count);
+    }
+
+    /// More (or less) slots are written anew.
+    pub(crate) fn rewriting(&self, change: i64) {
+        self.all.rewriting_slots.add(change);
+    }
+
     pub(crate) fn rooms(&self, change: i64) {
         self.all.rooms.add(change);
     }

@@ -3,10 +3,11 @@
 //!
 //! Only with the feature `simulation`, which the server is not built with.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
+use bytes::Bytes;
 use sestina_cluster::slots::SLOTS;
 use sestina_proto as proto;
 
@@ -97,10 +98,28 @@ impl Worker {
         self.rooms().count()
     }
 
-    /// The names of the objects that the shadow has to have of its rooms.
-    pub fn room_objects(&self) -> BTreeSet<String> {
-        let rooms = self.rooms();
-        rooms.map(|room| shadow::room_object(room.jid())).collect()
+    /// What the shadow has to have of its rooms: slot, name and fields of each object.
+    pub fn rooms_stored(&self) -> Vec<(u16, String, BTreeMap<String, Bytes>)> {
+        let slots = self.0.slots.iter();
+        let rooms = slots.flat_map(|slot| slot.rooms.values().map(|room| (slot.slot, room)));
+        let stored = rooms.map(|(slot, room)| {
+            let fields = room.shadow_fields().into_iter().collect();
+            (slot, shadow::room_object(room.jid()), fields)
+        });
+        stored.collect()
+    }
+
+    /// Whether it serves a slot.
+    pub fn serves(&self, slot: u16) -> bool {
+        let mut slots = self.0.slots.iter();
+        slots.any(|s| s.slot == slot && s.is_active())
+    }
+
+    /// Whether it serves a slot and says that nothing of it would be lost with this process.
+    pub fn is_redundant(&self, slot: u16) -> bool {
+        let doubts = self.0.core.checks.doubts;
+        let mut slots = self.0.slots.iter().filter(|s| s.slot == slot);
+        slots.any(|s| s.is_active() && s.shadow.is_idle() && s.shadow.in_doubt(doubts) == 0)
     }
 
     /// All sessions in all rooms.

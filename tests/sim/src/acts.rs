@@ -21,6 +21,7 @@ pub(super) enum Act {
     Turn(usize, usize),
     Job(usize, usize),
     Orphan(usize),
+    LateWrite(usize),
     Watch(usize),
     ReadTable(usize),
     Refresh(usize),
@@ -46,6 +47,7 @@ impl World {
             self.acts_of_host(index, host, &fresh, stores, &mut acts);
         }
         acts.extend((0..self.orphans.len()).map(Act::Orphan));
+        acts.extend(self.shadow.late(self.now).map(Act::LateWrite));
         if stores && self.owner_without_lease(&fresh) {
             acts.push(Act::Plan);
         }
@@ -141,6 +143,7 @@ impl World {
         for (at, job) in host.jobs.iter().enumerate() {
             let waits = match job {
                 JobState::Answered { .. } => false,
+                JobState::Loading { .. } => false,
                 JobState::Asked { job, at, .. } => match job {
                     Job::Archive { .. } | Job::Offline { .. } | Job::OfflineRemove { .. } => {
                         self.storage.away
@@ -149,7 +152,10 @@ impl World {
                         self.storage.away && self.now <= at + 500
                     }
                     Job::ShadowLoad { .. } => self.shadow.away,
-                    Job::Shadow { .. } | Job::Release { .. } | Job::Keys { .. } => false,
+                    Job::Shadow { .. }
+                    | Job::ShadowList { .. }
+                    | Job::Release { .. }
+                    | Job::Keys { .. } => false,
                 },
             };
             if !waits {

@@ -3,7 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::client::{Client, Mode, Received, What, number_in};
+use super::state_store::Fields;
 use super::world::{Sent, World};
+use sestina_router::simulation::Worker;
 
 /// Everything that is wrong.
 pub(super) fn check(world: &World) -> Vec<String> {
@@ -41,16 +43,35 @@ fn edges(world: &World, wrong: &mut Vec<String>) {
 
 fn shadow(world: &World, wrong: &mut Vec<String>) {
     let running = world.hosts.iter().filter(|h| h.is_running());
-    let workers = running.flat_map(|h| &h.workers);
-    let alive: BTreeSet<String> = workers.flat_map(|w| w.room_objects()).collect();
-    let there = world.shadow.objects();
-    for object in alive.iter().filter(|object| !there.contains(object)) {
-        wrong.push(format!("the shadow does not have {object}"));
+    let mut alive = BTreeSet::new();
+    for (slot, object, lives) in running
+        .flat_map(|h| &h.workers)
+        .flat_map(Worker::rooms_stored)
+    {
+        different(&object, &lives, world.shadow.fields(slot, &object), wrong);
+        alive.insert(object);
     }
-    for object in there {
+    for object in world.shadow.objects() {
         if !alive.contains(&object) {
             wrong.push(format!("the shadow still has {object}"));
         }
+    }
+}
+
+/// The fields in which a stored object is not as it lives.
+fn different(object: &str, lives: &Fields, stored: Option<&Fields>, wrong: &mut Vec<String>) {
+    let Some(stored) = stored else {
+        return wrong.push(format!("the shadow does not have {object}"));
+    };
+    let fields: BTreeSet<&String> = lives.keys().chain(stored.keys()).collect();
+    let mut others = fields
+        .into_iter()
+        .filter(|f| lives.get(*f) != stored.get(*f));
+    if let Some(first) = others.next() {
+        wrong.push(format!(
+            "the shadow has another {first} of {object} (and {} fields more)",
+            others.count()
+        ));
     }
 }
 

@@ -18,13 +18,16 @@ pub(super) enum Fault {
     AllLanes,
     ShadowAway,
     ShadowFlushed,
+    ShadowFlaky,
+    ShadowFailOver,
+    MoveAndFailOver,
     StorageAway,
     Pause,
     Suspend,
     HandOver,
 }
 
-const FAULTS: [Fault; 16] = [
+const FAULTS: [Fault; 22] = [
     Fault::None,
     Fault::KillRouter,
     Fault::KillRouter,
@@ -36,6 +39,12 @@ const FAULTS: [Fault; 16] = [
     Fault::AllLanes,
     Fault::ShadowAway,
     Fault::ShadowFlushed,
+    Fault::ShadowFlaky,
+    Fault::ShadowFlaky,
+    Fault::ShadowFailOver,
+    Fault::ShadowFailOver,
+    Fault::MoveAndFailOver,
+    Fault::MoveAndFailOver,
     Fault::StorageAway,
     Fault::Pause,
     Fault::Suspend,
@@ -73,6 +82,16 @@ impl World {
                 self.shadow.flush();
                 self.whole_at = self.now + 2 * SHADOW_CHECK;
             }
+            Fault::ShadowFlaky => self.shadow.flaky = true,
+            Fault::ShadowFailOver => self.fail_over(),
+            Fault::MoveAndFailOver => {
+                for _ in 0..2 + self.rng.below(3) {
+                    self.order_hand_over();
+                }
+                let acts = self.rng.below(150);
+                self.run(acts);
+                self.fail_over();
+            }
             Fault::StorageAway => self.storage.away = true,
             Fault::Pause | Fault::Suspend => {
                 let long = if fault == Fault::Suspend { 480 } else { 100 };
@@ -87,6 +106,13 @@ impl World {
                 }
             }
         }
+    }
+
+    fn fail_over(&mut self) {
+        let lacks = 1 + self.rng.below(12) as usize;
+        self.note(|| format!("!! the state store loses {lacks} writes"));
+        self.shadow.fail_over(lacks);
+        self.whole_at = self.now + 2 * SHADOW_CHECK;
     }
 
     fn any_host(&mut self) -> Option<usize> {
@@ -132,6 +158,7 @@ impl World {
     /// Everything is there again.
     pub(super) fn heal(&mut self) {
         self.shadow.away = false;
+        self.shadow.flaky = false;
         self.storage.away = false;
         self.note(|| "== healing".to_owned());
         while self.hosts.iter().filter(|h| h.is_running()).count()

@@ -3,12 +3,13 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-use sestina_api::shadow::ShadowError;
+use sestina_api::shadow::{Loading, ShadowError};
 use sestina_cluster::slot_map::SlotTable;
 use sestina_proto as proto;
 use sestina_proto::peer_frame::Body as PeerBody;
 
-use super::stores::{Shadow, Storage};
+use super::state_store::{Fate, Shadow};
+use super::stores::Storage;
 use sestina_router::config::RouterConfig;
 use sestina_router::simulation::{
     Command, Input, Job, JobDone, Known, PeerRef, Worker, split_event,
@@ -32,8 +33,22 @@ pub(super) enum Life {
 /// A job on its way to a store, or an answer on its way back.
 #[derive(Debug)]
 pub(super) enum JobState {
-    Asked { worker: usize, job: Job, at: u64 },
-    Answered { worker: usize, done: JobDone },
+    Asked {
+        worker: usize,
+        job: Job,
+        at: u64,
+    },
+    Answered {
+        worker: usize,
+        done: JobDone,
+    },
+    /// A slot is being loaded.
+    Loading {
+        worker: usize,
+        slot: u16,
+        epoch: u64,
+        loading: Loading,
+    },
 }
 
 /// Lane to another router.
@@ -277,7 +292,7 @@ pub(super) fn perform(
     now: u64,
     storage: &mut Storage,
     shadow: &mut Shadow,
-    unsure: bool,
+    fate: Fate,
 ) -> Option<JobDone> {
     const QUESTION: u64 = 500;
     let late = now > asked_at + QUESTION;
@@ -363,32 +378,25 @@ pub(super) fn perform(
             let query = query.clone();
             JobDone::ArchiveQuery { query, page }
         }
-        Job::Shadow { slot, epoch, ops } => {
-            let result = if shadow.away {
-                // It may have happened although nobody answers.
-                if unsure {
-                    shadow.apply(*slot, *epoch, ops).ok();
-                }
-                Err(ShadowError::Away("simulated".to_owned()))
-            } else {
-                shadow.apply(*slot, *epoch, ops)
-            };
-            JobDone::Shadow {
+        Job::Shadow { slot, at, ops } => JobDone::Shadow {
+            slot: *slot,
+            at: *at,
+            result: shadow.write(*slot, *at, ops, fate, now),
+        },
+        Job::ShadowList { slot, at } => {
+            let away = ShadowError::Away("simulated".to_owned());
+            JobDone::ShadowListed {
                 slot: *slot,
-                epoch: *epoch,
-                result,
+                at: *at,
+                result: match fate {
+                    Fate::Answered => shadow.list(*slot, *at),
+                    Fate::Unanswered => shadow.list(*slot, *at).and(Err(away)),
+                    Fate::Lost | Fate::Late { .. } => Err(away),
+                },
             }
         }
-        Job::ShadowLoad { slot, epoch } => {
-            if shadow.away {
-                return None;
-            }
-            JobDone::ShadowLoaded {
-                slot: *slot,
-                epoch: *epoch,
-                result: shadow.load(*slot, *epoch),
-            }
-        }
+        // In parts: see `World::load`.
+        Job::ShadowLoad { .. } => return None,
         Job::Release { slot, epoch, to } => {
             let moved =
                 !storage.away && !shadow.away && move_slot(&mut storage.map, *slot, *epoch, to);

@@ -8,11 +8,12 @@
 //! speaks. Faults come one at a time; when the cluster is whole again and at rest, `check` says
 //! what is wrong.
 //!
-//! - [`seeds`]: many seeds on many threads; [`scenarios`]: runs with a fault of their own
+//! - [`seeds`]: many seeds on many threads; [`scenarios`]: runs with a fault of their own; [`scripts`]:
+//!   faults in an order that is written down
 //! - `world`: what there is; `acts`, `steps`: what may happen next, and that it does; `faults`:
 //!   what goes wrong; `talk`: what clients do
-//! - `host`: a router process; `edge`, `socket`: an edge process; `client`, `stores`, `net`: the
-//!   models
+//! - `host`: a router process; `edge`, `socket`: an edge process; `client`, `stores`, `state_store`,
+//!   `net`: the models
 //! - `check`: what must hold; `trace`: what is printed of a run that failed
 //!
 //! `cargo xtask sim` runs it. `SESTINA_SIM_SEED=n` replays one seed with its trace,
@@ -34,8 +35,10 @@ mod host;
 mod net;
 mod rng;
 pub mod scenarios;
+pub mod scripts;
 pub mod seeds;
 mod socket;
+mod state_store;
 mod steps;
 mod stores;
 mod talk;

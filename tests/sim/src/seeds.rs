@@ -11,7 +11,15 @@ use super::faults::run;
 pub const SEEDS: u64 = 160;
 
 /// Guards that the simulation misses: without one of them a seed fails.
-pub const GUARDS: &[&str] = &["epoch", "generation", "tail", "dedupe", "stored"];
+pub const GUARDS: &[&str] = &[
+    "epoch",
+    "generation",
+    "tail",
+    "dedupe",
+    "write-order",
+    "lost-writes",
+    "load-in-parts",
+];
 
 /// What is run.
 #[derive(Clone, Debug)]

@@ -7,6 +7,7 @@ use sestina_proto::to_edge::Body as Down;
 use super::acts::Act;
 use super::host::{self, Keeper};
 use super::net::{Conn, Ends};
+use super::state_store::Fate;
 use super::trace;
 use super::world::*;
 use sestina_router::simulation::Input;
@@ -98,7 +99,11 @@ impl World {
             Act::Orphan(index) => {
                 let (job, at) = self.orphans.swap_remove(index);
                 let (storage, shadow) = (&mut self.storage, &mut self.shadow);
-                host::perform(&job, at, self.now, storage, shadow, false);
+                host::perform(&job, at, self.now, storage, shadow, Fate::Answered);
+            }
+            Act::LateWrite(index) => {
+                let text = self.shadow.arrive(index);
+                self.note(|| text);
             }
             Act::Watch(host) => {
                 let fresh = self.fresh();

@@ -1,10 +1,9 @@
-//! Storage and shadow, as their contracts say: fences, keys, versions.
+//! Storage, as its contract says: fences, keys.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use sestina_api::key::EffectKey;
-use sestina_api::shadow::{ShadowError, ShadowObject, ShadowOp};
 use sestina_proto as proto;
 use sestina_runtime::guard;
 
@@ -166,108 +165,5 @@ impl Storage {
                 }
             }
         }
-    }
-}
-
-#[derive(Debug, Default)]
-struct ShadowSlot {
-    epoch: u64,
-    objects: BTreeMap<String, (u64, BTreeMap<String, Bytes>)>,
-}
-
-/// What the shadow holds.
-#[derive(Debug, Default)]
-pub(super) struct Shadow {
-    pub(super) away: bool,
-    slots: BTreeMap<u16, ShadowSlot>,
-}
-
-impl Shadow {
-    /// As when Redis restarts.
-    pub(super) fn flush(&mut self) {
-        self.slots.clear();
-    }
-
-    /// How many objects it holds.
-    pub(super) fn objects(&self) -> Vec<String> {
-        self.slots
-            .values()
-            .flat_map(|s| s.objects.keys().cloned())
-            .collect()
-    }
-
-    fn slot(&mut self, slot: u16, epoch: u64) -> Result<&mut ShadowSlot, ShadowError> {
-        let slot = self.slots.entry(slot).or_default();
-        if epoch < slot.epoch && guard!("epoch") {
-            return Err(ShadowError::Fenced { known: slot.epoch });
-        }
-        slot.epoch = slot.epoch.max(epoch);
-        Ok(slot)
-    }
-
-    pub(super) fn apply(
-        &mut self,
-        slot: u16,
-        epoch: u64,
-        ops: &[ShadowOp],
-    ) -> Result<(), ShadowError> {
-        let slot = self.slot(slot, epoch)?;
-        let stale: Vec<String> = ops
-            .iter()
-            .filter_map(|op| match op {
-                ShadowOp::Update { object, base, .. }
-                    if slot.objects.get(object).is_none_or(|o| o.0 != *base) =>
-                {
-                    Some(object.clone())
-                }
-                _ => None,
-            })
-            .collect();
-        if !stale.is_empty() {
-            return Err(ShadowError::Stale(stale));
-        }
-        for op in ops {
-            match op {
-                ShadowOp::Replace {
-                    object,
-                    version,
-                    fields,
-                } => {
-                    let fields = fields.iter().cloned().collect();
-                    slot.objects.insert(object.clone(), (*version, fields));
-                }
-                ShadowOp::Update {
-                    object,
-                    base,
-                    set,
-                    remove,
-                } => {
-                    if let Some(object) = slot.objects.get_mut(object) {
-                        object.0 = base + 1;
-                        for field in remove {
-                            object.1.remove(field);
-                        }
-                        object.1.extend(set.iter().cloned());
-                    }
-                }
-                ShadowOp::Delete { object } => {
-                    slot.objects.remove(object);
-                }
-            }
-        }
-        Ok(())
-    }
-
-    pub(super) fn load(&mut self, slot: u16, epoch: u64) -> Result<Vec<ShadowObject>, ShadowError> {
-        let slot = self.slot(slot, epoch)?;
-        let objects = slot
-            .objects
-            .iter()
-            .map(|(object, (version, fields))| ShadowObject {
-                object: object.clone(),
-                version: *version,
-                fields: fields.iter().map(|(f, v)| (f.clone(), v.clone())).collect(),
-            });
-        Ok(objects.collect())
     }
 }

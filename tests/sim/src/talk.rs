@@ -99,9 +99,13 @@ fn stays(client: &Client) -> bool {
 
 fn say(world: &mut World, from: usize) {
     let to = world.rng.below(world.clients.len() as u64) as usize;
-    if to == from {
-        return;
+    if to != from {
+        say_to(world, from, to);
     }
+}
+
+/// One client says something to another.
+pub(super) fn say_to(world: &mut World, from: usize, to: usize) {
     // Each pair keeps to one form of address, so that there is one order.
     let bare = (from + to).is_multiple_of(2);
     let target = &world.clients[to];

@@ -186,17 +186,13 @@ pub(super) fn job(job: &Job) -> String {
             format!("Archive {rows:?}")
         }
         Job::Offline { rows, .. } => format!("Offline {}", rows.len()),
-        Job::Shadow { slot, epoch, ops } => {
+        Job::Shadow { slot, at, ops } => {
             let ops: Vec<String> = ops
                 .iter()
                 .map(|op| match op {
-                    sestina_api::shadow::ShadowOp::Replace {
-                        object,
-                        version,
-                        fields,
-                    } => {
+                    sestina_api::shadow::ShadowOp::Replace { object, fields } => {
                         format!(
-                            "replace {object} v{version} {:?}",
+                            "replace {object} {:?}",
                             fields.iter().map(|f| &f.0).collect::<Vec<_>>()
                         )
                     }
@@ -212,9 +208,10 @@ pub(super) fn job(job: &Job) -> String {
                         )
                     }
                     sestina_api::shadow::ShadowOp::Delete { object } => format!("delete {object}"),
+                    staged => format!("{staged:?}"),
                 })
                 .collect();
-            format!("Shadow {slot}@{epoch} {ops:?}")
+            format!("Shadow {slot}@{at} {ops:?}")
         }
         other => format!("{other:?}"),
     }

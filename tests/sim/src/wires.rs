@@ -247,6 +247,12 @@ impl World {
         // A resumption that a dead edge had asked for may be answered after a later one.
         let late = self.late_resumes.contains(&client.session)
             && matches!(&said, FromServer::Error(condition) if condition == "conflict");
+        if late {
+            // What waited for that session ends with it.
+            let others = self.clients.iter_mut().flat_map(|c| c.asking.values_mut());
+            others.for_each(|sure| *sure = false);
+        }
+        let client = &mut self.clients[index];
         let wrong = client.take(&mut self.socks, said, answer, self.steps);
         let (told, session) = (client.told_h, client.session_no);
         for sent in self

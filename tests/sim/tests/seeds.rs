@@ -5,6 +5,7 @@
 use std::process::Command;
 
 use sestina_sim::scenarios::{flush_and_kill, flush_at_rest};
+use sestina_sim::scripts::an_older_write_comes_last;
 use sestina_sim::seeds::{Plan, chosen, failing, wrong_with};
 
 #[test]
@@ -48,10 +49,19 @@ fn a_room_that_only_its_occupants_know_goes_on() {
     assert!(occupants > 0, "nobody was in a room");
 }
 
+/// A write that its owner has given up comes after the one that took its place.
+#[test]
+fn an_older_write_that_comes_last_changes_nothing() {
+    for seed in 0..8 {
+        let wrong = an_older_write_comes_last(seed);
+        assert_eq!(wrong, Ok(Vec::new()), "seed {seed}");
+    }
+}
+
 #[test]
 fn a_seed_fails_without_each_guard() {
     let output = Command::new(env!("CARGO_BIN_EXE_sestina-sim"))
-        .args(["--guards", "--seeds", "60"])
+        .args(["--guards", "--seeds", "200"])
         .env_remove("SESTINA_SIM_SEED")
         .output()
         .unwrap();

@@ -3,6 +3,9 @@
 use super::{Findings, holds_password};
 use crate::sections::{Redis, RedisMode};
 
+/// A write must hold a room's largest single change without its contents.
+const LEAST_COMMIT: usize = 16 << 10;
+
 pub(super) fn check(redis: &Redis, found: &mut Findings) {
     found.require(
         (redis.mode == RedisMode::Memory) == redis.urls.is_empty(),
@@ -37,6 +40,11 @@ pub(super) fn check(redis: &Redis, found: &mut Findings) {
              authority that is trusted",
         );
     }
+    found.require(
+        *redis.commit_bytes >= LEAST_COMMIT,
+        "redis.commit_bytes",
+        "must be at least 16 KiB",
+    );
     check_tls(redis, found);
 }
 

@@ -3,6 +3,7 @@
 //! is the same over TLS, and what TLS refuses, is in `tls`.
 #![allow(clippy::unwrap_used, missing_docs)]
 
+mod late;
 mod leases;
 mod shadow;
 mod tls;
@@ -11,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sestina_api::lease::{LeaseAuthority, Renewal};
-use sestina_api::shadow::{Shadow, ShadowError, ShadowOp};
+use sestina_api::shadow::{Found, Loading, Shadow, ShadowError, ShadowOp, Stamp};
 use sestina_runtime::clock::BootClock;
 use sestina_sessions::{MemoryLeases, MemoryShadow, RedisConfig, RedisLeases, RedisShadow};
 use sestina_testkit::{Redis, RedisCluster, RedisSentinel};
@@ -36,20 +37,12 @@ async fn single_redis() {
 
 /// A hash slot moves: the redirection is followed, and the objects must be written anew.
 async fn follows_a_hash_slot(shadow: &RedisShadow, redis: &RedisCluster) {
-    shadow
-        .apply(500, 1, vec![replace("a", 1, &[])])
-        .await
-        .unwrap();
+    put(shadow, 500, at(1, 1), replace("a", &[])).await.unwrap();
     redis.move_slot_of("{s500}:e").unwrap();
-    assert_eq!(
-        shadow.apply(500, 1, vec![update("a", 1, &[], &[])]).await,
-        stale(&["a"])
-    );
-    shadow
-        .apply(500, 1, vec![replace("a", 2, &[])])
-        .await
-        .unwrap();
-    assert_eq!(contents(shadow, 500, 1).await, [object("a", 2, &[])]);
+    let lost = put(shadow, 500, at(1, 2), update("a", at(1, 1), &[], &[])).await;
+    assert_eq!(stale(lost), ["a"]);
+    put(shadow, 500, at(1, 3), replace("a", &[])).await.unwrap();
+    assert_eq!(contents(shadow, 500, 1).await, [object("a", at(1, 3), &[])]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -75,45 +68,57 @@ async fn redis_cluster() {
     let well: u16 = (600..).find(|slot| holder(*slot) == 1).unwrap();
     redis.suspend(0);
     let began = Instant::now();
-    let away = shadow.apply(hung, 1, vec![replace("a", 1, &[])]).await;
+    let away = put(&shadow, hung, at(1, 1), replace("a", &[])).await;
     assert!(matches!(away, Err(ShadowError::Away(_))), "{away:?}");
     assert!(
         began.elapsed() < Duration::from_millis(1500),
         "{:?}",
         began.elapsed()
     );
-    shadow
-        .apply(well, 1, vec![replace("a", 1, &[])])
-        .await
-        .unwrap();
+    let op = replace("a", &[]);
+    put(&shadow, well, at(1, 1), op).await.unwrap();
     redis.resume(0);
-    eventually(&shadow, hung, replace("a", 1, &[])).await;
+    eventually(&shadow, hung, replace("a", &[])).await;
 
     // One node dies and comes back empty.
     redis.kill9(0);
-    shadow
-        .apply(well, 1, vec![replace("a", 2, &[])])
-        .await
-        .unwrap();
-    assert!(matches!(
-        shadow.load(hung, 1).await,
-        Err(ShadowError::Away(_))
-    ));
+    let op = replace("a", &[]);
+    put(&shadow, well, at(1, 2), op).await.unwrap();
+    let away = load(&shadow, hung, 1).await;
+    assert!(matches!(away, Err(ShadowError::Away(_))), "{away:?}");
     redis.restart(0).unwrap();
-    eventually(&shadow, hung, replace("a", 1, &[])).await;
+    eventually(&shadow, hung, replace("a", &[])).await;
 }
 
-/// Applies until it is not away any more.
-async fn eventually(shadow: &dyn Shadow, slot: u16, op: ShadowOp) {
+async fn put(
+    shadow: &dyn Shadow,
+    slot: u16,
+    at: Stamp,
+    op: ShadowOp,
+) -> Result<Found, ShadowError> {
+    shadow.apply(slot, at, vec![op]).await
+}
+
+/// Applies until it is not away any more, each time under another number; tells which it was.
+async fn eventually(shadow: &dyn Shadow, slot: u16, op: ShadowOp) -> Stamp {
+    eventually_from(shadow, slot, op, 1000).await
+}
+
+/// The same, with numbers from `first` on.
+async fn eventually_from(shadow: &dyn Shadow, slot: u16, op: ShadowOp, first: u64) -> Stamp {
     let end = Instant::now() + Duration::from_secs(30);
-    loop {
-        match shadow.apply(slot, 1, vec![op.clone()]).await {
+    for n in first.. {
+        match put(shadow, slot, at(1, n), op.clone()).await {
             Err(ShadowError::Away(_)) if Instant::now() < end => {
                 sleep(Duration::from_millis(20)).await;
             }
-            other => return other.unwrap(),
+            other => {
+                other.unwrap();
+                return at(1, n);
+            }
         }
     }
+    unreachable!("there are numbers enough");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -125,35 +130,33 @@ async fn sentinel_failover() {
     shadow_suite(&shadow).await;
     lease_suite(&leases).await;
 
-    // What the master had not replicated is lost with it: the base is stale then.
+    // What the master had not replicated is lost with it: the owner sees that its last write is not
+    // known, and the base is stale.
     let before = redis.master_port().unwrap();
-    shadow
-        .apply(700, 1, vec![replace("a", 1, &[("x", "1")])])
-        .await
-        .unwrap();
+    let op = replace("a", &[("x", "1")]);
+    put(&shadow, 700, at(1, 1), op).await.unwrap();
     let replicated = sestina_testkit::command(before, &["WAIT", "1", "5000"]).unwrap();
     assert_eq!(replicated, sestina_testkit::Reply::Int(1));
     let replica = redis.replica_port().unwrap();
     sestina_testkit::command(replica, &["REPLICAOF", "NO", "ONE"]).unwrap();
-    shadow
-        .apply(700, 1, vec![update("a", 1, &[("x", "2")], &[])])
-        .await
-        .unwrap();
+    let op = update("a", at(1, 1), &[("x", "2")], &[]);
+    assert_eq!(put(&shadow, 700, at(1, 2), op).await, Ok(found(1, 1)));
     redis.kill9().unwrap();
     redis.wait_failover(before).unwrap();
-    eventually(&shadow, 701, replace("b", 1, &[])).await;
+    eventually(&shadow, 701, replace("b", &[])).await;
     assert_eq!(
-        shadow.apply(700, 1, vec![update("a", 2, &[], &[])]).await,
-        stale(&["a"])
+        put(&shadow, 700, at(1, 3), update("a", at(1, 2), &[], &[])).await,
+        Err(ShadowError::Stale {
+            found: found(1, 1),
+            objects: vec!["a".to_owned()]
+        })
     );
     assert_eq!(
         contents(&shadow, 700, 1).await,
-        [object("a", 1, &[("x", "1")])]
+        [object("a", at(1, 1), &[("x", "1")])]
     );
-    shadow
-        .apply(700, 1, vec![replace("a", 3, &[])])
-        .await
-        .unwrap();
+    let op = replace("a", &[]);
+    put(&shadow, 700, at(1, 4), op).await.unwrap();
     let end = Instant::now() + Duration::from_secs(20);
     while leases.renew(&node("z", 1), TTL).await != Ok(Renewal::Renewed) {
         assert!(Instant::now() < end, "leases do not come back");
@@ -168,11 +171,11 @@ async fn the_order_of_start_does_not_matter() {
     let config = RedisConfig::single(redis.url());
     let shadow = RedisShadow::connect(&config).unwrap();
     let leases = RedisLeases::connect(&config).unwrap();
-    let away = shadow.load(1, 1).await;
+    let away = load(&shadow, 1, 1).await;
     assert!(matches!(away, Err(ShadowError::Away(_))), "{away:?}");
     assert!(leases.fresh().await.is_err());
     redis.restart().unwrap();
-    eventually(&shadow, 1, replace("a", 1, &[])).await;
+    eventually(&shadow, 1, replace("a", &[])).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -181,15 +184,13 @@ async fn a_suspended_redis_is_away_in_time_and_comes_back() {
     let config = RedisConfig::single(redis.url());
     let shadow = RedisShadow::connect(&config).unwrap();
     let leases = RedisLeases::connect(&config).unwrap();
-    shadow
-        .apply(1, 1, vec![replace("a", 1, &[])])
-        .await
-        .unwrap();
+    let op = replace("a", &[]);
+    put(&shadow, 1, at(1, 1), op).await.unwrap();
     leases.renew(&node("a", 1), TTL).await.unwrap();
     redis.suspend();
-    for _ in 0..6 {
+    for n in 2..8 {
         let began = Instant::now();
-        let away = shadow.apply(1, 1, vec![update("a", 1, &[], &[])]).await;
+        let away = put(&shadow, 1, at(1, n), update("a", at(1, 1), &[], &[])).await;
         assert!(matches!(away, Err(ShadowError::Away(_))), "{away:?}");
         assert!(began.elapsed() < config.shadow_timeout + Duration::from_millis(400));
         let began = Instant::now();
@@ -208,38 +209,58 @@ async fn a_suspended_redis_is_away_in_time_and_comes_back() {
         began.elapsed()
     );
     redis.resume();
-    eventually(&shadow, 1, replace("a", 9, &[])).await;
-    assert_eq!(contents(&shadow, 1, 1).await, [object("a", 9, &[])]);
+    let last = eventually(&shadow, 1, replace("a", &[("x", "9")])).await;
+    assert_eq!(
+        contents(&shadow, 1, 1).await,
+        [object("a", last, &[("x", "9")])]
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn after_a_flush_deltas_are_stale() {
     let redis = Redis::start_own().unwrap();
     let shadow = RedisShadow::connect(&RedisConfig::single(redis.url())).unwrap();
-    shadow
-        .apply(1, 7, vec![replace("a", 1, &[]), replace("b", 1, &[])])
-        .await
-        .unwrap();
+    let both = vec![replace("a", &[]), replace("b", &[])];
+    shadow.apply(1, at(7, 1), both).await.unwrap();
     let evict = ["DEL", "{s1}:o:b"];
     sestina_testkit::command(redis.port(), &evict).unwrap();
-    assert_eq!(
-        shadow.apply(1, 7, vec![update("b", 1, &[], &[])]).await,
-        stale(&["b"])
-    );
-    assert_eq!(contents(&shadow, 1, 7).await, [object("a", 1, &[])]);
+    let evicted = put(&shadow, 1, at(7, 2), update("b", at(7, 1), &[], &[])).await;
+    assert_eq!(stale(evicted), ["b"]);
+    let contents_before = contents(&shadow, 1, 7).await;
+    assert_eq!(contents_before, [object("a", at(7, 1), &[])]);
     for flush in [["FLUSHALL", "SYNC"], ["SCRIPT", "FLUSH"]] {
         sestina_testkit::command(redis.port(), &flush).unwrap();
     }
     assert_eq!(
-        shadow.apply(1, 7, vec![update("a", 1, &[], &[])]).await,
-        stale(&["a"])
+        put(&shadow, 1, at(7, 3), update("a", at(7, 1), &[], &[])).await,
+        Err(ShadowError::Stale {
+            found: found(0, 0),
+            objects: vec!["a".to_owned()]
+        })
     );
     assert_eq!(shadow.epochs(&[1]).await.unwrap(), [7]);
-    shadow
-        .apply(1, 7, vec![replace("a", 2, &[])])
-        .await
-        .unwrap();
-    assert_eq!(contents(&shadow, 1, 7).await, [object("a", 2, &[])]);
+    let op = replace("a", &[]);
+    put(&shadow, 1, at(7, 4), op).await.unwrap();
+    assert_eq!(contents(&shadow, 1, 7).await, [object("a", at(7, 4), &[])]);
+}
+
+/// A server that another takes the place of while a slot is loaded: the parts do not belong together.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_load_sees_that_the_store_has_changed() {
+    let redis = Redis::start_own().unwrap();
+    let shadow = RedisShadow::connect(&RedisConfig::single(redis.url())).unwrap();
+    let many = (0..100).map(|n| replace(&format!("s:{n:03}"), &[("n", "1")]));
+    shadow.apply(1, at(1, 1), many.collect()).await.unwrap();
+    let mut loading = Loading::new(shadow.list(1, at(2, 0)).await.unwrap());
+    let (names, after) = loading.next().unwrap();
+    let first = shadow.load_part(1, names, after).await.unwrap();
+    assert!(loading.take(first, false));
+    // As a replica has it that got no word of the new epoch.
+    let older = ["SET", "{s1}:e", "1 1 0 0 0"];
+    sestina_testkit::command(redis.port(), &older).unwrap();
+    let (names, after) = loading.next().unwrap();
+    let second = shadow.load_part(1, names, after).await.unwrap();
+    assert!(!loading.take(second, false));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -249,11 +270,8 @@ async fn many_slots_commit_at_once() {
     let mut commits = tokio::task::JoinSet::new();
     for slot in 0..2000 {
         let shadow = shadow.clone();
-        commits.spawn(async move {
-            shadow
-                .apply(slot, 1, vec![replace("a", 1, &[("x", "1")])])
-                .await
-        });
+        commits
+            .spawn(async move { put(&*shadow, slot, at(1, 1), replace("a", &[("x", "1")])).await });
     }
     while let Some(commit) = commits.join_next().await {
         commit.unwrap().unwrap();

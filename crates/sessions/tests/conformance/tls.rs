@@ -85,7 +85,7 @@ async fn refusal(mut config: RedisConfig) -> String {
     config.connect_timeout = Duration::from_secs(5);
     config.shadow_timeout = Duration::from_secs(20);
     let shadow = RedisShadow::connect(&config).unwrap();
-    match shadow.load(1, 1).await {
+    match load(&shadow, 1, 1).await {
         Err(ShadowError::Away(why)) => why,
         other => panic!("{:?} was not refused: {other:?}", config.mode),
     }
@@ -121,11 +121,11 @@ async fn single_redis() {
     refusal(plain).await;
 
     redis.kill9();
-    let away = shadow.load(1, 1).await;
+    let away = load(&shadow, 1, 1).await;
     assert!(matches!(away, Err(ShadowError::Away(_))), "{away:?}");
     redis.restart().unwrap();
-    eventually(&shadow, 1, replace("a", 1, &[])).await;
-    assert_eq!(contents(&shadow, 1, 1).await, [object("a", 1, &[])]);
+    let last = eventually(&shadow, 1, replace("a", &[])).await;
+    assert_eq!(contents(&shadow, 1, 1).await, [object("a", last, &[])]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -142,7 +142,7 @@ async fn sentinel_failover() {
     let before = redis.master_port().unwrap();
     redis.kill9().unwrap();
     redis.wait_failover(before).unwrap();
-    eventually(&shadow, 701, replace("b", 1, &[])).await;
+    eventually(&shadow, 701, replace("b", &[])).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -163,7 +163,7 @@ async fn redis_cluster() {
     redis.kill9(1);
     redis.restart(1).unwrap();
     for slot in 600..610 {
-        eventually(&shadow, slot, replace("a", 1, &[])).await;
+        eventually(&shadow, slot, replace("a", &[])).await;
     }
 }
 
@@ -184,7 +184,7 @@ async fn an_unknown_authority_is_refused() {
     // The server and its certificate are well.
     let config = with(RedisConfig::single(redis.url()), authority.tls());
     let shadow = RedisShadow::connect(&config).unwrap();
-    assert_eq!(shadow.load(1, 1).await, Ok(Vec::new()));
+    assert_eq!(contents(&shadow, 1, 1).await, []);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -214,10 +214,8 @@ async fn servers_may_ask_for_a_certificate() {
     let config = RedisConfig::single(redis.url());
     let config = with(config, authority.tls_as(&authority));
     let shadow = RedisShadow::connect(&config).unwrap();
-    shadow
-        .apply(1, 1, vec![replace("a", 1, &[])])
-        .await
-        .unwrap();
+    let op = replace("a", &[]);
+    put(&shadow, 1, at(1, 1), op).await.unwrap();
     lease_suite(&RedisLeases::connect(&config).unwrap()).await;
 }
 

@@ -209,6 +209,8 @@ labels! {
         Epoch = "epoch",
         /// It carried an older generation of its session.
         Generation = "generation",
+        /// It was not newer than the last write to its slot of the state store.
+        Write = "write",
     }
 
     /// Why authentication failed.

@@ -107,6 +107,12 @@ metrics! {
     rebuilt_rooms: Counter;
     /// Room events sent while the shadow store was away
     uncommitted_room_events: Counter;
+    /// Commits to the state store, each at most `redis.commit_bytes` long
+    replica_commits: Counter;
+    /// Bytes of these commits
+    replica_commit_bytes: Counter;
+    /// Slots that are written anew because the state store has lost writes
+    rewriting_slots: Gauge;
     /// What was promised and lost: must stay 0
     lost: By<Lost, Counter>;
     /// Frames and writes refused because they were out of date

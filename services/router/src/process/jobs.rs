@@ -4,11 +4,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use sestina_api::key::EffectKey;
-use sestina_api::shadow::ShadowError;
+use sestina_api::shadow::{Loaded, Loading, Shadow, ShadowError, Stamp};
 use sestina_api::store::StoreError;
 use sestina_proto as proto;
 use sestina_runtime::backoff::Backoff;
-use sestina_runtime::failpoint;
+use sestina_runtime::{failpoint, guard};
 use sestina_telemetry::trace::span_from_traceparent;
 use sestina_telemetry::{Lost, StoreOp};
 use tracing::{Instrument as _, Span};
@@ -120,21 +120,21 @@ async fn run(shared: &Arc<Shared>, job: Job) -> Option<JobDone> {
             };
             JobDone::ArchiveQuery { query, page }
         }
-        Job::Shadow { slot, epoch, ops } => {
+        Job::Shadow { slot, at, ops } => {
             let began = Instant::now();
-            let result = shared.ports.shadow.apply(slot, epoch, ops).await;
+            let result = shared.ports.shadow.apply(slot, at, ops).await;
             shared.metrics.store_seconds[StoreOp::ShadowApply].observe(began.elapsed());
-            JobDone::Shadow {
-                slot,
-                epoch,
-                result,
-            }
+            JobDone::Shadow { slot, at, result }
+        }
+        Job::ShadowList { slot, at } => {
+            let result = shared.ports.shadow.list(slot, at).await;
+            JobDone::ShadowListed { slot, at, result }
         }
         Job::ShadowLoad { slot, epoch } => {
             let mut backoff = retry();
             let result = loop {
                 let began = Instant::now();
-                let loaded = shared.ports.shadow.load(slot, epoch).await;
+                let loaded = load(&*shared.ports.shadow, slot, epoch).await;
                 shared.metrics.store_seconds[StoreOp::ShadowLoad].observe(began.elapsed());
                 match loaded {
                     Err(ShadowError::Away(reason)) => {
@@ -158,6 +158,20 @@ async fn run(shared: &Arc<Shared>, job: Job) -> Option<JobDone> {
         // These go together: see `start`.
         Job::Release { .. } => return None,
     })
+}
+
+/// Loads a slot. Once the epoch is installed no earlier owner changes anything, so it goes in parts.
+async fn load(shadow: &dyn Shadow, slot: u16, epoch: u64) -> Result<Loaded, ShadowError> {
+    let listing = shadow.list(slot, Stamp::new(epoch, 0)).await?;
+    let mut loading = Loading::new(listing);
+    while let Some((names, after)) = loading.next() {
+        let part = shadow.load_part(slot, names, after).await?;
+        if !loading.take(part, !guard!("load-in-parts")) {
+            let text = "it changed while the slot was loaded, as when another server takes over";
+            return Err(ShadowError::Away(text.to_owned()));
+        }
+    }
+    Ok(loading.finish())
 }
 
 /// Whether a user exists, and which of these offline messages it has or had.

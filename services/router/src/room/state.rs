@@ -89,6 +89,17 @@ impl Room {
         self.tail.is_empty()
     }
 
+    /// The shadow has nothing of it any more that is over.
+    pub(crate) fn is_cut(&self) -> bool {
+        self.stale_fields.is_empty()
+    }
+
+    /// Keys that the shadow still has although they are forgotten here.
+    pub(crate) fn stale_keys(&self) -> impl Iterator<Item = (String, Bytes)> {
+        let keys = self.stale_fields.iter().filter(|f| f.starts_with("k:"));
+        keys.map(|field| (field.clone(), Bytes::new()))
+    }
+
     /// Events up to here will never be sent again, whoever dies.
     pub(super) fn mark(&self) -> u64 {
         self.marked

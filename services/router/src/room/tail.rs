@@ -89,8 +89,7 @@ impl Slot {
         let Some(this) = self.rooms.get_mut(room) else {
             return;
         };
-        this.seq += 1;
-        let seq = this.seq;
+        let seq = this.next_seq(self.epoch);
         if let Some(work) = work {
             core.works.part(work);
         }
@@ -312,7 +311,7 @@ impl Slot {
     }
 
     /// Takes out of the shadow what all have, if no event did it meanwhile.
-    fn room_cut(&mut self, core: &mut Core, room: &Jid) {
+    pub(crate) fn room_cut(&mut self, core: &mut Core, room: &Jid) {
         let Some(this) = self.rooms.get_mut(room) else {
             return;
         };
@@ -422,6 +421,21 @@ impl Slot {
 }
 
 impl Room {
+    /// The number of the next event. Events that left while the shadow was away, or that it has
+    /// lost, had higher numbers than it tells the next owner, and receivers drop what is not higher
+    /// than the last: so the numbers of each epoch are above all that an earlier one can have given.
+    fn next_seq(&mut self, epoch: u64) -> u64 {
+        let floor = epoch.min(u64::from(u32::MAX)) << 32;
+        if self.seq < floor && guard!("room-sequence") {
+            if self.seq == 0 {
+                self.mark_told = floor;
+            }
+            self.seq = floor;
+        }
+        self.seq += 1;
+        self.seq
+    }
+
     /// Its mark, if it is that origin.
     pub(crate) fn mark_of(&self, origin: u128) -> Option<u64> {
         (self.identity == origin).then(|| self.mark())

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use sestina_api::key::split;
-use sestina_api::shadow::ShadowOp;
+use sestina_api::shadow::{ShadowOp, Stamp};
 use sestina_proto as proto;
 use sestina_runtime::guard;
 use sestina_xmpp::jid::Jid;
@@ -72,9 +72,11 @@ pub enum Job {
     /// Commit a slot's shadow.
     Shadow {
         slot: u16,
-        epoch: u64,
+        at: Stamp,
         ops: Vec<ShadowOp>,
     },
+    /// Ask the shadow which objects of a slot it has.
+    ShadowList { slot: u16, at: Stamp },
     /// Load a slot's shadow at takeover.
     ShadowLoad { slot: u16, epoch: u64 },
     /// Have the keys of these users ready.

@@ -92,6 +92,13 @@ impl Worker {
         }
     }
 
+    /// The shadow knows a higher epoch of the slot.
+    fn fenced_by_shadow(&mut self, slot: u16) {
+        self.core.metrics.refused_epoch();
+        self.core.metrics.slot_fenced();
+        self.drop_slot(slot);
+    }
+
     pub(super) fn job_done(&mut self, done: JobDone) {
         let core = &mut self.core;
         match done {
@@ -146,14 +153,22 @@ impl Worker {
             }
             JobDone::Shadow {
                 slot: number,
-                epoch,
+                at,
                 result,
             } => {
-                let slot = self.slots.get_mut(number).filter(|s| s.epoch == epoch);
-                if slot.is_some_and(|slot| !slot.shadow_done(core, result)) {
-                    core.metrics.refused_epoch();
-                    core.metrics.slot_fenced();
-                    self.drop_slot(number);
+                let slot = self.slots.get_mut(number);
+                if slot.is_some_and(|slot| !slot.shadow_done(core, at, result)) {
+                    self.fenced_by_shadow(number);
+                }
+            }
+            JobDone::ShadowListed {
+                slot: number,
+                at,
+                result,
+            } => {
+                let slot = self.slots.get_mut(number);
+                if slot.is_some_and(|slot| !slot.shadow_listed(core, at, result)) {
+                    self.fenced_by_shadow(number);
                 }
             }
             JobDone::ShadowLoaded {
@@ -165,7 +180,7 @@ impl Worker {
                     return;
                 };
                 match result {
-                    Ok(objects) => slot.shadow_loaded(core, objects),
+                    Ok(loaded) => slot.shadow_loaded(core, loaded),
                     Err(ShadowError::Fenced { .. }) => {
                         core.metrics.slot_fenced();
                         self.drop_slot(number);

@@ -160,10 +160,11 @@ impl Worker {
                     .get_mut(number)
                     .filter(|s| s.epoch == frame.epoch)
                 {
-                    slot.node_done(core, from.0);
+                    // Before this router counts as told: its copy may be newer than what was loaded.
                     if let Some(state) = installed.state {
-                        slot.shadow_loaded(core, parting::objects(state));
+                        slot.shadow_loaded(core, parting::loaded(state));
                     }
+                    slot.node_done(core, from.0);
                 }
             }
             Some(PeerBody::UserChanged(changed)) => {

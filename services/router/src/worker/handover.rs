@@ -6,6 +6,7 @@
 use sestina_proto as proto;
 use sestina_runtime::failpoint;
 use sestina_telemetry::SlotStep;
+use sestina_xmpp::jid::Jid;
 
 use super::core::{Core, Job};
 use super::session::{Attachment, Session};
@@ -70,12 +71,16 @@ impl Slot {
 
     /// Whether nothing of this slot lives in this process alone.
     fn is_flushed(&self) -> bool {
+        let spilled = self.is_spilled();
         self.outbound.is_empty()
             && self.parked.is_empty()
             && self.shadow.is_idle()
             && self.offline_open == 0
             && self.archive_open == 0
-            && self.rooms.values().all(crate::room::Room::is_flushed)
+            && self
+                .rooms
+                .values()
+                .all(|room| room.is_flushed() && (room.is_cut() || !spilled))
             && self
                 .seen
                 .values()
@@ -98,8 +103,13 @@ impl Slot {
     }
 
     /// Writes attached sessions to the shadow as well: from the release until the new owner has
-    /// asked all edges, an edge that dies would take the only copy with it.
+    /// asked all edges, an edge that dies would take the only copy with it. Rooms are cut, so that the
+    /// shadow has them as they are here.
     fn spill(&mut self, core: &mut Core) {
+        let rooms: Vec<Jid> = self.rooms.keys().cloned().collect();
+        for room in rooms {
+            self.room_cut(core, &room);
+        }
         let attached = self
             .sessions
             .values()

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use sestina_api::key::EffectKey;
 use sestina_api::link::EdgeLane;
 use sestina_api::peer::PeerSink;
-use sestina_api::shadow::{ShadowError, ShadowObject};
+use sestina_api::shadow::{Found, Listing, Loaded, ShadowError, Stamp};
 use sestina_cluster::slot_map::SlotTable;
 use sestina_proto as proto;
 use tokio::sync::oneshot;
@@ -113,13 +113,18 @@ pub enum JobDone {
     },
     Shadow {
         slot: u16,
-        epoch: u64,
-        result: Result<(), ShadowError>,
+        at: Stamp,
+        result: Result<Found, ShadowError>,
+    },
+    ShadowListed {
+        slot: u16,
+        at: Stamp,
+        result: Result<Listing, ShadowError>,
     },
     ShadowLoaded {
         slot: u16,
         epoch: u64,
-        result: Result<Vec<ShadowObject>, ShadowError>,
+        result: Result<Loaded, ShadowError>,
     },
     /// The keys that were asked for are there, as far as they could be had.
     Keys,

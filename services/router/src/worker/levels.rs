@@ -18,6 +18,8 @@ pub(crate) struct Levels {
     archive: (usize, usize),
     /// Objects whose change the shadow does not have.
     shadow: usize,
+    /// Slots that are written anew because the shadow has lost something.
+    rewriting: usize,
 }
 
 impl Levels {
@@ -34,6 +36,7 @@ impl Levels {
             diff(self.archive.1, now.archive.1),
         );
         metrics.waiting(Queue::Shadow, diff(self.shadow, now.shadow), 0);
+        metrics.rewriting(diff(self.rewriting, now.rewriting));
         *self = now;
     }
 }
@@ -53,6 +56,7 @@ impl Worker {
         let mut now = Levels::default();
         for slot in self.slots.iter() {
             now.shadow += slot.shadow.unwritten();
+            now.rewriting += usize::from(slot.shadow.is_rewriting());
             for session in slot.sessions.values() {
                 now.session.0 += session.queue.len();
                 now.session.1 += session.queue_bytes;

@@ -8,7 +8,7 @@
 //! - [`attach`], [`inbound`]: from edges; [`route`]: at the sender; [`receive`],
 //!   [`replay`], [`to_user`]: at the addressee; [`outgoing`]: to the client
 //! - [`presence`], [`records`]: presence; archive, offline, carbons
-//! - [`detach`], [`ending`], [`shadow`], [`shadow_check`]: ends of sockets and sessions; what survives this
+//! - [`detach`], [`ending`], [`shadow`], [`commit`], [`staging`], [`shadow_check`]: ends of sockets and sessions; what survives this
 //!   process
 //! - [`takeover`], [`held`], [`archive_again`]: slots come; [`leaving`], [`handover`],
 //!   [`parting`], [`given_away`]: they go
@@ -19,6 +19,7 @@
 mod archive_again;
 mod attach;
 mod batch;
+mod commit;
 pub(crate) mod core;
 mod detach;
 mod ending;
@@ -48,8 +49,7 @@ pub(crate) mod session;
 pub(crate) mod shadow;
 mod shadow_check;
 pub(crate) mod slot;
-mod stored;
-mod stored_rows;
+mod staging;
 mod takeover;
 #[cfg(test)]
 mod testing;

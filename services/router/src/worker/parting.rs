@@ -6,10 +6,12 @@
 
 use std::collections::BTreeMap;
 
-use sestina_api::shadow::ShadowObject;
+use sestina_api::shadow::{Loaded, ShadowObject, Stamp};
 use sestina_proto as proto;
+use sestina_xmpp::jid::Jid;
 
 use super::slot::{Phase, Slot};
+use crate::room::Room;
 
 /// A slot with more than this is left to the shadow alone.
 const MOST_BYTES: usize = 256 << 10;
@@ -75,7 +77,10 @@ impl Slot {
         let mut objects = Vec::new();
         for (object, version) in self.shadow.versions() {
             let mut fields = Vec::new();
-            for (name, value) in self.full_fields(object)? {
+            let room = object.strip_prefix("r:").map(Jid::from_wire);
+            let room = room.and_then(|room| self.rooms.get(&room));
+            let stale = room.into_iter().flat_map(Room::stale_keys);
+            for (name, value) in self.full_fields(object)?.into_iter().chain(stale) {
                 bytes += name.len() + value.len();
                 fields.push(proto::StoredField { name, value });
             }
@@ -84,26 +89,37 @@ impl Slot {
             }
             objects.push(proto::StoredObject {
                 object: object.to_owned(),
-                version,
+                epoch: version.epoch,
+                n: version.n,
                 fields,
             });
         }
-        Some(proto::SlotState { objects })
+        let last = self.shadow.acked();
+        Some(proto::SlotState {
+            objects,
+            last_epoch: last.epoch,
+            last_n: last.n,
+        })
     }
 }
 
 /// As the shadow itself would give it.
-pub(super) fn objects(state: proto::SlotState) -> Vec<ShadowObject> {
+pub(super) fn loaded(state: proto::SlotState) -> Loaded {
+    let last = Stamp::new(state.last_epoch, state.last_n);
     let of = |stored: proto::StoredObject| ShadowObject {
         object: stored.object,
-        version: stored.version,
+        version: Stamp::new(stored.epoch, stored.n),
         fields: stored
             .fields
             .into_iter()
             .map(|field| (field.name, field.value))
             .collect(),
     };
-    state.objects.into_iter().map(of).collect()
+    Loaded {
+        at: last,
+        before: last,
+        objects: state.objects.into_iter().map(of).collect(),
+    }
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use sestina_api::shadow::ShadowError;
+use sestina_api::shadow::{Found, ShadowError, Stamp};
 use sestina_proto::peer_frame::Body as PeerBody;
 use sestina_proto::to_router::Body as RouterBody;
 
@@ -17,13 +17,10 @@ const ROMEO: &str = "romeo@c.example/orchard";
 fn commit(router: &mut Router, jobs: Vec<Job>) -> Vec<Job> {
     let mut others = Vec::new();
     for job in jobs {
-        if let Job::Shadow { slot, epoch, .. } = job {
-            let result = Ok(());
-            let done = JobDone::Shadow {
-                slot,
-                epoch,
-                result,
-            };
+        if let Job::Shadow { slot, at, .. } = job {
+            let last = Stamp::new(at.epoch, at.n - 1);
+            let result = Ok(Found { last, refused: 0 });
+            let done = JobDone::Shadow { slot, at, result };
             let next = router.turn(vec![Input::Done(done)]);
             others.extend(commit(router, next));
         } else {
@@ -157,11 +154,12 @@ fn what_nobody_asks_for_is_forgotten() {
 fn a_shadow_that_is_away_thaws_what_was_frozen() {
     let (mut router, slot, _) = detached();
     freeze(&mut router, slot);
+    let at = Stamp::new(1, 1);
     let serves = |router: &mut Router| router.worker.slots.get_mut(slot).unwrap().is_active();
     assert!(!serves(&mut router));
     let away = JobDone::Shadow {
         slot,
-        epoch: 1,
+        at,
         result: Err(ShadowError::Away("no answer".to_owned())),
     };
     router.turn(vec![Input::Done(away)]);

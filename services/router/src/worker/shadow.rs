@@ -1,29 +1,29 @@
-//! The shadow of a slot: what of it must survive this process, committed in groups.
+//! The shadow of a slot: what of it must survive this process.
 //!
-//! One commit is in flight for a slot at a time; what changes meanwhile goes with the next. After
-//! any failure the objects concerned are written whole, so that a store that lost writes, or
-//! restarted empty, is right again without special cases.
+//! Here is what is to be written, object by object; [`commit`](super::commit) writes it. A *group* is
+//! what changed of one object since it was written last: a commit takes groups whole.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::Bytes;
 use prost::Message as _;
-use sestina_api::shadow::{ShadowError, ShadowOp};
+use sestina_api::shadow::{Loaded, Stamp};
 use sestina_proto as proto;
-use sestina_runtime::failpoint;
 use sestina_xmpp::jid::Jid;
 
-use super::core::{Core, Job};
+use super::commit::{Check, InFlight};
+use super::core::Core;
 use super::session::{Attachment, Session};
 use super::slot::Slot;
-use crate::chance::HashMap;
+use super::staging::Staging;
+use crate::chance::{HashMap, HashSet};
 
 /// How long a detached session at least waits for its client after its owner has changed.
 const GRACE_MS: u64 = 30_000;
 
 /// What is to be written of one object.
 #[derive(Debug)]
-enum Change {
+pub(super) enum Change {
     Replace,
     Update {
         set: BTreeMap<String, Bytes>,
@@ -32,31 +32,63 @@ enum Change {
     Delete,
 }
 
-/// Who waits for a commit.
+impl Change {
+    fn nothing() -> Change {
+        Change::Update {
+            set: BTreeMap::new(),
+            remove: BTreeSet::new(),
+        }
+    }
+}
+
+/// What waits until an object is written.
 #[derive(Debug, Default)]
-struct Waiting {
-    objects: Vec<String>,
+pub(super) struct Waiting {
     /// Detached sessions, up to which outbound number.
-    sessions: Vec<(u128, u64)>,
+    pub(super) sessions: Vec<(u128, u64)>,
     /// Room events.
-    events: Vec<(Jid, u64)>,
+    pub(super) events: Vec<(Jid, u64)>,
     /// Rooms, and up to which event their tail is cut.
-    trims: Vec<(Jid, u64)>,
-    /// All objects are part of it: they are there, as far as was known to be in doubt then.
-    check: Option<u64>,
+    pub(super) trims: Vec<(Jid, u64)>,
+}
+
+/// A group that is to be written.
+#[derive(Debug)]
+pub(super) struct Pending {
+    pub(super) change: Change,
+    pub(super) waiting: Waiting,
 }
 
 /// See the module.
 #[derive(Debug, Default)]
 pub(crate) struct SlotShadow {
-    versions: HashMap<String, u64>,
-    changes: BTreeMap<String, Change>,
-    waiting: Waiting,
-    in_flight: Option<Waiting>,
-    listed: bool,
-    retry_at_ms: u64,
-    /// The last commit failed.
-    failed: bool,
+    /// The version of each object, as far as the newest write says.
+    pub(super) versions: HashMap<String, Stamp>,
+    pub(super) changes: HashMap<String, Pending>,
+    /// The objects with changes, in the order in which they began to wait.
+    pub(super) order: VecDeque<String>,
+    /// A change that is too large for one script, on its way in parts.
+    pub(super) staging: Option<Staging>,
+    pub(super) in_flight: Option<InFlight>,
+    /// The number of the newest write in this epoch.
+    pub(super) n: u64,
+    /// The newest write that the store is known to have taken.
+    pub(super) acked: Stamp,
+    /// How many writes the store had refused as old.
+    pub(super) refused: Option<u64>,
+    /// The store has lost writes: it is to be asked which objects it has.
+    pub(super) to_list: bool,
+    /// Since then not all objects were written anew.
+    pub(super) rewriting: bool,
+    /// Objects that the store may not have as they are: a write of them failed, or was lost.
+    pub(super) doubtful: HashSet<String>,
+    pub(super) check: Option<Check>,
+    /// A commit is due although nothing has changed.
+    pub(super) probe: bool,
+    pub(super) listed: bool,
+    pub(super) retry_at_ms: u64,
+    /// The store did not answer the last commit.
+    pub(super) failed: bool,
     /// Up to which doubt all objects are known to be there.
     pub(crate) checked: u64,
 }
@@ -64,24 +96,34 @@ pub(crate) struct SlotShadow {
 impl SlotShadow {
     /// Nothing to write and nothing being written.
     pub(crate) fn is_idle(&self) -> bool {
-        self.changes.is_empty() && self.in_flight.is_none()
+        self.changes.is_empty()
+            && self.staging.is_none()
+            && self.in_flight.is_none()
+            && !self.to_list
     }
 
     /// Objects with a change that is not written.
     pub(crate) fn unwritten(&self) -> usize {
-        self.changes.len() + self.in_flight.as_ref().map_or(0, |w| w.objects.len())
+        let flying = self.in_flight.as_ref().map_or(0, InFlight::objects);
+        self.changes.len() + usize::from(self.staging.is_some()) + flying
     }
 
-    /// Whether the shadow was given something.
-    pub(crate) fn has_objects(&self) -> bool {
-        !self.versions.is_empty()
-    }
-
-    /// Objects that may be missing in the shadow.
+    /// Objects that may be missing in the shadow, or be there as they were before.
     pub(crate) fn in_doubt(&self, doubts: u64) -> usize {
+        let all = self.versions.len().max(usize::from(self.n > 0));
         let missing = if self.failed { self.unwritten() } else { 0 };
-        let unsure = self.checked < doubts;
-        missing.max(if unsure { self.versions.len() } else { 0 })
+        let unsure = if self.checked < doubts { all } else { 0 };
+        let lost = if self.to_list {
+            all
+        } else {
+            self.doubtful.len()
+        };
+        missing.max(unsure).max(lost)
+    }
+
+    /// Whether the slot is being written anew because the store has lost something.
+    pub(crate) fn is_rewriting(&self) -> bool {
+        self.rewriting
     }
 
     /// Whether the shadow did not answer the last commit.
@@ -90,29 +132,53 @@ impl SlotShadow {
     }
 
     /// The objects that the shadow has of this slot, and their versions.
-    pub(crate) fn versions(&self) -> impl Iterator<Item = (&str, u64)> {
+    pub(crate) fn versions(&self) -> impl Iterator<Item = (&str, Stamp)> {
         self.versions
             .iter()
             .map(|(object, v)| (object.as_str(), *v))
     }
 
-    /// Versions as loaded at a takeover.
-    pub(crate) fn loaded(&mut self, object: &str, version: u64) {
-        self.versions.insert(object.to_owned(), version);
+    /// The newest write that the store is known to have taken.
+    pub(crate) fn acked(&self) -> Stamp {
+        self.acked
+    }
+
+    /// Notes a change of an object, in place of what was to be written of it.
+    pub(super) fn put(&mut self, object: String, change: Change) -> &mut Waiting {
+        let pending = self.entry(object, || Change::Delete);
+        pending.change = change;
+        &mut pending.waiting
+    }
+
+    /// What is to be written of an object.
+    fn entry(&mut self, object: String, change: impl FnOnce() -> Change) -> &mut Pending {
+        let order = &mut self.order;
+        self.changes.entry(object).or_insert_with_key(|object| {
+            order.push_back(object.clone());
+            Pending {
+                change: change(),
+                waiting: Waiting::default(),
+            }
+        })
     }
 }
 
 impl Slot {
-    fn shadow_list(&mut self, core: &mut Core) {
+    pub(super) fn shadow_list(&mut self, core: &mut Core) {
         if !self.shadow.listed {
             self.shadow.listed = true;
             core.shadow_dirty.push(self.slot);
         }
     }
 
-    fn shadow_change(&mut self, core: &mut Core, object: String, change: Change) {
-        self.shadow.changes.insert(object, change);
+    pub(super) fn shadow_change(
+        &mut self,
+        core: &mut Core,
+        object: String,
+        change: Change,
+    ) -> &mut Waiting {
         self.shadow_list(core);
+        self.shadow.put(object, change)
     }
 
     /// Writes a detached session whole.
@@ -121,8 +187,8 @@ impl Slot {
         if !core.config.shadow {
             return self.detach_committed(core, id, number);
         }
-        self.shadow.waiting.sessions.push((id, number));
-        self.shadow_change(core, Session::shadow_object(id), Change::Replace);
+        let waiting = self.shadow_change(core, Session::shadow_object(id), Change::Replace);
+        waiting.sessions.push((id, number));
     }
 
     /// Adds a stanza to the queue of a detached session.
@@ -137,24 +203,22 @@ impl Slot {
         let Some(field) = queue_field(session, number) else {
             return;
         };
-        match self.shadow.changes.get_mut(&object) {
-            Some(Change::Replace) => {}
-            Some(Change::Update { set, .. }) => {
+        let known = self.shadow.versions.contains_key(&object);
+        let pending = self.shadow.entry(object, || {
+            if known {
+                Change::nothing()
+            } else {
+                Change::Replace
+            }
+        });
+        match &mut pending.change {
+            Change::Replace => {}
+            Change::Update { set, .. } => {
                 set.insert(field.0, field.1);
             }
-            Some(Change::Delete) | None => {
-                let set = BTreeMap::from([field]);
-                let update = Change::Update {
-                    set,
-                    remove: BTreeSet::new(),
-                };
-                let known = self.shadow.versions.contains_key(&object);
-                self.shadow
-                    .changes
-                    .insert(object, if known { update } else { Change::Replace });
-            }
+            Change::Delete => pending.change = Change::Replace,
         }
-        self.shadow.waiting.sessions.push((id, number));
+        pending.waiting.sessions.push((id, number));
         self.shadow_list(core);
     }
 
@@ -174,11 +238,7 @@ impl Slot {
         if core.config.shadow
             && (self.shadow.versions.contains_key(&object)
                 || self.shadow.changes.contains_key(&object)
-                || self
-                    .shadow
-                    .in_flight
-                    .as_ref()
-                    .is_some_and(|w| w.objects.contains(&object)))
+                || self.shadow.is_being_written(&object))
         {
             self.shadow_change(core, object, Change::Delete);
         }
@@ -203,24 +263,17 @@ impl Slot {
             return;
         }
         let object = room_object(room);
-        if let Some(seq) = event {
-            self.shadow.waiting.events.push((room.clone(), seq));
-        }
-        self.shadow
-            .waiting
-            .trims
-            .extend(trim.map(|seq| (room.clone(), seq)));
         let known = self.shadow.versions.contains_key(&object);
-        let change = self.shadow.changes.entry(object).or_insert_with(|| {
+        let pending = self.shadow.entry(object, || {
             if known {
-                Change::Update {
-                    set: BTreeMap::new(),
-                    remove: BTreeSet::new(),
-                }
+                Change::nothing()
             } else {
                 Change::Replace
             }
         });
+        let (change, waiting) = (&mut pending.change, &mut pending.waiting);
+        waiting.events.extend(event.map(|seq| (room.clone(), seq)));
+        waiting.trims.extend(trim.map(|seq| (room.clone(), seq)));
         if let Change::Delete = change {
             *change = Change::Replace;
         }
@@ -243,145 +296,44 @@ impl Slot {
 
     /// Changes nothing of each object: refused if the shadow does not have it as it was written.
     pub(crate) fn shadow_touch(&mut self, core: &mut Core) {
-        for object in self.shadow.versions.keys() {
-            let change = self.shadow.changes.entry(object.clone());
-            change.or_insert_with(|| Change::Update {
-                set: BTreeMap::new(),
-                remove: BTreeSet::new(),
-            });
+        let objects: Vec<String> = self.shadow.versions.keys().cloned().collect();
+        for object in objects {
+            self.shadow.entry(object, Change::nothing);
         }
-        self.shadow.waiting.check = Some(core.checks.doubts);
+        let left = self.shadow.changes.keys().cloned().collect();
+        self.shadow.check = Some(Check::new(core.checks.doubts, self.shadow.n, left));
+        self.shadow.probe = true;
         self.shadow_list(core);
     }
 
-    /// Begins a commit if none is under way; run at the end of a turn.
-    pub(crate) fn shadow_flush(&mut self, core: &mut Core) {
-        self.shadow.listed = false;
-        if self.shadow.in_flight.is_some() || self.shadow.changes.is_empty() {
-            return;
-        }
-        if core.now_ms < self.shadow.retry_at_ms {
-            return self.shadow_list(core);
-        }
-        let changes = std::mem::take(&mut self.shadow.changes);
-        let mut waiting = std::mem::take(&mut self.shadow.waiting);
-        let mut ops = Vec::with_capacity(changes.len());
-        for (object, change) in changes {
-            let version = self.shadow.versions.get(&object).copied().unwrap_or(0);
-            waiting.objects.push(object.clone());
-            let op = match change {
-                Change::Delete => ShadowOp::Delete {
-                    object: object.clone(),
-                },
-                Change::Replace => match self.full_fields(&object) {
-                    Some(fields) => ShadowOp::Replace {
-                        object: object.clone(),
-                        version: version + 1,
-                        fields,
-                    },
-                    None => ShadowOp::Delete {
-                        object: object.clone(),
-                    },
-                },
-                Change::Update { set, remove } => ShadowOp::Update {
-                    object: object.clone(),
-                    base: version,
-                    set: set.into_iter().collect(),
-                    remove: remove.into_iter().collect(),
-                },
-            };
-            match &op {
-                ShadowOp::Delete { .. } => self.shadow.versions.remove(&object),
-                _ => self.shadow.versions.insert(object, version + 1),
-            };
-            ops.push(op);
-        }
-        failpoint!("router.shadow_commit");
-        self.shadow.in_flight = Some(waiting);
-        core.jobs.push(Job::Shadow {
-            slot: self.slot,
-            epoch: self.epoch,
-            ops,
-        });
+    /// The session that an object of the shadow is of, if it belongs there.
+    fn stored_session(&self, object: &str) -> Option<&Session> {
+        let id = u128::from_str_radix(object.strip_prefix("s:")?, 16).ok()?;
+        let session = self.sessions.get(&id)?;
+        let attached = session.edge().is_some() && session.spare.is_none() && !self.is_spilled();
+        (!attached).then_some(session)
     }
 
-    /// A commit ended; false if a higher epoch fences this owner.
-    pub(crate) fn shadow_done(&mut self, core: &mut Core, result: Result<(), ShadowError>) -> bool {
-        let Some(waiting) = self.shadow.in_flight.take() else {
-            return true;
-        };
-        match result {
-            Ok(()) => {
-                failpoint!("router.shadow_committed");
-                self.shadow.failed = false;
-                self.shadow.checked = waiting.check.unwrap_or(0).max(self.shadow.checked);
-                for (id, number) in waiting.sessions {
-                    self.detach_committed(core, id, number);
-                }
-                for (room, seq) in waiting.events {
-                    core.room_committed.push((self.slot, room, seq));
-                }
-                for (room, seq) in waiting.trims {
-                    core.room_trimmed.push((self.slot, room, seq));
-                }
-            }
-            Err(ShadowError::Fenced { known }) => {
-                tracing::warn!(
-                    slot = self.slot,
-                    epoch = self.epoch,
-                    known,
-                    "fenced by the shadow"
-                );
-                return false;
-            }
-            Err(error) => {
-                // It has lost something, or it may have when it is back.
-                if !self.shadow.failed && self.shadow.checked == core.checks.doubts {
-                    core.checks.doubts += 1;
-                }
-                self.shadow.failed = true;
-                if let ShadowError::Away(reason) = &error {
-                    tracing::debug!(
-                        slot = self.slot,
-                        reason,
-                        "shadow commit failed; trying again"
-                    );
-                    self.shadow.retry_at_ms = core.now_ms + core.config.shadow_retry_ms;
-                    core.metrics.shadow_away();
-                }
-                // Rooms go on while the shadow is away: their events leave uncommitted and are
-                // settled by their receivers.
-                for (room, seq) in waiting.events {
-                    core.room_uncommitted.push((self.slot, room, seq));
-                }
-                self.shadow.waiting.sessions.extend(waiting.sessions);
-                self.shadow.waiting.trims.extend(waiting.trims);
-                self.shadow.waiting.check = self.shadow.waiting.check.max(waiting.check);
-                for object in waiting.objects {
-                    let gone = self.full_fields(&object).is_none();
-                    let change = if gone {
-                        Change::Delete
-                    } else {
-                        Change::Replace
-                    };
-                    self.shadow.changes.insert(object, change);
-                }
-            }
+    /// Whether an object belongs into the shadow.
+    pub(super) fn is_stored(&self, object: &str) -> bool {
+        match object.strip_prefix("r:") {
+            Some(room) => self.rooms.contains_key(&Jid::from_wire(room)),
+            None => self.stored_session(object).is_some(),
         }
-        if !self.shadow.changes.is_empty() {
-            self.shadow_list(core);
-        }
-        true
+    }
+
+    /// The names of all objects that belong into the shadow.
+    pub(super) fn stored_objects(&self) -> Vec<String> {
+        let sessions = self.sessions.keys().map(|id| Session::shadow_object(*id));
+        let mut objects: Vec<String> = sessions.filter(|object| self.is_stored(object)).collect();
+        objects.extend(self.rooms.keys().map(room_object));
+        objects
     }
 
     /// All fields of an object as it lives here; none if it does not (any more).
-    pub(super) fn full_fields(&self, object: &str) -> Option<Vec<(String, Bytes)>> {
-        if let Some(id) = object.strip_prefix("s:") {
-            let id = u128::from_str_radix(id, 16).ok()?;
-            let session = self.sessions.get(&id)?;
-            if session.edge().is_some() && session.spare.is_none() && !self.is_spilled() {
-                return None;
-            }
+    pub(crate) fn full_fields(&self, object: &str) -> Option<Vec<(String, Bytes)>> {
+        if object.starts_with("s:") {
+            let session = self.stored_session(object)?;
             let mut fields = vec![("meta".to_owned(), session.record().encode_to_vec().into())];
             fields
                 .extend((session.acked + 1..=session.next).filter_map(|n| queue_field(session, n)));
@@ -408,14 +360,17 @@ impl Slot {
     }
 
     /// Makes what the shadow knew of this slot live again.
-    pub(crate) fn restore_objects(
-        &mut self,
-        core: &mut Core,
-        objects: Vec<sestina_api::shadow::ShadowObject>,
-    ) {
+    pub(crate) fn restore_objects(&mut self, core: &mut Core, loaded: Loaded) {
         self.shadow.checked = core.checks.doubts;
-        for object in objects {
-            self.shadow.loaded(&object.object, object.version);
+        self.shadow.acked = loaded.at;
+        // Only this owner writes with its epoch; it may have taken the slot before.
+        if loaded.at.epoch == self.epoch {
+            self.shadow.n = loaded.at.n;
+        }
+        for object in loaded.objects {
+            self.shadow
+                .versions
+                .insert(object.object.clone(), object.version);
             if object.object.starts_with("s:") {
                 self.restore_session(core, object.fields);
             } else if object.object.starts_with("r:")

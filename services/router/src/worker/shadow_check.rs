@@ -1,9 +1,11 @@
 //! Whether the shadow still has what it was given: it may have restarted empty, or another server
 //! may have taken over that had not everything.
 //!
-//! A change of an object whose version is not there is refused, and the object written whole. What
-//! does not change is found by asking, now and then, with changes that change nothing. Once
-//! something was missing, or nobody answered, all the rest is in doubt until it was asked about.
+//! Each answer tells the last write that the shadow knew: an older one than it had acknowledged tells
+//! of a loss, and the slot is written anew. A change of an object whose version is not there is
+//! refused, and the object written whole. What does not change is found by asking, now and then, with
+//! changes that change nothing. Once something was missing, or nobody answered, all the rest is in
+//! doubt until it was asked about.
 
 use super::core::Core;
 use super::slot::Slot;
@@ -53,10 +55,12 @@ impl Worker {
 }
 
 impl Slot {
-    /// Asks whether the shadow has what this slot gave it; false if it gave it nothing.
+    /// Asks whether the shadow has what this slot gave it; false if it has given it nothing in this epoch, and had nothing of before.
     fn shadow_check(&mut self, core: &mut Core) -> bool {
-        if !self.shadow.has_objects() {
-            self.shadow.checked = core.checks.doubts;
+        let shadow = &mut self.shadow;
+        // Without objects the removal of the last ones can still have been lost.
+        if shadow.versions.is_empty() && shadow.n == 0 {
+            shadow.checked = core.checks.doubts;
             return false;
         }
         self.shadow_touch(core);

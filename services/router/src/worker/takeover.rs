@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use prost::Message as _;
 use sestina_api::key::{EffectKey, join};
-use sestina_api::shadow::ShadowObject;
+use sestina_api::shadow::Loaded;
 use sestina_proto as proto;
 use sestina_proto::to_edge::Body;
 use sestina_runtime::{failpoint, guard};
@@ -35,7 +35,7 @@ pub(crate) struct Taking {
     /// Edges that were asked for members of rooms, since their last report.
     asked: HashSet<u64>,
     members: Vec<proto::RoomMembership>,
-    objects: Option<Vec<ShadowObject>>,
+    stored: Option<Loaded>,
     started_ms: u64,
     /// Effects that came meanwhile, in order: whoever sent them need not ask again and again.
     pub(super) held: Vec<(PeerRef, proto::Effect)>,
@@ -182,7 +182,7 @@ impl Slot {
         let Phase::Taking(taking) = &mut self.phase else {
             return;
         };
-        let objects = taking.objects.iter().flatten();
+        let objects = taking.stored.iter().flat_map(|stored| &stored.objects);
         let known: HashSet<&str> = objects.map(|o| o.object.as_str()).collect();
         for (lane, report) in &taking.reports {
             let unknown = |room: &&String| {
@@ -231,10 +231,14 @@ impl Slot {
         }
     }
 
-    /// The shadow was read.
-    pub(crate) fn shadow_loaded(&mut self, core: &mut Core, objects: Vec<ShadowObject>) {
+    /// The shadow was read, or the owner before has told what it should hold: of two the newer
+    /// counts, because the store may have lost writes between.
+    pub(crate) fn shadow_loaded(&mut self, core: &mut Core, loaded: Loaded) {
         if let Phase::Taking(taking) = &mut self.phase {
-            taking.objects = Some(objects);
+            let known = taking.stored.as_ref();
+            if known.is_none_or(|known| known.before < loaded.before) {
+                taking.stored = Some(loaded);
+            }
             self.try_restore(core);
         }
     }
@@ -246,7 +250,7 @@ impl Slot {
             _ => None,
         };
         taking.into_iter().flat_map(|taking| {
-            let shadow = taking.objects.is_none().then_some(0);
+            let shadow = taking.stored.is_none().then_some(0);
             taking.waiting.iter().copied().chain(shadow)
         })
     }
@@ -255,7 +259,7 @@ impl Slot {
         let Phase::Taking(taking) = &mut self.phase else {
             return;
         };
-        if !taking.waiting.is_empty() || taking.objects.is_none() {
+        if !taking.waiting.is_empty() || taking.stored.is_none() {
             return;
         }
         self.ask_members(core);
@@ -269,7 +273,7 @@ impl Slot {
         let mut taking = std::mem::take(&mut **taking);
         let held = std::mem::take(&mut taking.held);
         self.phase = Phase::Active;
-        self.restore_objects(core, taking.objects.unwrap_or_default());
+        self.restore_objects(core, taking.stored.unwrap_or_default());
         let mut restored: HashMap<LaneRef, Vec<proto::ProgressItem>> = HashMap::default();
         let mut newest: HashMap<u128, u32> = HashMap::default();
         for (_, report) in &taking.reports {

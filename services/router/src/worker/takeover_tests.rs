@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use prost::Message as _;
 use sestina_api::key::EffectKind;
-use sestina_api::shadow::ShadowObject;
+use sestina_api::shadow::{Loaded, ShadowObject, Stamp};
 use sestina_proto::to_edge::Body as EdgeBody;
 use sestina_proto::to_router::Body as RouterBody;
 use sestina_xmpp::stanza::{Kind, Stanza};
@@ -55,7 +55,10 @@ impl Successor {
             Input::Done(JobDone::ShadowLoaded {
                 slot,
                 epoch,
-                result: Ok(objects),
+                result: Ok(Loaded {
+                    objects,
+                    ..Loaded::default()
+                }),
             }),
         ]);
     }
@@ -147,7 +150,7 @@ fn waits(resumable_until_ms: i64) -> u64 {
     let id = join(record.session_hi, record.session_lo);
     let object = ShadowObject {
         object: format!("s:{id:032x}"),
-        version: 1,
+        version: Stamp::new(1, 1),
         fields: vec![("meta".to_owned(), record.encode_to_vec().into())],
     };
     successor.take(Arc::from([]), vec![object]);
@@ -404,7 +407,7 @@ fn a_room_that_the_shadow_has_is_taken_from_there() {
     successor.slot = successor.router.config.slot_of(&garden);
     let object = ShadowObject {
         object: crate::worker::shadow::room_object(&garden),
-        version: 1,
+        version: Stamp::new(1, 1),
         fields: Vec::new(),
     };
     let edge = proto::Node {

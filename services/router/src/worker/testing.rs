@@ -7,6 +7,7 @@ use std::sync::atomic::AtomicU64;
 use parking_lot::Mutex;
 use sestina_api::link::{EdgeLane, LaneClosed};
 use sestina_api::peer::PeerSink;
+use sestina_api::shadow::Loaded;
 use sestina_cluster::slot_map::SlotTable;
 use sestina_cluster::slots::SLOTS;
 use sestina_proto as proto;
@@ -77,6 +78,16 @@ pub(crate) fn node(incarnation: u64) -> proto::Node {
 impl Router {
     /// `slots` are those of the second router; the first has all others.
     pub(crate) fn new(me: u64, slots: &[u16], clock: fn() -> Micros) -> Router {
+        Router::with(RouterConfig::default(), me, slots, clock)
+    }
+
+    /// The same with other settings.
+    pub(crate) fn with(
+        settings: RouterConfig,
+        me: u64,
+        slots: &[u16],
+        clock: fn() -> Micros,
+    ) -> Router {
         let host = HostConfig {
             domain: "c.example".to_owned(),
             anonymous: false,
@@ -85,7 +96,7 @@ impl Router {
         };
         let config = Arc::new(RouterConfig {
             hosts: vec![host],
-            ..RouterConfig::default()
+            ..settings
         });
         let metrics = sestina_telemetry::Metrics::new();
         let mut core = Core::new(
@@ -155,7 +166,7 @@ impl Router {
             Input::Done(JobDone::ShadowLoaded {
                 slot,
                 epoch: 1,
-                result: Ok(Vec::new()),
+                result: Ok(Loaded::default()),
             }),
         ]);
         let bind = proto::Bind {

@@ -1,0 +1,422 @@
+//! Commits of a slot to the state store: bounded in bytes, numbered, one under way at a time.
+//!
+//! After a failure the owner does not know whether the write was done, or is still to be done. It
+//! never repeats it: the objects concerned are written whole under the next number, so that the
+//! older write is refused should it arrive later. An answer that finds an older write than the store
+//! had acknowledged tells that the store has lost writes: then all of the slot is written anew, and
+//! what the store has beside that is removed.
+
+use sestina_api::shadow::{Found, Listing, ShadowError, ShadowOp, Stamp};
+use sestina_runtime::{failpoint, guard};
+
+use super::core::{Core, Job};
+use super::shadow::{Change, Pending, SlotShadow, Waiting};
+use super::slot::Slot;
+use super::staging::{ROW, Staging, size_of};
+use crate::chance::HashSet;
+
+/// A script that is under way.
+#[derive(Debug)]
+pub(crate) struct InFlight {
+    at: Stamp,
+    kind: Kind,
+}
+
+#[derive(Debug)]
+enum Kind {
+    /// These objects are written.
+    Objects(Vec<(String, Waiting)>),
+    /// A part of a change is put aside.
+    Part,
+    /// The store is asked for the names of its objects.
+    Listing,
+}
+
+impl InFlight {
+    pub(super) fn objects(&self) -> usize {
+        match &self.kind {
+            Kind::Objects(objects) => objects.len(),
+            Kind::Part | Kind::Listing => 0,
+        }
+    }
+}
+
+/// A check under way: all objects were written, if with nothing, after it began.
+#[derive(Debug)]
+pub(super) struct Check {
+    /// Up to which doubt it tells.
+    doubts: u64,
+    /// The newest write when it began.
+    since: u64,
+    /// Objects that were not written since.
+    left: HashSet<String>,
+}
+
+impl Check {
+    pub(super) fn new(doubts: u64, since: u64, left: HashSet<String>) -> Check {
+        Check {
+            doubts,
+            since,
+            left,
+        }
+    }
+}
+
+impl SlotShadow {
+    /// Whether a change of the object is under way.
+    pub(super) fn is_being_written(&self, object: &str) -> bool {
+        let staged = self.staging.as_ref();
+        let flying = self.in_flight.as_ref().map(|flight| &flight.kind);
+        staged.is_some_and(|staging| staging.object() == object)
+            || matches!(flying, Some(Kind::Objects(objects)) if objects.iter().any(|o| o.0 == object))
+    }
+
+    /// What the version of an object becomes with an op that is on its way.
+    fn note_version(&mut self, object: &str, op: &ShadowOp, at: Stamp) {
+        if let ShadowOp::Delete { .. } = op {
+            self.versions.remove(object);
+        } else {
+            self.versions.insert(object.to_owned(), at);
+        }
+    }
+
+    /// The store took a write.
+    fn taken(&mut self, at: Stamp, objects: &[(String, Waiting)]) {
+        self.failed = false;
+        for (object, _) in objects {
+            self.doubtful.remove(object);
+        }
+        if self.doubtful.is_empty() && !self.to_list {
+            self.rewriting = false;
+        }
+        let Some(check) = self.check.as_mut().filter(|check| at.n > check.since) else {
+            return;
+        };
+        for (object, _) in objects {
+            check.left.remove(object);
+        }
+        if check.left.is_empty() && !self.to_list {
+            self.checked = check.doubts.max(self.checked);
+            self.check = None;
+        }
+    }
+}
+
+impl Slot {
+    /// Begins a commit if none is under way; run at the end of a turn.
+    pub(crate) fn shadow_flush(&mut self, core: &mut Core) {
+        let shadow = &mut self.shadow;
+        shadow.listed = false;
+        let idle = shadow.is_idle() && !shadow.probe;
+        if shadow.in_flight.is_some() || idle {
+            return;
+        }
+        if core.now_ms < shadow.retry_at_ms {
+            return self.shadow_list(core);
+        }
+        let slot = self.slot;
+        let at = Stamp::new(self.epoch, shadow.n + 1);
+        shadow.n = at.n;
+        if shadow.to_list {
+            let kind = Kind::Listing;
+            shadow.in_flight = Some(InFlight { at, kind });
+            return core.jobs.push(Job::ShadowList { slot, at });
+        }
+        let limit = core.config.shadow_commit_bytes;
+        if shadow.staging.is_none() {
+            let (ops, objects, bytes) = self.cut_commit(at, limit);
+            if self.shadow.staging.is_none() {
+                return self.send_commit(core, at, ops, Kind::Objects(objects), bytes);
+            }
+        }
+        let Some(staging) = &mut self.shadow.staging else {
+            return;
+        };
+        let (op, bytes) = staging.step(at, limit);
+        let (kind, op) = match op {
+            Some(op) => (Kind::Part, op),
+            None => {
+                let Some(staging) = self.shadow.staging.take() else {
+                    return;
+                };
+                let (object, op, waiting) = staging.finish();
+                self.shadow.note_version(&object, &op, at);
+                (Kind::Objects(vec![(object, waiting)]), op)
+            }
+        };
+        self.send_commit(core, at, vec![op], kind, bytes);
+    }
+
+    fn send_commit(
+        &mut self,
+        core: &mut Core,
+        at: Stamp,
+        ops: Vec<ShadowOp>,
+        kind: Kind,
+        bytes: usize,
+    ) {
+        failpoint!("router.shadow_commit");
+        self.shadow.probe = false;
+        self.shadow.in_flight = Some(InFlight { at, kind });
+        core.metrics.replica_commit(bytes);
+        let slot = self.slot;
+        core.jobs.push(Job::Shadow { slot, at, ops });
+    }
+
+    /// Takes what fits of what is to be written, in order. A change that is too large for any commit
+    /// begins to be staged instead, if it comes first.
+    fn cut_commit(
+        &mut self,
+        at: Stamp,
+        limit: usize,
+    ) -> (Vec<ShadowOp>, Vec<(String, Waiting)>, usize) {
+        let (mut ops, mut objects, mut bytes) = (Vec::new(), Vec::new(), 0);
+        while let Some(object) = self.shadow.order.front() {
+            let Some(pending) = self.shadow.changes.get(object) else {
+                self.shadow.order.pop_front();
+                continue;
+            };
+            let (size, fields) = match &pending.change {
+                Change::Delete => (object.len() + ROW, None),
+                Change::Update { set, remove } => {
+                    let names: usize = remove.iter().map(|field| field.len() + ROW).sum();
+                    let whole = names > limit / 2 || !self.shadow.versions.contains_key(object);
+                    let fields = if whole {
+                        self.full_fields(object)
+                    } else {
+                        None
+                    };
+                    let size = fields
+                        .as_ref()
+                        .map_or_else(|| names + size_of(set), size_of);
+                    (size + object.len() + ROW, fields)
+                }
+                Change::Replace => {
+                    let fields = self.full_fields(object);
+                    let size = fields.as_ref().map_or(0, size_of);
+                    (size + object.len() + ROW, fields)
+                }
+            };
+            if bytes + size > limit && !ops.is_empty() {
+                break;
+            }
+            let Some(object) = self.shadow.order.pop_front() else {
+                break;
+            };
+            let Some(Pending { change, waiting }) = self.shadow.changes.remove(&object) else {
+                continue;
+            };
+            let op = self.op_of(object.clone(), change, fields);
+            if size > limit {
+                // Known from now on: what changes meanwhile is an update of what is being staged.
+                self.shadow.note_version(&object, &op, at);
+                self.shadow.staging = Staging::new(op, waiting);
+                tracing::debug!(slot = self.slot, object, size, "written in parts");
+                break;
+            }
+            self.shadow.note_version(&object, &op, at);
+            ops.push(op);
+            objects.push((object, waiting));
+            bytes += size;
+        }
+        (ops, objects, bytes)
+    }
+
+    fn op_of(
+        &self,
+        object: String,
+        change: Change,
+        fields: Option<Vec<(String, bytes::Bytes)>>,
+    ) -> ShadowOp {
+        let base = self.shadow.versions.get(&object).copied();
+        match (change, fields, base) {
+            (Change::Update { set, remove }, None, Some(base)) => ShadowOp::Update {
+                object,
+                base,
+                set: set.into_iter().collect(),
+                remove: remove.into_iter().collect(),
+            },
+            (Change::Update { .. } | Change::Replace, Some(fields), _) => {
+                ShadowOp::Replace { object, fields }
+            }
+            _ => ShadowOp::Delete { object },
+        }
+    }
+
+    /// A commit ended; false if a higher epoch fences this owner.
+    pub(crate) fn shadow_done(
+        &mut self,
+        core: &mut Core,
+        at: Stamp,
+        result: Result<Found, ShadowError>,
+    ) -> bool {
+        let Some(flight) = self.shadow.in_flight.take_if(|flight| flight.at == at) else {
+            return true;
+        };
+        match result {
+            Ok(found) => {
+                failpoint!("router.shadow_committed");
+                self.answered(core, at, found);
+                if let Kind::Objects(objects) = flight.kind {
+                    self.shadow.taken(at, &objects);
+                    for (_, waiting) in objects {
+                        self.written(core, waiting);
+                    }
+                }
+            }
+            Err(error) => {
+                if !self.commit_failed(core, at, &error) {
+                    return false;
+                }
+                if let Kind::Objects(objects) = flight.kind {
+                    for (object, waiting) in objects {
+                        self.not_written(core, object, waiting);
+                    }
+                }
+                if let Some(staging) = self.shadow.staging.take() {
+                    let (object, waiting) = staging.give_up();
+                    self.not_written(core, object, waiting);
+                }
+            }
+        }
+        if !self.shadow.is_idle() {
+            self.shadow_list(core);
+        }
+        true
+    }
+
+    /// The store has told which objects it has; false if a higher epoch fences this owner.
+    pub(crate) fn shadow_listed(
+        &mut self,
+        core: &mut Core,
+        at: Stamp,
+        result: Result<Listing, ShadowError>,
+    ) -> bool {
+        let flight = self.shadow.in_flight.take_if(|flight| flight.at == at);
+        if flight.is_none() {
+            return true;
+        }
+        match result {
+            Ok(listing) => {
+                self.shadow.to_list = false;
+                self.shadow.failed = false;
+                self.answered(core, at, listing.found);
+                let mut objects = self.stored_objects();
+                let there = listing.names.into_iter();
+                objects.extend(there.filter(|object| !self.is_stored(object)));
+                for object in objects {
+                    let waiting = Waiting::default();
+                    self.not_written(core, object, waiting);
+                }
+                self.shadow.rewriting = !self.shadow.doubtful.is_empty() || self.shadow.to_list;
+            }
+            Err(error) => {
+                if !self.commit_failed(core, at, &error) {
+                    return false;
+                }
+            }
+        }
+        self.shadow_list(core);
+        true
+    }
+
+    /// Looks at what the store knew before a write that it took (or would have taken).
+    fn answered(&mut self, core: &mut Core, at: Stamp, found: Found) {
+        let before = self.shadow.refused.replace(found.refused);
+        let refused = before.map_or(0, |before| found.refused.saturating_sub(before));
+        core.metrics.refused_writes(refused);
+        let lost = found.last < self.shadow.acked && guard!("lost-writes");
+        if lost {
+            tracing::warn!(
+                slot = self.slot,
+                found = %found.last,
+                acknowledged = %self.shadow.acked,
+                "the state store has lost writes; the slot is written anew"
+            );
+            self.doubt(core);
+            self.shadow.to_list = true;
+            self.shadow.rewriting = true;
+        }
+        self.shadow.acked = at;
+    }
+
+    /// Something may be missing in the store: all slots ask for theirs.
+    fn doubt(&mut self, core: &mut Core) {
+        if !self.shadow.failed && self.shadow.checked == core.checks.doubts {
+            core.checks.doubts += 1;
+        }
+    }
+
+    /// Nothing was written, as far as is known; false if a higher epoch fences this owner.
+    fn commit_failed(&mut self, core: &mut Core, at: Stamp, error: &ShadowError) -> bool {
+        match error {
+            ShadowError::Fenced { found } if found.last.epoch > self.epoch => {
+                tracing::warn!(
+                    slot = self.slot,
+                    epoch = self.epoch,
+                    known = found.last.epoch,
+                    "fenced by the shadow"
+                );
+                return false;
+            }
+            // Something on the way has repeated it: whether it was done is unknown as well.
+            ShadowError::Fenced { found } => {
+                core.metrics.refused_writes(1);
+                self.doubt(core);
+                self.shadow.refused = Some(found.refused);
+                self.shadow.n = self.shadow.n.max(found.last.n);
+            }
+            ShadowError::Stale { found, .. } => {
+                self.doubt(core);
+                self.answered(core, at, *found);
+            }
+            ShadowError::Away(reason) => {
+                tracing::debug!(
+                    slot = self.slot,
+                    reason,
+                    "shadow commit failed; trying again"
+                );
+                self.doubt(core);
+                self.shadow.retry_at_ms = core.now_ms + core.config.shadow_retry_ms;
+                core.metrics.shadow_away();
+            }
+        }
+        self.shadow.failed = true;
+        true
+    }
+
+    /// An object is written: what waited for it goes on.
+    fn written(&mut self, core: &mut Core, waiting: Waiting) {
+        for (id, number) in waiting.sessions {
+            self.detach_committed(core, id, number);
+        }
+        for (room, seq) in waiting.events {
+            core.room_committed.push((self.slot, room, seq));
+        }
+        for (room, seq) in waiting.trims {
+            core.room_trimmed.push((self.slot, room, seq));
+        }
+    }
+
+    /// An object may be written or not: it is written whole, or deleted.
+    fn not_written(&mut self, core: &mut Core, object: String, waiting: Waiting) {
+        // Rooms go on while the shadow is away: their events leave uncommitted and are settled by
+        // their receivers.
+        for (room, seq) in waiting.events {
+            core.room_uncommitted.push((self.slot, room, seq));
+        }
+        self.shadow.doubtful.insert(object.clone());
+        let change = if self.is_stored(&object) {
+            Change::Replace
+        } else {
+            Change::Delete
+        };
+        let pending = self.shadow.put(object, change);
+        pending.sessions.extend(waiting.sessions);
+        pending.trims.extend(waiting.trims);
+    }
+}
+
+#[cfg(test)]
+#[path = "commit_tests.rs"]
+mod tests;

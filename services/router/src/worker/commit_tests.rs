@@ -1,0 +1,200 @@
+#![allow(clippy::unwrap_used)]
+
+use sestina_proto as proto;
+use sestina_proto::to_router::Body as RouterBody;
+
+use super::*;
+use crate::config::RouterConfig;
+use crate::worker::input::{Input, JobDone};
+use crate::worker::testing::Router;
+
+const ROMEO: &str = "romeo@c.example/orchard";
+
+/// A router, one slot of it, and what that slot asked of the state store last.
+struct Owner {
+    router: Router,
+    slot: u16,
+    at: Stamp,
+    ops: Vec<ShadowOp>,
+}
+
+impl Owner {
+    /// A session has just lost its socket.
+    fn new(settings: RouterConfig) -> Owner {
+        let mut router = Router::with(settings, 1, &[], || 0);
+        let slot = router.session(ROMEO, 1);
+        let enable = proto::EnableSm {
+            handle: 1,
+            generation: 1,
+            resume: true,
+            max_s: 300,
+            ..proto::EnableSm::default()
+        };
+        router.edge_says(slot, RouterBody::EnableSm(enable), 0);
+        let close = proto::Close {
+            handle: 1,
+            generation: 1,
+            ..proto::Close::default()
+        };
+        let jobs = router.edge_says(slot, RouterBody::Close(close), 0);
+        let mut owner = Owner {
+            router,
+            slot,
+            at: Stamp::default(),
+            ops: Vec::new(),
+        };
+        owner.note(jobs);
+        owner
+    }
+
+    /// Takes note of a write that left; false if none did.
+    fn note(&mut self, jobs: Vec<Job>) -> bool {
+        let mut noted = false;
+        for job in jobs {
+            let (at, ops) = match job {
+                Job::Shadow { at, ops, .. } => (at, ops),
+                Job::ShadowList { at, .. } => (at, Vec::new()),
+                _ => continue,
+            };
+            assert!(!noted, "one script of a slot is under way at a time");
+            assert!(at > self.at, "{at} after {}", self.at);
+            (self.at, self.ops, noted) = (at, ops, true);
+        }
+        noted
+    }
+
+    /// The store answers the last write; whether another left.
+    fn answer(&mut self, result: Result<Found, ShadowError>) -> bool {
+        let (slot, at) = (self.slot, self.at);
+        let done = JobDone::Shadow { slot, at, result };
+        let jobs = self.router.turn(vec![Input::Done(done)]);
+        self.note(jobs)
+    }
+
+    fn wait(&mut self, ms: u64) -> bool {
+        self.router.now_ms += ms;
+        let jobs = self.router.turn(Vec::new());
+        self.note(jobs)
+    }
+
+    fn in_doubt(&mut self) -> usize {
+        let doubts = self.router.worker.core.checks.doubts;
+        let slot = self.router.worker.slots.get_mut(self.slot).unwrap();
+        slot.shadow.in_doubt(doubts)
+    }
+}
+
+fn found(n: u64) -> Found {
+    Found {
+        last: Stamp::new(1, n),
+        refused: 0,
+    }
+}
+
+/// Neither may a write that timed out be taken for done, nor may it be sent a second time.
+#[test]
+fn after_a_time_out_the_objects_are_written_whole_under_the_next_number() {
+    let mut owner = Owner::new(RouterConfig::default());
+    let first = owner.ops.clone();
+    assert_eq!(owner.at, Stamp::new(1, 1));
+    assert!(matches!(first.as_slice(), [ShadowOp::Replace { .. }]));
+    assert!(!owner.answer(Err(ShadowError::Away("no answer".to_owned()))));
+    assert!(owner.in_doubt() > 0);
+    let retry = owner.router.config.shadow_retry_ms;
+    assert!(owner.wait(retry));
+    assert_eq!((owner.at, &owner.ops), (Stamp::new(1, 2), &first));
+    // The first was done, or was not: it is all the same.
+    assert!(!owner.answer(Ok(found(1))));
+    let check = owner.router.config.shadow_check_ms;
+    while owner.wait(check) {
+        let before = owner.at.n - 1;
+        owner.answer(Ok(found(before)));
+        if owner.in_doubt() == 0 {
+            return;
+        }
+    }
+    panic!("it was not asked whether the object is there");
+}
+
+/// A write that something on the way has repeated: which of the two was answered is not known.
+#[test]
+fn a_write_that_was_refused_in_its_own_epoch_is_made_anew() {
+    let mut owner = Owner::new(RouterConfig::default());
+    let refused = Found {
+        last: Stamp::new(1, 7),
+        refused: 1,
+    };
+    assert!(owner.answer(Err(ShadowError::Fenced { found: refused })));
+    assert_eq!(owner.at, Stamp::new(1, 8));
+    assert!(matches!(owner.ops.as_slice(), [ShadowOp::Replace { .. }]));
+}
+
+/// Another server took over that lacks acknowledged writes.
+#[test]
+fn a_slot_whose_store_has_lost_writes_is_written_anew_and_the_rest_removed() {
+    let mut owner = Owner::new(RouterConfig::default());
+    owner.answer(Ok(found(0)));
+    assert_eq!(owner.in_doubt(), 0);
+    let check = owner.router.config.shadow_check_ms;
+    assert!(owner.wait(check), "it is asked now and then");
+    // It has the object, and takes the write, but it lacks the one before.
+    assert!(owner.answer(Ok(found(0))));
+    assert!(owner.in_doubt() > 0);
+    assert_eq!((owner.at, owner.ops.len()), (Stamp::new(1, 3), 0));
+    let slot = owner.router.worker.slots.get_mut(owner.slot).unwrap();
+    let object = slot.stored_objects().remove(0);
+    let listing = Listing {
+        found: found(2),
+        names: vec![object.clone(), "s:0".to_owned()],
+        ..Listing::default()
+    };
+    let done = JobDone::ShadowListed {
+        slot: owner.slot,
+        at: owner.at,
+        result: Ok(listing),
+    };
+    let jobs = owner.router.turn(vec![Input::Done(done)]);
+    assert!(owner.note(jobs));
+    let written = |op: &ShadowOp| matches!(op, ShadowOp::Replace { object: o, .. } if *o == object);
+    assert!(owner.ops.iter().any(written), "{:?}", owner.ops);
+    let removed = ShadowOp::Delete {
+        object: "s:0".to_owned(),
+    };
+    assert!(owner.ops.contains(&removed), "{:?}", owner.ops);
+    assert!(owner.in_doubt() > 0);
+    while owner.answer(Ok(found(owner.at.n - 1))) || owner.in_doubt() > 0 {
+        owner.wait(1);
+        assert!(owner.at.n < 20, "it never ends");
+    }
+}
+
+#[test]
+fn what_is_too_large_for_one_script_goes_in_parts() {
+    let mut owner = Owner::new(RouterConfig {
+        shadow_commit_bytes: 100,
+        ..RouterConfig::default()
+    });
+    let mut parts = 0;
+    while let [ShadowOp::Stage { base, .. }] = owner.ops.as_slice() {
+        assert_eq!(base.is_some(), parts > 0);
+        parts += 1;
+        assert!(owner.answer(Ok(found(owner.at.n - 1))));
+    }
+    assert!(parts > 1, "{:?}", owner.ops);
+    let staged = Stamp::new(1, parts);
+    assert!(
+        matches!(owner.ops.as_slice(), [ShadowOp::ReplaceStaged { staged: s, .. }] if *s == staged),
+        "{:?}",
+        owner.ops
+    );
+    // Something of it was lost: it is begun anew.
+    let stale = ShadowError::Stale {
+        found: found(parts),
+        objects: vec![String::new()],
+    };
+    assert!(owner.answer(Err(stale)));
+    assert!(matches!(
+        owner.ops.as_slice(),
+        [ShadowOp::Stage { base: None, .. }]
+    ));
+}

@@ -1,0 +1,64 @@
+//! Faults in an order that is written down: interleavings that were found once.
+
+use super::talk;
+use super::world::World;
+
+/// How long a script waits for something.
+const PATIENCE: u64 = 20_000;
+
+impl World {
+    /// Runs steps until it is so; says what it waited for in vain.
+    fn until(&mut self, what: &str, so: impl Fn(&World) -> bool) -> Result<(), String> {
+        let end = self.now + PATIENCE;
+        while !so(self) {
+            if self.now > end {
+                return Err(format!("in vain: {what}"));
+            }
+            self.step();
+        }
+        Ok(())
+    }
+
+    /// The router that owns a slot.
+    fn owner(&self, slot: u16) -> Option<usize> {
+        let running = |h: &usize| self.hosts[*h].is_running();
+        let owns = |h: &usize| self.hosts[*h].workers.iter().any(|w| w.serves(slot));
+        (0..self.hosts.len()).filter(running).find(owns)
+    }
+
+    /// The slot has an owner that says that nothing of it would be lost with it.
+    fn is_redundant(&self, slot: u16) -> bool {
+        self.owner(slot).is_some_and(|host| {
+            let mut workers = self.hosts[host].workers.iter();
+            workers.any(|w| w.is_redundant(slot))
+        })
+    }
+}
+
+/// A detached session's queue is written, but the answer does not come; it is written again, with
+/// more in it, and acknowledged. The first write comes now. Then the owner dies.
+pub fn an_older_write_comes_last(seed: u64) -> Result<Vec<String>, String> {
+    const CLIENT: usize = 3;
+    let mut world = World::new(seed, false);
+    world.come_to_rest();
+    world.round(&[]);
+    if !world.clients[CLIENT].is_online() || !world.clients[5].is_online() {
+        return Err("the clients are not there".to_owned());
+    }
+    let slot = world.clients[CLIENT].slot;
+    world.shadow.hold_next = true;
+    world.cut_client(CLIENT, 3000);
+    world.until("the first write", |w| w.shadow.on_their_way() > 0)?;
+    for _ in 0..5 {
+        talk::say_to(&mut world, 5, CLIENT);
+    }
+    talk::acknowledge_all(&mut world);
+    world.until("the messages", |w| w.clients[5].sent.is_empty())?;
+    world.until("redundant", |w| w.is_redundant(slot))?;
+    world.shadow.let_go();
+    world.until("the older write", |w| w.shadow.on_their_way() == 0)?;
+    let owner = world.owner(slot).ok_or("no owner")?;
+    world.kill_host(owner);
+    world.heal();
+    Ok(world.come_to_rest())
+}
