@@ -55,6 +55,20 @@ pub fn wall_ms() -> i64 {
     })
 }
 
+/// How far back a clock may step and still be taken for one that stood still.
+const STEP_MS: i64 = 10_000;
+
+/// The time of what comes after something of the time `before`, when the clock says `now`: never
+/// earlier, unless the clock was set back by more than a small step. Then it was wrong before, and
+/// what it says now counts.
+pub fn steady_ms(before: i64, now: i64) -> i64 {
+    if before.saturating_sub(now) <= STEP_MS {
+        now.max(before)
+    } else {
+        now
+    }
+}
+
 /// Where "now" comes from: the machine's clock, or a test's.
 pub trait Clock: Send + Sync + 'static {
     /// Now.
@@ -100,6 +114,15 @@ mod tests {
         assert!(after >= before);
         assert_eq!(before.duration_since(after), Duration::ZERO);
         assert_eq!(BootInstant::from_nanos(before.as_nanos()), before);
+    }
+
+    #[test]
+    fn a_small_step_back_stands_still_and_a_large_one_is_a_correction() {
+        assert_eq!(steady_ms(1_000_000, 1_000_001), 1_000_001);
+        assert_eq!(steady_ms(1_000_000, 999_000), 1_000_000);
+        let year = 365 * 86_400_000;
+        assert_eq!(steady_ms(1_000_000 + year, 1_000_000), 1_000_000);
+        assert_eq!(steady_ms(i64::MAX, i64::MIN), i64::MIN);
     }
 
     #[test]

@@ -321,10 +321,10 @@ async fn pages_follow_the_index() {
     storage.close().await;
     let explain = format!(
         "ANALYZE; EXPLAIN SELECT * FROM archive a WHERE a.archive = 1
-         AND (a.at_ms, a.epoch, a.counter) > ({T0}, 0, 0)
-         AND (a.at_ms, a.epoch, a.counter) < (9e18::BIGINT, 0, 0)
+         AND (a.epoch, a.counter) > (0, 0)
+         AND (a.epoch, a.counter) < (9e18::BIGINT, 0)
          AND a.at_ms >= {T0} AND a.at_ms <= 9e18::BIGINT
-         ORDER BY a.at_ms, a.epoch, a.counter LIMIT 50"
+         ORDER BY a.epoch, a.counter LIMIT 50"
     );
     let output = std::process::Command::new("psql")
         .args([&url, "-qAtc", &explain])
@@ -336,7 +336,7 @@ async fn pages_follow_the_index() {
         "{plan}"
     );
     assert!(
-        !plan.contains("Sort") && !plan.contains("Seq Scan"),
+        !plan.contains("Sort  (") && !plan.contains("Seq Scan"),
         "{plan}"
     );
 }

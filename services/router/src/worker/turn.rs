@@ -5,6 +5,7 @@ use std::sync::Arc;
 use sestina_proto as proto;
 use sestina_proto::peer_frame::Body as PeerBody;
 use sestina_proto::to_edge::Body as EdgeBody;
+use sestina_runtime::clock::steady_ms;
 
 use super::Slots;
 use super::core::{Core, Job, LaneRef, PeerRef};
@@ -65,7 +66,7 @@ impl Worker {
         jobs: &mut Vec<Job>,
     ) {
         self.core.now_ms = now_ms;
-        self.core.wall_ms = wall_ms.max(self.core.wall_ms);
+        self.core.wall_ms = steady_ms(self.core.wall_ms, wall_ms);
         for input in inputs {
             self.input(input);
         }

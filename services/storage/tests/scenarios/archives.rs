@@ -247,7 +247,8 @@ pub(crate) async fn archive_replays(stores: Arc<dyn Stores>) {
     append(&*stores, vec![row("b@h", epoch, 1)]).await;
     assert_eq!(stores.archive_query(ask("b@h", 9)).await.unwrap().count, 1);
 
-    // A clock that went back, then months ahead, then back again.
+    // A clock that went back, then months ahead, then back again: the order stays, and each time is
+    // what the clock said.
     let times = [
         (4, T0 - MONTH),
         (5, T0 + 2 * MONTH),
@@ -267,15 +268,46 @@ pub(crate) async fn archive_replays(stores: Arc<dyn Stores>) {
     let reply = stores.archive_query(ask("a@h", 99)).await.unwrap();
     assert_eq!(counters(&reply), [1, 2, 3, 4, 5, 6, 7]);
     let at: Vec<i64> = reply.rows.iter().map(|row| row.at_ms).collect();
-    assert_eq!(
-        at[3..],
-        [T0 + 3000, T0 + 2 * MONTH, T0 + 2 * MONTH, T0 + 3 * MONTH]
-    );
+    assert_eq!(at[3..], times.map(|(_, at_ms)| at_ms));
+    // Pages follow the order, and times only choose: what was written while the clock was wrong is
+    // found under the wrong time, what came afterwards under the right one.
+    let since = |start_ms, max, after: Vec<u8>| proto::ArchiveQueryRequest {
+        start_ms: Some(start_ms),
+        end_ms: Some(T0 + 2 * MONTH),
+        after: after.into(),
+        ..ask("a@h", max)
+    };
+    let reply = stores
+        .archive_query(since(T0, 2, Vec::new()))
+        .await
+        .unwrap();
+    assert_eq!((counters(&reply), reply.count), (vec![1, 2], 5));
+    let reply = stores.archive_query(since(T0, 2, id(2))).await.unwrap();
+    assert_eq!((counters(&reply), reply.first_index), (vec![3, 5], Some(2)));
+    let reply = stores.archive_query(since(T0, 2, id(5))).await.unwrap();
+    assert_eq!((counters(&reply), reply.complete), (vec![6], true));
+    let back = proto::ArchiveQueryRequest {
+        backwards: true,
+        ..since(T0, 3, Vec::new())
+    };
+    let reply = stores.archive_query(back).await.unwrap();
+    assert_eq!(counters(&reply), [3, 5, 6]);
+    // A small step back is levelled out: who asks for what came since the last row misses nothing.
+    for (counter, at_ms) in [(1, T0 + 5000), (2, T0 + 4990)] {
+        let row = proto::ArchiveRow {
+            at_ms,
+            ..row("e@h", epoch, counter)
+        };
+        append(&*stores, vec![row]).await;
+    }
+    let reply = stores.archive_query(ask("e@h", 9)).await.unwrap();
+    let at: Vec<i64> = reply.rows.iter().map(|row| row.at_ms).collect();
+    assert_eq!(at, [T0 + 5000, T0 + 5000]);
 
-    // One that comes late takes its place by (epoch, counter), between its neighbours' times.
+    // One that comes late takes its place by (epoch, counter), and near its neighbours' times.
     append(&*stores, vec![row("c@h", epoch, 10), row("c@h", epoch, 20)]).await;
     let late = proto::ArchiveRow {
-        at_ms: T0 + MONTH,
+        at_ms: T0 + 21_000,
         ..row("c@h", epoch, 15)
     };
     append(&*stores, vec![late]).await;

@@ -5,8 +5,9 @@
 //! - `query`: reading pages
 //! - `window`: which part of an archive a query asks for
 //!
-//! The order of an archive is (epoch, counter), and its time never goes back. So it is also the
-//! order of (`at_ms`, epoch, counter), by which the rows are stored.
+//! The order of an archive is (epoch, counter). Its times are those of the routers' clocks: they
+//! follow the order but where a clock was wrong, and no longer than it was. Small steps back are
+//! levelled out (`steady_ms`), so that who asks for what came since a time misses nothing.
 
 mod place;
 mod postgres;

@@ -4,13 +4,10 @@ use std::collections::{BTreeMap, HashSet};
 
 use sestina_api::store::StoreError;
 use sestina_proto as proto;
+use sestina_runtime::clock::steady_ms;
 
-/// A place in the order of an archive: (`at_ms`, epoch, counter).
+/// Where a row is: its time, and its place in the order of the archive (epoch, counter).
 pub(super) type Place = (i64, i64, i64);
-
-/// Before all rows, after all rows.
-pub(super) const FIRST: Place = (i64::MIN, i64::MIN, i64::MIN);
-pub(super) const LAST: Place = (i64::MAX, i64::MAX, i64::MAX);
 
 /// The newest row of an archive; all -1 if it is empty.
 pub(super) type Head = Place;
@@ -51,9 +48,10 @@ pub(super) fn late(fresh: &[&proto::ArchiveRow], head: Head) -> Option<(i64, i64
         .filter(|first| *first <= (head.1, head.2))
 }
 
-/// Places the rows (in order). Each is raised to the time of the row before it. One that comes
-/// late, between rows that are there, is also lowered to the time of the row after it; `tail` holds
-/// the times of what is there, from the neighbour before the lowest late row on.
+/// Places the rows (in order). Each has its own time, unless a clock has stepped back a little since
+/// the row before it. One that comes late, between rows that are there, is levelled with the row
+/// after it in the same way; `tail` holds the times of what is there, from the neighbour before the
+/// lowest late row on.
 pub(super) fn place<'a>(
     fresh: &[&'a proto::ArchiveRow],
     head: Head,
@@ -65,7 +63,7 @@ pub(super) fn place<'a>(
         let at = order(row);
         let mut at_ms = row.at_ms;
         if at > (newest.1, newest.2) {
-            at_ms = at_ms.max(newest.0);
+            at_ms = steady_ms(newest.0, at_ms);
             newest = (at_ms, at.0, at.1);
         } else {
             if tail.contains_key(&at) {
@@ -75,10 +73,12 @@ pub(super) fn place<'a>(
                 )));
             }
             if let Some((_, before)) = tail.range(..at).next_back() {
-                at_ms = at_ms.max(*before);
+                at_ms = steady_ms(*before, at_ms);
             }
-            if let Some((_, after)) = tail.range(at..).next() {
-                at_ms = at_ms.min(*after);
+            if let Some((_, after)) = tail.range(at..).next()
+                && steady_ms(at_ms, *after) == at_ms
+            {
+                at_ms = *after;
             }
         }
         tail.insert(at, at_ms);
@@ -111,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn time_is_raised_to_the_newest() {
+    fn a_small_step_back_of_the_clock_is_levelled() {
         let rows = [row(5, 100), row(6, 90), row(7, 120)];
         let rows: Vec<_> = rows.iter().collect();
         let (placed, newest) = place(&rows, (110, 1, 4), BTreeMap::new()).unwrap();
@@ -120,9 +120,26 @@ mod tests {
     }
 
     #[test]
+    fn a_clock_that_was_ahead_falsifies_nothing_that_comes_later() {
+        const YEAR: i64 = 365 * 86_400_000;
+        let rows = [row(1, 100), row(2, YEAR), row(3, 300), row(4, 200)];
+        let rows: Vec<_> = rows.iter().collect();
+        let (placed, newest) = place(&rows, (-1, -1, -1), BTreeMap::new()).unwrap();
+        assert_eq!(times(&placed), [100, YEAR, 300, 300]);
+        assert_eq!(newest, (300, 1, 4));
+        // The same where the newest row is one of that time.
+        let rows = [row(5, 400)];
+        let rows: Vec<_> = rows.iter().collect();
+        let (placed, newest) = place(&rows, (YEAR, 1, 4), BTreeMap::new()).unwrap();
+        assert_eq!((times(&placed), newest), (vec![400], (400, 1, 5)));
+    }
+
+    #[test]
     fn a_late_row_lies_between_its_neighbours() {
+        const FAR: i64 = 86_400_000;
         let tail = BTreeMap::from([((1, 2), 50), ((1, 4), 60), ((1, 9), 90)]);
-        for (at_ms, expected) in [(10, 50), (55, 55), (80, 60)] {
+        let late_at = [(10, 50), (55, 55), (80, 60), (FAR, FAR)];
+        for (at_ms, expected) in late_at {
             let rows = [row(3, at_ms)];
             let rows: Vec<_> = rows.iter().collect();
             assert_eq!(late(&rows, (90, 1, 9)), Some((1, 3)));

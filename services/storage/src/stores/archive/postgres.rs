@@ -265,32 +265,31 @@ async fn known_ids(
     Ok(known)
 }
 
-/// The times of the newest rows, down to the neighbour before `lowest`.
+/// The times of the last rows, down to the neighbour before `lowest`.
 async fn tail(
     conn: &mut PgConnection,
     archive: i64,
     lowest: (i64, i64),
 ) -> Result<BTreeMap<(i64, i64), i64>, Fault> {
     let mut tail = BTreeMap::new();
-    let mut below: Place = super::place::LAST;
+    let mut below = (i64::MAX, i64::MAX);
     loop {
         let rows: Vec<Place> = sqlx::query_as(
             "SELECT at_ms, epoch, counter FROM archive
-             WHERE archive = $1 AND (at_ms, epoch, counter) < ($2, $3, $4) AND at_ms <= $2
-             ORDER BY at_ms DESC, epoch DESC, counter DESC LIMIT $5",
+             WHERE archive = $1 AND (epoch, counter) < ($2, $3)
+             ORDER BY epoch DESC, counter DESC LIMIT $4",
         )
         .bind(archive)
         .bind(below.0)
         .bind(below.1)
-        .bind(below.2)
         .bind(TAIL)
         .fetch_all(&mut *conn)
         .await?;
         let Some(last) = rows.last() else {
             return Ok(tail);
         };
-        below = *last;
-        let more = rows.len() as i64 == TAIL && (below.1, below.2) >= lowest;
+        below = (last.1, last.2);
+        let more = rows.len() as i64 == TAIL && below >= lowest;
         tail.extend(
             rows.into_iter()
                 .map(|(at_ms, epoch, counter)| ((epoch, counter), at_ms)),

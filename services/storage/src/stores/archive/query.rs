@@ -4,8 +4,8 @@ use prost::Message;
 use sestina_api::store::StoreError;
 use sestina_proto as proto;
 
-use super::place::{LAST, Place};
-use super::window::Window;
+use super::place::Place;
+use super::window::{Window, order_of};
 use crate::dialect::dialects;
 use crate::error::Fault;
 use crate::stores::{checked, fits};
@@ -37,14 +37,13 @@ enum With<'a> {
     Nobody,
 }
 
-// Bounds on at_ms repeat what the row comparisons say, for those do not choose partitions.
 macro_rules! filtered {
     ($head:literal, $with:literal, $tail:literal) => {
         concat!(
             $head,
             " FROM archive a WHERE a.archive = $1",
-            " AND (a.at_ms, a.epoch, a.counter) > ($2, $3, $4)",
-            " AND (a.at_ms, a.epoch, a.counter) < ($5, $6, $7)",
+            " AND (a.epoch, a.counter) > ($3, $4)",
+            " AND (a.epoch, a.counter) < ($6, $7)",
             " AND a.at_ms >= $2 AND a.at_ms <= $5",
             $with,
             $tail
@@ -58,7 +57,7 @@ macro_rules! page_sql {
             "SELECT a.at_ms, a.epoch, a.counter, a.stanza_id,
              (SELECT p.jid FROM archive_peer p WHERE p.id = a.peer), a.resource, a.stanza",
             $with,
-            " ORDER BY a.at_ms, a.epoch, a.counter LIMIT $8"
+            " ORDER BY a.epoch, a.counter LIMIT $8"
         )
     };
     ($with:literal, backwards) => {
@@ -66,7 +65,7 @@ macro_rules! page_sql {
             "SELECT a.at_ms, a.epoch, a.counter, a.stanza_id,
              (SELECT p.jid FROM archive_peer p WHERE p.id = a.peer), a.resource, a.stanza",
             $with,
-            " ORDER BY a.at_ms DESC, a.epoch DESC, a.counter DESC LIMIT $8"
+            " ORDER BY a.epoch DESC, a.counter DESC LIMIT $8"
         )
     };
 }
@@ -275,7 +274,7 @@ dialects! {
             _ if request.backwards => None,
             None => Some(0),
             Some(first) => {
-                let ahead = Window { above: all.above, below: place_of(first) };
+                let ahead = all.narrowed(None, Some(place_of(first)));
                 Some(self::count(conn, archive, with, ahead).await?)
             }
         };
@@ -307,14 +306,11 @@ dialects! {
                 None => return Ok(not_found()),
             }
         }
-        places.sort_unstable();
+        places.sort_unstable_by_key(|place| order_of(*place));
         places.dedup();
         let mut matching = Vec::new();
         for place in places {
-            let exactly = Window {
-                above: (place.0, place.1, place.2 - 1),
-                below: if place.2 == i64::MAX { LAST } else { (place.0, place.1, place.2 + 1) },
-            };
+            let exactly = Window::exactly(place);
             let row = select(conn, archive, With::Anyone, exactly, false, 1).await?.pop();
             // Its month has been dropped, though its key is still remembered.
             let Some(row) = row else { return Ok(not_found()) };
@@ -329,7 +325,10 @@ dialects! {
             }
         }
         let count = matching.len() as u64;
-        let ahead = |row: &Row| matching.iter().filter(|other| place_of(other) < place_of(row)).count();
+        let ahead = |row: &Row| {
+            let before = |other: &&Row| order_of(place_of(other)) < order_of(place_of(row));
+            matching.iter().filter(before).count()
+        };
         let mut paged: Vec<Row> =
             matching.iter().filter(|row| page.contains(place_of(row))).cloned().collect();
         if request.backwards {
