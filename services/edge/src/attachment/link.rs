@@ -90,7 +90,9 @@ impl<H: Hands> Session<H> {
 
     fn resend(&self, hands: &H, state: &mut State<H>) {
         let mut enable = match state.management {
-            Management::Asked { n, resume, max_s } => Some(self.enable_frame(n, resume, max_s)),
+            Management::Asked {
+                n, resume, max_s, ..
+            } => Some(self.enable_frame(n, resume, max_s)),
             _ => None,
         };
         for index in 0..state.held_in.len() {

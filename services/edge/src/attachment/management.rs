@@ -18,12 +18,25 @@ impl<H: Hands> Session<H> {
         if state.phase != Phase::Open {
             return Flow::Stop;
         }
-        if state.management != Management::Off {
-            self.refuse_request();
-            return Flow::Continue;
+        match &mut state.management {
+            Management::Off => {}
+            // Answered in order, after <enabled/>.
+            Management::Asked { again, .. } => {
+                *again = again.saturating_add(1);
+                return Flow::Continue;
+            }
+            Management::On { .. } => {
+                self.refuse_request();
+                return Flow::Continue;
+            }
         }
         let n = state.in_last;
-        state.management = Management::Asked { n, resume, max_s };
+        state.management = Management::Asked {
+            n,
+            resume,
+            max_s,
+            again: 0,
+        };
         state.in_base = n;
         state.told = n;
         state.answer_until = n;
@@ -51,9 +64,9 @@ impl<H: Hands> Session<H> {
 
     /// The owner's answer to `<enable/>`, in order with its deliveries. True if written.
     pub fn enabled(&self, state: &mut State<H>, enabled: &proto::SmEnabled) -> bool {
-        if !matches!(state.management, Management::Asked { .. }) {
+        let Management::Asked { again, .. } = state.management else {
             return false;
-        }
+        };
         let resumable = !enabled.id.is_empty();
         state.management = Management::On { resumable };
         state.out_base = enabled.out_base;
@@ -66,6 +79,7 @@ impl<H: Hands> Session<H> {
         let id = resumable.then_some(enabled.id.as_str());
         let max_s = enabled.max_s;
         self.wire.say(self.framing, Say::Enabled { id, max_s });
+        (0..again).for_each(|_| self.refuse_request());
         if state.answer_until > state.told {
             self.write_ack(state);
         }
@@ -79,9 +93,7 @@ impl<H: Hands> Session<H> {
             return Flow::Stop;
         }
         match state.management {
-            Management::Off => {
-                self.refuse_request();
-            }
+            Management::Off => self.refuse_request(),
             // Answered after <enabled/>.
             Management::Asked { .. } => state.answer_until = state.in_last,
             Management::On { .. } => {

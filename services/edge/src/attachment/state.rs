@@ -76,6 +76,8 @@ pub enum Management {
         resume: bool,
         /// Wanted maximum in seconds.
         max_s: u32,
+        /// How often it was asked for since.
+        again: u8,
     },
     /// Enabled.
     On {

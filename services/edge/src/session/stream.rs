@@ -17,12 +17,13 @@ pub(crate) use sestina_xmpp::stream::sm::write_failed;
 
 use crate::transport::websocket::WsError;
 
-/// Our stream header, with an id that cannot be guessed (RFC 6120 §4.7.3).
-pub(crate) fn write_header(out: &mut Vec<u8>, framing: Framing, from: &str) {
+/// Our stream header, with an id that cannot be guessed (RFC 6120 §4.7.3). `to` is what the client
+/// calls itself, empty if it does not say (§4.7.2).
+pub(crate) fn write_header(out: &mut Vec<u8>, framing: Framing, from: &str, to: &str) {
     let id = URL_SAFE_NO_PAD.encode(rand::random::<[u8; 15]>());
     Header {
         from,
-        to: "",
+        to,
         id: &id,
         lang: "en",
     }

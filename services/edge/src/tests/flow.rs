@@ -197,10 +197,12 @@ async fn forged_senders_and_bad_addresses() {
     bound.heard(&bound.router, 2, "bare").await;
     bound
         .client
-        .send("<message id='bad' to='@c.example'/>")
+        .send("<message id='bad' to='@C.example'/>")
         .await;
     let (_, _, bad) = next_frame!(bound.router, Inbound);
     assert_eq!((bad.n, bad.refused.as_str()), (3, "jid-malformed"));
+    // RFC 6120 §8.3.1: the answer is from what was written.
+    assert_eq!(bad.stanza.unwrap_or_default().to, "@C.example");
     bound
         .client
         .send("<message from='juliet@c.example/other' to='romeo@c.example'/>")
@@ -208,6 +210,34 @@ async fn forged_senders_and_bad_addresses() {
     let end = bound.client.rest().await;
     assert!(end.contains("<invalid-from "), "{end}");
     assert!(next_frame!(bound.router, Close).2.clean);
+}
+
+/// XEP-0198 §3: a second `<enable/>` is refused, after the first is answered.
+#[tokio::test]
+async fn enables_in_one_write_are_answered_in_order() {
+    let rig = Rig::new(1).await;
+    let mut bound = rig.session().await;
+    let enable = "<enable xmlns='urn:xmpp:sm:3'/>";
+    bound.client.send(&[enable, enable, enable].concat()).await;
+    let (_, _, asked) = next_frame!(bound.router, EnableSm);
+    assert!(!asked.resume);
+    // Everything that the client sent before this is read.
+    bound.say(&["one"]).await;
+    bound.heard(&bound.router, 1, "one").await;
+    bound.frame(ToEdge::SmEnabled(proto::SmEnabled {
+        handle: bound.handle,
+        generation: bound.generation,
+        id: String::new(),
+        max_s: 0,
+        out_base: 0,
+    }));
+    let first = bound.client.until("</failed>").await;
+    let enabled = first.find("<enabled ").expect("an answer to the first");
+    assert!(enabled < first.find("<failed ").unwrap(), "{first}");
+    bound.client.until("</failed>").await;
+    bound.client.send(enable).await;
+    let fourth = bound.client.until("</failed>").await;
+    assert!(!fourth.contains("<enabled "), "{fourth}");
 }
 
 #[tokio::test]

@@ -439,3 +439,64 @@ async fn a_client_that_leaves_before_bind_leaves_nothing() {
     })
     .await;
 }
+
+/// XEP-0198 §3: whoever enables stream management too early is refused, and goes on.
+#[tokio::test]
+async fn stream_management_before_sasl_is_refused_and_the_login_goes_on() {
+    let rig = Rig::new(1).await;
+    let folder = tempfile::tempdir().unwrap();
+    let store = tls_tests::store(folder.path(), &["c.example"]);
+    for starttls in [true, false] {
+        let (stream, mut accepted) = connect_raw(PLAIN_LISTENER).await;
+        accepted.start_tls = starttls.then(|| Acceptor::new(Arc::clone(&store), Purpose::StartTls));
+        rig.edge.accept(accepted);
+        let mut client = Client::on(stream);
+        let features = client.open("c.example").await;
+        assert_eq!(features.contains("<starttls "), starttls, "{features}");
+        for early in [
+            "<enable xmlns='urn:xmpp:sm:3'/>",
+            "<resume xmlns='urn:xmpp:sm:3' previd='x' h='0'/>",
+            "<r xmlns='urn:xmpp:sm:3'/>",
+        ] {
+            client.send(early).await;
+            let failed = client.until("</failed>").await;
+            assert!(
+                failed.contains("<failed xmlns='urn:xmpp:sm:3'><unexpected-request "),
+                "{early}: {failed}"
+            );
+        }
+        let (mechanism, binding) = (Mechanism::ScramSha256, ClientBinding::Unsupported);
+        assert!(client.scram(mechanism, "juliet", PASSWORD, binding).await);
+    }
+}
+
+/// RFC 6120 §4.7.2: who says who it is hears it again, as a bare JID, and nobody else does.
+#[tokio::test]
+async fn the_answer_to_a_header_is_to_whom_the_header_is_from() {
+    let rig = Rig::new(1).await;
+    for (from, to) in [
+        (
+            " from='Juliet@c.example/balcony'",
+            Some(" to='juliet@c.example'"),
+        ),
+        ("", None),
+    ] {
+        for way in [SECURE, WEBSOCKET] {
+            let mut client = rig.client(way).await;
+            let name = if way.websocket {
+                "open xmlns='urn:ietf:params:xml:ns:xmpp-framing'"
+            } else {
+                "stream:stream xmlns='jabber:client' \
+                 xmlns:stream='http://etherx.jabber.org/streams'"
+            };
+            let end = if way.websocket { "/" } else { "" };
+            let header = format!("<{name}{from} to='c.example' version='1.0'{end}>");
+            client.send(&header).await;
+            let answer = client.until("<stream:features").await;
+            match to {
+                Some(to) => assert!(answer.contains(to), "{answer}"),
+                None => assert!(!answer.contains(" to="), "{answer}"),
+            }
+        }
+    }
+}

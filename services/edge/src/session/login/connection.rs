@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use sestina_xmpp::ns;
 use sestina_xmpp::sasl::{BindingType, ChannelBinding};
 use sestina_xmpp::stream::{Framing, StreamCondition};
 use sestina_xmpp::xml::{Limits, StreamEvent, StreamFault, StreamParser, WsParser};
@@ -235,6 +236,22 @@ impl Connection {
         }
     }
 
+    /// The next event before the client is known. Stream management comes after that: it is refused,
+    /// which is no reason to end the stream (XEP-0198 §3).
+    pub(crate) async fn next_of_login(&mut self) -> Result<StreamEvent, End> {
+        loop {
+            let event = self.next().await?;
+            let early = match &event {
+                StreamEvent::Nonza(element) => element.ns == ns::SM,
+                other => matches!(other, StreamEvent::SmRequest | StreamEvent::SmAck(_)),
+            };
+            if !early {
+                return Ok(event);
+            }
+            self.write(|out| write::write_failed(out, "unexpected-request", None));
+        }
+    }
+
     /// Ends the connection: with what the client must be told, in order.
     pub(crate) async fn end(self, shared: &Shared, end: End) {
         // At shutdown only what the client needs to read its last words.
@@ -252,7 +269,7 @@ impl Connection {
                     // RFC 6120 §4.9.1.2: an error needs a stream to be on.
                     let host = shared.default_host();
                     self.writer
-                        .append(|out| write::write_header(out, framing, host));
+                        .append(|out| write::write_header(out, framing, host, ""));
                 }
                 shared.metrics.stream_error(condition);
                 self.writer

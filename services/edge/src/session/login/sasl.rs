@@ -74,7 +74,7 @@ pub(crate) async fn authenticate(
     loop {
         let event = match connection.first.take() {
             Some(event) => event,
-            None => connection.next().await?,
+            None => connection.next_of_login().await?,
         };
         let auth = match &event {
             StreamEvent::Nonza(element) if element.is("auth", ns::SASL) => element,
@@ -88,11 +88,6 @@ pub(crate) async fn authenticate(
                     SaslFailure::Aborted,
                 );
                 connection.write(|out| write::write_sasl_failure(out, SaslFailure::Aborted));
-                continue;
-            }
-            StreamEvent::Nonza(element) if element.ns == ns::SM => {
-                // XEP-0198 §3: before its time, which is no reason to end the stream.
-                connection.write(|out| write::write_failed(out, "unexpected-request", None));
                 continue;
             }
             other => return Err(unexpected(other)),
@@ -232,7 +227,7 @@ fn finish(reply: &proto::CredentialsReply, right: bool) -> Result<(), SaslFailur
 
 async fn challenge(connection: &mut Connection, message: &[u8]) -> Result<Vec<u8>, Failed> {
     connection.write(|out| write::write_challenge(out, message));
-    match connection.next().await? {
+    match connection.next_of_login().await? {
         StreamEvent::Nonza(element) if element.is("response", ns::SASL) => {
             Ok(wire::decode(&element.text())?)
         }

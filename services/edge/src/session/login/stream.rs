@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use sestina_xmpp::jid::Jid;
 use sestina_xmpp::ns;
 use sestina_xmpp::sasl::{BindingType, Mechanism};
 use sestina_xmpp::stream::StreamCondition;
@@ -92,7 +93,8 @@ async fn open(shared: &Arc<Shared>, connection: &mut Connection) -> Result<Arc<H
         .map_or(shared.default_host(), |host| host.domain.as_str());
     let framing = connection.framing;
     connection.opened = true;
-    connection.write(|out| write::write_header(out, framing, from));
+    let to = Jid::from_wire(&header.from);
+    connection.write(|out| write::write_header(out, framing, from, to.bare_str()));
     host.ok_or(End::Fault(
         StreamCondition::HostUnknown,
         "this host is not served here",
@@ -109,7 +111,7 @@ async fn start_tls(shared: &Shared, connection: &mut Connection) -> Result<bool,
     let Some(acceptor) = connection.start_tls.clone() else {
         return Ok(false);
     };
-    let event = connection.next().await?;
+    let event = connection.next_of_login().await?;
     let StreamEvent::Nonza(element) = &event else {
         return Err(unexpected(&event));
     };
