@@ -16,7 +16,7 @@ use rcgen::{
     Issuer, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, SanType,
 };
 
-use crate::{CertError, Role, describe};
+use crate::{CertError, Role, ascii_name, describe};
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
 const CA_DAYS: u32 = 3650;
@@ -264,6 +264,7 @@ fn dns_san(name: &str) -> Result<SanType, CertError> {
         name: name.to_owned(),
         reason: reason.to_owned(),
     };
+    let name = &*ascii_name(name);
     let rest = name.strip_prefix("*.").unwrap_or(name);
     if rest.is_empty() || name.len() > 253 {
         return Err(bad("a DNS name has 1 to 253 characters"));
@@ -279,7 +280,7 @@ fn dns_san(name: &str) -> Result<SanType, CertError> {
             .all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
         {
             return Err(bad(
-                "only letters, digits, hyphens and underscores are allowed (write an internationalised name as its A-label)",
+                "only letters, digits, hyphens and underscores are allowed",
             ));
         }
     }

@@ -1,5 +1,6 @@
 //! What a certificate says: names, roles, and when it ends.
 
+use std::borrow::Cow;
 use std::net::IpAddr;
 use std::time::{Duration, SystemTime};
 
@@ -42,9 +43,9 @@ impl CertInfo {
     }
 
     /// Whether a DNS name of the certificate covers `domain` (RFC 6125 §6.4: a wildcard stands
-    /// for exactly one label, the first).
+    /// for exactly one label, the first). An internationalised domain may be in either form.
     pub fn covers(&self, domain: &str) -> bool {
-        let domain = domain.trim_end_matches('.').to_ascii_lowercase();
+        let domain = ascii_name(domain.trim_end_matches('.')).to_ascii_lowercase();
         self.dns_names.iter().any(|name| {
             *name == domain
                 || name.strip_prefix("*.").is_some_and(|parent| {
@@ -54,6 +55,15 @@ impl CertInfo {
                 })
         })
     }
+}
+
+/// The form in which certificates and TLS name a host: A-labels (RFC 6125 §6.4.2). A name that has
+/// none stays as it is.
+pub fn ascii_name(name: &str) -> Cow<'_, str> {
+    if name.is_ascii() {
+        return Cow::Borrowed(name);
+    }
+    idna::domain_to_ascii(name).map_or(Cow::Borrowed(name), Cow::Owned)
 }
 
 /// Describes the first certificate of a PEM text.

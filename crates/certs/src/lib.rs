@@ -17,7 +17,7 @@ pub mod role;
 pub use binding::server_end_point;
 pub use ca::{CertifiedKeyPem, IssuedFiles, TrialCa, ensure_ca, issue, self_signed};
 pub use error::CertError;
-pub use inspect::{CertInfo, describe, describe_der};
+pub use inspect::{CertInfo, ascii_name, describe, describe_der};
 pub use load::{Identity, load_identity, load_roots, parse_identity, parse_roots};
 pub use role::Role;
 

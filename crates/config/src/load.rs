@@ -1,7 +1,9 @@
 //! Reading and merging: a file, the environment over it, overrides over both.
 
+use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 
+use sestina_xmpp::jid::prepare_domain;
 use toml::{Table, Value};
 
 use crate::error::{ConfigError, ConfigErrors};
@@ -100,8 +102,24 @@ impl Config {
                     reason: error.message().to_owned(),
                 })?;
         config.fill_in()?;
+        config.normalise_domains();
         config.check_values()?;
         Ok(config)
+    }
+
+    /// An internationalised domain may be written in its ASCII form (`xn--…`): from here on it has
+    /// the form that addresses of clients have (RFC 7622 §3.2.1). What is no domain stays, to be
+    /// found by the checks.
+    fn normalise_domains(&mut self) {
+        for host in &mut self.host {
+            for domain in [&mut host.domain, &mut host.muc] {
+                if domain.contains("xn--")
+                    && let Ok(Cow::Owned(normal)) = prepare_domain(domain)
+                {
+                    *domain = normal;
+                }
+            }
+        }
     }
 
     /// Fills in what depends on the machine or on other options, and reads secrets from files.

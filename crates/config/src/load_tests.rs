@@ -23,6 +23,20 @@ fn load(text: &str, pairs: &[(&str, &str)], overrides: &[&str]) -> Result<Config
     })
 }
 
+/// RFC 7622 §3.2.1: one domain, whichever form it is written in.
+#[test]
+fn internationalised_domains_have_one_form() {
+    let read = |text: &str| load(text, &[], &[]);
+    let ascii =
+        "[[host]]\ndomain = \"xn--bcher-kva.example\"\nmuc = \"rooms.xn--bcher-kva.example\"";
+    let host = &read(ascii).unwrap().host[0];
+    assert_eq!(host.domain, "bücher.example");
+    assert_eq!(host.muc_domain(), "rooms.bücher.example");
+    let twice =
+        "[[host]]\ndomain = \"xn--bcher-kva.example\"\n[[host]]\ndomain = \"bücher.example\"";
+    assert!(read(twice).is_err());
+}
+
 #[test]
 fn nothing_at_all_is_a_working_configuration() {
     let config = Config::load(None, env(&[]), &[]).unwrap();

@@ -1,7 +1,8 @@
-//! Addresses: `local@domain/resource` (RFC 7622, with the stringprep profiles of RFC 6122).
+//! Addresses: `local@domain/resource` (RFC 7622, with RFC 6122's profile of the localpart).
 //!
-//! The localpart goes through nodeprep and the resourcepart through resourceprep, as in all
-//! servers that are deployed. The domainpart goes through UTS 46 (the IDNA 2008 that RFC 7622
+//! The localpart goes through nodeprep (RFC 6122, Unicode 3.2), as in all servers that are deployed:
+//! it names accounts, which must be the same account everywhere. The resourcepart, and so each
+//! nickname, is an OpaqueString in today's Unicode (RFC 7622 §3.4, [`crate::precis`]). The domainpart goes through UTS 46 (the IDNA 2008 that RFC 7622
 //! §3.2 asks for) and is kept in its Unicode form. Nameprep is left out there on purpose: it
 //! folds `ß` to `ss`, which makes two domains of the DNS one JID.
 
@@ -12,6 +13,8 @@ use std::net::Ipv6Addr;
 use std::str::FromStr;
 
 use compact_str::CompactString;
+
+use crate::precis;
 
 /// The most bytes that one part of a JID may have (RFC 7622 §3.2 to §3.4).
 pub const MAX_PART_LEN: usize = 1023;
@@ -49,7 +52,7 @@ pub enum JidError {
     /// The resourcepart is longer than [`MAX_PART_LEN`].
     #[error("the resourcepart is longer than 1023 bytes")]
     ResourceTooLong,
-    /// Resourceprep (RFC 6122 appendix B) refuses it.
+    /// The OpaqueString profile (RFC 8265 §4.2) refuses it.
     #[error("the resourcepart holds characters that are not allowed there")]
     BadResource,
 }
@@ -241,7 +244,7 @@ pub fn prepare_local(local: &str) -> Result<Cow<'_, str>, JidError> {
     }
 }
 
-/// Normalises a resourcepart (resourceprep).
+/// Normalises a resourcepart (OpaqueString).
 pub fn prepare_resource(resource: &str) -> Result<Cow<'_, str>, JidError> {
     if resource.is_empty() {
         return Err(JidError::EmptyResource);
@@ -252,15 +255,11 @@ pub fn prepare_resource(resource: &str) -> Result<Cow<'_, str>, JidError> {
     if resource.bytes().all(|b| matches!(b, b' '..=b'~')) {
         return Ok(Cow::Borrowed(resource));
     }
-    let prepared = settle(resource, |text| {
-        stringprep::resourceprep(text).ok().map(Cow::into_owned)
-    })
-    .ok_or(JidError::BadResource)?;
-    match prepared.len() {
-        0 => Err(JidError::EmptyResource),
-        1..=MAX_PART_LEN => Ok(prepared),
-        _ => Err(JidError::ResourceTooLong),
+    let prepared = precis::opaque(resource).ok_or(JidError::BadResource)?;
+    if prepared.len() > MAX_PART_LEN {
+        return Err(JidError::ResourceTooLong);
     }
+    Ok(prepared)
 }
 
 /// Normalises a domainpart: a domain name (UTS 46), an IPv4 address or a bracketed IPv6 address.

@@ -10,6 +10,7 @@ use zeroize::Zeroizing;
 
 use super::SaslFailure;
 use super::mechanism::Hash;
+use super::saslprep::saslprep;
 use crate::jid::Jid;
 
 /// Rounds of PBKDF2 for new keys, unless the configuration says otherwise.
@@ -156,7 +157,7 @@ pub(super) fn salted_password(
     salt: &[u8],
     iterations: u32,
 ) -> Result<Zeroizing<Vec<u8>>, KeyError> {
-    let prepared = stringprep::saslprep(password).map_err(|_| KeyError::BadPassword)?;
+    let prepared = saslprep(password).ok_or(KeyError::BadPassword)?;
     let prepared = Zeroizing::new(prepared.into_owned());
     if prepared.is_empty() {
         return Err(KeyError::EmptyPassword);

@@ -5,6 +5,7 @@
 //! - [`failure`]: failure conditions (RFC 6120 §6.5)
 //! - [`wire`]: base64 as XMPP uses it (RFC 6120 §6.4.2)
 //! - [`keys`]: salted SCRAM keys, password checks, made-up keys of unknown users
+//! - `saslprep`: passwords before they are hashed (RFC 4013)
 //! - [`channel_binding`]: types of channel binding (RFC 5929, RFC 9266)
 //! - [`scram`]: SCRAM-SHA-1, SCRAM-SHA-256 and their -PLUS forms (RFC 5802, RFC 7677)
 //! - [`plain`]: the PLAIN mechanism (RFC 4616)
@@ -16,6 +17,7 @@ pub mod failure;
 pub mod keys;
 pub mod mechanism;
 pub mod plain;
+mod saslprep;
 pub mod scram;
 pub mod wire;
 

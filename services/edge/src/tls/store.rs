@@ -8,7 +8,9 @@ use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use rustls::CipherSuite;
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
-use sestina_certs::{CertError, describe_der, load_identity, self_signed, server_end_point};
+use sestina_certs::{
+    CertError, ascii_name, describe_der, load_identity, self_signed, server_end_point,
+};
 use tokio_util::sync::CancellationToken;
 
 use super::acceptor::TlsVersions;
@@ -126,9 +128,11 @@ impl Pair {
     fn load(&mut self) -> Result<(), CertError> {
         self.seen = stamps(&self.files);
         let identity = load_identity(&self.files.cert, &self.files.key)?;
+        let hosts = self.files.hosts.iter();
+        let hosts = hosts.map(|host| ascii_name(host).into_owned());
         self.good = Some(Entry {
             info: describe_der(identity.leaf())?,
-            hosts: self.files.hosts.clone(),
+            hosts: hosts.collect(),
             end_point: server_end_point(identity.leaf()),
             key: identity.certified_key()?,
         });

@@ -113,11 +113,20 @@ fn a_self_signed_certificate_is_made_once() {
 }
 
 #[test]
+fn an_internationalised_host_has_a_self_signed_certificate() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = store(folder.path(), &["bücher.example"]);
+    let config = Arc::new(client(folder.path(), &ALL));
+    let shown = handshake(&store, &config, "xn--bcher-kva.example");
+    assert!(shown.is_ok(), "{:?}", shown.err());
+}
+
+#[test]
 fn the_name_decides_and_the_first_is_the_default() {
     let folder = tempfile::tempdir().unwrap();
     let one = write_pair(folder.path(), "one", &["one.example"]);
     let mut two = write_pair(folder.path(), "two", &["two.example", "*.wild.example"]);
-    two.hosts = vec!["three.example".to_owned()];
+    two.hosts = vec!["three.example".to_owned(), "bücher.example".to_owned()];
     let (one_cert, two_cert) = (leaf(&one.cert), leaf(&two.cert));
     let config = trusting(&[&one.cert, &two.cert], &ALL);
     let config = Arc::new(config);
@@ -138,6 +147,11 @@ fn the_name_decides_and_the_first_is_the_default() {
     let set = store.current();
     assert_eq!(
         set.server_end_point(Some("three.example")),
+        server_end_point(&two_cert)
+    );
+    // TLS names an internationalised host by its A-label (RFC 6125 §6.4.2).
+    assert_eq!(
+        set.server_end_point(Some("xn--bcher-kva.example")),
         server_end_point(&two_cert)
     );
     assert_eq!(
