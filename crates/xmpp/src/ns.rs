@@ -44,6 +44,10 @@ pub const FORWARD: &str = "urn:xmpp:forward:0";
 pub const DELAY: &str = "urn:xmpp:delay";
 /// XEP-0359 unique and stable stanza ids.
 pub const STANZA_ID: &str = "urn:xmpp:sid:0";
+/// XEP-0421 ids of occupants.
+pub const OCCUPANT_ID: &str = "urn:xmpp:occupant-id:0";
+/// XEP-0091, which XEP-0203 replaced.
+pub const LEGACY_DELAY: &str = "jabber:x:delay";
 /// XEP-0280 message carbons.
 pub const CARBONS: &str = "urn:xmpp:carbons:2";
 /// XEP-0280 recommended rules feature.
@@ -60,6 +64,8 @@ pub const MARKERS: &str = "urn:xmpp:chat-markers:0";
 pub const MUC: &str = "http://jabber.org/protocol/muc";
 /// XEP-0045 what a room tells its users.
 pub const MUC_USER: &str = "http://jabber.org/protocol/muc#user";
+/// XEP-0045 forms and requests of a room's owner.
+pub const MUC_OWNER: &str = "http://jabber.org/protocol/muc#owner";
 /// XEP-0249 direct invitations.
 pub const MUC_DIRECT_INVITE: &str = "jabber:x:conference";
 /// XEP-0160 offline storage feature.

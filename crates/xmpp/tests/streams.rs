@@ -104,9 +104,9 @@ fn a_session_of_a_client() {
 #[test]
 fn a_bad_address_does_not_end_the_stream() {
     for (xml, from, to) in [
-        ("<iq type='get' id='1' to='a b@x'/>", "", ""),
+        ("<iq type='get' id='1' to='A b@X'/>", "", "A b@X"),
         ("<iq type='get' id='1' to=''/>", "", ""),
-        ("<iq type='get' id='1' from='@x' to='y'/>", "", "y"),
+        ("<iq type='get' id='1' from='@x' to='Y'/>", "@x", "y"),
     ] {
         let (events, fault) = whole(format!("{HEADER}{xml}<presence/>").as_bytes());
         assert_eq!(fault, None);

@@ -53,6 +53,13 @@ const LINES: &[Line] = &[
         "session establishment (§3) alone, as a no-op for old clients",
     ),
     line(
+        "RFC 4013",
+        "2005",
+        "SASLprep",
+        Where::Edge,
+        "passwords; characters that Unicode 3.2 does not know are taken as they are",
+    ),
+    line(
         "RFC 5802",
         "2010",
         "SCRAM-SHA-1",
@@ -71,7 +78,7 @@ const LINES: &[Line] = &[
         "2011",
         "XMPP: Instant Messaging and Presence",
         Where::Router,
-        "delivery (§8) and directed presence; rosters are empty, and there are no subscriptions yet",
+        "delivery (§8) and directed presence; rosters are empty, and subscriptions (§3) are refused",
     ),
     line(
         "RFC 7395",
@@ -81,11 +88,34 @@ const LINES: &[Line] = &[
         "at `/xmpp-websocket`",
     ),
     line(
+        "RFC 7622",
+        "2015",
+        "XMPP Address Format",
+        Where::Both,
+        "domains (§3.2) in Unicode and in ASCII form, resources (§3.4); localparts are nodeprep's \
+         (RFC 6122, Unicode 3.2), as on the servers that are deployed",
+    ),
+    line(
         "RFC 7677",
         "2015",
         "SCRAM-SHA-256",
         Where::Edge,
         "with and without channel binding",
+    ),
+    line(
+        "RFC 8265",
+        "2017",
+        "PRECIS: Usernames and Passwords",
+        Where::Both,
+        "OpaqueString (§4.2), for resources: with sequences of emoji, and visible characters that \
+         RFC 5892 §2.6 restricts",
+    ),
+    line(
+        "RFC 8266",
+        "2017",
+        "PRECIS: Nicknames",
+        Where::Router,
+        "compared so (§2.4) in rooms; kept as they are sent",
     ),
     line(
         "RFC 9266",
@@ -113,8 +143,8 @@ const LINES: &[Line] = &[
         "1.35.5",
         "Multi-User Chat",
         Where::Module("muc"),
-        "bare rooms: join, presence, messages, private messages, subject, history, leave; no \
-         affiliations, configuration or moderation yet",
+        "bare rooms: join, presence, messages, private messages, subject, history, leave, and \
+         taking a new room back; no affiliations, configuration or moderation yet",
     ),
     line(
         "XEP-0059",
@@ -156,8 +186,9 @@ const LINES: &[Line] = &[
         "XEP-0203",
         "2.0",
         "Delayed Delivery",
-        Where::Router,
-        "offline messages and the history of rooms",
+        Where::Module("delay"),
+        "offline messages, what waits for a resumption, and the history of rooms; forged ones are \
+         taken out",
     ),
     line(
         "XEP-0280",

@@ -2,9 +2,10 @@
 //!
 //! Left out: reading invitations and declines (§7.8), and the muc#admin and muc#owner requests.
 
-use super::datetime;
+use super::{datetime, stanza_id};
+use crate::jid::Jid;
 use crate::ns;
-use crate::stanza::{Kind, Stanza};
+use crate::stanza::{Child, Kind, Stanza};
 use crate::xml::Element;
 
 /// Codes of `<status/>` (§15.6.2).
@@ -47,6 +48,22 @@ pub mod status {
     pub const REMOVED_SHUTDOWN: u16 = 332;
     /// The occupant is removed for a technical problem.
     pub const REMOVED_ERROR: u16 = 333;
+}
+
+/// Whether a child of a stanza that comes for a room or for an occupant is one that only the room
+/// itself may say: about occupants (`muc#user`, and XEP-0421), under which id it has the stanza
+/// (XEP-0359 §3), and since when (XEP-0203; a delay that names no entity is read as the room's).
+pub fn is_said_by_rooms(child: &Child<'_>, room: &str) -> bool {
+    match child.ns {
+        ns::MUC_USER => true,
+        ns::OCCUPANT_ID => child.name == "occupant-id",
+        ns::STANZA_ID => stanza_id::is_void(child, room),
+        ns::DELAY | ns::LEGACY_DELAY => Element::parse(child.xml).is_ok_and(|delay| {
+            let by = delay.attr("from").map(Jid::parse);
+            by.is_none_or(|by| by.is_ok_and(|by| by.bare_str() == room))
+        }),
+        _ => false,
+    }
 }
 
 macro_rules! names {

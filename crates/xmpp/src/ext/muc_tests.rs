@@ -145,3 +145,35 @@ fn ranks() {
     );
     assert_eq!(Role::parse("owner"), None);
 }
+
+/// XEP-0359 §3, XEP-0421 §4, XEP-0203: what an occupant must not say in the room's name.
+#[test]
+fn only_rooms_say_this() {
+    let said = stanza(
+        "<message to='garden@muc.example.org/Juliet'><body>1</body>\
+         <x xmlns='http://jabber.org/protocol/muc#user'/>\
+         <occupant-id xmlns='urn:xmpp:occupant-id:0' id='2'/>\
+         <stanza-id xmlns='urn:xmpp:sid:0' by='Garden@muc.example.org' id='3'/>\
+         <stanza-id xmlns='urn:xmpp:sid:0' by='juliet@example.org' id='4'/>\
+         <origin-id xmlns='urn:xmpp:sid:0' id='5'/>\
+         <delay xmlns='urn:xmpp:delay' stamp='2002-09-10T23:08:25Z'/>\
+         <delay xmlns='urn:xmpp:delay' from='garden@muc.example.org' stamp='2002-09-10T23:08:25Z'/>\
+         <delay xmlns='urn:xmpp:delay' from='garden@muc.example.org/R' stamp='2002-09-10T23:08:25Z'/>\
+         <delay xmlns='urn:xmpp:delay' from='juliet@example.org' stamp='2002-09-10T23:08:25Z'/>\
+         <x xmlns='jabber:x:delay' from='garden@muc.example.org' stamp='20020910T23:08:25'/></message>",
+    );
+    let kept: Vec<&str> = said
+        .children()
+        .filter(|child| !is_said_by_rooms(child, "garden@muc.example.org"))
+        .map(|child| std::str::from_utf8(child.xml).unwrap())
+        .collect();
+    assert_eq!(
+        kept,
+        [
+            "<body>1</body>",
+            "<stanza-id xmlns='urn:xmpp:sid:0' by='juliet@example.org' id='4'/>",
+            "<origin-id xmlns='urn:xmpp:sid:0' id='5'/>",
+            "<delay xmlns='urn:xmpp:delay' from='juliet@example.org' stamp='2002-09-10T23:08:25Z'/>",
+        ]
+    );
+}

@@ -4,7 +4,7 @@
 
 use crate::jid::Jid;
 use crate::ns;
-use crate::stanza::Stanza;
+use crate::stanza::{Child, Stanza};
 use crate::xml::Element;
 
 /// The longest `origin-id` that is looked at.
@@ -20,15 +20,23 @@ pub fn stanza_id(by: &str, id: &str) -> Element {
 /// Takes out every `<stanza-id/>` that claims to be by this address (§3, rule 2), and those that
 /// name nobody (rule 5). Addresses are compared normalised.
 pub fn strip(stanza: &mut Stanza, by: &str) {
-    stanza.retain_children(|child| {
-        if child.ns != ns::STANZA_ID || child.name != "stanza-id" {
-            return true;
-        }
-        let claimed = Element::parse(child.xml)
-            .ok()
-            .and_then(|element| Jid::parse(element.attr("by")?).ok());
-        claimed.is_some_and(|claimed| claimed.as_str() != by)
-    });
+    stanza.retain_children(|child| !is_void(child, by));
+}
+
+/// Whether there is a `<stanza-id/>` at all.
+pub fn has_any(stanza: &Stanza) -> bool {
+    stanza.child(ns::STANZA_ID, "stanza-id").is_some()
+}
+
+/// Whether a child of a stanza from outside is one that [`strip`] takes out.
+pub fn is_void(child: &Child<'_>, by: &str) -> bool {
+    if child.name != "stanza-id" || child.ns != ns::STANZA_ID {
+        return false;
+    }
+    let claimed = Element::parse(child.xml)
+        .ok()
+        .and_then(|element| Jid::parse(element.attr("by")?).ok());
+    claimed.is_none_or(|claimed| claimed.as_str() == by)
 }
 
 /// Puts the id in, in place of all forged ones.

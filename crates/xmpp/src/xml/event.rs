@@ -17,8 +17,9 @@ pub enum StreamEvent {
     Open(StreamHeader),
     /// A stanza with valid addresses.
     Stanza(Stanza),
-    /// A stanza with an address that is not one (it is empty here). The stream goes on; the
-    /// answer, unless the stanza is an error itself, is an error with this condition.
+    /// A stanza with an address that is not one: it is as it was written here, so that the answer
+    /// comes from it (RFC 6120 §8.3.1). The stream goes on; the answer, unless the stanza is an
+    /// error itself, is an error with this condition.
     BadStanza {
         /// The stanza.
         stanza: Stanza,

@@ -265,7 +265,7 @@ impl Outline {
                 Ok(jid) => jid.into(),
                 Err(_) => {
                     wrong = Some(Condition::JidMalformed);
-                    String::new()
+                    text
                 }
             },
         };

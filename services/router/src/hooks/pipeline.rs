@@ -1,5 +1,6 @@
 //! The pipeline: all handlers in the order in which they run.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 
 use sestina_xmpp::stanza::Stanza;
@@ -47,13 +48,19 @@ impl Pipeline {
             });
         }
         // Stable: ties keep the order of the list of modules.
-        collected
-            .filters
-            .sort_by_key(|(point, stage, ..)| (*point, *stage));
-        collected
-            .observers
-            .sort_by_key(|(point, stage, ..)| (*point, *stage));
+        collected.filters.sort_by_key(|f| (f.point, f.stage));
+        collected.observers.sort_by_key(|o| (o.point, o.stage));
         Pipeline { collected, metas }
+    }
+
+    /// Whether a handler of a point may have to do with a message, whoever gets it.
+    pub(crate) fn concerns(&self, point: Point, stanza: &Stanza) -> bool {
+        let filters = self.collected.filters.iter();
+        let observers = self.collected.observers.iter();
+        let mut both = filters
+            .map(|f| (f.point, f.concerns))
+            .chain(observers.map(|o| (o.point, o.concerns)));
+        both.any(|(at, concerns)| at == point && concerns(stanza))
     }
 
     /// Runs the filters of a point.
@@ -61,10 +68,12 @@ impl Pipeline {
         &self,
         point: Point,
         context: &MessageContext<'_>,
-        stanza: &mut Stanza,
+        stanza: &mut Cow<'_, Stanza>,
     ) -> Result<(), Bounce> {
-        for (_, _, _, filter) in self.collected.filters.iter().filter(|f| f.0 == point) {
-            filter(context, stanza)?;
+        for filter in self.collected.filters.iter().filter(|f| f.point == point) {
+            if (filter.concerns)(stanza) {
+                (filter.handler)(context, stanza)?;
+            }
         }
         Ok(())
     }
@@ -77,8 +86,11 @@ impl Pipeline {
         stanza: &Stanza,
     ) -> Vec<Effect> {
         let mut effects = Vec::new();
-        for (_, _, _, observer) in self.collected.observers.iter().filter(|o| o.0 == point) {
-            observer(context, stanza, &mut effects);
+        let observers = self.collected.observers.iter();
+        for observer in observers.filter(|o| o.point == point) {
+            if (observer.concerns)(stanza) {
+                (observer.handler)(context, stanza, &mut effects);
+            }
         }
         effects
     }
@@ -132,26 +144,18 @@ impl Pipeline {
 
     /// All message handlers in order.
     pub fn entries(&self) -> Vec<PipelineEntry> {
-        let filters = self
-            .collected
-            .filters
-            .iter()
-            .map(|(point, stage, module, _)| PipelineEntry {
-                point: *point,
-                stage: *stage,
-                module,
-                filter: true,
-            });
-        let observers = self
-            .collected
-            .observers
-            .iter()
-            .map(|(point, stage, module, _)| PipelineEntry {
-                point: *point,
-                stage: *stage,
-                module,
-                filter: false,
-            });
+        let filters = self.collected.filters.iter().map(|f| PipelineEntry {
+            point: f.point,
+            stage: f.stage,
+            module: f.module,
+            filter: true,
+        });
+        let observers = self.collected.observers.iter().map(|o| PipelineEntry {
+            point: o.point,
+            stage: o.stage,
+            module: o.module,
+            filter: false,
+        });
         let mut all: Vec<_> = filters.chain(observers).collect();
         all.sort_by_key(|e| (e.point, e.stage));
         all

@@ -1,5 +1,6 @@
 //! Registration: one handler for an IQ, ordered handlers for a message.
 
+use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 
 use sestina_xmpp::stanza::Stanza;
@@ -17,8 +18,12 @@ pub struct Bounce {
     pub text: Option<&'static str>,
 }
 
-/// Filters see and may change a message, and may stop it.
-pub(crate) type Filter = fn(&MessageContext<'_>, &mut Stanza) -> Result<(), Bounce>;
+/// Filters see and may change a message, and may stop it. What a room says is shared by its
+/// receivers: a filter makes a copy of its own only where it changes something.
+pub(crate) type Filter = fn(&MessageContext<'_>, &mut Cow<'_, Stanza>) -> Result<(), Bounce>;
+/// Whether a handler may have to do with a message, whoever gets it. Asked once for a message that
+/// many get: the handler is passed by for all of them if not.
+pub(crate) type Concerns = fn(&Stanza) -> bool;
 /// Observers see a message and ask for effects.
 pub(crate) type Observer = fn(&MessageContext<'_>, &Stanza, &mut Vec<Effect>);
 /// IQ handlers answer: the payload is the IQ's child.
@@ -42,11 +47,20 @@ pub enum IqTarget {
 /// (target, is it a set, namespace, name)
 pub type IqKey = (IqTarget, bool, &'static str, &'static str);
 
+/// A handler of messages.
+pub(crate) struct Registered<H> {
+    pub(crate) point: Point,
+    pub(crate) stage: Stage,
+    pub(crate) module: &'static str,
+    pub(crate) concerns: Concerns,
+    pub(crate) handler: H,
+}
+
 /// Collects what modules register.
 #[derive(Default)]
 pub(crate) struct Collected {
-    pub(crate) filters: Vec<(Point, Stage, &'static str, Filter)>,
-    pub(crate) observers: Vec<(Point, Stage, &'static str, Observer)>,
+    pub(crate) filters: Vec<Registered<Filter>>,
+    pub(crate) observers: Vec<Registered<Observer>>,
     pub(crate) iqs: HashMap<IqKey, (&'static str, IqHandler)>,
     /// Those of them whose namespace is not announced.
     pub(crate) in_part: HashSet<IqKey>,
@@ -59,26 +73,34 @@ pub struct Registrar<'a> {
 }
 
 impl Registrar<'_> {
-    /// Registers a filter.
+    /// Registers a filter of the messages that it `concerns`.
     ///
     /// # Panics
     /// At start, when the stage is not one of the first two: a defect of the module.
-    pub fn filter(&mut self, point: Point, stage: Stage, filter: Filter) {
+    pub fn filter(&mut self, point: Point, stage: Stage, concerns: Concerns, filter: Filter) {
         assert!(
             stage <= Stage::Policy,
             "module {}: filters run before Archive",
             self.module
         );
-        self.collected
-            .filters
-            .push((point, stage, self.module, filter));
+        self.collected.filters.push(Registered {
+            point,
+            stage,
+            module: self.module,
+            concerns,
+            handler: filter,
+        });
     }
 
-    /// Registers an observer.
-    pub fn observer(&mut self, point: Point, stage: Stage, observer: Observer) {
-        self.collected
-            .observers
-            .push((point, stage, self.module, observer));
+    /// Registers an observer of the messages that it `concerns`.
+    pub fn observer(&mut self, point: Point, stage: Stage, concerns: Concerns, observer: Observer) {
+        self.collected.observers.push(Registered {
+            point,
+            stage,
+            module: self.module,
+            concerns,
+            handler: observer,
+        });
     }
 
     /// Registers the handler of an IQ, and returns what names it.

@@ -5,8 +5,9 @@
 
 use sestina_xmpp::ext::carbons::{Direction, is_eligible};
 use sestina_xmpp::ns;
+use sestina_xmpp::stanza::Stanza;
 
-use crate::hooks::{Effect, IqTarget, Meta, Module, Point, Registrar, Stage};
+use crate::hooks::{Effect, IqTarget, MessageContext, Meta, Module, Point, Registrar, Stage};
 
 pub(crate) struct Carbons;
 
@@ -21,24 +22,10 @@ impl Module for Carbons {
     }
 
     fn register(&self, registrar: &mut Registrar<'_>) {
-        registrar.observer(
-            Point::MessageOut,
-            Stage::Mirror,
-            |context, stanza, effects| {
-                if context.config.carbons && is_eligible(stanza, Direction::Sent, false) {
-                    effects.push(Effect::Carbons);
-                }
-            },
-        );
-        registrar.observer(
-            Point::MessageIn,
-            Stage::Mirror,
-            |context, stanza, effects| {
-                if context.config.carbons && is_eligible(stanza, Direction::Received, false) {
-                    effects.push(Effect::Carbons);
-                }
-            },
-        );
+        let sent = |stanza: &Stanza| is_eligible(stanza, Direction::Sent, false);
+        registrar.observer(Point::MessageOut, Stage::Mirror, sent, copies);
+        let received = |stanza: &Stanza| is_eligible(stanza, Direction::Received, false);
+        registrar.observer(Point::MessageIn, Stage::Mirror, received, copies);
         registrar.iq(IqTarget::Account, true, ns::CARBONS, "enable", |_, _, _| {
             vec![Effect::SetCarbons(true), Effect::Result(None)]
         });
@@ -49,5 +36,11 @@ impl Module for Carbons {
             "disable",
             |_, _, _| vec![Effect::SetCarbons(false), Effect::Result(None)],
         );
+    }
+}
+
+fn copies(context: &MessageContext<'_>, _: &Stanza, effects: &mut Vec<Effect>) {
+    if context.config.carbons {
+        effects.push(Effect::Carbons);
     }
 }

@@ -89,6 +89,14 @@ impl Module for Disco {
                 listing(query, &resources)
             },
         );
+        // §8, rule 2: of another's account nothing is told, and not whether there is one.
+        registrar.iq(
+            IqTarget::OtherAccount,
+            false,
+            ns::DISCO_ITEMS,
+            "query",
+            |_, _, query| vec![Effect::Result(Some(items(query.attr("node"), &[])))],
+        );
     }
 }
 

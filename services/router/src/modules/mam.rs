@@ -33,7 +33,7 @@ impl Module for Mam {
 
     fn register(&self, registrar: &mut Registrar<'_>) {
         for point in [Point::MessageOut, Point::MessageIn, Point::Undeliverable] {
-            registrar.observer(point, Stage::Archive, archive);
+            registrar.observer(point, Stage::Archive, should_archive, archive);
         }
         registrar.iq(
             IqTarget::Account,
@@ -55,8 +55,8 @@ impl Module for Mam {
     }
 }
 
-fn archive(context: &MessageContext<'_>, stanza: &Stanza, effects: &mut Vec<Effect>) {
-    if context.has_account && context.config.archive && should_archive(stanza) {
+fn archive(context: &MessageContext<'_>, _: &Stanza, effects: &mut Vec<Effect>) {
+    if context.has_account && context.config.archive {
         effects.push(Effect::Archive);
     }
 }

@@ -1,6 +1,7 @@
 //! The features of the router, one file each. [`MODULES`] is the file to read first.
 
 mod carbons;
+mod delay;
 mod disco;
 mod mam;
 mod muc;
@@ -19,6 +20,7 @@ pub const MODULES: &[&'static dyn Module] = &[
     &disco::Disco,
     &ping::Ping,
     &stanza_id::StanzaId,
+    &delay::Delay,
     &mam::Mam,
     &offline::Offline,
     &carbons::Carbons,

@@ -20,8 +20,9 @@ impl Module for Offline {
         registrar.observer(
             Point::Undeliverable,
             Stage::Index,
-            |context, stanza, effects| {
-                if context.has_account && context.config.offline_limit > 0 && should_store(stanza) {
+            should_store,
+            |context, _, effects| {
+                if context.has_account && context.config.offline_limit > 0 {
                     effects.push(Effect::StoreOffline);
                 }
             },

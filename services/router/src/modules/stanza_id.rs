@@ -18,10 +18,18 @@ impl Module for StanzaId {
 
     fn register(&self, registrar: &mut Registrar<'_>) {
         for point in [Point::MessageOut, Point::MessageIn] {
-            registrar.filter(point, Stage::Sanitize, |context, stanza| {
-                stanza_id::strip(stanza, context.user.as_str());
-                Ok(())
-            });
+            registrar.filter(
+                point,
+                Stage::Sanitize,
+                stanza_id::has_any,
+                |context, stanza| {
+                    let user = context.user.as_str();
+                    if stanza.children().any(|c| stanza_id::is_void(&c, user)) {
+                        stanza_id::strip(stanza.to_mut(), user);
+                    }
+                    Ok(())
+                },
+            );
         }
     }
 }

@@ -1,6 +1,7 @@
 //! What occupants send to a room: messages to all, messages to one, and everything refused.
 
 use sestina_runtime::failpoint;
+use sestina_xmpp::ext::muc;
 use sestina_xmpp::jid::Jid;
 use sestina_xmpp::ns;
 use sestina_xmpp::stanza::error::Condition;
@@ -97,7 +98,7 @@ impl Slot {
         let mut said = stanza;
         said.from = room.address(&occupant.nick);
         said.to = String::new();
-        said.retain_children(|c| c.ns != ns::MUC_USER && c.ns != ns::DELAY);
+        said.retain_children(|c| c.ns != ns::DELAY && !muc::is_said_by_rooms(c, room_jid.as_str()));
         let mut emission = Emission::default();
         let seq = room.seq + 1;
         if is_subject {
@@ -129,6 +130,10 @@ impl Slot {
         to: Jid,
         mut stanza: Stanza,
     ) {
+        if core.storage_backlogged() && !stanza.is_error() {
+            // Its receiver has an archive.
+            return self.storage_away(hand, &stanza);
+        }
         let room_jid = to.bare();
         let Some(room) = self.rooms.get(&room_jid) else {
             return self.room_refuse(hand, &stanza, Condition::ItemNotFound, None);
@@ -146,7 +151,7 @@ impl Slot {
         };
         stanza.from = room.address(&sender.nick);
         stanza.to = String::new();
-        stanza.retain_children(|c| c.ns != ns::MUC_USER);
+        stanza.retain_children(|c| !muc::is_said_by_rooms(c, room_jid.as_str()));
         if !stanza.is_error() {
             stanza.push_element(&Element::new("x", ns::MUC_USER));
         }

@@ -4,7 +4,6 @@ use sestina_xmpp::jid::Jid;
 use sestina_xmpp::ns;
 use sestina_xmpp::stanza::Stanza;
 use sestina_xmpp::stanza::error::Condition;
-use sestina_xmpp::xml::Element;
 use sha2::{Digest, Sha256};
 
 use super::input::Origin;
@@ -15,12 +14,11 @@ use crate::worker::core::Core;
 use crate::worker::receive::InHand;
 use crate::worker::slot::Slot;
 
-/// Namespace of the room owner's forms.
-const MUC_OWNER: &str = "http://jabber.org/protocol/muc#owner";
-
 /// What rooms answer without a module: (is it a set, namespace, name).
-pub(crate) const ANSWERS: [(bool, &str, &str); 2] =
-    [(false, MUC_OWNER, "query"), (true, MUC_OWNER, "query")];
+pub(crate) const ANSWERS: [(bool, &str, &str); 2] = [
+    (false, ns::MUC_OWNER, "query"),
+    (true, ns::MUC_OWNER, "query"),
+];
 
 impl Slot {
     pub(super) fn room_iq(
@@ -43,8 +41,16 @@ impl Slot {
         if let Some(nick) = to.resource() {
             let Some(sender) = sender else {
                 if request {
+                    // §6.6 of discovery; XEP-0410 §3.1 of pings, and of all the rest.
+                    let discovers = stanza
+                        .children()
+                        .any(|c| matches!(c.ns, ns::DISCO_INFO | ns::DISCO_ITEMS));
+                    let condition = match discovers {
+                        true => Condition::BadRequest,
+                        false => Condition::NotAcceptable,
+                    };
                     let text = Some("only occupants can be asked by occupants");
-                    self.room_refuse(hand, &stanza, Condition::NotAcceptable, text);
+                    self.room_refuse(hand, &stanza, condition, text);
                 }
                 return;
             };
@@ -77,11 +83,9 @@ impl Slot {
         if !request {
             return;
         }
-        let owner = sender
-            .as_ref()
-            .is_some_and(|s| s.affiliation == Affiliation::Owner);
-        if let Some(reply) = instant_room(&stanza, owner) {
-            return self.answer_with(hand, reply);
+        if let Some(query) = stanza.element(ns::MUC_OWNER, "query") {
+            let owner = sender.is_some_and(|s| s.affiliation == Affiliation::Owner);
+            return self.room_owner(core, hand, &room_jid, &stanza, owner.then_some(&query));
         }
         self.room_modules(core, hand, &origin, &to, &stanza);
     }
@@ -123,29 +127,4 @@ fn asker<'a>(room: u128, occupant: &'a Occupant, id: &mut String) -> &'a RoomSes
         }
         None => &occupant.main,
     }
-}
-
-/// XEP-0045 §10.1.2: the owner accepts the room as it is. Rooms here are never locked and have no
-/// form: the empty submission succeeds, anything else is answered with `feature-not-implemented`.
-fn instant_room(stanza: &Stanza, owner: bool) -> Option<Stanza> {
-    let query = stanza.element(MUC_OWNER, "query")?;
-    if !owner {
-        return Some(
-            stanza.error_reply(Condition::Forbidden, Some("only owners configure a room")),
-        );
-    }
-    let form = query.child("x", ns::DATA_FORM);
-    let empty = form.is_some_and(|f: &Element| f.children().next().is_none());
-    let accepted = stanza.type_ == "set"
-        && form
-            .and_then(|f| f.attr("type"))
-            .is_some_and(|t| t == "cancel" || (t == "submit" && empty));
-    Some(if accepted {
-        stanza.result_reply(None)
-    } else {
-        stanza.error_reply(
-            Condition::FeatureNotImplemented,
-            Some("this room has no options"),
-        )
-    })
 }

@@ -3,6 +3,7 @@
 use sestina_xmpp::ext::delay::Delay;
 use sestina_xmpp::jid::Jid;
 use sestina_xmpp::ns;
+use sestina_xmpp::precis::nickname_key;
 use sestina_xmpp::stanza::error::Condition;
 use sestina_xmpp::stanza::{Kind, Stanza};
 use sestina_xmpp::xml::Element;
@@ -70,7 +71,7 @@ impl Slot {
             return self.room_joins_in_parts(core, hand, origin, room_jid, nick, stanza);
         }
         let request = history_request(&stanza);
-        let (id, presence) = stripped(stanza);
+        let (id, presence) = stripped(stanza, room_jid);
         let me = RoomSession {
             jid: origin.jid,
             session: origin.session,
@@ -84,6 +85,7 @@ impl Slot {
         };
         if room.enter(&nick, affiliation, role, me.clone()) {
             core.metrics.occupants(1);
+            room.unconfigured = founded;
         }
         let Some(occupant) = room.occupants.get(&nick) else {
             return;
@@ -114,9 +116,15 @@ impl Slot {
 }
 
 impl Room {
-    /// Whether somebody else has this nick.
+    /// Whether another user has this nick, or one that is the same to people (RFC 8266 §2.4).
     pub(super) fn is_taken(&self, nick: &str, jid: &Jid) -> bool {
-        self.occupants.get(nick).is_some_and(|o| !o.is_of(jid))
+        if let Some(occupant) = self.occupants.get(nick) {
+            return !occupant.is_of(jid);
+        }
+        nickname_key(nick).is_some_and(|key| {
+            let mut occupants = self.occupants.values();
+            occupants.any(|o| o.key() == key && !o.is_of(jid))
+        })
     }
 
     /// Puts a session under a nick; true if nobody had it, who has these rights then.
@@ -129,13 +137,7 @@ impl Room {
     ) -> bool {
         self.by_session.insert(me.session, nick.to_owned());
         let Some(occupant) = self.occupants.get_mut(nick) else {
-            let occupant = Occupant {
-                nick: nick.to_owned(),
-                affiliation,
-                role,
-                main: me,
-                others: Vec::new(),
-            };
+            let occupant = Occupant::new(nick.to_owned(), affiliation, role, me);
             self.occupants.insert(nick.to_owned(), occupant);
             return true;
         };

@@ -10,15 +10,19 @@
 //! - [`join`]: entering a room
 //! - [`presence`]: new presence, nick changes, leaving
 //! - [`iq`]: questions to the room, and to somebody in it
+//! - [`owner`]: what its owner asks of it
 //! - [`tail`]: numbering, commit, fan-out, acknowledgement
 //! - [`rebuild`]: a room that is known to nobody but those in it
 //! - [`receive`]: a room's event at the owner of its receivers' sessions
+//! - [`incoming`]: the points that a message of a room passes there
 
+mod incoming;
 mod input;
 mod iq;
 mod join;
 mod joining;
 mod occupant;
+mod owner;
 mod presence;
 mod rebuild;
 mod receive;

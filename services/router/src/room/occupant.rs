@@ -1,10 +1,13 @@
 //! Who is in a room: an occupant has a nick, and under it one session or several of one user.
 
+use std::borrow::Cow;
+
 use bytes::Bytes;
 use prost::Message as _;
 use sestina_api::key::{join, split};
 use sestina_proto as proto;
 use sestina_xmpp::jid::Jid;
+use sestina_xmpp::precis::nickname_key;
 use sestina_xmpp::stanza::Stanza;
 
 /// XEP-0045 §5.2.
@@ -68,7 +71,10 @@ pub(crate) struct RoomSession {
 /// Somebody in a room.
 #[derive(Clone, Debug)]
 pub(crate) struct Occupant {
+    /// As it was chosen.
     pub(crate) nick: String,
+    /// What it is compared by, where that differs.
+    key: Option<Box<str>>,
     pub(crate) affiliation: Affiliation,
     pub(crate) role: Role,
     /// The session whose presence others see, and that is asked what others ask: the first that
@@ -98,6 +104,32 @@ pub(super) fn from_standing(standing: u32) -> (Affiliation, Role) {
 }
 
 impl Occupant {
+    /// An occupant with its first session.
+    pub(super) fn new(
+        nick: String,
+        affiliation: Affiliation,
+        role: Role,
+        main: RoomSession,
+    ) -> Occupant {
+        let key = match nickname_key(&nick) {
+            Some(Cow::Owned(key)) => Some(key.into_boxed_str()),
+            Some(Cow::Borrowed(_)) | None => None,
+        };
+        Occupant {
+            nick,
+            key,
+            affiliation,
+            role,
+            main,
+            others: Vec::new(),
+        }
+    }
+
+    /// What no other user's nick may be the same as (RFC 8266 §2.4).
+    pub(super) fn key(&self) -> &str {
+        self.key.as_deref().unwrap_or(&self.nick)
+    }
+
     /// What its sessions are told of it, beside their presence: never 0.
     pub(super) fn standing(&self) -> u32 {
         (self.affiliation as u32) << 8 | self.role as u32
@@ -170,13 +202,14 @@ impl Occupant {
             .sessions
             .into_iter()
             .filter_map(RoomSession::restored);
-        Some(Occupant {
-            nick: record.nick,
-            affiliation: Affiliation::from_number(record.affiliation),
-            role: Role::from_number(record.role),
-            main: sessions.next()?,
-            others: sessions.collect(),
-        })
+        let mut occupant = Occupant::new(
+            record.nick,
+            Affiliation::from_number(record.affiliation),
+            Role::from_number(record.role),
+            sessions.next()?,
+        );
+        occupant.others = sessions.collect();
+        Some(occupant)
     }
 }
 
@@ -228,13 +261,10 @@ mod tests {
 
     #[test]
     fn sessions_come_and_go_and_the_first_is_seen() {
-        let mut romeo = Occupant {
-            nick: "Romeo".to_owned(),
-            affiliation: Affiliation::Owner,
-            role: Role::Moderator,
-            main: session("phone", 1),
-            others: Vec::new(),
-        };
+        let nick = "Romeo".to_owned();
+        let phone = session("phone", 1);
+        let mut romeo = Occupant::new(nick, Affiliation::Owner, Role::Moderator, phone);
+        assert_eq!(romeo.key(), "romeo");
         assert_eq!(romeo.enter(session("laptop", 2)), None);
         assert_eq!(romeo.enter(session("tablet", 3)), None);
         assert_eq!(romeo.enter(session("laptop", 2)), None);

@@ -1,10 +1,12 @@
 //! Presence in a room: new presence, another nick, leaving (XEP-0045 §7.6, §7.7, §7.14).
 
 use sestina_api::key::{EffectKey, EffectKind};
+use sestina_xmpp::ext::muc::{self, UserInfo, status};
 use sestina_xmpp::jid::Jid;
 use sestina_xmpp::ns;
-use sestina_xmpp::stanza::Stanza;
+use sestina_xmpp::precis::nickname_key;
 use sestina_xmpp::stanza::error::Condition;
+use sestina_xmpp::stanza::{Kind, Stanza};
 
 use super::input::Origin;
 use super::occupant::{Occupant, Rest, Role, RoomSession};
@@ -47,12 +49,17 @@ impl Slot {
             }
             ("unavailable" | "error", _) => {}
             ("", known) => {
-                let Some(nick) = to.resource().map(str::to_owned) else {
+                let has = |nick: &&str| known.as_deref() == Some(*nick);
+                let nick = to
+                    .resource()
+                    .filter(|nick| has(nick) || nickname_key(nick).is_some());
+                let Some(nick) = nick.map(str::to_owned) else {
                     let text = Some("a nickname is needed: room@service/nick");
                     return self.room_refuse(hand, &stanza, Condition::JidMalformed, text);
                 };
                 let joins = stanza.child(ns::MUC, "x").is_some();
                 match known {
+                    None if !joins => self.answer_with(hand, not_inside(&stanza)),
                     Some(old) if old == nick && !joins => {
                         self.room_updates(core, hand, origin, &room_jid, &old, stanza);
                     }
@@ -84,7 +91,7 @@ impl Slot {
         let Some(room) = self.rooms.get_mut(room_jid) else {
             return;
         };
-        let (id, presence) = stripped(stanza);
+        let (id, presence) = stripped(stanza, room_jid);
         let Some(occupant) = room.occupants.get_mut(nick) else {
             return;
         };
@@ -133,7 +140,7 @@ impl Slot {
         let Some((before, mut me, rest)) = room.leave(origin.session) else {
             return;
         };
-        let (id, presence) = stripped(stanza);
+        let (id, presence) = stripped(stanza, room_jid);
         me.presence = presence;
         let fresh = room.enter(&nick, before.affiliation, before.role, me);
         core.metrics
@@ -221,11 +228,35 @@ impl Slot {
     }
 }
 
+/// §7.2.18: presence without `<x/>` of a session that is not in the room is answered with a kick, so
+/// that a client which takes itself for an occupant enters again.
+fn not_inside(presence: &Stanza) -> Stanza {
+    let mut item = muc::Item::new(muc::Affiliation::None, muc::Role::None);
+    item.reason = Some("You are not in the room.".to_owned());
+    let x = UserInfo {
+        item: Some(item),
+        statuses: vec![status::SELF, status::KICKED, status::REMOVED_ERROR],
+        destroy: None,
+    };
+    let mut kick = Stanza::new(Kind::Presence);
+    kick.type_ = "unavailable".to_owned();
+    kick.id = presence.id.clone();
+    kick.from = presence.to.clone();
+    kick.to = presence.from.clone();
+    kick.push_element(&x.to_element());
+    kick
+}
+
 /// A presence as the room keeps it, and the id that its sender gave it.
-pub(super) fn stripped(mut presence: Stanza) -> (String, Stanza) {
+pub(super) fn stripped(mut presence: Stanza, room: &Jid) -> (String, Stanza) {
     let id = std::mem::take(&mut presence.id);
-    presence.retain_children(|c| c.ns != ns::MUC && c.ns != ns::MUC_USER);
+    retain_own(&mut presence, room);
     (id, presence)
+}
+
+/// Takes out what is for the room alone, and what only the room may say.
+pub(super) fn retain_own(presence: &mut Stanza, room: &Jid) {
+    presence.retain_children(|c| c.ns != ns::MUC && !muc::is_said_by_rooms(c, room.as_str()));
 }
 
 /// One's own presence comes back with the id that one gave it: clients that read of stable ids wait

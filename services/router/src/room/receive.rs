@@ -1,7 +1,6 @@
 //! A room's event at the owner of its receivers' sessions: an append for each, and one answer.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 
 use sestina_api::key::{EffectKey, EffectKind, join, split};
 use sestina_proto as proto;
@@ -10,6 +9,7 @@ use sestina_xmpp::jid::Jid;
 use sestina_xmpp::ns;
 use sestina_xmpp::stanza::Stanza;
 
+use super::incoming::Incoming;
 use crate::worker::Slots;
 use crate::worker::core::{Core, PeerRef};
 use crate::worker::session::{Session, Source};
@@ -41,7 +41,7 @@ pub(crate) fn room_event(
         ack,
     };
     let work = core.works.open(done);
-    let variants: Vec<Arc<proto::Stanza>> = event.variants.into_iter().map(Arc::new).collect();
+    let mut said = Incoming::new(core, event.variants);
     let mut refused: BTreeSet<u16> = BTreeSet::new();
     let mut held: BTreeMap<u16, Vec<proto::RoomTarget>> = BTreeMap::new();
     let mut done: BTreeSet<u16> = BTreeSet::new();
@@ -62,20 +62,8 @@ pub(crate) fn room_event(
                 continue;
             }
         };
-        let Some(variant) = variants.get(target.variant as usize) else {
-            continue;
-        };
         let key = EffectKey::indexed(key.origin, key.n, EffectKind::RoomEvent, target.variant);
-        match slot.take_room_event(
-            core,
-            session,
-            key,
-            target.previous,
-            event.mark,
-            variant,
-            target.standing,
-            work,
-        ) {
+        match slot.take_room_event(core, session, key, target, event.mark, &mut said, work) {
             Taken::Yes => {
                 done.insert(slot_number);
             }
@@ -94,7 +82,7 @@ pub(crate) fn room_event(
             room_slot: event.room_slot,
             room_epoch: event.room_epoch,
             mark: event.mark,
-            variants: variants.iter().map(|v| (**v).clone()).collect(),
+            variants: said.all(),
             targets,
             trace: event.trace.clone(),
             age_us: event.age_us,
@@ -126,17 +114,19 @@ impl Slot {
         core: &mut Core,
         id: u128,
         key: EffectKey,
-        previous: u64,
+        target: &proto::RoomTarget,
         mark: u64,
-        variant: &Arc<proto::Stanza>,
-        standing: u32,
+        said: &mut Incoming,
         work: WorkId,
     ) -> Taken {
         let Some(session) = self.sessions.get_mut(&id).filter(|s| s.is_live()) else {
             return Taken::Gone;
         };
-        if standing != 0 {
-            session.is_in(variant, standing);
+        let previous = target.previous;
+        if target.standing != 0
+            && let Some(own) = said.variant(target.variant)
+        {
+            session.is_in(own, target.standing);
         }
         let last = session.room_seq.get(&key.origin).copied();
         // Further variants of the event in hand are part of it.
@@ -152,6 +142,13 @@ impl Slot {
             session.room_in_hand = Some((key.origin, key.n, work));
             session.room_seq.insert(key.origin, key.n);
         }
+        // Of a repeated one, too: the owner that took it first may have died before its row was
+        // committed.
+        let moves = !repeated && session.was_before;
+        let variant = self.incoming(core, said, target.variant, key, (id, work), moves);
+        let Some(session) = self.sessions.get_mut(&id) else {
+            return Taken::Gone;
+        };
         if repeated && guard!("dedupe") {
             core.metrics
                 .dropped_by_key(sestina_telemetry::Keyed::Session);
@@ -161,19 +158,24 @@ impl Slot {
                 .is_none_or(|number| number <= session.held);
             return if held { Taken::Yes } else { Taken::OutOfOrder };
         }
-        // Only what a newcomer asked for has several parts.
-        let source = if in_hand { Source::Join } else { Source::Live };
-        self.deliver_as(core, id, key, variant.clone(), Some(work), source);
+        if let Some(variant) = variant {
+            self.deliver_to(core, id, key, variant, Some(work));
+        }
         Taken::Yes
     }
 }
 
 impl Session {
-    /// A room told it of its own presence there.
+    /// A room told it of its own presence there, or that there is none any more.
     fn is_in(&mut self, own: &proto::Stanza, standing: u32) {
         let Some((room, nick)) = own.from.split_once('/') else {
             return;
         };
+        if own.r#type == "unavailable" {
+            // Destroyed: no owner after this one is to be told that it is in.
+            self.state_dirty |= self.joined.remove(&Jid::from_wire(room)).is_some();
+            return;
+        }
         // It may have left meanwhile.
         let Some(joined) = self.joined.get_mut(&Jid::from_wire(room)) else {
             return;

@@ -14,6 +14,7 @@ use sestina_xmpp::xml::Element;
 
 use super::joining::Joining;
 use super::occupant::{Occupant, RoomSession};
+use super::presence::retain_own;
 use super::tail::TailEvent;
 use crate::chance::{HashMap, HashSet};
 
@@ -28,6 +29,8 @@ pub(crate) struct Room {
     pub(super) by_session: HashMap<u128, String>,
     pub(super) subject: Option<Stanza>,
     pub(super) subject_at_ms: i64,
+    /// New: its owner has not accepted its configuration, and nobody else has entered.
+    pub(super) unconfigured: bool,
     /// (event number, message, time)
     pub(super) history: VecDeque<(u64, Stanza, i64)>,
     pub(super) tail: BTreeMap<u64, TailEvent>,
@@ -61,6 +64,7 @@ impl Room {
             by_session: HashMap::default(),
             subject: None,
             subject_at_ms: 0,
+            unconfigured: false,
             history: VecDeque::new(),
             tail: BTreeMap::new(),
             joining: Vec::new(),
@@ -168,7 +172,7 @@ impl Room {
             stanza.payload = said.payload.clone();
             stanza.index = said.index.clone();
             stanza.lang = said.lang.clone();
-            stanza.retain_children(|c| c.ns != ns::MUC && c.ns != ns::MUC_USER);
+            retain_own(&mut stanza, &self.jid);
         }
         stanza.type_ = "unavailable".to_owned();
         stanza.from = self.address(&occupant.nick);
@@ -193,6 +197,7 @@ impl Room {
             seq: self.seq,
             subject: self.subject.clone().map(Into::into),
             subject_at_ms: self.subject_at_ms,
+            unconfigured: self.unconfigured,
         };
         ("meta".to_owned(), meta.encode_to_vec().into())
     }
@@ -244,6 +249,7 @@ impl Room {
         room.seq = meta.seq;
         room.subject = meta.subject.map(Stanza::from);
         room.subject_at_ms = meta.subject_at_ms;
+        room.unconfigured = meta.unconfigured;
         let mut history = Vec::new();
         for (field, value) in fields {
             match field.split_at_checked(2) {
@@ -364,6 +370,7 @@ impl Emission {
         }
         self
     }
+
     /// Adds a session's own presence: it remembers what it is here.
     pub(super) fn say_own(&mut self, own: Stanza, occupant: &Occupant, to: &RoomSession) {
         self.say(own, [to]);

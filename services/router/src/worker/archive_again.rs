@@ -31,7 +31,7 @@ impl Slot {
                 let mut held = taken.remove(&session.id).unwrap_or_default();
                 let queue = session.queue.iter();
                 held.extend(queue.map(|item| (item.key, (*item.stanza).clone())));
-                held.retain(|(key, _)| key.kind == EffectKind::Route as u32);
+                held.retain(|(key, _)| is_from_others(*key));
                 if !held.is_empty() {
                     sessions.push(held);
                 }
@@ -64,6 +64,12 @@ impl Slot {
         self.archive(core, user, &peer, key, &stanza, work, false);
         core.part_done(work);
     }
+}
+
+/// Whether a delivery came from another user or from a room, and not from storage or the server.
+pub(super) fn is_from_others(key: EffectKey) -> bool {
+    let kind = key.kind & 0xff;
+    kind == EffectKind::Route as u32 || kind == EffectKind::RoomEvent as u32
 }
 
 /// One order of all that agrees with each of them.

@@ -22,6 +22,14 @@ pub(crate) fn priority_of(stanza: &proto::Stanza) -> i8 {
         .unwrap_or(0)
 }
 
+/// RFC 6121 §3.
+fn is_subscription(type_: &str) -> bool {
+    matches!(
+        type_,
+        "subscribe" | "subscribed" | "unsubscribe" | "unsubscribed"
+    )
+}
+
 impl Slot {
     /// Presence from a session, without `to` or to its own bare JID: its availability.
     pub(crate) fn own_presence(
@@ -35,15 +43,28 @@ impl Slot {
         match stanza.type_.as_str() {
             "" => self.becomes_available(core, id, n, stanza, work),
             "unavailable" => self.becomes_unavailable(core, id, n, stanza, work),
-            // Subscriptions and probes need a roster: answered as the addressee would (RFC 6121 §3.1.3).
-            "subscribe" | "subscribed" | "unsubscribe" | "unsubscribed" | "probe" => {}
-            "error" => {}
-            _ => {
-                let text = Some("unknown presence type");
-                let error = stanza.error_reply(Condition::BadRequest, text);
-                self.reply_to(core, id, n, error, work);
-            }
+            "probe" | "error" => {}
+            _ => self.presence_refused(core, id, n, &stanza, work),
         }
+    }
+
+    /// Presence of a type that is none, or that asks for a subscription (RFC 6121 §3): those need
+    /// rosters. Answered here, where it comes from, and so the same for every addressee.
+    fn presence_refused(
+        &mut self,
+        core: &mut Core,
+        id: u128,
+        n: u64,
+        stanza: &Stanza,
+        work: WorkId,
+    ) {
+        let error = if is_subscription(&stanza.type_) {
+            let text = Some("this server does not keep subscriptions yet");
+            stanza.error_reply(Condition::FeatureNotImplemented, text)
+        } else {
+            stanza.error_reply(Condition::BadRequest, Some("unknown presence type"))
+        };
+        self.reply_to(core, id, n, error, work);
     }
 
     fn becomes_available(
@@ -172,8 +193,15 @@ impl Slot {
         match stanza.type_.as_str() {
             "" if room => {
                 let nick = to.resource().unwrap_or_default().to_owned();
-                session.joined.entry(to.bare()).or_default().nick = nick;
-                session.state_dirty = true;
+                // Without <x/> it enters no room (XEP-0045 §7.2.18).
+                let joined = match stanza.child(sestina_xmpp::ns::MUC, "x") {
+                    Some(_) => Some(session.joined.entry(to.bare()).or_default()),
+                    None => session.joined.get_mut(&to.bare()),
+                };
+                if let Some(joined) = joined {
+                    joined.nick = nick;
+                    session.state_dirty = true;
+                }
             }
             "" => {
                 if session.directed.len() >= core.config.max_directed_presences {
@@ -187,7 +215,9 @@ impl Slot {
                 session.state_dirty |= session.joined.remove(&to.bare()).is_some();
             }
             "unavailable" => session.state_dirty |= session.directed.remove(&to),
-            _ => {}
+            "probe" | "error" => {}
+            _ if room => {}
+            _ => return self.presence_refused(core, id, n, &stanza, work),
         }
         let key = EffectKey::new(id, n, EffectKind::Route);
         self.send_effect(core, id, key, &to, stanza, work);

@@ -6,6 +6,7 @@ use sestina_xmpp::jid::Jid;
 use sestina_xmpp::stanza::Stanza;
 use sestina_xmpp::stanza::error::Condition;
 
+use super::archive_again::is_from_others;
 use super::core::Core;
 use super::session::{OutItem, Source};
 use super::slot::Slot;
@@ -38,13 +39,43 @@ impl Slot {
         let user = jid.bare();
         let elsewhere = self.elsewhere(&user);
         for (number, mut item) in queue {
-            if item.row {
-                self.leaves_rows(id);
-            } else if item.key.kind == EffectKind::Route as u32
-                && item.stanza.kind() == proto::StanzaKind::Message
-                && !self.has_another(core, &elsewhere, &item, work)
-            {
-                self.return_message(core, id, &user, number, &item, work);
+            let delivered = number <= taken;
+            let kind = item.key.kind;
+            let stored_before = kind & 0xff == EffectKind::Offline as u32;
+            if !delivered && (is_from_others(item.key) || stored_before) {
+                let elsewhere = others.iter().any(|other| {
+                    self.sessions
+                        .get(other)
+                        .is_some_and(|s| s.has_had(item.key))
+                });
+                let stanza = Stanza::from((*item.stanza).clone());
+                if !elsewhere && stanza.kind == Kind::Message {
+                    core.works.part(work);
+                    let part = core.works.open(OnDone::Returned {
+                        slot: self.slot,
+                        session: id,
+                        number,
+                        ended: work,
+                    });
+                    // Its old row counts as delivered: this is another.
+                    let key = match stored_before {
+                        true => EffectKey {
+                            kind: kind.wrapping_add(1 << 8),
+                            ..item.key
+                        },
+                        false => item.key.sibling(EffectKind::Offline),
+                    };
+                    if core.config.has_accounts(user.domain())
+                        && core.config.offline_limit > 0
+                        && sestina_xmpp::ext::offline::should_store(&stanza)
+                    {
+                        self.store_offline(core, key, part, &user, &stanza, item.at_ms);
+                    } else if !matches!(stanza.type_.as_str(), "error" | "headline" | "groupchat") {
+                        let error = stanza.error_reply(Condition::RecipientUnavailable, None);
+                        self.send_back(core, id, number, error, part);
+                    }
+                    core.part_done(part);
+                }
             }
             if let Some(waiting) = item.work.take() {
                 core.part_done(waiting);

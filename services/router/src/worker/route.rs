@@ -3,6 +3,7 @@
 //! What concerns the sender (own archive, copies for own devices) happens here; what concerns the
 //! addressee travels as an effect to the owner of the addressee's slot.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use sestina_api::key::{EffectKey, EffectKind};
@@ -79,7 +80,7 @@ impl Slot {
         n: u64,
         full: &Jid,
         to: Jid,
-        mut stanza: Stanza,
+        stanza: Stanza,
         work: WorkId,
     ) {
         if core.storage_backlogged() && !stanza.is_error() {
@@ -99,7 +100,10 @@ impl Slot {
             from_room: config.is_muc(to.domain()),
             config: &config,
         };
-        if let Err(bounce) = pipeline.filter(Point::MessageOut, &context, &mut stanza) {
+        let mut said = Cow::Owned(stanza);
+        let filtered = pipeline.filter(Point::MessageOut, &context, &mut said);
+        let stanza = said.into_owned();
+        if let Err(bounce) = filtered {
             if let Some(condition) = bounce.condition.filter(|_| !stanza.is_error()) {
                 let error = stanza.error_reply(condition, bounce.text);
                 self.reply_to(core, id, n, error, work);
@@ -112,6 +116,8 @@ impl Slot {
                 Effect::Archive => {
                     archived = Some(self.archive(core, &user, &to, key, &stanza, work, false));
                 }
+                // What goes to oneself comes back as a message, or as a copy of one (XEP-0280 §7).
+                Effect::Carbons if to.bare_str() == user.as_str() => {}
                 Effect::Carbons => {
                     self.carbons_sent(core, id, key, &stanza, archived.as_deref(), work)
                 }

@@ -423,3 +423,116 @@ fn a_room_that_the_shadow_has_is_taken_from_there() {
     let slot = successor.router.worker.slots.get_mut(successor.slot);
     assert!(slot.unwrap().is_active());
 }
+
+/// A private message of a room that a dead owner delivered, and may not have archived.
+#[test]
+fn what_a_room_said_to_a_user_is_archived_by_the_next_owner() {
+    let mut successor = Successor::new();
+    let (slot, room) = (successor.slot, new_origin(1));
+    let edge = proto::Node {
+        incarnation: LANE.edge,
+        ..proto::Node::default()
+    };
+    successor.take(Arc::from([edge]), Vec::new());
+    let mut private = Stanza::new(Kind::Message);
+    private.type_ = "chat".to_owned();
+    private.from = format!("{GARDEN}/Juliet");
+    private.push_raw(b"<body>psst</body>", "body", sestina_xmpp::ns::CLIENT);
+    let mut stamped = private.clone();
+    crate::worker::receive::stamp(&mut stamped, &Jid::from_wire("romeo@c.example"), "00");
+    let held = proto::Outbound {
+        number: 1,
+        key: Some(EffectKey::indexed(room, 7, EffectKind::RoomEvent, 0).into()),
+        stanza: Some(stamped.into()),
+        at_ms: 0,
+    };
+    let record = &successor.record;
+    let (session_hi, session_lo) = (record.session_hi, record.session_lo);
+    let report = proto::SessionReport {
+        handle: 1,
+        generation: 1,
+        session_hi,
+        session_lo,
+        jid: ROMEO.to_owned(),
+        state: record.encode_to_vec().into(),
+        received: 1,
+        acked: 1,
+        held: vec![held],
+        ..proto::SessionReport::default()
+    };
+    let frame = proto::ToRouter {
+        slot: slot.into(),
+        epoch: EPOCH,
+        body: Some(RouterBody::EpochReport(proto::EpochReport {
+            sessions: vec![report],
+            rooms: Vec::new(),
+        })),
+    };
+    let archived = |jobs: Vec<Job>| -> Vec<(proto::ArchiveRow, _)> {
+        let batches = jobs.into_iter().filter_map(|job| match job {
+            Job::Archive { rows, works } => Some(rows.into_iter().zip(works)),
+            _ => None,
+        });
+        batches.flatten().collect()
+    };
+    let first = archived(
+        successor
+            .router
+            .turn(vec![Input::Edge { lane: LANE, frame }]),
+    );
+    let [(row, work)] = &first[..] else {
+        panic!("{first:?}")
+    };
+    assert_eq!(
+        (row.with_bare.as_str(), row.with_resource.as_str()),
+        (GARDEN, "Juliet")
+    );
+    let stanza = Stanza::from(row.stanza.clone().unwrap());
+    assert_eq!(stanza.payload, private.payload);
+
+    // The room tells it again, to the new owner: it is delivered no more, and taken when the row is
+    // committed.
+    successor.router.turn(vec![Input::Done(JobDone::Archive {
+        slots: vec![(slot, EPOCH)],
+        works: vec![*work],
+        fenced: Vec::new(),
+    })]);
+    successor.router.edge.0.lock().clear();
+    let event = proto::RoomEvent {
+        key: Some(EffectKey::new(room, 7, EffectKind::RoomEvent).into()),
+        room_slot: 1,
+        room_epoch: 1,
+        variants: vec![private.into()],
+        targets: vec![proto::RoomTarget {
+            slot: slot.into(),
+            session_hi,
+            session_lo,
+            ..proto::RoomTarget::default()
+        }],
+        ..proto::RoomEvent::default()
+    };
+    let frame = proto::PeerFrame {
+        slot: 1,
+        epoch: 1,
+        body: Some(proto::peer_frame::Body::RoomEvent(event)),
+    };
+    let from = PeerRef(2);
+    let again = archived(successor.router.turn(vec![Input::Peer { from, frame }]));
+    let acks = |successor: &Successor| -> usize {
+        let frames = successor.router.peer.0.lock();
+        let is_ack =
+            |f: &&proto::PeerFrame| matches!(f.body, Some(proto::peer_frame::Body::RoomAck(_)));
+        frames.iter().filter(is_ack).count()
+    };
+    assert_eq!(again.len(), 1);
+    assert_eq!(again[0].0.stanza_id, row.stanza_id);
+    assert_eq!(acks(&successor), 0);
+    successor.router.turn(vec![Input::Done(JobDone::Archive {
+        slots: vec![(slot, EPOCH)],
+        works: vec![again[0].1],
+        fenced: Vec::new(),
+    })]);
+    assert_eq!(acks(&successor), 1);
+    let told = std::mem::take(&mut *successor.router.edge.0.lock());
+    assert!(!told.iter().any(|b| matches!(b, EdgeBody::Deliver(_))));
+}

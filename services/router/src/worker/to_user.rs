@@ -1,6 +1,7 @@
 //! Stanzas for a user of this slot: which of the user's sessions get them, and what becomes of them
 //! when there is none (RFC 6121 §8.5).
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use sestina_api::key::EffectKind;
@@ -42,7 +43,7 @@ impl Slot {
         core: &mut Core,
         hand: InHand,
         to: &Jid,
-        mut stanza: Stanza,
+        stanza: Stanza,
         before: Before,
     ) {
         if core.storage_backlogged() && !stanza.is_error() {
@@ -61,7 +62,10 @@ impl Slot {
             from_room: config.is_muc(peer.domain()),
             config: &config,
         };
-        if let Err(bounce) = pipeline.filter(Point::MessageIn, &context, &mut stanza) {
+        let mut said = Cow::Owned(stanza);
+        let filtered = pipeline.filter(Point::MessageIn, &context, &mut said);
+        let mut stanza = said.into_owned();
+        if let Err(bounce) = filtered {
             if let Some(condition) = bounce.condition.filter(|_| !stanza.is_error()) {
                 self.answer_with(hand, stanza.error_reply(condition, bounce.text));
             }
@@ -75,12 +79,17 @@ impl Slot {
             Before::Unknown if had() => Before::Given,
             before => before,
         };
+        if matches!(before, Before::Nothing | Before::Unknown)
+            && self.is_for_no_session(to, &stanza)
+        {
+            return self.message_unavailable(hand, &stanza);
+        }
         let stored = sestina_xmpp::ext::offline::should_store(&stanza);
         let targets = match before {
-            Before::Nothing | Before::Unknown => self.message_targets(to, &stanza, stored),
+            Before::Nothing | Before::Unknown => self.message_targets(to, stored),
             // Who came later, or is getting what is stored, gets nothing twice.
             Before::Given => {
-                let mut targets = self.message_targets(to, &stanza, false);
+                let mut targets = self.message_targets(to, false);
                 targets.retain(|id| self.sessions.get(id).is_some_and(|s| s.was_before));
                 targets
             }
@@ -97,7 +106,9 @@ impl Slot {
                     .iter()
                     .any(|effect| matches!(effect, Effect::Carbons))
             {
-                self.carbons_received(core, hand, &user, &stanza, &[id]);
+                let mut has_it = vec![id];
+                has_it.extend(self.own_device(&user, &peer));
+                self.carbons_received(core, hand, &user, &stanza, &has_it);
             }
             return;
         }
@@ -124,25 +135,38 @@ impl Slot {
             self.deliver_effect_as(core, hand, *target, EffectKind::Route, &wire, source);
         }
         if carbons && !targets.is_empty() {
-            self.carbons_received(core, hand, &user, &stanza, &targets);
+            let mut has_it = targets;
+            has_it.extend(self.own_device(&user, &peer));
+            self.carbons_received(core, hand, &user, &stanza, &has_it);
+        }
+    }
+
+    /// The session that a message of the user to itself is from: it needs no copy (XEP-0280 §8).
+    fn own_device(&self, user: &Jid, peer: &Jid) -> Option<u128> {
+        let own = peer.bare_str() == user.as_str();
+        own.then(|| self.session_of(peer)).flatten()
+    }
+
+    /// RFC 6121 §8.5: whether a message is given to no session, whichever are there, and not kept
+    /// either. To a full JID that no session has, only a chat is as if to the bare JID (§8.5.3.2.1);
+    /// an error or a groupchat is for a full JID alone (§8.5.2.1.1).
+    fn is_for_no_session(&self, to: &Jid, stanza: &Stanza) -> bool {
+        if to.resource().is_some() {
+            stanza.type_ != "chat" && self.session_of(to).is_none()
+        } else {
+            matches!(stanza.type_.as_str(), "error" | "groupchat")
         }
     }
 
     /// RFC 6121 §8.5.2.1.1 and §8.5.3: which sessions get a message; one that can be `stored` comes
     /// behind what is stored.
-    fn message_targets(&self, to: &Jid, stanza: &Stanza, stored: bool) -> Vec<u128> {
-        if to.resource().is_some() {
-            if let Some(id) = self.session_of(to) {
-                // Behind what is stored, whichever form of the address was used (RFC 6120 §10.1).
-                let waits = stored && self.session_waiting(to).is_some();
-                return if waits { Vec::new() } else { vec![id] };
-            }
-            // §8.5.3.2.1: normal and chat go on as if to the bare JID; the rest is not delivered.
-            if !matches!(stanza.type_.as_str(), "" | "normal" | "chat") {
-                return Vec::new();
-            }
-        } else if stanza.type_ == "groupchat" {
-            return Vec::new();
+    fn message_targets(&self, to: &Jid, stored: bool) -> Vec<u128> {
+        if to.resource().is_some()
+            && let Some(id) = self.session_of(to)
+        {
+            // Behind what is stored, whichever form of the address was used (RFC 6120 §10.1).
+            let waits = stored && self.session_waiting(to).is_some();
+            return if waits { Vec::new() } else { vec![id] };
         }
         let reachable = || {
             self.sessions_of(&to.bare())
@@ -206,7 +230,7 @@ impl Slot {
         stanza: Stanza,
     ) {
         if !matches!(stanza.type_.as_str(), "" | "unavailable" | "error") {
-            // Subscriptions need a roster; RFC 6121 §3 lets a server ignore what it cannot keep.
+            // Probes: nobody has a subscription (RFC 6121 §8.5.1). The rest was answered at its origin.
             return;
         }
         let targets: Vec<u128> = match to.resource() {

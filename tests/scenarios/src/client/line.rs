@@ -213,13 +213,11 @@ impl Line {
 fn event_of(event: StreamEvent) -> Result<Option<Event>> {
     Ok(Some(match event {
         StreamEvent::Open(_) => Event::Opened,
-        StreamEvent::Stanza(stanza) => {
+        // Errors come from the address that a client wrote, even if that is none.
+        StreamEvent::Stanza(stanza) | StreamEvent::BadStanza { stanza, .. } => {
             let mut text = Vec::new();
             stanza.write_to(&mut text, None, true);
             Event::Heard(Heard::Element(Element::parse(&text)?))
-        }
-        StreamEvent::BadStanza { stanza, condition } => {
-            bail!("the server sent a stanza with a bad address ({condition:?}): {stanza:?}")
         }
         StreamEvent::Nonza(element) => Event::Heard(Heard::Element(element)),
         StreamEvent::SmRequest => Event::Asked,
