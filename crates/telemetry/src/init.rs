@@ -13,6 +13,7 @@ use tracing_subscriber::{EnvFilter, Layer, Registry, fmt, reload};
 
 use crate::format;
 use crate::log_export::LogExport;
+use crate::log_writer::LogWriter;
 use crate::metrics::Metrics;
 use crate::otlp::{self, Providers};
 
@@ -20,6 +21,9 @@ type Reload = reload::Handle<EnvFilter, Registry>;
 
 /// Longest wait for the last exports.
 const LAST: Duration = Duration::from_secs(8);
+
+/// Longest wait for the last log lines to be written.
+const LAST_LINES: Duration = Duration::from_secs(1);
 
 /// Why telemetry cannot be set up.
 #[derive(Debug, thiserror::Error)]
@@ -46,6 +50,9 @@ pub enum TelemetryError {
     /// An exporter cannot be made.
     #[error("the exporter to the collector cannot be set up: {0}")]
     Exporter(String),
+    /// The thread that writes log lines cannot be started.
+    #[error("cannot start the thread that writes the log: {0}")]
+    Thread(std::io::Error),
     /// The exporters need a runtime to connect on.
     #[error("telemetry must be set up inside the async runtime when a collector is configured")]
     NoRuntime,
@@ -61,6 +68,7 @@ pub struct Guard {
     pub metrics: Arc<Metrics>,
     providers: Option<Providers>,
     filters: Vec<Reload>,
+    log: LogWriter,
 }
 
 /// Sets up logging to standard error and, if a collector is configured, the exporters. `role` and
@@ -68,7 +76,8 @@ pub struct Guard {
 pub fn init(config: &Telemetry, role: &'static str, node: &str) -> Result<Guard, TelemetryError> {
     let metrics = Metrics::new();
     let mut filters = Vec::new();
-    let mut layers = vec![stderr_layer(config, &mut filters)?];
+    let log = LogWriter::start(std::io::stderr()).map_err(TelemetryError::Thread)?;
+    let mut layers = vec![stderr_layer(config, &mut filters, log.clone())?];
     let mut providers = None;
     if let Some(endpoint) = &config.otlp_endpoint {
         if tokio::runtime::Handle::try_current().is_err() {
@@ -92,6 +101,7 @@ pub fn init(config: &Telemetry, role: &'static str, node: &str) -> Result<Guard,
         metrics,
         providers,
         filters,
+        log,
     })
 }
 
@@ -112,14 +122,20 @@ impl Guard {
 
     /// Exports what waits and ends the exporters; gives up after a few seconds if the collector
     /// is away. Log lines still go to standard error afterwards.
-    pub async fn shutdown(self) {
-        let Some(providers) = self.providers else {
+    pub async fn shutdown(mut self) {
+        let Some(providers) = self.providers.take() else {
             return;
         };
         let last = tokio::task::spawn_blocking(move || providers.shutdown());
         if tokio::time::timeout(LAST, last).await.is_err() {
             tracing::warn!("the last exports to the collector took too long");
         }
+    }
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        self.log.flush(LAST_LINES);
     }
 }
 
@@ -130,11 +146,12 @@ fn filter(directives: &str) -> Result<EnvFilter, TelemetryError> {
 fn stderr_layer(
     config: &Telemetry,
     filters: &mut Vec<Reload>,
+    log: LogWriter,
 ) -> Result<Box<dyn Layer<Registry> + Send + Sync>, TelemetryError> {
     let (filter, handle) = reload::Layer::new(filter(&config.log)?);
     filters.push(handle);
     let layer = fmt::layer()
-        .with_writer(std::io::stderr)
+        .with_writer(log)
         .fmt_fields(format::fields());
     Ok(match config.log_format {
         LogFormat::Text => {

@@ -10,6 +10,7 @@ mod format;
 pub mod http;
 mod init;
 mod log_export;
+mod log_writer;
 pub mod metrics;
 mod otlp;
 #[cfg(feature = "testing")]
