@@ -14,6 +14,10 @@ fn main() -> Result<(), Box<dyn Error>> {
         println!("cargo:rerun-if-changed={file}");
     }
     let descriptors = protox::compile(files, ["."])?;
+    // For what has to know all methods and frames, as the table of who may call what.
+    let bytes = prost::Message::encode_to_vec(&descriptors);
+    let out = std::path::PathBuf::from(std::env::var("OUT_DIR")?);
+    std::fs::write(out.join("descriptors.bin"), bytes)?;
     tonic_prost_build::configure()
         .bytes(".")
         .build_transport(false)

@@ -16,7 +16,7 @@ use sestina_edge::{EdgeConfig, StreamLimits};
 use sestina_proto as proto;
 use sestina_router::config::{HostConfig, RouterConfig};
 use sestina_rpc::target::Target;
-use sestina_rpc::{MutualTls, Security, TlsFiles};
+use sestina_rpc::{Cluster, MutualTls, Security, TlsFiles};
 use sestina_sessions::{RedisConfig, RedisIdentity, RedisTls};
 use sestina_storage::StorageConfig;
 use sestina_xmpp::sasl::Mechanism;
@@ -47,6 +47,11 @@ pub fn node(name: &str, role: proto::NodeRole, address: &str) -> proto::Node {
 pub fn address(config: &Config) -> String {
     let listen = || config.cluster.listen.to_string();
     config.cluster.advertise.clone().unwrap_or_else(listen)
+}
+
+/// The cluster of this process; its id is learnt from storage.
+pub fn cluster(config: &Config) -> Cluster {
+    Cluster::new(&config.cluster.name)
 }
 
 /// How leases are counted.
@@ -244,6 +249,7 @@ pub fn storage_option(config: &Config) -> &'static str {
 pub fn storage(config: &Config) -> StorageConfig {
     let storage = &config.storage;
     StorageConfig {
+        cluster: config.cluster.name.clone(),
         pool_size: storage.connections,
         archive_pool_size: storage.archive_connections,
         acquire_timeout: *storage.acquire_timeout,

@@ -2,6 +2,8 @@
 
 use std::sync::atomic::AtomicUsize;
 
+use sestina_api::identity::Holder;
+
 use super::*;
 
 #[derive(Default)]
@@ -58,6 +60,10 @@ struct Acceptor {
 
 #[async_trait]
 impl RouterAcceptor for Acceptor {
+    async fn admit(&self, _: Holder) -> Result<(), LinkError> {
+        Ok(())
+    }
+
     fn accept_edge(
         &self,
         _: proto::Hello,

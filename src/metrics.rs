@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use sestina_api::identity::{Holder, Proved};
 use sestina_api::lease::{AuthorityAway, LeaseAuthority, Renewal};
 use sestina_api::store::Stores;
 use sestina_edge::metrics::{Count, EdgeMetrics, Level, Timing};
@@ -236,12 +237,12 @@ impl MeteredLeases {
 
 #[async_trait]
 impl LeaseAuthority for MeteredLeases {
-    async fn renew(&self, node: &proto::Node, ttl: Duration) -> Result<Renewal, AuthorityAway> {
-        let renewed = self.inner.renew(node, ttl).await;
-        if node.incarnation == self.incarnation {
+    async fn renew(&self, holder: &Holder, ttl: Duration) -> Result<Renewal, AuthorityAway> {
+        let renewed = self.inner.renew(holder, ttl).await;
+        if holder.node.incarnation == self.incarnation {
             let event = match &renewed {
                 Ok(Renewal::Renewed) => LeaseEvent::Renewed,
-                Ok(Renewal::Lost) => LeaseEvent::Lost,
+                Ok(Renewal::Lost | Renewal::WrongSecret) => LeaseEvent::Lost,
                 Err(_) => LeaseEvent::Away,
             };
             self.metrics.lease_events[(self.authority, event)].inc();
@@ -251,12 +252,16 @@ impl LeaseAuthority for MeteredLeases {
         renewed
     }
 
-    async fn release(&self, node: &proto::Node) -> Result<(), AuthorityAway> {
-        let released = self.inner.release(node).await;
-        if node.incarnation == self.incarnation {
+    async fn release(&self, holder: &Holder) -> Result<(), AuthorityAway> {
+        let released = self.inner.release(holder).await;
+        if holder.node.incarnation == self.incarnation {
             self.metrics.lease_fresh[self.authority].set(0);
         }
         released
+    }
+
+    async fn prove(&self, holder: &Holder) -> Result<Proved, AuthorityAway> {
+        self.inner.prove(holder).await
     }
 
     async fn fresh(&self) -> Result<Vec<(proto::Node, Duration)>, AuthorityAway> {

@@ -222,6 +222,219 @@ fn serves_from_nothing_and_again_after_an_end_and_a_sudden_death() {
     }
 }
 
+/// A client's plaintext stream.
+struct Line(TcpStream);
+
+impl Line {
+    /// Logs in without an account.
+    fn login(address: SocketAddr) -> Line {
+        let stream = TcpStream::connect(address).unwrap();
+        stream.set_read_timeout(Some(LIMIT)).unwrap();
+        let mut line = Line(stream);
+        let header = "<stream:stream xmlns='jabber:client' to='localhost' version='1.0' \
+                      xmlns:stream='http://etherx.jabber.org/streams'>";
+        let sasl = "urn:ietf:params:xml:ns:xmpp-sasl";
+        let bind = "urn:ietf:params:xml:ns:xmpp-bind";
+        line.ask(header, "</stream:features>");
+        line.ask(
+            &format!("<auth xmlns='{sasl}' mechanism='ANONYMOUS'/>"),
+            "<success",
+        );
+        line.ask(header, "</stream:features>");
+        line.ask(
+            &format!("<iq type='set' id='b'><bind xmlns='{bind}'/></iq>"),
+            "</iq>",
+        );
+        line
+    }
+
+    /// Sends, and returns what comes up to and with `until`.
+    fn ask(&mut self, text: &str, until: &str) -> String {
+        self.0.write_all(text.as_bytes()).unwrap();
+        let mut heard = Vec::new();
+        let mut byte = [0];
+        while !String::from_utf8_lossy(&heard).contains(until) {
+            let read = self.0.read(&mut byte).unwrap();
+            assert!(read > 0, "the server closed: {}", text_of(&heard));
+            heard.extend(byte);
+        }
+        text_of(&heard)
+    }
+
+    fn ping(&mut self, id: &str) {
+        let ping = format!("<iq type='get' id='{id}'><ping xmlns='urn:xmpp:ping'/></iq>");
+        let answer = self.ask(&ping, &format!("id='{id}'"));
+        assert!(!answer.contains("stream:error"), "{answer}");
+    }
+}
+
+fn text_of(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// One process is the whole system: whatever time it stood still, its clients are there afterwards.
+#[test]
+fn a_server_that_stands_still_again_and_again_cuts_no_client() {
+    use rustix::process::Signal;
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    configure(dir);
+    let plain = free();
+    let config = std::fs::read_to_string(dir.join("sestina.toml")).unwrap();
+    let config = config.replace(
+        "[edge]\n",
+        &format!("[edge]\nc2s_plaintext = [\"{plain}\"]\n"),
+    );
+    let config = format!("{config}[[host]]\ndomain = \"localhost\"\nanonymous = true\n");
+    std::fs::write(dir.join("sestina.toml"), config).unwrap();
+    let server = Server::start(dir);
+    let mut line = Line::login(plain);
+    line.ping("before");
+    // Longer than a lease of a cluster lasts; then with a tenth of the time to work in.
+    let still = |time: u64, working: u64| {
+        server.signal(Signal::STOP);
+        std::thread::sleep(Duration::from_millis(time));
+        server.signal(Signal::CONT);
+        std::thread::sleep(Duration::from_millis(working));
+    };
+    for (time, working, times) in [(6000, 0, 1), (3000, 300, 4), (900, 100, 10)] {
+        for _ in 0..times {
+            still(time, working);
+        }
+        line.ping(&format!("after-{time}"));
+    }
+    let log = std::fs::read_to_string(dir.join("log")).unwrap();
+    assert!(!log.contains("lease"), "{log}");
+}
+
+/// A pipe that is not read (a supervisor that hangs, a terminal that was stopped) holds up nothing.
+#[test]
+fn a_log_that_is_not_read_holds_up_no_client() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    let ports = configure(dir);
+    let mut child = program(dir)
+        .args(["serve", "--set", "telemetry.log=trace"])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let ready = || {
+        let since = Instant::now();
+        while since.elapsed() < LIMIT {
+            if let Ok(mut stream) = TcpStream::connect(ports[4]) {
+                let ask = "GET /ready HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+                let mut answer = String::new();
+                stream
+                    .set_read_timeout(Some(Duration::from_secs(5)))
+                    .unwrap();
+                if stream.write_all(ask.as_bytes()).is_ok()
+                    && stream.read_to_string(&mut answer).is_ok()
+                    && answer.contains("\r\n\r\nready")
+                {
+                    return true;
+                }
+            }
+            std::thread::yield_now();
+        }
+        false
+    };
+    let mut well = ready();
+    // What is said of these is far more than a pipe holds.
+    for _ in 0..800 {
+        if let Ok(mut stream) = TcpStream::connect(ports[0]) {
+            stream.write_all(b"<no-stream/>").ok();
+        }
+    }
+    well &= ready();
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(well, "the server waits for its log to be read");
+}
+
+#[test]
+fn a_database_of_another_cluster_is_refused_until_it_is_renamed() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    configure(dir);
+    let mut server = Server::start(dir);
+    server.signal(rustix::process::Signal::TERM);
+    assert!(server.ended().success());
+    let refused = call(dir, &["serve", "--set", "cluster.name=other"]);
+    assert_eq!(refused.status.code(), Some(1));
+    let why = text(&refused.stderr);
+    assert!(
+        why.contains("\"sestina\"") && why.contains("\"other\""),
+        "{why}"
+    );
+    assert!(why.contains("sestina cluster rename other"), "{why}");
+
+    let unfit = call(dir, &["cluster", "rename", "o ther"]);
+    assert_eq!(unfit.status.code(), Some(1), "{unfit:?}");
+    let first = json(dir, &["cluster", "rename", "other"]);
+    assert_eq!(first["name"], "other");
+    let second = json(dir, &["cluster", "rename", "other"]);
+    assert_ne!(
+        first["id"], second["id"],
+        "a renamed cluster is one of its own"
+    );
+    let config = std::fs::read_to_string(dir.join("sestina.toml")).unwrap();
+    std::fs::write(
+        dir.join("sestina.toml"),
+        format!("{config}[cluster]\nname = \"other\"\n"),
+    )
+    .unwrap();
+    Server::start(dir);
+}
+
+/// A storage process that is there before its database waits, and says so.
+#[test]
+fn a_storage_process_waits_for_its_database_and_says_so() {
+    let mut postgres = sestina_testkit::Postgres::start_own(&Default::default()).unwrap();
+    let url = postgres.create_database("late").unwrap();
+    postgres.kill9();
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    let [listen, metrics] = [free(), free()];
+    std::fs::write(
+        dir.join("sestina.toml"),
+        format!(
+            "[node]\nname = \"s\"\ndata_dir = \"data\"\n[cluster]\nlisten = \"{listen}\"\n\
+             advertise = \"{listen}\"\nplaintext = true\n[telemetry]\nprometheus = \
+             [\"{metrics}\"]\n[storage]\nurl = \"{url}\"\n"
+        ),
+    )
+    .unwrap();
+    let child = program(dir)
+        .arg("storage")
+        .stdin(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut storage = Server {
+        child,
+        said: String::new(),
+    };
+    let says = |wanted: &str| {
+        let since = Instant::now();
+        while TcpStream::connect(metrics).is_err() || !get(metrics, "/ready").contains(wanted) {
+            assert!(since.elapsed() < LIMIT, "it never says {wanted:?}");
+            std::thread::yield_now();
+        }
+    };
+    says("waiting for the database");
+    postgres.restart().unwrap();
+    says("\r\n\r\nready");
+    storage.signal(rustix::process::Signal::TERM);
+    assert!(storage.ended().success());
+
+    // What waiting does not mend is an error.
+    let wrong = url.replace("/late", "/nowhere");
+    let refused = call(dir, &["storage", "--set", &format!("storage.url={wrong}")]);
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(text(&refused.stderr).contains("nowhere"), "{refused:?}");
+}
+
 #[test]
 fn users_are_managed() {
     let dir = tempfile::tempdir().unwrap();

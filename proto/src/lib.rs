@@ -7,6 +7,9 @@
 
 tonic::include_proto!("sestina.v1");
 
+/// The contracts themselves, as a `google.protobuf.FileDescriptorSet`.
+pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
+
 #[allow(clippy::all)]
 mod convert;
 mod trailing;

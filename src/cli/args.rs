@@ -108,6 +108,9 @@ pub enum Command {
     /// The configuration.
     #[command(subcommand)]
     Config(ConfigCommand),
+    /// The cluster as a whole.
+    #[command(subcommand)]
+    Cluster(ClusterCommand),
     /// Certificates for the connections between tiers, from a private authority for trials.
     #[command(subcommand)]
     Certs(Certs),
@@ -250,6 +253,19 @@ pub enum Certs {
     Show {
         /// Certificate (PEM).
         file: PathBuf,
+    },
+}
+
+/// The cluster as a whole.
+#[derive(Clone, Debug, Subcommand)]
+pub enum ClusterCommand {
+    /// Give the cluster of this configuration's database another name and a new id: after a database
+    /// was moved or restored to become another cluster's, or before two clusters share a Redis. All
+    /// processes of the cluster must have been stopped; live state in Redis is left behind. Set
+    /// `cluster.name` of all processes to the new name afterwards.
+    Rename {
+        /// The new name.
+        name: String,
     },
 }
 

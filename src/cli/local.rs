@@ -6,8 +6,8 @@ use serde_json::json;
 use sestina_config::Role;
 use sestina_router::hooks::Pipeline;
 
-use super::args::{self, CertRole, Certs, ConfigCommand, Global};
-use super::run::{Failure, load};
+use super::args::{self, CertRole, Certs, ClusterCommand, ConfigCommand, Global};
+use super::run::{Failure, load, small_runtime};
 use super::{check, print};
 
 pub(super) fn pipeline(global: &Global) -> Result<ExitCode, Failure> {
@@ -126,6 +126,39 @@ pub(super) fn config(global: &Global, command: &ConfigCommand) -> Result<ExitCod
                 ));
             }
         }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+pub(super) fn cluster(global: &Global, command: ClusterCommand) -> Result<ExitCode, Failure> {
+    let ClusterCommand::Rename { name } = command;
+    if !sestina_config::is_cluster_name(&name) {
+        let text =
+            format!("{name:?} is no name of a cluster: 1 to 100 letters, digits and . _ - /");
+        return Err(Failure::new("invalid-arguments", text));
+    }
+    let config = load(global)?;
+    let storage = sestina_storage::StorageConfig {
+        any_cluster: true,
+        ..crate::compose::storage(&config)
+    };
+    let failed = |text: String| Failure::new("failed", text);
+    let renamed = small_runtime()?.block_on(async {
+        let storage = sestina_storage::Storage::open(storage)
+            .await
+            .map_err(|error| failed(error.to_string()))?;
+        let renamed = storage.rename_cluster(&name).await;
+        storage.close().await;
+        renamed.map_err(|error| failed(error.to_string()))
+    })?;
+    if global.json {
+        let all = json!({ "name": renamed.name, "id": renamed.id });
+        print(&format!("{all}\n"));
+    } else {
+        print(&format!(
+            "the database is of cluster {:?} now, with the id {}; set cluster.name to it\n",
+            renamed.name, renamed.id
+        ));
     }
     Ok(ExitCode::SUCCESS)
 }

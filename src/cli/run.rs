@@ -155,6 +155,7 @@ fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Pipeline => local::pipeline(&global),
         Command::Config(command) => local::config(&global, &command),
         Command::Certs(command) => local::certs(&global, &command),
+        Command::Cluster(command) => local::cluster(&global, command),
         Command::User(command) => remote::user(&global, command),
         Command::Sessions(command) => remote::sessions(&global, command),
         Command::Slots => remote::slots(&global),

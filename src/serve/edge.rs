@@ -41,7 +41,7 @@ async fn serve(process: &mut Process) -> anyhow::Result<()> {
     let tls = compose::client_tls(&config);
     let certs = tokio::task::spawn_blocking(move || CertStore::open(&tls)).await??;
     process.reload_on_hangup(Some(certs.clone()), Some(security.clone()));
-    let dialer = Dialer::new(security.clone());
+    let dialer = Dialer::in_cluster(security.clone(), compose::cluster(&config));
     let seeds = compose::targets("cluster.routers", &config.cluster.routers)?;
     let connector = Arc::new(GrpcRouterConnector::new(dialer.clone(), seeds));
     let settings = compose::edge(&config, &config.node.name)?;

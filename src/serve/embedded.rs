@@ -1,22 +1,22 @@
 //! All tiers in one process: SQLite, memory, and direct calls between them.
 
-use std::future::pending;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
+use sestina_api::lease::LeaseAuthority;
 use sestina_api::link::RouterConnector;
 use sestina_api::store::Stores;
-use sestina_cluster::lease_storage::StorageLeases;
+use sestina_cluster::alone::{AloneLeases, FOREVER};
+use sestina_cluster::lease::LeaseTerms;
 use sestina_config::Config;
 use sestina_edge::Edge;
 use sestina_edge::tls::CertStore;
 use sestina_proto as proto;
 use sestina_router::{Router, RouterDeps};
 use sestina_rpc::{CodecRouterConnector, CodecStores};
-use sestina_runtime::clock::BootClock;
-use sestina_sessions::{MemoryLeases, MemoryShadow};
+use sestina_sessions::MemoryShadow;
 use sestina_storage::Storage;
 use sestina_telemetry::{Authority, Metrics};
 
@@ -34,7 +34,7 @@ const FIRST_SLOTS: Duration = Duration::from_secs(20);
 /// How long what is written last may take.
 const SETTLE: Duration = Duration::from_secs(3);
 /// How often is looked whether something has come about.
-const LOOK: Duration = Duration::from_millis(20);
+const LOOK: Duration = Duration::from_millis(5);
 
 /// All three tiers. Made from a configuration; tests make it too.
 pub struct Embedded {
@@ -50,8 +50,6 @@ pub struct Embedded {
     pub certs: Arc<CertStore>,
     shadow: Arc<MemoryShadow>,
     connector: DirectConnector,
-    config: Config,
-    metrics: Arc<Metrics>,
     /// Keeps the data directory; none if the database is elsewhere by the caller's will.
     _lock: DataLock,
 }
@@ -70,7 +68,9 @@ impl Embedded {
         let storage = Storage::open(compose::storage(&config))
             .await
             .context(compose::storage_option(&config))?;
-        end_old_leases(&*storage)
+        // The file has one user, so the holders of its leases are dead: nothing waits for their ends.
+        storage
+            .end_leases()
             .await
             .context("cannot end the leases of an earlier run")?;
         let mut stores = metered_stores(storage.clone(), metrics.clone());
@@ -93,6 +93,7 @@ impl Embedded {
         let name = format!("{}-edge", config.node.name);
         let mut edge = compose::edge(&config, &name)?;
         edge.address.clear();
+        edge.lease_ttl = FOREVER;
         // Nobody can resume elsewhere, so there is no crowd to spread over time.
         edge.drain_over = edge.drain_over.min(Duration::from_secs(1));
         edge.drain_wait = edge.drain_wait.min(Duration::from_secs(2));
@@ -106,8 +107,6 @@ impl Embedded {
             certs,
             shadow,
             connector,
-            config,
-            metrics,
             _lock: lock,
         })
     }
@@ -141,22 +140,6 @@ impl Embedded {
     /// Whether it can do its work.
     pub fn ready(&self) -> Result<(), String> {
         ready(&self.storage, &self.cell, &self.edge)
-    }
-
-    /// Waits until the router's lease is lost (the process was suspended for too long).
-    pub async fn router_lost(&self) -> String {
-        match self.cell.get() {
-            Some(running) => format!("{:?}", running.router.lost().await),
-            None => pending().await,
-        }
-    }
-
-    /// Replaces the router by one with a new incarnation.
-    pub async fn restart_router(&self) -> anyhow::Result<()> {
-        self.stop_router().await;
-        let (config, metrics) = (&self.config, &self.metrics);
-        let (stores, shadow) = (&self.stores, &self.shadow);
-        start_router(config, metrics, stores, shadow, &self.connector, &self.cell).await
     }
 
     async fn stop_router(&self) {
@@ -218,18 +201,11 @@ async fn start_router(
     cell: &RouterCell,
 ) -> anyhow::Result<()> {
     let node = compose::node(&config.node.name, proto::NodeRole::Router, "");
-    let shadow_leases = MeteredLeases::new(
-        Arc::new(MemoryLeases::new(Arc::new(BootClock))),
-        Authority::Redis,
-        &node,
-        metrics.clone(),
-    );
-    let storage_leases = MeteredLeases::new(
-        Arc::new(StorageLeases::new(stores.clone())),
-        Authority::Storage,
-        &node,
-        metrics.clone(),
-    );
+    // Both authorities in one: nothing could take over from this process.
+    let leases: Arc<dyn LeaseAuthority> = Arc::new(AloneLeases::default());
+    let metered = |authority| MeteredLeases::new(leases.clone(), authority, &node, metrics.clone());
+    let shadow_leases = metered(Authority::Redis);
+    let storage_leases = metered(Authority::Storage);
     let deps = RouterDeps {
         config: compose::router(config, true),
         node: node.clone(),
@@ -238,7 +214,7 @@ async fn start_router(
         shadow_leases: shadow_leases.clone(),
         storage_leases: storage_leases.clone(),
         peers: Arc::new(connector.clone()),
-        terms: compose::lease_terms(config),
+        terms: LeaseTerms::alone(),
         metrics: metrics.clone(),
     };
     let router = Arc::new(Router::start(deps).await?);
@@ -249,16 +225,6 @@ async fn start_router(
         shadow_leases,
         storage_leases,
     });
-    Ok(())
-}
-
-/// The file has one user, so whoever held a lease in it is dead: no need to wait for its end.
-async fn end_old_leases(stores: &dyn Stores) -> anyhow::Result<()> {
-    for lease in stores.lease_list(proto::Empty {}).await?.leases {
-        stores
-            .lease_end(proto::LeaseEndRequest { node: lease.node })
-            .await?;
-    }
     Ok(())
 }
 
@@ -323,23 +289,10 @@ async fn work(
             embedded.edge.addresses(),
             made,
         ));
-        until_asked(process, embedded).await?;
+        process.shutdown.drain.cancelled().await;
     }
     process.begin_draining();
     process.unless_now(embedded.drain()).await;
     socket.shutdown(LAST).await;
     began.map(drop)
-}
-
-/// Serves; a router that lost its lease is replaced.
-async fn until_asked(process: &Process, embedded: &Embedded) -> anyhow::Result<()> {
-    loop {
-        tokio::select! {
-            () = process.shutdown.drain.cancelled() => return Ok(()),
-            why = embedded.router_lost() => {
-                tracing::error!(why, "the router lost its lease, starting it anew");
-                embedded.restart_router().await?;
-            }
-        }
-    }
 }

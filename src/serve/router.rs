@@ -6,15 +6,17 @@ use std::time::Duration;
 use anyhow::Context;
 use sestina_api::lease::LeaseAuthority;
 use sestina_api::shadow::Shadow;
-use sestina_api::store::Stores;
+use sestina_api::store::{StoreError, Stores};
 use sestina_certs::Role as CertRole;
 use sestina_cluster::lease_storage::StorageLeases;
 use sestina_config::Config;
 use sestina_proto as proto;
 use sestina_router::{Router, RouterDeps, RouterEnd};
-use sestina_rpc::{Dialer, GrpcPeerConnector, GrpcStores, RpcServer, RunningServer, Security};
+use sestina_rpc::{
+    Cluster, Dialer, GrpcPeerConnector, GrpcStores, RpcServer, RunningServer, Security,
+};
 use sestina_runtime::backoff::Backoff;
-use sestina_sessions::{RedisLeases, RedisShadow};
+use sestina_sessions::{RedisConfig, RedisLeases, RedisShadow};
 use sestina_telemetry::Authority;
 use tokio::sync::watch;
 
@@ -30,6 +32,7 @@ const LISTEN_TRIES: u32 = 10;
 /// What outlives a router that lost its lease.
 struct Around {
     security: Security,
+    cluster: Cluster,
     dialer: Arc<Dialer>,
     stores: Arc<dyn Stores>,
     shadow: Arc<dyn Shadow>,
@@ -51,11 +54,13 @@ async fn serve(process: &mut Process) -> anyhow::Result<()> {
     let security = compose::security(&config)?;
     compose::check_own_certificate(&security, CertRole::Router);
     process.reload_on_hangup(None, Some(security.clone()));
-    let dialer = Dialer::new(security.clone());
+    let cluster = compose::cluster(&config);
+    let dialer = Dialer::in_cluster(security.clone(), cluster.clone());
     let storages = compose::targets("cluster.storages", &config.cluster.storages)?;
     let stores: Arc<dyn Stores> = Arc::new(GrpcStores::new(dialer.clone(), storages));
     let stores = metered_stores(stores, process.metrics.clone());
-    let (shadow, shadow_leases) = live_state(&config)?;
+    // What is wrong with it is told at once; it is used when the cluster's id is known.
+    live_state_config(&config)?;
     let cell = RouterCell::new();
     let admin = RouterAdmin::new(
         &config,
@@ -73,26 +78,66 @@ async fn serve(process: &mut Process) -> anyhow::Result<()> {
         .tasks
         .spawn("whole", admin.clone().watch_whole(process.tasks.token()));
     let socket = process.admin_socket(admin.clone()).await?;
-    let around = Around {
-        security,
-        dialer,
-        stores,
-        shadow,
-        shadow_leases,
-        ready,
-        admin,
-        cell,
+    let joined = tokio::select! {
+        joined = join(&stores, &cluster) => joined.map(Some),
+        () = process.shutdown.drain.cancelled() => Ok(None),
     };
-    let served = Box::pin(until_asked(process, &config, &around)).await;
+    let served = match joined {
+        Ok(Some(id)) => {
+            let (shadow, shadow_leases) = live_state(&config, &id)?;
+            let around = Around {
+                security,
+                cluster,
+                dialer: dialer.clone(),
+                stores,
+                shadow,
+                shadow_leases,
+                ready,
+                admin,
+                cell,
+            };
+            Box::pin(until_asked(process, &config, &around)).await
+        }
+        Ok(None) => Ok(()),
+        Err(error) => Err(error),
+    };
     socket.shutdown(LAST).await;
-    around.dialer.shutdown().await;
+    dialer.shutdown().await;
     served
 }
 
-/// Redis, as a store and as a lease authority.
-fn live_state(config: &Config) -> anyhow::Result<(Arc<dyn Shadow>, Arc<dyn LeaseAuthority>)> {
-    let redis = compose::redis(config)?
-        .context("`redis.mode`: routers share their live state in Redis; set mode and urls")?;
+/// Learns the cluster's id from storage, for which it waits.
+async fn join(stores: &Arc<dyn Stores>, cluster: &Cluster) -> anyhow::Result<String> {
+    let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(2));
+    loop {
+        match stores.cluster_secret(proto::Empty {}).await {
+            Ok(_) => {
+                let id = cluster
+                    .id()
+                    .context("storage does not say its cluster's id")?;
+                return Ok(id.to_owned());
+            }
+            Err(error @ StoreError::Away(_)) => {
+                tracing::info!(%error, "waiting for storage");
+                backoff.wait().await;
+            }
+            Err(error) => return Err(error).context("cannot join the cluster"),
+        }
+    }
+}
+
+fn live_state_config(config: &Config) -> anyhow::Result<RedisConfig> {
+    compose::redis(config)?
+        .context("`redis.mode`: routers share their live state in Redis; set mode and urls")
+}
+
+/// Redis, as a store and as a lease authority. Several clusters may share one.
+fn live_state(
+    config: &Config,
+    id: &str,
+) -> anyhow::Result<(Arc<dyn Shadow>, Arc<dyn LeaseAuthority>)> {
+    let mut redis = live_state_config(config)?;
+    redis.prefix = format!("{id}:");
     Ok((
         Arc::new(RedisShadow::connect(&redis)?),
         Arc::new(RedisLeases::connect(&redis)?),
@@ -176,6 +221,7 @@ async fn start(
     let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_millis(500));
     for tries in 1.. {
         let server = RpcServer::new(around.security.clone())
+            .cluster(around.cluster.clone())
             .router(router.acceptor())
             .admin_among_routers(around.admin.clone(), crate::admin::router::AMONG_ROUTERS)
             .health(around.ready.clone());

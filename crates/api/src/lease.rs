@@ -5,6 +5,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use sestina_proto as proto;
 
+use crate::identity::{Holder, Proved};
+
 /// What an authority says of a lease.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LeaseState {
@@ -26,6 +28,8 @@ pub enum Renewal {
     Renewed,
     /// Marked by a claimer, or held by another incarnation of the same name: never renewed again.
     Lost,
+    /// That incarnation has left the hash of another secret; nothing was done.
+    WrongSecret,
 }
 
 /// The authority is out of reach; what it would say is unknown.
@@ -36,11 +40,14 @@ pub struct AuthorityAway(pub String);
 /// One authority on leases.
 #[async_trait]
 pub trait LeaseAuthority: Send + Sync + 'static {
-    /// Renews (or takes) the lease of `node`.
-    async fn renew(&self, node: &proto::Node, ttl: Duration) -> Result<Renewal, AuthorityAway>;
+    /// Renews (or takes) the lease of `holder`, whose first request leaves the hash of its secret.
+    async fn renew(&self, holder: &Holder, ttl: Duration) -> Result<Renewal, AuthorityAway>;
 
-    /// Gives one's own lease back.
-    async fn release(&self, node: &proto::Node) -> Result<(), AuthorityAway>;
+    /// Gives the lease of `holder` back. Nothing is done with a wrong secret.
+    async fn release(&self, holder: &Holder) -> Result<(), AuthorityAway>;
+
+    /// Whether the secret is that of the incarnation.
+    async fn prove(&self, holder: &Holder) -> Result<Proved, AuthorityAway>;
 
     /// All leases that this authority still holds to be fresh.
     async fn fresh(&self) -> Result<Vec<(proto::Node, Duration)>, AuthorityAway>;

@@ -8,11 +8,12 @@
 //! - [`peer`]: router and router
 //! - [`store`]: router and storage
 //! - [`shadow`]: router and Redis (or memory): live state that must survive the owner
-//! - [`lease`]: the two authorities on who is alive
+//! - [`lease`]: the two authorities on who is alive; [`identity`]: what proves an incarnation
 //! - [`key`]: effect keys
 //! - [`admin`]: the administrator's commands
 
 pub mod admin;
+pub mod identity;
 pub mod key;
 pub mod lease;
 pub mod link;

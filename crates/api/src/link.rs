@@ -5,6 +5,8 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use sestina_proto as proto;
 
+use crate::identity::Holder;
+
 /// A lane is gone: the peer died, the connection broke, or its bounded queue overflowed.
 /// Nothing sent on it since its last acknowledgement may be assumed to have arrived.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -83,6 +85,11 @@ pub trait EdgeLane: Send + Sync + 'static {
 /// The router's acceptor: what the gRPC server (or the direct call) hands new lanes to.
 #[async_trait]
 pub trait RouterAcceptor: Send + Sync + 'static {
+    /// Whether a process that wants to open a lane is the incarnation that it says: asked before
+    /// [`RouterAcceptor::accept_edge`] and [`RouterAcceptor::accept_peer`] for what comes from
+    /// outside this process.
+    async fn admit(&self, holder: Holder) -> Result<(), LinkError>;
+
     /// A lane was opened by an edge. Frames go to the returned sink.
     fn accept_edge(
         &self,

@@ -65,6 +65,8 @@ store_api! {
     lease_end(LeaseEndRequest) -> Empty;
     /// All leases with what remains of them.
     lease_list(Empty) -> LeaseListReply;
+    /// Whether a secret is that of an incarnation.
+    lease_prove(LeaseProveRequest) -> LeaseProveReply;
     /// The slot table, if newer than known.
     slot_table(SlotTableRequest) -> SlotTableReply;
     /// Moves slots in one transaction (DESIGN: claim).

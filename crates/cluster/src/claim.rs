@@ -172,6 +172,7 @@ impl Planner {
             moves,
             planner: Some(self.me.clone()),
             planner_ttl_ms,
+            secret: self.ports.me.secret.to_wire(),
         };
         let reply = self
             .ports

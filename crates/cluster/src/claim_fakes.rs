@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use async_trait::async_trait;
 use parking_lot::Mutex;
+use sestina_api::identity::{Holder, Proved, Secret};
 use sestina_api::lease::Renewal;
 use sestina_api::shadow::{Found, Listing, LoadPart, Shadow, ShadowError, ShadowOp, Stamp};
 use sestina_api::store::{StoreError, Stores};
@@ -67,8 +68,8 @@ macro_rules! not_used {
             ) -> Result<proto::LeaseRenewReply, StoreError> {
                 self.check()?;
                 let ttl = Duration::from_millis(u64::from(request.ttl_ms));
-                let renewal = self.leases.renew(&request.node.unwrap(), ttl).await.unwrap();
-                Ok(proto::LeaseRenewReply { lost: renewal == Renewal::Lost })
+                let renewal = self.leases.renew(&holder(request.node, request.secret), ttl).await.unwrap();
+                Ok(proto::LeaseRenewReply { lost: renewal == Renewal::Lost, wrong_secret: false })
             }
 
             async fn lease_end(
@@ -76,7 +77,7 @@ macro_rules! not_used {
                 request: proto::LeaseEndRequest,
             ) -> Result<proto::Empty, StoreError> {
                 self.check()?;
-                self.leases.release(&request.node.unwrap()).await.unwrap();
+                self.leases.release(&holder(request.node, request.secret)).await.unwrap();
                 Ok(proto::Empty {})
             }
 
@@ -107,7 +108,7 @@ macro_rules! not_used {
                 self.check()?;
                 let renewing = self.renews_first.lock().take_if(|_| !request.moves.is_empty());
                 if let Some(node) = renewing {
-                    self.leases.renew(&node, TTL).await.unwrap();
+                    self.leases.renew(&held(&node), TTL).await.unwrap();
                 }
                 let planner = request
                     .planner
@@ -168,6 +169,7 @@ not_used! {
     replica_load(ReplicaLoadRequest) -> ReplicaLoadReply;
     replica_clear(Empty) -> Empty;
     ticket_keys(TicketKeysRequest) -> TicketKeysReply;
+    lease_prove(LeaseProveRequest) -> LeaseProveReply;
     maintain(MaintainRequest) -> Empty;
 }
 
@@ -189,13 +191,17 @@ impl FakeRedis {
 
 #[async_trait]
 impl LeaseAuthority for FakeRedis {
-    async fn renew(&self, node: &proto::Node, ttl: Duration) -> Result<Renewal, AuthorityAway> {
+    async fn renew(&self, holder: &Holder, ttl: Duration) -> Result<Renewal, AuthorityAway> {
         self.check()?;
-        self.leases.renew(node, ttl).await
+        self.leases.renew(holder, ttl).await
     }
-    async fn release(&self, node: &proto::Node) -> Result<(), AuthorityAway> {
+    async fn release(&self, holder: &Holder) -> Result<(), AuthorityAway> {
         self.check()?;
-        self.leases.release(node).await
+        self.leases.release(holder).await
+    }
+    async fn prove(&self, holder: &Holder) -> Result<Proved, AuthorityAway> {
+        self.check()?;
+        self.leases.prove(holder).await
     }
     async fn fresh(&self) -> Result<Vec<(proto::Node, Duration)>, AuthorityAway> {
         self.check()?;
@@ -265,6 +271,7 @@ impl World {
     pub(super) fn planner(&self, me: &proto::Node) -> Planner {
         let stores: Arc<dyn Stores> = self.storage.clone();
         let ports = ClaimPorts {
+            me: held(me),
             storage_leases: Arc::new(StorageLeases::new(stores.clone())),
             stores,
             shadow_leases: self.redis.clone(),
@@ -287,8 +294,8 @@ impl World {
                 reaches: reaches.clone(),
                 ..(*node).clone()
             };
-            self.redis.leases.renew(&with, TTL).await.unwrap();
-            self.storage.leases.renew(node, TTL).await.unwrap();
+            self.redis.leases.renew(&held(&with), TTL).await.unwrap();
+            self.storage.leases.renew(&held(node), TTL).await.unwrap();
         }
     }
 
@@ -309,6 +316,19 @@ pub(super) fn router(name: &str) -> proto::Node {
         role,
         ..Default::default()
     }
+}
+
+fn holder(node: Option<proto::Node>, secret: bytes::Bytes) -> Holder {
+    Holder {
+        node: node.unwrap(),
+        secret: Secret::from_wire(secret),
+    }
+}
+
+/// A process with the secret that this incarnation always has.
+pub(super) fn held(node: &proto::Node) -> Holder {
+    let secret = format!("{} {} and no other", node.name, node.incarnation);
+    holder(Some(node.clone()), secret.into())
 }
 
 pub(super) fn nothing(_: u16) -> u64 {

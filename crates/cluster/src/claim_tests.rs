@@ -57,11 +57,11 @@ async fn a_dead_routers_slots_are_claimed_above_every_known_epoch() {
     assert_eq!(table.epoch(of_b[2]), 2);
     // The dead one never renews again, with either.
     assert_eq!(
-        world.redis.leases.renew(&b, TTL).await.unwrap(),
+        world.redis.leases.renew(&held(&b), TTL).await.unwrap(),
         Renewal::Lost
     );
     assert_eq!(
-        world.storage.leases.renew(&b, TTL).await.unwrap(),
+        world.storage.leases.renew(&held(&b), TTL).await.unwrap(),
         Renewal::Lost
     );
     world.clock.advance(Duration::from_millis(250));
@@ -83,8 +83,8 @@ async fn one_fresh_lease_is_enough_to_stay_owner() {
         for _ in 0..6 {
             world.pass(&[&a]).await;
             match through_redis {
-                true => world.redis.leases.renew(&b, TTL).await.unwrap(),
-                false => world.storage.leases.renew(&b, TTL).await.unwrap(),
+                true => world.redis.leases.renew(&held(&b), TTL).await.unwrap(),
+                false => world.storage.leases.renew(&held(&b), TTL).await.unwrap(),
             };
             let round = planner.run_planner_round(nothing).await.unwrap();
             assert_eq!((round.claimed.len(), round.refused.len()), (0, 0));
@@ -107,7 +107,7 @@ async fn nothing_fails_over_while_an_authority_is_away() {
     assert!(matches!(error, ClaimError::StorageAway(_)), "{error}");
     assert_eq!(share(&planner, &b), before);
     assert_eq!(
-        world.redis.leases.renew(&b, TTL).await.unwrap(),
+        world.redis.leases.renew(&held(&b), TTL).await.unwrap(),
         Renewal::Renewed,
         "marked"
     );
@@ -134,14 +134,14 @@ async fn a_renewal_before_the_transaction_takes_the_mark_back() {
     assert_eq!((round.claimed.len(), round.refused.len()), (0, before));
     assert_eq!(share(&planner, &b), before);
     assert_eq!(
-        world.redis.leases.renew(&b, TTL).await.unwrap(),
+        world.redis.leases.renew(&held(&b), TTL).await.unwrap(),
         Renewal::Lost,
         "not marked"
     );
     let round = planner.run_planner_round(nothing).await.unwrap();
     assert_eq!((round.claimed.len(), round.refused.len()), (0, 0));
     assert_eq!(
-        world.redis.leases.renew(&b, TTL).await.unwrap(),
+        world.redis.leases.renew(&held(&b), TTL).await.unwrap(),
         Renewal::Renewed
     );
 }
@@ -180,7 +180,12 @@ async fn a_draining_router_is_ordered_to_hand_over_and_does() {
             .all(|slot| table.owned_by(*slot, &a) && table.epoch(*slot) == 42)
     );
     assert_eq!(
-        world.storage.leases.renew(&draining, TTL).await.unwrap(),
+        world
+            .storage
+            .leases
+            .renew(&held(&draining), TTL)
+            .await
+            .unwrap(),
         Renewal::Renewed
     );
     let next = planner.run_planner_round(nothing).await.unwrap();

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use sestina_api::identity::Holder;
 use sestina_api::lease::LeaseAuthority;
 use sestina_api::shadow::{Shadow, ShadowError};
 use sestina_api::store::{StoreError, Stores};
@@ -28,6 +29,8 @@ pub enum ClaimError {
 /// What the claim procedure talks to.
 #[derive(Clone)]
 pub struct ClaimPorts {
+    /// This process.
+    pub me: Holder,
     /// Storage.
     pub stores: Arc<dyn Stores>,
     /// Storage as a lease authority.
@@ -58,12 +61,15 @@ impl ClaimPorts {
             .zip(epochs)
             .map(|((slot, to), shadow)| proto::SlotMove {
                 released: true,
+                from_name: self.me.node.name.clone(),
+                from_incarnation: self.me.node.incarnation,
                 ..slot_move(&table, *slot, to, shadow.max(known_epoch(*slot)))
             });
         let request = proto::SlotClaimRequest {
             moves: moves.collect(),
             planner: None,
             planner_ttl_ms: 0,
+            secret: self.me.secret.to_wire(),
         };
         let reply = self.slot_claim(request, limit).await?;
         Ok(reply

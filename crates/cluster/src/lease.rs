@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+use sestina_api::identity::{Holder, Secret};
 use sestina_api::lease::{AuthorityAway, LeaseAuthority, Renewal};
 use sestina_proto as proto;
 use sestina_runtime::CancellationToken;
@@ -194,7 +195,7 @@ impl LeaseKeeper {
     /// Starts renewing. The tasks belong to `tasks`: it must be the group that is shut down last,
     /// since nothing is renewed after its token is cancelled.
     pub fn start(
-        node: proto::Node,
+        holder: Holder,
         shadow: Arc<dyn LeaseAuthority>,
         storage: Arc<dyn LeaseAuthority>,
         terms: LeaseTerms,
@@ -202,6 +203,7 @@ impl LeaseKeeper {
         tasks: &Tasks,
     ) -> LeaseKeeper {
         let deadline = Arc::new(LeaseDeadline::new(clock.clone(), terms));
+        let Holder { node, secret } = holder;
         let node = watch::Sender::new(node);
         let stop = CancellationToken::new();
         let (alive, done) = mpsc::channel(1);
@@ -209,6 +211,7 @@ impl LeaseKeeper {
             let renewer = Renewer {
                 which,
                 authority,
+                secret: secret.clone(),
                 deadline: deadline.clone(),
                 clock: clock.clone(),
                 terms,
@@ -283,6 +286,7 @@ impl Drop for LeaseKeeper {
 struct Renewer {
     which: Authority,
     authority: Arc<dyn LeaseAuthority>,
+    secret: Secret,
     deadline: Arc<LeaseDeadline>,
     clock: Arc<dyn Clock>,
     terms: LeaseTerms,
@@ -297,7 +301,10 @@ impl Renewer {
     async fn run(mut self, mut node: watch::Receiver<proto::Node>) {
         let mut away = false;
         loop {
-            let me = node.borrow_and_update().clone();
+            let me = Holder {
+                node: node.borrow_and_update().clone(),
+                secret: self.secret.clone(),
+            };
             let began = Instant::now();
             match self.renew(&me).await {
                 Ok(Renewal::Renewed) => {
@@ -305,12 +312,19 @@ impl Renewer {
                         tracing::info!(authority = self.which.name(), "lease authority is back");
                     }
                 }
+                Ok(Renewal::WrongSecret) => {
+                    let which = self.which.name();
+                    let why =
+                        format!("another process is this incarnation by the {which} authority");
+                    tracing::error!(authority = which, "the lease is another process's");
+                    return self.deadline.lose(why);
+                }
                 Ok(Renewal::Lost) if self.deadline.held(self.which) => {
                     let why = format!("the {} authority has ended it", self.which.name());
                     tracing::error!(authority = self.which.name(), "the lease is lost for good");
                     return self.deadline.lose(why);
                 }
-                Ok(Renewal::Lost) => self.held_by_another(&me),
+                Ok(Renewal::Lost) => self.held_by_another(&me.node),
                 Err(error) => {
                     if !std::mem::replace(&mut away, true) {
                         tracing::warn!(authority = self.which.name(), %error, "lease not renewed");
@@ -327,7 +341,7 @@ impl Renewer {
         }
     }
 
-    async fn renew(&self, me: &proto::Node) -> Result<Renewal, AuthorityAway> {
+    async fn renew(&self, me: &Holder) -> Result<Renewal, AuthorityAway> {
         if failpoint::hit_async("router.lease_renew").await {
             return Err(AuthorityAway("a fail point".into()));
         }
@@ -355,7 +369,7 @@ impl Renewer {
         }
     }
 
-    async fn release(&self, me: &proto::Node) {
+    async fn release(&self, me: &Holder) {
         match timeout(self.terms.timeout, self.authority.release(me)).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => {

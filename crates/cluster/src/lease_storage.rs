@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use sestina_api::identity::{Holder, Proved};
 use sestina_api::lease::{AuthorityAway, LeaseAuthority, Renewal};
 use sestina_api::store::{StoreError, Stores};
 use sestina_proto as proto;
@@ -28,25 +29,40 @@ fn away(error: StoreError) -> AuthorityAway {
 
 #[async_trait]
 impl LeaseAuthority for StorageLeases {
-    async fn renew(&self, node: &proto::Node, ttl: Duration) -> Result<Renewal, AuthorityAway> {
+    async fn renew(&self, holder: &Holder, ttl: Duration) -> Result<Renewal, AuthorityAway> {
         let ttl_ms = u32::try_from(ttl.as_millis()).unwrap_or(u32::MAX);
         let request = proto::LeaseRenewRequest {
-            node: Some(node.clone()),
+            node: Some(holder.node.clone()),
             ttl_ms,
+            secret: holder.secret.to_wire(),
         };
         let reply = self.stores.lease_renew(request).await.map_err(away)?;
-        Ok(if reply.lost {
-            Renewal::Lost
-        } else {
-            Renewal::Renewed
+        Ok(match reply {
+            reply if reply.wrong_secret => Renewal::WrongSecret,
+            reply if reply.lost => Renewal::Lost,
+            _ => Renewal::Renewed,
         })
     }
 
-    async fn release(&self, node: &proto::Node) -> Result<(), AuthorityAway> {
+    async fn release(&self, holder: &Holder) -> Result<(), AuthorityAway> {
         let request = proto::LeaseEndRequest {
-            node: Some(node.clone()),
+            node: Some(holder.node.clone()),
+            secret: holder.secret.to_wire(),
         };
         self.stores.lease_end(request).await.map(drop).map_err(away)
+    }
+
+    async fn prove(&self, holder: &Holder) -> Result<Proved, AuthorityAway> {
+        let request = proto::LeaseProveRequest {
+            node: Some(holder.node.clone()),
+            secret: holder.secret.to_wire(),
+        };
+        let reply = self.stores.lease_prove(request).await.map_err(away)?;
+        Ok(match (reply.known, reply.proved) {
+            (false, _) => Proved::Unknown,
+            (true, proved) if proved => Proved::Yes,
+            _ => Proved::No,
+        })
     }
 
     async fn fresh(&self) -> Result<Vec<(proto::Node, Duration)>, AuthorityAway> {

@@ -1,6 +1,7 @@
 #![allow(clippy::unwrap_used)]
 
 use async_trait::async_trait;
+use sestina_api::identity::Proved;
 use sestina_runtime::clock::ManualClock;
 
 use super::*;
@@ -76,7 +77,7 @@ fn start() -> Setup {
     let clock = Arc::new(TokioClock(Instant::now()));
     let terms = LeaseTerms::default();
     let keeper = LeaseKeeper::start(
-        node(),
+        Holder::new(node()),
         shadow.clone(),
         storage.clone(),
         terms,
@@ -235,11 +236,11 @@ async fn dropping_the_keeper_ends_its_tasks() {
 
 #[async_trait]
 impl LeaseAuthority for FakeAuthority {
-    async fn renew(&self, node: &proto::Node, _: Duration) -> Result<Renewal, AuthorityAway> {
+    async fn renew(&self, holder: &Holder, _: Duration) -> Result<Renewal, AuthorityAway> {
         let answer = {
             let mut state = self.state.lock();
             state.1 += 1;
-            state.2 = Some(node.clone());
+            state.2 = Some(holder.node.clone());
             state.0
         };
         match answer {
@@ -250,9 +251,13 @@ impl LeaseAuthority for FakeAuthority {
         }
     }
 
-    async fn release(&self, _: &proto::Node) -> Result<(), AuthorityAway> {
+    async fn release(&self, _: &Holder) -> Result<(), AuthorityAway> {
         self.state.lock().3 += 1;
         Ok(())
+    }
+
+    async fn prove(&self, _: &Holder) -> Result<Proved, AuthorityAway> {
+        Ok(Proved::Unknown)
     }
 
     async fn fresh(&self) -> Result<Vec<(proto::Node, Duration)>, AuthorityAway> {

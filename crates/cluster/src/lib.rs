@@ -6,10 +6,12 @@
 //! - [`plan`]: what to claim and what to move, as a pure function
 //! - [`reach`]: which process reaches which router
 //! - [`lease`]: this process's own lease with both authorities
+//! - [`alone`]: the lease authority of a process that is the whole system
 //! - [`lease_storage`]: storage as a lease authority
 //! - [`hand_over`]: changing the table, and how an owner gives slots away
 //! - [`claim`]: the planner's round, and fail-over
 
+pub mod alone;
 pub mod claim;
 pub mod hand_over;
 pub mod lease;

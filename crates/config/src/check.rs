@@ -78,6 +78,12 @@ impl Findings {
     }
 }
 
+/// Whether a cluster can have that name.
+pub fn is_cluster_name(name: &str) -> bool {
+    let allowed = |c: char| c.is_ascii_alphanumeric() || "._-/".contains(c);
+    (1..=100).contains(&name.len()) && name.chars().all(allowed)
+}
+
 impl Config {
     /// Whether the configuration suffices for a role.
     pub fn check(&self, role: Role) -> Result<(), ConfigErrors> {
@@ -250,6 +256,11 @@ impl Config {
 
     fn check_cluster(&self, found: &mut Findings) {
         let cluster = &self.cluster;
+        found.require(
+            is_cluster_name(&cluster.name),
+            "cluster.name",
+            "must have 1 to 100 letters, digits, dots, hyphens, underscores or slashes",
+        );
         let files = [&cluster.tls_ca, &cluster.tls_certificate, &cluster.tls_key];
         let set = files.iter().filter(|file| file.is_some()).count();
         found.require(

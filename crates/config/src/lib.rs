@@ -20,7 +20,7 @@ pub mod sections;
 pub mod shape;
 pub mod values;
 
-pub use check::Role;
+pub use check::{Role, is_cluster_name};
 pub use error::{ConfigError, ConfigErrors};
 pub use sections::{
     Admin, Cluster, Config, Edge, Host, Limits, LogFormat, Node, Redis, RedisMode, Router, Sm,

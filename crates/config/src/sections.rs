@@ -208,6 +208,10 @@ section! {
 
     /// How the processes of one cluster find and trust each other.
     pub struct Cluster {
+        /// Name of the cluster, the same for all its processes; letters, digits, `.`, `_`, `-` and
+        /// `/`. The first storage process writes it into the database; processes of another name
+        /// are refused from then on. See `sestina cluster rename`.
+        name: String = "sestina".to_owned();
         /// Where this process listens for the other tiers (gRPC).
         listen: SocketAddr = local(5290);
         /// `host:port` by which the others reach this process. Unset: the address that it listens

@@ -22,7 +22,9 @@ use tokio_util::task::TaskTracker;
 use tonic::codegen::Service;
 use tonic::codegen::http::Uri;
 use tonic::transport::{Channel, Endpoint};
+use tonic::{Request, Response, Status};
 
+use crate::cluster::Cluster;
 use crate::io::Stream;
 use crate::lane::LaneLimits;
 use crate::target::{Names, Target};
@@ -38,6 +40,7 @@ const ADDRESS_TIMEOUT: Duration = Duration::from_millis(1200);
 /// [`Dialer::shutdown`] ends them.
 pub struct Dialer {
     security: Security,
+    cluster: Option<Cluster>,
     names: Names,
     limits: LaneLimits,
     pub(crate) stop: CancellationToken,
@@ -52,10 +55,48 @@ impl Dialer {
         Dialer::with_limits(security, LaneLimits::default())
     }
 
+    /// A dialler for processes of that cluster and no other.
+    pub fn in_cluster(security: Security, cluster: Cluster) -> Arc<Dialer> {
+        Dialer::made(security, LaneLimits::default(), Some(cluster))
+    }
+
     /// A dialler with other bounds.
     pub fn with_limits(security: Security, limits: LaneLimits) -> Arc<Dialer> {
+        Dialer::made(security, limits, None)
+    }
+
+    /// A request with its deadline, the trace context, and what this process says of its cluster.
+    pub(crate) fn request<T>(&self, message: T, limit: Duration) -> Request<T> {
+        let mut request = crate::lane_client::request(message, limit);
+        if let Some(cluster) = &self.cluster {
+            cluster.tell_with(request.metadata_mut());
+        }
+        request
+    }
+
+    /// A call that lasts.
+    pub(crate) fn stream<T>(&self, messages: T) -> Request<T> {
+        let mut request = Request::new(messages);
+        if let Some(cluster) = &self.cluster {
+            cluster.tell_with(request.metadata_mut());
+        }
+        request
+    }
+
+    /// Whether an answer is of this process's cluster.
+    pub(crate) fn check<T>(&self, answer: &Response<T>) -> Result<(), Status> {
+        match &self.cluster {
+            Some(cluster) => cluster
+                .check_answer(answer.metadata())
+                .map_err(Status::from),
+            None => Ok(()),
+        }
+    }
+
+    fn made(security: Security, limits: LaneLimits, cluster: Option<Cluster>) -> Arc<Dialer> {
         Arc::new(Dialer {
             security,
+            cluster,
             names: Names::new(),
             limits,
             stop: CancellationToken::new(),
@@ -214,7 +255,7 @@ impl Peer {
             target: Ok(target.clone()),
             expect: Expect {
                 roles: vec![role],
-                names: Vec::new(),
+                node: None,
             },
         }
     }
@@ -226,7 +267,7 @@ impl Peer {
             target: Ok(target.clone()),
             expect: Expect {
                 roles: vec![Role::Edge, Role::Router, Role::Storage],
-                names: Vec::new(),
+                node: None,
             },
         }
     }
@@ -243,20 +284,11 @@ impl Peer {
     /// A node that the slot map names: that process and no other.
     pub(crate) fn node(node: &proto::Node, role: Role) -> Peer {
         let label = format!("{} ({})", node.name, node.address);
-        let target = node.address.parse::<Target>().map_err(|e| e.to_string());
-        let host = target.as_ref().map_or("", |t| t.host.as_str());
-        let names: Vec<_> = [node.name.as_str(), host]
-            .into_iter()
-            .filter_map(|name| ServerName::try_from(name.to_owned()).ok())
-            .collect();
-        let target = match target {
+        let target = match node.address.parse::<Target>().map_err(|e| e.to_string()) {
             Ok(target) if target.many => Err(format!(
                 "{:?} is not the address of one process",
                 node.address
             )),
-            Ok(_) if names.is_empty() => {
-                Err("neither its name nor its host can be in a certificate".to_owned())
-            }
             other => other,
         };
         Peer {
@@ -264,7 +296,7 @@ impl Peer {
             target,
             expect: Expect {
                 roles: vec![role],
-                names,
+                node: Some(node.clone()),
             },
         }
     }

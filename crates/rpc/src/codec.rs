@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use prost::Message;
+use sestina_api::identity::Holder;
 use sestina_api::link::{
     EdgeLane, EdgeSink, LaneClosed, LinkError, RouterAcceptor, RouterConnector, RouterPort,
     RouterSink,
@@ -161,6 +162,10 @@ pub struct CodecAcceptor(pub Arc<dyn RouterAcceptor>);
 
 #[async_trait]
 impl RouterAcceptor for CodecAcceptor {
+    async fn admit(&self, holder: Holder) -> Result<(), LinkError> {
+        self.0.admit(holder).await
+    }
+
     fn accept_edge(
         &self,
         hello: proto::Hello,

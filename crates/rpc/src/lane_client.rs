@@ -115,7 +115,11 @@ impl GrpcRouterPort {
     ) -> Result<T, LinkError> {
         // The library's own deadline does not cover the time that connecting takes.
         match tokio::time::timeout(limit, call).await {
-            Ok(Ok(reply)) => Ok(reply.into_inner()),
+            Ok(Ok(reply)) => {
+                let checked = self.dialer.check(&reply);
+                checked.map_err(|status| status::to_link(&self.peer.label, &status))?;
+                Ok(reply.into_inner())
+            }
             Ok(Err(status)) => Err(status::to_link(&self.peer.label, &status)),
             Err(_) => Err(LinkError::Away {
                 peer: self.peer.label.clone(),
@@ -183,8 +187,9 @@ impl RouterPort for GrpcRouterPort {
             let mut client = EdgeLinkClient::new(channel)
                 .max_decoding_message_size(MAX_MESSAGE)
                 .max_encoding_message_size(MAX_MESSAGE);
-            let reply = client.lane(outgoing).await;
-            reply.map_err(|status| status::to_link(&self.peer.label, &status))
+            let reply = client.lane(self.dialer.stream(outgoing)).await;
+            let checked = reply.and_then(|reply| self.dialer.check(&reply).map(|()| reply));
+            checked.map_err(|status| status::to_link(&self.peer.label, &status))
         })
         .await?
         .into_inner();
@@ -215,7 +220,7 @@ impl RouterPort for GrpcRouterPort {
         message: proto::CredentialsRequest,
     ) -> Result<proto::CredentialsReply, LinkError> {
         let mut client = self.client()?;
-        let call = client.credentials(request(message, CREDENTIALS_TIMEOUT));
+        let call = client.credentials(self.dialer.request(message, CREDENTIALS_TIMEOUT));
         self.ask(CREDENTIALS_TIMEOUT, call).await
     }
 
@@ -224,7 +229,7 @@ impl RouterPort for GrpcRouterPort {
         message: proto::RenewLeaseRequest,
     ) -> Result<proto::RenewLeaseReply, LinkError> {
         let mut client = self.client()?;
-        let call = client.renew_lease(request(message, LEASE_TIMEOUT));
+        let call = client.renew_lease(self.dialer.request(message, LEASE_TIMEOUT));
         self.ask(LEASE_TIMEOUT, call).await
     }
 }
@@ -318,8 +323,9 @@ impl PeerPort for GrpcPeerPort {
             let mut client = PeerLinkClient::new(channel)
                 .max_decoding_message_size(MAX_MESSAGE)
                 .max_encoding_message_size(MAX_MESSAGE);
-            let reply = client.lane(outgoing).await;
-            reply.map_err(|status| status::to_link(&self.peer.label, &status))
+            let reply = client.lane(self.dialer.stream(outgoing)).await;
+            let checked = reply.and_then(|reply| self.dialer.check(&reply).map(|()| reply));
+            checked.map_err(|status| status::to_link(&self.peer.label, &status))
         })
         .await?
         .into_inner();

@@ -4,20 +4,24 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
 use prost::Message;
+use sestina_api::identity::{Holder, Secret};
 use sestina_api::link::{EdgeLane, LaneClosed, RouterAcceptor};
 use sestina_api::peer::PeerSink;
 use sestina_proto as proto;
+use sestina_proto::NodeRole;
 use sestina_runtime::linger::Linger;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::{Request, Response, Status, Streaming};
 use tracing::Instrument;
 
+use crate::identity::PeerInfo;
 use crate::lane::{BATCH, LaneLimits, Once, farewell, read};
 use crate::queue::{ByteQueue, End, LANES, Level, Outgoing, PEER_LANES};
-use crate::status;
+use crate::{access, status};
 
 /// The first frame of a lane must come within this time.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
@@ -47,6 +51,13 @@ impl LaneServer {
             tasks,
             linger: Linger::new(),
         }
+    }
+
+    /// Whether a process is the incarnation that it says it is.
+    async fn admit(&self, node: proto::Node, secret: &Bytes) -> Result<(), Status> {
+        let secret = Secret::from_wire(secret.clone());
+        let admitted = self.acceptor.admit(Holder { node, secret }).await;
+        admitted.map_err(status::from_link)
     }
 
     fn queue<T>(&self, bound: usize, level: &'static Level) -> Result<Arc<ByteQueue<T>>, Status> {
@@ -90,6 +101,7 @@ impl proto::edge_link_server::EdgeLink for LaneServer {
         &self,
         request: Request<Streaming<proto::ToRouterBatch>>,
     ) -> Result<Response<Self::LaneStream>, Status> {
+        let peer = request.extensions().get::<PeerInfo>().cloned();
         let mut inbound = request.into_inner();
         let mut frames = first(&mut inbound).await?.frames.into_iter();
         let Some(proto::to_router::Body::Hello(hello)) = frames.next().and_then(|f| f.body) else {
@@ -97,6 +109,8 @@ impl proto::edge_link_server::EdgeLink for LaneServer {
                 "the first frame of a lane must be Hello",
             ));
         };
+        let node = access::speaks_as(peer.as_ref(), hello.edge.as_ref(), NodeRole::Edge)?;
+        self.admit(node, &hello.secret).await?;
         let queue = self.queue(self.limits.to_edge, &LANES)?;
         let lane = Arc::new(EdgeLaneHandle(Arc::clone(&queue)));
         let outgoing = Outgoing::new(Arc::clone(&queue), 0, one_batch);
@@ -111,12 +125,13 @@ impl proto::edge_link_server::EdgeLink for LaneServer {
                     ender.end(End::Finished);
                     closer.close();
                 });
-                if frames.try_for_each(|frame| sink.send(frame)).is_ok() {
+                let take = |frame| match access::edge_sends(&frame) {
+                    true => sink.send(frame),
+                    false => Err(LaneClosed),
+                };
+                if frames.try_for_each(take).is_ok() {
                     read(&mut inbound, queue.token(), |batch| {
-                        batch
-                            .frames
-                            .into_iter()
-                            .try_for_each(|frame| sink.send(frame))
+                        batch.frames.into_iter().try_for_each(take)
                     })
                     .await;
                 }
@@ -142,6 +157,8 @@ impl proto::edge_link_server::EdgeLink for LaneServer {
         &self,
         request: Request<proto::RenewLeaseRequest>,
     ) -> Result<Response<proto::RenewLeaseReply>, Status> {
+        let node = request.get_ref().node.as_ref();
+        access::speaks_as(request.extensions().get(), node, NodeRole::Edge)?;
         let span = crate::trace::server_span(request.metadata(), "renew_lease");
         let call = self
             .acceptor
@@ -159,6 +176,7 @@ impl proto::peer_link_server::PeerLink for LaneServer {
         &self,
         request: Request<Streaming<proto::PeerBatch>>,
     ) -> Result<Response<Self::LaneStream>, Status> {
+        let peer = request.extensions().get::<PeerInfo>().cloned();
         let mut inbound = request.into_inner();
         let mut frames = first(&mut inbound).await?.frames.into_iter();
         let Some(proto::peer_frame::Body::Hello(hello)) = frames.next().and_then(|f| f.body) else {
@@ -166,6 +184,8 @@ impl proto::peer_link_server::PeerLink for LaneServer {
                 "the first frame of a lane must be Hello",
             ));
         };
+        let node = access::speaks_as(peer.as_ref(), hello.router.as_ref(), NodeRole::Router)?;
+        self.admit(node.clone(), &hello.secret).await?;
         let queue = self.queue(self.limits.to_peer, &PEER_LANES)?;
         let lane = Arc::new(PeerLaneHandle(Arc::clone(&queue), self.linger.clone()));
         let outgoing = Outgoing::new(Arc::clone(&queue), BATCH, peer_batch);
@@ -180,12 +200,13 @@ impl proto::peer_link_server::PeerLink for LaneServer {
                     ender.end(End::Finished);
                     closer.close();
                 });
-                if frames.try_for_each(|frame| sink.send(frame)).is_ok() {
+                let take = |frame| match access::router_sends(&node, &frame) {
+                    true => sink.send(frame),
+                    false => Err(LaneClosed),
+                };
+                if frames.try_for_each(take).is_ok() {
                     read(&mut inbound, queue.token(), |batch| {
-                        batch
-                            .frames
-                            .into_iter()
-                            .try_for_each(|frame| sink.send(frame))
+                        batch.frames.into_iter().try_for_each(take)
                     })
                     .await;
                 }

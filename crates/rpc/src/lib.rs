@@ -5,7 +5,8 @@
 //!
 //! - [`server`]: the one listener of a process; services are added to it
 //! - [`channel`]: dialling others; [`target`]: their addresses
-//! - [`tls`]: certificates of both directions, exchangeable while running; [`identity`]: who calls
+//! - [`tls`]: certificates of both directions, exchangeable while running; [`identity`]: who calls;
+//!   [`access`]: who may call what; [`cluster`]: which cluster it is of
 //! - [`queue`] and [`lane`]: the bounded, batched streams that lanes are made of
 //! - [`lane_client`], [`lane_server`]: edge and router, router and router
 //! - [`storage_client`], [`storage_server`]: router and storage
@@ -14,8 +15,10 @@
 //! - [`status`]: errors to gRPC status and back; [`trace`]: trace context
 
 mod accept;
+pub mod access;
 pub mod admin;
 pub mod channel;
+pub mod cluster;
 pub mod codec;
 mod error;
 pub mod identity;
@@ -34,6 +37,7 @@ pub mod trace;
 
 pub use admin::AdminClient;
 pub use channel::Dialer;
+pub use cluster::Cluster;
 pub use codec::{CodecAcceptor, CodecPeerConnector, CodecRouterConnector, CodecStores};
 pub use error::RpcError;
 pub use lane_client::{GrpcPeerConnector, GrpcRouterConnector};

@@ -1,6 +1,7 @@
 //! The one listener of a process: mutual TLS (or plaintext where the configuration says so by
 //! name), HTTP/2 tuned for lanes, health, and an end within a deadline.
 
+use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -9,7 +10,6 @@ use std::time::Duration;
 use sestina_api::admin::AdminHandler;
 use sestina_api::link::RouterAcceptor;
 use sestina_api::store::Stores;
-use sestina_certs::Role;
 use sestina_proto::admin_server::AdminServer;
 use sestina_proto::edge_link_server::EdgeLinkServer;
 use sestina_proto::peer_link_server::PeerLinkServer;
@@ -20,14 +20,17 @@ use tokio::task::JoinHandle;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tonic::body::Body;
+use tonic::codegen::{Service, http};
+use tonic::server::NamedService;
 use tonic::service::RoutesBuilder;
-use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Server;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
 use crate::accept::{Acceptor, Listener, accept, bind_unix};
-use crate::identity::RequireRole;
+use crate::access::Checked;
+use crate::cluster::Cluster;
 use crate::lane::LaneLimits;
 use crate::{
     CONNECTION_WINDOW, KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT, MAX_MESSAGE, RpcError, STREAM_WINDOW,
@@ -42,6 +45,7 @@ const CUT_TIMEOUT: Duration = Duration::from_secs(2);
 /// Gathers the services of a process; [`RpcServer::listen`] starts it.
 pub struct RpcServer {
     security: Security,
+    cluster: Option<Cluster>,
     routes: RoutesBuilder,
     limits: LaneLimits,
     max_connection_age: Option<Duration>,
@@ -55,6 +59,7 @@ impl RpcServer {
     pub fn new(security: Security) -> RpcServer {
         RpcServer {
             security,
+            cluster: None,
             routes: RoutesBuilder::default(),
             limits: LaneLimits::default(),
             max_connection_age: None,
@@ -62,6 +67,24 @@ impl RpcServer {
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),
         }
+    }
+
+    /// Callers of the services added after this must be of that cluster.
+    pub fn cluster(mut self, cluster: Cluster) -> RpcServer {
+        self.cluster = Some(cluster);
+        self
+    }
+
+    /// Adds a service behind its checks. `tiers`: it is for other tiers, which are of one cluster;
+    /// administrators and probes are of none.
+    fn add<S>(&mut self, tiers: bool, service: S)
+    where
+        S: Service<http::Request<Body>, Response = http::Response<Body>, Error = Infallible>,
+        S: NamedService + Clone + Send + Sync + 'static,
+        S::Future: Send + 'static,
+    {
+        let cluster = self.cluster.clone().filter(|_| tiers);
+        self.routes.add_service(Checked { service, cluster });
     }
 
     /// Other bounds for the lanes of services added after this.
@@ -91,10 +114,8 @@ impl RpcServer {
         let peers = PeerLinkServer::new(lanes)
             .max_decoding_message_size(MAX_MESSAGE)
             .max_encoding_message_size(MAX_MESSAGE);
-        self.routes
-            .add_service(InterceptedService::new(edges, RequireRole(&[Role::Edge])));
-        self.routes
-            .add_service(InterceptedService::new(peers, RequireRole(&[Role::Router])));
+        self.add(true, edges);
+        self.add(true, peers);
         self
     }
 
@@ -103,47 +124,33 @@ impl RpcServer {
         let service = StorageServer::new(crate::storage_server::StoresService::new(stores))
             .max_decoding_message_size(MAX_MESSAGE)
             .max_encoding_message_size(MAX_MESSAGE);
-        self.routes.add_service(InterceptedService::new(
-            service,
-            RequireRole(&[Role::Router]),
-        ));
+        self.add(true, service);
         self
     }
 
     /// Serves the administrator's commands (to admin certificates, or on the unix socket).
     pub fn admin(self, handler: Arc<dyn AdminHandler>) -> RpcServer {
-        self.admin_for(handler, RequireRole(&[Role::Admin]), &[])
+        self.admin_among_routers(handler, &[])
     }
 
     /// The same on a router, which other routers ask `theirs` of, on an administrator's behalf;
     /// nothing else.
     pub fn admin_among_routers(
-        self,
-        handler: Arc<dyn AdminHandler>,
-        theirs: &'static [&'static str],
-    ) -> RpcServer {
-        let who = RequireRole(&[Role::Admin, Role::Router]);
-        self.admin_for(handler, who, theirs)
-    }
-
-    fn admin_for(
         mut self,
         handler: Arc<dyn AdminHandler>,
-        who: RequireRole,
         theirs: &'static [&'static str],
     ) -> RpcServer {
         let service = AdminServer::new(crate::admin::AdminService::new(handler, theirs))
             .max_decoding_message_size(MAX_MESSAGE)
             .max_encoding_message_size(MAX_MESSAGE);
-        self.routes
-            .add_service(InterceptedService::new(service, who));
+        self.add(false, service);
         self
     }
 
     /// Serves `grpc.health.v1.Health`, which says what `ready` says.
     pub fn health(mut self, ready: watch::Receiver<bool>) -> RpcServer {
         let (reporter, service) = tonic_health::server::health_reporter();
-        self.routes.add_service(service);
+        self.add(false, service);
         self.ready = Some((ready, reporter));
         self
     }

@@ -46,9 +46,10 @@ pub fn to_store(status: &Status) -> StoreError {
     }
     match status.code() {
         // The peer is there and will say the same again.
-        Code::Unimplemented | Code::PermissionDenied | Code::Unauthenticated => {
-            StoreError::Internal(describe(status))
-        }
+        Code::Unimplemented
+        | Code::PermissionDenied
+        | Code::Unauthenticated
+        | Code::FailedPrecondition => StoreError::Internal(describe(status)),
         Code::OutOfRange | Code::InvalidArgument => StoreError::Invalid(describe(status)),
         _ => StoreError::Away(describe(status)),
     }

@@ -19,7 +19,6 @@ use tonic::transport::Channel;
 use tonic::{Request, Response, Status};
 
 use crate::channel::{Dialer, Peer};
-use crate::lane_client::request;
 use crate::storage_server::for_each_store;
 use crate::target::Target;
 use crate::{MAX_MESSAGE, status};
@@ -207,9 +206,11 @@ impl GrpcStores {
                 let client = StorageClient::new(replica.channel(class).clone())
                     .max_decoding_message_size(MAX_MESSAGE)
                     .max_encoding_message_size(MAX_MESSAGE);
-                let attempt = call(client, request(message.clone(), share));
+                let attempt = call(client, self.dialer.request(message.clone(), share));
                 let asked = Asked::new(self, replica);
-                let answer = tokio::time::timeout(share, attempt).await;
+                let answer = tokio::time::timeout(share, attempt).await.map(|answer| {
+                    answer.and_then(|reply| self.dialer.check(&reply).map(|()| reply))
+                });
                 asked.answered();
                 let status = match answer {
                     Ok(Ok(reply)) => {

@@ -7,7 +7,7 @@ use sestina_proto::storage_server::Storage;
 use tonic::{Request, Response, Status};
 use tracing::Instrument;
 
-use crate::status;
+use crate::{access, status};
 
 /// Implements the service `Storage` over any implementation of the stores.
 pub struct StoresService {
@@ -41,6 +41,7 @@ macro_rules! for_each_store {
             lease_renew(LeaseRenewRequest) -> LeaseRenewReply, Lease;
             lease_end(LeaseEndRequest) -> Empty, Lease;
             lease_list(Empty) -> LeaseListReply, Lease;
+            lease_prove(LeaseProveRequest) -> LeaseProveReply, Lease;
             slot_table(SlotTableRequest) -> SlotTableReply, Read;
             slot_claim(SlotClaimRequest) -> SlotClaimReply, Once;
             cluster_secret(Empty) -> ClusterSecretReply, Write;
@@ -54,6 +55,28 @@ macro_rules! for_each_store {
 }
 pub(crate) use for_each_store;
 
+/// What a caller says of itself in a request is checked before the store sees it.
+macro_rules! check_caller {
+    (lease_renew, $request:expr) => {
+        access::lease_of(
+            $request.extensions().get(),
+            $request.get_ref().node.as_ref(),
+        )
+    };
+    (lease_end, $request:expr) => {
+        access::lease_of(
+            $request.extensions().get(),
+            $request.get_ref().node.as_ref(),
+        )
+    };
+    (slot_claim, $request:expr) => {
+        access::claim_of($request.extensions().get(), $request.get_ref())
+    };
+    ($other:ident, $request:expr) => {
+        Ok::<(), Status>(())
+    };
+}
+
 macro_rules! service {
     ($($name:ident($request:ident) -> $reply:ident, $class:ident;)*) => {
         #[tonic::async_trait]
@@ -62,6 +85,7 @@ macro_rules! service {
                 &self,
                 request: Request<sestina_proto::$request>,
             ) -> Result<Response<sestina_proto::$reply>, Status> {
+                check_caller!($name, request)?;
                 let span = crate::trace::server_span(request.metadata(), stringify!($name));
                 let call = self.stores.$name(request.into_inner()).instrument(span);
                 call.await.map(Response::new).map_err(status::from_store)

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::client::{Resumption, verify_server_cert_signed_by_trust_anchor, verify_server_name};
+use rustls::client::{Resumption, verify_server_cert_signed_by_trust_anchor};
 use rustls::crypto::{
     CryptoProvider, WebPkiSupportedAlgorithms, aws_lc_rs, verify_tls12_signature,
     verify_tls13_signature,
@@ -182,11 +182,12 @@ fn tls(error: rustls::Error) -> RpcError {
 ///
 /// Every certificate of a cluster is issued by its private CA with a role in it. A configured
 /// address (perhaps a name with many addresses behind it) is checked for the role; a node that the
-/// slot map names is checked for its own name too, or for the host of its address.
+/// slot map names is checked for its own name too.
 #[derive(Clone, Debug)]
 pub(crate) struct Expect {
     pub(crate) roles: Vec<Role>,
-    pub(crate) names: Vec<ServerName<'static>>,
+    /// Role and name are those of this one.
+    pub(crate) node: Option<sestina_proto::Node>,
 }
 
 #[derive(Debug)]
@@ -201,6 +202,19 @@ struct NodeVerifier {
 struct WrongRole {
     found: Vec<Role>,
     wanted: Vec<Role>,
+}
+
+#[derive(thiserror::Error)]
+#[error("the peer's certificate has the DNS names {found:?}, and {wanted:?} is expected")]
+struct WrongName {
+    found: Vec<String>,
+    wanted: String,
+}
+
+impl std::fmt::Debug for WrongName {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        std::fmt::Display::fmt(self, f)
+    }
 }
 
 /// The TLS library shows errors of others by their `Debug` form, which people then read in a log.
@@ -227,21 +241,19 @@ impl ServerCertVerifier for NodeVerifier {
             now,
             self.algorithms.all,
         )?;
-        let mut name_error = None;
-        for name in &self.expect.names {
-            match verify_server_name(&cert, name) {
-                Ok(()) => {
-                    name_error = None;
-                    break;
-                }
-                Err(error) => name_error = Some(error),
-            }
-        }
-        if let Some(error) = name_error {
-            return Err(error);
-        }
         let info = sestina_certs::describe_der(end_entity)
             .map_err(|_| rustls::Error::InvalidCertificate(CertificateError::BadEncoding))?;
+        if let Some(node) = &self.expect.node
+            && !crate::access::names(&info, node)
+        {
+            let wrong = WrongName {
+                found: info.dns_names,
+                wanted: node.name.clone(),
+            };
+            return Err(rustls::Error::InvalidCertificate(CertificateError::Other(
+                OtherError(Arc::new(wrong)),
+            )));
+        }
         if !self
             .expect
             .roles

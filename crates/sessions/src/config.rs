@@ -36,6 +36,8 @@ pub struct RedisConfig {
     pub password: Option<String>,
     /// Database on a master behind sentinels.
     pub database: i64,
+    /// What all keys begin with: clusters that share a Redis have different ones.
+    pub prefix: String,
     /// How long one call of the shadow store may take.
     pub shadow_timeout: Duration,
     /// How long one call about leases may take.
@@ -77,6 +79,7 @@ impl std::fmt::Debug for RedisConfig {
             .field("urls", &self.urls.len())
             .field("tls", &self.tls.is_some())
             .field("database", &self.database)
+            .field("prefix", &self.prefix)
             .field("shadow_timeout", &self.shadow_timeout)
             .field("lease_timeout", &self.lease_timeout)
             .field("connect_timeout", &self.connect_timeout)
@@ -135,6 +138,7 @@ impl RedisConfig {
             username: None,
             password: None,
             database: 0,
+            prefix: String::new(),
             shadow_timeout: Duration::from_millis(800),
             lease_timeout: Duration::from_millis(500),
             connect_timeout: Duration::from_secs(1),

@@ -72,9 +72,8 @@ pub(crate) struct Link {
     state: Arc<watch::Sender<State>>,
     /// Failures in a row on a cluster's connection.
     failures: AtomicU32,
-    /// When anything was last answered, in milliseconds since the start.
-    answered_ms: AtomicU64,
-    started: Instant,
+    /// What all keys begin with.
+    prefix: String,
     task: AbortHandle,
 }
 
@@ -115,13 +114,17 @@ impl Link {
         Ok(Link {
             state,
             failures: AtomicU32::new(0),
-            answered_ms: AtomicU64::new(0),
-            started: Instant::now(),
+            prefix: config.prefix.clone(),
             task,
         })
     }
 
-    /// Runs a script; the error says why Redis is away.
+    /// A key as this cluster has it: others may share the server.
+    pub(crate) fn key(&self, key: &str) -> String {
+        format!("{}{key}", self.prefix)
+    }
+
+    /// Runs a script; the error says why Redis is away. The cluster's prefix is put before the keys.
     pub(crate) async fn script(
         &self,
         limit: Duration,
@@ -129,11 +132,12 @@ impl Link {
         keys: &[String],
         arguments: &[Vec<u8>],
     ) -> Result<Value, String> {
-        let command = lua.command(true, keys, arguments);
+        let keys: Vec<String> = keys.iter().map(|key| self.key(key)).collect();
+        let command = lua.command(true, &keys, arguments);
         match self.run(limit, &command).await {
             Err(Failure::Unknown) => {
                 // EVAL also makes the server remember it.
-                let command = lua.command(false, keys, arguments);
+                let command = lua.command(false, &keys, arguments);
                 self.run(limit, &command).await.map_err(Failure::text)
             }
             other => other.map_err(Failure::text),

@@ -1,7 +1,10 @@
 //! Redis as a lease authority, on a connection of its own.
 //!
+//! All keys begin with the cluster's prefix.
+//!
 //! `{lease}:h:<name>` holds the incarnation that has the lease and lives as long as it;
 //! `{lease}:m:<name>:<incarnation>` is the mark that keeps an ended lease from being renewed;
+//! `{lease}:p:<name>:<incarnation>` is the hash of the incarnation's secret;
 //! `{lease}:n` maps names to their nodes, for the list.
 
 use std::time::Duration;
@@ -9,15 +12,18 @@ use std::time::Duration;
 use async_trait::async_trait;
 use prost::Message;
 use redis::{FromRedisValue, Value};
+use sestina_api::identity::{Holder, Proved};
 use sestina_api::lease::{AuthorityAway, LeaseAuthority, Renewal};
 use sestina_proto as proto;
+use sestina_runtime::guard;
 
 use crate::config::{RedisConfig, RedisConfigError};
 use crate::connection::{Link, Lua};
 use crate::scripts;
 
 const NODES: &str = "{lease}:n";
-/// How long a mark is kept: incarnations are never used again, so this only bounds the memory.
+/// How long a mark and a proof are kept: incarnations are never used again, so this only bounds the
+/// memory.
 const MARK_KEPT: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// Leases in Redis: one server, Sentinel or Redis Cluster.
@@ -66,44 +72,69 @@ fn mark_key(node: &proto::Node) -> String {
     format!("{{lease}}:m:{}:{}", node.name, node.incarnation)
 }
 
+fn proof_key(node: &proto::Node) -> String {
+    format!("{{lease}}:p:{}:{}", node.name, node.incarnation)
+}
+
+/// Keys of what changes a lease.
+fn keys(node: &proto::Node) -> [String; 4] {
+    let mark = mark_key(node);
+    [
+        holder_key(&node.name),
+        mark,
+        NODES.to_owned(),
+        proof_key(node),
+    ]
+}
+
+/// The hash that is kept of the secret. One that is none proves nothing, so it is never the same.
+fn proof_of(holder: &Holder) -> Result<Vec<u8>, AuthorityAway> {
+    let proof = holder.secret.proof().map(Vec::from);
+    proof.ok_or_else(|| AuthorityAway("the incarnation's secret is missing".to_owned()))
+}
+
 fn decimal(number: impl ToString) -> Vec<u8> {
     number.to_string().into_bytes()
 }
 
 #[async_trait]
 impl LeaseAuthority for RedisLeases {
-    async fn renew(&self, node: &proto::Node, ttl: Duration) -> Result<Renewal, AuthorityAway> {
-        let keys = [holder_key(&node.name), mark_key(node), NODES.to_owned()];
-        let arguments = [
-            decimal(node.incarnation),
-            decimal(ttl.as_millis().max(1)),
-            node.name.clone().into_bytes(),
-            node.encode_to_vec(),
-        ];
-        let renewed: bool = self.script(&self.renew, &keys, &arguments).await?;
-        Ok(if renewed {
-            Renewal::Renewed
-        } else {
-            Renewal::Lost
-        })
+    async fn renew(&self, holder: &Holder, ttl: Duration) -> Result<Renewal, AuthorityAway> {
+        let node = &holder.node;
+        let mut arguments = arguments(holder)?.to_vec();
+        arguments.extend([decimal(ttl.as_millis().max(1)), node.encode_to_vec()]);
+        match self.script(&self.renew, &keys(node), &arguments).await? {
+            1_i64 => Ok(Renewal::Renewed),
+            scripts::WRONG_SECRET => Ok(Renewal::WrongSecret),
+            _ => Ok(Renewal::Lost),
+        }
     }
 
-    async fn release(&self, node: &proto::Node) -> Result<(), AuthorityAway> {
-        let keys = [holder_key(&node.name), mark_key(node), NODES.to_owned()];
-        let name = node.name.clone().into_bytes();
-        let arguments = [
-            decimal(node.incarnation),
-            decimal(MARK_KEPT.as_millis()),
-            name,
-        ];
-        self.script::<i64>(&self.release, &keys, &arguments)
-            .await
-            .map(drop)
+    async fn release(&self, holder: &Holder) -> Result<(), AuthorityAway> {
+        let (keys, arguments) = (keys(&holder.node), arguments(holder)?);
+        match self.script(&self.release, &keys, &arguments).await? {
+            scripts::WRONG_SECRET => Err(AuthorityAway(
+                "the secret is not that of this incarnation".to_owned(),
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    async fn prove(&self, holder: &Holder) -> Result<Proved, AuthorityAway> {
+        let mut command = redis::cmd("GET");
+        command.arg(self.link.key(&proof_key(&holder.node)));
+        let kept: Option<Vec<u8>> = parse(self.link.command(self.limit, &command).await)?;
+        let proof = proof_of(holder)?;
+        Ok(match kept {
+            None => Proved::Unknown,
+            Some(kept) if kept == proof => Proved::Yes,
+            Some(_) => Proved::No,
+        })
     }
 
     async fn fresh(&self) -> Result<Vec<(proto::Node, Duration)>, AuthorityAway> {
         let mut list = redis::cmd("HGETALL");
-        list.arg(NODES);
+        list.arg(self.link.key(NODES));
         let words: Vec<Vec<u8>> = flat(self.link.command(self.limit, &list).await)?;
         let mut keys = vec![NODES.to_owned()];
         let (mut names, mut nodes) = (Vec::new(), Vec::new());
@@ -141,9 +172,26 @@ impl LeaseAuthority for RedisLeases {
 
     async fn unmark(&self, node: &proto::Node) -> Result<(), AuthorityAway> {
         let mut command = redis::cmd("DEL");
-        command.arg(mark_key(node));
+        command.arg(self.link.key(&mark_key(node)));
         parse::<i64>(self.link.command(self.limit, &command).await).map(drop)
     }
+}
+
+/// What each change of a lease begins with: incarnation, name, proof, whether it is checked, and how
+/// long marks and proofs are kept.
+fn arguments(holder: &Holder) -> Result<[Vec<u8>; 5], AuthorityAway> {
+    let check = if guard!("incarnation-secret") {
+        "1"
+    } else {
+        "0"
+    };
+    Ok([
+        decimal(holder.node.incarnation),
+        holder.node.name.clone().into_bytes(),
+        proof_of(holder)?,
+        check.into(),
+        decimal(MARK_KEPT.as_millis()),
+    ])
 }
 
 /// A hash as names and values in turn, whichever protocol version told it.

@@ -8,6 +8,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use parking_lot::Mutex;
+use sestina_api::identity::{Holder, Proved};
 use sestina_api::lease::{AuthorityAway, LeaseAuthority, Renewal};
 use sestina_api::shadow::{
     Found, Listing, LoadPart, Shadow, ShadowError, ShadowObject, ShadowOp, StagedPart, Stamp,
@@ -284,6 +285,8 @@ struct Leases {
     /// By name.
     held: HashMap<String, (proto::Node, BootInstant)>,
     marked: std::collections::HashSet<(String, u64)>,
+    /// Hashes of the secrets of incarnations.
+    proofs: HashMap<(String, u64), [u8; 32]>,
 }
 
 impl MemoryLeases {
@@ -309,17 +312,32 @@ impl Leases {
     }
 }
 
+impl Leases {
+    /// Whether the secret is that of the incarnation; its first request leaves the hash.
+    fn takes(&mut self, holder: &Holder) -> bool {
+        let Some(proof) = holder.secret.proof() else {
+            return false;
+        };
+        let kept = self.proofs.entry(id(&holder.node)).or_insert(proof);
+        *kept == proof || !guard!("incarnation-secret")
+    }
+}
+
 fn id(node: &proto::Node) -> (String, u64) {
     (node.name.clone(), node.incarnation)
 }
 
 #[async_trait]
 impl LeaseAuthority for MemoryLeases {
-    async fn renew(&self, node: &proto::Node, ttl: Duration) -> Result<Renewal, AuthorityAway> {
+    async fn renew(&self, holder: &Holder, ttl: Duration) -> Result<Renewal, AuthorityAway> {
+        let node = &holder.node;
         let now = self.clock.now();
         let mut state = self.state.lock();
-        let holder = state.holder(&node.name, now);
-        if state.marked.contains(&id(node)) || holder.is_some_and(|held| held != node.incarnation) {
+        if !state.takes(holder) {
+            return Ok(Renewal::WrongSecret);
+        }
+        let held = state.holder(&node.name, now);
+        if state.marked.contains(&id(node)) || held.is_some_and(|held| held != node.incarnation) {
             return Ok(Renewal::Lost);
         }
         let until = now.checked_add(ttl).unwrap_or(now);
@@ -327,8 +345,13 @@ impl LeaseAuthority for MemoryLeases {
         Ok(Renewal::Renewed)
     }
 
-    async fn release(&self, node: &proto::Node) -> Result<(), AuthorityAway> {
+    async fn release(&self, holder: &Holder) -> Result<(), AuthorityAway> {
+        let node = &holder.node;
         let mut state = self.state.lock();
+        if !state.takes(holder) {
+            let why = "the secret is not that of this incarnation";
+            return Err(AuthorityAway(why.to_owned()));
+        }
         state.marked.insert(id(node));
         if state
             .held
@@ -338,6 +361,15 @@ impl LeaseAuthority for MemoryLeases {
             state.held.remove(&node.name);
         }
         Ok(())
+    }
+
+    async fn prove(&self, holder: &Holder) -> Result<Proved, AuthorityAway> {
+        let state = self.state.lock();
+        Ok(match state.proofs.get(&id(&holder.node)) {
+            None => Proved::Unknown,
+            Some(kept) if Some(*kept) == holder.secret.proof() => Proved::Yes,
+            Some(_) => Proved::No,
+        })
     }
 
     async fn fresh(&self) -> Result<Vec<(proto::Node, Duration)>, AuthorityAway> {

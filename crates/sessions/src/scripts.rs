@@ -203,27 +203,47 @@ return all
 "#
 );
 
-/// KEYS: holder, mark, nodes. ARGV: incarnation, milliseconds, name, node. Returns 1, or 0 if the
-/// lease is marked or held by another incarnation.
-pub(crate) const RENEW: &str = r#"
+/// What [`RENEW`] and [`RELEASE`] return, having done nothing, if the incarnation has left the hash of
+/// another secret.
+pub(crate) const WRONG_SECRET: i64 = -1;
+
+/// Both keep the hash of the secret, under KEYS[4], as long as incarnations are remembered.
+macro_rules! with_proof {
+    ($body:literal) => {
+        concat!(
+            "local kept = redis.call('GET', KEYS[4])\n",
+            "if kept and kept ~= ARGV[3] and ARGV[4] == '1' then return -1 end\n",
+            "redis.call('SET', KEYS[4], ARGV[3], 'PX', ARGV[5])\n",
+            $body
+        )
+    };
+}
+
+/// KEYS: holder, mark, nodes, proof. ARGV: incarnation, name, proof, whether to check it, how long to
+/// keep it, milliseconds, node. Returns 1, or 0 if the lease is marked or held by another incarnation.
+pub(crate) const RENEW: &str = with_proof!(
+    r#"
 if redis.call('EXISTS', KEYS[2]) == 1 then return 0 end
 local holder = redis.call('GET', KEYS[1])
 if holder and holder ~= ARGV[1] then return 0 end
-redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
-redis.call('HSET', KEYS[3], ARGV[3], ARGV[4])
+redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[6])
+redis.call('HSET', KEYS[3], ARGV[2], ARGV[7])
 return 1
-"#;
+"#
+);
 
-/// KEYS: holder, mark, nodes. ARGV: incarnation, milliseconds, name. Ends the lease, and keeps a
-/// renewal that is under way from taking it back.
-pub(crate) const RELEASE: &str = r#"
-redis.call('SET', KEYS[2], '1', 'PX', ARGV[2])
+/// KEYS: holder, mark, nodes, proof. ARGV: incarnation, name, proof, whether to check it, how long to
+/// keep it and the mark. Ends the lease, and keeps a renewal that is under way from taking it back.
+pub(crate) const RELEASE: &str = with_proof!(
+    r#"
+redis.call('SET', KEYS[2], '1', 'PX', ARGV[5])
 if redis.call('GET', KEYS[1]) == ARGV[1] then
   redis.call('DEL', KEYS[1])
-  redis.call('HDEL', KEYS[3], ARGV[3])
+  redis.call('HDEL', KEYS[3], ARGV[2])
 end
 return 1
-"#;
+"#
+);
 
 /// KEYS: holder, mark. ARGV: incarnation, milliseconds. Returns 1 if it was marked, 0 if the lease
 /// is fresh.

@@ -150,9 +150,7 @@ fn stderr_layer(
 ) -> Result<Box<dyn Layer<Registry> + Send + Sync>, TelemetryError> {
     let (filter, handle) = reload::Layer::new(filter(&config.log)?);
     filters.push(handle);
-    let layer = fmt::layer()
-        .with_writer(log)
-        .fmt_fields(format::fields());
+    let layer = fmt::layer().with_writer(log).fmt_fields(format::fields());
     Ok(match config.log_format {
         LogFormat::Text => {
             let colours = std::io::stderr().is_terminal();

@@ -198,15 +198,15 @@ impl Edge {
             tracing::warn!(%error, "listeners did not end in time");
         }
         let ports = self.shared.directory.ports();
-        let held = self.shared.lease.holds().then(|| self.shared.node());
+        let held = self.shared.lease.holds().then(|| self.shared.holder());
         self.shared.tasks.shutdown();
         self.shared.cut_everything();
         if let Err(error) = self.shared.tasks.join(SHUTDOWN).await {
             tracing::warn!(%error, "edge tasks did not end in time");
             return;
         }
-        if let Some(node) = held
-            && !lease::end(&ports, &node).await
+        if let Some(holder) = held
+            && !lease::end(&ports, &holder).await
         {
             tracing::info!("no router took note of the end of this edge; its lease will run out");
         }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use parking_lot::Mutex;
+use sestina_api::identity::{Holder, Secret};
 use sestina_api::link::RouterConnector;
 use sestina_cluster::slots::SLOTS;
 use sestina_proto as proto;
@@ -26,6 +27,11 @@ use crate::transport::WireWriter;
 
 /// Bytes of one part of an answer about members of rooms.
 const MEMBERS_PART: usize = 256 << 10;
+
+fn new_incarnation() -> (u64, Secret) {
+    // 0 stands for nobody.
+    (rand::random::<u64>().max(1), Secret::random())
+}
 
 /// The state of an edge.
 pub(crate) struct Shared {
@@ -53,7 +59,7 @@ pub(crate) struct Shared {
     pub(crate) tickets: Arc<TicketKeys>,
     /// The key of XEP-0198 ids, from the routers.
     pub(crate) sm_key: ArcSwapOption<Vec<u8>>,
-    incarnation: AtomicU64,
+    incarnation: Mutex<(u64, Secret)>,
     handles: AtomicU64,
     draining: AtomicBool,
 }
@@ -90,7 +96,7 @@ impl Shared {
             failed_logins: FailedLogins::default(),
             tickets,
             sm_key: ArcSwapOption::empty(),
-            incarnation: AtomicU64::new(rand::random()),
+            incarnation: Mutex::new(new_incarnation()),
             handles: AtomicU64::new(1),
             draining: AtomicBool::new(false),
             config,
@@ -101,7 +107,7 @@ impl Shared {
     pub(crate) fn node(&self) -> proto::Node {
         proto::Node {
             name: self.config.node.clone(),
-            incarnation: self.incarnation.load(Ordering::Acquire),
+            incarnation: self.incarnation.lock().0,
             role: proto::NodeRole::Edge.into(),
             address: self.config.address.clone(),
             draining: self.is_draining(),
@@ -109,9 +115,21 @@ impl Shared {
         }
     }
 
+    /// The same, with what proves it.
+    pub(crate) fn holder(&self) -> Holder {
+        let (incarnation, secret) = self.incarnation.lock().clone();
+        Holder {
+            node: proto::Node {
+                incarnation,
+                ..self.node()
+            },
+            secret,
+        }
+    }
+
     /// The lease was lost: whoever comes now is somebody else.
     pub(crate) fn renew_incarnation(&self) {
-        self.incarnation.store(rand::random(), Ordering::Release);
+        *self.incarnation.lock() = new_incarnation();
     }
 
     /// A number that this process has not used.

@@ -3,11 +3,18 @@
 use std::fmt;
 use std::time::Duration;
 
+/// The name of a cluster that is given none.
+const DEFAULT_CLUSTER: &str = "sestina";
+
 /// Where the database is, and how hard to lean on it.
 #[derive(Clone)]
 pub struct StorageConfig {
     /// `postgres://user:password@host/database`, `sqlite:/path/file.db` or `sqlite::memory:`.
     pub url: String,
+    /// Name of the cluster; a database of another one is refused.
+    pub cluster: String,
+    /// Opens a database of whatever cluster: only to rename it.
+    pub any_cluster: bool,
     /// Connections for accounts, offline messages and outcomes (PostgreSQL); readers (SQLite).
     pub pool_size: u32,
     /// Connections for archives and maintenance (PostgreSQL): of their own, so that archive
@@ -28,6 +35,8 @@ impl StorageConfig {
     pub fn new(url: impl Into<String>) -> StorageConfig {
         StorageConfig {
             url: url.into(),
+            cluster: DEFAULT_CLUSTER.to_owned(),
+            any_cluster: false,
             pool_size: 8,
             archive_pool_size: 8,
             control_pool_size: 3,
@@ -47,6 +56,7 @@ impl fmt::Debug for StorageConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("StorageConfig")
             .field("url", &redacted(&self.url))
+            .field("cluster", &self.cluster)
             .field("pool_size", &self.pool_size)
             .field("archive_pool_size", &self.archive_pool_size)
             .field("control_pool_size", &self.control_pool_size)

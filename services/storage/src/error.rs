@@ -15,7 +15,27 @@ pub enum OpenError {
         /// What is wrong with it.
         reason: String,
     },
-    /// The database cannot be reached or does not let us in.
+    /// The database is of another cluster.
+    #[error(
+        "the database {url:?} is of cluster {theirs:?}, and this process of cluster {ours:?}; set cluster.name to {theirs:?}, or name another database, or, if this database was moved or restored to become another cluster's, stop all its processes and call `sestina cluster rename {ours}`"
+    )]
+    Cluster {
+        /// The URL, without its password.
+        url: String,
+        /// As configured here.
+        ours: String,
+        /// As written in the database.
+        theirs: String,
+    },
+    /// The database cannot be reached now: it is worth trying again.
+    #[error("cannot reach the database {url:?}: {reason}; check that it runs")]
+    Away {
+        /// The URL, without its password.
+        url: String,
+        /// What the database or the network said.
+        reason: String,
+    },
+    /// The database does not let us in.
     #[error(
         "cannot connect to the database {url:?}: {reason}; check that it runs and that user and password are right"
     )]

@@ -27,3 +27,4 @@ pub use config::StorageConfig;
 pub use error::OpenError;
 pub use metered::Metered;
 pub use storage::Storage;
+pub use stores::identity::ClusterIdentity;

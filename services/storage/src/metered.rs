@@ -82,6 +82,7 @@ metered! {
     lease_renew(LeaseRenewRequest) -> LeaseRenewReply;
     lease_end(LeaseEndRequest) -> Empty;
     lease_list(Empty) -> LeaseListReply;
+    lease_prove(LeaseProveRequest) -> LeaseProveReply;
     slot_table(SlotTableRequest) -> SlotTableReply;
     slot_claim(SlotClaimRequest) -> SlotClaimReply;
     cluster_secret(Empty) -> ClusterSecretReply;

@@ -3,16 +3,17 @@
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use sqlx::migrate::Migrator;
+use sqlx::migrate::{MigrateError, Migrator};
 use sqlx::{ConnectOptions, Connection};
 use tokio::sync::watch;
 
 use crate::batch::Batcher;
 use crate::config::{StorageConfig, redacted};
-use crate::error::{Fault, OpenError};
+use crate::error::{Fault, OpenError, is_away};
 use crate::pool::{Lane, Pg};
 use crate::storage::{Backend, Inner, Storage};
-use crate::stores::archive;
+use crate::stores::identity::ClusterIdentity;
+use crate::stores::{archive, identity};
 use crate::writer::Lite;
 use crate::{pool, writer};
 
@@ -37,10 +38,12 @@ impl Storage {
     /// of processes may do so at once on PostgreSQL.
     pub async fn open(config: StorageConfig) -> Result<Arc<Storage>, OpenError> {
         let (stop, stopping) = watch::channel(false);
-        let (backend, shards) = if config.url.starts_with("sqlite:") {
-            (Backend::Sqlite(open_sqlite(&config).await?), 1)
+        let (backend, identity, shards) = if config.url.starts_with("sqlite:") {
+            let (lite, identity) = open_sqlite(&config).await?;
+            (Backend::Sqlite(lite), identity, 1)
         } else if config.url.starts_with("postgres:") || config.url.starts_with("postgresql:") {
-            (Backend::Postgres(open_postgres(&config).await?), SHARDS)
+            let (pg, identity) = open_postgres(&config).await?;
+            (Backend::Postgres(pg), identity, SHARDS)
         } else {
             let reason = "its scheme is not known".to_owned();
             return Err(OpenError::Url {
@@ -48,7 +51,7 @@ impl Storage {
                 reason,
             });
         };
-        let inner = Arc::new(Inner::new(backend));
+        let inner = Arc::new(Inner::new(backend, identity));
         let appends = (0..shards)
             .map(|_| {
                 let inner = Arc::clone(&inner);
@@ -63,20 +66,42 @@ impl Storage {
     }
 }
 
-async fn open_postgres(config: &StorageConfig) -> Result<Pg, OpenError> {
+/// Refuses a database of another cluster, unless it is opened to be renamed.
+fn checked(
+    config: &StorageConfig,
+    identity: ClusterIdentity,
+) -> Result<ClusterIdentity, OpenError> {
+    if identity.name == config.cluster || config.any_cluster {
+        return Ok(identity);
+    }
+    Err(OpenError::Cluster {
+        url: redacted(&config.url),
+        ours: config.cluster.clone(),
+        theirs: identity.name,
+    })
+}
+
+async fn open_postgres(config: &StorageConfig) -> Result<(Pg, ClusterIdentity), OpenError> {
     let url = || redacted(&config.url);
     let usable = |error: sqlx::Error| OpenError::Url {
         url: url(),
         reason: error.to_string(),
     };
-    let connected = |reason: String| OpenError::Connect { url: url(), reason };
+    let away = |reason: String| OpenError::Away { url: url(), reason };
+    let connected = |error: sqlx::Error| {
+        let (url, reason) = (url(), error.to_string());
+        match is_away(&error) {
+            true => OpenError::Away { url, reason },
+            false => OpenError::Connect { url, reason },
+        }
+    };
     // Without limits: a migration takes what it takes.
     let options = pool::options(config, false).map_err(usable)?;
     let pg = Pg::new(config).map_err(usable)?;
     let mut conn = tokio::time::timeout(config.deadline(), options.connect())
         .await
-        .map_err(|_| connected("no answer".to_owned()))?
-        .map_err(|error| connected(error.to_string()))?;
+        .map_err(|_| away("no answer".to_owned()))?
+        .map_err(connected)?;
     let migrator = tolerant(sqlx::migrate!("migrations/postgres"));
     // An advisory lock lets one replica migrate at a time.
     let migrated =
@@ -84,14 +109,21 @@ async fn open_postgres(config: &StorageConfig) -> Result<Pg, OpenError> {
     let failed = |reason: String| OpenError::Migrate { url: url(), reason };
     migrated
         .map_err(|_| failed("another process has been migrating for too long".to_owned()))?
-        .map_err(|error| failed(error.to_string()))?;
+        .map_err(|error| match error {
+            MigrateError::Execute(error) if is_away(&error) => connected(error),
+            error => failed(error.to_string()),
+        })?;
+    let identity = identity::pg::join(&mut conn, &config.cluster)
+        .await
+        .map_err(connected)?;
+    let identity = checked(config, identity)?;
     if let Err(error) = conn.close().await {
         tracing::debug!(%error, "closing the migration's connection failed");
     }
-    Ok(pg)
+    Ok((pg, identity))
 }
 
-async fn open_sqlite(config: &StorageConfig) -> Result<Lite, OpenError> {
+async fn open_sqlite(config: &StorageConfig) -> Result<(Lite, ClusterIdentity), OpenError> {
     let url = || redacted(&config.url);
     let options = writer::options(config).map_err(|error| OpenError::Url {
         url: url(),
@@ -112,10 +144,18 @@ async fn open_sqlite(config: &StorageConfig) -> Result<Lite, OpenError> {
         url: url(),
         reason: error.to_string(),
     })?;
-    Lite::start(config, options, conn).map_err(|error| OpenError::Connect {
+    let identity = identity::lite::join(&mut conn, &config.cluster)
+        .await
+        .map_err(|error| OpenError::Connect {
+            url: url(),
+            reason: error.to_string(),
+        })?;
+    let identity = checked(config, identity)?;
+    let lite = Lite::start(config, options, conn).map_err(|error| OpenError::Connect {
         url: url(),
         reason: format!("its file cannot be looked at: {error}"),
-    })
+    })?;
+    Ok((lite, identity))
 }
 
 /// Makes partitions ahead: at once, then now and then. Ends with the storage.

@@ -17,8 +17,9 @@ use crate::error::Fault;
 use crate::health::health;
 use crate::pool::{Lane, Pg};
 use crate::stores::archive::{self, Fenced, Months, Rows};
+use crate::stores::identity::{ClusterIdentity, NewName};
 use crate::stores::{
-    account, lease, maintain, offline, outcome, replica, secret, slots, ticket_keys,
+    account, identity, lease, maintain, offline, outcome, replica, secret, slots, ticket_keys,
 };
 use crate::writer::Lite;
 
@@ -39,13 +40,15 @@ pub(crate) enum Backend {
 #[derive(Debug)]
 pub(crate) struct Inner {
     pub(crate) backend: Backend,
+    pub(crate) identity: ClusterIdentity,
     pub(crate) months: Arc<Months>,
 }
 
 impl Inner {
-    pub(crate) fn new(backend: Backend) -> Inner {
+    pub(crate) fn new(backend: Backend, identity: ClusterIdentity) -> Inner {
         Inner {
             backend,
+            identity,
             months: Arc::default(),
         }
     }
@@ -210,6 +213,25 @@ macro_rules! operate {
     }};
 }
 
+impl Storage {
+    /// Which cluster the database is of.
+    pub fn identity(&self) -> &ClusterIdentity {
+        &self.inner.identity
+    }
+
+    /// Makes the database that of another cluster: `name`, with a new id. Refused while processes
+    /// of the cluster live.
+    pub async fn rename_cluster(&self, name: &str) -> Result<ClusterIdentity, StoreError> {
+        operate!(self, write Control, identity => rename, NewName(name.to_owned()))
+    }
+
+    /// Ends all leases: for a database with one user, whose earlier processes are all dead, so that
+    /// nothing waits for the ends of their leases.
+    pub async fn end_leases(&self) -> Result<(), StoreError> {
+        operate!(self, write Control, lease => end_all, ())
+    }
+}
+
 #[async_trait]
 impl Stores for Storage {
     async fn account_get(
@@ -321,6 +343,13 @@ impl Stores for Storage {
 
     async fn lease_list(&self, request: proto::Empty) -> Result<proto::LeaseListReply, StoreError> {
         operate!(self, read Control, lease => list, request)
+    }
+
+    async fn lease_prove(
+        &self,
+        request: proto::LeaseProveRequest,
+    ) -> Result<proto::LeaseProveReply, StoreError> {
+        operate!(self, read Control, lease => prove, request)
     }
 
     async fn slot_table(

@@ -59,6 +59,7 @@ conformance! {
     outcomes,
     renewals_against_claims,
     replicas,
+    secrets,
     slot_claims,
     two_claimers,
 }

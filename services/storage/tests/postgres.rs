@@ -119,6 +119,7 @@ async fn a_hung_or_killed_database_is_away_and_comes_back() {
                 let lease = proto::LeaseRenewRequest {
                     node: Some(node("x", 1)),
                     ttl_ms: 1,
+                    secret: support::secret(),
                 };
                 let lease = storage.lease_renew(lease).await;
                 assert!(matches!(lease, Err(StoreError::Away(_))), "{lease:?}");
@@ -208,6 +209,7 @@ async fn leases_do_not_wait_for_archives() {
     let request = proto::LeaseRenewRequest {
         node: Some(node("x", 1)),
         ttl_ms: 4000,
+        secret: support::secret(),
     };
     let start = Instant::now();
     storage.lease_renew(request).await.unwrap();

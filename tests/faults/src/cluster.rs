@@ -310,7 +310,9 @@ impl Cluster {
             .iter()
             .map(|port| format!("127.0.0.1:{port}").parse());
         let targets = targets.collect::<Result<Vec<_>, _>>()?;
-        Ok(GrpcStores::new(Dialer::new(Security::Plaintext), targets))
+        // As the processes are configured, which is not at all.
+        let dialer = Dialer::in_cluster(Security::Plaintext, sestina_rpc::Cluster::new("sestina"));
+        Ok(GrpcStores::new(dialer, targets))
     }
 
     /// Leaves the folder with configurations and logs behind, and says where it is.

@@ -62,12 +62,8 @@ async fn the_wrapped_connectors_carry_lanes_and_questions() {
         soon("the answer", batches.recv()).await,
         Some(progress(1, 1))
     );
-    let renew = proto::RenewLeaseRequest {
-        known_version: 1,
-        ..Default::default()
-    };
     assert_eq!(
-        port.renew_lease(renew)
+        port.renew_lease(renewal("edge-0", 1))
             .await
             .unwrap()
             .slot_map
@@ -88,7 +84,7 @@ async fn the_wrapped_connectors_carry_lanes_and_questions() {
     let peers = CodecPeerConnector(Arc::new(GrpcPeerConnector::new(dialer)));
     let (send, mut frames) = tokio::sync::mpsc::unbounded_channel();
     let receive = Arc::new(Receive(send));
-    let hello = proto::PeerHello::default();
+    let hello = peer_hello("router-1");
     let sink = peers.connect(&at).open_lane(hello, receive).await.unwrap();
     let marks = vec![proto::Mark {
         origin_hi: 1,

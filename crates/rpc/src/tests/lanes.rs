@@ -240,11 +240,7 @@ async fn questions_are_answered_and_refusals_told() {
     };
     assert!(seeds[0].credentials(ask(7)).await.unwrap().owner);
     assert!(!seeds[0].credentials(ask(8)).await.unwrap().owner);
-    let renew = proto::RenewLeaseRequest {
-        known_version: 4,
-        ..Default::default()
-    };
-    let reply = seeds[0].renew_lease(renew).await.unwrap();
+    let reply = seeds[0].renew_lease(renewal("edge-0", 4)).await.unwrap();
     assert_eq!(
         (reply.redis, reply.storage, reply.slot_map.unwrap().version),
         (true, false, 5)

@@ -1,6 +1,7 @@
 //! The whole way over real sockets, with real certificates.
 #![allow(clippy::unwrap_used)]
 
+mod access;
 mod admin;
 mod codec;
 mod cut;

@@ -56,7 +56,7 @@ async fn frames_between_routers_flow_both_ways_in_order() {
     let (send, mut frames) = mpsc::unbounded_channel();
     let receive = Arc::new(Receive(send, watch::Sender::new(0)));
     let sink = port
-        .open_lane(proto::PeerHello::default(), receive.clone())
+        .open_lane(peer_hello("router-0"), receive.clone())
         .await
         .unwrap();
     for n in 1..=5000 {
@@ -84,7 +84,7 @@ async fn an_edge_is_not_taken_for_a_router() {
     let port = peers.connect(&node("router-1", server.address().unwrap()));
     let receive = Arc::new(Receive(mpsc::unbounded_channel().0, watch::Sender::new(0)));
     let error = port
-        .open_lane(proto::PeerHello::default(), receive)
+        .open_lane(peer_hello("edge-0"), receive)
         .await
         .err()
         .unwrap();

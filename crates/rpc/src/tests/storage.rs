@@ -21,7 +21,7 @@ pub(super) struct Replica {
 }
 
 impl Replica {
-    fn calls(&self) -> usize {
+    pub(super) fn calls(&self) -> usize {
         self.calls.load(Ordering::SeqCst)
     }
 
@@ -55,8 +55,13 @@ macro_rules! replica {
 }
 for_each_store!(replica);
 
+/// The replica as stores.
+pub(super) fn stores_of(replica: &Arc<Replica>) -> Arc<dyn Stores> {
+    Arc::new(Shared(Arc::clone(replica)))
+}
+
 async fn serve(replica: &Arc<Replica>, security: Security) -> RunningServer {
-    let stores = Arc::new(Shared(Arc::clone(replica)));
+    let stores = stores_of(replica);
     RpcServer::new(security)
         .storage(stores)
         .listen(localhost())
@@ -92,9 +97,13 @@ async fn replicas_are_asked_in_turn_and_a_dead_one_is_passed_over() {
     }
     assert_eq!((a.calls(), b.calls()), (5, 5));
     drop(server_a);
+    let renewal = proto::LeaseRenewRequest {
+        node: Some(process("router-0", proto::NodeRole::Router)),
+        ..Default::default()
+    };
     for _ in 0..10 {
         stores.archive_append(Default::default()).await.unwrap();
-        stores.lease_renew(Default::default()).await.unwrap();
+        stores.lease_renew(renewal.clone()).await.unwrap();
     }
     assert_eq!((a.calls(), b.calls()), (5, 25));
 }

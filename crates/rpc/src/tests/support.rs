@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use parking_lot::Mutex;
+use sestina_api::identity::Holder;
 use sestina_api::link::{EdgeLane, EdgeSink, LaneClosed, LinkError, RouterAcceptor, RouterSink};
 use sestina_api::peer::PeerSink;
 use sestina_certs::{Role, TrialCa};
@@ -66,14 +67,42 @@ pub(super) fn node(name: &str, address: SocketAddr) -> proto::Node {
 }
 
 pub(super) fn hello(name: &str) -> proto::Hello {
-    let edge = proto::Node {
-        name: name.to_owned(),
-        ..Default::default()
-    };
     proto::Hello {
-        edge: Some(edge),
+        edge: Some(process(name, proto::NodeRole::Edge)),
         lanes: 1,
         protocol: 1,
+        secret: SECRET.into(),
+        ..Default::default()
+    }
+}
+
+/// As [`hello`], of a router.
+pub(super) fn peer_hello(name: &str) -> proto::PeerHello {
+    proto::PeerHello {
+        router: Some(process(name, proto::NodeRole::Router)),
+        secret: SECRET.into(),
+        ..Default::default()
+    }
+}
+
+/// A process of that tier.
+pub(super) fn process(name: &str, role: proto::NodeRole) -> proto::Node {
+    proto::Node {
+        name: name.to_owned(),
+        incarnation: 1,
+        role: role.into(),
+        ..Default::default()
+    }
+}
+
+/// The secret of all incarnations in these tests.
+pub(super) const SECRET: &[u8] = b"only these tests know this";
+
+pub(super) fn renewal(name: &str, known_version: u64) -> proto::RenewLeaseRequest {
+    proto::RenewLeaseRequest {
+        node: Some(process(name, proto::NodeRole::Edge)),
+        known_version,
+        secret: SECRET.into(),
         ..Default::default()
     }
 }
@@ -84,6 +113,8 @@ pub(super) struct Router {
     pub(super) received: watch::Sender<u64>,
     pub(super) closed: watch::Sender<usize>,
     pub(super) refuse: Mutex<Option<LinkError>>,
+    /// Calls and lanes that were let through.
+    pub(super) reached: AtomicUsize,
     keep: bool,
 }
 
@@ -99,6 +130,7 @@ impl Router {
             received: watch::Sender::new(0),
             closed: watch::Sender::new(0),
             refuse: Mutex::default(),
+            reached: AtomicUsize::new(0),
             keep,
         })
     }
@@ -143,11 +175,22 @@ impl RouterSink for Echo {
 
 #[async_trait]
 impl RouterAcceptor for Shared {
+    async fn admit(&self, holder: Holder) -> Result<(), LinkError> {
+        match holder.secret.to_wire() == SECRET {
+            true => Ok(()),
+            false => Err(LinkError::Refused {
+                peer: "router".to_owned(),
+                reason: "the secret is not that of this incarnation".to_owned(),
+            }),
+        }
+    }
+
     fn accept_edge(
         &self,
         hello: proto::Hello,
         lane: Arc<dyn EdgeLane>,
     ) -> Result<Arc<dyn RouterSink>, LinkError> {
+        self.0.reached.fetch_add(1, Ordering::SeqCst);
         if let Some(error) = self.0.refuse.lock().clone() {
             return Err(error);
         }
@@ -181,6 +224,7 @@ impl RouterAcceptor for Shared {
         _hello: proto::PeerHello,
         lane: Arc<dyn PeerSink>,
     ) -> Result<Arc<dyn PeerSink>, LinkError> {
+        self.0.reached.fetch_add(1, Ordering::SeqCst);
         Ok(Arc::new(PeerEcho {
             router: Arc::clone(&self.0),
             lane,
@@ -191,6 +235,7 @@ impl RouterAcceptor for Shared {
         &self,
         request: proto::CredentialsRequest,
     ) -> Result<proto::CredentialsReply, LinkError> {
+        self.0.reached.fetch_add(1, Ordering::SeqCst);
         if let Some(error) = self.0.refuse.lock().clone() {
             return Err(error);
         }
@@ -204,6 +249,7 @@ impl RouterAcceptor for Shared {
         &self,
         request: proto::RenewLeaseRequest,
     ) -> Result<proto::RenewLeaseReply, LinkError> {
+        self.0.reached.fetch_add(1, Ordering::SeqCst);
         let map = proto::SlotMap {
             version: request.known_version + 1,
             ..Default::default()

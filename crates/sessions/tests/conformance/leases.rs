@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use sestina_api::identity::{Holder, Proved, Secret};
 use sestina_api::lease::{LeaseAuthority, Renewal};
 use sestina_proto as proto;
 use tokio::time::sleep;
@@ -21,6 +22,15 @@ pub(crate) fn node(name: &str, incarnation: u64) -> proto::Node {
     }
 }
 
+/// A process with the secret that this incarnation always has.
+pub(crate) fn held(node: &proto::Node) -> Holder {
+    let secret = format!("{} {} and no other", node.name, node.incarnation);
+    Holder {
+        node: node.clone(),
+        secret: Secret::from_wire(secret.into()),
+    }
+}
+
 pub(crate) async fn fresh(leases: &dyn LeaseAuthority) -> Vec<proto::Node> {
     let mut nodes: Vec<_> = leases
         .fresh()
@@ -36,10 +46,19 @@ pub(crate) async fn fresh(leases: &dyn LeaseAuthority) -> Vec<proto::Node> {
 pub(crate) async fn lease_suite(leases: &dyn LeaseAuthority) {
     let (a, a2, b) = (node("a", 1), node("a", 2), node("b", u64::MAX));
     assert_eq!(fresh(leases).await, []);
-    assert_eq!(leases.renew(&a, TTL).await.unwrap(), Renewal::Renewed);
-    assert_eq!(leases.renew(&a, TTL).await.unwrap(), Renewal::Renewed);
-    assert_eq!(leases.renew(&a2, TTL).await.unwrap(), Renewal::Lost);
-    assert_eq!(leases.renew(&b, TTL).await.unwrap(), Renewal::Renewed);
+    assert_eq!(
+        leases.renew(&held(&a), TTL).await.unwrap(),
+        Renewal::Renewed
+    );
+    assert_eq!(
+        leases.renew(&held(&a), TTL).await.unwrap(),
+        Renewal::Renewed
+    );
+    assert_eq!(leases.renew(&held(&a2), TTL).await.unwrap(), Renewal::Lost);
+    assert_eq!(
+        leases.renew(&held(&b), TTL).await.unwrap(),
+        Renewal::Renewed
+    );
     assert_eq!(fresh(leases).await, [a.clone(), b.clone()]);
     for (_, remaining) in leases.fresh().await.unwrap() {
         assert!(
@@ -53,43 +72,89 @@ pub(crate) async fn lease_suite(leases: &dyn LeaseAuthority) {
         draining: true,
         ..b.clone()
     };
-    leases.renew(&draining, TTL).await.unwrap();
+    leases.renew(&held(&draining), TTL).await.unwrap();
     assert_eq!(fresh(leases).await, [a.clone(), draining.clone()]);
 
     // Fresh leases cannot be marked; ended ones can, and are never renewed then.
     assert!(!leases.mark_ended(&a).await.unwrap());
     assert_eq!(
-        leases.renew(&a, Duration::from_millis(1)).await.unwrap(),
+        leases
+            .renew(&held(&a), Duration::from_millis(1))
+            .await
+            .unwrap(),
         Renewal::Renewed
     );
     while fresh(leases).await.contains(&a) {
         sleep(Duration::from_millis(1)).await;
     }
     assert!(leases.mark_ended(&a).await.unwrap());
-    assert_eq!(leases.renew(&a, TTL).await.unwrap(), Renewal::Lost);
+    assert_eq!(leases.renew(&held(&a), TTL).await.unwrap(), Renewal::Lost);
     assert_eq!(fresh(leases).await, std::slice::from_ref(&draining));
     leases.unmark(&a).await.unwrap();
-    assert_eq!(leases.renew(&a, TTL).await.unwrap(), Renewal::Renewed);
+    assert_eq!(
+        leases.renew(&held(&a), TTL).await.unwrap(),
+        Renewal::Renewed
+    );
 
     // Given back: free for the next incarnation, and not for a late renewal.
-    leases.release(&a2).await.unwrap();
+    leases.release(&held(&a2)).await.unwrap();
     assert_eq!(
         fresh(leases).await.len(),
         2,
         "another incarnation's release ended the lease"
     );
-    leases.release(&a).await.unwrap();
-    assert_eq!(leases.renew(&a, TTL).await.unwrap(), Renewal::Lost);
+    leases.release(&held(&a)).await.unwrap();
+    assert_eq!(leases.renew(&held(&a), TTL).await.unwrap(), Renewal::Lost);
     let a3 = node("a", 3);
-    assert_eq!(leases.renew(&a3, TTL).await.unwrap(), Renewal::Renewed);
+    assert_eq!(
+        leases.renew(&held(&a3), TTL).await.unwrap(),
+        Renewal::Renewed
+    );
     assert!(
         leases.mark_ended(&a).await.unwrap(),
         "the former incarnation has ended"
     );
     assert_eq!(
-        leases.renew(&a3, TTL).await.unwrap(),
+        leases.renew(&held(&a3), TTL).await.unwrap(),
         Renewal::Renewed,
         "its mark hit another"
     );
     assert_eq!(fresh(leases).await, [a3, draining]);
+
+    secrets(leases).await;
+}
+
+/// The first request of an incarnation leaves the hash of its secret; without the secret nothing is
+/// done for it.
+async fn secrets(leases: &dyn LeaseAuthority) {
+    let c = held(&node("c", 5));
+    let thief = Holder::new(c.node.clone());
+    assert_eq!(leases.prove(&c).await.unwrap(), Proved::Unknown);
+    assert_eq!(leases.renew(&c, TTL).await.unwrap(), Renewal::Renewed);
+    assert_eq!(leases.prove(&c).await.unwrap(), Proved::Yes);
+    assert_eq!(leases.prove(&thief).await.unwrap(), Proved::No);
+    assert_eq!(
+        leases
+            .renew(&thief, Duration::from_millis(1))
+            .await
+            .unwrap(),
+        Renewal::WrongSecret
+    );
+    assert!(leases.release(&thief).await.is_err());
+    assert!(
+        fresh(leases).await.contains(&c.node),
+        "a thief ended a lease"
+    );
+    let silent = Holder {
+        secret: Secret::from_wire(Default::default()),
+        ..c.clone()
+    };
+    assert_ne!(leases.renew(&silent, TTL).await, Ok(Renewal::Renewed));
+    leases.release(&c).await.unwrap();
+    assert_eq!(leases.prove(&c).await.unwrap(), Proved::Yes);
+    assert_eq!(
+        leases.renew(&thief, TTL).await.unwrap(),
+        Renewal::WrongSecret,
+        "an incarnation that has ended is nobody's"
+    );
 }

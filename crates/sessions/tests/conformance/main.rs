@@ -23,8 +23,20 @@ use shadow::*;
 
 #[tokio::test]
 async fn memory() {
+    // The next test switches a guard off.
+    sestina_runtime::faults_from_env().unwrap();
     shadow_suite(&MemoryShadow::new()).await;
     lease_suite(&MemoryLeases::new(Arc::new(BootClock))).await;
+}
+
+#[test]
+fn the_guard_of_incarnation_secrets_is_missed() {
+    let mutated = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "memory"])
+        .env(sestina_runtime::mutation::ENV, "incarnation-secret")
+        .output()
+        .unwrap();
+    assert!(!mutated.status.success(), "nothing misses the guard");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -33,6 +45,44 @@ async fn single_redis() {
     let config = RedisConfig::single(redis.url());
     shadow_suite(&RedisShadow::connect(&config).unwrap()).await;
     lease_suite(&RedisLeases::connect(&config).unwrap()).await;
+}
+
+/// What two clusters keep in one Redis are two things.
+#[tokio::test(flavor = "multi_thread")]
+async fn two_clusters_on_one_redis_do_not_touch_each_other() {
+    let redis = Redis::start().unwrap();
+    let config = |prefix: &str| RedisConfig {
+        prefix: prefix.to_owned(),
+        ..RedisConfig::single(redis.url())
+    };
+    let (a, b) = (config("a1:"), config("b2:"));
+    let (ours, theirs) = (
+        RedisLeases::connect(&a).unwrap(),
+        RedisLeases::connect(&b).unwrap(),
+    );
+    let me = held(&node("router-0", 1));
+    assert_eq!(ours.renew(&me, TTL).await, Ok(Renewal::Renewed));
+    assert_eq!(fresh(&theirs).await, []);
+    assert!(
+        theirs.mark_ended(&me.node).await.unwrap(),
+        "it is none of theirs"
+    );
+    assert_eq!(ours.renew(&me, TTL).await, Ok(Renewal::Renewed));
+    let other = held(&node("router-0", 2));
+    assert_eq!(theirs.renew(&other, TTL).await, Ok(Renewal::Renewed));
+    assert_eq!(fresh(&ours).await, std::slice::from_ref(&me.node));
+    theirs.release(&other).await.unwrap();
+    assert_eq!(fresh(&ours).await, [me.node]);
+
+    let (ours, theirs) = (
+        RedisShadow::connect(&a).unwrap(),
+        RedisShadow::connect(&b).unwrap(),
+    );
+    eventually(&ours, 7, replace("x", 1, &[])).await;
+    assert_eq!(contents(&theirs, 7, 9).await, []);
+    assert_eq!(ours.epochs(&[7]).await, Ok(vec![1]));
+    assert_eq!(theirs.epochs(&[7]).await, Ok(vec![9]));
+    assert_eq!(contents(&ours, 7, 1).await, [object("x", 1, &[])]);
 }
 
 /// A hash slot moves: the redirection is followed, and the objects must be written anew.
@@ -158,7 +208,7 @@ async fn sentinel_failover() {
     let op = replace("a", &[]);
     put(&shadow, 700, at(1, 4), op).await.unwrap();
     let end = Instant::now() + Duration::from_secs(20);
-    while leases.renew(&node("z", 1), TTL).await != Ok(Renewal::Renewed) {
+    while leases.renew(&held(&node("z", 1)), TTL).await != Ok(Renewal::Renewed) {
         assert!(Instant::now() < end, "leases do not come back");
         sleep(Duration::from_millis(20)).await;
     }
@@ -184,9 +234,11 @@ async fn a_suspended_redis_is_away_in_time_and_comes_back() {
     let config = RedisConfig::single(redis.url());
     let shadow = RedisShadow::connect(&config).unwrap();
     let leases = RedisLeases::connect(&config).unwrap();
-    let op = replace("a", &[]);
-    put(&shadow, 1, at(1, 1), op).await.unwrap();
-    leases.renew(&node("a", 1), TTL).await.unwrap();
+    shadow
+        .apply(1, 1, vec![replace("a", 1, &[])])
+        .await
+        .unwrap();
+    leases.renew(&held(&node("a", 1)), TTL).await.unwrap();
     redis.suspend();
     for n in 2..8 {
         let began = Instant::now();
@@ -194,7 +246,7 @@ async fn a_suspended_redis_is_away_in_time_and_comes_back() {
         assert!(matches!(away, Err(ShadowError::Away(_))), "{away:?}");
         assert!(began.elapsed() < config.shadow_timeout + Duration::from_millis(400));
         let began = Instant::now();
-        assert!(leases.renew(&node("a", 1), TTL).await.is_err());
+        assert!(leases.renew(&held(&node("a", 1)), TTL).await.is_err());
         assert!(began.elapsed() < config.lease_timeout + Duration::from_millis(400));
     }
     // By now it is known to be away: nobody waits for the limit.

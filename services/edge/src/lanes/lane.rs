@@ -238,6 +238,15 @@ impl EdgeSink for Receiver {
                 }
                 _ => continue,
             };
+            let named = welcome.router.as_ref();
+            if !named.is_some_and(|named| self.set.is(named)) {
+                tracing::error!(
+                    router = %self.set.router.name,
+                    "another process than the router that was dialled answered"
+                );
+                self.lane.end(self.attempt);
+                return;
+            }
             if welcome.protocol != PROTOCOL {
                 tracing::error!(
                     router = %self.set.router.name,
@@ -343,8 +352,10 @@ async fn open(
         lane: Arc::clone(lane),
         shared: Arc::clone(shared),
     });
+    let me = shared.holder();
     let hello = proto::Hello {
-        edge: Some(shared.node()),
+        edge: Some(me.node),
+        secret: me.secret.to_wire(),
         lane: lane.index,
         lanes: set.lanes.len() as u32,
         protocol: PROTOCOL,

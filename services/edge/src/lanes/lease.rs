@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use sestina_api::identity::Holder;
 use sestina_api::link::{LinkError, RouterPort};
 use sestina_proto as proto;
 use sestina_runtime::clock::BootInstant;
@@ -29,7 +30,7 @@ pub(crate) struct Lease {
     /// Someone noticed that it ran out, and is cutting everything.
     lapsing: AtomicBool,
     /// An incarnation whose lease ran out, and that holds nothing any more.
-    over: Mutex<Option<proto::Node>>,
+    over: Mutex<Option<Holder>>,
 }
 
 impl Lease {
@@ -62,7 +63,7 @@ impl Shared {
             "the lease of this edge ran out; all sockets are cut so that clients resume elsewhere"
         );
         self.metrics.count(Count::LeaseLost, 1);
-        let over = self.node();
+        let over = self.holder();
         self.cut_everything();
         *self.lease.over.lock() = Some(over);
         *self.lease.until.lock() = None;
@@ -103,11 +104,11 @@ pub(crate) async fn run(shared: Arc<Shared>) {
         tokio::select! {
             () = shared.stop.cancelled() => return,
             () = async {
-                if let Some(node) = over {
+                if let Some(holder) = over {
                     let mut ports: Vec<_> = favourite.iter().cloned().collect();
                     ports.extend(shared.connector.seeds().await);
-                    if !end(&ports, &node).await {
-                        shared.lease.over.lock().get_or_insert(node);
+                    if !end(&ports, &holder).await {
+                        shared.lease.over.lock().get_or_insert(holder);
                     }
                 }
                 renew(&shared, &mut favourite).await;
@@ -119,12 +120,13 @@ pub(crate) async fn run(shared: Arc<Shared>) {
 /// Ends the lease of an incarnation that holds nothing any more, so that nobody waits for it: a
 /// slot that moves is served only once every edge that lives has heard of it. Where no router
 /// answers (false) it runs out.
-pub(crate) async fn end(ports: &[Arc<dyn RouterPort>], node: &proto::Node) -> bool {
+pub(crate) async fn end(ports: &[Arc<dyn RouterPort>], holder: &Holder) -> bool {
     for port in ports {
         let request = proto::RenewLeaseRequest {
-            node: Some(node.clone()),
+            node: Some(holder.node.clone()),
             ttl_ms: 0,
             known_version: u64::MAX,
+            secret: holder.secret.to_wire(),
         };
         let asked = tokio::time::timeout(LAST_WORD, port.renew_lease(request)).await;
         if matches!(asked, Ok(Ok(reply)) if reply.redis || reply.storage) {
@@ -194,12 +196,14 @@ async fn renew(shared: &Arc<Shared>, favourite: &mut Option<Arc<dyn RouterPort>>
 }
 
 fn request(shared: &Shared) -> proto::RenewLeaseRequest {
+    let me = shared.holder();
     proto::RenewLeaseRequest {
         node: Some(proto::Node {
             reaches: shared.directory.reached(),
             installed: shared.directory.installed(),
-            ..shared.node()
+            ..me.node
         }),
+        secret: me.secret.to_wire(),
         ttl_ms: u32::try_from(shared.config.lease_ttl.as_millis()).unwrap_or(u32::MAX),
         known_version: shared.directory.version(),
     }

@@ -5,11 +5,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use sestina_api::identity::{Holder, Secret};
 use sestina_api::lease::{LeaseAuthority, Renewal};
 use sestina_api::link::{EdgeLane, LaneClosed, LinkError, RouterAcceptor, RouterSink};
 use sestina_api::peer::PeerSink;
 use sestina_proto as proto;
 use sestina_proto::peer_frame::Body as PeerBody;
+use sestina_runtime::guard;
 use sestina_telemetry::Lane;
 
 use super::Shared;
@@ -225,8 +227,21 @@ impl Shared {
     }
 }
 
+impl Acceptor {
+    fn refusal(&self, reason: &str) -> LinkError {
+        LinkError::Refused {
+            peer: self.shared.node.name.clone(),
+            reason: reason.to_owned(),
+        }
+    }
+}
+
 #[async_trait]
 impl RouterAcceptor for Acceptor {
+    async fn admit(&self, holder: Holder) -> Result<(), LinkError> {
+        self.shared.admit(holder).await
+    }
+
     fn accept_edge(
         &self,
         hello: proto::Hello,
@@ -318,12 +333,18 @@ impl RouterAcceptor for Acceptor {
         request: proto::RenewLeaseRequest,
     ) -> Result<proto::RenewLeaseReply, LinkError> {
         let node = request.node.unwrap_or_default();
+        // What a router says of its own lease it says to the authorities itself.
+        if node.role() != proto::NodeRole::Edge && guard!("roles") {
+            return Err(self.refusal("a router passes on the leases of edges only"));
+        }
+        let secret = Secret::from_wire(request.secret);
+        let holder = Holder { node, secret };
         let ttl = Duration::from_millis(u64::from(request.ttl_ms));
         let ports = &self.shared.ports;
         if ttl.is_zero() {
             let (redis, storage) = tokio::join!(
-                end(&*ports.shadow_leases, &node),
-                end(&*ports.storage_leases, &node)
+                end(&*ports.shadow_leases, &holder),
+                end(&*ports.storage_leases, &holder)
             );
             return Ok(proto::RenewLeaseReply {
                 redis,
@@ -332,22 +353,43 @@ impl RouterAcceptor for Acceptor {
             });
         }
         let (redis, storage) = tokio::join!(
-            renew(&*ports.shadow_leases, &node, ttl),
-            renew(&*ports.storage_leases, &node, ttl)
+            renew(&*ports.shadow_leases, &holder, ttl),
+            renew(&*ports.storage_leases, &holder, ttl)
         );
-        if redis == Some(Renewal::Lost) || storage == Some(Renewal::Lost) {
-            let reason = "the lease was ended; start over with a new incarnation".to_owned();
-            return Err(LinkError::Refused {
-                peer: self.shared.node.name.clone(),
-                reason,
-            });
+        for refused in [redis, storage] {
+            match refused {
+                Some(Renewal::Lost) => {
+                    return Err(
+                        self.refusal("the lease was ended; start over with a new incarnation")
+                    );
+                }
+                Some(Renewal::WrongSecret) => {
+                    tracing::warn!(
+                        name = holder.node.name,
+                        "refused a renewal: the secret is not that of this incarnation"
+                    );
+                    return Err(self.refusal("the secret is not that of this incarnation"));
+                }
+                Some(Renewal::Renewed) | None => {}
+            }
         }
+        self.shared.live.heard_of(&holder.node);
         let table = ports.table.load();
+        // Of an edge that knows no table the first thing wanted is a lane: to this router at least,
+        // whether it owns anything yet or not.
+        let slot_map = match request.known_version {
+            0 => {
+                let mut routers = self.shared.routers();
+                routers.push(self.shared.node.clone());
+                Some(with_routers(table.as_proto().clone(), routers))
+            }
+            known => (table.version() > known)
+                .then(|| with_routers(table.as_proto().clone(), self.shared.routers())),
+        };
         Ok(proto::RenewLeaseReply {
             redis: redis.is_some(),
             storage: storage.is_some(),
-            slot_map: (table.version() > request.known_version)
-                .then(|| with_routers(table.as_proto().clone(), self.shared.routers())),
+            slot_map,
         })
     }
 }
@@ -356,18 +398,14 @@ impl RouterAcceptor for Acceptor {
 const AUTHORITY: Duration = Duration::from_millis(700);
 
 /// Ends a lease; false if the authority did not answer, and it will run out.
-async fn end(authority: &dyn LeaseAuthority, node: &proto::Node) -> bool {
-    let ended = tokio::time::timeout(AUTHORITY, authority.release(node)).await;
+async fn end(authority: &dyn LeaseAuthority, holder: &Holder) -> bool {
+    let ended = tokio::time::timeout(AUTHORITY, authority.release(holder)).await;
     matches!(ended, Ok(Ok(())))
 }
 
 /// One authority, which must not hold up the other.
-async fn renew(
-    authority: &dyn LeaseAuthority,
-    node: &proto::Node,
-    ttl: Duration,
-) -> Option<Renewal> {
-    match tokio::time::timeout(AUTHORITY, authority.renew(node, ttl)).await {
+async fn renew(authority: &dyn LeaseAuthority, holder: &Holder, ttl: Duration) -> Option<Renewal> {
+    match tokio::time::timeout(AUTHORITY, authority.renew(holder, ttl)).await {
         Ok(Ok(renewal)) => Some(renewal),
         Ok(Err(_)) | Err(_) => None,
     }

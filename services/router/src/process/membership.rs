@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 use sestina_api::lease::LeaseAuthority;
 use sestina_cluster::claim::united;
 use sestina_proto as proto;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use super::Shared;
 use crate::worker::input::Input;
@@ -22,6 +22,8 @@ const LIMIT: Duration = Duration::from_millis(800);
 pub(super) struct Live {
     nodes: Mutex<HashMap<u64, proto::Node>>,
     changed: watch::Sender<u64>,
+    /// Something has happened that the authorities know of.
+    news: Notify,
 }
 
 impl Default for Live {
@@ -29,6 +31,7 @@ impl Default for Live {
         Live {
             nodes: Mutex::default(),
             changed: watch::Sender::new(0),
+            news: Notify::new(),
         }
     }
 }
@@ -37,6 +40,14 @@ impl Live {
     /// All of them.
     pub(super) fn nodes(&self) -> Vec<proto::Node> {
         self.nodes.lock().values().cloned().collect()
+    }
+
+    /// A process has just renewed its lease: if what it says of itself is news, the authorities are
+    /// asked at once.
+    pub(super) fn heard_of(&self, node: &proto::Node) {
+        if self.nodes.lock().get(&node.incarnation) != Some(node) {
+            self.news.notify_one();
+        }
     }
 
     /// Told at each change.
@@ -117,12 +128,18 @@ async fn fresh(authority: &dyn LeaseAuthority) -> Option<Vec<proto::Node>> {
 
 pub(super) async fn run(shared: Arc<Shared>) {
     let token = shared.tasks.token();
+    tokio::select! {
+        () = token.cancelled() => return,
+        // Whether it has a lease or has lost it: what matters is in the answers.
+        _ = shared.lease.wait_serving() => {}
+    }
     loop {
+        refresh(&shared).await;
         tokio::select! {
             () = token.cancelled() => return,
             () = tokio::time::sleep(PERIOD) => {}
+            () = shared.live.news.notified() => {}
         }
-        refresh(&shared).await;
     }
 }
 
@@ -163,6 +180,7 @@ pub(super) async fn refresh(shared: &Shared) -> bool {
             "the lease of a process has ended"
         );
         shared.note_mismatch(node.incarnation, false);
+        shared.proved.forget(node.incarnation);
         shared.tell_gone(node.incarnation);
     }
     if changed || !gone.is_empty() {

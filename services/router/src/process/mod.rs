@@ -4,10 +4,12 @@
 //!   away together
 //! - [`lanes`]: lanes that edges and routers open here; [`peers`]: lanes that this router opens
 //! - [`membership`]: who is alive; [`reach`]: which process reaches which; [`table`]: which slots come and go, and the planner
+//! - [`admission`]: whether a process is the incarnation that it says it is
 //! - [`accounts`]: credentials for edges; [`tickets`]: their keys of TLS tickets
 //! - [`control`]: what administrators ask
 
 mod accounts;
+mod admission;
 mod control;
 mod jobs;
 mod lanes;
@@ -25,6 +27,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use sestina_api::identity::Holder;
 use sestina_api::lease::LeaseAuthority;
 use sestina_api::peer::PeerConnector;
 use sestina_api::shadow::Shadow;
@@ -125,6 +128,7 @@ pub(crate) struct Shared {
     /// Slots that the planner is having moved, where this process is the planner.
     moving: AtomicUsize,
     live: membership::Live,
+    proved: admission::Proven,
     credentials: accounts::Cache,
     /// Keys of TLS tickets, for the edges.
     ticket_keys: tickets::Keys,
@@ -158,8 +162,9 @@ impl Router {
         let pipeline = Arc::new(Pipeline::new(crate::modules::MODULES));
         let tasks = Tasks::new("router");
         let lease_tasks = Tasks::new("router-lease");
+        let me = Holder::new(node.clone());
         let lease = LeaseKeeper::start(
-            node.clone(),
+            me.clone(),
             shadow_leases.clone(),
             storage_leases.clone(),
             terms,
@@ -176,6 +181,7 @@ impl Router {
             .map(|_| mailbox::mailbox(limits))
             .unzip();
         let ports = ClaimPorts {
+            me,
             stores,
             storage_leases,
             shadow_leases,
@@ -200,6 +206,7 @@ impl Router {
             plans: AtomicBool::new(false),
             moving: AtomicUsize::new(0),
             live: membership::Live::default(),
+            proved: admission::Proven::default(),
             credentials: accounts::Cache::default(),
             ticket_keys: tickets::Keys::default(),
             releases: releases::Releases::default(),

@@ -83,6 +83,7 @@ async fn keep(shared: Arc<Shared>, node: proto::Node, stop: CancellationToken) {
             protocol: PROTOCOL,
             config_hash: shared.config.config_hash,
             to: node.incarnation,
+            secret: shared.ports.me.secret.to_wire(),
         };
         let end = Arc::new(End {
             ended: Notify::new(),

@@ -3,10 +3,14 @@
 //! A lease belongs to a name *and* an incarnation, so a process that starts again does not wait
 //! for, or disturb, what its predecessor left. `ended` is final: set by the holder when it leaves
 //! and by a claim that took slots from a holder whose lease had run out, so that a renewal that
-//! comes late finds out.
+//! comes late finds out. The first request of an incarnation leaves the hash of its secret; nothing
+//! is done for that incarnation without it from then on.
 
+use bytes::Bytes;
+use sestina_api::identity::Secret;
 use sestina_api::store::StoreError;
 use sestina_proto as proto;
+use sestina_runtime::guard;
 
 use super::checked;
 use crate::dialect::dialects;
@@ -48,6 +52,19 @@ fn node_of(node: Option<&proto::Node>) -> Result<&proto::Node, StoreError> {
     }
 }
 
+/// The hash that is kept of a request's secret.
+fn proof_of(secret: &Bytes) -> Result<[u8; 32], StoreError> {
+    let proof = Secret::from_wire(secret.clone()).proof();
+    proof.ok_or_else(|| StoreError::Invalid("the incarnation's secret is missing".to_owned()))
+}
+
+/// What a request is told that speaks for an incarnation without its secret.
+pub(crate) fn wrong_secret(name: &str) -> StoreError {
+    StoreError::Invalid(format!(
+        "the secret is not that of this incarnation of {name}"
+    ))
+}
+
 dialects! {
     items:
 
@@ -58,14 +75,16 @@ dialects! {
         request: &proto::LeaseRenewRequest,
     ) -> Result<proto::LeaseRenewReply, Fault> {
         let node = node_of(request.node.as_ref())?;
+        let proof = proof_of(&request.secret)?;
         let expires_ms = now_ms(conn).await? + i64::from(request.ttl_ms);
         let done = sqlx::query(
-            "INSERT INTO lease (name, incarnation, role, address, draining, expires_ms, ended)
-             VALUES ($1, $2, $3, $4, $5, $6, FALSE)
+            "INSERT INTO lease (name, incarnation, role, address, draining, expires_ms, ended,
+                 proof)
+             VALUES ($1, $2, $3, $4, $5, $6, FALSE, $7)
              ON CONFLICT (name, incarnation) DO UPDATE SET role = excluded.role,
                  address = excluded.address, draining = excluded.draining,
-                 expires_ms = excluded.expires_ms
-             WHERE NOT lease.ended",
+                 expires_ms = excluded.expires_ms, proof = excluded.proof
+             WHERE NOT lease.ended AND (lease.proof IS NULL OR lease.proof = excluded.proof OR $8)",
         )
         .bind(&node.name)
         .bind(node.incarnation as i64)
@@ -73,9 +92,64 @@ dialects! {
         .bind(&node.address)
         .bind(node.draining)
         .bind(expires_ms)
-        .execute(conn)
+        .bind(&proof[..])
+        .bind(!guard!("incarnation-secret"))
+        .execute(&mut *conn)
         .await?;
-        Ok(proto::LeaseRenewReply { lost: done.rows_affected() == 0 })
+        let lost = done.rows_affected() == 0;
+        let wrong_secret = lost && !speaks(conn, &node.name, node.incarnation, &proof).await?;
+        Ok(proto::LeaseRenewReply { lost: lost && !wrong_secret, wrong_secret })
+    }
+
+    /// Whether a secret with this hash speaks for the incarnation: one that has left none yet is
+    /// anybody's.
+    pub(crate) async fn speaks(
+        conn: &mut Conn,
+        name: &str,
+        incarnation: u64,
+        proof: &[u8],
+    ) -> Result<bool, Fault> {
+        let kept = kept(conn, name, incarnation).await?;
+        Ok(kept.is_none_or(|kept| kept == proof) || !guard!("incarnation-secret"))
+    }
+
+    /// The hash that the incarnation has left.
+    async fn kept(conn: &mut Conn, name: &str, incarnation: u64) -> Result<Option<Vec<u8>>, Fault> {
+        let row: Option<Option<Vec<u8>>> =
+            sqlx::query_scalar("SELECT proof FROM lease WHERE name = $1 AND incarnation = $2")
+                .bind(name)
+                .bind(incarnation as i64)
+                .fetch_optional(conn)
+                .await?;
+        Ok(row.flatten())
+    }
+
+    /// Whether a secret is that of an incarnation.
+    pub(crate) async fn prove(
+        conn: &mut Conn,
+        request: &proto::LeaseProveRequest,
+    ) -> Result<proto::LeaseProveReply, Fault> {
+        let node = node_of(request.node.as_ref())?;
+        let proof = proof_of(&request.secret)?;
+        let kept = kept(conn, &node.name, node.incarnation).await?;
+        Ok(proto::LeaseProveReply {
+            known: kept.is_some(),
+            proved: kept.is_some_and(|kept| kept == proof),
+        })
+    }
+
+    /// Fails if the secret in `request` is not that of the incarnation for which it speaks.
+    pub(crate) async fn check_speaker(
+        conn: &mut Conn,
+        name: &str,
+        incarnation: u64,
+        secret: &Bytes,
+    ) -> Result<(), Fault> {
+        let proof = proof_of(secret)?;
+        match speaks(conn, name, incarnation, &proof).await? {
+            true => Ok(()),
+            false => Err(wrong_secret(name).into()),
+        }
     }
 
     /// Ends a lease for good.
@@ -84,12 +158,15 @@ dialects! {
         request: &proto::LeaseEndRequest,
     ) -> Result<proto::Empty, Fault> {
         let node = node_of(request.node.as_ref())?;
+        let proof = proof_of(&request.secret)?;
         // Also if it was never taken: a first renewal may still be under way.
-        sqlx::query(
-            "INSERT INTO lease (name, incarnation, role, address, draining, expires_ms, ended)
-             VALUES ($1, $2, $3, $4, $5, $6, TRUE)
+        let ended = sqlx::query(
+            "INSERT INTO lease (name, incarnation, role, address, draining, expires_ms, ended,
+                 proof)
+             VALUES ($1, $2, $3, $4, $5, $6, TRUE, $7)
              ON CONFLICT (name, incarnation) DO UPDATE SET ended = TRUE,
-                 expires_ms = excluded.expires_ms",
+                 expires_ms = excluded.expires_ms, proof = excluded.proof
+             WHERE lease.proof IS NULL OR lease.proof = excluded.proof OR $8",
         )
         .bind(&node.name)
         .bind(node.incarnation as i64)
@@ -97,14 +174,26 @@ dialects! {
         .bind(&node.address)
         .bind(node.draining)
         .bind(now_ms(conn).await?)
+        .bind(&proof[..])
+        .bind(!guard!("incarnation-secret"))
         .execute(&mut *conn)
         .await?;
+        if ended.rows_affected() == 0 {
+            return Err(wrong_secret(&node.name).into());
+        }
         sqlx::query("UPDATE planner SET expires_ms = 0 WHERE name = $1 AND incarnation = $2")
             .bind(&node.name)
             .bind(node.incarnation as i64)
             .execute(conn)
             .await?;
         Ok(proto::Empty {})
+    }
+
+    /// Ends all leases and the planner's: for a database whose only process has just begun.
+    pub(crate) async fn end_all(conn: &mut Conn, _request: &()) -> Result<(), Fault> {
+        sqlx::query("UPDATE lease SET ended = TRUE WHERE NOT ended").execute(&mut *conn).await?;
+        sqlx::query("UPDATE planner SET expires_ms = 0").execute(conn).await?;
+        Ok(())
     }
 
     /// All leases, ended ones with nothing remaining.

@@ -5,7 +5,7 @@
 //! - `offline`: offline messages (XEP-0160)
 //! - `outcome`: outcomes of IQ sets
 //! - `replica`: sessions and rooms of a process that was stopped
-//! - `lease`, `slots`, `secret`, `ticket_keys`: what the cluster shares
+//! - `lease`, `slots`, `secret`, `ticket_keys`: what the cluster shares; `identity`: which cluster it is
 //! - `maintain`: pruning
 //! - `check`: what all requests must satisfy
 //! - `page`: pages that are bounded in bytes
@@ -13,6 +13,7 @@
 pub(crate) mod account;
 pub(crate) mod archive;
 pub(crate) mod check;
+pub(crate) mod identity;
 pub(crate) mod lease;
 pub(crate) mod maintain;
 pub(crate) mod offline;

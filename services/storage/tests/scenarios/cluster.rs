@@ -134,6 +134,7 @@ pub(crate) async fn leases(stores: Arc<dyn Stores>) {
         let request = proto::LeaseRenewRequest {
             node: Some(node.clone()),
             ttl_ms,
+            secret: secret(),
         };
         async move { stores.lease_renew(request).await.unwrap().lost }
     };
@@ -174,6 +175,7 @@ pub(crate) async fn leases(stores: Arc<dyn Stores>) {
     stores
         .lease_end(proto::LeaseEndRequest {
             node: Some(old.clone()),
+            secret: secret(),
         })
         .await
         .unwrap();
@@ -184,6 +186,7 @@ pub(crate) async fn leases(stores: Arc<dyn Stores>) {
     stores
         .lease_end(proto::LeaseEndRequest {
             node: Some(never.clone()),
+            secret: secret(),
         })
         .await
         .unwrap();
@@ -193,12 +196,99 @@ pub(crate) async fn leases(stores: Arc<dyn Stores>) {
     );
 }
 
+/// The first request of an incarnation leaves the hash of its secret; without the secret nothing is
+/// done for it.
+pub(crate) async fn secrets(stores: Arc<dyn Stores>) {
+    let me = node("r", 7);
+    let renew = |secret: bytes::Bytes| {
+        let stores = Arc::clone(&stores);
+        let node = Some(me.clone());
+        let ttl_ms = 60_000;
+        let request = proto::LeaseRenewRequest {
+            node,
+            ttl_ms,
+            secret,
+        };
+        async move { stores.lease_renew(request).await }
+    };
+    let prove = |secret: bytes::Bytes| {
+        let stores = Arc::clone(&stores);
+        let node = Some(me.clone());
+        let request = proto::LeaseProveRequest { node, secret };
+        async move {
+            let reply = stores.lease_prove(request).await.unwrap();
+            (reply.known, reply.proved)
+        }
+    };
+    let guess = || bytes::Bytes::from_static(b"another secret of that length");
+    assert_eq!(prove(secret()).await, (false, false));
+    assert!(
+        renew(bytes::Bytes::new()).await.is_err(),
+        "no secret at all"
+    );
+    assert!(!renew(secret()).await.unwrap().lost);
+    assert_eq!(prove(secret()).await, (true, true));
+    assert_eq!(prove(guess()).await, (true, false));
+    let refused = renew(guess()).await.unwrap();
+    assert!(refused.wrong_secret && !refused.lost, "{refused:?}");
+    let ended = stores
+        .lease_end(proto::LeaseEndRequest {
+            node: Some(me.clone()),
+            secret: guess(),
+        })
+        .await;
+    assert!(matches!(ended, Err(StoreError::Invalid(_))), "{ended:?}");
+    assert!(
+        !renew(secret()).await.unwrap().lost,
+        "a thief ended the lease"
+    );
+    // Neither plans nor releases a thief in its name.
+    let steal = proto::SlotClaimRequest {
+        secret: guess(),
+        ..claim(vec![first_move(0, &me)], &me)
+    };
+    let stolen = stores.slot_claim(steal).await;
+    assert!(matches!(stolen, Err(StoreError::Invalid(_))), "{stolen:?}");
+    let own = claim(vec![first_move(0, &me)], &me);
+    assert!(
+        stores
+            .slot_claim(own)
+            .await
+            .unwrap()
+            .refused_slots
+            .is_empty()
+    );
+    let released = |from: &proto::Node, secret| proto::SlotClaimRequest {
+        moves: vec![proto::SlotMove {
+            released: true,
+            from_name: from.name.clone(),
+            from_incarnation: from.incarnation,
+            from_epoch: 1,
+            ..first_move(0, &node("other", 1))
+        }],
+        secret,
+        ..Default::default()
+    };
+    let stolen = stores.slot_claim(released(&me, guess())).await;
+    assert!(matches!(stolen, Err(StoreError::Invalid(_))), "{stolen:?}");
+    // A planner releases no slot of another.
+    let both = proto::SlotClaimRequest {
+        planner: Some(node("other", 1)),
+        ..released(&me, secret())
+    };
+    let stolen = stores.slot_claim(both).await;
+    assert!(matches!(stolen, Err(StoreError::Invalid(_))), "{stolen:?}");
+    let given = stores.slot_claim(released(&me, secret())).await.unwrap();
+    assert!(given.refused_slots.is_empty());
+}
+
 pub(crate) async fn slot_claims(stores: Arc<dyn Stores>) {
     let (a, b) = (node("a", 1), node("b", 1));
     let renew = |node: &proto::Node, ttl_ms| {
         let request = proto::LeaseRenewRequest {
             node: Some(node.clone()),
             ttl_ms,
+            secret: secret(),
         };
         let stores = Arc::clone(&stores);
         async move { stores.lease_renew(request).await.unwrap().lost }
@@ -250,6 +340,7 @@ pub(crate) async fn slot_claims(stores: Arc<dyn Stores>) {
         moves: vec![released],
         planner: None,
         planner_ttl_ms: 0,
+        secret: secret(),
     };
     let reply = stores.slot_claim(request).await.unwrap();
     assert!(reply.refused_slots.is_empty() && !reply.planner);
@@ -301,6 +392,7 @@ pub(crate) async fn renewals_against_claims(stores: Arc<dyn Stores>) {
         let request = proto::LeaseRenewRequest {
             node: Some(node.clone()),
             ttl_ms,
+            secret: secret(),
         };
         tokio::spawn(async move { stores.lease_renew(request).await.unwrap().lost })
     };

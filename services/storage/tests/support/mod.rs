@@ -40,7 +40,13 @@ pub(crate) fn claim(moves: Vec<proto::SlotMove>, planner: &proto::Node) -> proto
         moves,
         planner: Some(planner.clone()),
         planner_ttl_ms: 60_000,
+        secret: secret(),
     }
+}
+
+/// The secret of all incarnations in these tests.
+pub(crate) fn secret() -> bytes::Bytes {
+    bytes::Bytes::from_static(b"only these tests know this")
 }
 
 /// Gives slots 0 to 7 to one owner and returns their epoch.

@@ -56,6 +56,22 @@ fn validate(request: &proto::SlotClaimRequest) -> Result<(), StoreError> {
     }
 }
 
+/// The process that asks, by name and incarnation: the planner, or the holder of the slots that are
+/// released. Slots are released by their holder only.
+fn speaker(request: &proto::SlotClaimRequest) -> Result<Option<Holder>, StoreError> {
+    let planner = request.planner.as_ref();
+    let planner = planner.map(|planner| (planner.name.clone(), planner.incarnation));
+    let released = request.moves.iter().filter(|step| step.released);
+    let releasing = released.map(|step| (step.from_name.clone(), step.from_incarnation));
+    let mut speakers: BTreeSet<Holder> = planner.into_iter().chain(releasing).collect();
+    match speakers.len() {
+        0 | 1 => Ok(speakers.pop_first()),
+        _ => Err(StoreError::Invalid(
+            "a slot is released by its holder only".to_owned(),
+        )),
+    }
+}
+
 /// Hand-overs by their holders need no planner.
 fn only_hand_overs(request: &proto::SlotClaimRequest) -> bool {
     !request.moves.is_empty() && request.moves.iter().all(|step| step.released)
@@ -106,6 +122,9 @@ dialects! {
         request: &proto::SlotClaimRequest,
     ) -> Result<proto::SlotClaimReply, Fault> {
         validate(request)?;
+        if let Some((name, incarnation)) = speaker(request)? {
+            lease::check_speaker(conn, &name, incarnation, &request.secret).await?;
+        }
         let version: i64 =
             sqlx::query_scalar("UPDATE slot_table SET version = version RETURNING version")
                 .fetch_one(&mut *conn)
