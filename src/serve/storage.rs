@@ -126,12 +126,8 @@ async fn work(
     server: RpcServer,
 ) -> anyhow::Result<()> {
     let stores = metered_stores(storage.clone(), process.metrics.clone());
-    let probe = probe(
-        storage.clone(),
-        stores.clone(),
-        database.clone(),
-        process.tasks.token(),
-    );
+    let token = process.tasks.token();
+    let probe = probe(storage.clone(), stores.clone(), database.clone(), token);
     process.tasks.spawn("probe", probe);
     let cluster = compose::cluster(&process.config);
     cluster.learn(&storage.identity().id);
@@ -153,7 +149,7 @@ async fn work(
     served
 }
 
-/// Asks the database now and then whether it is there.
+/// Asks the database now and then whether it is there, and can store what it is given.
 async fn probe(
     storage: Arc<Storage>,
     stores: Arc<dyn Stores>,

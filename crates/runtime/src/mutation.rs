@@ -38,6 +38,22 @@ pub const NAMES: &[(&str, &str)] = &[
         "a slot in use moves only to a router that every live edge and owner of slots reaches",
     ),
     (
+        "write-order",
+        "a write to the state store that is not newer than the last one of its epoch is refused",
+    ),
+    (
+        "lost-writes",
+        "an owner that finds an older write than the store had acknowledged rewrites the slot",
+    ),
+    (
+        "load-in-parts",
+        "a load during which the store changed begins anew",
+    ),
+    (
+        "room-sequence",
+        "a new owner numbers the events of a room above all that an earlier one can have numbered",
+    ),
+    (
         "roles",
         "a process does only what its tier needs, under a name of its certificate",
     ),
@@ -54,9 +70,7 @@ static OFF: AtomicU32 = AtomicU32::new(0);
 
 /// A name in [`ENV`] that is no guard.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "no guard is named {0:?}; the guards are epoch, generation, tail, dedupe, two-authorities, reached, roles, incarnation-secret"
-)]
+#[error("no guard is named {0:?}; the guards are {names}", names = names())]
 pub struct UnknownGuard(pub String);
 
 fn names() -> String {

@@ -72,6 +72,9 @@ pub(crate) struct Link {
     state: Arc<watch::Sender<State>>,
     /// Failures in a row on a cluster's connection.
     failures: AtomicU32,
+    /// When anything was last answered, in milliseconds since the start.
+    answered_ms: AtomicU64,
+    started: Instant,
     /// What all keys begin with.
     prefix: String,
     task: AbortHandle,
@@ -114,6 +117,8 @@ impl Link {
         Ok(Link {
             state,
             failures: AtomicU32::new(0),
+            answered_ms: AtomicU64::new(0),
+            started: Instant::now(),
             prefix: config.prefix.clone(),
             task,
         })

@@ -1,8 +1,10 @@
 //! The shadow store in Redis.
 //!
-//! All keys begin with the cluster's prefix. Keys of slot 12: `{s12}:e` the highest epoch, `{s12}:i` the set of its objects' names, and
-//! `{s12}:o:<name>` a hash for each object, which holds its version too (so that an object that
-//! Redis evicted is stale, not half there).
+//! All keys begin with the cluster's prefix. Keys of slot 12: `{s12}:e` its last write (see `scripts`),
+//! which nothing removes; `{s12}:i` the set of its objects' names; `{s12}:o:<name>` a hash for each
+//! object, which holds its version too (so that an object that Redis evicted is stale, not half there);
+//! `{s12}:p` the parts of a change that is too large for one script. Commits and loads have a
+//! connection each, so that a large answer to a load does not keep commits waiting.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -146,7 +148,7 @@ impl Shadow for RedisShadow {
                 let (link, limit) = (self.loads.clone(), self.limit);
                 asked.spawn(async move {
                     let mut command = redis::cmd("GET");
-                    command.arg(link.key(&epoch_key(slot)));
+                    command.arg(link.key(&last_key(slot)));
                     (at, link.command(limit, &command).await)
                 });
             }

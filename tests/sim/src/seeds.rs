@@ -16,6 +16,7 @@ pub const GUARDS: &[&str] = &[
     "generation",
     "tail",
     "dedupe",
+    "stored",
     "write-order",
     "lost-writes",
     "load-in-parts",

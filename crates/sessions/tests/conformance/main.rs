@@ -78,11 +78,11 @@ async fn two_clusters_on_one_redis_do_not_touch_each_other() {
         RedisShadow::connect(&a).unwrap(),
         RedisShadow::connect(&b).unwrap(),
     );
-    eventually(&ours, 7, replace("x", 1, &[])).await;
+    eventually(&ours, 7, replace("x", &[])).await;
     assert_eq!(contents(&theirs, 7, 9).await, []);
     assert_eq!(ours.epochs(&[7]).await, Ok(vec![1]));
     assert_eq!(theirs.epochs(&[7]).await, Ok(vec![9]));
-    assert_eq!(contents(&ours, 7, 1).await, [object("x", 1, &[])]);
+    assert_eq!(contents(&ours, 7, 1).await, [object("x", at(1, 1), &[])]);
 }
 
 /// A hash slot moves: the redirection is followed, and the objects must be written anew.
@@ -234,10 +234,8 @@ async fn a_suspended_redis_is_away_in_time_and_comes_back() {
     let config = RedisConfig::single(redis.url());
     let shadow = RedisShadow::connect(&config).unwrap();
     let leases = RedisLeases::connect(&config).unwrap();
-    shadow
-        .apply(1, 1, vec![replace("a", 1, &[])])
-        .await
-        .unwrap();
+    let op = replace("a", &[]);
+    put(&shadow, 1, at(1, 1), op).await.unwrap();
     leases.renew(&held(&node("a", 1)), TTL).await.unwrap();
     redis.suspend();
     for n in 2..8 {

@@ -45,7 +45,7 @@ impl<H: Hands> Session<H> {
         Flow::Continue
     }
 
-    /// Something of XEP-0198 that cannot be asked for now.
+    /// §3: something of XEP-0198 comes too early or too often.
     pub fn refuse_request(&self) {
         let failed = Say::Failed("unexpected-request");
         self.wire.say(self.framing, failed);

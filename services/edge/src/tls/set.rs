@@ -7,7 +7,7 @@ use rustls::server::{ClientHello, NoServerSessionStorage, ProducesTickets, Resol
 use rustls::sign::CertifiedKey;
 use rustls::version::{TLS12, TLS13};
 use rustls::{ServerConfig, SupportedProtocolVersion};
-use sestina_certs::{CertInfo, ascii_name};
+use sestina_certs::CertInfo;
 
 use super::acceptor::{Purpose, TlsVersions};
 use super::tickets::{TicketKeys, Tickets};
@@ -114,7 +114,6 @@ impl Hosts {
 
 pub(super) fn find<'a>(entries: &'a [Entry], sni: Option<&str>) -> Option<&'a Entry> {
     let named = sni.and_then(|name| {
-        let name = &*ascii_name(name);
         let asked = |entry: &&Entry| entry.hosts.iter().any(|h| h.eq_ignore_ascii_case(name));
         let mut all = entries.iter();
         all.find(asked)

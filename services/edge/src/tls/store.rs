@@ -128,11 +128,14 @@ impl Pair {
     fn load(&mut self) -> Result<(), CertError> {
         self.seen = stamps(&self.files);
         let identity = load_identity(&self.files.cert, &self.files.key)?;
-        let hosts = self.files.hosts.iter();
-        let hosts = hosts.map(|host| ascii_name(host).into_owned());
         self.good = Some(Entry {
             info: describe_der(identity.leaf())?,
-            hosts: hosts.collect(),
+            hosts: self
+                .files
+                .hosts
+                .iter()
+                .map(|host| ascii_name(host).into_owned())
+                .collect(),
             end_point: server_end_point(identity.leaf()),
             key: identity.certified_key()?,
         });

@@ -72,9 +72,11 @@ impl fmt::Display for Problem {
 /// seconds.
 pub(super) fn of(entries: &[Entry], hosts: &[String], now: i64) -> Vec<HostValidity> {
     let one = |host: &String| {
-        let info = &find(entries, Some(host))?.info;
+        // Certificates name an internationalised host in its ASCII form.
+        let name = sestina_certs::ascii_name(host);
+        let info = &find(entries, Some(&name))?.info;
         let (left, until) = (info.not_after - now, info.not_before - now);
-        let (seconds_left, problem) = if !info.covers(host) {
+        let (seconds_left, problem) = if !info.covers(&name) {
             let names = info.dns_names.clone();
             (0, Some(Problem::Name { names }))
         } else if until > 0 {

@@ -159,7 +159,9 @@ impl Slot {
             return if held { Taken::Yes } else { Taken::OutOfOrder };
         }
         if let Some(variant) = variant {
-            self.deliver_to(core, id, key, variant, Some(work));
+            // Only what a newcomer asked for has several parts.
+            let source = if in_hand { Source::Join } else { Source::Live };
+            self.deliver_as(core, id, key, variant, Some(work), source);
         }
         Taken::Yes
     }

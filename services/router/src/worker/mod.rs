@@ -50,6 +50,8 @@ pub(crate) mod shadow;
 mod shadow_check;
 pub(crate) mod slot;
 mod staging;
+mod stored;
+mod stored_rows;
 mod takeover;
 #[cfg(test)]
 mod testing;

@@ -39,43 +39,13 @@ impl Slot {
         let user = jid.bare();
         let elsewhere = self.elsewhere(&user);
         for (number, mut item) in queue {
-            let delivered = number <= taken;
-            let kind = item.key.kind;
-            let stored_before = kind & 0xff == EffectKind::Offline as u32;
-            if !delivered && (is_from_others(item.key) || stored_before) {
-                let elsewhere = others.iter().any(|other| {
-                    self.sessions
-                        .get(other)
-                        .is_some_and(|s| s.has_had(item.key))
-                });
-                let stanza = Stanza::from((*item.stanza).clone());
-                if !elsewhere && stanza.kind == Kind::Message {
-                    core.works.part(work);
-                    let part = core.works.open(OnDone::Returned {
-                        slot: self.slot,
-                        session: id,
-                        number,
-                        ended: work,
-                    });
-                    // Its old row counts as delivered: this is another.
-                    let key = match stored_before {
-                        true => EffectKey {
-                            kind: kind.wrapping_add(1 << 8),
-                            ..item.key
-                        },
-                        false => item.key.sibling(EffectKind::Offline),
-                    };
-                    if core.config.has_accounts(user.domain())
-                        && core.config.offline_limit > 0
-                        && sestina_xmpp::ext::offline::should_store(&stanza)
-                    {
-                        self.store_offline(core, key, part, &user, &stanza, item.at_ms);
-                    } else if !matches!(stanza.type_.as_str(), "error" | "headline" | "groupchat") {
-                        let error = stanza.error_reply(Condition::RecipientUnavailable, None);
-                        self.send_back(core, id, number, error, part);
-                    }
-                    core.part_done(part);
-                }
+            if item.row {
+                self.leaves_rows(id);
+            } else if is_from_others(item.key)
+                && item.stanza.kind() == proto::StanzaKind::Message
+                && !self.has_another(core, &elsewhere, &item, work)
+            {
+                self.return_message(core, id, &user, number, &item, work);
             }
             if let Some(waiting) = item.work.take() {
                 core.part_done(waiting);
@@ -124,7 +94,7 @@ impl Slot {
         let mut elsewhere = Elsewhere::default();
         for session in self.sessions_of(user) {
             for (place, item) in session.queue.iter().enumerate() {
-                if item.key.kind == EffectKind::Route as u32 {
+                if is_from_others(item.key) {
                     let places = elsewhere.queued.entry(item.key).or_default();
                     places.push((session.id, place));
                 } else {

@@ -125,7 +125,10 @@ impl Slot {
                 other => tracing::error!(?other, "a module asked for this at MessageIn"),
             }
         }
-        let copies = carbons && !self.carbon_targets(&user, &targets).is_empty();
+        // A device that wrote to another one of its user needs no copy, and can stand in for none.
+        let mut has_it = targets.clone();
+        has_it.extend(self.own_device(&user, &peer));
+        let copies = carbons && !self.carbon_targets(&user, &has_it).is_empty();
         let source = match targets.len() > 1 || copies {
             true => Source::Shared,
             false => Source::Live,
@@ -135,8 +138,6 @@ impl Slot {
             self.deliver_effect_as(core, hand, *target, EffectKind::Route, &wire, source);
         }
         if carbons && !targets.is_empty() {
-            let mut has_it = targets;
-            has_it.extend(self.own_device(&user, &peer));
             self.carbons_received(core, hand, &user, &stanza, &has_it);
         }
     }

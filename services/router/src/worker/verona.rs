@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use sestina_api::key::{EffectKey, EffectKind};
+use sestina_api::shadow::{Found, Loaded, Stamp};
 use sestina_proto as proto;
 use sestina_proto::to_edge::Body as EdgeBody;
 use sestina_proto::to_router::Body as RouterBody;
@@ -197,10 +198,13 @@ impl Verona {
                     let page = Ok(self.archive_page(&request));
                     JobDone::ArchiveQuery { query, page }
                 }
-                Job::Shadow { slot, epoch, .. } => JobDone::Shadow {
+                Job::Shadow { slot, at, .. } => JobDone::Shadow {
                     slot,
-                    epoch,
-                    result: Ok(()),
+                    at,
+                    result: Ok(Found {
+                        last: Stamp::new(at.epoch, at.n.saturating_sub(1)),
+                        refused: 0,
+                    }),
                 },
                 _ => continue,
             };
@@ -301,7 +305,10 @@ impl Verona {
         let taken = JobDone::ShadowLoaded {
             slot,
             epoch: 1,
-            result: Ok(Vec::new()),
+            result: Ok(Loaded {
+                at: Stamp::new(1, 0),
+                ..Loaded::default()
+            }),
         };
         let epoch = 1;
         self.turn(vec![Input::Take { slot, epoch, live }, Input::Done(taken)]);

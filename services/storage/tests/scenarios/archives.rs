@@ -292,6 +292,22 @@ pub(crate) async fn archive_replays(stores: Arc<dyn Stores>) {
     };
     let reply = stores.archive_query(back).await.unwrap();
     assert_eq!(counters(&reply), [3, 5, 6]);
+    // A page that is bounded in bytes follows the order, too: the first row does not fill it.
+    let large = proto::ArchiveRow {
+        stanza: Some(stanza(&"x".repeat(9000))),
+        ..row("f@h", epoch, 2)
+    };
+    let small = proto::ArchiveRow {
+        at_ms: T0 + MONTH,
+        ..row("f@h", epoch, 1)
+    };
+    append(&*stores, vec![small, large, row("f@h", epoch, 3)]).await;
+    let bounded = proto::ArchiveQueryRequest {
+        max_bytes: 5000,
+        ..ask("f@h", 9)
+    };
+    let reply = stores.archive_query(bounded).await.unwrap();
+    assert_eq!((counters(&reply), reply.complete), (vec![1, 2], false));
     // A small step back is levelled out: who asks for what came since the last row misses nothing.
     for (counter, at_ms) in [(1, T0 + 5000), (2, T0 + 4990)] {
         let row = proto::ArchiveRow {

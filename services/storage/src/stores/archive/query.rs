@@ -76,14 +76,14 @@ macro_rules! sizes_sql {
         filtered!(
             "SELECT CAST(length(a.stanza) AS BIGINT)",
             $with,
-            " ORDER BY a.at_ms, a.epoch, a.counter LIMIT $8"
+            " ORDER BY a.epoch, a.counter LIMIT $8"
         )
     };
     ($with:literal, backwards) => {
         filtered!(
             "SELECT CAST(length(a.stanza) AS BIGINT)",
             $with,
-            " ORDER BY a.at_ms DESC, a.epoch DESC, a.counter DESC LIMIT $8"
+            " ORDER BY a.epoch DESC, a.counter DESC LIMIT $8"
         )
     };
 }
