@@ -333,11 +333,18 @@ impl Slot {
                 acknowledged = %self.shadow.acked,
                 "the state store has lost writes; the slot is written anew"
             );
-            self.doubt(core);
-            self.shadow.to_list = true;
-            self.shadow.rewriting = true;
+            self.shadow_list_anew(core);
         }
         self.shadow.acked = at;
+    }
+
+    /// The store has lost writes: it is asked which objects it has, all of the slot's are written
+    /// anew, and those that the slot does not have are removed.
+    pub(super) fn shadow_list_anew(&mut self, core: &mut Core) {
+        self.doubt(core);
+        self.shadow.to_list = true;
+        self.shadow.rewriting = true;
+        self.shadow_list(core);
     }
 
     /// Something may be missing in the store: all slots ask for theirs.

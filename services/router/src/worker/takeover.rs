@@ -36,6 +36,9 @@ pub(crate) struct Taking {
     asked: HashSet<u64>,
     members: Vec<proto::RoomMembership>,
     stored: Option<Loaded>,
+    /// What the owner before has told and what the store has are not the same: the store has lost
+    /// writes, and holds what it should not.
+    store_lost: bool,
     started_ms: u64,
     /// Effects that came meanwhile, in order: whoever sent them need not ask again and again.
     pub(super) held: Vec<(PeerRef, proto::Effect)>,
@@ -236,6 +239,7 @@ impl Slot {
     pub(crate) fn shadow_loaded(&mut self, core: &mut Core, loaded: Loaded) {
         if let Phase::Taking(taking) = &mut self.phase {
             let known = taking.stored.as_ref();
+            taking.store_lost |= known.is_some_and(|known| known.before != loaded.before);
             if known.is_none_or(|known| known.before < loaded.before) {
                 taking.stored = Some(loaded);
             }
@@ -274,6 +278,9 @@ impl Slot {
         let held = std::mem::take(&mut taking.held);
         self.phase = Phase::Active;
         self.restore_objects(core, taking.stored.unwrap_or_default());
+        if taking.store_lost {
+            self.shadow_list_anew(core);
+        }
         let mut restored: HashMap<LaneRef, Vec<proto::ProgressItem>> = HashMap::default();
         let mut newest: HashMap<u128, u32> = HashMap::default();
         for (_, report) in &taking.reports {
