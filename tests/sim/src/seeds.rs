@@ -19,7 +19,6 @@ pub const GUARDS: &[&str] = &[
     "stored",
     "write-order",
     "lost-writes",
-    "load-in-parts",
 ];
 
 /// What is run.
