@@ -292,3 +292,7 @@ pub(super) async fn maintain(shared: Arc<Shared>) {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "jobs_tests.rs"]
+mod tests;

@@ -464,3 +464,7 @@ fn strip_unused(event: &mut proto::RoomEvent) {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "tail_tests.rs"]
+mod tests;

@@ -1,0 +1,32 @@
+#![allow(clippy::unwrap_used)]
+
+use std::process::Command;
+
+use super::*;
+
+/// Also run as the child of the next test, with the guard off.
+#[test]
+fn the_numbers_of_an_epoch_are_above_all_of_earlier_ones() {
+    sestina_runtime::faults_from_env().unwrap();
+    let mut room = Room::new(Jid::from_wire("garden@c.example"), 1);
+    let stored = room.next_seq(3);
+    // These left while the store was away, and receivers drop what is not above them.
+    let lost = [room.next_seq(3), room.next_seq(3)];
+    assert_eq!(lost, [stored + 1, stored + 2]);
+    let mut restored = Room::new(Jid::from_wire("garden@c.example"), 1);
+    restored.seq = stored;
+    let next = restored.next_seq(4);
+    assert!(next > lost[1], "{next} after {}", lost[1]);
+}
+
+#[test]
+fn the_guard_of_room_numbers_is_missed() {
+    let name = "room::tail::tests::the_numbers_of_an_epoch_are_above_all_of_earlier_ones";
+    let output = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", name])
+        .env(sestina_runtime::mutation::ENV, "room-sequence")
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(text.contains("1 failed"), "{text}");
+}
