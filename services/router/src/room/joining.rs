@@ -82,10 +82,7 @@ impl Room {
                 break;
             }
         }
-        let event = self.seq + 1;
-        let joining = self.joining.get_mut(at)?;
-        joining.after = Some(last?);
-        joining.part = event;
+        self.joining.get_mut(at)?.after = Some(last?);
         Some(emission)
     }
 }
@@ -131,7 +128,14 @@ impl Slot {
             return;
         };
         if let Some(emission) = room.next_part(session) {
-            return self.room_emit(core, room_jid, emission, None, None);
+            self.room_emit(core, room_jid, emission, None, None);
+            if let Some(room) = self.rooms.get_mut(room_jid) {
+                let mut joining = room.joining.iter_mut();
+                if let Some(joining) = joining.find(|j| j.me.session == session) {
+                    joining.part = room.seq;
+                }
+            }
+            return;
         }
         let Some(at) = room.joining.iter().position(|j| j.me.session == session) else {
             return;

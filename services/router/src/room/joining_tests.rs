@@ -103,3 +103,17 @@ fn a_newcomer_that_gives_up_is_not_in() {
     hears(&mut verona, 2);
     assert_eq!(verona.members(ROOM).len() as u64, GUESTS + 1);
 }
+
+/// The first event of an owner has a number that does not follow the last one of its predecessor.
+#[test]
+fn a_newcomer_is_told_all_by_a_new_owner_of_the_room() {
+    let mut verona = masque();
+    let room = sestina_xmpp::jid::Jid::from_wire(ROOM);
+    let slot = verona.router.config.slot_of(&room);
+    let slot = verona.router.worker.slots.get_mut(slot).unwrap();
+    slot.rooms.get_mut(&room).unwrap().seq = 1;
+    verona.says(2, presence("juliet", "", 1));
+    let heard = hears(&mut verona, 2);
+    assert_eq!(heard.len() as u64, GUESTS + 1, "{heard:?}");
+    assert_eq!(verona.members(ROOM).len() as u64, GUESTS + 1);
+}
