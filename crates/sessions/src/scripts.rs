@@ -207,7 +207,7 @@ return all
 /// another secret.
 pub(crate) const WRONG_SECRET: i64 = -1;
 
-/// Both keep the hash of the secret, under KEYS[4], as long as incarnations are remembered.
+/// Both keep the hash of the secret, under the fourth key, as long as incarnations are remembered.
 macro_rules! with_proof {
     ($body:literal) => {
         concat!(
