@@ -1,5 +1,5 @@
 //! Sessions in a running edge: from the first byte of a socket to its end. What is numbered, held
-//! and sent again is in [`attachment`](crate::attachment).
+//! and sent again is in [`crate::attachment`].
 //!
 //! - [`driver`]: the task of a socket, which reads
 //! - [`login`]: everything before a session exists: stream, TLS, SASL, bind, resume
