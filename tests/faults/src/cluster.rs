@@ -12,6 +12,7 @@ use sestina_rpc::{Dialer, GrpcStores, Security};
 use sestina_testkit::{Postgres, PostgresOptions, free_port};
 use tempfile::TempDir;
 
+use crate::link::Link;
 use crate::process::{Process, Seen, Tier};
 use crate::redis::{self, Stores};
 use crate::settings::{Addresses, file};
@@ -32,6 +33,8 @@ pub struct Size {
     pub mutations: String,
     /// How Redis is run.
     pub redis: redis::Mode,
+    /// There is a [`Link`] in front of the only Redis server.
+    pub link: bool,
 }
 
 impl Default for Size {
@@ -43,6 +46,7 @@ impl Default for Size {
             lease: Duration::from_millis(3200),
             mutations: String::new(),
             redis: redis::Mode::Single,
+            link: false,
         }
     }
 }
@@ -62,6 +66,8 @@ pub struct Cluster {
     pub size: Size,
     /// Its Redis.
     pub redis: Arc<Mutex<Stores>>,
+    /// What lies in front of Redis, if it was asked for.
+    pub link: Option<Link>,
     /// Its PostgreSQL.
     pub postgres: Postgres,
     edges: Vec<Process>,
@@ -91,6 +97,11 @@ impl Cluster {
             anyhow::Ok((Stores::start(mode)?, Postgres::start_own(&options)?))
         })
         .await??;
+        let link = if size.link {
+            Some(Link::start(redis.port()?).await?)
+        } else {
+            None
+        };
         let folder = tempfile::Builder::new()
             .prefix("sestina-faults-")
             .tempdir()?;
@@ -100,7 +111,7 @@ impl Cluster {
                 .collect::<Result<Vec<u16>>>()
         };
         let to = Addresses {
-            redis: redis.section(),
+            redis: redis.section(link.as_ref()),
             database: postgres.create_database("faults")?,
             routers: some(size.routers)?,
             storages: some(size.storages)?,
@@ -129,6 +140,7 @@ impl Cluster {
             edges: start(Tier::Edge, &edge_ports)?,
             size,
             redis: Arc::new(Mutex::new(redis)),
+            link,
             postgres,
             ports,
             storage_ports: to.storages,

@@ -6,6 +6,7 @@
 //! - [`world`]: the people, their sessions and rooms, chosen by who owns their slots
 //! - [`deeds`]: what people do while a fault strikes, each with its own check
 //! - [`fault`]: one fault at one point during one deed
+//! - [`link`]: a network between routers and Redis that is late
 //! - [`matrix`]: which faults are run
 //!
 //! All processes of a cluster live as long as the test: what a fault broke is started again, and
@@ -18,6 +19,7 @@ pub mod client;
 pub mod cluster;
 pub mod deeds;
 pub mod fault;
+pub mod link;
 pub mod matrix;
 pub mod process;
 pub mod redis;

@@ -3,6 +3,8 @@
 use anyhow::{Context, Result};
 use sestina_testkit::{Redis, RedisCluster, RedisSentinel};
 
+use crate::link::Link;
+
 /// How Redis is run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Mode {
@@ -35,8 +37,12 @@ impl Stores {
         })
     }
 
-    /// The section of the configuration file.
-    pub(crate) fn section(&self) -> String {
+    /// The section of the configuration file; with a link, the only server is behind it.
+    pub(crate) fn section(&self, link: Option<&Link>) -> String {
+        if let Some(link) = link {
+            let port = link.port();
+            return format!("[redis]\nmode = \"single\"\nurls = [\"redis://127.0.0.1:{port}\"]\n");
+        }
         let (mode, urls, more) = match self {
             Stores::Single(redis) => ("single", redis.urls(), String::new()),
             Stores::Sentinel(redis) => {

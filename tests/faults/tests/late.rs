@@ -1,0 +1,184 @@
+//! The network between routers and Redis is late: writes that their owner has given up arrive after
+//! those that took their place; and many bytes are to be stored at once.
+#![allow(clippy::unwrap_used, clippy::print_stdout)]
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use sestina_faults::client::{Client, Heard};
+use sestina_faults::cluster::{At, Size};
+use sestina_faults::deeds;
+use sestina_faults::link::Link;
+use sestina_faults::process::Tier;
+use sestina_faults::world::{LIMIT, Part, Who, World};
+
+const ROUTER: At = At {
+    tier: Tier::Router,
+    number: 0,
+};
+
+/// How long a message is waited for that is lost: more than it takes to send it again.
+const MISSED: Duration = Duration::from_secs(10);
+
+async fn world(mutations: &str) -> Result<(World, Link)> {
+    let size = Size {
+        link: true,
+        mutations: mutations.to_owned(),
+        ..Size::default()
+    };
+    let world = World::start(size).await?;
+    let link = world.cluster.lock().await.link.clone();
+    Ok((world, link.context("a link was asked for")?))
+}
+
+fn part(world: &World, group: usize, part: Part) -> &Client {
+    world.client(Who { group, part })
+}
+
+fn say(from: &Client, to: &str, id: &str, body: &str) -> Result<()> {
+    from.send(format!(
+        "<message type='chat' to='{to}' id='{id}'><body>{body}</body></message>"
+    ))
+}
+
+/// A client hears exactly these messages of those with that prefix, in order. What was not settled
+/// when an owner died is sent again by its sender's owner, and may come after an answer to a ping.
+async fn hears(
+    client: &Client,
+    from: usize,
+    prefix: &str,
+    ids: &[String],
+    limit: Duration,
+) -> Result<()> {
+    let heard = |log: &[Heard]| -> Vec<String> {
+        log.iter()
+            .filter(|heard| heard.element.name == "message")
+            .filter_map(|heard| heard.element.attr("id"))
+            .filter(|id| id.starts_with(prefix))
+            .map(str::to_owned)
+            .collect()
+    };
+    let all = |log: &[Heard]| (heard(log).len() >= ids.len()).then_some(());
+    // What is missing is told below.
+    client.hears("all messages", from, limit, all).await.ok();
+    deeds::ping(client).await?;
+    let heard = heard(&client.log(from));
+    ensure!(heard == ids, "heard {heard:?} instead of {ids:?}");
+    Ok(())
+}
+
+/// The router of a session without a socket dies, and the session is resumed.
+async fn owner_dies(world: &World, who: Who) -> Result<()> {
+    let mut cluster = world.cluster.lock().await;
+    cluster.process(ROUTER).kill();
+    cluster.process(ROUTER).start_again()?;
+    drop(cluster);
+    world.client(who).go(world.home(who))?;
+    world.client(who).connected(LIMIT).await?;
+    ensure!(world.client(who).lost().is_empty(), "the session is lost");
+    Ok(())
+}
+
+/// A session loses its socket while nothing passes between routers and Redis: the write of it is
+/// on its way. Its router gives it up and writes anew, messages come for the session, all of them are
+/// acknowledged, and the cluster is whole. Then the older write arrives, and the router dies: what
+/// was acknowledged is there.
+async fn an_older_write_arrives_last(mutations: &str, limit: Duration) -> Result<()> {
+    let (world, link) = world(mutations).await?;
+    let who = Who {
+        group: 0,
+        part: Part::Other,
+    };
+    let (away, from) = (world.client(who), part(&world, 1, Part::One));
+    let (to, heard) = (away.jid(), away.heard());
+    let ids: Vec<String> = (1..=5).map(|n| format!("late-{n}")).collect();
+    link.cut();
+    away.away()?;
+    let keeper = link.keeps(&to).await?;
+    link.given_up(&keeper).await?;
+    link.heal();
+    for id in &ids {
+        say(from, &to, id, "hello")?;
+    }
+    from.acknowledged(LIMIT).await?;
+    world.cluster.lock().await.whole(LIMIT).await?;
+    let bytes = link.arrive_late().await?;
+    println!("{bytes} bytes came late");
+    owner_dies(&world, who).await?;
+    hears(away, heard, "late-", &ids, limit).await?;
+    world.cluster.lock().await.whole(LIMIT).await
+}
+
+/// Sessions with megabytes that nobody has taken lose their sockets at once: no command to Redis is
+/// large, all of it is stored, and a death of their router loses nothing of it.
+async fn much_is_stored_in_small_parts() -> Result<()> {
+    const MESSAGES: usize = 25;
+    const BYTES: usize = 100_000;
+    /// Far below what would hold Redis up; a part of a commit is 256 KiB.
+    const COMMAND: usize = 1 << 20;
+    let (world, link) = world("").await?;
+    let body = "x".repeat(BYTES);
+    let from = part(&world, 1, Part::One);
+    let parts = [Part::Other, Part::Guest];
+    let mut expected = Vec::new();
+    for part in parts {
+        let who = Who { group: 0, part };
+        let client = world.client(who);
+        expected.push((who, client.heard()));
+        client.away()?;
+    }
+    world.cluster.lock().await.whole(LIMIT).await?;
+    link.largest();
+    for (who, _) in &expected {
+        let to = world.client(*who).jid();
+        for n in 0..MESSAGES {
+            say(from, &to, &format!("much-{n}"), &body)?;
+        }
+        from.acknowledged(LIMIT).await?;
+    }
+    world.cluster.lock().await.whole(2 * LIMIT).await?;
+    let largest = link.largest();
+    println!("the largest command has {largest} bytes");
+    ensure!(
+        largest > BYTES && largest < COMMAND,
+        "a command of {largest} bytes"
+    );
+    let mut cluster = world.cluster.lock().await;
+    cluster.process(ROUTER).kill();
+    cluster.process(ROUTER).start_again()?;
+    drop(cluster);
+    let ids: Vec<String> = (0..MESSAGES).map(|n| format!("much-{n}")).collect();
+    for (who, heard) in &expected {
+        let client = world.client(*who);
+        client.go(world.home(*who))?;
+        client.connected(LIMIT).await?;
+        hears(client, *heard, "much-", &ids, LIMIT).await?;
+    }
+    Ok(())
+}
+
+fn run(test: impl Future<Output = Result<()>>) -> Result<()> {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .unwrap()
+        .block_on(test)
+}
+
+#[test]
+fn a_write_that_was_given_up_and_arrives_last_changes_nothing() {
+    run(an_older_write_arrives_last("", LIMIT)).unwrap();
+}
+
+#[test]
+fn the_order_of_writes_is_missed() {
+    let lost = run(an_older_write_arrives_last("write-order", MISSED)).unwrap_err();
+    let lost = format!("{lost:#}");
+    assert!(lost.contains("instead of"), "{lost}");
+}
+
+#[test]
+fn many_bytes_are_stored_in_small_parts() {
+    run(much_is_stored_in_small_parts()).unwrap();
+}
