@@ -80,6 +80,22 @@ fn answers_are_addressed_back() {
     assert_eq!((error.kind, error.error()), (Kind::Message, Some(wait)));
 }
 
+/// RFC 6120 §8.3.1: an error comes from the address to which the stanza was sent, as it was written.
+#[test]
+fn an_answer_comes_from_what_was_written() {
+    let xml = "<presence from='a@x/r' to='R\u{f3}om@x/e\u{301}\u{3000}1'/>";
+    for stanza in [
+        from_tcp(xml.as_bytes()),
+        from_ws(xml.replace("<presence", "<presence xmlns='jabber:client'").as_bytes()),
+    ] {
+        assert_eq!(stanza.to, "r\u{f3}om@x/\u{e9} 1");
+        let error = stanza.error_reply(Condition::Conflict, None);
+        assert_eq!(error.from, "R\u{f3}om@x/e\u{301}\u{3000}1");
+        assert_eq!((error.to.as_str(), error.written_to.as_str()), ("a@x/r", ""));
+    }
+    assert_eq!(from_tcp(b"<presence to='a@x/r'/>").written_to, "");
+}
+
 #[test]
 fn a_recipient_is_filled_in_where_none_is_named() {
     let mut presence = Stanza::new(Kind::Presence);

@@ -62,6 +62,7 @@ pub(super) const PROOFS: &[Proof] = &[
     proof("XEP-0045", "§7.1 to §7.17 as an occupant", "room.scs"),
     proof("XEP-0045", "§7.2 refusals at the door", "room-errors.scs"),
     proof("XEP-0045", "§6.6 discovery of an occupant, §7.2.18 presence of somebody outside", "room-errors.scs"),
+    proof("XEP-0045", "§7.2.2, §7.6 a nick that the room spells differently", "names.scs"),
     proof("XEP-0045", "§7.2.8 sessions that share a nick", "room-sessions.scs"),
     proof("XEP-0045", "§7.2.14 history", "room-history.scs"),
     proof("XEP-0045", "§10.1.1, §10.1.2 a new room that has no options", "room-owner.scs"),

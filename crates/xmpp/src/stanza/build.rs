@@ -186,7 +186,10 @@ impl Stanza {
         let mut reply = Stanza::new(kind);
         reply.type_ = type_.to_owned();
         reply.id.clone_from(&self.id);
-        reply.from.clone_from(&self.to);
+        let written = !self.written_to.is_empty();
+        reply
+            .from
+            .clone_from(if written { &self.written_to } else { &self.to });
         reply.to.clone_from(&self.from);
         reply
     }

@@ -37,6 +37,9 @@ pub struct Stanza {
     pub from: String,
     /// Normalised JID, or empty.
     pub to: String,
+    /// The same as its sender wrote it, if that was another spelling; otherwise empty. Answers come
+    /// from it (RFC 6120 §8.3.1), so that the sender knows what they answer.
+    pub written_to: String,
     /// `xml:lang` in force for the stanza.
     pub lang: String,
     /// Other attributes, serialised, each with a leading space, declaring the prefixes they use.
@@ -105,6 +108,7 @@ impl Stanza {
             id: String::new(),
             from: String::new(),
             to: String::new(),
+            written_to: String::new(),
             lang: String::new(),
             attrs: String::new(),
             payload: Bytes::new(),
@@ -137,6 +141,7 @@ impl Stanza {
             + self.id.len()
             + self.from.len()
             + self.to.len()
+            + self.written_to.len()
             + self.lang.len()
             + self.attrs.len()
             + self.payload.len()

@@ -259,17 +259,19 @@ impl Outline {
         lang: &str,
     ) -> (Stanza, Option<Condition>) {
         let mut wrong = None;
+        // The address, and how it was written if that is not the same.
         let mut jid = |at: usize| match self.value(unit, at) {
-            None => String::new(),
+            None => (String::new(), String::new()),
             Some(text) => match Jid::parse(&text) {
-                Ok(jid) => jid.into(),
+                Ok(jid) if jid.as_str() == text => (text, String::new()),
+                Ok(jid) => (jid.into(), text),
                 Err(_) => {
                     wrong = Some(Condition::JidMalformed);
-                    text
+                    (text, String::new())
                 }
             },
         };
-        let (from, to) = (jid(2), jid(3));
+        let ((from, _), (to, written_to)) = (jid(2), jid(3));
         let (payload, index) = self.payload(unit);
         let stanza = Stanza {
             kind,
@@ -277,6 +279,7 @@ impl Outline {
             id: self.value(unit, 1).unwrap_or_default(),
             from,
             to,
+            written_to,
             lang: self.value(unit, LANG).unwrap_or_else(|| lang.to_owned()),
             attrs: String::from_utf8_lossy(&self.attrs).into_owned(),
             payload,

@@ -1,6 +1,7 @@
 //! Entering a room (XEP-0045 §7.2): who is there, oneself, the history, the subject.
 
 use sestina_xmpp::ext::delay::Delay;
+use sestina_xmpp::ext::muc::status;
 use sestina_xmpp::jid::Jid;
 use sestina_xmpp::ns;
 use sestina_xmpp::precis::nickname_key;
@@ -10,7 +11,7 @@ use sestina_xmpp::xml::Element;
 
 use super::input::Origin;
 use super::occupant::{Affiliation, Occupant, Role, RoomSession};
-use super::presence::{stripped, with_id};
+use super::presence::{is_changed, stripped, with_id};
 use super::state::{Emission, Room};
 use crate::worker::core::Core;
 use crate::worker::receive::InHand;
@@ -71,6 +72,7 @@ impl Slot {
             return self.room_joins_in_parts(core, hand, origin, room_jid, nick, stanza);
         }
         let request = history_request(&stanza);
+        let changed = is_changed(&stanza, &nick);
         let (id, presence) = stripped(stanza, room_jid);
         let me = RoomSession {
             jid: origin.jid,
@@ -99,7 +101,12 @@ impl Slot {
         if occupant.main.session == me.session {
             room.announce(&mut emission, occupant, me.session);
         }
-        let statuses: &[u16] = if founded { &[110, 201] } else { &[110] };
+        let statuses: &[u16] = match (founded, changed) {
+            (false, false) => &[status::SELF],
+            (false, true) => &[status::SELF, status::NICK_ASSIGNED],
+            (true, false) => &[status::SELF, status::CREATED],
+            (true, true) => &[status::SELF, status::CREATED, status::NICK_ASSIGNED],
+        };
         let own = room.presence_of(occupant, &me, true, statuses);
         emission.say_own(with_id(own, &id), occupant, &me);
         for (_, said, at_ms) in room.history_for(&request, core.wall_ms) {

@@ -140,6 +140,7 @@ impl Slot {
         let Some((before, mut me, rest)) = room.leave(origin.session) else {
             return;
         };
+        let changed = is_changed(&stanza, &nick);
         let (id, presence) = stripped(stanza, room_jid);
         me.presence = presence;
         let fresh = room.enter(&nick, before.affiliation, before.role, me);
@@ -173,7 +174,8 @@ impl Slot {
         if fresh {
             room.announce(&mut emission, occupant, me.session);
         }
-        let own = room.presence_of(occupant, me, true, &[110]);
+        let statuses: &[u16] = if changed { &[110, 210] } else { &[110] };
+        let own = room.presence_of(occupant, me, true, statuses);
         emission.say_own(with_id(own, &id), occupant, me);
         if core.config.shadow {
             emission.fields.push(occupant.field());
@@ -247,9 +249,16 @@ fn not_inside(presence: &Stanza) -> Stanza {
     kick
 }
 
+/// Whether a nickname is not spelt as the client wrote it (§7.2.2 and §7.6: status 210).
+pub(super) fn is_changed(presence: &Stanza, nick: &str) -> bool {
+    let written = presence.written_to.split_once('/');
+    written.is_some_and(|(_, written)| written != nick)
+}
+
 /// A presence as the room keeps it, and the id that its sender gave it.
 pub(super) fn stripped(mut presence: Stanza, room: &Jid) -> (String, Stanza) {
     let id = std::mem::take(&mut presence.id);
+    presence.written_to.clear();
     retain_own(&mut presence, room);
     (id, presence)
 }
