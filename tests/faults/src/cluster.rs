@@ -12,6 +12,7 @@ use sestina_rpc::{Dialer, GrpcStores, Security};
 use sestina_testkit::{Postgres, PostgresOptions, free_port};
 use tempfile::TempDir;
 
+use crate::clock::Clock;
 use crate::link::Link;
 use crate::process::{Process, Seen, Tier};
 use crate::redis::{self, Stores};
@@ -33,6 +34,8 @@ pub struct Size {
     pub mutations: String,
     /// How Redis is run.
     pub redis: redis::Mode,
+    /// Routers read the time of day from a [`Clock`] each.
+    pub clocks: bool,
     /// There is a [`Link`] in front of the only Redis server.
     pub link: bool,
 }
@@ -46,6 +49,7 @@ impl Default for Size {
             lease: Duration::from_millis(3200),
             mutations: String::new(),
             redis: redis::Mode::Single,
+            clocks: false,
             link: false,
         }
     }
@@ -88,17 +92,32 @@ impl Cluster {
     /// Starts it, and waits until it is whole.
     pub async fn start(size: Size) -> Result<Cluster> {
         let mode = size.redis;
-        let (redis, postgres) = tokio::task::spawn_blocking(move || {
+        let redis = tokio::task::spawn_blocking(move || {
             sestina_testkit::ensure_installed()?;
+            Stores::start(mode)
+        })
+        .await??;
+        Cluster::start_on(size, Arc::new(Mutex::new(redis))).await
+    }
+
+    /// Starts another cluster, of other processes with another database, on the same Redis; both
+    /// have processes of the same names.
+    pub async fn start_beside(&self, size: Size) -> Result<Cluster> {
+        Cluster::start_on(size, Arc::clone(&self.redis)).await
+    }
+
+    async fn start_on(size: Size, redis: Arc<Mutex<Stores>>) -> Result<Cluster> {
+        let postgres = tokio::task::spawn_blocking(move || {
             let options = PostgresOptions {
                 fsync: false,
                 ..PostgresOptions::default()
             };
-            anyhow::Ok((Stores::start(mode)?, Postgres::start_own(&options)?))
+            Postgres::start_own(&options)
         })
         .await??;
         let link = if size.link {
-            Some(Link::start(redis.port()?).await?)
+            let port = redis.lock().port()?;
+            Some(Link::start(port).await?)
         } else {
             None
         };
@@ -111,7 +130,7 @@ impl Cluster {
                 .collect::<Result<Vec<u16>>>()
         };
         let to = Addresses {
-            redis: redis.section(link.as_ref()),
+            redis: redis.lock().section(link.as_ref()),
             database: postgres.create_database("faults")?,
             routers: some(size.routers)?,
             storages: some(size.storages)?,
@@ -130,6 +149,10 @@ impl Cluster {
                 let clients = (tier == Tier::Edge).then(|| ports[number]);
                 let text = file(&name, &own, *listen, clients, &to, size.lease);
                 fs::write(own.join("sestina.toml"), text)?;
+                let mut environment = environment.clone();
+                if size.clocks && tier == Tier::Router {
+                    environment.extend(Clock::new(&own)?.environment()?);
+                }
                 started.push(Process::start(&name, tier, &own, &environment)?);
             }
             Ok(started)
@@ -139,7 +162,7 @@ impl Cluster {
             routers: start(Tier::Router, &to.routers)?,
             edges: start(Tier::Edge, &edge_ports)?,
             size,
-            redis: Arc::new(Mutex::new(redis)),
+            redis,
             link,
             postgres,
             ports,
@@ -217,6 +240,18 @@ impl Cluster {
             .iter()
             .filter_map(|p| Some((p["name"].as_str()?.to_owned(), p["hits"].as_u64()?)))
             .collect())
+    }
+
+    /// Changes the configuration of a process, which holds from its next start on.
+    pub fn reconfigure(&mut self, at: At, change: impl FnOnce(String) -> String) -> Result<()> {
+        let path = self.process(at).folder().join("sestina.toml");
+        let text = change(fs::read_to_string(&path)?);
+        Ok(fs::write(&path, text)?)
+    }
+
+    /// The clock of a router, where they have one each.
+    pub fn clock(&mut self, at: At) -> Result<Clock> {
+        Clock::new(self.process(at).folder())
     }
 
     /// Makes accounts; the password is the user's name.

@@ -3,6 +3,7 @@
 //! - [`process`]: one process of the `sestina` binary, killed, suspended and started again
 //! - [`cluster`]: three tiers of such processes with real Redis and PostgreSQL
 //! - [`client`]: a client that comes back on another edge by itself (XEP-0198)
+//! - [`clock`]: a process's time of day, which a test can change
 //! - [`world`]: the people, their sessions and rooms, chosen by who owns their slots
 //! - [`deeds`]: what people do while a fault strikes, each with its own check
 //! - [`fault`]: one fault at one point during one deed
@@ -16,6 +17,7 @@
 #![allow(clippy::large_futures)]
 
 pub mod client;
+pub mod clock;
 pub mod cluster;
 pub mod deeds;
 pub mod fault;

@@ -181,6 +181,11 @@ impl Process {
         Ok(serde_json::from_str(&answer)?)
     }
 
+    /// Where its configuration, its log and its files are.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
     /// Where its log is.
     pub fn log(&self) -> PathBuf {
         self.folder.join("log")

@@ -6,11 +6,12 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 
 /// Program and the Debian package that holds it.
-const NEEDED: [(&str, &str); 4] = [
+const NEEDED: [(&str, &str); 5] = [
     ("redis-server", "redis-server"),
     ("postgres", "postgresql"),
     ("initdb", "postgresql"),
     ("psql", "postgresql-client"),
+    ("faketime", "faketime"),
 ];
 
 /// Looks a program up in PATH, the usual system folders and PostgreSQL's versioned ones

@@ -1,0 +1,190 @@
+//! Processes that should have no part in what a cluster does: a router that nobody reaches, and those
+//! of another cluster on the same Redis.
+#![allow(clippy::unwrap_used, clippy::print_stdout)]
+
+use std::fs;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+use sestina_faults::cluster::{At, Cluster, Size};
+use sestina_faults::deeds::{self, Deed, Gate, Scene};
+use sestina_faults::process::Tier;
+use sestina_faults::wait::until;
+use sestina_faults::world::{LIMIT, World};
+
+/// Longer than moves of slots wait for anybody.
+const WATCHED: Duration = Duration::from_secs(14);
+
+fn router(number: usize) -> At {
+    At {
+        tier: Tier::Router,
+        number,
+    }
+}
+
+/// How many slots the router of that name has in the table of another.
+async fn owned(cluster: &mut Cluster, asked: usize, name: &str) -> Result<u64> {
+    let slots: Value = cluster.process(router(asked)).ask("slots", "").await?;
+    let all = slots["routers"].as_array().cloned().unwrap_or_default();
+    let of = |router: &&Value| router["name"] == name;
+    Ok(all
+        .iter()
+        .filter(of)
+        .filter_map(|router| router["slots"].as_u64())
+        .sum())
+}
+
+async fn people_go_on(world: &World, tag: &str) -> Result<()> {
+    let victim = router(0);
+    let (me, you) = world.scene(victim);
+    let quiet = Gate {
+        world,
+        arms: Vec::new(),
+    };
+    for deed in [Deed::Chat, Deed::RoomMessage, Deed::Join] {
+        let scene = Scene {
+            victim,
+            me,
+            you,
+            tag: format!("{tag}-{deed}"),
+        };
+        deeds::run(world, deed, &scene, &quiet)
+            .await
+            .with_context(|| format!("{deed}, {tag}"))?;
+    }
+    Ok(())
+}
+
+/// A router comes back with an address at which nobody is: it gets no slot, however long the others
+/// wait, an error names it and who does not reach it, and everybody goes on. With the right address it
+/// has its share again.
+async fn an_unreachable_router_gets_nothing() -> Result<()> {
+    let world = World::start(Size::default()).await?;
+    let mut cluster = world.cluster.lock().await;
+    cluster.process(router(2)).kill();
+    until(
+        "its slots have other owners",
+        LIMIT,
+        async || match owned(&mut cluster, 0, "router-3").await {
+            Ok(0) => Ok(()),
+            seen => Err(format!("{seen:?}")),
+        },
+    )
+    .await?;
+    let listens = "[cluster]\n";
+    // Nothing listens on the port of a multiplexer that nobody uses any more.
+    let wrong = format!("{listens}advertise = \"127.0.0.1:1\"\n");
+    cluster.reconfigure(router(2), |text| text.replace(listens, &wrong))?;
+    cluster.process(router(2)).start_again()?;
+    drop(cluster);
+    let logs = async || -> Result<String> {
+        let mut cluster = world.cluster.lock().await;
+        let mut all = String::new();
+        for number in 0..3 {
+            all += &fs::read_to_string(cluster.process(router(number)).log())?;
+        }
+        Ok(all)
+    };
+    until("the planner names who is not reached", LIMIT, async || {
+        let logs = logs().await.map_err(|error| error.to_string())?;
+        let named = logs.lines().any(|line| {
+            line.contains("ERROR") && line.contains("router-3") && line.contains("127.0.0.1:1")
+        });
+        if named {
+            Ok(())
+        } else {
+            Err("no such line".to_owned())
+        }
+    })
+    .await?;
+    let since = Instant::now();
+    let mut round = 0;
+    while since.elapsed() < WATCHED {
+        round += 1;
+        people_go_on(&world, &format!("unreached-{round}")).await?;
+        let slots = owned(&mut *world.cluster.lock().await, 0, "router-3").await?;
+        ensure!(slots == 0, "it was given {slots} slots");
+    }
+    println!("{round} rounds");
+    let mut cluster = world.cluster.lock().await;
+    cluster.reconfigure(router(2), |text| text.replace(&wrong, listens))?;
+    cluster.process(router(2)).kill();
+    cluster.process(router(2)).start_again()?;
+    cluster.whole(2 * LIMIT).await?;
+    ensure!(owned(&mut cluster, 0, "router-3").await? > 1000);
+    drop(cluster);
+    people_go_on(&world, "again").await?;
+    for who in world.everybody() {
+        let client = world.client(who);
+        ensure!(client.broken().is_empty(), "{:?}", client.broken());
+    }
+    Ok(())
+}
+
+/// Two clusters whose processes have the same names use one Redis: neither takes from the other.
+async fn two_clusters_share_a_redis() -> Result<()> {
+    let world = World::start(Size::default()).await?;
+    let size = Size {
+        edges: 1,
+        routers: 2,
+        storages: 1,
+        ..Size::default()
+    };
+    let mut other = world.cluster.lock().await.start_beside(size).await?;
+    let since = Instant::now();
+    let mut round = 0;
+    while since.elapsed() < WATCHED {
+        round += 1;
+        people_go_on(&world, &format!("shared-{round}")).await?;
+        for (cluster, count) in [(&mut *world.cluster.lock().await, 3), (&mut other, 2)] {
+            let status: Value = cluster.process(router(0)).ask("status", "").await?;
+            let routers = status["routers"].as_array().map_or(0, Vec::len);
+            ensure!(
+                routers == count && status["whole"] == true,
+                "{count} routers are to be whole: {status}"
+            );
+        }
+    }
+    // A death in one is none in the other.
+    other.process(router(1)).kill();
+    until(
+        "the other one takes its slots",
+        LIMIT,
+        async || match owned(&mut other, 0, "router-2").await {
+            Ok(0) => Ok(()),
+            seen => Err(format!("{seen:?}")),
+        },
+    )
+    .await?;
+    let mut cluster = world.cluster.lock().await;
+    ensure!(owned(&mut cluster, 0, "router-2").await? > 1000);
+    cluster.whole(LIMIT).await?;
+    drop(cluster);
+    people_go_on(&world, "after").await?;
+    for who in world.everybody() {
+        let client = world.client(who);
+        ensure!(client.broken().is_empty(), "{:?}", client.broken());
+    }
+    Ok(())
+}
+
+fn run(test: impl Future<Output = Result<()>>) {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .unwrap()
+        .block_on(test)
+        .unwrap();
+}
+
+#[test]
+fn a_router_that_nobody_reaches_is_given_nothing() {
+    run(an_unreachable_router_gets_nothing());
+}
+
+#[test]
+fn clusters_that_share_a_redis_leave_each_other_alone() {
+    run(two_clusters_share_a_redis());
+}
