@@ -202,7 +202,7 @@ fn store_op(operation: &str) -> StoreOp {
         "offline_list" | "offline_known" | "offline_remove" => StoreOp::OfflineRead,
         "outcome_put" => StoreOp::Outcome,
         "slot_table" => StoreOp::SlotTable,
-        "slot_claim" => StoreOp::SlotClaim,
+        "slot_claim" | "slot_assert" => StoreOp::SlotClaim,
         "maintain" => StoreOp::Maintain,
         _ if operation.starts_with("account_") => StoreOp::Account,
         _ if operation.starts_with("lease_") => StoreOp::Lease,

@@ -12,4 +12,5 @@ pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descrip
 
 #[allow(clippy::all)]
 mod convert;
+mod position;
 mod trailing;

@@ -256,6 +256,7 @@ mod tests {
             routers: vec![node("a", 1), node("b", 2)],
             owners,
             epochs: vec![1; SLOTS],
+            ..proto::SlotMap::default()
         };
         let slots = slots(&SlotTable::new(map).unwrap());
         let ranges: Vec<_> = slots

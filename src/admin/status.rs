@@ -5,8 +5,10 @@ use std::time::Duration;
 
 use sestina_api::admin::AdminError;
 use sestina_api::lease::LeaseAuthority;
+use sestina_cluster::claim::united;
 use sestina_cluster::slot_map::SlotTable;
 use sestina_cluster::slots::SLOTS;
+use sestina_cluster::timeline::awaited;
 use sestina_proto as proto;
 
 use super::types::{AuthorityStatus, ProcessStatus, RouterStatus, Status, StatusQuery};
@@ -122,6 +124,12 @@ fn judge(
                 "the lease of {role} {name} is not fresh in {where_}"
             ));
         }
+    }
+    for node in awaited(table, &united(&redis.1, &storage.1)) {
+        let name = &node.name;
+        missing.push(format!(
+            "the database lost commits, and {name} has not taken part in the new slot table yet"
+        ));
     }
     slots(table, &processes, &mut missing);
     let mut served = 0;

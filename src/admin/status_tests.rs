@@ -19,6 +19,7 @@ fn table(owner: u32) -> SlotTable {
         routers: vec![node("r", proto::NodeRole::Router)],
         owners: vec![owner; SLOTS],
         epochs: vec![1; SLOTS],
+        ..proto::SlotMap::default()
     };
     SlotTable::new(map).unwrap()
 }

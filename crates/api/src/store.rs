@@ -71,6 +71,8 @@ store_api! {
     slot_table(SlotTableRequest) -> SlotTableReply;
     /// Moves slots in one transaction (DESIGN: claim).
     slot_claim(SlotClaimRequest) -> SlotClaimReply;
+    /// What an owner holds, told on a new timeline of the table (DESIGN §3).
+    slot_assert(SlotAssertRequest) -> SlotAssertReply;
     /// The secret of this cluster, made at first use.
     cluster_secret(Empty) -> ClusterSecretReply;
     /// Saves a part of the replicas that a stopping process leaves to its next start.

@@ -19,6 +19,7 @@ use crate::hand_over::{slot_move, within};
 use crate::plan::{Claim, Move, PlanLimits, plan};
 use crate::reach::Reach;
 use crate::slot_map::{SlotTable, same};
+use crate::timeline;
 
 /// Settings of the planner.
 #[derive(Clone, Copy, Debug)]
@@ -82,6 +83,8 @@ pub struct Planner {
     balanced_among: Vec<u64>,
     /// Leases marked in the shadow store whose claim has not been confirmed.
     marked: Vec<proto::Node>,
+    /// So many processes have not taken part in the newest timeline of the table.
+    awaited: usize,
 }
 
 impl Planner {
@@ -101,6 +104,7 @@ impl Planner {
             ask_at: None,
             balanced_among: Vec::new(),
             marked: Vec::new(),
+            awaited: 0,
         }
     }
 
@@ -122,9 +126,16 @@ impl Planner {
         let storage = storage.map_err(|error| ClaimError::StorageAway(error.0))?;
         let shadow = shadow.map_err(|error| ClaimError::ShadowAway(error.0))?;
         self.unmark_living(&storage).await?;
+        let live = united(&shadow, &storage);
+        if self.is_awaited(&table, &live) {
+            return Ok(Round {
+                planner: self.planning,
+                ..Round::default()
+            });
+        }
         let mut limits = self.settings.limits;
         let routers = routers(&shadow, &storage);
-        let reach = Reach::of(&united(&shadow, &storage));
+        let reach = Reach::of(&live);
         let staying: Vec<&proto::Node> = routers.iter().filter(|node| !node.draining).collect();
         let open = reach.open(&table, &staying);
         let mut among: Vec<u64> = open.iter().map(|router| router.incarnation).collect();
@@ -151,6 +162,24 @@ impl Planner {
         Ok(round)
     }
 
+    /// Whether a live process has not taken part in the table's timeline yet: what it owns is not in
+    /// the table, so nothing is planned. One whose lease ends is not waited for.
+    fn is_awaited(&mut self, table: &SlotTable, live: &[proto::Node]) -> bool {
+        let names: Vec<&str> = timeline::awaited(table, live)
+            .map(|node| node.name.as_str())
+            .collect();
+        if names.len() != self.awaited && !names.is_empty() {
+            let timeline = table.position().timeline;
+            tracing::info!(
+                ?names,
+                timeline,
+                "no slot moves before these processes have taken part"
+            );
+        }
+        self.awaited = names.len();
+        self.awaited > 0 && guard!("timeline")
+    }
+
     /// Asks for the planner's lease or renews it, neither too often.
     async fn hold_planner_lease(&mut self) -> Result<bool, ClaimError> {
         let now = self.clock.now();
@@ -158,7 +187,7 @@ impl Planner {
             self.ask_at = now.checked_add(self.settings.ttl / 3);
             // Not the planner until storage says so again.
             let was = std::mem::take(&mut self.planning);
-            self.slot_claim(Vec::new()).await?;
+            self.slot_claim(Vec::new(), None).await?;
             if self.planning && !was {
                 tracing::info!(name = self.me.name, "this router plans the slot table");
             }
@@ -166,13 +195,18 @@ impl Planner {
         Ok(self.planning)
     }
 
-    async fn slot_claim(&mut self, moves: Vec<proto::SlotMove>) -> Result<Vec<u32>, ClaimError> {
+    async fn slot_claim(
+        &mut self,
+        moves: Vec<proto::SlotMove>,
+        known: Option<proto::Position>,
+    ) -> Result<Vec<u32>, ClaimError> {
         let planner_ttl_ms = u32::try_from(self.settings.ttl.as_millis()).unwrap_or(u32::MAX);
         let request = proto::SlotClaimRequest {
             moves,
             planner: Some(self.me.clone()),
             planner_ttl_ms,
             secret: self.ports.me.secret.to_wire(),
+            known,
         };
         let reply = self
             .ports
@@ -183,8 +217,8 @@ impl Planner {
     }
 
     async fn refresh_table(&self) -> Result<Arc<SlotTable>, ClaimError> {
-        let known_version = self.ports.table.load().version();
-        let request = proto::SlotTableRequest { known_version };
+        let known = Some(self.ports.table.load().position());
+        let request = proto::SlotTableRequest { known };
         let reply = within(self.settings.timeout, self.ports.stores.slot_table(request)).await?;
         if let Some(map) = reply.map {
             self.ports.table.offer(map)?;
@@ -265,7 +299,8 @@ impl Planner {
                 (*shadow).max(known_epoch(claim.slot)),
             )
         });
-        let refused = self.slot_claim(moves.collect()).await?;
+        let moves = moves.collect();
+        let refused = self.slot_claim(moves, Some(table.position())).await?;
         for (claim, _) in chosen {
             if !self.planning || refused.contains(&u32::from(claim.slot)) {
                 round.refused.push(claim.slot);
@@ -357,7 +392,7 @@ fn routers(shadow: &[proto::Node], storage: &[proto::Node]) -> Vec<proto::Node> 
             // It goes into orders and claims, where its reports have no place.
             None => live.push(proto::Node {
                 reaches: Vec::new(),
-                installed: 0,
+                installed: None,
                 ..node.clone()
             }),
         }

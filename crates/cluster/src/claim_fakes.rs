@@ -97,7 +97,7 @@ macro_rules! not_used {
             ) -> Result<proto::SlotTableReply, StoreError> {
                 self.check()?;
                 let map = self.state.lock().1.clone();
-                let map = (map.version > request.known_version).then_some(map);
+                let map = (Some(map.position()) != request.known).then_some(map);
                 Ok(proto::SlotTableReply { map })
             }
 
@@ -169,6 +169,7 @@ not_used! {
     replica_load(ReplicaLoadRequest) -> ReplicaLoadReply;
     replica_clear(Empty) -> Empty;
     ticket_keys(TicketKeysRequest) -> TicketKeysReply;
+    slot_assert(SlotAssertRequest) -> SlotAssertReply;
     lease_prove(LeaseProveRequest) -> LeaseProveReply;
     maintain(MaintainRequest) -> Empty;
 }

@@ -35,6 +35,33 @@ async fn only_one_router_plans() {
     assert_eq!(share(&other, &b), share(&planner, &b));
 }
 
+/// The database has lost commits: who has not said what it owns is waited for, unless its lease ends.
+#[tokio::test]
+async fn nothing_is_planned_while_a_process_is_on_an_older_timeline() {
+    let (world, mut planner, a, b) = two_routers().await;
+    world.storage.state.lock().1.timeline = 2;
+    let on = |node: &proto::Node, timeline| proto::Node {
+        installed: Some(proto::Position {
+            timeline,
+            ..proto::Position::default()
+        }),
+        ..node.clone()
+    };
+    let (new, old) = (on(&a, 2), on(&router("c"), 1));
+    world.pass(&[&new, &old]).await;
+    let round = planner.run_planner_round(nothing).await.unwrap();
+    assert!(round.planner);
+    assert!(round.claimed.is_empty() && round.hand_overs.is_empty());
+    assert!(share(&planner, &b) > 1900, "its lease has ended");
+    world.pass(&[&new, &on(&old, 2)]).await;
+    let round = planner.run_planner_round(nothing).await.unwrap();
+    assert!(!round.claimed.is_empty());
+    world.storage.state.lock().1.timeline = 3;
+    world.pass(&[&on(&a, 3)]).await;
+    let round = planner.run_planner_round(nothing).await.unwrap();
+    assert!(!round.claimed.is_empty(), "c is not waited for");
+}
+
 #[tokio::test]
 async fn a_dead_routers_slots_are_claimed_above_every_known_epoch() {
     let (world, mut planner, a, b) = two_routers().await;

@@ -70,6 +70,7 @@ impl ClaimPorts {
             planner: None,
             planner_ttl_ms: 0,
             secret: self.me.secret.to_wire(),
+            known: Some(table.position()),
         };
         let reply = self.slot_claim(request, limit).await?;
         Ok(reply
@@ -77,6 +78,33 @@ impl ClaimPorts {
             .into_iter()
             .filter_map(|slot| u16::try_from(slot).ok())
             .collect())
+    }
+
+    /// Tells storage what this process holds, each slot with its epoch, on a new timeline of the table.
+    /// Returns the slots that others own; `None` if there is an even newer timeline.
+    pub async fn assert(
+        &self,
+        timeline: u64,
+        held: &[(u16, u64)],
+        limit: Duration,
+    ) -> Result<Option<Vec<u16>>, ClaimError> {
+        let held = held.iter().map(|(slot, epoch)| proto::Fence {
+            slot: u32::from(*slot),
+            epoch: *epoch,
+        });
+        let request = proto::SlotAssertRequest {
+            holder: Some(self.me.node.clone()),
+            secret: self.me.secret.to_wire(),
+            timeline,
+            held: held.collect(),
+        };
+        let reply = within(limit, self.stores.slot_assert(request)).await?;
+        if let Some(map) = reply.map {
+            self.table.offer(map)?;
+        }
+        let refused = reply.refused_slots.into_iter();
+        let refused = refused.filter_map(|slot| u16::try_from(slot).ok());
+        Ok(reply.done.then(|| refused.collect()))
     }
 
     pub(crate) async fn slot_claim(

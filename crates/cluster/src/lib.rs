@@ -9,6 +9,7 @@
 //! - [`alone`]: the lease authority of a process that is the whole system
 //! - [`lease_storage`]: storage as a lease authority
 //! - [`hand_over`]: changing the table, and how an owner gives slots away
+//! - [`timeline`]: whose assertions are awaited after the database has lost commits
 //! - [`claim`]: the planner's round, and fail-over
 
 pub mod alone;
@@ -21,3 +22,4 @@ pub mod reach;
 pub mod rendezvous;
 pub mod slot_map;
 pub mod slots;
+pub mod timeline;

@@ -46,6 +46,7 @@ fn owned_by(routers: &[u64]) -> SlotTable {
         owners: (0..SLOTS as u16).map(place).collect(),
         epochs: vec![1; SLOTS],
         routers: nodes,
+        ..proto::SlotMap::default()
     })
     .unwrap()
 }

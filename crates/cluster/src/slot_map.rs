@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use sestina_proto as proto;
+use sestina_runtime::guard;
 use tokio::sync::watch;
 
 use crate::slots::SLOTS;
@@ -56,6 +57,7 @@ impl SlotTable {
                 routers: Vec::new(),
                 owners: vec![0; SLOTS],
                 epochs: vec![0; SLOTS],
+                ..proto::SlotMap::default()
             },
         }
     }
@@ -102,9 +104,14 @@ impl SlotTable {
         self.map.epochs.get(usize::from(slot)).copied().unwrap_or(0)
     }
 
-    /// The table's version; a higher one is newer.
+    /// The table's version; on one timeline a higher one is newer.
     pub fn version(&self) -> u64 {
         self.map.version
+    }
+
+    /// Where the table was; see [`newer`].
+    pub fn position(&self) -> proto::Position {
+        self.map.position()
     }
 
     /// All slots of this incarnation, ascending.
@@ -139,6 +146,17 @@ pub fn same(a: &proto::Node, b: &proto::Node) -> bool {
     a.incarnation == b.incarnation && a.name == b.name
 }
 
+/// Whether a table at `a` is newer than one at `b`: of a later timeline, or of the same one and of a
+/// higher version. A new timeline goes on from an older version, because the database has lost the
+/// newer ones.
+pub fn newer(a: proto::Position, b: proto::Position) -> bool {
+    if guard!("timeline") {
+        a.place() > b.place()
+    } else {
+        a.version > b.version
+    }
+}
+
 /// The newest table that this process knows: read without a lock, replaced only by a newer one.
 #[derive(Clone, Debug)]
 pub struct SharedSlotTable {
@@ -148,7 +166,7 @@ pub struct SharedSlotTable {
 #[derive(Debug)]
 struct Shared {
     table: ArcSwap<SlotTable>,
-    version: watch::Sender<u64>,
+    position: watch::Sender<proto::Position>,
 }
 
 impl Default for SharedSlotTable {
@@ -160,10 +178,10 @@ impl Default for SharedSlotTable {
 impl SharedSlotTable {
     /// Starts with this table.
     pub fn new(table: SlotTable) -> SharedSlotTable {
-        let version = watch::Sender::new(table.version());
+        let position = watch::Sender::new(table.position());
         let table = ArcSwap::from_pointee(table);
         SharedSlotTable {
-            shared: Arc::new(Shared { table, version }),
+            shared: Arc::new(Shared { table, position }),
         }
     }
 
@@ -176,10 +194,10 @@ impl SharedSlotTable {
     pub fn replace_if_newer(&self, table: SlotTable) -> bool {
         let table = Arc::new(table);
         // The watch's lock makes the comparison and the swap one step.
-        self.shared.version.send_if_modified(|version| {
-            let newer = table.version() > *version;
+        self.shared.position.send_if_modified(|position| {
+            let newer = newer(table.position(), *position);
             if newer {
-                *version = table.version();
+                *position = table.position();
                 self.shared.table.store(table.clone());
             }
             newer
@@ -188,15 +206,15 @@ impl SharedSlotTable {
 
     /// The same for a map from the wire.
     pub fn offer(&self, map: proto::SlotMap) -> Result<bool, SlotMapError> {
-        if map.version <= self.shared.table.load().version() {
+        if !newer(map.position(), self.shared.table.load().position()) {
             return Ok(false);
         }
         Ok(self.replace_if_newer(SlotTable::new(map)?))
     }
 
-    /// Tells the version of each newer table (or of the last, if several came meanwhile).
-    pub fn subscribe(&self) -> watch::Receiver<u64> {
-        self.shared.version.subscribe()
+    /// Tells the position of each newer table (or of the last, if several came meanwhile).
+    pub fn subscribe(&self) -> watch::Receiver<proto::Position> {
+        self.shared.position.subscribe()
     }
 }
 
@@ -264,7 +282,7 @@ mod tests {
         let mut versions = shared.subscribe();
         assert!(shared.offer(map(2)).unwrap());
         versions.changed().await.unwrap();
-        assert_eq!(*versions.borrow_and_update(), 2);
+        assert_eq!(versions.borrow_and_update().version, 2);
         assert!(!shared.offer(map(2)).unwrap());
         assert!(!shared.offer(map(1)).unwrap());
         assert!(!versions.has_changed().unwrap());
@@ -273,5 +291,19 @@ mod tests {
         broken.owners.clear();
         assert!(shared.offer(broken).is_err());
         assert_eq!(shared.load().epoch(5), 9);
+    }
+
+    #[test]
+    fn a_later_timeline_is_taken_though_its_version_is_lower() {
+        let shared = SharedSlotTable::default();
+        let at = |timeline, version| proto::SlotMap {
+            timeline,
+            ..map(version)
+        };
+        assert!(shared.offer(at(1, 60)).unwrap());
+        assert!(shared.offer(at(2, 58)).unwrap());
+        assert!(!shared.offer(at(1, 61)).unwrap());
+        assert!(shared.offer(at(2, 59)).unwrap());
+        assert_eq!(shared.load().position().place(), (2, 59));
     }
 }

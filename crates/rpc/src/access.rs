@@ -69,6 +69,7 @@ pub const METHODS: &[Method] = &[
     method("sestina.v1.Storage/LeaseProve", ROUTERS),
     method("sestina.v1.Storage/SlotTable", ROUTERS),
     method("sestina.v1.Storage/SlotClaim", ROUTERS),
+    method("sestina.v1.Storage/SlotAssert", ROUTERS),
     method("sestina.v1.Storage/ClusterSecret", ROUTERS),
     method("sestina.v1.Storage/TicketKeys", ROUTERS),
     method("sestina.v1.Storage/ReplicaSave", NONE),

@@ -44,6 +44,7 @@ macro_rules! for_each_store {
             lease_prove(LeaseProveRequest) -> LeaseProveReply, Lease;
             slot_table(SlotTableRequest) -> SlotTableReply, Read;
             slot_claim(SlotClaimRequest) -> SlotClaimReply, Once;
+            slot_assert(SlotAssertRequest) -> SlotAssertReply, Once;
             cluster_secret(Empty) -> ClusterSecretReply, Write;
             replica_save(ReplicaSaveRequest) -> Empty, Once;
             replica_load(ReplicaLoadRequest) -> ReplicaLoadReply, Query;
@@ -71,6 +72,14 @@ macro_rules! check_caller {
     };
     (slot_claim, $request:expr) => {
         access::claim_of($request.extensions().get(), $request.get_ref())
+    };
+    (slot_assert, $request:expr) => {
+        access::speaks_as(
+            $request.extensions().get(),
+            $request.get_ref().holder.as_ref(),
+            sestina_proto::NodeRole::Router,
+        )
+        .map(drop)
     };
     ($other:ident, $request:expr) => {
         Ok::<(), Status>(())

@@ -50,6 +50,10 @@ pub const NAMES: &[(&str, &str)] = &[
         "a load during which the store changed begins anew",
     ),
     (
+        "timeline",
+        "a table of a database that has lost commits is a new one, on which owners assert their slots",
+    ),
+    (
         "room-sequence",
         "a new owner numbers the events of a room above all that an earlier one can have numbered",
     ),

@@ -135,7 +135,7 @@ impl Edge {
         EdgeStatus {
             leased: self.shared.lease.holds(),
             draining: self.shared.is_draining(),
-            map_version: self.shared.directory.version(),
+            map_version: self.shared.directory.position().version,
             routers,
             reached,
         }

@@ -109,6 +109,12 @@ impl Worker {
         stored.collect()
     }
 
+    /// The slots that it holds, each with its epoch.
+    pub fn held(&self) -> Vec<(u16, u64)> {
+        let slots = self.0.slots.iter();
+        slots.map(|slot| (slot.slot, slot.epoch)).collect()
+    }
+
     /// Whether it serves a slot.
     pub fn serves(&self, slot: u16) -> bool {
         let mut slots = self.0.slots.iter();

@@ -83,6 +83,7 @@ metered! {
     lease_end(LeaseEndRequest) -> Empty;
     lease_list(Empty) -> LeaseListReply;
     lease_prove(LeaseProveRequest) -> LeaseProveReply;
+    slot_assert(SlotAssertRequest) -> SlotAssertReply;
     slot_table(SlotTableRequest) -> SlotTableReply;
     slot_claim(SlotClaimRequest) -> SlotClaimReply;
     cluster_secret(Empty) -> ClusterSecretReply;

@@ -371,6 +371,13 @@ impl Stores for Storage {
         Ok(reply)
     }
 
+    async fn slot_assert(
+        &self,
+        request: proto::SlotAssertRequest,
+    ) -> Result<proto::SlotAssertReply, StoreError> {
+        operate!(self, write Control, slots => assert, request)
+    }
+
     async fn cluster_secret(
         &self,
         request: proto::Empty,

@@ -80,6 +80,7 @@ pub struct Cluster {
     /// Ports for clients.
     pub ports: Vec<u16>,
     storage_ports: Vec<u16>,
+    database: String,
     folder: TempDir,
 }
 
@@ -167,6 +168,7 @@ impl Cluster {
             postgres,
             ports,
             storage_ports: to.storages,
+            database: to.database,
             folder,
         };
         let whole = cluster.whole(Duration::from_secs(60)).await;
@@ -360,6 +362,11 @@ impl Cluster {
         // As the processes are configured, which is not at all.
         let dialer = Dialer::in_cluster(Security::Plaintext, sestina_rpc::Cluster::new("sestina"));
         Ok(GrpcStores::new(dialer, targets))
+    }
+
+    /// Runs SQL on the cluster's database; returns what psql prints.
+    pub fn sql(&self, sql: &str) -> Result<String> {
+        self.postgres.query_at(&self.database, sql)
     }
 
     /// Leaves the folder with configurations and logs behind, and says where it is.

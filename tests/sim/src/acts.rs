@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use sestina_cluster::slot_map::{SlotTable, newer};
+use sestina_cluster::timeline::awaited;
 use sestina_proto as proto;
 
 use super::client::Mode;
@@ -35,6 +37,8 @@ pub(super) enum Act {
     SockGone(u64),
     Connect(usize),
     Late(usize),
+    /// A process renews its lease, and says which table it has.
+    Report(proto::Position),
 }
 
 impl World {
@@ -48,9 +52,10 @@ impl World {
         }
         acts.extend((0..self.orphans.len()).map(Act::Orphan));
         acts.extend(self.shadow.late(self.now).map(Act::LateWrite));
-        if stores && self.owner_without_lease(&fresh) {
+        if stores && self.owner_without_lease(&fresh) && !self.awaits() {
             acts.push(Act::Plan);
         }
+        acts.extend(self.lost_positions().into_iter().map(Act::Report));
         for (index, edge) in self.edges.iter().enumerate().filter(|(_, e)| e.alive) {
             for lane in edge.lanes_due(self.now) {
                 let to = self.host_index(lane.0).map(|h| &self.hosts[h]);
@@ -58,8 +63,8 @@ impl World {
                     acts.push(Act::LaneOpen(index, lane));
                 }
             }
-            let newer = |h: &Host| h.is_running() && h.table.version() > edge.version();
-            if let Some(host) = self.hosts.iter().position(newer) {
+            let has_newer = |h: &Host| h.is_running() && newer(h.table.position(), edge.position());
+            if let Some(host) = self.hosts.iter().position(has_newer) {
                 acts.push(Act::EdgeLearn(index, host));
             }
         }
@@ -155,6 +160,7 @@ impl World {
                     Job::Shadow { .. }
                     | Job::ShadowList { .. }
                     | Job::Release { .. }
+                    | Job::Raise { .. }
                     | Job::Keys { .. } => false,
                 },
             };
@@ -165,13 +171,15 @@ impl World {
         if let Life::Late { turns: 0 } = host.life {
             acts.push(Act::Late(index));
         }
-        if host.watched < host.table.version() {
+        let refused = self.storage.away || self.ended.contains(&host.incarnation());
+        let waits = host.has_to_assert() && refused;
+        if host.watched != host.table.position() && !waits {
             acts.push(Act::Watch(index));
         }
         if !host.is_running() {
             return;
         }
-        if !self.storage.away && self.storage.map.version > host.table.version() {
+        if !self.storage.away && newer(self.storage.map.position(), host.table.position()) {
             acts.push(Act::ReadTable(index));
         }
         if stores && !host.live.keys().eq(fresh.keys()) {
@@ -194,11 +202,53 @@ impl World {
     }
 
     pub(super) fn owner_without_lease(&self, fresh: &BTreeMap<u64, proto::Node>) -> bool {
-        self.storage
-            .map
-            .routers
-            .iter()
-            .any(|r| !fresh.contains_key(&r.incarnation))
+        let map = &self.storage.map;
+        let dead = |router: &proto::Node| !fresh.contains_key(&router.incarnation);
+        let ownerless = |slot: &u16| map.owners[usize::from(*slot)] == 0;
+        (map.routers.iter().any(dead) || self.slots.iter().any(ownerless))
             && self.hosts.iter().any(Host::is_running)
+    }
+
+    /// The tables of live processes: of a router the one on whose timeline it has asserted.
+    fn positions(&self) -> Vec<(&proto::Node, proto::Position)> {
+        let hosts = self.hosts.iter().map(|host| (&host.node, host.watched));
+        let edges = self.edges.iter().filter(|edge| edge.alive);
+        let edges = edges.map(|edge| (&edge.node, edge.position()));
+        let fresh = self.fresh();
+        hosts
+            .chain(edges)
+            .filter(|(node, _)| fresh.contains_key(&node.incarnation))
+            .collect()
+    }
+
+    /// Tables of processes that storage does not know any more.
+    fn lost_positions(&self) -> Vec<proto::Position> {
+        let mut lost = Vec::new();
+        for (node, position) in self.positions() {
+            let acts = self
+                .host_index(node.incarnation)
+                .is_none_or(|host| self.hosts[host].is_running());
+            if acts && !self.storage.away && self.storage.has_lost(position) {
+                lost.push(position);
+            }
+        }
+        lost
+    }
+
+    /// Whether a live process has not taken part in the newest timeline of the table.
+    fn awaits(&self) -> bool {
+        let Ok(table) = SlotTable::new(self.storage.map.clone()) else {
+            return false;
+        };
+        let live: Vec<proto::Node> = self
+            .positions()
+            .into_iter()
+            .map(|(node, position)| proto::Node {
+                installed: Some(position),
+                ..node.clone()
+            })
+            .collect();
+        let awaited = awaited(&table, &live).next().is_some();
+        awaited
     }
 }

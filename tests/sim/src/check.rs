@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use sestina_proto as proto;
+
 use super::client::{Client, Mode, Received, What, number_in};
 use super::state_store::Fields;
 use super::world::{Sent, World};
@@ -84,7 +86,13 @@ fn clients(world: &World, wrong: &mut Vec<String>) {
         if !client.wanted && client.mode != Mode::Offline {
             wrong.push(format!("{at} is {:?}", client.mode));
         }
-        let left = world.storage.offline_all(&client.bare).count();
+        // What the database took for delivered and does not any more waits for the next login.
+        let lost = &world.storage.commits.delivered;
+        let again = |row: &proto::OfflineRow| {
+            number_in(row.stanza.as_ref()).is_some_and(|number| lost.contains(&number))
+        };
+        let left = world.storage.offline_all(&client.bare);
+        let left = left.filter(|row| !again(row)).count();
         if client.is_online() && client.available && left > 0 {
             wrong.push(format!("{at}: {left} messages are left in its store"));
         }
@@ -109,7 +117,8 @@ fn clients(world: &World, wrong: &mut Vec<String>) {
             // Who enters a room again gets its history again.
             let history = got.delayed && got.what == What::Groupchat;
             let again = !seen.insert((got.session, got.what, got.number));
-            if again && !history {
+            let stored_again = world.storage.commits.delivered.contains(&got.number);
+            if again && !history && !stored_again {
                 wrong.push(format!("{at}: got {:?} {} twice", got.what, got.number));
             }
         }
@@ -136,7 +145,8 @@ fn messages(world: &World, wrong: &mut Vec<String>) {
     for (number, sent) in &world.sent {
         let from = (sent.from, sent.session);
         let bounced = got(world, from, What::Error, *number).next().is_some();
-        if !sent.accepted || bounced {
+        // What was stored and nowhere else is lost with its row.
+        if !sent.accepted || bounced || world.storage.commits.stored.contains(number) {
             continue;
         }
         for who in sent.cover.iter().filter(|who| exists(world, **who)) {
@@ -244,7 +254,8 @@ fn archives(world: &World, wrong: &mut Vec<String>) {
             let times = numbers
                 .get(user)
                 .map_or(0, |n| n.iter().filter(|n| *n == number).count());
-            if times != 1 && !(own && times > 0) {
+            let lost = times == 0 && world.storage.commits.archived.contains(number);
+            if times != 1 && !(own && times > 0) && !lost {
                 wrong.push(format!(
                     "m{number} {sent:?}: {times} times in the archive of {user}"
                 ));
@@ -277,6 +288,9 @@ fn archive_order(world: &World, client: &Client, wrong: &mut Vec<String>) {
     for r in live.filter(|r| r.what == What::Message && !r.delayed) {
         if bare(&r.from) == client.bare {
             // The sender's own row, from when it was sent.
+            continue;
+        }
+        if world.storage.commits.archived.contains(&r.number) {
             continue;
         }
         let Some(at) = place.get(&r.stanza_id) else {

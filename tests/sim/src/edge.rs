@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use sestina_cluster::slot_map::newer;
 use sestina_cluster::slots::{SLOTS, slot_of_bare};
 use sestina_edge::attachment::Attachments;
 use sestina_edge::attachment::hands::{Hands, Limits, Lock, Reader};
@@ -72,7 +73,7 @@ pub(super) struct Ground {
     now: Cell<u64>,
     tally: Tally,
     lanes: RefCell<BTreeMap<(u64, u32), Lane>>,
-    version: Cell<u64>,
+    position: Cell<proto::Position>,
 }
 
 impl Hands for Ground {
@@ -138,10 +139,10 @@ impl Hands for Ground {
     }
 
     fn learn(&self, map: proto::SlotMap) {
-        if map.version <= self.version.get() {
+        if !newer(map.position(), self.position.get()) {
             return;
         }
-        self.version.set(map.version);
+        self.position.set(map.position());
         self.follow_routers(&map);
         for (number, cell) in self.attachments.slots.iter().enumerate() {
             let owner = (map.owners[number] as usize)
@@ -209,7 +210,7 @@ impl Edge {
                 now: Cell::new(0),
                 tally: Tally::default(),
                 lanes: RefCell::default(),
-                version: Cell::new(0),
+                position: Cell::default(),
             },
             last_handle: 0,
         }
@@ -225,9 +226,9 @@ impl Edge {
         &self.ground
     }
 
-    /// Version of the slot map in use.
-    pub(super) fn version(&self) -> u64 {
-        self.ground.version.get()
+    /// Where the slot map in use was.
+    pub(super) fn position(&self) -> proto::Position {
+        self.ground.position.get()
     }
 
     // ---- lanes
@@ -280,11 +281,13 @@ impl Edge {
             attachments.lane_ready(ground, &lane.0, lane.1, LANES);
         }
         let (worker, seq) = (batch.worker, batch.seq);
-        let refused_slots = ground.attachments.take_batch(ground, &lane.0, batch);
+        let refused = ground.attachments.take_batch(ground, &lane.0, batch);
+        let (refused_slots, refused_epochs) = refused.into_iter().unzip();
         let ack = Body::LaneAck(proto::LaneAck {
             worker,
             seq,
             refused_slots,
+            refused_epochs,
         });
         ground.send(
             &conn,

@@ -25,9 +25,10 @@ pub(super) enum Fault {
     Pause,
     Suspend,
     HandOver,
+    CommitsLost,
 }
 
-const FAULTS: [Fault; 22] = [
+const FAULTS: [Fault; 24] = [
     Fault::None,
     Fault::KillRouter,
     Fault::KillRouter,
@@ -50,6 +51,8 @@ const FAULTS: [Fault; 22] = [
     Fault::Suspend,
     Fault::Suspend,
     Fault::HandOver,
+    Fault::CommitsLost,
+    Fault::CommitsLost,
 ];
 
 impl World {
@@ -105,6 +108,16 @@ impl World {
                     self.order_hand_over();
                 }
             }
+            Fault::CommitsLost => {
+                for _ in 0..self.rng.below(4) {
+                    self.order_hand_over();
+                }
+                let acts = self.rng.below(250);
+                self.run(acts);
+                let lost = 1 + self.rng.below(12) as usize;
+                self.note(|| format!("!! the database loses {lost} commits"));
+                self.storage.lose_commits(lost);
+            }
         }
     }
 
@@ -140,6 +153,10 @@ impl World {
 
     fn order_hand_over(&mut self) {
         let slot = *self.rng.pick(&self.slots).unwrap_or(&1);
+        self.order_hand_over_of(slot);
+    }
+
+    pub(super) fn order_hand_over_of(&mut self, slot: u16) {
         let map = &self.storage.map;
         let owner = (map.owners[usize::from(slot)] as usize)
             .checked_sub(1)

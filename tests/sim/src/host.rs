@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use sestina_api::shadow::{Loading, ShadowError};
-use sestina_cluster::slot_map::SlotTable;
+use sestina_cluster::slot_map::{SlotTable, newer};
 use sestina_proto as proto;
 use sestina_proto::peer_frame::Body as PeerBody;
 
@@ -65,8 +65,10 @@ pub(super) struct Host {
     pub(super) workers: Vec<Worker>,
     pub(super) inbox: Vec<VecDeque<Input>>,
     pub(super) table: Arc<SlotTable>,
-    /// Version that the workers have.
-    pub(super) watched: u64,
+    /// The table that the workers have.
+    pub(super) watched: proto::Position,
+    /// The newest timeline on which it has asserted what it holds; 0: it knows no table.
+    pub(super) timeline: u64,
     mine: BTreeMap<u16, u64>,
     pub(super) live: BTreeMap<u64, proto::Node>,
     pub(super) keepers: BTreeMap<u64, Keeper>,
@@ -83,7 +85,8 @@ impl Host {
             inbox: workers.iter().map(|_| VecDeque::new()).collect(),
             workers,
             table: Arc::new(SlotTable::empty()),
-            watched: 0,
+            watched: proto::Position::default(),
+            timeline: 0,
             mine: BTreeMap::new(),
             live: BTreeMap::new(),
             keepers: BTreeMap::new(),
@@ -167,11 +170,30 @@ impl Host {
     }
 
     pub(super) fn offer(&mut self, map: &proto::SlotMap) {
-        if map.version > self.table.version()
+        if newer(map.position(), self.table.position())
             && let Ok(table) = SlotTable::new(map.clone())
         {
             self.table = Arc::new(table);
         }
+    }
+
+    /// Whether it has to assert what it holds before it believes its table.
+    pub(super) fn has_to_assert(&self) -> bool {
+        self.timeline > 0 && self.table.position().timeline > self.timeline
+    }
+
+    /// Tells storage what it holds. What is on its way to its workers comes before the question.
+    pub(super) fn assert(&mut self, storage: &mut Storage, now: u64) {
+        for worker in 0..self.workers.len() {
+            self.turn(worker, usize::MAX, now);
+        }
+        let held: BTreeMap<u16, u64> = self.workers.iter().flat_map(Worker::held).collect();
+        for slot in storage.assert(&self.node, &held) {
+            let epoch = storage.map.epochs[usize::from(slot)].max(held[&slot] + 1);
+            self.push(self.worker_of(slot.into()), Input::Lose { slot, epoch });
+        }
+        self.offer(&storage.map);
+        self.timeline = self.table.position().timeline;
     }
 
     /// What both authorities say of who is alive.
@@ -193,7 +215,8 @@ impl Host {
     /// Tells the workers of a newer table.
     pub(super) fn watch(&mut self, fresh: &BTreeMap<u64, proto::Node>) {
         let table = self.table.clone();
-        self.watched = table.version();
+        self.watched = table.position();
+        self.timeline = self.watched.timeline;
         self.push_all(|| Input::Table(table.clone()));
         let owned: BTreeMap<u16, u64> = table
             .slots_of(&self.node)
@@ -285,23 +308,36 @@ impl Host {
     }
 }
 
+/// Who asks for a job, and the table that it has.
+#[derive(Clone, Debug)]
+pub(super) struct Asker {
+    pub(super) node: proto::Node,
+    pub(super) known: proto::Position,
+    pub(super) at: u64,
+}
+
 /// Does a job at the stores; `None` if it has to wait.
 pub(super) fn perform(
     job: &Job,
-    asked_at: u64,
+    asker: &Asker,
     now: u64,
     storage: &mut Storage,
     shadow: &mut Shadow,
     fate: Fate,
 ) -> Option<JobDone> {
     const QUESTION: u64 = 500;
-    let late = now > asked_at + QUESTION;
+    let late = now > asker.at + QUESTION;
     Some(match job {
         Job::Archive { rows, works } => {
             if storage.away {
                 return None;
             }
             let fenced = storage.archive(rows);
+            let refused = |row: &proto::ArchiveRow| {
+                fenced.contains(&row.fence.as_ref().map_or(0, |f| f.slot))
+            };
+            let both = rows.iter().cloned().zip(works.iter().copied());
+            let fenced = both.filter(|(row, _)| refused(row)).collect();
             JobDone::Archive {
                 slots: rows.iter().map(|r| fence_slot(r.fence.as_ref())).collect(),
                 works: works.clone(),
@@ -313,6 +349,11 @@ pub(super) fn perform(
                 return None;
             }
             let fenced = storage.offline_append(rows);
+            let refused = |row: &proto::OfflineRow| {
+                fenced.contains(&row.fence.as_ref().map_or(0, |f| f.slot))
+            };
+            let both = rows.iter().cloned().zip(works.iter().copied());
+            let fenced = both.filter(|(row, _)| refused(row)).collect();
             JobDone::Offline {
                 slots: rows.iter().map(|r| fence_slot(r.fence.as_ref())).collect(),
                 works: works.clone(),
@@ -359,11 +400,12 @@ pub(super) fn perform(
             if storage.away {
                 return None;
             }
-            storage.offline_remove(request);
+            let fenced = !storage.offline_remove(request);
             JobDone::OfflineRemoved {
                 slot: *slot,
                 session: *session,
                 request: request.clone(),
+                fenced,
             }
         }
         Job::ArchiveQuery { query, request } => {
@@ -398,36 +440,24 @@ pub(super) fn perform(
         // In parts: see `World::load`.
         Job::ShadowLoad { .. } => return None,
         Job::Release { slot, epoch, to } => {
-            let moved =
-                !storage.away && !shadow.away && move_slot(&mut storage.map, *slot, *epoch, to);
+            let moved = !storage.away
+                && !shadow.away
+                && storage.move_slot((*slot, *epoch), to, asker.known);
             JobDone::Released {
                 slot: *slot,
                 epoch: *epoch,
                 done: moved,
             }
         }
+        Job::Raise { slot, known } => {
+            if !storage.away {
+                storage.raise(*slot, *known, &asker.node, asker.known);
+            }
+            JobDone::Raised { slot: *slot }
+        }
     })
 }
 
 fn fence_slot(fence: Option<&proto::Fence>) -> (u16, u64) {
     fence.map_or((u16::MAX, 0), |f| (f.slot as u16, f.epoch))
-}
-
-/// Gives a slot to another router, if it still has that epoch.
-pub(super) fn move_slot(map: &mut proto::SlotMap, slot: u16, epoch: u64, to: &proto::Node) -> bool {
-    let slot = usize::from(slot);
-    let Some(index) = map
-        .routers
-        .iter()
-        .position(|r| r.incarnation == to.incarnation)
-    else {
-        return false;
-    };
-    if map.epochs[slot] != epoch {
-        return false;
-    }
-    map.owners[slot] = index as u32 + 1;
-    map.epochs[slot] += 1;
-    map.version += 1;
-    true
 }

@@ -29,6 +29,7 @@
 mod acts;
 mod check;
 mod client;
+mod commits;
 mod edge;
 mod faults;
 mod host;

@@ -1,5 +1,6 @@
 //! Faults in an order that is written down: interleavings that were found once.
 
+use super::faults::Fault;
 use super::talk;
 use super::world::World;
 
@@ -61,4 +62,38 @@ pub fn an_older_write_comes_last(seed: u64) -> Result<Vec<String>, String> {
     world.kill_host(owner);
     world.heal();
     Ok(world.come_to_rest())
+}
+
+/// Slots change hands, and the database loses that they did. Nobody is cut off, and all goes on: slots
+/// move, and routers die.
+pub fn a_database_loses_commits(seed: u64) -> Result<Vec<String>, String> {
+    let mut world = World::new(seed, false);
+    world.come_to_rest();
+    let mut wrong = world.round(&[]);
+    talk::acknowledge_all(&mut world);
+    world.rest(400, 20_000);
+    let before = world.storage.map.version;
+    for slot in world.slots.clone() {
+        world.order_hand_over_of(slot);
+    }
+    world.until("moves", |w| w.storage.map.version > before)?;
+    let served = |w: &World| w.slots.iter().all(|slot| w.owner(*slot).is_some());
+    world.until("new owners", served)?;
+    world.storage.lose_commits_since(before);
+    if world.storage.map.version != before {
+        return Err("too much was committed since".to_owned());
+    }
+    world.until("a new timeline", |w| w.storage.map.timeline == 2)?;
+    wrong.extend(world.round(&[]));
+    for host in world.hosts.iter().filter(|host| host.is_running()) {
+        if host.timeline != 2 {
+            wrong.push(format!(
+                "{} is on timeline {}",
+                host.node.name, host.timeline
+            ));
+        }
+    }
+    wrong.extend(world.round(&[Fault::HandOver]));
+    wrong.extend(world.round(&[Fault::KillRouter]));
+    Ok(wrong)
 }

@@ -19,6 +19,7 @@ pub const GUARDS: &[&str] = &[
     "stored",
     "write-order",
     "lost-writes",
+    "timeline",
 ];
 
 /// What is run.

@@ -250,6 +250,13 @@ impl Shadow {
             .collect()
     }
 
+    /// The highest epoch that it knows of a slot.
+    pub(super) fn epoch(&self, slot: u16) -> u64 {
+        self.slots
+            .get(&slot)
+            .map_or(0, |slot| slot.found.last.epoch)
+    }
+
     /// What it holds of an object.
     pub(super) fn fields(&self, slot: u16, object: &str) -> Option<&Fields> {
         let slot = self.slots.get(&slot)?;

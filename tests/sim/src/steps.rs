@@ -97,15 +97,18 @@ impl World {
             }
             Act::Job(host, job) => return self.job(host, job),
             Act::Orphan(index) => {
-                let (job, at) = self.orphans.swap_remove(index);
+                let (job, asker) = self.orphans.swap_remove(index);
                 let (storage, shadow) = (&mut self.storage, &mut self.shadow);
-                host::perform(&job, at, self.now, storage, shadow, Fate::Answered);
+                host::perform(&job, &asker, self.now, storage, shadow, Fate::Answered);
             }
             Act::LateWrite(index) => {
                 let text = self.shadow.arrive(index);
                 self.note(|| text);
             }
             Act::Watch(host) => {
+                if self.hosts[host].has_to_assert() {
+                    self.hosts[host].assert(&mut self.storage, self.now);
+                }
                 let fresh = self.fresh();
                 self.hosts[host].watch(&fresh);
                 self.publish(host);
@@ -144,6 +147,11 @@ impl World {
             Act::SockGone(sock) => self.sock_gone(sock),
             Act::Connect(client) => self.connect(client),
             Act::Late(host) => self.kill_host(host),
+            Act::Report(position) => {
+                self.storage.report(position);
+                let timeline = self.storage.map.timeline;
+                self.note(|| format!("== timeline {timeline}"));
+            }
         }
         true
     }

@@ -1,11 +1,14 @@
 //! Storage, as its contract says: fences, keys.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use sestina_api::key::EffectKey;
 use sestina_proto as proto;
 use sestina_runtime::guard;
+
+use super::commits::{Commits, Undo};
 
 /// One archived message.
 #[derive(Clone, Debug)]
@@ -16,10 +19,13 @@ pub(super) struct Archived {
 }
 
 /// One offline message: its place, the row, whether it was delivered.
-type OfflineRow = (u64, u64, proto::OfflineRow, bool);
+pub(super) type OfflineRow = (u64, u64, proto::OfflineRow, bool);
+
+/// A key, in order.
+pub(super) type KeyOf = (u64, u64, u64, u32);
 
 /// A user's offline messages by key.
-type OfflineRows = BTreeMap<(u64, u64, u64, u32), OfflineRow>;
+type OfflineRows = BTreeMap<KeyOf, OfflineRow>;
 
 /// What storage holds.
 #[derive(Debug)]
@@ -27,11 +33,12 @@ pub(super) struct Storage {
     pub(super) away: bool,
     pub(super) map: proto::SlotMap,
     pub(super) archives: BTreeMap<String, Vec<Archived>>,
-    offline: BTreeMap<String, OfflineRows>,
+    pub(super) offline: BTreeMap<String, OfflineRows>,
     pub(super) accounts: BTreeSet<String>,
+    pub(super) commits: Commits,
 }
 
-fn key_of(key: Option<&proto::Key>) -> (u64, u64, u64, u32) {
+fn key_of(key: Option<&proto::Key>) -> KeyOf {
     key.map_or((0, 0, 0, 0), |k| (k.origin_hi, k.origin_lo, k.n, k.kind))
 }
 
@@ -43,6 +50,7 @@ impl Storage {
             archives: BTreeMap::new(),
             offline: BTreeMap::new(),
             accounts: BTreeSet::new(),
+            commits: Commits::default(),
         }
     }
 
@@ -54,19 +62,22 @@ impl Storage {
             .get(fence.slot as usize)
             .copied()
             .unwrap_or(0);
-        fence.epoch >= newest || !guard!("epoch")
+        (fence.epoch == newest && newest > 0) || !guard!("epoch")
     }
 
     /// Appends rows; returns the fenced slots.
     pub(super) fn archive(&mut self, rows: &[proto::ArchiveRow]) -> Vec<u32> {
         let mut fenced = BTreeSet::new();
+        let mut commit = Vec::new();
         for row in rows {
             if !self.admits(row.fence.as_ref()) {
                 fenced.insert(row.fence.as_ref().map_or(0, |f| f.slot));
                 continue;
             }
             let archive = self.archives.entry(row.archive.clone()).or_default();
-            archive.retain(|a| !row.moves || a.id != row.stanza_id || a.place.0 >= row.epoch);
+            let moves =
+                |a: &mut Archived| row.moves && a.id == row.stanza_id && a.place.0 < row.epoch;
+            let moved: Vec<Archived> = archive.extract_if(.., moves).collect();
             if archive.iter().any(|a| a.id == row.stanza_id) {
                 continue;
             }
@@ -76,7 +87,13 @@ impl Storage {
                 row: row.clone(),
             });
             archive.sort_by_key(|a| a.place);
+            commit.push(Undo::Archived {
+                archive: row.archive.clone(),
+                id: row.stanza_id.clone(),
+                moved,
+            });
         }
+        self.commits.note(commit);
         fenced.into_iter().collect()
     }
 
@@ -106,17 +123,21 @@ impl Storage {
 
     pub(super) fn offline_append(&mut self, rows: &[proto::OfflineRow]) -> Vec<u32> {
         let mut fenced = BTreeSet::new();
+        let mut commit = Vec::new();
         for row in rows {
             if self.admits(row.fence.as_ref()) {
-                self.offline
-                    .entry(row.bare.clone())
-                    .or_default()
-                    .entry(key_of(row.key.as_ref()))
-                    .or_insert((row.epoch, row.counter, row.clone(), false));
+                let key = key_of(row.key.as_ref());
+                let rows = self.offline.entry(row.bare.clone()).or_default();
+                if let Entry::Vacant(place) = rows.entry(key) {
+                    place.insert((row.epoch, row.counter, row.clone(), false));
+                    let bare = row.bare.clone();
+                    commit.push(Undo::Stored { bare, key });
+                }
             } else {
                 fenced.insert(row.fence.as_ref().map_or(0, |f| f.slot));
             }
         }
+        self.commits.note(commit);
         fenced.into_iter().collect()
     }
 
@@ -154,16 +175,22 @@ impl Storage {
         keys.iter().filter(has).map(EffectKey::from).collect()
     }
 
-    pub(super) fn offline_remove(&mut self, request: &proto::OfflineRemoveRequest) {
+    /// Marks messages as delivered; false if it is fenced.
+    pub(super) fn offline_remove(&mut self, request: &proto::OfflineRemoveRequest) -> bool {
         if !self.admits(request.fence.as_ref()) {
-            return;
+            return false;
         }
+        let mut commit = Vec::new();
         if let Some(user) = self.offline.get_mut(&request.bare) {
-            for key in &request.keys {
-                if let Some(row) = user.get_mut(&key_of(Some(key))) {
+            for key in request.keys.iter().map(|key| key_of(Some(key))) {
+                if let Some(row) = user.get_mut(&key).filter(|row| !row.3) {
                     row.3 = true;
+                    let bare = request.bare.clone();
+                    commit.push(Undo::Delivered { bare, key });
                 }
             }
         }
+        self.commits.note(commit);
+        true
     }
 }

@@ -13,7 +13,7 @@ use sestina_runtime::guard;
 
 use super::client::{Client, Socks, What};
 use super::edge::Edge;
-use super::host::{self, Host, JobState, Life};
+use super::host::{self, Asker, Host, JobState, Life};
 use super::net::{Ends, Net, SharedNet};
 use super::rng::Rng;
 use super::state_store::{Fate, Shadow};
@@ -72,7 +72,7 @@ pub(super) struct World {
     pub(super) trouble: Vec<String>,
     pub(super) trace: Option<Vec<String>>,
     /// Requests of dead processes that are still on their way.
-    pub(super) orphans: Vec<(Job, u64)>,
+    pub(super) orphans: Vec<(Job, Asker)>,
     pub(super) talking: bool,
     pub(super) rooms: Vec<String>,
     pub(super) slots: Vec<u16>,
@@ -124,6 +124,8 @@ impl World {
             routers: Vec::new(),
             owners: vec![0; SLOTS],
             epochs: vec![0; SLOTS],
+            timeline: 1,
+            token: 0,
         };
         let users: Vec<(u16, &[&str])> = vec![
             (1, &["a", "b"]),
@@ -185,8 +187,10 @@ impl World {
             world.start_edge();
         }
         for (index, slot) in world.slots.clone().into_iter().enumerate() {
-            world.storage.map.owners[usize::from(slot)] = index as u32 % 3 + 1;
-            world.storage.map.epochs[usize::from(slot)] = 1;
+            world.storage.change(|map| {
+                map.owners[usize::from(slot)] = index as u32 % 3 + 1;
+                map.epochs[usize::from(slot)] = 1;
+            });
         }
         world
     }
@@ -206,8 +210,7 @@ impl World {
             proto::NodeRole::Router,
         );
         self.note(|| format!("== router r{incarnation} starts"));
-        self.storage.map.routers.push(node.clone());
-        self.storage.map.version += 1;
+        self.storage.change(|map| map.routers.push(node.clone()));
         self.hosts.push(Host::new(node, &self.config, self.workers));
     }
 
@@ -272,7 +275,12 @@ impl World {
             if let JobState::Asked { job, at, .. } = job
                 && self.rng.one_in(2)
             {
-                self.orphans.push((job, at));
+                let asker = Asker {
+                    node: host.node.clone(),
+                    known: host.table.position(),
+                    at,
+                };
+                self.orphans.push((job, asker));
             }
         }
         self.until.entry(incarnation).or_insert(self.now + LEASE);
@@ -358,7 +366,12 @@ impl World {
                     _ => Fate::Answered,
                 };
                 let (storage, shadow) = (&mut self.storage, &mut self.shadow);
-                let done = host::perform(&job, at, self.now, storage, shadow, fate);
+                let asker = Asker {
+                    node: self.hosts[host].node.clone(),
+                    known: self.hosts[host].table.position(),
+                    at,
+                };
+                let done = host::perform(&job, &asker, self.now, storage, shadow, fate);
                 self.note(|| format!("stores: r-{host} {} -> {done:?}", trace::job(&job)));
                 let Some(done) = done else {
                     self.hosts[host]
@@ -366,7 +379,7 @@ impl World {
                         .insert(index, JobState::Asked { worker, job, at });
                     return false;
                 };
-                if let Job::Release { .. } = job {
+                if let Job::Release { .. } | Job::Raise { .. } = job {
                     self.hosts[host].offer(&self.storage.map);
                 }
                 self.hosts[host]
@@ -483,22 +496,23 @@ impl World {
             .map(Host::incarnation)
             .collect();
         let old = self.storage.map.clone();
-        let map = &mut self.storage.map;
+        let mut map = old.clone();
         map.routers.retain(|r| fresh.contains_key(&r.incarnation));
-        for slot in &self.slots {
-            let slot = usize::from(*slot);
+        for slot in self.slots.clone() {
+            let stored = self.shadow.epoch(slot);
+            let slot = usize::from(slot);
             let owner = (old.owners[slot] as usize)
                 .checked_sub(1)
                 .map(|i| old.routers[i].incarnation);
             let stays = owner.filter(|o| fresh.contains_key(o));
             let next = stays.or_else(|| {
-                map.epochs[slot] += 1;
+                map.epochs[slot] = map.epochs[slot].max(stored) + 1;
                 self.rng.pick(&running).copied()
             });
             let index = map.routers.iter().position(|r| Some(r.incarnation) == next);
             map.owners[slot] = index.map_or(0, |i| i as u32 + 1);
         }
-        map.version += 1;
+        self.storage.change(|now| *now = map);
         for router in old.routers {
             if !fresh.contains_key(&router.incarnation) {
                 self.ended.insert(router.incarnation);

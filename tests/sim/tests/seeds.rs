@@ -5,7 +5,7 @@
 use std::process::Command;
 
 use sestina_sim::scenarios::{flush_and_kill, flush_at_rest};
-use sestina_sim::scripts::an_older_write_comes_last;
+use sestina_sim::scripts::{a_database_loses_commits, an_older_write_comes_last};
 use sestina_sim::seeds::{Plan, chosen, failing, wrong_with};
 
 #[test]
@@ -54,6 +54,15 @@ fn a_room_that_only_its_occupants_know_goes_on() {
 fn an_older_write_that_comes_last_changes_nothing() {
     for seed in 0..8 {
         let wrong = an_older_write_comes_last(seed);
+        assert_eq!(wrong, Ok(Vec::new()), "seed {seed}");
+    }
+}
+
+/// A standby that lacks the last changes of the slot table takes over.
+#[test]
+fn a_database_that_lost_commits_costs_no_slot() {
+    for seed in 0..8 {
+        let wrong = a_database_loses_commits(seed);
         assert_eq!(wrong, Ok(Vec::new()), "seed {seed}");
     }
 }

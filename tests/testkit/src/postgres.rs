@@ -135,6 +135,11 @@ impl Postgres {
         query(&self.url, sql)
     }
 
+    /// The same in the database that [`Postgres::create_database`] made at that URL.
+    pub fn query_at(&self, url: &str, sql: &str) -> Result<String> {
+        query(url, sql)
+    }
+
     /// The postmaster's process id.
     ///
     /// # Panics

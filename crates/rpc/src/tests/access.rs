@@ -235,6 +235,14 @@ fn claims(node: proto::Node, secret: &'static [u8]) -> BTreeMap<&'static str, Wo
                 ..Default::default()
             }),
         ),
+        (
+            "sestina.v1.Storage/SlotAssert",
+            Word::SlotAssert(proto::SlotAssertRequest {
+                holder: Some(of(router)),
+                secret: secret.into(),
+                ..Default::default()
+            }),
+        ),
     ])
 }
 
@@ -246,6 +254,7 @@ enum Word {
     LeaseRenew(proto::LeaseRenewRequest),
     LeaseEnd(proto::LeaseEndRequest),
     SlotClaim(proto::SlotClaimRequest),
+    SlotAssert(proto::SlotAssertRequest),
 }
 
 impl Word {
@@ -271,6 +280,7 @@ impl Word {
             Word::LeaseRenew(request) => call(channel, method, request).await,
             Word::LeaseEnd(request) => call(channel, method, request).await,
             Word::SlotClaim(request) => call(channel, method, request).await,
+            Word::SlotAssert(request) => call(channel, method, request).await,
         }
     }
 }

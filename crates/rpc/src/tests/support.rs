@@ -101,7 +101,10 @@ pub(super) const SECRET: &[u8] = b"only these tests know this";
 pub(super) fn renewal(name: &str, known_version: u64) -> proto::RenewLeaseRequest {
     proto::RenewLeaseRequest {
         node: Some(process(name, proto::NodeRole::Edge)),
-        known_version,
+        known: Some(proto::Position {
+            version: known_version,
+            ..proto::Position::default()
+        }),
         secret: SECRET.into(),
         ..Default::default()
     }
@@ -251,7 +254,7 @@ impl RouterAcceptor for Shared {
     ) -> Result<proto::RenewLeaseReply, LinkError> {
         self.0.reached.fetch_add(1, Ordering::SeqCst);
         let map = proto::SlotMap {
-            version: request.known_version + 1,
+            version: request.known.unwrap_or_default().version + 1,
             ..Default::default()
         };
         Ok(proto::RenewLeaseReply {

@@ -171,7 +171,7 @@ labels! {
         Lease = "lease",
         /// Reads the slot table.
         SlotTable = "slot_table",
-        /// Claims slots.
+        /// Claims slots, or asserts that they are owned.
         SlotClaim = "slot_claim",
         /// Prunes.
         Maintain = "maintain",

@@ -89,6 +89,8 @@ metrics! {
     slots_owned: Gauge;
     /// Version of the slot table that this process knows
     slot_table_version: Gauge;
+    /// New timelines of the slot table, each because the database had lost commits
+    slot_table_timelines: Counter;
     /// Events of slots
     slot_events: By<SlotEvent, Counter>;
     /// How long steps in the life of a slot take

@@ -25,7 +25,7 @@ const LOST_LIMIT: Duration = Duration::from_secs(600);
 
 impl<H: Hands> Attachments<H> {
     /// A new owner: it is told all that this edge holds of the slot, and from now on nobody else
-    /// is believed.
+    /// is believed. False if the epoch is not above those that are known here; the owner is told so.
     pub fn install_epoch(
         &self,
         hands: &H,
@@ -34,10 +34,14 @@ impl<H: Hands> Attachments<H> {
         route: &H::Route,
         epoch: u64,
         install: &proto::InstallEpoch,
-    ) {
-        if epoch < slot.epoch && guard!("epoch") {
+    ) -> bool {
+        // Each owner has an epoch of its own, unless the stores have lost one.
+        let others = epoch == slot.reported
+            && epoch == slot.epoch
+            && (slot.route.as_ref()).is_some_and(|owner| !hands.is_same(owner, route));
+        if (epoch < slot.epoch || others) && guard!("epoch") {
             hands.metrics().count(Count::RefusedEpoch, 1);
-            return;
+            return false;
         }
         if let Some(owner) = &install.owner
             && !hands.leads_to(route, owner)
@@ -48,7 +52,7 @@ impl<H: Hands> Attachments<H> {
                 router = hands.name(route),
                 "an epoch came on another router's lane and was ignored"
             );
-            return;
+            return true;
         }
         hands.metrics().count(Count::EpochInstalled, 1);
         slot.raise(hands, epoch, Some(route.clone()));
@@ -68,6 +72,7 @@ impl<H: Hands> Attachments<H> {
         if !slot.pending.is_empty() {
             self.wait_for_owner(hands, number, slot);
         }
+        true
     }
 
     /// The new owner found nothing of some rooms.

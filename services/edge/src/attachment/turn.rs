@@ -3,7 +3,7 @@
 //! No session is woken and nothing is waited for. What the batch put on wires is flushed at its
 //! end, each wire once.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -38,10 +38,13 @@ pub struct Payload {
     pub span: Span,
 }
 
-/// The sessions touched by a batch, and the slots of which something was refused by its epoch.
+/// A slot of which something was refused by its epoch, and the epoch that is known here.
+pub type Refused = (u32, u64);
+
+/// The sessions touched by a batch, and what was refused by its epoch.
 pub struct Turn<H: Hands> {
     touched: Vec<Arc<Session<H>>>,
-    refused: BTreeSet<u32>,
+    refused: BTreeMap<u32, u64>,
 }
 
 impl<H: Hands> Turn<H> {
@@ -51,7 +54,7 @@ impl<H: Hands> Turn<H> {
         }
     }
 
-    fn finish(self, hands: &H) -> Vec<u32> {
+    fn finish(self, hands: &H) -> Vec<Refused> {
         for session in &self.touched {
             session.finish_turn(hands);
         }
@@ -61,11 +64,16 @@ impl<H: Hands> Turn<H> {
 
 impl<H: Hands> Attachments<H> {
     /// Works a batch; tells the slots of which it refused something because another owns them now.
-    pub fn take_batch(&self, hands: &H, route: &H::Route, batch: proto::ToEdgeBatch) -> Vec<u32> {
+    pub fn take_batch(
+        &self,
+        hands: &H,
+        route: &H::Route,
+        batch: proto::ToEdgeBatch,
+    ) -> Vec<Refused> {
         failpoint!("edge.delivering");
         let mut turn = Turn {
             touched: Vec::new(),
-            refused: BTreeSet::new(),
+            refused: BTreeMap::new(),
         };
         for frame in batch.frames {
             self.take_frame(hands, route, frame, &mut turn);
@@ -102,7 +110,10 @@ impl<H: Hands> Attachments<H> {
         let mut slot = cell.lock();
         match body {
             Body::InstallEpoch(install) => {
-                return self.install_epoch(hands, number, &mut slot, route, frame.epoch, &install);
+                if !self.install_epoch(hands, number, &mut slot, route, frame.epoch, &install) {
+                    turn.refused.insert(frame.slot, slot.epoch);
+                }
+                return;
             }
             Body::Redirect(redirect) => {
                 return self.take_redirect(hands, number, &mut slot, route, &redirect);
@@ -112,7 +123,7 @@ impl<H: Hands> Attachments<H> {
         if is_of_owner(hands, &mut slot, route, frame.epoch) {
             self.take_owned(hands, number, &mut slot, body, turn);
         } else {
-            turn.refused.insert(frame.slot);
+            turn.refused.insert(frame.slot, slot.epoch);
         }
     }
 
@@ -244,7 +255,7 @@ impl<H: Hands> Attachments<H> {
                 continue;
             };
             if !is_of_owner(hands, slot, route, target.epoch) {
-                turn.refused.insert(number.into());
+                turn.refused.insert(number.into(), slot.epoch);
                 continue;
             }
             let Some(session) = session(hands, slot, target.handle, target.generation) else {

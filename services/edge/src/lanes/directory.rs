@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 use sestina_api::link::RouterPort;
+use sestina_cluster::slot_map::newer;
 use sestina_proto as proto;
 
 use super::lane::LaneSet;
@@ -17,16 +18,16 @@ pub(crate) struct Directory {
 
 #[derive(Default)]
 struct Known {
-    version: u64,
+    position: proto::Position,
     /// The same, once all slots have the epochs of the map.
-    installed: u64,
+    installed: proto::Position,
     sets: Vec<Arc<LaneSet>>,
 }
 
 impl Directory {
-    /// Version of the map in use; 0: none.
-    pub(crate) fn version(&self) -> u64 {
-        self.known.lock().version
+    /// Where the map in use was; timeline 0: there is none.
+    pub(crate) fn position(&self) -> proto::Position {
+        self.known.lock().position
     }
 
     /// Ports to all routers of the map.
@@ -47,8 +48,8 @@ impl Directory {
         }
     }
 
-    /// Version of the map whose epochs all slots have.
-    pub(crate) fn installed(&self) -> u64 {
+    /// The newest map whose epochs all slots have.
+    pub(crate) fn installed(&self) -> proto::Position {
         self.known.lock().installed
     }
 
@@ -105,13 +106,13 @@ impl Shared {
         let mut started = Vec::new();
         let sets = {
             let mut known = self.directory.known.lock();
-            if map.version < known.version {
+            if newer(known.position, map.position()) {
                 return;
             }
-            if map.version == known.version {
+            if !newer(map.position(), known.position) {
                 return self.meet(&mut known, map.routers);
             }
-            known.version = map.version;
+            known.position = map.position();
             let sets: Vec<Arc<LaneSet>> = map
                 .routers
                 .iter()
@@ -146,7 +147,9 @@ impl Shared {
         }
         {
             let mut known = self.directory.known.lock();
-            known.installed = known.installed.max(map.version);
+            if newer(map.position(), known.installed) {
+                known.installed = map.position();
+            }
         }
         for set in started {
             set.run(self);

@@ -267,11 +267,13 @@ impl EdgeSink for Receiver {
             return;
         }
         let attachments = &self.shared.attachments;
-        let refused_slots = attachments.take_batch(&self.shared, &self.set, batch);
+        let refused = attachments.take_batch(&self.shared, &self.set, batch);
+        let (refused_slots, refused_epochs) = refused.into_iter().unzip();
         let ack = proto::to_router::Body::LaneAck(proto::LaneAck {
             worker,
             seq,
             refused_slots,
+            refused_epochs,
         });
         self.lane.send(
             self.attempt,

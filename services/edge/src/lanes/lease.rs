@@ -125,7 +125,7 @@ pub(crate) async fn end(ports: &[Arc<dyn RouterPort>], holder: &Holder) -> bool 
         let request = proto::RenewLeaseRequest {
             node: Some(holder.node.clone()),
             ttl_ms: 0,
-            known_version: u64::MAX,
+            known: None,
             secret: holder.secret.to_wire(),
         };
         let asked = tokio::time::timeout(LAST_WORD, port.renew_lease(request)).await;
@@ -200,12 +200,12 @@ fn request(shared: &Shared) -> proto::RenewLeaseRequest {
     proto::RenewLeaseRequest {
         node: Some(proto::Node {
             reaches: shared.directory.reached(),
-            installed: shared.directory.installed(),
+            installed: Some(shared.directory.installed()),
             ..me.node
         }),
         secret: me.secret.to_wire(),
         ttl_ms: u32::try_from(shared.config.lease_ttl.as_millis()).unwrap_or(u32::MAX),
-        known_version: shared.directory.version(),
+        known: Some(shared.directory.position()),
     }
 }
 

@@ -60,6 +60,7 @@ impl Cluster {
             routers: routers.iter().map(|r| r.node.clone()).collect(),
             owners: vec![1; SLOTS],
             epochs: vec![1; SLOTS],
+            ..proto::SlotMap::default()
         };
         *cluster.routers.lock() = routers;
         cluster
@@ -106,7 +107,7 @@ pub(super) struct Router {
     seq: AtomicU64,
     pub(super) lane_acked: AtomicU64,
     /// Slots named in acknowledgements.
-    pub(super) refused: Mutex<Vec<u32>>,
+    pub(super) refused: Mutex<Vec<(u32, u64)>>,
     /// How often lanes were opened; frames of an older opening are refused.
     openings: AtomicU64,
 }
@@ -255,7 +256,9 @@ impl RouterSink for Sink {
         }
         if let Some(Body::LaneAck(ack)) = &frame.body {
             self.router.lane_acked.fetch_max(ack.seq, Ordering::Relaxed);
-            self.router.refused.lock().extend(&ack.refused_slots);
+            let refused = ack.refused_slots.iter().copied();
+            let refused = refused.zip(ack.refused_epochs.iter().copied());
+            self.router.refused.lock().extend(refused);
             return Ok(());
         }
         self.router.frames.send(frame).map_err(|_| LaneClosed)
@@ -346,7 +349,8 @@ impl RouterPort for Port {
         Ok(proto::RenewLeaseReply {
             redis: renewed,
             storage: false,
-            slot_map: (map.version > request.known_version).then(|| map.clone()),
+            slot_map: (map.version > request.known.unwrap_or_default().version)
+                .then(|| map.clone()),
         })
     }
 }

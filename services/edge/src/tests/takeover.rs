@@ -77,7 +77,7 @@ async fn a_new_owner_gets_everything_and_the_old_one_is_refused() {
     bound.say(&["four"]).await;
     bound.deliver(4, "stale");
     until("refused", || rig.tally.get(Count::RefusedEpoch) == 1).await;
-    let refused = u32::from(bound.slot);
+    let refused = (u32::from(bound.slot), 5);
     until("told so", || *old.refused.lock() == [refused]).await;
     assert!(old.is_quiet() && new.is_quiet());
 

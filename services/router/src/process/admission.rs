@@ -15,6 +15,9 @@ use super::Shared;
 /// How long an authority may take to answer.
 const LIMIT: Duration = Duration::from_millis(800);
 
+/// The same where a renewal waits for the answer.
+const SHORT: Duration = Duration::from_millis(250);
+
 /// Incarnations that have proved themselves here, with the hash that they proved: lanes open again
 /// while no authority can be asked. What is gone is forgotten.
 #[derive(Default)]
@@ -44,6 +47,31 @@ impl Proven {
 }
 
 impl Shared {
+    /// Whether an authority knows that a process which lives has another secret than this one. The
+    /// database may have lost the hash that was left there, and would take that of anybody.
+    pub(super) async fn is_stranger(&self, holder: &Holder) -> bool {
+        let lives = self.live.has(holder.node.incarnation);
+        if !lives || self.proved.is(holder) || !guard!("incarnation-secret") {
+            return false;
+        }
+        let asked = async |authority: &dyn LeaseAuthority| {
+            let asked = tokio::time::timeout(SHORT, authority.prove(holder)).await;
+            asked.ok()?.ok()
+        };
+        let (shadow, storage) = tokio::join!(
+            asked(&*self.ports.shadow_leases),
+            asked(&*self.ports.storage_leases)
+        );
+        let said = [shadow, storage];
+        if said.contains(&Some(Proved::No)) {
+            return true;
+        }
+        if said.contains(&Some(Proved::Yes)) {
+            self.proved.note(holder);
+        }
+        false
+    }
+
     /// Whether that process is this incarnation. One authority that knows it is enough; one that knows
     /// better refuses.
     pub(super) async fn admit(&self, holder: Holder) -> Result<(), LinkError> {

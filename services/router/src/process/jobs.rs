@@ -34,6 +34,15 @@ pub(super) fn start(shared: &Arc<Shared>, worker: u32, job: Job, traces: &[Arc<s
         };
         return releases::start(shared, release);
     }
+    if let Job::Raise { slot, known } = job {
+        let release = Release {
+            worker,
+            slot,
+            epoch: known,
+            to: shared.node.clone(),
+        };
+        return releases::start(shared, release);
+    }
     let this = shared.clone();
     let mut spans = traces
         .iter()
@@ -58,7 +67,7 @@ async fn run(shared: &Arc<Shared>, job: Job) -> Option<JobDone> {
     Some(match job {
         Job::Archive { rows, works } => {
             let slots = rows.iter().map(|r| fence_slot(r.fence.as_ref())).collect();
-            let fenced = archive(shared, rows).await;
+            let fenced = archive(shared, rows, &works).await;
             JobDone::Archive {
                 slots,
                 works,
@@ -97,19 +106,20 @@ async fn run(shared: &Arc<Shared>, job: Job) -> Option<JobDone> {
             request,
         } => {
             let mut backoff = retry();
-            loop {
+            let fenced = loop {
                 match shared.ports.stores.offline_remove(request.clone()).await {
-                    Ok(_) => break,
+                    Ok(reply) => break !reply.fenced_slots.is_empty(),
                     Err(error) => {
                         tracing::debug!(%error, "removing offline messages; trying again");
                         backoff.wait().await;
                     }
                 }
-            }
+            };
             JobDone::OfflineRemoved {
                 slot,
                 session,
                 request,
+                fenced,
             }
         }
         Job::ArchiveQuery { query, request } => {
@@ -156,7 +166,7 @@ async fn run(shared: &Arc<Shared>, job: Job) -> Option<JobDone> {
             JobDone::Keys
         }
         // These go together: see `start`.
-        Job::Release { .. } => return None,
+        Job::Release { .. } | Job::Raise { .. } => return None,
     })
 }
 
@@ -209,37 +219,53 @@ pub(super) fn retry() -> Backoff {
 
 /// Appends until it is done: the rows' stanzas wait for it. A row that the database refuses for
 /// good is named in the log and counted as lost; the others of its batch are written.
-async fn archive(shared: &Shared, rows: Vec<proto::ArchiveRow>) -> Vec<u32> {
+/// Returns the rows whose slot has another epoch in the table.
+async fn archive(
+    shared: &Shared,
+    rows: Vec<proto::ArchiveRow>,
+    works: &[WorkId],
+) -> Vec<(proto::ArchiveRow, WorkId)> {
     failpoint!("router.archive_flush");
     let mut backoff = retry();
     let mut fenced = Vec::new();
-    let mut batches = vec![rows];
-    while let Some(rows) = batches.pop() {
-        let request = proto::ArchiveAppendRequest { rows: rows.clone() };
+    let mut batches = vec![
+        rows.into_iter()
+            .zip(works.iter().copied())
+            .collect::<Vec<_>>(),
+    ];
+    while let Some(batch) = batches.pop() {
+        let rows = batch.iter().map(|(row, _)| row.clone()).collect();
+        let request = proto::ArchiveAppendRequest { rows };
         match shared.ports.stores.archive_append(request).await {
-            Ok(reply) => fenced.extend(reply.fenced_slots),
+            Ok(reply) => fenced.extend(batch.into_iter().filter(|(row, _)| {
+                let slot = row.fence.map(|fence| fence.slot);
+                slot.is_some_and(|slot| reply.fenced_slots.contains(&slot))
+            })),
             Err(StoreError::Away(reason)) => {
-                tracing::debug!(reason, rows = rows.len(), "archiving; trying again");
-                batches.push(rows);
+                tracing::debug!(reason, rows = batch.len(), "archiving; trying again");
+                batches.push(batch);
                 backoff.wait().await;
             }
-            Err(error) if rows.len() == 1 => {
+            Err(error) if batch.len() == 1 => {
                 tracing::error!(%error, "storage refuses an archive row for good");
                 shared.metrics.lost[Lost::ArchiveRow].inc();
             }
-            Err(_) => batches.extend(rows.into_iter().rev().map(|row| vec![row])),
+            Err(_) => batches.extend(batch.into_iter().rev().map(|row| vec![row])),
         }
     }
     failpoint!("router.archived");
     fenced
 }
 
+/// What became of offline rows: those whose slot has another epoch in the table, and the works of
+/// those whose user has too many.
+type Stored = (
+    Vec<(proto::OfflineRow, WorkId)>,
+    Vec<(WorkId, proto::Stanza)>,
+);
+
 /// Stores until it is done; names the rows whose user has too many.
-async fn offline(
-    shared: &Shared,
-    rows: Vec<proto::OfflineRow>,
-    works: &[WorkId],
-) -> (Vec<u32>, Vec<(WorkId, proto::Stanza)>) {
+async fn offline(shared: &Shared, rows: Vec<proto::OfflineRow>, works: &[WorkId]) -> Stored {
     let mut backoff = retry();
     let (mut fenced, mut full) = (Vec::new(), Vec::new());
     let mut batches = vec![
@@ -253,12 +279,15 @@ async fn offline(
         let request = proto::OfflineAppendRequest { rows, max_rows };
         match shared.ports.stores.offline_append(request).await {
             Ok(reply) => {
-                fenced.extend(reply.fenced_slots);
                 let refused = reply
                     .full
                     .iter()
                     .filter_map(|index| batch.get(*index as usize));
                 full.extend(refused.filter_map(|(row, work)| Some((*work, row.stanza.clone()?))));
+                fenced.extend(batch.into_iter().filter(|(row, _)| {
+                    let slot = row.fence.map(|fence| fence.slot);
+                    slot.is_some_and(|slot| reply.fenced_slots.contains(&slot))
+                }));
             }
             Err(StoreError::Away(reason)) => {
                 tracing::debug!(reason, rows = batch.len(), "storing offline; trying again");

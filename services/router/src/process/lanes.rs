@@ -9,6 +9,7 @@ use sestina_api::identity::{Holder, Secret};
 use sestina_api::lease::{LeaseAuthority, Renewal};
 use sestina_api::link::{EdgeLane, LaneClosed, LinkError, RouterAcceptor, RouterSink};
 use sestina_api::peer::PeerSink;
+use sestina_cluster::slot_map::newer;
 use sestina_proto as proto;
 use sestina_proto::peer_frame::Body as PeerBody;
 use sestina_runtime::guard;
@@ -90,7 +91,7 @@ impl PeerSink for FromPeer {
         entering(&mut frame, now_us());
         match frame.body {
             Some(PeerBody::SlotMap(map)) => {
-                self.shared.told(map.version);
+                self.shared.told(map.position());
                 if let Err(error) = self.shared.ports.table.offer(map) {
                     tracing::warn!(%error, "another router sent a broken slot table");
                 }
@@ -228,6 +229,14 @@ impl Shared {
 }
 
 impl Acceptor {
+    fn wrong_secret(&self, holder: &Holder) -> LinkError {
+        tracing::warn!(
+            name = holder.node.name,
+            "refused a renewal: the secret is not that of this incarnation"
+        );
+        self.refusal("the secret is not that of this incarnation")
+    }
+
     fn refusal(&self, reason: &str) -> LinkError {
         LinkError::Refused {
             peer: self.shared.node.name.clone(),
@@ -352,6 +361,9 @@ impl RouterAcceptor for Acceptor {
                 slot_map: None,
             });
         }
+        if self.shared.is_stranger(&holder).await {
+            return Err(self.wrong_secret(&holder));
+        }
         let (redis, storage) = tokio::join!(
             renew(&*ports.shadow_leases, &holder, ttl),
             renew(&*ports.storage_leases, &holder, ttl)
@@ -363,13 +375,7 @@ impl RouterAcceptor for Acceptor {
                         self.refusal("the lease was ended; start over with a new incarnation")
                     );
                 }
-                Some(Renewal::WrongSecret) => {
-                    tracing::warn!(
-                        name = holder.node.name,
-                        "refused a renewal: the secret is not that of this incarnation"
-                    );
-                    return Err(self.refusal("the secret is not that of this incarnation"));
-                }
+                Some(Renewal::WrongSecret) => return Err(self.wrong_secret(&holder)),
                 Some(Renewal::Renewed) | None => {}
             }
         }
@@ -377,13 +383,14 @@ impl RouterAcceptor for Acceptor {
         let table = ports.table.load();
         // Of an edge that knows no table the first thing wanted is a lane: to this router at least,
         // whether it owns anything yet or not.
-        let slot_map = match request.known_version {
+        let known = request.known.unwrap_or_default();
+        let slot_map = match known.timeline {
             0 => {
                 let mut routers = self.shared.routers();
                 routers.push(self.shared.node.clone());
                 Some(with_routers(table.as_proto().clone(), routers))
             }
-            known => (table.version() > known)
+            _ => newer(table.position(), known)
                 .then(|| with_routers(table.as_proto().clone(), self.shared.routers())),
         };
         Ok(proto::RenewLeaseReply {

@@ -42,6 +42,11 @@ impl Live {
         self.nodes.lock().values().cloned().collect()
     }
 
+    /// Whether that process had a fresh lease when it was last asked.
+    pub(super) fn has(&self, incarnation: u64) -> bool {
+        self.nodes.lock().contains_key(&incarnation)
+    }
+
     /// A process has just renewed its lease: if what it says of itself is news, the authorities are
     /// asked at once.
     pub(super) fn heard_of(&self, node: &proto::Node) {
@@ -86,8 +91,8 @@ impl Shared {
         let nodes = self.live.nodes.lock();
         let installed = nodes
             .values()
-            .map(|node| (node.incarnation, node.installed));
-        let installed: Arc<[(u64, u64)]> = installed.collect();
+            .map(|node| (node.incarnation, node.installed.unwrap_or_default()));
+        let installed: Arc<[(u64, proto::Position)]> = installed.collect();
         drop(nodes);
         for worker in &self.workers {
             let installed = installed.clone();

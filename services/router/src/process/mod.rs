@@ -3,7 +3,8 @@
 //! - [`worker_task`]: runs a worker; [`jobs`]: does what workers ask for; [`releases`]: slots given
 //!   away together
 //! - [`lanes`]: lanes that edges and routers open here; [`peers`]: lanes that this router opens
-//! - [`membership`]: who is alive; [`reach`]: which process reaches which; [`table`]: which slots come and go, and the planner
+//! - [`membership`]: who is alive; [`reach`]: which process reaches which; [`table`]: which slots come and go, and the planner;
+//!   [`timeline`]: what is held is asserted after the database has lost commits
 //! - [`admission`]: whether a process is the incarnation that it says it is
 //! - [`accounts`]: credentials for edges; [`tickets`]: their keys of TLS tickets
 //! - [`control`]: what administrators ask
@@ -19,6 +20,7 @@ mod reach;
 mod releases;
 mod table;
 mod tickets;
+mod timeline;
 mod worker_task;
 
 use std::collections::{HashMap, HashSet};
@@ -121,8 +123,8 @@ pub(crate) struct Shared {
     edge_lanes: Mutex<HashMap<(LaneRef, u64), Arc<dyn sestina_api::link::EdgeLane>>>,
     /// Lanes of routers, to push new tables and orders.
     pub(crate) peer_lanes: Mutex<HashMap<u64, Arc<dyn sestina_api::peer::PeerSink>>>,
-    /// The newest version of the table that another router sent.
-    told_version: AtomicU64,
+    /// The newest table that another router sent.
+    told: Mutex<proto::Position>,
     /// This router plans.
     plans: AtomicBool,
     /// Slots that the planner is having moved, where this process is the planner.
@@ -202,7 +204,7 @@ impl Router {
             tasks,
             edge_lanes: Mutex::default(),
             peer_lanes: Mutex::default(),
-            told_version: AtomicU64::new(0),
+            told: Mutex::default(),
             plans: AtomicBool::new(false),
             moving: AtomicUsize::new(0),
             live: membership::Live::default(),

@@ -31,8 +31,8 @@ impl Shared {
         for slot in (0..SLOTS).filter_map(|slot| u16::try_from(slot).ok()) {
             self.epochs[usize::from(slot)].fetch_max(table.epoch(slot), Ordering::AcqRel);
         }
-        let version = table.version();
-        self.lease.note(|node| node.installed = version);
+        let position = table.position();
+        self.lease.note(|node| node.installed = Some(position));
     }
 }
 

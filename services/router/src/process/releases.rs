@@ -87,7 +87,9 @@ async fn run(shared: &Shared) {
                 .get(usize::from(slot))
                 .map_or(0, |e| e.load(std::sync::atomic::Ordering::Acquire))
         };
-        for release in &batch {
+        // To itself: a higher epoch of a slot that stays here.
+        let raises = |release: &Release| release.to.incarnation == shared.node.incarnation;
+        for release in batch.iter().filter(|release| !raises(release)) {
             shared.given_away.gives(release.slot, release.epoch);
         }
         let changed = shared.ports.hand_over(&moves, known, LIMIT).await;
@@ -96,13 +98,18 @@ async fn run(shared: &Shared) {
             tracing::info!(%error, slots = moves.len(), "slots could not be given away");
         }
         let table = shared.ports.table.load();
-        for Release {
-            worker,
-            slot,
-            epoch,
-            ..
-        } in batch
-        {
+        for release in batch {
+            let raised = raises(&release);
+            let Release {
+                worker,
+                slot,
+                epoch,
+                ..
+            } = release;
+            if raised {
+                shared.push(worker, Input::Done(JobDone::Raised { slot }));
+                continue;
+            }
             let refused = changed
                 .as_ref()
                 .map_or(true, |refused| refused.contains(&slot));

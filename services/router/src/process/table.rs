@@ -6,12 +6,12 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use sestina_cluster::claim::{Planner, PlannerSettings};
-use sestina_cluster::slot_map::same;
+use sestina_cluster::slot_map::{newer, same};
 use sestina_proto as proto;
 use sestina_runtime::clock::BootClock;
 
 use super::lanes::process_frame;
-use super::{Shared, membership};
+use super::{Shared, membership, timeline};
 use crate::worker::input::Input;
 
 /// How often it is looked whether there is something to plan.
@@ -109,8 +109,8 @@ pub(super) async fn plan(shared: Arc<Shared>, settings: PlannerSettings) {
 }
 
 async fn read_table(shared: &Shared) {
-    let known_version = shared.ports.table.load().version();
-    let request = proto::SlotTableRequest { known_version };
+    let known = Some(shared.ports.table.load().position());
+    let request = proto::SlotTableRequest { known };
     let asked = shared.ports.stores.slot_table(request);
     let Ok(Ok(reply)) = tokio::time::timeout(Duration::from_secs(1), asked).await else {
         return;
@@ -123,13 +123,16 @@ async fn read_table(shared: &Shared) {
 }
 
 impl Shared {
-    /// Another router sent this version, and sends it to everybody.
-    pub(super) fn told(&self, version: u64) {
-        self.told_version.fetch_max(version, Ordering::AcqRel);
+    /// Another router sent this table, and sends it to everybody.
+    pub(super) fn told(&self, position: proto::Position) {
+        let mut told = self.told.lock();
+        if newer(position, *told) {
+            *told = position;
+        }
     }
 
-    fn was_told(&self, version: u64) -> bool {
-        self.told_version.load(Ordering::Acquire) >= version
+    fn was_told(&self, position: proto::Position) -> bool {
+        !newer(position, *self.told.lock())
     }
 
     /// The routers that live, this one among them, without what they report.
@@ -139,7 +142,7 @@ impl Shared {
         routers.sort_by_key(|node| node.incarnation);
         for router in &mut routers {
             router.reaches = Vec::new();
-            router.installed = 0;
+            router.installed = None;
         }
         routers
     }
@@ -168,9 +171,13 @@ pub(super) async fn watch(shared: Arc<Shared>) {
     let mut versions = shared.ports.table.subscribe();
     // Slot -> epoch under which this process was told to take it.
     let mut mine: HashMap<u16, u64> = HashMap::new();
+    // The newest timeline of the table of which this process knows what it owns; 0: none.
+    let mut timeline = 0;
     loop {
         versions.mark_unchanged();
-        let table = shared.ports.table.load();
+        let Some(table) = timeline::joined(&shared, &mut timeline, &token).await else {
+            return;
+        };
         shared
             .metrics
             .slot_table_version
@@ -179,7 +186,7 @@ pub(super) async fn watch(shared: Arc<Shared>) {
             drop(worker.push(Input::Table(table.clone()), 0));
         }
         shared.installed(&table);
-        if !shared.was_told(table.version()) {
+        if !shared.was_told(table.position()) {
             tell_routers(&shared, table.as_proto());
         }
         let owned: HashMap<u16, u64> = table
@@ -224,17 +231,17 @@ pub(super) async fn announce(shared: Arc<Shared>) {
     let mut versions = shared.ports.table.subscribe();
     let mut members = shared.live.subscribe();
     let mut known = Vec::new();
-    let mut last = 0;
+    let mut last = proto::Position::default();
     loop {
         versions.mark_unchanged();
         members.mark_unchanged();
         let table = shared.ports.table.load();
         let routers = shared.routers();
-        let newer = table.version() != last && !shared.was_told(table.version());
+        let newer = table.position() != last && !shared.was_told(table.position());
         if newer || routers != known {
             tell_edges(&shared, table.as_proto(), routers.clone());
         }
-        (last, known) = (table.version(), routers);
+        (last, known) = (table.position(), routers);
         tokio::select! {
             () = token.cancelled() => return,
             changed = versions.changed() => if changed.is_err() { return },

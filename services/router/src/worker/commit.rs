@@ -364,6 +364,7 @@ impl Slot {
                     known = found.last.epoch,
                     "fenced by the shadow"
                 );
+                core.admit_epoch(self.slot, found.last.epoch);
                 return false;
             }
             // Something on the way has repeated it: whether it was done is unknown as well.

@@ -87,6 +87,9 @@ pub enum Job {
         epoch: u64,
         to: proto::Node,
     },
+    /// Somebody knows the epoch `known` of a slot of this process, and the table a lower one: ask
+    /// storage for an epoch above it.
+    Raise { slot: u16, known: u64 },
 }
 
 /// A question for the next stored messages of a user, for a session.
@@ -168,6 +171,8 @@ pub(crate) struct Core {
     pub(crate) effects_refused: bool,
     /// Slots whose shadow has something to commit.
     pub(crate) shadow_dirty: Vec<u16>,
+    /// What storage refused, and slots whose epoch is too low.
+    pub(crate) doubted: super::doubted::Doubted,
     /// What is known of the shadow as a whole.
     pub(crate) checks: super::shadow_check::Checks,
 }
@@ -224,6 +229,7 @@ impl Core {
             frozen: Vec::new(),
             effects_refused: false,
             shadow_dirty: Vec::new(),
+            doubted: super::doubted::Doubted::default(),
             checks: super::shadow_check::Checks::default(),
         }
     }
@@ -296,7 +302,8 @@ impl Core {
 
     /// Whether rows may still be taken, or senders must wait (storage is away).
     pub(crate) fn storage_backlogged(&self) -> bool {
-        let full = self.archive.waiting_bytes() + self.offline.waiting_bytes()
+        let refused = self.doubted.bytes();
+        let full = self.archive.waiting_bytes() + self.offline.waiting_bytes() + refused
             > self.config.max_storage_backlog_bytes;
         if full {
             self.metrics.backlogged();

@@ -7,6 +7,7 @@ use sestina_xmpp::stanza::Stanza;
 use sestina_xmpp::stanza::error::Condition;
 
 use super::core::Job;
+use super::doubted::Rows;
 use super::input::JobDone;
 use super::receive::InHand;
 use super::slot::Phase;
@@ -108,7 +109,9 @@ impl Worker {
                 fenced,
             } => {
                 core.archive.ended();
-                self.rows_done(&slots, works, &fenced, true);
+                let mut rows = Rows { slots, works };
+                let fenced = self.keep_archive(&mut rows, fenced);
+                self.rows_done(&rows.slots, rows.works, &fenced, true);
             }
             JobDone::Offline {
                 slots,
@@ -120,7 +123,9 @@ impl Worker {
                 for (work, stanza) in full {
                     self.offline_full(work, stanza);
                 }
-                self.rows_done(&slots, works, &fenced, false);
+                let mut rows = Rows { slots, works };
+                let fenced = self.keep_offline(&mut rows, fenced);
+                self.rows_done(&rows.slots, rows.works, &fenced, false);
             }
             JobDone::UserKnown { slot, bare, known } => {
                 if let Some(slot) = self.slots.get_mut(slot) {
@@ -137,7 +142,12 @@ impl Worker {
                 slot,
                 session,
                 request,
+                fenced,
             } => {
+                if fenced && self.keep_removal(slot, session, &request) {
+                    return;
+                }
+                let core = &mut self.core;
                 let epoch = request.fence.map_or(0, |fence| fence.epoch);
                 let slot = self.slots.get_mut(slot);
                 if let Some(slot) = slot.filter(|s| s.epoch == epoch) {
@@ -181,7 +191,8 @@ impl Worker {
                 };
                 match result {
                     Ok(loaded) => slot.shadow_loaded(core, loaded),
-                    Err(ShadowError::Fenced { .. }) => {
+                    Err(ShadowError::Fenced { found }) => {
+                        core.admit_epoch(number, found.last.epoch);
                         core.metrics.slot_fenced();
                         self.drop_slot(number);
                     }
@@ -193,6 +204,7 @@ impl Worker {
                 }
             }
             JobDone::Keys => core.keys_asked = false,
+            JobDone::Raised { slot } => self.raised(slot),
             JobDone::Released {
                 slot: number,
                 epoch,

@@ -65,6 +65,9 @@ impl Worker {
     }
 
     fn lane_ack(&mut self, lane: LaneRef, ack: &proto::LaneAck) {
+        for (number, known) in ack.refused_slots.iter().zip(&ack.refused_epochs) {
+            self.outranked(u16::try_from(*number).unwrap_or(u16::MAX), *known);
+        }
         for (number, what) in self.core.lane_acked(lane, ack.seq) {
             if ack.refused_slots.contains(&u32::from(number)) {
                 // Another owns the slot: that edge has told it what it holds, without this.
@@ -145,6 +148,7 @@ impl Worker {
                 let installed = proto::PeerEpochInstalled {
                     node: Some(self.core.me.clone()),
                     state,
+                    known: self.core.known_epoch(number),
                 };
                 let answer = proto::PeerFrame {
                     slot: frame.slot,
@@ -153,6 +157,9 @@ impl Worker {
                 };
                 self.core.send_peer(from, answer);
                 self.core.given_away.installed(number, frame.epoch);
+            }
+            Some(PeerBody::EpochInstalled(installed)) if installed.known > frame.epoch => {
+                self.outranked(number, installed.known);
             }
             Some(PeerBody::EpochInstalled(installed)) => {
                 if let Some(slot) = self

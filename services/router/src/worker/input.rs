@@ -57,9 +57,10 @@ pub enum Input {
     Lose { slot: u16, epoch: u64 },
     /// A process is gone for good: its lease has ended.
     NodeGone { incarnation: u64 },
-    /// By their leases: processes, by incarnation, and the version of the table whose epochs each
-    /// has installed.
-    Installed { installed: Arc<[(u64, u64)]> },
+    /// By their leases: processes, by incarnation, and the table whose epochs each has installed.
+    Installed {
+        installed: Arc<[(u64, proto::Position)]>,
+    },
     /// A job ended.
     Done(JobDone),
     /// An administrator's question.
@@ -79,18 +80,18 @@ pub struct Known {
 #[derive(Debug)]
 #[allow(missing_docs)]
 pub enum JobDone {
-    /// The rows are committed, but for those of `fenced` slots (a higher epoch owns them); `slots`
-    /// are slot and epoch of each row.
+    /// The rows are committed, but for those that are `fenced`: the table has another epoch of their
+    /// slot. `slots` are slot and epoch of each row.
     Archive {
         slots: Vec<(u16, u64)>,
         works: Vec<WorkId>,
-        fenced: Vec<u32>,
+        fenced: Vec<(proto::ArchiveRow, WorkId)>,
     },
     /// The same for offline rows; `full` are refused because their user has too many.
     Offline {
         slots: Vec<(u16, u64)>,
         works: Vec<WorkId>,
-        fenced: Vec<u32>,
+        fenced: Vec<(proto::OfflineRow, WorkId)>,
         full: Vec<(WorkId, proto::Stanza)>,
     },
     UserKnown {
@@ -106,6 +107,8 @@ pub enum JobDone {
         slot: u16,
         session: u128,
         request: proto::OfflineRemoveRequest,
+        /// Nothing was done: the table has another epoch.
+        fenced: bool,
     },
     ArchiveQuery {
         query: Box<ArchiveQuery>,
@@ -130,6 +133,8 @@ pub enum JobDone {
     Keys,
     /// The table was changed (true), or the hand-over failed.
     Released { slot: u16, epoch: u64, done: bool },
+    /// Storage was asked for a higher epoch of a slot; the table tells what came of it.
+    Raised { slot: u16 },
 }
 
 /// What an administrator may ask of a worker.
@@ -152,6 +157,10 @@ pub enum Command {
     Replicas {
         slots: std::ops::Range<u16>,
         answer: oneshot::Sender<Vec<crate::admin::Replica>>,
+    },
+    /// The slots that this worker owns, each with its epoch.
+    Held {
+        answer: oneshot::Sender<Vec<(u16, u64)>>,
     },
     /// Hands all slots over that it can (drain); answered when none is left or frozen.
     HandOver { slots: Vec<u16>, to: proto::Node },

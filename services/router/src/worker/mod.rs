@@ -14,6 +14,7 @@
 //!   [`parting`], [`given_away`]: they go
 //! - [`turn`]: one turn; [`input`]: what can happen to a worker; [`frames`], [`ends`]: frames and
 //!   jobs that ended, each to its row; [`lanes`], [`batch`]: what leaves
+//! - [`doubted`]: what storage refused, and epochs that are too low, after the database lost commits
 //! - [`passage`]: time and trace of a stanza; [`levels`]: how much waits
 
 mod archive_again;
@@ -22,6 +23,7 @@ mod batch;
 mod commit;
 pub(crate) mod core;
 mod detach;
+mod doubted;
 mod ending;
 mod ends;
 mod frames;

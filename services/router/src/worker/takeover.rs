@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use prost::Message as _;
 use sestina_api::key::{EffectKey, join};
 use sestina_api::shadow::Loaded;
+use sestina_cluster::slot_map::newer;
 use sestina_proto as proto;
 use sestina_proto::to_edge::Body;
 use sestina_runtime::{failpoint, guard};
@@ -29,8 +30,8 @@ pub(crate) struct Taking {
     waiting: HashSet<u64>,
     /// Those of edges: they hold sessions.
     edges: HashSet<u64>,
-    /// The slot is this process's in this version of the table, and in newer ones.
-    version: u64,
+    /// The slot is this process's in the table at this position, and in newer ones.
+    since: proto::Position,
     reports: Vec<(LaneRef, proto::EpochReport)>,
     /// Edges that were asked for members of rooms, since their last report.
     asked: HashSet<u64>,
@@ -91,7 +92,7 @@ impl Slot {
         let taking = Taking {
             waiting,
             edges: of_edges.map(|n| n.incarnation).collect(),
-            version: core.table.version(),
+            since: core.table.position(),
             started_ms: core.now_ms,
             ..Taking::default()
         };
@@ -213,19 +214,23 @@ impl Slot {
     /// Processes have said with their leases that they have installed the epochs of a table. One to
     /// which there is no lane is not waited for any longer: a router at once, an edge only after
     /// a while, because its sessions are lost to this owner.
-    pub(crate) fn installed_elsewhere(&mut self, core: &mut Core, installed: &[(u64, u64)]) {
+    pub(crate) fn installed_elsewhere(
+        &mut self,
+        core: &mut Core,
+        installed: &[(u64, proto::Position)],
+    ) {
         let Phase::Taking(taking) = &mut self.phase else {
             return;
         };
         let long = core.now_ms > taking.started_ms + LONG_MS;
         let before = taking.waiting.len();
-        for (incarnation, version) in installed {
+        for (incarnation, position) in installed {
             let apart = if taking.edges.contains(incarnation) {
                 long && !core.lanes.keys().any(|lane| lane.edge == *incarnation)
             } else {
                 !core.peer_open(PeerRef(*incarnation))
             };
-            if apart && *version >= taking.version && taking.waiting.remove(incarnation) {
+            if apart && !newer(taking.since, *position) && taking.waiting.remove(incarnation) {
                 tracing::debug!(slot = self.slot, incarnation, "not waited for any longer");
             }
         }

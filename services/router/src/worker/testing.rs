@@ -118,6 +118,7 @@ impl Router {
             routers: vec![node(1), node(2)],
             owners,
             epochs: vec![1; SLOTS],
+            ..proto::SlotMap::default()
         });
         let mut router = Router {
             worker: Worker::new(core),

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use sestina_cluster::slot_map::newer;
 use sestina_proto as proto;
 use sestina_proto::peer_frame::Body as PeerBody;
 use sestina_proto::to_edge::Body as EdgeBody;
@@ -136,9 +137,8 @@ impl Worker {
             Input::Take { slot, epoch, live } => {
                 let known = self.slots.get_mut(slot).is_some_and(|s| s.epoch >= epoch);
                 if !known && epoch >= self.core.known_epoch(slot) {
-                    if let Some(older) = self.slots.get_mut(slot) {
-                        older.refuse_held(&mut self.core);
-                    }
+                    self.drop_slot(slot);
+                    self.core.frozen.retain(|frozen| *frozen != slot);
                     let taken = Slot::take(&mut self.core, slot, epoch, &live);
                     self.slots.insert(taken);
                 }
@@ -172,7 +172,7 @@ impl Worker {
     }
 
     fn new_table(&mut self, table: Arc<sestina_cluster::slot_map::SlotTable>) {
-        if table.version() < self.core.table.version() {
+        if newer(self.core.table.position(), table.position()) {
             return;
         }
         self.core.table = table;
@@ -318,6 +318,8 @@ impl Worker {
                 slot.sweep_marks(&mut self.core);
             }
         }
+        self.ask_again();
+        self.raise_outdated();
         self.check_shadow();
         self.ticks = self.ticks.wrapping_add(1);
         let turn = self.ticks % EXPIRING;
@@ -392,6 +394,10 @@ impl Worker {
             Command::Replicas { slots, answer } => {
                 let slots = self.slots.iter().filter(|s| slots.contains(&s.slot));
                 answer.send(slots.flat_map(Slot::replicas).collect()).ok();
+            }
+            Command::Held { answer } => {
+                let held = self.slots.iter().map(|slot| (slot.slot, slot.epoch));
+                answer.send(held.collect()).ok();
             }
             Command::HandOver { slots, to } => {
                 self.freeze(&slots, &to);

@@ -171,6 +171,7 @@ impl Verona {
                         slot,
                         session,
                         request,
+                        fenced: false,
                     }
                 }
                 Job::Offline { rows, works } => {
@@ -359,6 +360,7 @@ impl Verona {
                 worker: 0,
                 seq,
                 refused_slots: Vec::new(),
+                ..proto::LaneAck::default()
             }),
             0,
         )

@@ -16,12 +16,12 @@ use super::checked;
 use crate::dialect::dialects;
 use crate::error::Fault;
 
-/// A row of the table: name, incarnation, role, address, draining, expires_ms, ended.
-pub(crate) type LeaseRow = (String, i64, i64, String, bool, i64, bool);
+/// A row of the table: name, incarnation, role, address, draining, expires_ms, ended, timeline.
+pub(crate) type LeaseRow = (String, i64, i64, String, bool, i64, bool, i64);
 
 /// What the row says at `now`.
 pub(crate) fn to_lease(row: LeaseRow, now: i64) -> proto::Lease {
-    let (name, incarnation, role, address, draining, expires_ms, ended) = row;
+    let (name, incarnation, role, address, draining, expires_ms, ended, timeline) = row;
     let remaining = if ended {
         0
     } else {
@@ -33,6 +33,10 @@ pub(crate) fn to_lease(row: LeaseRow, now: i64) -> proto::Lease {
         role: role as i32,
         address,
         draining,
+        installed: (timeline > 0).then(|| proto::Position {
+            timeline: timeline as u64,
+            ..proto::Position::default()
+        }),
         ..proto::Node::default()
     };
     proto::Lease {
@@ -66,6 +70,7 @@ pub(crate) fn wrong_secret(name: &str) -> StoreError {
 }
 
 dialects! {
+    with crate::stores::slots::history as history;
     items:
 
     /// Takes or renews a lease. The clock is read before the row is waited for, so the lease may
@@ -76,14 +81,19 @@ dialects! {
     ) -> Result<proto::LeaseRenewReply, Fault> {
         let node = node_of(request.node.as_ref())?;
         let proof = proof_of(&request.secret)?;
+        // Before the lease: claims take the table's row first as well.
+        let installed = node.installed.unwrap_or_default();
+        history::reported(conn, &node.name, installed, request.ttl_ms).await?;
         let expires_ms = now_ms(conn).await? + i64::from(request.ttl_ms);
         let done = sqlx::query(
             "INSERT INTO lease (name, incarnation, role, address, draining, expires_ms, ended,
-                 proof)
-             VALUES ($1, $2, $3, $4, $5, $6, FALSE, $7)
+                 proof, timeline)
+             VALUES ($1, $2, $3, $4, $5, $6, FALSE, $7, $9)
              ON CONFLICT (name, incarnation) DO UPDATE SET role = excluded.role,
                  address = excluded.address, draining = excluded.draining,
-                 expires_ms = excluded.expires_ms, proof = excluded.proof
+                 expires_ms = excluded.expires_ms, proof = excluded.proof,
+                 timeline = CASE WHEN lease.timeline > excluded.timeline THEN lease.timeline
+                     ELSE excluded.timeline END
              WHERE NOT lease.ended AND (lease.proof IS NULL OR lease.proof = excluded.proof OR $8)",
         )
         .bind(&node.name)
@@ -94,6 +104,7 @@ dialects! {
         .bind(expires_ms)
         .bind(&proof[..])
         .bind(!guard!("incarnation-secret"))
+        .bind(installed.timeline as i64)
         .execute(&mut *conn)
         .await?;
         let lost = done.rows_affected() == 0;
@@ -150,6 +161,57 @@ dialects! {
             true => Ok(()),
             false => Err(wrong_secret(name).into()),
         }
+    }
+
+    /// Notes that a process has asserted what it owns on this timeline; true with the first time. It
+    /// needs a lease that has not ended, and the secret that it left with it.
+    pub(crate) async fn asserts(
+        conn: &mut Conn,
+        node: &proto::Node,
+        secret: &Bytes,
+        timeline: i64,
+    ) -> Result<bool, Fault> {
+        let proof = proof_of(secret)?;
+        let before: Option<(i64, Option<Vec<u8>>, bool)> = sqlx::query_as(
+            "SELECT timeline, proof, ended FROM lease WHERE name = $1 AND incarnation = $2",
+        )
+        .bind(&node.name)
+        .bind(node.incarnation as i64)
+        .fetch_optional(&mut *conn)
+        .await?;
+        let Some((before, kept, false)) = before else {
+            let name = &node.name;
+            return Err(StoreError::Invalid(format!("{name} has no lease here")).into());
+        };
+        if kept.is_none_or(|kept| kept != proof) {
+            return Err(wrong_secret(&node.name).into());
+        }
+        sqlx::query("UPDATE lease SET timeline = $3 WHERE name = $1 AND incarnation = $2")
+            .bind(&node.name)
+            .bind(node.incarnation as i64)
+            .bind(timeline)
+            .execute(conn)
+            .await?;
+        Ok(before < timeline)
+    }
+
+    /// A claim took slots from a holder: its lease has ended, also if the database lost its row.
+    pub(crate) async fn robbed(
+        conn: &mut Conn,
+        name: &str,
+        incarnation: u64,
+    ) -> Result<(), Fault> {
+        sqlx::query(
+            "INSERT INTO lease (name, incarnation, role, address, draining, expires_ms, ended)
+             VALUES ($1, $2, $3, '', FALSE, 0, TRUE)
+             ON CONFLICT (name, incarnation) DO UPDATE SET ended = TRUE",
+        )
+        .bind(name)
+        .bind(incarnation as i64)
+        .bind(i64::from(i32::from(proto::NodeRole::Router)))
+        .execute(conn)
+        .await?;
+        Ok(())
     }
 
     /// Ends a lease for good.
@@ -209,8 +271,8 @@ dialects! {
     /// All rows, and the time to judge them by.
     pub(crate) async fn rows(conn: &mut Conn) -> Result<(Vec<LeaseRow>, i64), Fault> {
         let rows = sqlx::query_as(
-            "SELECT name, incarnation, role, address, draining, expires_ms, ended FROM lease
-             ORDER BY name, incarnation",
+            "SELECT name, incarnation, role, address, draining, expires_ms, ended, timeline
+             FROM lease ORDER BY name, incarnation",
         )
         .fetch_all(&mut *conn)
         .await?;

@@ -267,6 +267,7 @@ pub(crate) async fn secrets(stores: Arc<dyn Stores>) {
             ..first_move(0, &node("other", 1))
         }],
         secret,
+        known: Some(first_position()),
         ..Default::default()
     };
     let stolen = stores.slot_claim(released(&me, guess())).await;
@@ -306,9 +307,13 @@ pub(crate) async fn slot_claims(stores: Arc<dyn Stores>) {
     assert_eq!(names, ["a", "b"], "b owns nothing, but it is there");
     assert!(map.owners.iter().all(|owner| *owner == 1) && map.epochs.iter().all(|e| *e == 1));
 
-    let known = |known_version| proto::SlotTableRequest { known_version };
-    assert!(stores.slot_table(known(1)).await.unwrap().map.is_none());
-    assert_eq!(stores.slot_table(known(0)).await.unwrap().map.unwrap(), map);
+    let known = |position| proto::SlotTableRequest {
+        known: Some(position),
+    };
+    let asked = stores.slot_table(known(map.position())).await.unwrap();
+    assert!(asked.map.is_none());
+    let asked = stores.slot_table(known(first_position())).await.unwrap();
+    assert_eq!(asked.map.unwrap(), map);
 
     // While the planner's lease holds, another plans nothing.
     let take = |slot, from_epoch| proto::SlotMove {
@@ -341,6 +346,7 @@ pub(crate) async fn slot_claims(stores: Arc<dyn Stores>) {
         planner: None,
         planner_ttl_ms: 0,
         secret: secret(),
+        known: Some(first_position()),
     };
     let reply = stores.slot_claim(request).await.unwrap();
     assert!(reply.refused_slots.is_empty() && !reply.planner);

@@ -5,9 +5,11 @@
 mod archives;
 mod cluster;
 mod replicas;
+mod timelines;
 mod users;
 
 pub(crate) use archives::*;
 pub(crate) use cluster::*;
 pub(crate) use replicas::*;
+pub(crate) use timelines::*;
 pub(crate) use users::*;

@@ -41,6 +41,15 @@ pub(crate) fn claim(moves: Vec<proto::SlotMove>, planner: &proto::Node) -> proto
         planner: Some(planner.clone()),
         planner_ttl_ms: 60_000,
         secret: secret(),
+        known: Some(first_position()),
+    }
+}
+
+/// Where the table of a new database is.
+pub(crate) fn first_position() -> proto::Position {
+    proto::Position {
+        timeline: 1,
+        ..proto::Position::default()
     }
 }
 

@@ -2,12 +2,14 @@
 //!
 //! A claim is one transaction. It takes, in this order: the table's version row (claims queue
 //! there), the planner's row, the lease rows of the holders it takes slots from, the slots' locks.
-//! Nobody else holds one of these while waiting for another, so it cannot deadlock.
+//! Nobody else holds one of these while waiting for another, so it cannot deadlock: renewals that
+//! begin a timeline, and assertions, take them in the same order.
 //!
 //! The lease rows are locked before they are judged and marked as ended in the same transaction:
 //! a renewal that comes at the same time either is seen by the claim, which then refuses, or waits
 //! for it and finds the lease ended. No renewal slips in between.
 
+pub(crate) mod history;
 mod rows;
 mod table;
 
@@ -21,7 +23,7 @@ use super::checked;
 use crate::dialect::dialects;
 use crate::error::Fault;
 use crate::fence::SLOTS;
-use table::{Holder, SlotRow, moved, publish};
+use table::{Holder, asserted, moved, publish};
 
 /// Refuses requests that make no sense before anything is locked.
 fn validate(request: &proto::SlotClaimRequest) -> Result<(), StoreError> {
@@ -72,6 +74,32 @@ fn speaker(request: &proto::SlotClaimRequest) -> Result<Option<Holder>, StoreErr
     }
 }
 
+/// The slots that a router asserts, each with its epoch.
+fn held(
+    holder: &proto::Node,
+    request: &proto::SlotAssertRequest,
+) -> Result<BTreeMap<u32, u64>, StoreError> {
+    if holder.name.is_empty() {
+        return Err(StoreError::Invalid(
+            "the assertion names no holder".to_owned(),
+        ));
+    }
+    checked(&holder.name)?;
+    let mut held = BTreeMap::new();
+    for fence in &request.held {
+        super::number(fence.epoch)?;
+        if fence.slot >= SLOTS || fence.epoch == 0 {
+            let text = format!(
+                "nobody can hold slot {} under epoch {}",
+                fence.slot, fence.epoch
+            );
+            return Err(StoreError::Invalid(text));
+        }
+        held.insert(fence.slot, fence.epoch);
+    }
+    Ok(held)
+}
+
 /// Hand-overs by their holders need no planner.
 fn only_hand_overs(request: &proto::SlotClaimRequest) -> bool {
     !request.moves.is_empty() && request.moves.iter().all(|step| step.released)
@@ -90,6 +118,7 @@ fn robbed(request: &proto::SlotClaimRequest) -> BTreeSet<Holder> {
 
 dialects! {
     with super::rows as rows;
+    with super::history as history;
     with crate::stores::lease as lease;
     items:
 
@@ -98,22 +127,18 @@ dialects! {
         conn: &mut Conn,
         request: &proto::SlotTableRequest,
     ) -> Result<proto::SlotTableReply, Fault> {
-        let version: i64 =
-            sqlx::query_scalar("SELECT version FROM slot_table").fetch_one(&mut *conn).await?;
+        let at = history::position(conn).await?;
         // Also if it knows a later one: then the database has lost its newest commits.
-        if version as u64 == request.known_version {
+        if Some(at) == request.known {
             return Ok(proto::SlotTableReply { map: None });
         }
-        Ok(proto::SlotTableReply { map: Some(map(conn, version).await?) })
+        Ok(proto::SlotTableReply { map: Some(map(conn, at).await?) })
     }
 
-    async fn map(conn: &mut Conn, version: i64) -> Result<proto::SlotMap, Fault> {
-        let slots: Vec<SlotRow> =
-            sqlx::query_as("SELECT slot, owner, incarnation, epoch FROM slot ORDER BY slot")
-                .fetch_all(&mut *conn)
-                .await?;
+    async fn map(conn: &mut Conn, at: proto::Position) -> Result<proto::SlotMap, Fault> {
+        let slots = rows::all(conn).await?;
         let (leases, now) = lease::rows(conn).await?;
-        Ok(publish(version, &slots, leases, now))
+        Ok(publish(at, &slots, leases, now))
     }
 
     /// Moves slots.
@@ -125,33 +150,58 @@ dialects! {
         if let Some((name, incarnation)) = speaker(request)? {
             lease::check_speaker(conn, &name, incarnation, &request.secret).await?;
         }
-        let version: i64 =
-            sqlx::query_scalar("UPDATE slot_table SET version = version RETURNING version")
-                .fetch_one(&mut *conn)
-                .await?;
+        let at = history::lock(conn).await?;
         let hand_over = only_hand_overs(request);
         let planner = plan(conn, request, !hand_over).await?;
-        if !planner && !hand_over {
+        // Who asks only for the planner's part asks often, and is told no table.
+        if request.moves.is_empty() {
+            return Ok(proto::SlotClaimReply { planner, ..Default::default() });
+        }
+        let known = request.known.unwrap_or_default();
+        let allowed = planner || hand_over;
+        if !allowed || !history::may_move(conn, at, known).await? {
             let refused_slots = request.moves.iter().map(|step| step.slot).collect();
-            let map = match request.moves.is_empty() {
-                true => None,
-                false => Some(map(conn, version).await?),
-            };
+            let map = Some(map(conn, at).await?);
             return Ok(proto::SlotClaimReply { planner, refused_slots, map });
         }
         let (done, refused_slots) = apply(conn, request).await?;
         // Planners claim nothing most of the time: that is no claim.
-        if done > 0 {
+        let at = if done > 0 {
             failpoint::hit_async("storage.claim").await;
-        }
-        // Who asks only for the planner's part asks often, and is told no table.
-        if request.moves.is_empty() {
-            return Ok(proto::SlotClaimReply { planner, refused_slots, map: None });
-        }
-        let version = if done == 0 { version } else { version + 1 };
-        sqlx::query("UPDATE slot_table SET version = $1").bind(version).execute(&mut *conn).await?;
-        let map = Some(map(conn, version).await?);
+            history::advance(conn, at, at.timeline).await?
+        } else {
+            at
+        };
+        let map = Some(map(conn, at).await?);
         Ok(proto::SlotClaimReply { planner, refused_slots, map })
+    }
+
+    /// What an owner holds, on a new timeline.
+    pub(crate) async fn assert(
+        conn: &mut Conn,
+        request: &proto::SlotAssertRequest,
+    ) -> Result<proto::SlotAssertReply, Fault> {
+        let holder = request.holder.clone().unwrap_or_default();
+        let held = held(&holder, request)?;
+        let at = history::lock(conn).await?;
+        if at.timeline != request.timeline {
+            let map = Some(map(conn, at).await?);
+            return Ok(proto::SlotAssertReply { map, ..Default::default() });
+        }
+        let first =
+            lease::asserts(conn, &holder, &request.secret, request.timeline as i64).await?;
+        let me = (holder.name, holder.incarnation);
+        let (changed, refused_slots) = asserted(&rows::all(conn).await?, &me, &held, first);
+        let at = if changed.is_empty() {
+            at
+        } else {
+            let slots = changed.iter().map(|row| row.0 as u32).collect();
+            fence::seize(conn, &slots).await?;
+            rows::store(conn, &changed).await?;
+            history::advance(conn, at, at.timeline).await?
+        };
+        let map = Some(map(conn, at).await?);
+        Ok(proto::SlotAssertReply { done: true, refused_slots, map })
     }
 
     /// Whether the caller is the planner; becomes it, if `take` and nobody else is.
@@ -214,11 +264,7 @@ dialects! {
         }
         rows::store(conn, &changed).await?;
         for (name, incarnation) in ended {
-            sqlx::query("UPDATE lease SET ended = TRUE WHERE name = $1 AND incarnation = $2")
-                .bind(name)
-                .bind(incarnation as i64)
-                .execute(&mut *conn)
-                .await?;
+            lease::robbed(conn, &name, incarnation).await?;
         }
         for node in owners.into_values() {
             remember(conn, node).await?;

@@ -14,6 +14,12 @@ pub(crate) mod pg {
     use super::{BTreeMap, BTreeSet, Fault, SlotRow, by_slot};
     use crate::dialect::pg::Conn;
 
+    /// All of them, in order.
+    pub(crate) async fn all(conn: &mut Conn) -> Result<Vec<SlotRow>, Fault> {
+        let rows = sqlx::query_as("SELECT slot, owner, incarnation, epoch FROM slot ORDER BY slot");
+        Ok(rows.fetch_all(conn).await?)
+    }
+
     pub(crate) async fn load(
         conn: &mut Conn,
         slots: &BTreeSet<u32>,
@@ -52,6 +58,12 @@ pub(crate) mod pg {
 pub(crate) mod lite {
     use super::{BTreeMap, BTreeSet, Fault, SlotRow, by_slot};
     use crate::dialect::lite::Conn;
+
+    /// All of them, in order.
+    pub(crate) async fn all(conn: &mut Conn) -> Result<Vec<SlotRow>, Fault> {
+        let rows = sqlx::query_as("SELECT slot, owner, incarnation, epoch FROM slot ORDER BY slot");
+        Ok(rows.fetch_all(conn).await?)
+    }
 
     pub(crate) async fn load(
         conn: &mut Conn,

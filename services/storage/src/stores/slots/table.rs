@@ -41,9 +41,36 @@ pub(super) fn moved(
     Some((*slot, name, incarnation, epoch))
 }
 
+/// What an owner's assertion does to the rows, and the slots that it does not own: the table knows a
+/// higher epoch, or the same of another. With its `first` assertion rows lose their owner that name
+/// it and that it does not assert: the database lost that it had given them away.
+pub(super) fn asserted(
+    rows: &[SlotRow],
+    holder: &Holder,
+    held: &BTreeMap<u32, u64>,
+    first: bool,
+) -> (Vec<SlotRow>, Vec<u32>) {
+    let mut changed = Vec::new();
+    let mut refused = Vec::new();
+    for (slot, owner, incarnation, epoch) in rows {
+        let its = *owner == holder.0 && *incarnation as u64 == holder.1;
+        match held.get(&(*slot as u32)).map(|epoch| *epoch as i64) {
+            Some(asserted) if asserted > *epoch || (asserted == *epoch && owner.is_empty()) => {
+                changed.push((*slot, holder.0.clone(), holder.1 as i64, asserted));
+            }
+            // It may be about to take the slot under the row's epoch.
+            Some(_) if its => {}
+            Some(_) => refused.push(*slot as u32),
+            None if its && first => changed.push((*slot, String::new(), 0, *epoch)),
+            None => {}
+        }
+    }
+    (changed, refused)
+}
+
 /// The published form: all owners, and all routers with a fresh lease, in order of name.
 pub(super) fn publish(
-    version: i64,
+    at: proto::Position,
     slots: &[SlotRow],
     leases: Vec<LeaseRow>,
     now: i64,
@@ -82,10 +109,12 @@ pub(super) fn publish(
     }
     let routers = routers.into_values().collect();
     proto::SlotMap {
-        version: version as u64,
+        version: at.version,
         routers,
         owners,
         epochs,
+        timeline: at.timeline,
+        token: at.token,
     }
 }
 
@@ -137,6 +166,30 @@ mod tests {
     }
 
     #[test]
+    fn an_assertion_gives_back_what_was_lost_and_gives_up_what_is_not_held() {
+        let row =
+            |slot, owner: &str, incarnation, epoch| (slot, owner.to_owned(), incarnation, epoch);
+        let rows = [
+            row(0, "a", 5, 3),
+            row(1, "b", 6, 3),
+            row(2, "b", 6, 9),
+            row(3, "a", 5, 3),
+            row(4, "", 0, 3),
+            row(5, "b", 6, 3),
+            row(6, "a", 4, 3),
+        ];
+        let held = BTreeMap::from([(0, 3), (1, 4), (2, 8), (4, 3), (5, 3)]);
+        let me = ("a".to_owned(), 5);
+        let (changed, refused) = asserted(&rows, &me, &held, true);
+        let wanted = [row(1, "a", 5, 4), row(3, "", 0, 3), row(4, "a", 5, 3)];
+        assert_eq!(changed, wanted);
+        assert_eq!(refused, [2, 5], "a higher epoch, and the same of another");
+        // What it was given since is not lost with a second one.
+        let (changed, _) = asserted(&rows, &me, &held, false);
+        assert_eq!(changed.iter().map(|row| row.0).collect::<Vec<_>>(), [1, 4]);
+    }
+
+    #[test]
     fn the_map_names_owners_and_fresh_routers() {
         let lease = |name: &str, incarnation, role: proto::NodeRole, expires| {
             (
@@ -147,6 +200,7 @@ mod tests {
                 false,
                 expires,
                 false,
+                0,
             )
         };
         let leases = vec![
@@ -160,7 +214,11 @@ mod tests {
             (1, "lost".into(), 9, 3),
             (2, String::new(), 0, 0),
         ];
-        let map = publish(4, &slots, leases, 100);
+        let at = proto::Position {
+            version: 4,
+            ..proto::Position::default()
+        };
+        let map = publish(at, &slots, leases, 100);
         let names: Vec<_> = map.routers.iter().map(|node| node.name.as_str()).collect();
         assert_eq!(names, ["fresh", "lost", "old"]);
         assert_eq!(map.routers[2].address, "h:1");
