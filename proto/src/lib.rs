@@ -1,7 +1,8 @@
 //! The wire contracts between tiers, compiled from the `.proto` files beside this crate.
 //!
 //! The generated types are used as they are on both sides of a lane; [`convert`] moves stanzas
-//! between the protocol crate's form and the wire's without copying, [`trailing`] names the frames that nobody waits for.
+//! between the protocol crate's form and the wire's without copying, [`trailing`] names the frames that nobody waits for,
+//! [`presence`] compares presences.
 
 #![allow(missing_docs, unreachable_pub, clippy::all)]
 
@@ -13,4 +14,5 @@ pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descrip
 #[allow(clippy::all)]
 mod convert;
 mod position;
+mod presence;
 mod trailing;

@@ -238,7 +238,12 @@ pub(crate) fn router_sends(node: &proto::Node, frame: &proto::PeerFrame) -> bool
             | PeerBody::SlotMap(_)
             | PeerBody::HandOver(_)
             | PeerBody::UserChanged(_)
-            | PeerBody::MarkQuery(_),
+            | PeerBody::MarkQuery(_)
+            | PeerBody::RoomAsk(_)
+            | PeerBody::RoomTold(_)
+            | PeerBody::RoomHeard(_)
+            | PeerBody::RoomCheck(_)
+            | PeerBody::RoomChecked(_),
         )
         | None => true,
     }

@@ -58,6 +58,10 @@ pub const NAMES: &[(&str, &str)] = &[
         "a new owner numbers the events of a room above all that an earlier one can have numbered",
     ),
     (
+        "room-members",
+        "a new owner of a room learns from sessions who is in it",
+    ),
+    (
         "roles",
         "a process does only what its tier needs, under a name of its certificate",
     ),

@@ -34,6 +34,22 @@ pub struct Worker(turn::Worker);
 /// An occupant's session: room, nick, role, session.
 pub type Inside = (String, String, &'static str, u128);
 
+/// What is known of a session in a room.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// Its nick.
+    pub nick: String,
+    /// Its affiliation and role.
+    pub standing: u32,
+    /// What its presence says.
+    pub presence: String,
+    /// The event that told it so.
+    pub seq: u64,
+}
+
+/// A room, and a session in it.
+pub type At = (String, u128);
+
 /// The workers of one router process.
 pub fn workers(node: &proto::Node, config: &Arc<RouterConfig>, count: u32) -> Vec<Worker> {
     let epochs: Arc<[AtomicU64]> = (0..SLOTS).map(|_| AtomicU64::new(0)).collect();
@@ -139,6 +155,41 @@ impl Worker {
         all
     }
 
+    /// What its rooms know of the sessions in them.
+    pub fn places(&self) -> Vec<(At, Place)> {
+        let places = self.rooms().flat_map(|room| {
+            room.members().map(|(occupant, session)| {
+                let place = Place {
+                    nick: occupant.nick.clone(),
+                    standing: occupant.standing(),
+                    presence: said(&session.presence.payload),
+                    seq: session.seq,
+                };
+                ((room.jid().as_str().to_owned(), session.session), place)
+            })
+        });
+        places.collect()
+    }
+
+    /// What its sessions know of the rooms that they are in.
+    pub fn believed_places(&self) -> Vec<(At, Place)> {
+        let sessions = self.0.slots.iter().flat_map(|slot| slot.sessions.values());
+        let live = sessions.filter(|session| session.is_live());
+        let places = live.flat_map(|session| {
+            session.joined.iter().filter_map(|(room, joined)| {
+                let member = joined.member.as_ref()?;
+                let place = Place {
+                    nick: member.nick.clone(),
+                    standing: member.standing,
+                    presence: said(&member.presence.as_ref()?.payload),
+                    seq: member.seq,
+                };
+                Some(((room.as_str().to_owned(), session.id), place))
+            })
+        });
+        places.collect()
+    }
+
     /// What a worker must not hold when the cluster is whole and nothing is under way. `name` is
     /// that of its process, `owns` tells the slots that the table gives to it.
     pub fn unfinished(&self, name: &str, owns: impl Fn(u16) -> bool) -> Vec<String> {
@@ -162,6 +213,10 @@ impl Worker {
     }
 }
 
+fn said(payload: &[u8]) -> String {
+    String::from_utf8_lossy(payload).into_owned()
+}
+
 fn slot_unfinished(core: &Core, slot: &Slot, at: &str, wrong: &mut Vec<String>) {
     if !slot.is_active() {
         wrong.push(format!("{at}: {:?}", slot.phase));
@@ -182,6 +237,12 @@ fn slot_unfinished(core: &Core, slot: &Slot, at: &str, wrong: &mut Vec<String>) 
     }
     if slot.archive_open + slot.offline_open > 0 || !slot.shadow.is_idle() {
         wrong.push(format!("{at}: stores are not idle"));
+    }
+    if !slot.untold.is_empty() {
+        wrong.push(format!("{at}: rooms are to be told: {:?}", slot.untold));
+    }
+    for room in slot.rooms.values().filter(|r| !r.is_checked()) {
+        wrong.push(format!("{at}: room {} asks who is in", room.jid()));
     }
     for room in slot.rooms.values().filter(|r| !r.is_flushed()) {
         wrong.push(format!("{at}: room {} has a tail", room.jid()));

@@ -18,6 +18,7 @@ pub(super) fn check(world: &World) -> Vec<String> {
     clients(world, &mut wrong);
     messages(world, &mut wrong);
     orders(world, &mut wrong);
+    super::places::check(world, &mut wrong);
     if world.config.archive {
         archives(world, &mut wrong);
     }
@@ -88,11 +89,12 @@ fn clients(world: &World, wrong: &mut Vec<String>) {
         }
         // What the database took for delivered and does not any more waits for the next login.
         let lost = &world.storage.commits.delivered;
-        let again = |row: &proto::OfflineRow| {
-            number_in(row.stanza.as_ref()).is_some_and(|number| lost.contains(&number))
+        let judged = |row: &&proto::OfflineRow| {
+            number_in(row.stanza.as_ref())
+                .is_some_and(|number| number >= world.judged_from && !lost.contains(&number))
         };
-        let left = world.storage.offline_all(&client.bare);
-        let left = left.filter(|row| !again(row)).count();
+        let stored = world.storage.offline_all(&client.bare);
+        let left = stored.filter(judged).count();
         if client.is_online() && client.available && left > 0 {
             wrong.push(format!("{at}: {left} messages are left in its store"));
         }
@@ -116,7 +118,8 @@ fn clients(world: &World, wrong: &mut Vec<String>) {
         for got in &client.log {
             // Who enters a room again gets its history again.
             let history = got.delayed && got.what == What::Groupchat;
-            let again = !seen.insert((got.session, got.what, got.number));
+            let again = got.number >= world.judged_from
+                && !seen.insert((got.session, got.what, got.number));
             let stored_again = world.storage.commits.delivered.contains(&got.number);
             if again && !history && !stored_again {
                 wrong.push(format!("{at}: got {:?} {} twice", got.what, got.number));
@@ -142,7 +145,7 @@ fn exists(world: &World, who: (usize, u32)) -> bool {
 }
 
 fn messages(world: &World, wrong: &mut Vec<String>) {
-    for (number, sent) in &world.sent {
+    for (number, sent) in world.sent.range(world.judged_from..) {
         let from = (sent.from, sent.session);
         let bounced = got(world, from, What::Error, *number).next().is_some();
         // What was stored and nowhere else is lost with its row.
@@ -194,7 +197,8 @@ fn orders(world: &World, wrong: &mut Vec<String>) {
         // What a session gave back unacknowledged comes again from storage, so that is apart.
         let mut last: BTreeMap<(u32, usize, u32, &str, bool), u64> = BTreeMap::new();
         // What comes from storage is behind what was stored before it was given back.
-        for r in client.log.iter().filter(|r| !r.delayed) {
+        let judged = |r: &&Received| !r.delayed && r.number >= world.judged_from;
+        for r in client.log.iter().filter(judged) {
             let Some(sent) = world.sent.get(&r.number) else {
                 continue;
             };
@@ -218,6 +222,7 @@ fn orders(world: &World, wrong: &mut Vec<String>) {
             let log = world.clients[c].log.iter();
             log.filter(|r| r.what == What::Groupchat && !r.delayed && bare(&r.from) == room)
                 .map(|r| r.number)
+                .filter(|number| *number >= world.judged_from)
                 .collect()
         };
         let all: Vec<Vec<u64>> = (0..world.clients.len()).map(said).collect();
@@ -242,7 +247,7 @@ fn archives(world: &World, wrong: &mut Vec<String>) {
             .collect();
         numbers.insert(archive, held);
     }
-    for (number, sent) in &world.sent {
+    for (number, sent) in world.sent.range(world.judged_from..) {
         let bounced = got(world, (sent.from, sent.session), What::Error, *number)
             .next()
             .is_some();
@@ -285,7 +290,8 @@ fn archive_order(world: &World, client: &Client, wrong: &mut Vec<String>) {
     };
     let mut last: BTreeMap<u32, (usize, u64)> = BTreeMap::new();
     let live = client.log.iter();
-    for r in live.filter(|r| r.what == What::Message && !r.delayed) {
+    let judged = |r: &&Received| !r.delayed && r.number >= world.judged_from;
+    for r in live.filter(|r| r.what == What::Message).filter(judged) {
         if bare(&r.from) == client.bare {
             // The sender's own row, from when it was sent.
             continue;

@@ -108,7 +108,10 @@ pub(super) struct Client {
     pub(super) settled_in: bool,
     pub(super) carbons: bool,
     pub(super) carbons_settled: bool,
+    /// Rooms, and whether it is in.
     pub(super) rooms: BTreeMap<String, bool>,
+    /// Under which of its nicks.
+    pub(super) nicks: BTreeMap<String, u64>,
     pub(super) rooms_settled: BTreeSet<String>,
     pub(super) log: Vec<Received>,
     /// IQs of this session without an answer.
@@ -142,7 +145,10 @@ impl Client {
     /// Its address in a room.
     pub(super) fn address_in(&self, room: &str) -> String {
         let (nick, _) = self.bare.split_once('@').unwrap_or((&self.bare, ""));
-        format!("{room}/{nick}")
+        match self.nicks.get(room) {
+            Some(other) if *other > 0 => format!("{room}/{nick}-{other}"),
+            _ => format!("{room}/{nick}"),
+        }
     }
 
     pub(super) fn new(index: usize, bare: String, resource: &str, slot: u16) -> Client {
@@ -170,6 +176,7 @@ impl Client {
             carbons: false,
             carbons_settled: false,
             rooms: BTreeMap::new(),
+            nicks: BTreeMap::new(),
             rooms_settled: BTreeSet::new(),
             log: Vec::new(),
             asking: BTreeMap::new(),
@@ -209,6 +216,7 @@ impl Client {
         self.carbons = false;
         self.carbons_settled = false;
         self.rooms.clear();
+        self.nicks.clear();
         self.rooms_settled.clear();
         self.asking.clear();
         self.results.clear();
@@ -325,7 +333,10 @@ impl Client {
                 self.results.entry(query).or_default().push(id);
             }
             Kind::Message => {
-                let Some(number) = body_number(&payload) else {
+                // An error need not bring back what it is about.
+                let named = || stanza.id.strip_prefix('m')?.parse().ok();
+                let of_error = || stanza.is_error().then(named).flatten();
+                let Some(number) = body_number(&payload).or_else(of_error) else {
                     return;
                 };
                 let what = if stanza.is_error() {
@@ -346,11 +357,24 @@ impl Client {
                 received(what, number);
             }
             Kind::Presence => {
-                let own = payload.contains("code='110'") || payload.contains("code=\"110\"");
-                if own && let Some((room, _)) = stanza.from.split_once('/') {
+                let says = |code: &str| {
+                    [format!("code='{code}'"), format!("code=\"{code}\"")]
+                        .iter()
+                        .any(|status| payload.contains(status))
+                };
+                // With 303 it goes on under another nick.
+                if says("110")
+                    && !says("303")
+                    && let Some((room, _)) = stanza.from.split_once('/')
+                {
                     let inside = stanza.type_.is_empty();
-                    if let Some(known) = self.rooms.get_mut(room) {
-                        *known = inside;
+                    // What the room says last counts: it may have said this before it got what was
+                    // sent to it since.
+                    if inside {
+                        self.rooms.insert(room.to_owned(), true);
+                    } else if self.rooms.get(room) == Some(&true) {
+                        self.rooms.remove(room);
+                        self.rooms_settled.remove(room);
                     }
                 }
             }

@@ -149,6 +149,16 @@ impl Host {
                     self.push(worker as usize, Input::Peer { from, frame });
                 }
             }
+            Some(PeerBody::RoomAsk(ask)) if from.0 != self.incarnation() => {
+                for worker in 0..self.workers.len() {
+                    let frame = proto::PeerFrame {
+                        slot: worker as u32,
+                        epoch: frame.epoch,
+                        body: Some(PeerBody::RoomAsk(ask)),
+                    };
+                    self.push(worker, Input::Peer { from, frame });
+                }
+            }
             _ => {
                 let worker = self.worker_of(frame.slot);
                 self.push(worker, Input::Peer { from, frame });

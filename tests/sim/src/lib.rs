@@ -14,7 +14,7 @@
 //!   what goes wrong; `talk`: what clients do
 //! - `host`: a router process; `edge`, `socket`: an edge process; `client`, `stores`, `state_store`,
 //!   `net`: the models
-//! - `check`: what must hold; `trace`: what is printed of a run that failed
+//! - `check`: what must hold; `places`: who is in which room, to all concerned; `trace`: what is printed of a run that failed
 //!
 //! `cargo xtask sim` runs it. `SESTINA_SIM_SEED=n` replays one seed with its trace,
 //! `SESTINA_SIM_SEEDS=n` runs that many, `SESTINA_SIM_FIRST=n` from that one on,
@@ -34,6 +34,7 @@ mod edge;
 mod faults;
 mod host;
 mod net;
+mod places;
 mod rng;
 pub mod scenarios;
 pub mod scripts;

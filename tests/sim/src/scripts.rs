@@ -97,3 +97,41 @@ pub fn a_database_loses_commits(seed: u64) -> Result<Vec<String>, String> {
     wrong.extend(world.round(&[Fault::KillRouter]));
     Ok(wrong)
 }
+
+/// The store is away. Some enter a room, one leaves it, one has another nick and one another presence;
+/// one loses its connection, and comes back when all is over. Then the room's owner dies.
+pub fn a_room_changes_while_the_store_is_away(seed: u64) -> Result<Vec<String>, String> {
+    const SLOT: u16 = 5;
+    let mut world = World::new(seed, false);
+    world.come_to_rest();
+    let room = world.rooms[1].clone();
+    let inside = |world: &World, who: &[usize]| {
+        who.iter()
+            .all(|c| world.clients[*c].rooms.get(&room) == Some(&true))
+    };
+    let heard = |w: &World| w.clients.iter().all(|c| c.sent.is_empty());
+    for client in [0, 3, 5] {
+        talk::enter(&mut world, client, &room);
+    }
+    world.until("the first occupants", |w| inside(w, &[0, 3, 5]))?;
+    world.until("redundant", |w| w.is_redundant(SLOT))?;
+    world.shadow.away = true;
+    talk::leave(&mut world, 0, &room);
+    for client in [2, 4] {
+        talk::enter(&mut world, client, &room);
+    }
+    talk::change(&mut world, 3, room.clone(), true);
+    talk::change(&mut world, 5, room.clone(), false);
+    world.until("those who entered", |w| inside(w, &[2, 4]))?;
+    talk::acknowledge_all(&mut world);
+    world.until("all to be heard", heard)?;
+    if seed.is_multiple_of(2) {
+        world.cut_client(4, 1500);
+    }
+    let owner = world.owner(SLOT).ok_or("no owner")?;
+    world.kill_host(owner);
+    world.heal();
+    let mut wrong = world.come_to_rest();
+    wrong.extend(world.round(&[]));
+    Ok(wrong)
+}

@@ -20,6 +20,7 @@ pub const GUARDS: &[&str] = &[
     "write-order",
     "lost-writes",
     "timeline",
+    "room-members",
 ];
 
 /// What is run.

@@ -9,6 +9,8 @@ use super::world::{DOMAIN, MUC, Sent, World};
 
 /// The clients that come and go: the only one of a user, and one of two.
 pub(super) const FLAKY: [usize; 2] = [6, 7];
+/// A client of which so many stanzas are not acknowledged waits.
+const UNHEARD: usize = 60;
 /// Messages that come in a row for a user who is away.
 const FLOOD: u64 = 24;
 
@@ -21,7 +23,7 @@ pub(super) fn talk(world: &mut World) {
     if world.rng.one_in(200) {
         return flood(world, index);
     }
-    if !world.clients[index].is_online() {
+    if !world.clients[index].is_online() || world.clients[index].sent.len() > UNHEARD {
         return;
     }
     match world.rng.below(100) {
@@ -39,7 +41,8 @@ pub(super) fn talk(world: &mut World) {
             client.write(&mut world.socks, ToServer::Ack(client.h));
             client.write(&mut world.socks, ToServer::Request);
         }
-        94 => {
+        94..=95 => change_in_room(world, index),
+        96 => {
             let pause = world.rng.below(150);
             world.cut_client(index, pause);
         }
@@ -195,35 +198,71 @@ fn join_or_leave(world: &mut World, index: usize) {
         return;
     };
     let leaves = world.rng.one_in(4);
-    let client = &mut world.clients[index];
-    // Sessions of one user share a nick.
-    let address = client.address_in(&room);
-    match client.rooms.get(&room).copied() {
-        None => {
-            client.rooms.insert(room, false);
-            client.send(&mut world.socks, client::room_presence(&address, ""));
-            world.note(|| format!("c{index} enters {address}"));
-        }
-        Some(true) if leaves => {
-            client.rooms.remove(&room);
-            client.rooms_settled.remove(&room);
-            client.send(
-                &mut world.socks,
-                client::room_presence(&address, "unavailable"),
-            );
-            // What it has not got yet, the room may get after it has left.
-            let got = |number: &u64| {
-                let mut log = client.log.iter();
-                log.any(|r| r.what == What::Groupchat && r.number == *number)
-            };
-            let said = world.sent.iter_mut().filter(|(_, sent)| sent.to == room);
-            for (_, sent) in said.filter(|(number, _)| !got(number)) {
-                sent.cover.retain(|(who, _)| *who != index);
-            }
-            world.note(|| format!("c{index} leaves {address}"));
-        }
+    match world.clients[index].rooms.get(&room).copied() {
+        None => enter(world, index, &room),
+        Some(true) if leaves => leave(world, index, &room),
         Some(_) => {}
     }
+}
+
+/// A client enters a room.
+pub(super) fn enter(world: &mut World, index: usize, room: &str) {
+    let client = &mut world.clients[index];
+    // Sessions of one user share a nick.
+    let address = client.address_in(room);
+    client.rooms.insert(room.to_owned(), false);
+    client.send(&mut world.socks, client::room_presence(&address, ""));
+    world.note(|| format!("c{index} enters {address}"));
+}
+
+/// A client that is in a room leaves it.
+pub(super) fn leave(world: &mut World, index: usize, room: &str) {
+    let client = &mut world.clients[index];
+    let address = client.address_in(room);
+    client.rooms.remove(room);
+    client.rooms_settled.remove(room);
+    client.send(
+        &mut world.socks,
+        client::room_presence(&address, "unavailable"),
+    );
+    // What it has not got yet, the room may get after it has left.
+    let got = |number: &u64| {
+        let mut log = client.log.iter();
+        log.any(|r| r.what == What::Groupchat && r.number == *number)
+    };
+    let said = world.sent.iter_mut().filter(|(_, sent)| sent.to == room);
+    for (_, sent) in said.filter(|(number, _)| !got(number)) {
+        sent.cover.retain(|(who, _)| *who != index);
+    }
+    world.note(|| format!("c{index} leaves {address}"));
+}
+
+/// Another presence in a room, or another nick.
+fn change_in_room(world: &mut World, index: usize) {
+    let rooms = world.clients[index].rooms.iter();
+    let inside = rooms.filter(|(_, inside)| **inside);
+    let rooms: Vec<String> = inside.map(|(room, _)| room.clone()).collect();
+    let Some(room) = world.rng.pick(&rooms).cloned() else {
+        return;
+    };
+    let renames = world.rng.one_in(2);
+    change(world, index, room, renames);
+}
+
+/// A client that is in a room has another presence there, or another nick too.
+pub(super) fn change(world: &mut World, index: usize, room: String, renames: bool) {
+    let number = world.next_number();
+    let client = &mut world.clients[index];
+    if renames {
+        let nick = client.nicks.entry(room.clone()).or_default();
+        *nick = (*nick + 1) % 3;
+    }
+    let mut presence = Stanza::new(Kind::Presence);
+    presence.to = client.address_in(&room);
+    let status = format!("<status>{number}</status>");
+    presence.push_raw(status.as_bytes(), "status", ns::CLIENT);
+    world.note(|| format!("c{index} is now {} with status {number}", presence.to));
+    world.clients[index].send(&mut world.socks, presence);
 }
 
 fn ask(world: &mut World, index: usize) {

@@ -87,6 +87,8 @@ pub(super) struct World {
     pub(super) late_resumes: BTreeSet<u128>,
     /// What the shadow has lost is there again by then.
     pub(super) whole_at: u64,
+    /// Messages from this one on are judged.
+    pub(super) judged_from: u64,
 }
 
 pub(super) fn node(name: String, incarnation: u64, role: proto::NodeRole) -> proto::Node {
@@ -179,6 +181,7 @@ impl World {
             steps: 0,
             late_resumes: BTreeSet::new(),
             whole_at: 0,
+            judged_from: 0,
         };
         for _ in 0..3 {
             world.start_host();

@@ -5,7 +5,9 @@
 use std::process::Command;
 
 use sestina_sim::scenarios::{flush_and_kill, flush_at_rest};
-use sestina_sim::scripts::{a_database_loses_commits, an_older_write_comes_last};
+use sestina_sim::scripts::{
+    a_database_loses_commits, a_room_changes_while_the_store_is_away, an_older_write_comes_last,
+};
 use sestina_sim::seeds::{Plan, chosen, failing, wrong_with};
 
 #[test]
@@ -63,6 +65,16 @@ fn an_older_write_that_comes_last_changes_nothing() {
 fn a_database_that_lost_commits_costs_no_slot() {
     for seed in 0..8 {
         let wrong = a_database_loses_commits(seed);
+        assert_eq!(wrong, Ok(Vec::new()), "seed {seed}");
+    }
+}
+
+/// More than one fault: the state store is away, and then the room's owner dies. All who are in the
+/// room stay in it, and get what is said there later.
+#[test]
+fn occupants_of_an_outage_stay_when_the_owner_of_their_room_dies() {
+    for seed in 0..12 {
+        let wrong = a_room_changes_while_the_store_is_away(seed);
         assert_eq!(wrong, Ok(Vec::new()), "seed {seed}");
     }
 }

@@ -1,12 +1,12 @@
-//! Which sessions are in which rooms. A room's owner knows it, and so does the shadow; when both
-//! are lost at once, edges tell a new owner.
+//! Which sessions are in which rooms. A room's owner knows it, and so does the shadow; but what the
+//! shadow has may be old, or lost: so edges tell a new owner of all rooms that their sessions are in.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use prost::Message as _;
-use sestina_api::key::split;
+use sestina_api::key::{join, split};
 use sestina_proto as proto;
 use sestina_xmpp::jid::Jid;
 
@@ -61,49 +61,84 @@ impl<H: Hands> Rooms<H> {
         self.inside.lock().clear();
     }
 
-    /// The rooms of a slot in which somebody is.
-    pub fn of_slot(&self, slot: u16) -> Vec<String> {
-        let inside = self.inside.lock();
-        inside
-            .range((slot, String::new())..)
-            .take_while(|((of, _), _)| *of == slot)
-            .map(|((_, room), _)| room.clone())
-            .collect()
-    }
-
-    /// Who is in these rooms of a slot, in parts.
-    pub fn members(&self, hands: &H, slot: u16, rooms: Vec<String>) -> Vec<proto::RoomMembers> {
-        let mut parts = Vec::new();
-        let mut part = proto::RoomMembers {
-            more: true,
-            ..proto::RoomMembers::default()
-        };
-        let mut bytes = 0;
-        for room in rooms {
-            let key = (slot, room);
-            let sessions: Vec<Arc<Session<H>>> = self
-                .inside
-                .lock()
-                .get(&key)
-                .map(|sessions| sessions.values().cloned().collect())
-                .unwrap_or_default();
-            for membership in sessions.iter().filter_map(|s| membership(s, &key.1)) {
-                bytes += membership.encoded_len();
-                part.members.push(membership);
-                if bytes > hands.limits().members_part {
-                    bytes = 0;
-                    let members = std::mem::take(&mut part.members);
-                    parts.push(proto::RoomMembers {
-                        members,
-                        more: true,
-                    });
+    /// Which sessions are in rooms of a slot, without their presences: in parts, behind which more
+    /// is to come.
+    pub fn of_slot(&self, hands: &H, slot: u16) -> Vec<proto::RoomMembers> {
+        let mut sessions: BTreeMap<u64, (Arc<Session<H>>, Vec<String>)> = BTreeMap::new();
+        {
+            let inside = self.inside.lock();
+            let rooms = inside.range((slot, String::new())..);
+            for ((_, room), here) in rooms.take_while(|((of, _), _)| *of == slot) {
+                for (handle, session) in here {
+                    let known = sessions.entry(*handle);
+                    let (_, rooms) = known.or_insert_with(|| (Arc::clone(session), Vec::new()));
+                    rooms.push(room.clone());
                 }
             }
         }
-        part.more = false;
-        parts.push(part);
+        let memberships = sessions.values().flat_map(|(session, rooms)| {
+            let mut all = memberships(session, rooms);
+            for membership in &mut all {
+                let member = membership.member.as_mut();
+                let presence = member.and_then(|member| member.presence.take());
+                membership.presence_hash = presence.map_or(0, |presence| presence.hash());
+            }
+            all
+        });
+        let mut parts = parts(hands, memberships);
+        parts.retain(|part| !part.members.is_empty());
+        for part in &mut parts {
+            part.more = true;
+        }
         parts
     }
+
+    /// What these sessions know of themselves in rooms of a slot, in parts.
+    pub fn members(
+        &self,
+        hands: &H,
+        slot: u16,
+        asked: Vec<proto::AskedMember>,
+    ) -> Vec<proto::RoomMembers> {
+        let memberships = asked.into_iter().flat_map(|asked| {
+            let nonce = join(asked.session_hi, asked.session_lo);
+            let key = (slot, asked.room);
+            let inside = self.inside.lock();
+            let here = inside.get(&key).into_iter().flat_map(BTreeMap::values);
+            let of: Vec<Arc<Session<H>>> = here.filter(|s| s.nonce == nonce).cloned().collect();
+            drop(inside);
+            let rooms = [key.1];
+            let all = of.iter().flat_map(|session| memberships(session, &rooms));
+            all.collect::<Vec<_>>()
+        });
+        parts(hands, memberships)
+    }
+}
+
+/// Cuts memberships into parts of bounded size.
+fn parts<H: Hands>(
+    hands: &H,
+    memberships: impl Iterator<Item = proto::RoomMembership>,
+) -> Vec<proto::RoomMembers> {
+    let mut parts = Vec::new();
+    let (mut members, mut bytes) = (Vec::new(), 0);
+    for membership in memberships {
+        bytes += membership.encoded_len();
+        members.push(membership);
+        if bytes > hands.limits().members_part {
+            bytes = 0;
+            let members = std::mem::take(&mut members);
+            parts.push(proto::RoomMembers {
+                members,
+                more: true,
+            });
+        }
+    }
+    parts.push(proto::RoomMembers {
+        members,
+        more: false,
+    });
+    parts
 }
 
 /// The rooms that a record names.
@@ -112,18 +147,25 @@ fn names(record: &Bytes) -> Vec<String> {
     rooms.joined.into_iter().map(|joined| joined.room).collect()
 }
 
-/// What a session knows of itself in a room; none if the room has not let it in.
-fn membership<H: Hands>(session: &Session<H>, room: &str) -> Option<proto::RoomMembership> {
+/// What a session knows of itself in some rooms: in those that have let it in.
+fn memberships<H: Hands>(session: &Session<H>, rooms: &[String]) -> Vec<proto::RoomMembership> {
     let record = session.state.lock().record.clone();
-    let state = proto::SessionState::decode(record).ok()?;
-    let joined = state.joined.into_iter().find(|j| j.room == room)?;
-    let (session_hi, session_lo) = split(session.nonce);
-    Some(proto::RoomMembership {
-        room: joined.room,
-        member: Some(joined.member?),
-        jid: session.jid.to_string(),
-        session_hi,
-        session_lo,
-        slot: session.slot.into(),
-    })
+    let Ok(state) = proto::SessionState::decode(record) else {
+        return Vec::new();
+    };
+    let joined = state.joined.into_iter();
+    let asked = joined.filter(|joined| rooms.contains(&joined.room));
+    let membership = |joined: proto::JoinedRoom| {
+        let (session_hi, session_lo) = split(session.nonce);
+        Some(proto::RoomMembership {
+            room: joined.room,
+            member: Some(joined.member?),
+            jid: session.jid.to_string(),
+            session_hi,
+            session_lo,
+            slot: session.slot.into(),
+            presence_hash: 0,
+        })
+    };
+    asked.filter_map(membership).collect()
 }

@@ -65,9 +65,11 @@ impl<H: Hands> Attachments<H> {
                 (state.phase != Phase::Gone).then(|| session.report_epoch(hands, &mut state))
             })
             .collect();
-        let rooms = self.rooms.of_slot(number);
-        let report = Body::EpochReport(proto::EpochReport { sessions, rooms });
         // If the lane breaks now, the owner installs its epoch again on the next one.
+        for part in self.rooms.of_slot(hands, number) {
+            slot.send(hands, number, Body::RoomMembers(part));
+        }
+        let report = Body::EpochReport(proto::EpochReport { sessions });
         slot.send(hands, number, report);
         if !slot.pending.is_empty() {
             self.wait_for_owner(hands, number, slot);
@@ -75,9 +77,15 @@ impl<H: Hands> Attachments<H> {
         true
     }
 
-    /// The new owner found nothing of some rooms.
-    pub fn tell_members(&self, hands: &H, number: u16, slot: &Slot<H>, rooms: Vec<String>) {
-        for part in self.rooms.members(hands, number, rooms) {
+    /// The new owner lacks the presences of some occupants.
+    pub fn tell_members(
+        &self,
+        hands: &H,
+        number: u16,
+        slot: &Slot<H>,
+        asked: Vec<proto::AskedMember>,
+    ) {
+        for part in self.rooms.members(hands, number, asked) {
             // If the lane breaks now, the owner begins again on the next one.
             slot.send(hands, number, Body::RoomMembers(part));
         }

@@ -203,7 +203,7 @@ impl<H: Hands> Attachments<H> {
                 self.remove_session(hands, slot, detached.handle);
             }
             Body::Restored(restored) => self.take_restored(hands, number, slot, &restored),
-            Body::AskMembers(ask) => self.tell_members(hands, number, slot, ask.rooms),
+            Body::AskMembers(ask) => self.tell_members(hands, number, slot, ask.members),
             Body::Deliver(_)
             | Body::InstallEpoch(_)
             | Body::Redirect(_)

@@ -373,7 +373,13 @@ async fn a_lost_lease_cuts_every_socket_and_the_edge_starts_over() {
         state: super::takeover::record(),
     }));
     let room = sestina_cluster::slots::slot_of_bare("garden@muc.c.example");
-    let rooms = || rig.edge.shared.attachments.rooms.of_slot(room);
+    let rooms = || {
+        rig.edge
+            .shared
+            .attachments
+            .rooms
+            .of_slot(&rig.edge.shared, room)
+    };
     until("it is in a room", || !rooms().is_empty()).await;
     rig.cluster.leases.store(false, Ordering::Relaxed);
     let end = bound.client.rest().await;

@@ -266,6 +266,7 @@ pub(super) fn record() -> bytes::Bytes {
             nick: "Juliet".to_owned(),
             standing: 4 << 8 | 3,
             presence: Some(proto::Stanza::default()),
+            seq: 7,
         }),
     };
     let state = proto::SessionState {
@@ -297,14 +298,32 @@ async fn a_new_owner_of_a_room_is_told_who_is_in_it() {
     bound.client.until("in</body></message>").await;
     let slot_of = sestina_cluster::slots::slot_of_bare;
     let rooms = ["garden@muc.c.example", "tomb@muc.c.example"];
+    let (mut session_hi, mut session_lo) = (0, 0);
     for (room, known) in [(rooms[0], true), (rooms[1], false)] {
         new.send("edge1", slot_of(room), 5, install(&new));
+        if known {
+            let (slot, _, told) = next_frame!(new, RoomMembers);
+            assert_eq!(slot, slot_of(room));
+            assert!(told.more, "the report");
+            let [told] = &told.members[..] else {
+                panic!("{:?}", told.members);
+            };
+            let member = told.member.as_ref().unwrap();
+            assert_eq!((told.room.as_str(), member.seq), (room, 7));
+            assert_eq!(member.presence, None);
+            (session_hi, session_lo) = (told.session_hi, told.session_lo);
+            assert_eq!(told.presence_hash, proto::Stanza::default().hash());
+        }
         let (slot, _, report) = next_frame!(new, EpochReport);
         assert_eq!(slot, slot_of(room));
         assert!(report.sessions.is_empty(), "none of this slot");
-        assert_eq!(report.rooms, [room]);
+        let asked = proto::AskedMember {
+            room: room.to_owned(),
+            session_hi,
+            session_lo,
+        };
         let ask = proto::AskMembers {
-            rooms: report.rooms,
+            members: vec![asked],
         };
         new.send("edge1", slot, 5, ToEdge::AskMembers(ask));
         let (_, _, answer) = next_frame!(new, RoomMembers);
@@ -316,12 +335,18 @@ async fn a_new_owner_of_a_room_is_told_who_is_in_it() {
             .collect();
         let juliet = (room, "juliet@c.example/balcony", u32::from(bound.slot));
         assert_eq!(members, if known { vec![juliet] } else { Vec::new() });
+        let presence = |m: &proto::RoomMembership| m.member.as_ref().unwrap().presence.clone();
+        assert!(answer.members.iter().all(|m| presence(m).is_some()));
     }
     // It left them all.
     keep(&bound, bytes::Bytes::new());
     bound.deliver(2, "out");
     bound.client.until("out</body></message>").await;
     new.send("edge1", slot_of(rooms[0]), 6, install(&new));
-    let (_, _, report) = next_frame!(new, EpochReport);
-    assert!(report.rooms.is_empty());
+    // Nothing but the report, and the next thing after it.
+    next_frame!(new, EpochReport);
+    let ask = proto::AskMembers::default();
+    new.send("edge1", slot_of(rooms[0]), 6, ToEdge::AskMembers(ask));
+    let (_, _, answer) = next_frame!(new, RoomMembers);
+    assert!(answer.members.is_empty() && !answer.more);
 }

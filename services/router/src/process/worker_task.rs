@@ -109,6 +109,17 @@ impl Shared {
                         self.push(worker, Input::Peer { from, frame })
                     })
             }
+            // For all workers; those of this process have a frame each, and `slot` is the worker.
+            Some(Body::RoomAsk(ask)) if from.0 != self.node.incarnation => {
+                (0..workers).all(|worker| {
+                    let frame = proto::PeerFrame {
+                        slot: worker,
+                        epoch: frame.epoch,
+                        body: Some(Body::RoomAsk(ask)),
+                    };
+                    self.push(worker, Input::Peer { from, frame })
+                })
+            }
             _ => self.push(frame.slot % workers, Input::Peer { from, frame }),
         }
     }

@@ -100,7 +100,7 @@ impl Slot {
         said.to = String::new();
         said.retain_children(|c| c.ns != ns::DELAY && !muc::is_said_by_rooms(c, room_jid.as_str()));
         let mut emission = Emission::default();
-        let seq = room.seq + 1;
+        let seq = room.coming_seq(self.epoch);
         if is_subject {
             room.subject = Some(said.clone());
             room.subject_at_ms = core.wall_ms;

@@ -48,10 +48,11 @@ impl Slot {
             let text = Some("too many rooms");
             return self.room_refuse(hand, &stanza, Condition::ResourceConstraint, text);
         }
+        let (slot, after) = (self.slot, self.rooms_seq);
         let room = self
             .rooms
             .entry(room_jid.clone())
-            .or_insert_with(|| Room::new(room_jid.clone(), self.slot));
+            .or_insert_with(|| Room::new(room_jid.clone(), slot, after));
         // A room that was emptying comes to life again.
         let founded = room.occupants.is_empty();
         // §7.2.8: sessions of one user may share a nick.
@@ -79,6 +80,7 @@ impl Slot {
             session: origin.session,
             slot: origin.slot,
             presence,
+            seq: room.coming_seq(self.epoch),
         };
         let (affiliation, role) = if founded {
             (Affiliation::Owner, Role::Moderator)

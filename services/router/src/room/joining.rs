@@ -109,6 +109,7 @@ impl Slot {
             session,
             slot: origin.slot,
             presence: Stanza::new(stanza.kind),
+            seq: 0,
         };
         room.joining.push(Joining {
             hand,

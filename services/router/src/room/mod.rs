@@ -12,7 +12,7 @@
 //! - [`iq`]: questions to the room, and to somebody in it
 //! - [`owner`]: what its owner asks of it
 //! - [`tail`]: numbering, commit, fan-out, acknowledgement
-//! - [`rebuild`]: a room that is known to nobody but those in it
+//! - [`reconcile`]: a room's new owner learns from sessions who is in it
 //! - [`receive`]: a room's event at the owner of its receivers' sessions
 //! - [`incoming`]: the points that a message of a room passes there
 
@@ -24,8 +24,8 @@ mod joining;
 mod occupant;
 mod owner;
 mod presence;
-mod rebuild;
 mod receive;
+mod reconcile;
 mod state;
 mod tail;
 

@@ -66,6 +66,8 @@ pub(crate) struct RoomSession {
     pub(crate) slot: u16,
     /// Latest presence, as the client sent it, without what the room adds.
     pub(crate) presence: Stanza,
+    /// The event that told the session so.
+    pub(crate) seq: u64,
 }
 
 /// Somebody in a room.
@@ -131,7 +133,7 @@ impl Occupant {
     }
 
     /// What its sessions are told of it, beside their presence: never 0.
-    pub(super) fn standing(&self) -> u32 {
+    pub(crate) fn standing(&self) -> u32 {
         (self.affiliation as u32) << 8 | self.role as u32
     }
 
@@ -222,6 +224,7 @@ impl RoomSession {
             session_lo,
             slot: u32::from(self.slot),
             presence: Some(self.presence.clone().into()),
+            seq: self.seq,
         }
     }
 
@@ -231,6 +234,7 @@ impl RoomSession {
             session: join(record.session_hi, record.session_lo),
             slot: u16::try_from(record.slot).ok()?,
             presence: Stanza::from(record.presence?),
+            seq: record.seq,
         })
     }
 }
@@ -249,6 +253,7 @@ mod tests {
             session,
             slot: 7,
             presence,
+            seq: 0,
         }
     }
 

@@ -92,12 +92,14 @@ impl Slot {
             return;
         };
         let (id, presence) = stripped(stanza, room_jid);
+        let seq = room.coming_seq(self.epoch);
         let Some(occupant) = room.occupants.get_mut(nick) else {
             return;
         };
         if let Some(known) = occupant.session(origin.session) {
             let me = RoomSession {
                 presence,
+                seq,
                 ..known.clone()
             };
             occupant.enter(me);
@@ -143,6 +145,7 @@ impl Slot {
         let changed = is_changed(&stanza, &nick);
         let (id, presence) = stripped(stanza, room_jid);
         me.presence = presence;
+        me.seq = room.coming_seq(self.epoch);
         let fresh = room.enter(&nick, before.affiliation, before.role, me);
         core.metrics
             .occupants(i64::from(fresh) - i64::from(rest == Rest::Nobody));
@@ -222,7 +225,7 @@ impl Slot {
         }
         if own.contains(&110) {
             let id = said.map_or("", |said| said.id.as_str());
-            emission.say(with_id(left(true, own), id), [&me]);
+            emission.say_own(with_id(left(true, own), id), &before, &me);
         } else {
             room.last_sent.remove(&session);
         }
@@ -232,7 +235,7 @@ impl Slot {
 
 /// §7.2.18: presence without `<x/>` of a session that is not in the room is answered with a kick, so
 /// that a client which takes itself for an occupant enters again.
-fn not_inside(presence: &Stanza) -> Stanza {
+pub(super) fn not_inside(presence: &Stanza) -> Stanza {
     let mut item = muc::Item::new(muc::Affiliation::None, muc::Role::None);
     item.reason = Some("You are not in the room.".to_owned());
     let x = UserInfo {
@@ -277,14 +280,15 @@ pub(super) fn with_id(mut own: Stanza, id: &str) -> Stanza {
 
 impl Room {
     /// An occupant as it is now, and that session of it.
-    fn find(&self, session: u128) -> Option<(&Occupant, &RoomSession)> {
+    pub(super) fn find(&self, session: u128) -> Option<(&Occupant, &RoomSession)> {
         let occupant = self.occupant_of(session)?;
         Some((occupant, occupant.session(session)?))
     }
 
     /// Takes a session out. Returns its occupant as it was, the session, and what is left.
-    fn leave(&mut self, session: u128) -> Option<(Occupant, RoomSession, Rest)> {
+    pub(super) fn leave(&mut self, session: u128) -> Option<(Occupant, RoomSession, Rest)> {
         let nick = self.by_session.remove(&session)?;
+        self.to_check.remove(&session);
         let occupant = self.occupants.get_mut(&nick)?;
         let before = occupant.clone();
         let me = before.session(session)?.clone();

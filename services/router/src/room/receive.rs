@@ -12,7 +12,7 @@ use sestina_xmpp::stanza::Stanza;
 use super::incoming::Incoming;
 use crate::worker::Slots;
 use crate::worker::core::{Core, PeerRef};
-use crate::worker::session::{Session, Source};
+use crate::worker::session::Source;
 use crate::worker::slot::Slot;
 use crate::worker::work::{OnDone, RoomAckParts, WorkId};
 
@@ -123,11 +123,6 @@ impl Slot {
             return Taken::Gone;
         };
         let previous = target.previous;
-        if target.standing != 0
-            && let Some(own) = said.variant(target.variant)
-        {
-            session.is_in(own, target.standing);
-        }
         let last = session.room_seq.get(&key.origin).copied();
         // Further variants of the event in hand are part of it.
         let in_hand = session.room_in_hand == Some((key.origin, key.n, work));
@@ -142,6 +137,14 @@ impl Slot {
             session.room_in_hand = Some((key.origin, key.n, work));
             session.room_seq.insert(key.origin, key.n);
         }
+        if target.standing != 0
+            && let Some(own) = said.variant(target.variant)
+        {
+            self.is_in(core, id, own, target.standing, key.n);
+        }
+        let Some(session) = self.sessions.get(&id) else {
+            return Taken::Gone;
+        };
         // Of a repeated one, too: the owner that took it first may have died before its row was
         // committed.
         let moves = !repeated && session.was_before;
@@ -167,31 +170,53 @@ impl Slot {
     }
 }
 
-impl Session {
-    /// A room told it of its own presence there, or that there is none any more.
-    fn is_in(&mut self, own: &proto::Stanza, standing: u32) {
+impl Slot {
+    /// A room told a session of its own presence there, or that there is none any more.
+    fn is_in(&mut self, core: &mut Core, id: u128, own: &proto::Stanza, standing: u32, seq: u64) {
         let Some((room, nick)) = own.from.split_once('/') else {
             return;
         };
-        if own.r#type == "unavailable" {
-            // Destroyed: no owner after this one is to be told that it is in.
-            self.state_dirty |= self.joined.remove(&Jid::from_wire(room)).is_some();
-            return;
-        }
-        // It may have left meanwhile.
-        let Some(joined) = self.joined.get_mut(&Jid::from_wire(room)) else {
+        let room = Jid::from_wire(room);
+        let asking = self.is_asking(core, id, &room);
+        let Some(session) = self.sessions.get_mut(&id) else {
             return;
         };
-        let mut presence = Stanza::from(own.clone());
-        presence.id.clear();
-        presence.from.clear();
-        presence.retain_children(|c| c.ns != ns::MUC_USER);
-        joined.member = Some(Box::new(proto::RoomMember {
-            nick: nick.to_owned(),
-            standing,
-            presence: Some(presence.into()),
-        }));
-        self.state_dirty = true;
+        let known = session.joined.get_mut(&room);
+        let newest = known.as_ref().and_then(|joined| joined.member.as_ref());
+        if newest.is_some_and(|member| member.seq > seq) {
+            return;
+        }
+        if own.r#type != "unavailable" {
+            // It may have left meanwhile; then the room tells it so, later than this.
+            if known.is_none() && asking {
+                return;
+            }
+            let joined = session.joined.entry(room).or_default();
+            if joined.nick.is_empty() {
+                nick.clone_into(&mut joined.nick);
+            }
+            let mut presence = Stanza::from(own.clone());
+            presence.id.clear();
+            presence.from.clear();
+            presence.retain_children(|c| c.ns != ns::MUC_USER);
+            joined.member = Some(Box::new(proto::RoomMember {
+                nick: nick.to_owned(),
+                standing,
+                presence: Some(presence.into()),
+                seq,
+            }));
+        } else if let Some(joined) = known {
+            // No owner after this one is to be told that it is in. It may be entering again.
+            joined.member = None;
+            if !asking {
+                session.joined.remove(&room);
+            }
+        } else {
+            return;
+        }
+        session.state_dirty = true;
+        self.shadow_session_changed(core, id);
+        self.touch(core, id);
     }
 }
 

@@ -52,14 +52,19 @@ pub(crate) struct Room {
     /// Slots that got events since all of them were told the mark.
     pub(super) mark_targets: BTreeSet<u16>,
     pub(super) deleted: bool,
+    /// Sessions of which it is not known whether they are in, and when they were asked for last.
+    pub(super) to_check: BTreeSet<u128>,
+    pub(super) checked_ms: u64,
 }
 
 impl Room {
-    pub(super) fn new(jid: Jid, slot: u16) -> Room {
+    /// Its numbers are above `after`: rooms of that name were there before, and some may not have
+    /// heard that they are over.
+    pub(super) fn new(jid: Jid, slot: u16, after: u64) -> Room {
         Room {
             jid,
             identity: crate::worker::slot::new_origin(slot),
-            seq: 0,
+            seq: after,
             occupants: BTreeMap::new(),
             by_session: HashMap::default(),
             subject: None,
@@ -72,11 +77,13 @@ impl Room {
             last_sent: HashMap::default(),
             keys: BTreeSet::new(),
             stale_fields: Vec::new(),
-            trimmed: 0,
-            marked: 0,
-            mark_told: 0,
+            trimmed: after,
+            marked: after,
+            mark_told: after,
             mark_targets: BTreeSet::new(),
             deleted: false,
+            to_check: BTreeSet::new(),
+            checked_ms: 0,
         }
     }
 
@@ -128,6 +135,13 @@ impl Room {
             sessions.map(|s| (occupant.nick.clone(), occupant.role.name(), s.session))
         });
         all.collect()
+    }
+
+    /// All sessions that are in, with what the room knows of each.
+    #[cfg(any(test, feature = "simulation"))]
+    pub(crate) fn members(&self) -> impl Iterator<Item = (&Occupant, &RoomSession)> {
+        let occupants = self.occupants.values();
+        occupants.flat_map(|occupant| occupant.sessions().map(move |s| (occupant, s)))
     }
 
     /// Everybody who gets what is said here.
@@ -244,7 +258,7 @@ impl Room {
             .find(|(f, _)| f == "meta")
             .map(|(_, v)| v.clone())?;
         let meta = proto::RoomState::decode(meta).ok()?;
-        let mut room = Room::new(Jid::from_wire(&meta.jid), 0);
+        let mut room = Room::new(Jid::from_wire(&meta.jid), 0, 0);
         room.identity = join(meta.identity_hi, meta.identity_lo);
         room.seq = meta.seq;
         room.subject = meta.subject.map(Stanza::from);
@@ -373,9 +387,14 @@ impl Emission {
 
     /// Adds a session's own presence: it remembers what it is here.
     pub(super) fn say_own(&mut self, own: Stanza, occupant: &Occupant, to: &RoomSession) {
+        self.say_as(own, occupant.standing(), to);
+    }
+
+    /// The same for one that is no occupant.
+    pub(super) fn say_as(&mut self, own: Stanza, standing: u32, to: &RoomSession) {
         self.say(own, [to]);
         if let Some(target) = self.targets.last_mut() {
-            target.standing = occupant.standing();
+            target.standing = standing;
         }
     }
 }

@@ -52,6 +52,13 @@ impl TailEvent {
         }
     }
 
+    /// Whether it is a session's last presence under an address.
+    pub(super) fn takes_out(&self, session: u128, address: &str) -> bool {
+        let own = self.targets.iter().filter(|t| t.session == session);
+        let mut said = own.filter_map(|t| self.variants.get(t.variant as usize));
+        said.any(|stanza| stanza.r#type == "unavailable" && stanza.from == address)
+    }
+
     pub(super) fn field(&self, seq: u64) -> (String, Bytes) {
         let event = proto::RoomTailEvent {
             seq,
@@ -269,6 +276,9 @@ impl Slot {
             } else {
                 this.marked = seq;
             }
+            if this.tail.is_empty() {
+                this.trimmed = this.seq.max(this.trimmed);
+            }
         }
         let mark = this.mark();
         let left = this.occupants.is_empty() && this.joining.is_empty();
@@ -278,6 +288,7 @@ impl Slot {
             for slot in targets {
                 core.send_mark(slot, identity, u64::MAX);
             }
+            self.rooms_seq = self.rooms_seq.max(this.seq);
             self.rooms.remove(room);
             core.metrics.rooms(-1);
             self.shadow_delete_object(core, crate::worker::shadow::room_object(room));
@@ -295,6 +306,7 @@ impl Slot {
         let rooms: Vec<Jid> = self.rooms.keys().cloned().collect();
         for room in rooms {
             self.room_unblock(core, &room);
+            self.room_check(core, &room);
             self.room_cut(core, &room);
             let Some(this) = self.rooms.get_mut(&room) else {
                 continue;
@@ -386,7 +398,9 @@ impl Slot {
 
     /// Rooms came from the shadow: their tail goes to everyone again, first.
     pub(crate) fn rooms_restored(&mut self, core: &mut Core) {
+        let epoch = self.epoch;
         for room in self.rooms.values_mut() {
+            room.begin_epoch(epoch);
             let entity = crate::worker::slot::entity_of(room.jid.as_str());
             for (origin, n, kind) in &room.keys {
                 let done = crate::worker::slot::Seen::Done {
@@ -425,15 +439,27 @@ impl Room {
     /// lost, had higher numbers than it tells the next owner, and receivers drop what is not higher
     /// than the last: so the numbers of each epoch are above all that an earlier one can have given.
     fn next_seq(&mut self, epoch: u64) -> u64 {
-        let floor = epoch.min(u64::from(u32::MAX)) << 32;
-        if self.seq < floor && guard!("room-sequence") {
-            if self.seq == 0 {
-                self.mark_told = floor;
-            }
-            self.seq = floor;
+        let seq = self.coming_seq(epoch);
+        if self.seq == 0 {
+            self.mark_told = seq - 1;
         }
-        self.seq += 1;
-        self.seq
+        self.seq = seq;
+        seq
+    }
+
+    /// The number that the next event will have.
+    pub(super) fn coming_seq(&self, epoch: u64) -> u64 {
+        let floor = epoch.min(u64::from(u32::MAX)) << 32;
+        let last = if guard!("room-sequence") { floor } else { 0 };
+        self.seq.max(last) + 1
+    }
+
+    /// A new owner has the room: what has a lower number and is not in its tail never comes again.
+    pub(super) fn begin_epoch(&mut self, epoch: u64) {
+        if self.tail.is_empty() {
+            self.trimmed = self.coming_seq(epoch) - 1;
+            self.marked = self.trimmed;
+        }
     }
 
     /// Its mark, if it is that origin.

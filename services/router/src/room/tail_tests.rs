@@ -8,12 +8,12 @@ use super::*;
 #[test]
 fn the_numbers_of_an_epoch_are_above_all_of_earlier_ones() {
     sestina_runtime::faults_from_env().unwrap();
-    let mut room = Room::new(Jid::from_wire("garden@c.example"), 1);
+    let mut room = Room::new(Jid::from_wire("garden@c.example"), 1, 0);
     let stored = room.next_seq(3);
     // These left while the store was away, and receivers drop what is not above them.
     let lost = [room.next_seq(3), room.next_seq(3)];
     assert_eq!(lost, [stored + 1, stored + 2]);
-    let mut restored = Room::new(Jid::from_wire("garden@c.example"), 1);
+    let mut restored = Room::new(Jid::from_wire("garden@c.example"), 1, 0);
     restored.seq = stored;
     let next = restored.next_seq(4);
     assert!(next > lost[1], "{next} after {}", lost[1]);

@@ -161,6 +161,7 @@ impl Slot {
             }
             if resumable {
                 self.detach(core, id);
+                self.tell_rooms(id);
             } else {
                 self.end_session(core, id);
             }

@@ -152,7 +152,15 @@ impl Slot {
             && std::mem::take(&mut session.left_stored)
         {
             let user = session.jid.bare();
-            self.offline_left(core, &user);
+            if let Some(other) = self.offline_left(core, &user) {
+                // A new owner is to read it as well: the record of that session says so.
+                let work = core.works.open(OnDone::Ended {
+                    slot: self.slot,
+                    session: id,
+                });
+                self.keep_registry(core, other, work);
+                return core.part_done(work);
+            }
         }
         if let Some(session) = self.sessions.get_mut(&id)
             && session.settled < session.accepted

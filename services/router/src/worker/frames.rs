@@ -185,6 +185,28 @@ impl Worker {
                     slot.answer_marks(core, from, &query);
                 }
             }
+            Some(PeerBody::RoomAsk(ask)) => self.room_ask(from, &ask),
+            Some(PeerBody::RoomTold(told)) => {
+                if let Some(slot) = self.slots.get_mut(number) {
+                    slot.room_told(core, from, told);
+                }
+            }
+            Some(PeerBody::RoomHeard(heard)) => {
+                if let Some(slot) = self.slots.get_mut(number) {
+                    slot.room_heard(&heard);
+                }
+            }
+            Some(PeerBody::RoomCheck(check)) => {
+                // Only an owner that has restored everything knows who is not there.
+                if let Some(slot) = self.slots.get_mut(number).filter(|s| s.is_serving()) {
+                    slot.room_asks(core, from, &check);
+                }
+            }
+            Some(PeerBody::RoomChecked(checked)) => {
+                if let Some(slot) = self.slots.get_mut(number).filter(|s| s.is_active()) {
+                    slot.room_checked(core, &checked);
+                }
+            }
             // The process, not a worker, handles the rest; unknown kinds of a newer peer are ignored.
             Some(PeerBody::Hello(_) | PeerBody::SlotMap(_) | PeerBody::HandOver(_)) | None => {}
         }

@@ -28,9 +28,10 @@ impl Slot {
     }
 
     /// A stanza of a socket whose session is not here (after more than one fault): its client must
-    /// begin anew. One of an older generation is told so when the session is resumed.
+    /// begin anew. One of an older generation is told so when the session is resumed, and holds what was
+    /// accepted from it.
     fn unknown(&self, core: &mut Core, lane: LaneRef, handle: u64, generation: u32) {
-        if self.session_of_handle(lane, handle).is_none() {
+        if self.session_of_handle(lane, handle).is_none() && !self.is_held(lane, handle) {
             let close = proto::CloseSession {
                 handle,
                 generation,
@@ -89,6 +90,15 @@ impl Slot {
             .values()
             .find(|s| s.older.iter().any(is))
             .map(|s| s.id)
+    }
+
+    /// Whether an attachment that is over holds something of its session.
+    fn is_held(&self, lane: LaneRef, handle: u64) -> bool {
+        let at = Some((lane, handle));
+        let told = |(l, gone): &(LaneRef, proto::Detached)| Some((*l, gone.handle)) == at;
+        let mut sessions = self.sessions.values();
+        sessions.any(|s| s.ended_from == at || s.detached_from == at || s.holders.iter().any(told))
+            || self.of_older(lane, handle, None).is_some()
     }
 
     /// A stanza that an older attachment holds: only a new owner has not accepted it yet.
@@ -226,13 +236,7 @@ impl Slot {
     /// The socket is gone (detach, or end if it cannot resume), or the stream was closed (end).
     pub(crate) fn closed(&mut self, core: &mut Core, lane: LaneRef, close: proto::Close) {
         let Some(id) = self.session_of_handle(lane, close.handle) else {
-            let ending = Some((lane, close.handle));
-            if self.sessions.values().any(|s| {
-                let told =
-                    |(l, gone): &(LaneRef, proto::Detached)| Some((*l, gone.handle)) == ending;
-                s.ended_from == ending || s.detached_from == ending || s.holders.iter().any(told)
-            }) || self.of_older(lane, close.handle, None).is_some()
-            {
+            if self.is_held(lane, close.handle) {
                 // The edge holds on until everybody was told, or the shadow has the session.
                 return;
             }

@@ -20,6 +20,7 @@
 mod archive_again;
 mod attach;
 mod batch;
+mod claims;
 mod commit;
 pub(crate) mod core;
 mod detach;
@@ -40,6 +41,7 @@ mod outgoing;
 pub(crate) mod pages;
 mod parting;
 pub(crate) mod passage;
+pub(crate) mod places;
 mod presence;
 pub(crate) mod receive;
 mod record;

@@ -125,6 +125,17 @@ fn the_new_owner_has_the_slot_although_the_shadow_does_not_answer() {
         }]);
         let from = PeerRef(1);
         new.turn(vec![Input::Peer { from, frame }]);
+        // It asks who is in rooms of the slot, too.
+        let mut asked = std::mem::take(&mut *new.peer.0.lock());
+        asked.retain(|f| matches!(f.body, Some(PeerBody::RoomAsk(_))));
+        let from = PeerRef(2);
+        old.peer.0.lock().clear();
+        let asked = asked.into_iter().map(|frame| Input::Peer { from, frame });
+        old.turn(asked.collect());
+        let told = std::mem::take(&mut *old.peer.0.lock());
+        let from = PeerRef(1);
+        let told = told.into_iter().map(|frame| Input::Peer { from, frame });
+        new.turn(told.collect());
         let slot = new.worker.slots.get_mut(slot).unwrap();
         assert!(slot.is_serving(), "early: {early}");
         assert!(slot.sessions.values().any(|s| s.jid.as_str() == ROMEO));

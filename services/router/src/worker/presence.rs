@@ -232,7 +232,7 @@ impl Slot {
             return;
         };
         if session.edge().is_none() {
-            return;
+            return self.shadow_session_changed(core, id);
         }
         core.works.part(work);
         session.state_waits.push(work);

@@ -76,6 +76,7 @@ impl Session {
             remote: self.remote.clone(),
             ending: self.is_ending(),
             offline_pending: self.offline_pending,
+            reads_stored: self.stored.as_ref().is_some_and(|cursor| cursor.is_open()),
             alone: self.alone.iter().map(alone_key).collect(),
             resumable_until_ms: match self.attachment {
                 Attachment::Detached { until_ms, .. } => until_ms,
@@ -111,6 +112,9 @@ impl Session {
         });
         session.carbons = state.carbons;
         session.offline_pending = state.offline_pending;
+        if state.reads_stored {
+            session.stored.get_or_insert_default().open = true;
+        }
         let alone = state.alone.iter().map(EffectKey::from);
         session.alone = alone.map(|key| (key.origin, key.n)).collect();
         session.was_before = true;

@@ -294,6 +294,39 @@ impl Slot {
         self.shadow_list(core);
     }
 
+    /// Writes a room whole.
+    pub(crate) fn shadow_rewrite_room(&mut self, core: &mut Core, room: &Jid) {
+        if core.config.shadow {
+            self.shadow_change(core, room_object(room), Change::Replace);
+        }
+    }
+
+    /// The record of a session without a socket has changed.
+    pub(crate) fn shadow_session_changed(&mut self, core: &mut Core, id: u128) {
+        let object = Session::shadow_object(id);
+        let Some(session) = self.sessions.get(&id) else {
+            return;
+        };
+        let detached = matches!(session.attachment, Attachment::Detached { .. });
+        if !core.config.shadow || !detached {
+            return;
+        }
+        let record = session.record().encode_to_vec().into();
+        let known = self.shadow.versions.contains_key(&object);
+        let pending = self.shadow.entry(object, || match known {
+            true => Change::nothing(),
+            false => Change::Replace,
+        });
+        match &mut pending.change {
+            Change::Replace => {}
+            Change::Update { set, .. } => {
+                set.insert("meta".to_owned(), record);
+            }
+            Change::Delete => pending.change = Change::Replace,
+        }
+        self.shadow_list(core);
+    }
+
     /// Changes nothing of each object: refused if the shadow does not have it as it was written.
     pub(crate) fn shadow_touch(&mut self, core: &mut Core) {
         let objects: Vec<String> = self.shadow.versions.keys().cloned().collect();
@@ -414,6 +447,8 @@ impl Slot {
         self.insert_session(session);
         if ending {
             core.end_after_restore.push((self.slot, id));
+        } else {
+            self.tell_rooms(id);
         }
     }
 }

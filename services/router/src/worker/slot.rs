@@ -110,6 +110,10 @@ pub(crate) struct Slot {
     /// Bare JID -> its sessions, in order of binding.
     pub(crate) users: HashMap<Jid, Vec<u128>>,
     pub(crate) rooms: HashMap<Jid, Room>,
+    /// The highest number of an event of rooms that are over.
+    pub(crate) rooms_seq: u64,
+    /// Sessions without an edge, and their rooms, whose owners are to be told that they are in.
+    pub(crate) untold: super::places::Untold,
     /// (origin, n, entity, kind): ordered so that a mark forgets a range.
     pub(crate) seen: BTreeMap<(u128, u64, Entity, u32), Seen>,
     /// Effects for other slots, by slot, in order.
@@ -151,6 +155,8 @@ impl Slot {
             handles: HashMap::default(),
             users: HashMap::default(),
             rooms: HashMap::default(),
+            rooms_seq: 0,
+            untold: super::places::Untold::default(),
             seen: BTreeMap::new(),
             outbound: HashMap::default(),
             streams: HashMap::default(),

@@ -320,13 +320,13 @@ impl Slot {
     }
 
     /// A session that ended has left something in the store: another one of its user gets it, beside
-    /// what comes live.
-    pub(super) fn offline_left(&mut self, core: &mut Core, user: &Jid) {
+    /// what comes live. Tells which.
+    pub(super) fn offline_left(&mut self, core: &mut Core, user: &Jid) -> Option<u128> {
         let reachable = self.sessions_of(user).filter(|s| s.priority() >= Some(0));
         let best = reachable.max_by_key(|s| (s.edge().is_some(), s.priority()));
-        if let Some(id) = best.map(|s| s.id) {
-            self.read_anew(core, id);
-        }
+        let id = best.map(|s| s.id)?;
+        self.read_anew(core, id);
+        Some(id)
     }
 
     /// After a takeover: goes on giving stored messages to sessions that were getting them, and

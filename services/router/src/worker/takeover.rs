@@ -16,6 +16,7 @@ use sestina_runtime::{failpoint, guard};
 use sestina_xmpp::jid::Jid;
 
 use super::archive_again::Held;
+use super::claims::Claims;
 use super::core::{Core, LaneRef, PeerRef};
 use super::passage::Passage;
 use super::session::{Attachment, Older, Session, Spare};
@@ -27,16 +28,15 @@ use crate::chance::{HashMap, HashSet};
 #[derive(Debug, Default)]
 pub(crate) struct Taking {
     /// Incarnations of live edges and routers that have not answered.
-    waiting: HashSet<u64>,
+    pub(super) waiting: HashSet<u64>,
     /// Those of edges: they hold sessions.
     edges: HashSet<u64>,
     /// The slot is this process's in the table at this position, and in newer ones.
     since: proto::Position,
     reports: Vec<(LaneRef, proto::EpochReport)>,
-    /// Edges that were asked for members of rooms, since their last report.
-    asked: HashSet<u64>,
-    members: Vec<proto::RoomMembership>,
-    stored: Option<Loaded>,
+    /// Who is in its rooms.
+    pub(super) claims: Claims,
+    pub(super) stored: Option<Loaded>,
     /// What the owner before has told and what the store has are not the same: the store has lost
     /// writes, and holds what it should not.
     store_lost: bool,
@@ -89,14 +89,17 @@ impl Slot {
             .filter(|i| *i != me)
             .collect();
         let of_edges = live.iter().filter(|n| n.role() == proto::NodeRole::Edge);
+        let routers = live.iter().filter(|n| n.role() == proto::NodeRole::Router);
+        let others = routers.map(|n| n.incarnation).filter(|i| *i != me);
         let taking = Taking {
             waiting,
             edges: of_edges.map(|n| n.incarnation).collect(),
+            claims: Claims::of(others.chain([me])),
             since: core.table.position(),
             started_ms: core.now_ms,
             ..Taking::default()
         };
-        let this = Slot::new(slot, epoch, Phase::Taking(Box::new(taking)));
+        let mut this = Slot::new(slot, epoch, Phase::Taking(Box::new(taking)));
         let lanes: Vec<LaneRef> = core.lanes.keys().copied().collect();
         for lane in lanes {
             this.install_at_edge(core, lane);
@@ -104,19 +107,21 @@ impl Slot {
         for node in live {
             this.install_at_router(core, PeerRef(node.incarnation));
         }
+        this.ask_router(core, PeerRef(me));
         core.jobs.push(super::core::Job::ShadowLoad { slot, epoch });
         this
     }
 
     /// Sends the epoch to an edge, on the lane that carries this slot.
-    pub(crate) fn install_at_edge(&self, core: &mut Core, lane: LaneRef) {
-        let Phase::Taking(taking) = &self.phase else {
+    pub(crate) fn install_at_edge(&mut self, core: &mut Core, lane: LaneRef) {
+        let Phase::Taking(taking) = &mut self.phase else {
             return;
         };
         let lanes = core.lanes.get(&lane).map_or(1, |l| l.lanes.max(1));
         if u32::from(self.slot) % lanes != lane.lane || !taking.waiting.contains(&lane.edge) {
             return;
         }
+        taking.claims.forget_edge(lane.edge);
         let install = proto::InstallEpoch {
             owner: Some(core.me.clone()),
         };
@@ -125,6 +130,7 @@ impl Slot {
 
     /// Sends the epoch to a router.
     pub(crate) fn install_at_router(&self, core: &mut Core, peer: PeerRef) {
+        self.ask_router(core, peer);
         let Phase::Taking(taking) = &self.phase else {
             return;
         };
@@ -157,53 +163,20 @@ impl Slot {
             taking
                 .reports
                 .retain(|(before, _)| before.edge != lane.edge);
-            taking.asked.remove(&lane.edge);
             taking.reports.push((lane, report));
         }
         self.try_restore(core);
     }
 
-    /// An edge says which of its sessions are in rooms of which nothing else is left.
-    pub(crate) fn edge_members(
-        &mut self,
-        core: &mut Core,
-        lane: LaneRef,
-        part: proto::RoomMembers,
-    ) {
-        let Phase::Taking(taking) = &mut self.phase else {
-            return;
-        };
-        taking.members.extend(part.members);
-        if !part.more {
-            taking.waiting.remove(&lane.edge);
+    /// The lease of a process has ended.
+    pub(crate) fn node_gone(&mut self, core: &mut Core, incarnation: u64) {
+        if let Phase::Taking(taking) = &mut self.phase {
+            taking.claims.forget_router(incarnation);
         }
-        self.try_restore(core);
+        self.node_done(core, incarnation);
     }
 
-    /// Asks edges for the members of rooms that they name and the shadow does not have.
-    fn ask_members(&mut self, core: &mut Core) {
-        let (slot, epoch) = (self.slot, self.epoch);
-        let Phase::Taking(taking) = &mut self.phase else {
-            return;
-        };
-        let objects = taking.stored.iter().flat_map(|stored| &stored.objects);
-        let known: HashSet<&str> = objects.map(|o| o.object.as_str()).collect();
-        for (lane, report) in &taking.reports {
-            let unknown = |room: &&String| {
-                let object = super::shadow::room_object(&Jid::from_wire(room));
-                !known.contains(object.as_str())
-            };
-            let rooms: Vec<String> = report.rooms.iter().filter(unknown).cloned().collect();
-            let open = core.lanes.contains_key(lane);
-            if taking.asked.insert(lane.edge) && open && !rooms.is_empty() {
-                taking.waiting.insert(lane.edge);
-                let ask = Body::AskMembers(proto::AskMembers { rooms });
-                core.send_edge(*lane, slot, epoch, ask);
-            }
-        }
-    }
-
-    /// A router has the epoch, or its lease (an edge's likewise) has ended.
+    /// A router has the epoch, or the lease of a process has ended.
     pub(crate) fn node_done(&mut self, core: &mut Core, incarnation: u64) {
         if let Phase::Taking(taking) = &mut self.phase {
             taking.waiting.remove(&incarnation);
@@ -223,20 +196,20 @@ impl Slot {
             return;
         };
         let long = core.now_ms > taking.started_ms + LONG_MS;
-        let before = taking.waiting.len();
         for (incarnation, position) in installed {
             let apart = if taking.edges.contains(incarnation) {
                 long && !core.lanes.keys().any(|lane| lane.edge == *incarnation)
             } else {
                 !core.peer_open(PeerRef(*incarnation))
             };
-            if apart && !newer(taking.since, *position) && taking.waiting.remove(incarnation) {
-                tracing::debug!(slot = self.slot, incarnation, "not waited for any longer");
+            if apart && !newer(taking.since, *position) {
+                taking.claims.forget_router(*incarnation);
+                if taking.waiting.remove(incarnation) {
+                    tracing::debug!(slot = self.slot, incarnation, "not waited for any longer");
+                }
             }
         }
-        if taking.waiting.len() < before {
-            self.try_restore(core);
-        }
+        self.try_restore(core);
     }
 
     /// The shadow was read, or the owner before has told what it should hold: of two the newer
@@ -260,15 +233,17 @@ impl Slot {
         };
         taking.into_iter().flat_map(|taking| {
             let shadow = taking.stored.is_none().then_some(0);
-            taking.waiting.iter().copied().chain(shadow)
+            let told = taking.claims.waits_for();
+            let others = told.filter(|router| !taking.waiting.contains(router));
+            taking.waiting.iter().copied().chain(others).chain(shadow)
         })
     }
 
-    fn try_restore(&mut self, core: &mut Core) {
+    pub(super) fn try_restore(&mut self, core: &mut Core) {
         let Phase::Taking(taking) = &mut self.phase else {
             return;
         };
-        if !taking.waiting.is_empty() || taking.stored.is_none() {
+        if !taking.waiting.is_empty() || !taking.claims.all_told() || taking.stored.is_none() {
             return;
         }
         self.ask_members(core);
@@ -351,7 +326,7 @@ impl Slot {
             self.touch(core, id);
         }
         failpoint!("router.restored");
-        self.rooms_rebuild(core, taking.members);
+        self.rooms_reconcile(core, taking.claims.into_members());
         self.rooms_restored(core);
         for (from, effect) in held {
             let (passage, span) = Passage::of(effect.age_us, &effect.trace, "receive");

@@ -124,7 +124,6 @@ fn a_session_is_closed_once_its_edge_has_sent_all_of_it_again() {
     };
     let report = proto::EpochReport {
         sessions: vec![report],
-        rooms: Vec::new(),
     };
     successor.edge_says(RouterBody::EpochReport(report));
     let (answer, asked) = oneshot::channel();
@@ -236,7 +235,6 @@ fn what_a_session_had_is_not_asked_of_the_next() {
     };
     successor.edge_says(RouterBody::EpochReport(proto::EpochReport {
         sessions: vec![report],
-        rooms: Vec::new(),
     }));
     // The message waits for what storage knows of it, and the question behind it.
     let inputs = vec![
@@ -330,7 +328,6 @@ fn a_question_that_a_replaced_session_had_is_not_put_to_the_later_one() {
     };
     successor.edge_says(RouterBody::EpochReport(proto::EpochReport {
         sessions: vec![later, replaced],
-        rooms: Vec::new(),
     }));
     successor
         .router
@@ -341,88 +338,6 @@ fn a_question_that_a_replaced_session_had_is_not_put_to_the_later_one() {
 }
 
 const GARDEN: &str = "garden@muc.c.example";
-
-fn membership(nick: &str, session: u64, standing: u32) -> proto::RoomMembership {
-    proto::RoomMembership {
-        room: GARDEN.to_owned(),
-        member: Some(proto::RoomMember {
-            nick: nick.to_owned(),
-            standing,
-            presence: Some(Stanza::new(Kind::Presence).into()),
-        }),
-        jid: format!("{nick}@c.example/home"),
-        session_lo: session,
-        slot: 1,
-        ..proto::RoomMembership::default()
-    }
-}
-
-/// Beyond one fault: nothing is left of a room but what edges know of those in it.
-#[test]
-fn a_room_is_made_again_of_its_members() {
-    let mut successor = Successor::new();
-    successor.slot = successor.router.config.slot_of(&Jid::from_wire(GARDEN));
-    let edge = proto::Node {
-        incarnation: LANE.edge,
-        ..proto::Node::default()
-    };
-    successor.take(Arc::from([edge]), Vec::new());
-    let report = || {
-        RouterBody::EpochReport(proto::EpochReport {
-            sessions: Vec::new(),
-            rooms: vec![GARDEN.to_owned()],
-        })
-    };
-    let asks = |told: Vec<EdgeBody>| -> Vec<Vec<String>> {
-        told.into_iter()
-            .filter_map(|body| match body {
-                EdgeBody::AskMembers(ask) => Some(ask.rooms),
-                _ => None,
-            })
-            .collect()
-    };
-    assert_eq!(asks(successor.edge_says(report())), [[GARDEN]]);
-    let part = |members: Vec<proto::RoomMembership>, more| {
-        RouterBody::RoomMembers(proto::RoomMembers { members, more })
-    };
-    let owner = 4 << 8 | 3;
-    successor.edge_says(part(vec![membership("juliet", 1, owner)], true));
-    let slot = successor.router.worker.slots.get_mut(successor.slot);
-    assert!(!slot.unwrap().is_active(), "there is more to come");
-    successor.edge_says(part(vec![membership("nurse", 2, 2)], false));
-    let slot = successor.router.worker.slots.get_mut(successor.slot);
-    let slot = slot.unwrap();
-    assert!(slot.is_active());
-    let room = slot.rooms.get(&Jid::from_wire(GARDEN)).expect("the room");
-    let juliet = ("juliet".to_owned(), "moderator", 1);
-    let nurse = ("nurse".to_owned(), "participant", 2);
-    assert_eq!(room.inside(), [juliet, nurse]);
-}
-
-/// What the shadow has is not asked for.
-#[test]
-fn a_room_that_the_shadow_has_is_taken_from_there() {
-    let mut successor = Successor::new();
-    let garden = Jid::from_wire(GARDEN);
-    successor.slot = successor.router.config.slot_of(&garden);
-    let object = ShadowObject {
-        object: crate::worker::shadow::room_object(&garden),
-        version: Stamp::new(1, 1),
-        fields: Vec::new(),
-    };
-    let edge = proto::Node {
-        incarnation: LANE.edge,
-        ..proto::Node::default()
-    };
-    successor.take(Arc::from([edge]), vec![object]);
-    let told = successor.edge_says(RouterBody::EpochReport(proto::EpochReport {
-        sessions: Vec::new(),
-        rooms: vec![GARDEN.to_owned()],
-    }));
-    assert!(!told.iter().any(|b| matches!(b, EdgeBody::AskMembers(_))));
-    let slot = successor.router.worker.slots.get_mut(successor.slot);
-    assert!(slot.unwrap().is_active());
-}
 
 /// A private message of a room that a dead owner delivered, and may not have archived.
 #[test]
@@ -465,7 +380,6 @@ fn what_a_room_said_to_a_user_is_archived_by_the_next_owner() {
         epoch: EPOCH,
         body: Some(RouterBody::EpochReport(proto::EpochReport {
             sessions: vec![report],
-            rooms: Vec::new(),
         })),
     };
     let archived = |jobs: Vec<Job>| -> Vec<(proto::ArchiveRow, _)> {

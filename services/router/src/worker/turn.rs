@@ -13,6 +13,7 @@ use super::core::{Core, Job, LaneRef, PeerRef};
 use super::input::{Command, Input};
 use super::levels::Levels;
 use super::parting::Parting;
+use super::places::Places;
 use super::slot::{Phase, Slot};
 use super::work::OnDone;
 use crate::admin::{Counts, SessionInfo};
@@ -37,6 +38,8 @@ pub(crate) struct Worker {
     pub(super) measured_ms: u64,
     pub(super) levels: Levels,
     pub(super) parting: Parting,
+    /// Gathered when it is first asked for in a turn.
+    pub(super) places: Option<Places>,
 }
 
 impl Worker {
@@ -53,6 +56,7 @@ impl Worker {
             measured_ms: 0,
             levels: Levels::default(),
             parting: Parting::default(),
+            places: None,
         }
     }
 
@@ -67,6 +71,7 @@ impl Worker {
         jobs: &mut Vec<Job>,
     ) {
         self.core.now_ms = now_ms;
+        self.places = None;
         self.core.wall_ms = steady_ms(self.core.wall_ms, wall_ms);
         for input in inputs {
             self.input(input);
@@ -146,7 +151,7 @@ impl Worker {
             Input::Lose { slot, epoch } => self.lose(slot, epoch),
             Input::NodeGone { incarnation } => {
                 for slot in self.slots.iter_mut() {
-                    slot.node_done(&mut self.core, incarnation);
+                    slot.node_gone(&mut self.core, incarnation);
                     slot.edge_gone(&mut self.core, incarnation);
                 }
                 self.core.forget_node(incarnation);
@@ -241,6 +246,16 @@ impl Worker {
                     });
                 }
             }
+        } else if let Some(PeerBody::RoomAsk(ask)) = frame.body {
+            for worker in (0..self.core.workers).filter(|w| *w != self.core.worker) {
+                let body = Some(PeerBody::RoomAsk(ask));
+                other_workers.push(proto::PeerFrame {
+                    slot: worker,
+                    epoch: 0,
+                    body,
+                });
+            }
+            self.room_ask(me, &ask);
         } else if frame.slot % self.core.workers == self.core.worker {
             self.peer_frame(me, frame);
         } else {
@@ -333,6 +348,7 @@ impl Worker {
                     slot.expire(&mut self.core);
                 }
                 slot.rooms_tick(&mut self.core);
+                slot.places_tick(&mut self.core);
             }
         }
         self.core.ask_keys();

@@ -1,0 +1,319 @@
+//! A room's new owner learns from sessions who is in it.
+//!
+//! What the shadow has is old if the owner before died after the shadow had been away; and it may have
+//! nothing of the room. Each session knows what the room told it of itself last, and by which event: who
+//! says so by a later event than the shadow knows is right, and who is not known to the shadow is in. Then
+//! the owners of all sessions are asked whether these are still there, and who is not leaves. History,
+//! subject, and what was not sent to all, are as the shadow has them.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use sestina_api::key::{join, split};
+use sestina_proto as proto;
+use sestina_proto::peer_frame::Body;
+use sestina_runtime::guard;
+use sestina_xmpp::jid::Jid;
+use sestina_xmpp::stanza::Stanza;
+
+use super::occupant::{RoomSession, from_standing};
+use super::state::{Emission, Room};
+use crate::worker::core::{Core, PeerRef};
+use crate::worker::slot::Slot;
+
+/// Who was not told of is asked about again after this long.
+const AGAIN_MS: u64 = 500;
+
+/// What became of a session that takes itself for an occupant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Admitted {
+    /// It is known.
+    Known,
+    /// It is in now, or it is there otherwise than before.
+    Changed,
+    /// Somebody else has its nick.
+    Refused,
+}
+
+/// A membership with all that it needs.
+struct Member {
+    nick: String,
+    standing: u32,
+    me: RoomSession,
+}
+
+impl Member {
+    fn of(membership: proto::RoomMembership) -> Option<(Jid, Member)> {
+        let member = membership.member?;
+        let me = RoomSession {
+            jid: Jid::from_wire(&membership.jid),
+            session: join(membership.session_hi, membership.session_lo),
+            slot: u16::try_from(membership.slot).ok()?,
+            presence: Stanza::from(member.presence?),
+            seq: member.seq,
+        };
+        let room = Jid::from_wire(&membership.room);
+        let (nick, standing) = (member.nick, member.standing);
+        Some((room, Member { nick, standing, me }))
+    }
+}
+
+impl Slot {
+    /// Puts the rooms of this slot right, by what sessions tell; makes those that nothing else knows.
+    pub(crate) fn rooms_reconcile(&mut self, core: &mut Core, told: Vec<proto::RoomMembership>) {
+        let mut rooms: BTreeMap<Jid, Vec<Member>> = BTreeMap::new();
+        if guard!("room-members") {
+            for (room, member) in told.into_iter().filter_map(Member::of) {
+                rooms.entry(room).or_default().push(member);
+            }
+        }
+        for room in self.rooms.values_mut() {
+            room.to_check = room.by_session.keys().copied().collect();
+        }
+        for (jid, members) in rooms {
+            if core.config.slot_of(&jid) == self.slot {
+                let known = self.rooms.contains_key(&jid);
+                self.room_reconciles(core, &jid, members);
+                if !known {
+                    core.metrics.room_rebuilt();
+                    let occupants = self.rooms.get(&jid).map_or(0, Room::occupant_count);
+                    tracing::warn!(
+                        room = jid.as_str(),
+                        occupants,
+                        "nobody had this room any more but those in it: it goes on without its history"
+                    );
+                }
+            }
+        }
+    }
+
+    /// The owners of sessions tell by themselves that these are in rooms, or how.
+    pub(crate) fn members_told(
+        &mut self,
+        core: &mut Core,
+        from: PeerRef,
+        told: Vec<proto::RoomMembership>,
+    ) {
+        let mut heard: BTreeMap<u32, Vec<proto::AskedMember>> = BTreeMap::new();
+        for membership in told {
+            let asked = proto::AskedMember {
+                room: membership.room.clone(),
+                session_hi: membership.session_hi,
+                session_lo: membership.session_lo,
+            };
+            heard.entry(membership.slot).or_default().push(asked);
+            let Some((jid, member)) = Member::of(membership) else {
+                continue;
+            };
+            if core.config.slot_of(&jid) != self.slot {
+                continue;
+            }
+            let before = self.rooms.get(&jid).map_or(0, Room::occupant_count);
+            if !self.rooms.contains_key(&jid) {
+                core.metrics.rooms(1);
+            }
+            self.room_reconciles(core, &jid, vec![member]);
+            let after = self.rooms.get(&jid).map_or(0, Room::occupant_count);
+            let count = |occupants| i64::try_from(occupants).unwrap_or(i64::MAX);
+            core.metrics.occupants(count(after) - count(before));
+        }
+        for (slot, members) in heard {
+            let frame = proto::PeerFrame {
+                slot,
+                epoch: 0,
+                body: Some(Body::RoomHeard(proto::RoomHeard { members })),
+            };
+            core.send_peer(from, frame);
+        }
+    }
+
+    fn room_reconciles(&mut self, core: &mut Core, jid: &Jid, mut members: Vec<Member>) {
+        let (slot, after) = (self.slot, self.rooms_seq);
+        let new = || Room::new(jid.clone(), slot, after);
+        let room = self.rooms.entry(jid.clone()).or_insert_with(new);
+        members.sort_by_key(|member| member.me.seq);
+        // These are there for certain: nobody else can have their nicks.
+        for member in &members {
+            room.to_check.remove(&member.me.session);
+        }
+        let mut changed = false;
+        let mut refused = Vec::new();
+        for member in &members {
+            match room.admit(member) {
+                Admitted::Known => {}
+                Admitted::Changed => {
+                    changed = true;
+                    room.seq = room.seq.max(member.me.seq);
+                }
+                Admitted::Refused => refused.push(member),
+            }
+        }
+        let sessions = members.iter().map(|member| member.me.session);
+        let inside = sessions.filter(|session| room.by_session.contains_key(session));
+        let inside: BTreeSet<u128> = inside.collect();
+        room.to_check.extend(inside);
+        if changed {
+            self.shadow_rewrite_room(core, jid);
+        }
+        for member in refused {
+            self.room_puts_out(core, jid, member);
+        }
+    }
+
+    /// A session that is not in is told so, as one that was in: the client can enter again.
+    fn room_puts_out(&mut self, core: &mut Core, jid: &Jid, member: &Member) {
+        let mut out = super::presence::not_inside(&member.me.presence);
+        out.id.clear();
+        out.to.clear();
+        out.from = format!("{jid}/{}", member.nick);
+        let mut emission = Emission::default();
+        emission.say_as(out, member.standing.max(1), &member.me);
+        self.room_emit(core, jid, emission, None, None);
+    }
+
+    /// Asks the owners of sessions whether these are in a room, if that is not known.
+    pub(super) fn room_check(&mut self, core: &mut Core, jid: &Jid) {
+        let room_slot = self.slot;
+        let Some(room) = self.rooms.get_mut(jid) else {
+            return;
+        };
+        if room.to_check.is_empty() || core.now_ms < room.checked_ms + AGAIN_MS {
+            return;
+        }
+        let inside = &room.by_session;
+        room.to_check.retain(|session| inside.contains_key(session));
+        room.checked_ms = core.now_ms;
+        let mut asked: BTreeMap<u16, Vec<proto::CheckedSession>> = BTreeMap::new();
+        for session in &room.to_check {
+            let Some((_, known)) = room.find(*session) else {
+                continue;
+            };
+            let (session_hi, session_lo) = split(*session);
+            let presence = proto::Stanza::from(known.presence.clone());
+            asked
+                .entry(known.slot)
+                .or_default()
+                .push(proto::CheckedSession {
+                    session_hi,
+                    session_lo,
+                    seq: known.seq,
+                    presence_hash: presence.hash(),
+                });
+        }
+        let seq = room.seq;
+        for (slot, sessions) in asked {
+            let Some(owner) = core.owner_of(slot).filter(|o| core.peer_open(*o)) else {
+                continue;
+            };
+            let check = proto::RoomCheck {
+                room: jid.as_str().to_owned(),
+                room_slot: room_slot.into(),
+                seq,
+                sessions,
+            };
+            let frame = proto::PeerFrame {
+                slot: slot.into(),
+                epoch: 0,
+                body: Some(Body::RoomCheck(check)),
+            };
+            core.send_peer(owner, frame);
+        }
+    }
+
+    /// The owner of sessions has said which are in a room.
+    pub(crate) fn room_checked(&mut self, core: &mut Core, checked: &proto::RoomChecked) {
+        let jid = Jid::from_wire(&checked.room);
+        let Some(room) = self.rooms.get_mut(&jid) else {
+            return;
+        };
+        for session in &checked.inside {
+            let id = join(session.session_hi, session.session_lo);
+            room.to_check.remove(&id);
+        }
+        for session in &checked.outside {
+            let id = join(session.session_hi, session.session_lo);
+            let room = self.rooms.get_mut(&jid);
+            let asked = room.is_some_and(|room| {
+                // It may have entered since it was asked about.
+                let then = room.find(id).is_some_and(|(_, s)| s.seq <= checked.seq);
+                room.to_check.remove(&id) && then
+            });
+            if asked {
+                self.room_ghost(core, &jid, id);
+            }
+        }
+    }
+}
+
+impl Room {
+    /// Nothing of it waits for an answer.
+    #[cfg(feature = "simulation")]
+    pub(crate) fn is_checked(&self) -> bool {
+        self.to_check.is_empty()
+    }
+
+    /// Lets a session in that was told to be, or puts right how it is.
+    fn admit(&mut self, member: &Member) -> Admitted {
+        let me = &member.me;
+        if let Some((occupant, known)) = self.find(me.session) {
+            let presence = |stanza: &Stanza| proto::Stanza::from(stanza.clone()).hash();
+            let same = known.seq == me.seq && presence(&known.presence) == presence(&me.presence);
+            if known.seq > me.seq || same {
+                return Admitted::Known;
+            }
+            if occupant.nick == member.nick {
+                self.put(member);
+                return Admitted::Changed;
+            }
+        } else if self.has_left(member) {
+            return Admitted::Known;
+        }
+        let later = |s: &RoomSession| s.jid == me.jid && s.seq > me.seq;
+        if self.sessions().any(later) {
+            return Admitted::Known;
+        }
+        if !self.make_way(member) {
+            return Admitted::Refused;
+        }
+        self.leave(me.session);
+        self.put(member);
+        Admitted::Changed
+    }
+
+    fn put(&mut self, member: &Member) {
+        let (affiliation, role) = from_standing(member.standing);
+        self.enter(&member.nick, affiliation, role, member.me.clone());
+        if let Some(occupant) = self.occupants.get_mut(&member.nick) {
+            (occupant.affiliation, occupant.role) = (affiliation, role);
+        }
+    }
+
+    /// Whether an event that not all have got has taken it out since.
+    fn has_left(&self, member: &Member) -> bool {
+        let address = self.address(&member.nick);
+        let mut later = self.tail.range(member.me.seq + 1..);
+        later.any(|(_, event)| event.takes_out(member.me.session, &address))
+    }
+
+    /// Takes those out who have a nick that is somebody else's now; false if they are there for certain.
+    fn make_way(&mut self, member: &Member) -> bool {
+        while self.is_taken(&member.nick, &member.me.jid) {
+            let key = sestina_xmpp::precis::nickname_key(&member.nick);
+            let is = |o: &&super::occupant::Occupant| {
+                let same = key.as_ref().is_some_and(|key| o.key() == key);
+                o.nick == member.nick || (same && !o.is_of(&member.me.jid))
+            };
+            let sessions: Vec<u128> = match self.occupants.values().find(is) {
+                Some(occupant) => occupant.sessions().map(|s| s.session).collect(),
+                None => return false,
+            };
+            if sessions.is_empty() || !sessions.iter().all(|s| self.to_check.contains(s)) {
+                return false;
+            }
+            for session in sessions {
+                self.leave(session);
+                self.last_sent.remove(&session);
+            }
+        }
+        true
+    }
+}
