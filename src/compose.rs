@@ -252,6 +252,7 @@ pub fn storage(config: &Config) -> StorageConfig {
         cluster: config.cluster.name.clone(),
         pool_size: storage.connections,
         archive_pool_size: storage.archive_connections,
+        query_pool_size: storage.query_connections,
         acquire_timeout: *storage.acquire_timeout,
         statement_timeout: *storage.statement_timeout,
         ..StorageConfig::new(config.storage_url().expose())

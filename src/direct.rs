@@ -8,8 +8,7 @@ use std::sync::{Arc, OnceLock, Weak};
 use async_trait::async_trait;
 use parking_lot::Mutex;
 use sestina_api::link::{
-    EdgeLane, EdgeSink, LaneClosed, LinkError, RouterAcceptor, RouterConnector, RouterPort,
-    RouterSink,
+    EdgeLane, EdgeSink, LinkError, RouterAcceptor, RouterConnector, RouterPort, RouterSink, Unsent,
 };
 use sestina_api::peer::{PeerConnector, PeerPort, PeerSink};
 use sestina_proto as proto;
@@ -186,9 +185,9 @@ impl DirectLane {
 }
 
 impl EdgeLane for DirectLane {
-    fn send(&self, batch: proto::ToEdgeBatch) -> Result<(), LaneClosed> {
+    fn send(&self, batch: proto::ToEdgeBatch) -> Result<(), Unsent<proto::ToEdgeBatch>> {
         if self.ended.load(Ordering::Acquire) {
-            return Err(LaneClosed);
+            return Err(Unsent::Closed);
         }
         self.edge.deliver(batch);
         Ok(())
@@ -216,12 +215,21 @@ struct EdgeSide {
     sink: Arc<dyn RouterSink>,
 }
 
+#[async_trait]
 impl RouterSink for EdgeSide {
-    fn send(&self, frame: proto::ToRouter) -> Result<(), LaneClosed> {
+    fn send(&self, frame: proto::ToRouter) -> Result<(), Unsent<proto::ToRouter>> {
         if self.lane.ended.load(Ordering::Acquire) {
-            return Err(LaneClosed);
+            return Err(Unsent::Closed);
         }
         self.sink.send(frame)
+    }
+
+    fn waiting(&self) -> usize {
+        self.sink.waiting()
+    }
+
+    async fn room(&self) {
+        self.sink.room().await;
     }
 
     fn close(&self) {
@@ -268,12 +276,21 @@ struct PeerLane {
     ended: AtomicBool,
 }
 
+#[async_trait]
 impl PeerSink for PeerLane {
-    fn send(&self, frame: proto::PeerFrame) -> Result<(), LaneClosed> {
+    fn send(&self, frame: proto::PeerFrame) -> Result<(), Unsent<proto::PeerFrame>> {
         if self.ended.load(Ordering::Acquire) {
-            return Err(LaneClosed);
+            return Err(Unsent::Closed);
         }
         self.opener.send(frame)
+    }
+
+    fn waiting(&self) -> usize {
+        self.opener.waiting()
+    }
+
+    async fn room(&self) {
+        self.opener.room().await;
     }
 
     fn close(&self) {
@@ -297,12 +314,21 @@ struct OpenerSide {
     sink: Arc<dyn PeerSink>,
 }
 
+#[async_trait]
 impl PeerSink for OpenerSide {
-    fn send(&self, frame: proto::PeerFrame) -> Result<(), LaneClosed> {
+    fn send(&self, frame: proto::PeerFrame) -> Result<(), Unsent<proto::PeerFrame>> {
         if self.lane.ended.load(Ordering::Acquire) {
-            return Err(LaneClosed);
+            return Err(Unsent::Closed);
         }
         self.sink.send(frame)
+    }
+
+    fn waiting(&self) -> usize {
+        self.sink.waiting()
+    }
+
+    async fn room(&self) {
+        self.sink.room().await;
     }
 
     fn close(&self) {

@@ -29,7 +29,7 @@ struct Sink {
 }
 
 impl RouterSink for Sink {
-    fn send(&self, _: proto::ToRouter) -> Result<(), LaneClosed> {
+    fn send(&self, _: proto::ToRouter) -> Result<(), Unsent<proto::ToRouter>> {
         self.frames.fetch_add(1, Ordering::SeqCst);
         Ok(())
     }
@@ -40,7 +40,7 @@ impl RouterSink for Sink {
 }
 
 impl PeerSink for Sink {
-    fn send(&self, _: proto::PeerFrame) -> Result<(), LaneClosed> {
+    fn send(&self, _: proto::PeerFrame) -> Result<(), Unsent<proto::PeerFrame>> {
         self.frames.fetch_add(1, Ordering::SeqCst);
         Ok(())
     }
@@ -133,8 +133,11 @@ async fn frames_pass_both_ways_until_either_side_closes() {
     lane.close();
     assert_eq!(edge.closed.load(Ordering::SeqCst), 1);
     assert_eq!(acceptor.sink.closed.load(Ordering::SeqCst), 1);
-    assert_eq!(sink.send(proto::ToRouter::default()), Err(LaneClosed));
-    assert_eq!(lane.send(proto::ToEdgeBatch::default()), Err(LaneClosed));
+    assert_eq!(sink.send(proto::ToRouter::default()), Err(Unsent::Closed));
+    assert_eq!(
+        lane.send(proto::ToEdgeBatch::default()),
+        Err(Unsent::Closed)
+    );
 
     let sink = port
         .open_lane(proto::Hello::default(), edge.clone())
@@ -148,7 +151,10 @@ async fn frames_pass_both_ways_until_either_side_closes() {
         "whoever closes is not told"
     );
     let lane = acceptor.edges.lock()[1].clone();
-    assert_eq!(lane.send(proto::ToEdgeBatch::default()), Err(LaneClosed));
+    assert_eq!(
+        lane.send(proto::ToEdgeBatch::default()),
+        Err(Unsent::Closed)
+    );
 }
 
 #[tokio::test]
@@ -162,7 +168,7 @@ async fn lanes_end_with_their_router() {
     connector.remove(1);
     assert_eq!(edge.closed.load(Ordering::SeqCst), 1);
     assert_eq!(acceptor.sink.closed.load(Ordering::SeqCst), 1);
-    assert_eq!(sink.send(proto::ToRouter::default()), Err(LaneClosed));
+    assert_eq!(sink.send(proto::ToRouter::default()), Err(Unsent::Closed));
     let again = port.open_lane(proto::Hello::default(), edge).await;
     assert!(matches!(again, Err(LinkError::Away { peer, .. }) if peer == "r1"));
     assert!(connector.seeds().await.is_empty());
@@ -192,7 +198,7 @@ async fn lanes_between_routers_end_with_either() {
         assert_eq!(receive.frames.load(Ordering::SeqCst), 1);
         connector.remove(gone);
         assert_eq!(receive.closed.load(Ordering::SeqCst), 1);
-        assert_eq!(sink.send(proto::PeerFrame::default()), Err(LaneClosed));
-        assert_eq!(lane.send(proto::PeerFrame::default()), Err(LaneClosed));
+        assert_eq!(sink.send(proto::PeerFrame::default()), Err(Unsent::Closed));
+        assert_eq!(lane.send(proto::PeerFrame::default()), Err(Unsent::Closed));
     }
 }

@@ -11,10 +11,11 @@ use sestina_edge::metrics::{Count, EdgeMetrics, Level, Timing};
 use sestina_proto as proto;
 use sestina_rpc::queue::{LANES, PEER_LANES};
 use sestina_runtime::CancellationToken;
+use sestina_runtime::pressure::Pressure;
 use sestina_storage::Metered;
 use sestina_telemetry::{
     AuthFailure, Authority, Direction, Fence, Handshake, Lane, LeaseEvent, Limit, Lost, Metrics,
-    Queue, ResumeFailure, StoreOp, StreamError, Transport, trace,
+    Queue, ResumeFailure, Shed, StoreOp, StreamError, Transport, trace,
 };
 use sestina_xmpp::sasl::SaslFailure;
 use sestina_xmpp::stream::StreamCondition;
@@ -27,6 +28,16 @@ impl EdgeCounts {
     fn lease(&self, authority: Authority, event: LeaseEvent, by: u64) {
         self.0.lease_events[(authority, event)].add(by);
         self.0.lease_fresh[authority].set(i64::from(event == LeaseEvent::Renewed));
+    }
+
+    /// What concerns the lease with whichever authority.
+    fn both(&self, event: LeaseEvent, by: u64) {
+        for authority in [Authority::Redis, Authority::Storage] {
+            self.0.lease_events[(authority, event)].add(by);
+            if event != LeaseEvent::Resumed {
+                self.0.lease_fresh[authority].set(0);
+            }
+        }
     }
 }
 
@@ -61,11 +72,12 @@ impl EdgeMetrics for EdgeCounts {
             Count::RedisAway => self.lease(Authority::Redis, LeaseEvent::Away, by),
             Count::StorageRenewed => self.lease(Authority::Storage, LeaseEvent::Renewed, by),
             Count::StorageAway => self.lease(Authority::Storage, LeaseEvent::Away, by),
-            Count::LeaseLost => {
-                for authority in [Authority::Redis, Authority::Storage] {
-                    self.lease(authority, LeaseEvent::Stopped, by);
-                }
-            }
+            Count::LeasePaused => self.both(LeaseEvent::Stopped, by),
+            Count::LeaseResumed => self.both(LeaseEvent::Resumed, by),
+            Count::LeaseLost => self.both(LeaseEvent::Lost, by),
+            Count::AcceptDelayed => all.shed[Shed::Connection].add(by),
+            Count::LoginDelayed => all.shed[Shed::Login].add(by),
+            Count::LoginShed => all.shed[Shed::LoginRefused].add(by),
             Count::Unanswered => all.silent_sockets.add(by),
             // Counted by the owner, by cause, or seen in what it leads to.
             Count::Connections
@@ -139,6 +151,9 @@ impl EdgeMetrics for EdgeCounts {
             Timing::Settled => self.0.settle_seconds.observe(took),
             Timing::Latency => self.0.stanza_latency_seconds.observe(took),
             Timing::Resumed => self.0.resume_seconds.observe(took),
+            Timing::LeaseLate => self.0.lease_late_seconds.observe(took),
+            Timing::LeaseRenewed => self.0.lease_renew_seconds.observe(took),
+            Timing::LeaseLeft => self.0.lease_left_seconds.observe(took),
             // Logins are counted, not timed: most of their time is the client's.
             Timing::Login | Timing::OwnerAnswer => {}
         }
@@ -167,20 +182,34 @@ pub fn trace_calls() {
 /// Keeps the gauges up to date of what waits for lanes to other processes.
 pub async fn watch_lanes(metrics: Arc<Metrics>, stop: CancellationToken) {
     const EVERY: Duration = Duration::from_secs(1);
-    let mut overflows = [0; 2];
+    let mut refusals = [0; 2];
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
             () = tokio::time::sleep(EVERY) => {}
         }
         let all = [(&LANES, Queue::Lane), (&PEER_LANES, Queue::PeerLane)];
-        for ((level, queue), before) in all.into_iter().zip(&mut overflows) {
+        for ((level, queue), before) in all.into_iter().zip(&mut refusals) {
             metrics.queue_items[queue].set(level.items());
             metrics.queue_bytes[queue].set(level.bytes());
-            let now = level.overflows();
+            let now = level.refusals();
             metrics.queue_full[queue].add(now - std::mem::replace(before, now));
         }
     }
+}
+
+/// Measures how late the timers of this process are, and lets it shed work while they are too late.
+pub async fn watch_pressure(
+    pressure: Arc<Pressure>,
+    metrics: Arc<Metrics>,
+    stop: CancellationToken,
+) {
+    let told = |late, high| {
+        metrics.timer_late_seconds.observe(late);
+        metrics.overloaded.set(i64::from(high));
+    };
+    pressure.measure(stop, told).await;
+    metrics.overloaded.set(0);
 }
 
 /// Stores whose operations are timed and whose failures are counted.

@@ -13,6 +13,26 @@ impl ToRouter {
     }
 }
 
+impl ToRouter {
+    /// Whether a full lane refuses it: what brings bytes, or asks for something, is held by its sender
+    /// until it is answered. Other frames are small, and there are no more of them than of what was
+    /// admitted before: acknowledgements, ends of sockets.
+    pub fn is_refusable(&self) -> bool {
+        use to_router::Body;
+        matches!(
+            self.body,
+            Some(
+                Body::Inbound(_)
+                    | Body::Bind(_)
+                    | Body::Resume(_)
+                    | Body::Asked(_)
+                    | Body::EpochReport(_)
+                    | Body::RoomMembers(_)
+            )
+        )
+    }
+}
+
 impl PeerFrame {
     /// Whether it may wait for company. An answer that brings a stanza or a refusal may not.
     pub fn is_trailing(&self) -> bool {

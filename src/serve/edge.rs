@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use sestina_certs::Role as CertRole;
-use sestina_edge::Edge;
 use sestina_edge::tls::CertStore;
+use sestina_edge::{Around, Edge};
 use sestina_rpc::{Dialer, GrpcRouterConnector, RpcServer};
 
 use super::process::{LAST, Process};
@@ -41,10 +41,15 @@ async fn serve(process: &mut Process) -> anyhow::Result<()> {
     let tls = compose::client_tls(&config);
     let certs = tokio::task::spawn_blocking(move || CertStore::open(&tls)).await??;
     process.reload_on_hangup(Some(certs.clone()), Some(security.clone()));
-    let dialer = Dialer::in_cluster(security.clone(), compose::cluster(&config));
+    let cluster = compose::cluster(&config);
+    let dialer = Dialer::with_leases_on(security.clone(), cluster, process.leases());
     let seeds = compose::targets("cluster.routers", &config.cluster.routers)?;
     let connector = Arc::new(GrpcRouterConnector::new(dialer.clone(), seeds));
-    let settings = compose::edge(&config, &config.node.name)?;
+    let mut settings = compose::edge(&config, &config.node.name)?;
+    settings.around_is(Around {
+        leases: Some(process.leases()),
+        pressure: process.pressure.clone(),
+    });
     let counts = Arc::new(EdgeCounts(process.metrics.clone()));
     let edge = Arc::new(Edge::start(settings, certs, None, connector, counts)?);
     let served = Box::pin(work(process, &edge, security)).await;

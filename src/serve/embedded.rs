@@ -11,14 +11,16 @@ use sestina_api::store::Stores;
 use sestina_cluster::alone::{AloneLeases, FOREVER};
 use sestina_cluster::lease::LeaseTerms;
 use sestina_config::Config;
-use sestina_edge::Edge;
 use sestina_edge::tls::CertStore;
+use sestina_edge::{Around, Edge};
 use sestina_proto as proto;
 use sestina_router::{Router, RouterDeps};
 use sestina_rpc::{CodecRouterConnector, CodecStores};
+use sestina_runtime::pressure::Pressure;
 use sestina_sessions::MemoryShadow;
 use sestina_storage::Storage;
 use sestina_telemetry::{Authority, Metrics};
+use tokio::runtime::Handle;
 
 use super::cell::{RouterCell, Running};
 use super::lock::DataLock;
@@ -29,8 +31,8 @@ use crate::direct::DirectConnector;
 use crate::metrics::{EdgeCounts, MeteredLeases, metered_stores};
 use crate::{compose, serve};
 
-/// How long the first slots may take before the start is taken to have failed.
-const FIRST_SLOTS: Duration = Duration::from_secs(20);
+/// How often is said why it does not serve yet.
+const STILL_WAITING: Duration = Duration::from_secs(20);
 /// How long what is written last may take.
 const SETTLE: Duration = Duration::from_secs(3);
 /// How often is looked whether something has come about.
@@ -55,11 +57,12 @@ pub struct Embedded {
 }
 
 impl Embedded {
-    /// Starts storage, router and edge. `wire`: what passes between them goes through the codec
-    /// of the wire, as if they were apart.
+    /// Starts storage, router and edge, which shed work under `pressure`. `wire`: what passes between
+    /// them goes through the codec of the wire, as if they were apart.
     pub async fn start(
         config: Config,
         metrics: Arc<Metrics>,
+        pressure: Arc<Pressure>,
         wire: bool,
     ) -> anyhow::Result<Embedded> {
         let lock = DataLock::take(&config.node.data_dir)?;
@@ -88,10 +91,15 @@ impl Embedded {
         if replicas > 0 {
             tracing::info!(replicas, "sessions and rooms of the earlier run go on");
         }
-        start_router(&config, &metrics, &stores, &shadow, &connector, &cell).await?;
+        let router = start_router(&config, &metrics, &pressure, &stores, &shadow, &connector);
+        cell.set(router.await?);
         // Names of leases are unique, and the router has the process's own.
         let name = format!("{}-edge", config.node.name);
         let mut edge = compose::edge(&config, &name)?;
+        edge.around_is(Around {
+            leases: None,
+            pressure: pressure.clone(),
+        });
         edge.address.clear();
         edge.lease_ttl = FOREVER;
         // Nobody can resume elsewhere, so there is no crowd to spread over time.
@@ -111,8 +119,9 @@ impl Embedded {
         })
     }
 
-    /// Waits until all slots are served and the edge has found the router.
-    pub async fn serving(&self) -> anyhow::Result<()> {
+    /// Waits until all slots are served and the edge has found the router, however long that takes:
+    /// until then the process says that it is not ready, and now and then why.
+    pub async fn serving(&self) {
         let serving = async {
             loop {
                 if let Some(running) = self.cell.get()
@@ -126,15 +135,15 @@ impl Embedded {
                 tokio::time::sleep(LOOK).await;
             }
         };
-        tokio::time::timeout(FIRST_SLOTS, serving)
+        tokio::pin!(serving);
+        while tokio::time::timeout(STILL_WAITING, &mut serving)
             .await
-            .map_err(|_| {
-                let reason = self
-                    .ready()
-                    .err()
-                    .unwrap_or_else(|| "slots are missing".to_owned());
-                anyhow::anyhow!("the server did not begin to serve: {reason}; see the log")
-            })
+            .is_err()
+        {
+            let reason = self.ready().err();
+            let reason = reason.unwrap_or_else(|| "slots are missing".to_owned());
+            tracing::warn!(reason, "the server does not serve yet");
+        }
     }
 
     /// Whether it can do its work.
@@ -195,11 +204,11 @@ fn ready(storage: &Storage, cell: &RouterCell, edge: &Edge) -> Result<(), String
 async fn start_router(
     config: &Config,
     metrics: &Arc<Metrics>,
+    pressure: &Arc<Pressure>,
     stores: &Arc<dyn Stores>,
     shadow: &Arc<MemoryShadow>,
     connector: &DirectConnector,
-    cell: &RouterCell,
-) -> anyhow::Result<()> {
+) -> anyhow::Result<Running> {
     let node = compose::node(&config.node.name, proto::NodeRole::Router, "");
     // Both authorities in one: nothing could take over from this process.
     let leases: Arc<dyn LeaseAuthority> = Arc::new(AloneLeases::default());
@@ -215,17 +224,18 @@ async fn start_router(
         storage_leases: storage_leases.clone(),
         peers: Arc::new(connector.clone()),
         terms: LeaseTerms::alone(),
+        leases: Handle::current(),
+        pressure: pressure.clone(),
         metrics: metrics.clone(),
     };
     let router = Arc::new(Router::start(deps).await?);
     connector.add(node.clone(), router.acceptor());
-    cell.set(Running {
+    Ok(Running {
         router,
         node,
         shadow_leases,
         storage_leases,
-    });
-    Ok(())
+    })
 }
 
 /// Serves until the operator asks to end. `config_file` is named in what is printed.
@@ -237,7 +247,8 @@ pub async fn run(mut process: Process, config_file: Option<PathBuf>) -> anyhow::
 
 async fn serve(process: &mut Process, config_file: Option<PathBuf>) -> anyhow::Result<()> {
     let config = process.config.clone();
-    let embedded = Embedded::start(config.clone(), process.metrics.clone(), false).await?;
+    let (metrics, pressure) = (process.metrics.clone(), process.pressure.clone());
+    let embedded = Embedded::start(config.clone(), metrics, pressure, false).await?;
     let served = Box::pin(work(process, &config, &embedded, config_file)).await;
     embedded.shutdown().await;
     served
@@ -274,10 +285,10 @@ async fn work(
     });
     let socket = process.admin_socket(admin).await?;
     let began = tokio::select! {
-        began = embedded.serving() => began.map(|()| true),
-        () = process.shutdown.drain.cancelled() => Ok(false),
+        () = embedded.serving() => true,
+        () = process.shutdown.drain.cancelled() => false,
     };
-    if let Ok(true) = began {
+    if began {
         let own = &config.edge.tls.certificate;
         let made = config.node.data_dir.join("tls").join("self-signed.crt");
         let made = (own.is_none() && config.host.iter().all(|h| h.certificate.is_none()))
@@ -294,5 +305,5 @@ async fn work(
     process.begin_draining();
     process.unless_now(embedded.drain()).await;
     socket.shutdown(LAST).await;
-    began.map(drop)
+    Ok(())
 }

@@ -9,10 +9,13 @@ use sestina_api::admin::AdminHandler;
 use sestina_config::{Config, Role};
 use sestina_edge::tls::CertStore;
 use sestina_rpc::{RpcServer, RunningServer, Security};
+use sestina_runtime::lease_thread::LeaseThread;
+use sestina_runtime::pressure::Pressure;
 use sestina_runtime::shutdown::{self, Shutdown};
 use sestina_runtime::spawn::Tasks;
 use sestina_telemetry::http::Ready;
 use sestina_telemetry::{Guard, Metrics};
+use tokio::runtime::Handle;
 use tokio::sync::watch;
 
 /// How often readiness is looked at for those that are told of changes.
@@ -33,6 +36,10 @@ pub struct Process {
     pub tasks: Tasks,
     /// Its metrics.
     pub metrics: Arc<Metrics>,
+    /// Whether it has more to do than it can.
+    pub pressure: Arc<Pressure>,
+    /// Renews its lease, and serves renewals of others. One process alone has no lease.
+    leases: Option<LeaseThread>,
     guard: Arc<Guard>,
     draining: Arc<AtomicBool>,
     reread: Option<Reread>,
@@ -61,6 +68,17 @@ impl Process {
             "gauges",
             crate::metrics::watch_lanes(metrics.clone(), tasks.token()),
         );
+        let pressure = Pressure::new();
+        tasks.spawn(
+            "pressure",
+            crate::metrics::watch_pressure(pressure.clone(), metrics.clone(), tasks.token()),
+        );
+        let leases = match role {
+            Role::Serve => None,
+            Role::Edge | Role::Router | Role::Storage => {
+                Some(LeaseThread::start().context("cannot start the thread for leases")?)
+            }
+        };
         tracing::info!(
             version = env!("CARGO_PKG_VERSION"),
             role = role.as_str(),
@@ -72,10 +90,18 @@ impl Process {
             shutdown,
             tasks,
             metrics,
+            pressure,
+            leases,
             guard: Arc::new(guard),
             draining: Arc::default(),
             reread: Some(reread),
         })
+    }
+
+    /// The runtime for leases and their connections: of the thread for them, where there is one.
+    pub fn leases(&self) -> Handle {
+        let thread = self.leases.as_ref();
+        thread.map_or_else(Handle::current, |thread| thread.handle().clone())
     }
 
     /// Serves `/metrics`, `/health` and `/ready`; what is returned tells of readiness too.
@@ -95,7 +121,12 @@ impl Process {
         self.tasks.spawn("readiness", async move {
             let (mut last, mut was_ready) = (String::from("starting"), false);
             loop {
-                let reason = ready().err().unwrap_or_default();
+                // It looks at the disk, which may hang.
+                let look = ready.clone();
+                let Ok(state) = tokio::task::spawn_blocking(move || look()).await else {
+                    return;
+                };
+                let reason = state.err().unwrap_or_default();
                 if reason != last {
                     match reason.as_str() {
                         "" => tracing::info!("ready"),

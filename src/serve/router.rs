@@ -18,6 +18,7 @@ use sestina_rpc::{
 use sestina_runtime::backoff::Backoff;
 use sestina_sessions::{RedisConfig, RedisLeases, RedisShadow};
 use sestina_telemetry::Authority;
+use tokio::runtime::Handle;
 use tokio::sync::watch;
 
 use super::cell::{RouterCell, Running};
@@ -55,7 +56,7 @@ async fn serve(process: &mut Process) -> anyhow::Result<()> {
     compose::check_own_certificate(&security, CertRole::Router);
     process.reload_on_hangup(None, Some(security.clone()));
     let cluster = compose::cluster(&config);
-    let dialer = Dialer::in_cluster(security.clone(), cluster.clone());
+    let dialer = Dialer::with_leases_on(security.clone(), cluster.clone(), process.leases());
     let storages = compose::targets("cluster.storages", &config.cluster.storages)?;
     let stores: Arc<dyn Stores> = Arc::new(GrpcStores::new(dialer.clone(), storages));
     let stores = metered_stores(stores, process.metrics.clone());
@@ -84,7 +85,7 @@ async fn serve(process: &mut Process) -> anyhow::Result<()> {
     };
     let served = match joined {
         Ok(Some(id)) => {
-            let (shadow, shadow_leases) = live_state(&config, &id)?;
+            let (shadow, shadow_leases) = live_state(&config, &id, &process.leases())?;
             let around = Around {
                 security,
                 cluster,
@@ -135,13 +136,14 @@ fn live_state_config(config: &Config) -> anyhow::Result<RedisConfig> {
 fn live_state(
     config: &Config,
     id: &str,
+    leases: &Handle,
 ) -> anyhow::Result<(Arc<dyn Shadow>, Arc<dyn LeaseAuthority>)> {
     let mut redis = live_state_config(config)?;
     redis.prefix = format!("{id}:");
-    Ok((
-        Arc::new(RedisShadow::connect(&redis)?),
-        Arc::new(RedisLeases::connect(&redis)?),
-    ))
+    let shadow = Arc::new(RedisShadow::connect(&redis)?);
+    // The runtime on which a connection is made drives it.
+    let _on = leases.enter();
+    Ok((shadow, Arc::new(RedisLeases::connect(&redis)?)))
 }
 
 /// Runs one router after the other: one that lost its lease is replaced by a new incarnation.
@@ -214,6 +216,8 @@ async fn start(
         storage_leases: storage_leases.clone(),
         peers: Arc::new(GrpcPeerConnector::new(around.dialer.clone())),
         terms: compose::lease_terms(config),
+        leases: process.leases(),
+        pressure: process.pressure.clone(),
         metrics: process.metrics.clone(),
     })
     .await?;
@@ -221,6 +225,7 @@ async fn start(
     let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_millis(500));
     for tries in 1.. {
         let server = RpcServer::new(around.security.clone())
+            .leases_on(process.leases())
             .cluster(around.cluster.clone())
             .router(router.acceptor())
             .admin_among_routers(around.admin.clone(), crate::admin::router::AMONG_ROUTERS)

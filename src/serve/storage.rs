@@ -63,6 +63,7 @@ async fn serve(process: &mut Process) -> anyhow::Result<()> {
     let served = match opened {
         Ok(Some(storage)) => {
             let server = RpcServer::new(security)
+                .leases_on(process.leases())
                 .max_connection_age(CONNECTION_AGE)
                 .admin(admin)
                 .health(ready);

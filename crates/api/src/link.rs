@@ -7,11 +7,42 @@ use sestina_proto as proto;
 
 use crate::identity::Holder;
 
-/// A lane is gone: the peer died, the connection broke, or its bounded queue overflowed.
+/// What goes in bulk (reports, all that is sent again after a lane broke) is added to a lane while
+/// less than this many bytes wait on it, so that there is room for what is new.
+pub const BULK: usize = 1 << 20;
+
+/// A lane is gone: the peer died, or the connection broke.
 /// Nothing sent on it since its last acknowledgement may be assumed to have arrived.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the lane is closed")]
 pub struct LaneClosed;
+
+/// What a lane did not take.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[must_use = "what a full lane refused has to be sent again when there is room"]
+pub enum Unsent<T> {
+    /// Too much waits for the lane; the frame is handed back. The lane goes on: the sender keeps the
+    /// frame where it is bounded (a session's queue, a report that goes in parts) and sends it again
+    /// when there is room.
+    #[error("the lane is full")]
+    Full(Box<T>),
+    /// The lane is gone.
+    #[error("the lane is closed")]
+    Closed,
+}
+
+impl<T> Unsent<T> {
+    /// A full lane.
+    pub fn full(item: T) -> Unsent<T> {
+        Unsent::Full(Box::new(item))
+    }
+}
+
+impl<T> From<LaneClosed> for Unsent<T> {
+    fn from(LaneClosed: LaneClosed) -> Unsent<T> {
+        Unsent::Closed
+    }
+}
 
 /// Why a unary question had no answer.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -34,10 +65,21 @@ pub enum LinkError {
     },
 }
 
-/// Takes the edge's frames. Never blocks; a full queue closes the lane.
+/// Takes the edge's frames. Never blocks: a full lane refuses those of
+/// [`proto::ToRouter::is_refusable`].
+#[async_trait]
 pub trait RouterSink: Send + Sync + 'static {
     /// Hands over one frame. Order is kept on one sink.
-    fn send(&self, frame: proto::ToRouter) -> Result<(), LaneClosed>;
+    fn send(&self, frame: proto::ToRouter) -> Result<(), Unsent<proto::ToRouter>>;
+    /// Bytes that wait to be taken; see [`BULK`]. None, where nothing waits.
+    fn waiting(&self) -> usize {
+        0
+    }
+    /// Returns when a frame that was refused may be taken, or the lane is gone. Never, where nothing
+    /// is refused.
+    async fn room(&self) {
+        std::future::pending().await
+    }
     /// Ends the lane.
     fn close(&self);
 }
@@ -46,6 +88,8 @@ pub trait RouterSink: Send + Sync + 'static {
 pub trait EdgeSink: Send + Sync + 'static {
     /// Hands over one batch; the edge acknowledges `seq` with a LaneAck on the same lane.
     fn deliver(&self, batch: proto::ToEdgeBatch);
+    /// Less waits on the lane again than [`BULK`].
+    fn room(&self) {}
     /// The lane ended; no more batches come.
     fn closed(&self);
 }
@@ -74,10 +118,10 @@ pub trait RouterPort: Send + Sync + 'static {
 }
 
 /// Takes the frames that a router sends to one edge on one lane (the router's side of a lane).
-/// Never blocks; a full queue closes the lane.
+/// Never blocks: a full lane refuses.
 pub trait EdgeLane: Send + Sync + 'static {
     /// Hands over one batch.
-    fn send(&self, batch: proto::ToEdgeBatch) -> Result<(), LaneClosed>;
+    fn send(&self, batch: proto::ToEdgeBatch) -> Result<(), Unsent<proto::ToEdgeBatch>>;
     /// Ends the lane.
     fn close(&self);
 }

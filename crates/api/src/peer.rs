@@ -5,12 +5,22 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use sestina_proto as proto;
 
-use crate::link::{LaneClosed, LinkError};
+use crate::link::{LinkError, Unsent};
 
-/// Takes frames for a router. Never blocks; a full queue closes the lane.
+/// Takes frames for a router. Never blocks: a full lane refuses.
+#[async_trait]
 pub trait PeerSink: Send + Sync + 'static {
     /// Hands over one frame. Order is kept on one sink.
-    fn send(&self, frame: proto::PeerFrame) -> Result<(), LaneClosed>;
+    fn send(&self, frame: proto::PeerFrame) -> Result<(), Unsent<proto::PeerFrame>>;
+    /// Bytes that wait to be taken; see [`crate::link::BULK`]. None, where nothing waits.
+    fn waiting(&self) -> usize {
+        0
+    }
+    /// Returns when a frame that was refused may be taken, or the lane is gone. Never, where nothing
+    /// is refused.
+    async fn room(&self) {
+        std::future::pending().await
+    }
     /// The lane ended (called by either side).
     fn close(&self);
 }

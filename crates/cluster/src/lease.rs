@@ -6,18 +6,21 @@
 //! as ended is never renewed again; then the process has lost its lease for good and must stop.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use sestina_api::identity::{Holder, Secret};
 use sestina_api::lease::{AuthorityAway, LeaseAuthority, Renewal};
 use sestina_proto as proto;
 use sestina_runtime::CancellationToken;
-use sestina_runtime::clock::{BootInstant, Clock};
+use sestina_runtime::clock::Clock;
 use sestina_runtime::failpoint;
 use sestina_runtime::spawn::Tasks;
 use tokio::sync::{Mutex, mpsc, watch};
 use tokio::time::{Instant, sleep_until, timeout};
+
+use crate::alone::FOREVER;
+pub use crate::lease_deadline::{LeaseDeadline, LeaseLost};
+use crate::lease_health::{LeaseHealth, LeaseSample};
 
 /// How leases are counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,6 +46,9 @@ impl Default for LeaseTerms {
     }
 }
 
+/// How many times as often a lease is renewed while serving has stopped.
+const HURRY: u32 = 10;
+
 /// One of the two authorities.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Authority {
@@ -65,121 +71,6 @@ impl Authority {
     }
 }
 
-/// The lease is lost for good: the process must stop.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the lease is lost: {0}")]
-pub struct LeaseLost(pub String);
-
-/// Until when this process may serve. Asking costs two atomic loads and a look at the clock.
-pub struct LeaseDeadline {
-    clock: Arc<dyn Clock>,
-    terms: LeaseTerms,
-    /// End of the last renewed term with each authority, as nanoseconds; 0: none yet.
-    until: [AtomicU64; 2],
-    /// Lost or given back: nothing is renewed any more.
-    over: AtomicBool,
-    /// Raised at each renewal; holds why the lease was lost.
-    changes: watch::Sender<Option<LeaseLost>>,
-}
-
-impl LeaseDeadline {
-    /// No lease yet.
-    pub fn new(clock: Arc<dyn Clock>, terms: LeaseTerms) -> LeaseDeadline {
-        LeaseDeadline {
-            clock,
-            terms,
-            until: [AtomicU64::new(0), AtomicU64::new(0)],
-            over: AtomicBool::new(false),
-            changes: watch::Sender::new(None),
-        }
-    }
-
-    /// An authority renewed the lease by a request that was begun at `started`.
-    pub fn renewed(&self, authority: Authority, started: BootInstant) {
-        if let Some(until) = started.checked_add(self.terms.ttl) {
-            self.until[authority as usize].fetch_max(until.as_nanos(), Ordering::AcqRel);
-            self.changes.send_modify(|_| {});
-        }
-    }
-
-    /// The lease is lost for good.
-    pub fn lose(&self, why: impl Into<String>) {
-        self.over.store(true, Ordering::Release);
-        let why = LeaseLost(why.into());
-        self.changes.send_modify(|lost| {
-            lost.get_or_insert(why);
-        });
-    }
-
-    /// The lease is about to be given back: no more serving, but nothing is lost.
-    fn end(&self) {
-        self.over.store(true, Ordering::Release);
-    }
-
-    /// Whether this process may serve now.
-    pub fn serving(&self) -> bool {
-        self.deadline()
-            .is_some_and(|deadline| self.clock.now() < deadline)
-    }
-
-    /// When it must stop serving if nothing is renewed; `None` without a lease.
-    pub fn deadline(&self) -> Option<BootInstant> {
-        if self.over.load(Ordering::Acquire) {
-            return None;
-        }
-        let until = self
-            .until
-            .each_ref()
-            .map(|until| until.load(Ordering::Acquire));
-        let last = until[0].max(until[1]);
-        let margin = BootInstant::from_nanos(last)
-            .as_nanos()
-            .checked_sub(nanos(self.terms.margin));
-        margin.filter(|_| last > 0).map(BootInstant::from_nanos)
-    }
-
-    /// Whether that authority's lease is fresh by our own count.
-    pub fn fresh(&self, authority: Authority) -> bool {
-        let until = self.until[authority as usize].load(Ordering::Acquire);
-        self.clock.now() < BootInstant::from_nanos(until)
-    }
-
-    /// Whether that authority ever gave the lease.
-    pub fn held(&self, authority: Authority) -> bool {
-        self.until[authority as usize].load(Ordering::Acquire) > 0
-    }
-
-    /// Waits until the process may serve.
-    pub async fn wait_serving(&self) -> Result<(), LeaseLost> {
-        let mut changes = self.changes.subscribe();
-        loop {
-            if let Some(lost) = changes.borrow_and_update().clone() {
-                return Err(lost);
-            }
-            if self.serving() {
-                return Ok(());
-            }
-            if changes.changed().await.is_err() {
-                // Cannot be: `self` holds the sender.
-                return Err(LeaseLost("the keeper has ended".into()));
-            }
-        }
-    }
-
-    /// Waits until the lease is lost for good, and tells why.
-    pub async fn lost(&self) -> LeaseLost {
-        let mut changes = self.changes.subscribe();
-        match changes.wait_for(Option::is_some).await {
-            Ok(lost) => lost.clone().unwrap_or(LeaseLost("no reason".into())),
-            Err(_) => LeaseLost("the keeper has ended".into()),
-        }
-    }
-}
-
-fn nanos(time: Duration) -> u64 {
-    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
-}
-
 /// Renews the lease of this process with both authorities, each in a task of its own, so that one
 /// that hangs does not delay the other.
 pub struct LeaseKeeper {
@@ -193,13 +84,15 @@ pub struct LeaseKeeper {
 
 impl LeaseKeeper {
     /// Starts renewing. The tasks belong to `tasks`: it must be the group that is shut down last,
-    /// since nothing is renewed after its token is cancelled.
+    /// since nothing is renewed after its token is cancelled. They run on the runtime of that group,
+    /// which should be one that the process's work does not delay. `health` gets each renewal.
     pub fn start(
         holder: Holder,
         shadow: Arc<dyn LeaseAuthority>,
         storage: Arc<dyn LeaseAuthority>,
         terms: LeaseTerms,
         clock: Arc<dyn Clock>,
+        health: Arc<LeaseHealth>,
         tasks: &Tasks,
     ) -> LeaseKeeper {
         let deadline = Arc::new(LeaseDeadline::new(clock.clone(), terms));
@@ -214,6 +107,7 @@ impl LeaseKeeper {
                 secret: secret.clone(),
                 deadline: deadline.clone(),
                 clock: clock.clone(),
+                health: health.clone(),
                 terms,
                 stop: stop.clone(),
                 group: tasks.token(),
@@ -289,6 +183,7 @@ struct Renewer {
     secret: Secret,
     deadline: Arc<LeaseDeadline>,
     clock: Arc<dyn Clock>,
+    health: Arc<LeaseHealth>,
     terms: LeaseTerms,
     stop: CancellationToken,
     group: CancellationToken,
@@ -300,13 +195,14 @@ struct Renewer {
 impl Renewer {
     async fn run(mut self, mut node: watch::Receiver<proto::Node>) {
         let mut away = false;
+        let mut late = Duration::ZERO;
         loop {
             let me = Holder {
                 node: node.borrow_and_update().clone(),
                 secret: self.secret.clone(),
             };
             let began = Instant::now();
-            match self.renew(&me).await {
+            match self.renew(&me, std::mem::take(&mut late)).await {
                 Ok(Renewal::Renewed) => {
                     if std::mem::take(&mut away) {
                         tracing::info!(authority = self.which.name(), "lease authority is back");
@@ -336,19 +232,42 @@ impl Renewer {
                 () = self.group.cancelled() => return,
                 () = self.stop.cancelled() => return self.release(&me).await,
                 changed = node.changed() => if changed.is_err() { return },
-                () = sleep_until(began + self.terms.every) => {}
+                () = sleep_until(began + self.pause()) => {
+                    late = (began + self.terms.every).elapsed();
+                }
             }
         }
     }
 
-    async fn renew(&self, me: &Holder) -> Result<Renewal, AuthorityAway> {
+    /// Between two renewals: less if serving has stopped already, and the end of the lease is near.
+    fn pause(&self) -> Duration {
+        let deadline = &self.deadline;
+        let fresh = Authority::ALL.iter().any(|which| deadline.fresh(*which));
+        if fresh && !deadline.serving() {
+            self.terms.every / HURRY
+        } else {
+            self.terms.every
+        }
+    }
+
+    async fn renew(&self, me: &Holder, late: Duration) -> Result<Renewal, AuthorityAway> {
         if failpoint::hit_async("router.lease_renew").await {
             return Err(AuthorityAway("a fail point".into()));
         }
         let started = self.clock.now();
         let request = self.authority.renew(me, self.terms.ttl);
-        let renewal = timeout(self.terms.timeout, request)
-            .await
+        let answer = timeout(self.terms.timeout, request).await;
+        let now = self.clock.now();
+        let left = self
+            .deadline
+            .deadline()
+            .filter(|_| self.terms.ttl < FOREVER);
+        self.health.note(LeaseSample {
+            late,
+            took: now.duration_since(started),
+            left: left.map(|deadline| deadline.duration_since(now)),
+        });
+        let renewal = answer
             .map_err(|_| AuthorityAway(format!("no answer within {:?}", self.terms.timeout)))??;
         if renewal == Renewal::Renewed {
             self.deadline.renewed(self.which, started);

@@ -2,7 +2,8 @@
 
 use async_trait::async_trait;
 use sestina_api::identity::Proved;
-use sestina_runtime::clock::ManualClock;
+use sestina_runtime::clock::{BootInstant, ManualClock};
+use sestina_runtime::pressure::Pressure;
 
 use super::*;
 
@@ -66,6 +67,7 @@ struct Setup {
     storage: Arc<FakeAuthority>,
     keeper: LeaseKeeper,
     tasks: Tasks,
+    samples: Arc<parking_lot::Mutex<Vec<LeaseSample>>>,
 }
 
 fn start() -> Setup {
@@ -76,15 +78,22 @@ fn start() -> Setup {
     let tasks = Tasks::new("test");
     let clock = Arc::new(TokioClock(Instant::now()));
     let terms = LeaseTerms::default();
+    let samples = Arc::new(parking_lot::Mutex::new(Vec::new()));
+    let seen = samples.clone();
+    let health = LeaseHealth::new(terms.ttl - terms.margin, Pressure::new(), move |sample| {
+        seen.lock().push(sample);
+    });
     let keeper = LeaseKeeper::start(
         Holder::new(node()),
         shadow.clone(),
         storage.clone(),
         terms,
         clock,
+        Arc::new(health),
         &tasks,
     );
     Setup {
+        samples,
         shadow,
         storage,
         keeper,
@@ -271,4 +280,55 @@ impl LeaseAuthority for FakeAuthority {
     async fn unmark(&self, _: &proto::Node) -> Result<(), AuthorityAway> {
         Ok(())
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_renewal_tells_how_long_it_took_and_what_was_left() {
+    let setup = start();
+    setup.keeper.wait_serving().await.unwrap();
+    pass(0.5).await;
+    let first = std::mem::take(&mut *setup.samples.lock());
+    assert_eq!(first.len(), 2, "{first:?}");
+    assert_eq!(first[0].left, None, "the first of all");
+    pass(1.0).await;
+    let second = std::mem::take(&mut *setup.samples.lock());
+    assert_eq!(second.len(), 2, "{second:?}");
+    let left = second[0].left.unwrap();
+    assert!(
+        left > Duration::from_millis(1990) && left <= Duration::from_secs(2),
+        "{left:?} left a second after a renewal for three"
+    );
+    for authority in [&setup.shadow, &setup.storage] {
+        authority.set(Answer::Hang);
+    }
+    pass(2.0).await;
+    let third = std::mem::take(&mut *setup.samples.lock());
+    let took = Duration::from_secs(1);
+    assert!(
+        third
+            .iter()
+            .any(|s| s.took == took && s.left.is_some_and(|left| left < took * 3 / 2)),
+        "renewals without an answer are not told: {third:?}"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lease_near_its_end_is_renewed_more_often() {
+    let setup = start();
+    setup.keeper.wait_serving().await.unwrap();
+    for authority in [&setup.shadow, &setup.storage] {
+        authority.set(Answer::Away);
+    }
+    pass(3.05).await;
+    assert!(!setup.keeper.serving());
+    setup.shadow.set(Answer::Renew);
+    pass(0.2).await;
+    assert!(setup.keeper.serving(), "serving waits for the next second");
+    // And no longer than that: an authority may be away for hours.
+    setup.shadow.set(Answer::Away);
+    pass(10.0).await;
+    let before = setup.shadow.renewals();
+    pass(10.0).await;
+    let more = setup.shadow.renewals() - before;
+    assert!((9..=11).contains(&more), "{more} renewals in ten seconds");
 }

@@ -5,7 +5,7 @@
 //! - [`slot_map`]: the published table, shared by all parts of a process
 //! - [`plan`]: what to claim and what to move, as a pure function
 //! - [`reach`]: which process reaches which router
-//! - [`lease`]: this process's own lease with both authorities
+//! - [`lease`]: this process's own lease with both authorities; [`lease_health`]: how safely it is held
 //! - [`alone`]: the lease authority of a process that is the whole system
 //! - [`lease_storage`]: storage as a lease authority
 //! - [`hand_over`]: changing the table, and how an owner gives slots away
@@ -16,6 +16,8 @@ pub mod alone;
 pub mod claim;
 pub mod hand_over;
 pub mod lease;
+mod lease_deadline;
+pub mod lease_health;
 pub mod lease_storage;
 pub mod plan;
 pub mod reach;

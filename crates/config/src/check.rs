@@ -241,6 +241,11 @@ impl Config {
             "storage.archive_connections",
             "must be at least 1",
         );
+        found.require(
+            storage.query_connections > 0,
+            "storage.query_connections",
+            "must be at least 1",
+        );
         let known = |url: &Secret| {
             ["postgres://", "postgresql://", "sqlite:"]
                 .iter()

@@ -166,8 +166,10 @@ section! {
         url_file: Option<PathBuf> = None;
         /// Connections for everything but archives.
         connections: u32 = 10;
-        /// Connections for archives, so that a long query does not hold up logins.
+        /// Connections for writing archives, so that they do not hold up logins.
         archive_connections: u32 = 4;
+        /// Connections for reading archives, so that a long query does not hold up archiving.
+        query_connections: u32 = 4;
         /// Longest wait for a free connection.
         acquire_timeout: Time = Time::s(2);
         /// Longest time for one statement.

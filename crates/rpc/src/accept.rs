@@ -7,13 +7,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream, UnixListener};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::runtime::Handle;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::identity::{PeerInfo, Proof};
 use crate::io::ServerIo;
+use crate::lease_connection;
 use crate::{RpcError, Security};
 
 /// Time for a TLS handshake.
@@ -52,25 +54,40 @@ pub(crate) enum Listener {
     Unix(UnixListener),
 }
 
+pub(crate) type Connections = mpsc::Sender<io::Result<ServerIo>>;
+
+/// Accepts on the runtime for leases, on which nothing is slow, and hands all but their connections to
+/// the other one.
 pub(crate) struct Acceptor {
     pub(crate) listener: Listener,
     pub(crate) security: Security,
-    pub(crate) connections: mpsc::Sender<io::Result<ServerIo>>,
+    pub(crate) connections: Connections,
+    /// Those for leases.
+    pub(crate) lease_connections: Connections,
+    /// The runtime of the others.
+    pub(crate) home: Handle,
     pub(crate) stop: CancellationToken,
     pub(crate) cut: CancellationToken,
     pub(crate) tasks: TaskTracker,
 }
 
 pub(crate) async fn accept(acceptor: Acceptor) {
+    let listener = match acceptor.listener.come_home() {
+        Ok(listener) => listener,
+        Err(error) => {
+            tracing::error!(%error, "the listener for other processes does not work");
+            return;
+        }
+    };
     let handshakes = Arc::new(Semaphore::new(HANDSHAKES));
     loop {
         let permit = tokio::select! {
             () = acceptor.stop.cancelled() => return,
-            permit = Arc::clone(&handshakes).acquire_owned() => permit,
+            Ok(permit) = Arc::clone(&handshakes).acquire_owned() => permit,
         };
         let accepted = tokio::select! {
             () = acceptor.stop.cancelled() => return,
-            accepted = acceptor.listener.accept() => accepted,
+            accepted = listener.accept() => accepted,
         };
         let (stream, address) = match accepted {
             Ok(accepted) => accepted,
@@ -83,37 +100,122 @@ pub(crate) async fn accept(acceptor: Acceptor) {
                 }
             }
         };
-        let security = acceptor.security.clone();
-        let (connections, cut) = (acceptor.connections.clone(), acceptor.cut.clone());
-        let stop = acceptor.stop.clone();
+        let work = Work {
+            security: acceptor.security.clone(),
+            cut: acceptor.cut.clone(),
+            connections: acceptor.connections.clone(),
+            lease_connections: acceptor.lease_connections.clone(),
+            home: acceptor.home.clone(),
+            stop: acceptor.stop.clone(),
+            tasks: acceptor.tasks.clone(),
+            address,
+        };
         acceptor.tasks.spawn(async move {
-            let _permit = permit;
-            let ready = async {
-                match secure(stream, address.clone(), security, &cut).await {
-                    Ok(io) => {
-                        if connections.send(Ok(io)).await.is_err() {
-                            tracing::debug!(%address, "accepted while the server ended");
-                        }
-                    }
-                    Err(error) => {
-                        tracing::warn!(%address, error = %crate::error::chain(&error), "TLS handshake failed");
-                    }
-                }
-            };
+            let stop = work.stop.clone();
             tokio::select! {
                 () = stop.cancelled() => {}
-                () = ready => {}
+                () = work.begin(stream, permit) => {}
             }
         });
     }
 }
 
+/// One connection, until the server has it.
+struct Work {
+    security: Security,
+    cut: CancellationToken,
+    connections: Connections,
+    lease_connections: Connections,
+    home: Handle,
+    stop: CancellationToken,
+    tasks: TaskTracker,
+    address: String,
+}
+
+impl Work {
+    /// Finds out what the connection is for.
+    async fn begin(self, stream: Accepted, permit: OwnedSemaphorePermit) {
+        let unix = matches!(stream, Accepted::Unix(_));
+        match sorted(stream).await {
+            Ok((stream, true)) => self.finish(stream, true).await,
+            Ok((stream, false)) => {
+                let (home, tasks, stop) =
+                    (self.home.clone(), self.tasks.clone(), self.stop.clone());
+                let task = async move {
+                    let _permit = permit;
+                    tokio::select! {
+                        () = stop.cancelled() => {}
+                        () = self.finish(stream, false) => {}
+                    }
+                };
+                tasks.spawn_on(task, &home);
+            }
+            // Somebody looks whether the port is open, as load balancers do.
+            Err(error) if !unix && error.kind() == io::ErrorKind::UnexpectedEof => {
+                tracing::debug!(address = %self.address, "a connection without a word");
+            }
+            Err(error) => self.failed(&error),
+        }
+    }
+
+    async fn finish(&self, stream: Accepted, for_leases: bool) {
+        let address = self.address.clone();
+        match secure(
+            stream,
+            address,
+            self.security.clone(),
+            &self.cut,
+            for_leases,
+        )
+        .await
+        {
+            Ok(io) => {
+                let connections = match for_leases {
+                    true => &self.lease_connections,
+                    false => &self.connections,
+                };
+                if connections.send(Ok(io)).await.is_err() {
+                    tracing::debug!(address = %self.address, "accepted while the server ended");
+                }
+            }
+            Err(error) => self.failed(&error),
+        }
+    }
+
+    fn failed(&self, error: &io::Error) {
+        let error = crate::error::chain(error);
+        tracing::warn!(address = %self.address, %error, "a connection of another process failed");
+    }
+}
+
+/// Whether the connection is for leases, and the connection without what says so. Others are taken off
+/// the runtime on which they were accepted.
+async fn sorted(stream: Accepted) -> io::Result<(Accepted, bool)> {
+    match stream {
+        Accepted::Tcp(mut tcp) => match lease_connection::is_announced(&mut tcp).await? {
+            true => Ok((Accepted::Tcp(tcp), true)),
+            false => Ok((Accepted::Homeless(tcp.into_std()?), false)),
+        },
+        other => Ok((other, false)),
+    }
+}
+
 enum Accepted {
     Tcp(TcpStream),
+    /// Belongs to no runtime.
+    Homeless(std::net::TcpStream),
     Unix(tokio::net::UnixStream),
 }
 
 impl Listener {
+    /// Makes it belong to the runtime on which this is called.
+    fn come_home(self) -> io::Result<Listener> {
+        Ok(match self {
+            Listener::Tcp(listener) => Listener::Tcp(TcpListener::from_std(listener.into_std()?)?),
+            unix @ Listener::Unix(_) => unix,
+        })
+    }
+
     async fn accept(&self) -> io::Result<(Accepted, String)> {
         match self {
             Listener::Tcp(listener) => {
@@ -133,6 +235,7 @@ async fn secure(
     address: String,
     security: Security,
     cut: &CancellationToken,
+    for_leases: bool,
 ) -> io::Result<ServerIo> {
     let stream = match accepted {
         Accepted::Unix(stream) => {
@@ -141,11 +244,13 @@ async fn secure(
                 PeerInfo {
                     address,
                     proof: Proof::Local,
+                    for_leases,
                 },
                 cut,
             ));
         }
         Accepted::Tcp(stream) => stream,
+        Accepted::Homeless(stream) => TcpStream::from_std(stream)?,
     };
     crate::channel::prompt(&stream)?;
     let tls = match security {
@@ -155,6 +260,7 @@ async fn secure(
                 PeerInfo {
                     address,
                     proof: Proof::Plaintext,
+                    for_leases,
                 },
                 cut,
             ));
@@ -172,5 +278,10 @@ async fn secure(
         .ok_or_else(|| io::Error::other("the peer showed no certificate"))
         .and_then(|leaf| sestina_certs::describe_der(leaf).map_err(io::Error::other))?;
     let proof = Proof::Certificate(Arc::new(info));
-    Ok(ServerIo::new(stream, PeerInfo { address, proof }, cut))
+    let info = PeerInfo {
+        address,
+        proof,
+        for_leases,
+    };
+    Ok(ServerIo::new(stream, info, cut))
 }

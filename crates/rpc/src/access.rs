@@ -23,6 +23,7 @@ use tonic::server::NamedService;
 
 use crate::cluster::Cluster;
 use crate::identity::{PeerInfo, Proof};
+use crate::lease_connection;
 
 /// A method, and the roles that may call it.
 #[derive(Clone, Copy, Debug)]
@@ -97,6 +98,12 @@ fn check(path: &str, peer: Option<&PeerInfo>) -> Result<(), Status> {
             "the connection does not say who calls",
         ));
     };
+    if peer.for_leases && !lease_connection::may_call(method.name) {
+        return Err(Status::permission_denied(format!(
+            "{} is not offered on a connection for leases",
+            method.name
+        )));
+    }
     match &peer.proof {
         Proof::Plaintext => Ok(()),
         Proof::Local if method.callers.contains(&Role::Admin) => Ok(()),
@@ -261,7 +268,11 @@ impl<S> Checked<S> {
     fn check(&self, request: &http::Request<Body>) -> Result<(), Status> {
         check(request.uri().path(), request.extensions().get())?;
         match &self.cluster {
-            Some(cluster) => cluster.check(request.headers()).map_err(Status::from),
+            Some(cluster) => cluster.check(request.headers()).map_err(|error| {
+                let peer: Option<&PeerInfo> = request.extensions().get();
+                cluster.warn(peer.map_or("unknown", |peer| &peer.address), &error);
+                Status::from(error)
+            }),
             None => Ok(()),
         }
     }

@@ -16,6 +16,7 @@ use sestina_certs::Role;
 use sestina_proto as proto;
 use sestina_runtime::linger::Linger;
 use tokio::net::TcpStream;
+use tokio::runtime::Handle;
 use tokio_rustls::TlsConnector;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -27,6 +28,7 @@ use tonic::{Request, Response, Status};
 use crate::cluster::Cluster;
 use crate::io::Stream;
 use crate::lane::LaneLimits;
+use crate::lease_connection;
 use crate::target::{Names, Target};
 use crate::tls::Expect;
 use crate::{CONNECTION_WINDOW, KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT, STREAM_WINDOW, Security};
@@ -41,7 +43,11 @@ const ADDRESS_TIMEOUT: Duration = Duration::from_millis(1200);
 pub struct Dialer {
     security: Security,
     cluster: Option<Cluster>,
+    /// The runtime that drives connections for leases; none: the one that first uses them.
+    leases: Option<Handle>,
     names: Names,
+    /// A resolver's own connections are driven by the runtime that first asks it.
+    lease_names: Names,
     limits: LaneLimits,
     pub(crate) stop: CancellationToken,
     pub(crate) tasks: TaskTracker,
@@ -57,12 +63,18 @@ impl Dialer {
 
     /// A dialler for processes of that cluster and no other.
     pub fn in_cluster(security: Security, cluster: Cluster) -> Arc<Dialer> {
-        Dialer::made(security, LaneLimits::default(), Some(cluster))
+        Dialer::made(security, LaneLimits::default(), Some(cluster), None)
+    }
+
+    /// The same, with connections for leases that `leases` drives.
+    pub fn with_leases_on(security: Security, cluster: Cluster, leases: Handle) -> Arc<Dialer> {
+        let limits = LaneLimits::default();
+        Dialer::made(security, limits, Some(cluster), Some(leases))
     }
 
     /// A dialler with other bounds.
     pub fn with_limits(security: Security, limits: LaneLimits) -> Arc<Dialer> {
-        Dialer::made(security, limits, None)
+        Dialer::made(security, limits, None, None)
     }
 
     /// A request with its deadline, the trace context, and what this process says of its cluster.
@@ -83,21 +95,37 @@ impl Dialer {
         request
     }
 
-    /// Whether an answer is of this process's cluster.
-    pub(crate) fn check<T>(&self, answer: &Response<T>) -> Result<(), Status> {
-        match &self.cluster {
-            Some(cluster) => cluster
-                .check_answer(answer.metadata())
-                .map_err(Status::from),
-            None => Ok(()),
-        }
+    /// An answer, if it is of this process's cluster. Where one of the two processes is of another one,
+    /// it is said here, whichever of them has refused.
+    pub(crate) fn checked<T>(
+        &self,
+        peer: &Peer,
+        answer: Result<Response<T>, Status>,
+    ) -> Result<Response<T>, Status> {
+        let Some(cluster) = &self.cluster else {
+            return answer;
+        };
+        let checked = match &answer {
+            Ok(answer) => cluster.check_answer(answer.metadata()),
+            Err(status) => cluster.check_refusal(status.metadata()),
+        };
+        let Err(error) = checked else { return answer };
+        cluster.warn(&peer.label, &error);
+        Err(answer.err().unwrap_or_else(|| error.into()))
     }
 
-    fn made(security: Security, limits: LaneLimits, cluster: Option<Cluster>) -> Arc<Dialer> {
+    fn made(
+        security: Security,
+        limits: LaneLimits,
+        cluster: Option<Cluster>,
+        leases: Option<Handle>,
+    ) -> Arc<Dialer> {
         Arc::new(Dialer {
             security,
             cluster,
+            leases,
             names: Names::new(),
+            lease_names: Names::new(),
             limits,
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),
@@ -136,22 +164,30 @@ impl Dialer {
     /// A channel that connects when first used and again after it broke.
     pub(crate) fn lazy(self: &Arc<Self>, peer: &Peer) -> Result<Channel, LinkError> {
         let endpoint = self.endpoint(peer)?;
-        let connector = Connector {
+        Ok(endpoint.connect_with_connector_lazy(self.connector(peer, false)))
+    }
+
+    /// The same for leases: its connections are for nothing else, and the lease thread drives them.
+    pub(crate) fn lazy_for_leases(self: &Arc<Self>, peer: &Peer) -> Result<Channel, LinkError> {
+        let endpoint = self.endpoint(peer)?;
+        // The task that drives the channel belongs to the runtime in which the channel is made.
+        let _on = self.leases.as_ref().map(Handle::enter);
+        Ok(endpoint.connect_with_connector_lazy(self.connector(peer, true)))
+    }
+
+    fn connector(self: &Arc<Self>, peer: &Peer, for_leases: bool) -> Connector {
+        Connector {
             dialer: Arc::clone(self),
             peer: peer.clone(),
-        };
-        Ok(endpoint.connect_with_connector_lazy(connector))
+            for_leases,
+        }
     }
 
     /// A connection of its own, made now; it does not reconnect by itself in the middle of a lane.
     pub(crate) async fn connect(self: &Arc<Self>, peer: &Peer) -> Result<Channel, LinkError> {
         let endpoint = self.endpoint(peer)?;
-        let connector = Connector {
-            dialer: Arc::clone(self),
-            peer: peer.clone(),
-        };
         endpoint
-            .connect_with_connector(connector)
+            .connect_with_connector(self.connector(peer, false))
             .await
             .map_err(|error| {
                 let reason = crate::error::chain(&error);
@@ -176,19 +212,24 @@ impl Dialer {
         Ok(tuned(endpoint))
     }
 
-    async fn dial(&self, peer: &Peer) -> io::Result<Box<dyn Stream>> {
+    async fn dial(&self, peer: &Peer, for_leases: bool) -> io::Result<Box<dyn Stream>> {
         let target = peer
             .target
             .as_ref()
             .map_err(|e| io::Error::other(e.clone()))?;
-        let found = self
-            .names
+        let names = if for_leases {
+            &self.lease_names
+        } else {
+            &self.names
+        };
+        let found = names
             .resolve(&target.host, target.port)
             .await
             .map_err(io::Error::other)?;
         let mut last = io::Error::other("no address");
         for addr in found {
-            match tokio::time::timeout(ADDRESS_TIMEOUT, self.dial_address(addr, peer)).await {
+            let dialled = self.dial_address(addr, peer, for_leases);
+            match tokio::time::timeout(ADDRESS_TIMEOUT, dialled).await {
                 Ok(Ok(stream)) => return Ok(stream),
                 Ok(Err(error)) => last = error,
                 Err(_) => {
@@ -200,9 +241,17 @@ impl Dialer {
         Err(last)
     }
 
-    async fn dial_address(&self, addr: SocketAddr, peer: &Peer) -> io::Result<Box<dyn Stream>> {
-        let tcp = TcpStream::connect(addr).await?;
+    async fn dial_address(
+        &self,
+        addr: SocketAddr,
+        peer: &Peer,
+        for_leases: bool,
+    ) -> io::Result<Box<dyn Stream>> {
+        let mut tcp = TcpStream::connect(addr).await?;
         prompt(&tcp)?;
+        if for_leases {
+            lease_connection::announce(&mut tcp).await?;
+        }
         match &self.security {
             Security::Plaintext => Ok(Box::new(tcp)),
             Security::Mutual(tls) => {
@@ -306,6 +355,7 @@ impl Peer {
 struct Connector {
     dialer: Arc<Dialer>,
     peer: Peer,
+    for_leases: bool,
 }
 
 impl Service<Uri> for Connector {
@@ -318,9 +368,13 @@ impl Service<Uri> for Connector {
     }
 
     fn call(&mut self, _uri: Uri) -> Self::Future {
-        let Connector { dialer, peer } = self.clone();
+        let Connector {
+            dialer,
+            peer,
+            for_leases,
+        } = self.clone();
         Box::pin(async move {
-            match tokio::time::timeout(CONNECT_TIMEOUT, dialer.dial(&peer)).await {
+            match tokio::time::timeout(CONNECT_TIMEOUT, dialer.dial(&peer, for_leases)).await {
                 Ok(stream) => stream.map(TokioIo::new),
                 Err(_) => {
                     let text = format!("no connection within {CONNECT_TIMEOUT:?}");

@@ -5,12 +5,16 @@
 //! it from the first answer that they get.
 
 use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use tonic::Status;
 use tonic::codegen::http::{HeaderMap, HeaderName, HeaderValue};
 use tonic::metadata::MetadataMap;
 
 const NAME: HeaderName = HeaderName::from_static("sestina-cluster");
+/// A warning at most this often.
+const WARN_EVERY: Duration = Duration::from_secs(10);
 const ID: HeaderName = HeaderName::from_static("sestina-cluster-id");
 
 /// The cluster of this process. Clones share what is learnt.
@@ -22,6 +26,8 @@ struct Known {
     name: String,
     name_header: HeaderValue,
     id: OnceLock<(String, HeaderValue)>,
+    /// When a process of another cluster was last warned of.
+    warned: Mutex<Option<Instant>>,
 }
 
 /// Another cluster than that of this process.
@@ -65,6 +71,7 @@ impl Cluster {
             name: name.to_owned(),
             name_header,
             id: OnceLock::new(),
+            warned: Mutex::default(),
         }))
     }
 
@@ -124,6 +131,26 @@ impl Cluster {
         }
     }
 
+    /// Says that a process of another cluster was met: with both names, and now and then only,
+    /// because a wrong address is tried again and again.
+    pub(crate) fn warn(&self, peer: &str, error: &OtherCluster) -> bool {
+        let mut warned = self.0.warned.lock();
+        if warned.is_some_and(|at| at.elapsed() < WARN_EVERY) {
+            return false;
+        }
+        *warned = Some(Instant::now());
+        tracing::warn!(peer, %error, "refused a process of another cluster");
+        true
+    }
+
+    /// The same of a refusal, which says nothing of a cluster if the other side did not get so far.
+    pub(crate) fn check_refusal(&self, metadata: &MetadataMap) -> Result<(), OtherCluster> {
+        match metadata.as_ref().contains_key(NAME) {
+            true => self.check(metadata.as_ref()),
+            false => Ok(()),
+        }
+    }
+
     /// The same of an answer: its id is learnt, if none is known.
     pub(crate) fn check_answer(&self, metadata: &MetadataMap) -> Result<(), OtherCluster> {
         let headers = metadata.as_ref();
@@ -139,7 +166,6 @@ impl Cluster {
 
 impl From<OtherCluster> for Status {
     fn from(error: OtherCluster) -> Status {
-        tracing::warn!(%error, "refused");
         Status::failed_precondition(error.to_string())
     }
 }
@@ -177,5 +203,17 @@ mod tests {
         let error = ours.check(&headers("prod", Some("b2"))).err();
         let error = error.map(|error| error.to_string()).unwrap_or_default();
         assert!(error.contains("a1") && error.contains("b2"), "{error}");
+    }
+
+    #[test]
+    fn a_refusal_of_another_cluster_is_known_by_its_name_and_told_now_and_then() {
+        let ours = Cluster::new("prod");
+        let refusal = |name| MetadataMap::from_headers(headers(name, None));
+        assert_eq!(ours.check_refusal(&MetadataMap::new()), Ok(()));
+        assert_eq!(ours.check_refusal(&refusal("prod")), Ok(()));
+        let error = ours.check_refusal(&refusal("trial"));
+        let error = error.expect_err("a refusal of another cluster");
+        assert!(ours.warn("r1", &error), "not told");
+        assert!(!ours.warn("r1", &error), "told at each try");
     }
 }

@@ -9,7 +9,7 @@ use prost::Message;
 use sestina_api::identity::Holder;
 use sestina_api::link::{
     EdgeLane, EdgeSink, LaneClosed, LinkError, RouterAcceptor, RouterConnector, RouterPort,
-    RouterSink,
+    RouterSink, Unsent,
 };
 use sestina_api::peer::{PeerConnector, PeerPort, PeerSink};
 use sestina_api::store::{StoreError, Stores};
@@ -45,8 +45,9 @@ fn over_the_wire(status: &Status) -> Status {
 
 struct CodecRouterSink(Arc<dyn RouterSink>);
 
+#[async_trait]
 impl RouterSink for CodecRouterSink {
-    fn send(&self, message: proto::ToRouter) -> Result<(), LaneClosed> {
+    fn send(&self, message: proto::ToRouter) -> Result<(), Unsent<proto::ToRouter>> {
         let batch = frame(&proto::ToRouterBatch {
             frames: vec![message],
         })?;
@@ -54,6 +55,14 @@ impl RouterSink for CodecRouterSink {
             .frames
             .into_iter()
             .try_for_each(|frame| self.0.send(frame))
+    }
+
+    fn waiting(&self) -> usize {
+        self.0.waiting()
+    }
+
+    async fn room(&self) {
+        self.0.room().await;
     }
 
     fn close(&self) {
@@ -70,6 +79,10 @@ impl EdgeSink for CodecEdgeSink {
         }
     }
 
+    fn room(&self) {
+        self.0.room();
+    }
+
     fn closed(&self) {
         self.0.closed();
     }
@@ -78,7 +91,7 @@ impl EdgeSink for CodecEdgeSink {
 struct CodecEdgeLane(Arc<dyn EdgeLane>);
 
 impl EdgeLane for CodecEdgeLane {
-    fn send(&self, batch: proto::ToEdgeBatch) -> Result<(), LaneClosed> {
+    fn send(&self, batch: proto::ToEdgeBatch) -> Result<(), Unsent<proto::ToEdgeBatch>> {
         self.0.send(frame(&batch)?)
     }
 
@@ -89,8 +102,9 @@ impl EdgeLane for CodecEdgeLane {
 
 struct CodecPeerSink(Arc<dyn PeerSink>);
 
+#[async_trait]
 impl PeerSink for CodecPeerSink {
-    fn send(&self, message: proto::PeerFrame) -> Result<(), LaneClosed> {
+    fn send(&self, message: proto::PeerFrame) -> Result<(), Unsent<proto::PeerFrame>> {
         let batch = frame(&proto::PeerBatch {
             frames: vec![message],
         })?;
@@ -98,6 +112,14 @@ impl PeerSink for CodecPeerSink {
             .frames
             .into_iter()
             .try_for_each(|frame| self.0.send(frame))
+    }
+
+    fn waiting(&self) -> usize {
+        self.0.waiting()
+    }
+
+    async fn room(&self) {
+        self.0.room().await;
     }
 
     fn close(&self) {

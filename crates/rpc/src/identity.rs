@@ -11,6 +11,8 @@ pub struct PeerInfo {
     pub address: String,
     /// What proves who it is.
     pub proof: Proof,
+    /// The connection is for leases, and for nothing else.
+    pub for_leases: bool,
 }
 
 /// What proves who the other end is.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use sestina_api::link::LaneClosed;
+use sestina_api::link::{LaneClosed, Unsent};
 use tokio_util::sync::CancellationToken;
 use tonic::Streaming;
 
@@ -50,31 +50,41 @@ impl<F: FnOnce()> Drop for Once<F> {
     }
 }
 
-/// Reads a lane until it ends at the other side, breaks, is closed at this side, or `take` has no
-/// more use for it.
-pub(crate) async fn read<M>(
-    inbound: &mut Streaming<M>,
+/// The next message of a lane; none when it has ended at the other side, is broken, or is closed at
+/// this side.
+pub(crate) async fn next<M>(inbound: &mut Streaming<M>, ended: &CancellationToken) -> Option<M> {
+    let next = tokio::select! {
+        biased;
+        () = ended.cancelled() => return None,
+        next = inbound.message() => next,
+    };
+    match next {
+        Ok(message) => message,
+        Err(status) => {
+            let reason = crate::status::describe(&status);
+            tracing::debug!(code = ?status.code(), %reason, "lane broke");
+            None
+        }
+    }
+}
+
+/// Gives one frame to its sink. If too much waits there, nothing more of this lane is read until there
+/// is room: the other side's queue fills, and refuses what comes.
+pub(crate) async fn give<F, R: Future<Output = ()>>(
     ended: &CancellationToken,
-    mut take: impl FnMut(M) -> Result<(), LaneClosed>,
-) {
+    mut frame: F,
+    mut send: impl FnMut(F) -> Result<(), Unsent<F>>,
+    room: impl Fn() -> R,
+) -> Result<(), LaneClosed> {
     loop {
-        let next = tokio::select! {
-            biased;
-            () = ended.cancelled() => return,
-            next = inbound.message() => next,
-        };
-        match next {
-            Ok(Some(message)) => {
-                if take(message).is_err() {
-                    return;
-                }
-            }
-            Ok(None) => return,
-            Err(status) => {
-                let reason = crate::status::describe(&status);
-                tracing::debug!(code = ?status.code(), %reason, "lane broke");
-                return;
-            }
+        match send(frame) {
+            Ok(()) => return Ok(()),
+            Err(Unsent::Closed) => return Err(LaneClosed),
+            Err(Unsent::Full(refused)) => frame = *refused,
+        }
+        tokio::select! {
+            () = ended.cancelled() => return Err(LaneClosed),
+            () = room() => {}
         }
     }
 }

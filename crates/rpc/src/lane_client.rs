@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use futures_util::{Stream, StreamExt};
 use parking_lot::Mutex;
 use prost::Message;
-use sestina_api::link::{EdgeSink, LaneClosed, LinkError, RouterConnector, RouterPort, RouterSink};
+use sestina_api::link::{EdgeSink, LinkError, RouterConnector, RouterPort, RouterSink, Unsent};
 use sestina_api::peer::{PeerConnector, PeerPort, PeerSink};
 use sestina_certs::Role;
 use sestina_proto as proto;
@@ -20,7 +20,7 @@ use tonic::transport::Channel;
 use tonic::{Request, Response, Status};
 
 use crate::channel::{Dialer, Peer};
-use crate::lane::{BATCH, Once, farewell, read};
+use crate::lane::{BATCH, Once, farewell, give, next};
 use crate::lane_server::{PeerLaneHandle, peer_batch};
 use crate::queue::{ByteQueue, End, LANES, Outgoing, PEER_LANES};
 use crate::target::Target;
@@ -64,6 +64,7 @@ impl GrpcRouterConnector {
                 dialer,
                 peer,
                 unary: OnceLock::new(),
+                leases: OnceLock::new(),
             })
         });
         Arc::clone(port) as Arc<dyn RouterPort>
@@ -88,21 +89,31 @@ impl RouterConnector for GrpcRouterConnector {
     }
 }
 
-/// One router, over gRPC: a channel for questions, and a connection of its own for each lane, so
-/// that no lane waits for another.
+/// One router, over gRPC: a channel for questions, one for leases, and a connection of its own for each
+/// lane, so that no lane waits for another.
 struct GrpcRouterPort {
     dialer: Arc<Dialer>,
     peer: Peer,
     unary: OnceLock<Channel>,
+    leases: OnceLock<Channel>,
 }
 
 impl GrpcRouterPort {
-    fn client(&self) -> Result<EdgeLinkClient<Channel>, LinkError> {
-        let channel = match self.unary.get() {
-            Some(channel) => channel,
-            None => {
+    fn client(&self, for_leases: bool) -> Result<EdgeLinkClient<Channel>, LinkError> {
+        let kept = if for_leases {
+            &self.leases
+        } else {
+            &self.unary
+        };
+        let channel = match (kept.get(), for_leases) {
+            (Some(channel), _) => channel,
+            (None, true) => {
+                let channel = self.dialer.lazy_for_leases(&self.peer)?;
+                kept.get_or_init(|| channel)
+            }
+            (None, false) => {
                 let channel = self.dialer.lazy(&self.peer)?;
-                self.unary.get_or_init(|| channel)
+                kept.get_or_init(|| channel)
             }
         };
         Ok(EdgeLinkClient::new(channel.clone()).max_decoding_message_size(MAX_MESSAGE))
@@ -115,12 +126,12 @@ impl GrpcRouterPort {
     ) -> Result<T, LinkError> {
         // The library's own deadline does not cover the time that connecting takes.
         match tokio::time::timeout(limit, call).await {
-            Ok(Ok(reply)) => {
-                let checked = self.dialer.check(&reply);
-                checked.map_err(|status| status::to_link(&self.peer.label, &status))?;
-                Ok(reply.into_inner())
+            Ok(answer) => {
+                let checked = self.dialer.checked(&self.peer, answer);
+                checked
+                    .map(Response::into_inner)
+                    .map_err(|status| status::to_link(&self.peer.label, &status))
             }
-            Ok(Err(status)) => Err(status::to_link(&self.peer.label, &status)),
             Err(_) => Err(LinkError::Away {
                 peer: self.peer.label.clone(),
                 reason: format!("no answer within {limit:?}"),
@@ -171,6 +182,12 @@ impl RouterPort for GrpcRouterPort {
             &LANES,
         );
         let sink = RouterLaneHandle(Arc::clone(&queue), self.dialer.linger.clone());
+        let roomy = Arc::downgrade(&edge);
+        queue.on_room(move || {
+            if let Some(edge) = roomy.upgrade() {
+                edge.room();
+            }
+        });
         let hello = proto::to_router::Body::Hello(hello);
         let first = proto::ToRouter {
             slot: 0,
@@ -188,7 +205,7 @@ impl RouterPort for GrpcRouterPort {
                 .max_decoding_message_size(MAX_MESSAGE)
                 .max_encoding_message_size(MAX_MESSAGE);
             let reply = client.lane(self.dialer.stream(outgoing)).await;
-            let checked = reply.and_then(|reply| self.dialer.check(&reply).map(|()| reply));
+            let checked = self.dialer.checked(&self.peer, reply);
             checked.map_err(|status| status::to_link(&self.peer.label, &status))
         })
         .await?
@@ -201,11 +218,9 @@ impl RouterPort for GrpcRouterPort {
                     ender.end(End::Finished);
                     receiver.closed();
                 });
-                read(&mut inbound, queue.token(), |batch| {
+                while let Some(batch) = next(&mut inbound, queue.token()).await {
                     edge.deliver(batch);
-                    Ok(())
-                })
-                .await;
+                }
             }
             drop(edge);
             if queue.ended() == Some(End::Finished) {
@@ -219,7 +234,7 @@ impl RouterPort for GrpcRouterPort {
         &self,
         message: proto::CredentialsRequest,
     ) -> Result<proto::CredentialsReply, LinkError> {
-        let mut client = self.client()?;
+        let mut client = self.client(false)?;
         let call = client.credentials(self.dialer.request(message, CREDENTIALS_TIMEOUT));
         self.ask(CREDENTIALS_TIMEOUT, call).await
     }
@@ -228,7 +243,7 @@ impl RouterPort for GrpcRouterPort {
         &self,
         message: proto::RenewLeaseRequest,
     ) -> Result<proto::RenewLeaseReply, LinkError> {
-        let mut client = self.client()?;
+        let mut client = self.client(true)?;
         let call = client.renew_lease(self.dialer.request(message, LEASE_TIMEOUT));
         self.ask(LEASE_TIMEOUT, call).await
     }
@@ -246,14 +261,25 @@ impl GrpcRouterPort {
 /// The edge's end of a lane.
 struct RouterLaneHandle(Arc<ByteQueue<proto::ToRouter>>, Arc<Linger>);
 
+#[async_trait]
 impl RouterSink for RouterLaneHandle {
-    fn send(&self, frame: proto::ToRouter) -> Result<(), LaneClosed> {
+    fn send(&self, frame: proto::ToRouter) -> Result<(), Unsent<proto::ToRouter>> {
         let bytes = frame.encoded_len();
         if frame.is_trailing() {
             self.0.push_trailing(bytes, frame, &self.1)
-        } else {
+        } else if frame.is_refusable() {
             self.0.push(bytes, frame)
+        } else {
+            self.0.push_control(bytes, frame)
         }
+    }
+
+    fn waiting(&self) -> usize {
+        self.0.bytes()
+    }
+
+    async fn room(&self) {
+        self.0.room().await;
     }
 
     fn close(&self) {
@@ -324,7 +350,7 @@ impl PeerPort for GrpcPeerPort {
                 .max_decoding_message_size(MAX_MESSAGE)
                 .max_encoding_message_size(MAX_MESSAGE);
             let reply = client.lane(self.dialer.stream(outgoing)).await;
-            let checked = reply.and_then(|reply| self.dialer.check(&reply).map(|()| reply));
+            let checked = self.dialer.checked(&self.peer, reply);
             checked.map_err(|status| status::to_link(&self.peer.label, &status))
         })
         .await?
@@ -337,13 +363,15 @@ impl PeerPort for GrpcPeerPort {
                     ender.end(End::Finished);
                     receiver.close();
                 });
-                read(&mut inbound, queue.token(), |batch| {
-                    batch
-                        .frames
-                        .into_iter()
-                        .try_for_each(|frame| receive.send(frame))
-                })
-                .await;
+                'lane: while let Some(batch) = next(&mut inbound, queue.token()).await {
+                    for frame in batch.frames {
+                        let send = |frame| receive.send(frame);
+                        let given = give(queue.token(), frame, send, || receive.room());
+                        if given.await.is_err() {
+                            break 'lane;
+                        }
+                    }
+                }
             }
             drop(receive);
             if queue.ended() == Some(End::Finished) {

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
 use prost::Message;
 use sestina_api::identity::{Holder, Secret};
-use sestina_api::link::{EdgeLane, LaneClosed, RouterAcceptor};
+use sestina_api::link::{EdgeLane, RouterAcceptor, Unsent};
 use sestina_api::peer::PeerSink;
 use sestina_proto as proto;
 use sestina_proto::NodeRole;
@@ -19,7 +19,7 @@ use tonic::{Request, Response, Status, Streaming};
 use tracing::Instrument;
 
 use crate::identity::PeerInfo;
-use crate::lane::{BATCH, LaneLimits, Once, farewell, read};
+use crate::lane::{BATCH, LaneLimits, Once, farewell, give, next};
 use crate::queue::{ByteQueue, End, LANES, Level, Outgoing, PEER_LANES};
 use crate::{access, status};
 
@@ -76,9 +76,6 @@ fn replies<T: Send + 'static, M: Send + 'static>(outgoing: Outgoing<T, M>) -> Re
         std::future::ready(match item {
             Ok(message) => Some(Ok(message)),
             Err(End::Finished) => None,
-            Err(End::Overflowed) => Some(Err(Status::resource_exhausted(
-                "the lane's queue overflowed",
-            ))),
             Err(End::Broken) => Some(Err(Status::aborted("the lane broke"))),
         })
     }))
@@ -125,15 +122,21 @@ impl proto::edge_link_server::EdgeLink for LaneServer {
                     ender.end(End::Finished);
                     closer.close();
                 });
-                let take = |frame| match access::edge_sends(&frame) {
+                let send = |frame| match access::edge_sends(&frame) {
                     true => sink.send(frame),
-                    false => Err(LaneClosed),
+                    false => Err(Unsent::Closed),
                 };
-                if frames.try_for_each(take).is_ok() {
-                    read(&mut inbound, queue.token(), |batch| {
-                        batch.frames.into_iter().try_for_each(take)
-                    })
-                    .await;
+                let ended = queue.token();
+                'lane: loop {
+                    for frame in frames {
+                        if give(ended, frame, send, || sink.room()).await.is_err() {
+                            break 'lane;
+                        }
+                    }
+                    match next(&mut inbound, ended).await {
+                        Some(batch) => frames = batch.frames.into_iter(),
+                        None => break,
+                    }
                 }
             }
             farewell(&mut inbound).await;
@@ -200,15 +203,21 @@ impl proto::peer_link_server::PeerLink for LaneServer {
                     ender.end(End::Finished);
                     closer.close();
                 });
-                let take = |frame| match access::router_sends(&node, &frame) {
+                let send = |frame| match access::router_sends(&node, &frame) {
                     true => sink.send(frame),
-                    false => Err(LaneClosed),
+                    false => Err(Unsent::Closed),
                 };
-                if frames.try_for_each(take).is_ok() {
-                    read(&mut inbound, queue.token(), |batch| {
-                        batch.frames.into_iter().try_for_each(take)
-                    })
-                    .await;
+                let ended = queue.token();
+                'lane: loop {
+                    for frame in frames {
+                        if give(ended, frame, send, || sink.room()).await.is_err() {
+                            break 'lane;
+                        }
+                    }
+                    match next(&mut inbound, ended).await {
+                        Some(batch) => frames = batch.frames.into_iter(),
+                        None => break,
+                    }
                 }
             }
             farewell(&mut inbound).await;
@@ -229,7 +238,7 @@ pub(crate) fn peer_batch(frames: Vec<proto::PeerFrame>) -> proto::PeerBatch {
 struct EdgeLaneHandle(Arc<ByteQueue<proto::ToEdgeBatch>>);
 
 impl EdgeLane for EdgeLaneHandle {
-    fn send(&self, batch: proto::ToEdgeBatch) -> Result<(), LaneClosed> {
+    fn send(&self, batch: proto::ToEdgeBatch) -> Result<(), Unsent<proto::ToEdgeBatch>> {
         self.0.push(batch.encoded_len(), batch)
     }
 
@@ -250,14 +259,23 @@ pub(crate) struct PeerLaneHandle(
     pub(crate) Arc<Linger>,
 );
 
+#[tonic::async_trait]
 impl PeerSink for PeerLaneHandle {
-    fn send(&self, frame: proto::PeerFrame) -> Result<(), LaneClosed> {
+    fn send(&self, frame: proto::PeerFrame) -> Result<(), Unsent<proto::PeerFrame>> {
         let bytes = frame.encoded_len();
         if frame.is_trailing() {
             self.0.push_trailing(bytes, frame, &self.1)
         } else {
             self.0.push(bytes, frame)
         }
+    }
+
+    fn waiting(&self) -> usize {
+        self.0.bytes()
+    }
+
+    async fn room(&self) {
+        self.0.room().await;
     }
 
     fn close(&self) {

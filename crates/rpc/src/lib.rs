@@ -4,12 +4,13 @@
 //! neighbour is a direct call or another machine.
 //!
 //! - [`server`]: the one listener of a process; services are added to it
-//! - [`channel`]: dialling others; [`target`]: their addresses
+//! - [`channel`]: dialling others; [`target`]: their addresses; `lease_connection`: connections for
+//!   leases, which a thread of its own drives at both ends
 //! - [`tls`]: certificates of both directions, exchangeable while running; [`identity`]: who calls;
 //!   [`access`]: who may call what; [`cluster`]: which cluster it is of
 //! - [`queue`] and [`lane`]: the bounded, batched streams that lanes are made of
 //! - [`lane_client`], [`lane_server`]: edge and router, router and router
-//! - [`storage_client`], [`storage_server`]: router and storage
+//! - [`storage_client`], [`storage_server`]: router and storage; `replicas`: the storages there are
 //! - [`admin`]: the administrator's commands, over gRPC and over a unix socket
 //! - [`codec`]: the same traits in one process, but through the wire codec
 //! - [`status`]: errors to gRPC status and back; [`trace`]: trace context
@@ -26,7 +27,9 @@ mod io;
 pub mod lane;
 pub mod lane_client;
 pub mod lane_server;
+mod lease_connection;
 pub mod queue;
+mod replicas;
 pub mod server;
 pub mod status;
 pub mod storage_client;

@@ -1,15 +1,17 @@
-//! The outgoing queue of a lane: bounded in bytes, filled without waiting, emptied in batches.
+//! The outgoing queue of a lane: bounded in bytes, filled without waiting, emptied in batches. A full
+//! queue refuses, and tells when it has room again.
 
 use std::collections::VecDeque;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, Waker};
 
 use futures_util::Stream;
 use parking_lot::Mutex;
-use sestina_api::link::LaneClosed;
+use sestina_api::link::{BULK, Unsent};
 use sestina_runtime::linger::{Linger, Waiting};
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 /// So many bytes of trailing items are worth a write of their own.
@@ -20,8 +22,6 @@ const COMPANY: usize = 16 << 10;
 pub enum End {
     /// Closed on purpose: what is queued is still written.
     Finished,
-    /// It held more than its bound: what is queued is dropped, the lane is cut.
-    Overflowed,
     /// The connection is gone: what is queued is dropped.
     Broken,
 }
@@ -31,7 +31,7 @@ pub enum End {
 pub struct Level {
     items: AtomicI64,
     bytes: AtomicI64,
-    overflows: AtomicU64,
+    refusals: AtomicU64,
 }
 
 /// Of the lanes between edges and routers.
@@ -44,7 +44,7 @@ impl Level {
         Level {
             items: AtomicI64::new(0),
             bytes: AtomicI64::new(0),
-            overflows: AtomicU64::new(0),
+            refusals: AtomicU64::new(0),
         }
     }
 
@@ -58,9 +58,9 @@ impl Level {
         self.bytes.load(Relaxed)
     }
 
-    /// How often a queue overflowed.
-    pub fn overflows(&self) -> u64 {
-        self.overflows.load(Relaxed)
+    /// How often a full queue refused an item.
+    pub fn refusals(&self) -> u64 {
+        self.refusals.load(Relaxed)
     }
 
     fn change(&self, items: i64, bytes: i64) {
@@ -72,12 +72,16 @@ impl Level {
 /// Items with their size in bytes, waiting for the writer.
 ///
 /// It accepts while it holds less than its bound, so what it can hold is the bound and one item:
-/// a large item (a report about many sessions) fits whenever the queue is not already full.
+/// a large item fits whenever the queue is not already full. What may not be refused comes on top.
 pub struct ByteQueue<T> {
     state: Mutex<State<T>>,
     bound: usize,
     ended: CancellationToken,
     level: &'static Level,
+    /// Woken when a full queue has room again, and when it ends.
+    room: Notify,
+    /// Called when less waits than what goes in bulk may add to.
+    on_room: OnceLock<Box<dyn Fn() + Send + Sync>>,
 }
 
 struct State<T> {
@@ -87,15 +91,6 @@ struct State<T> {
     writer: Option<Waker>,
     /// The writer will be woken at the next beat.
     lingering: bool,
-}
-
-/// What became of an item.
-enum Taken {
-    Yes,
-    /// The queue has ended.
-    No,
-    /// It is full.
-    Overflow,
 }
 
 impl<T> ByteQueue<T> {
@@ -114,33 +109,38 @@ impl<T> ByteQueue<T> {
             bound,
             ended,
             level,
+            room: Notify::new(),
+            on_room: OnceLock::new(),
         })
     }
 
-    /// Appends without waiting. A queue that is full ends: the lane is broken, and what it held is
-    /// sent again over the next one.
-    pub fn push(&self, bytes: usize, item: T) -> Result<(), LaneClosed> {
-        let mut state = self.state.lock();
-        let taken = self.append(&mut state, bytes, item);
-        let waker = state.writer.take();
-        drop(state);
-        match taken {
-            Taken::Yes => {
-                if let Some(waker) = waker {
-                    waker.wake();
+    /// Has `call` called each time when less waits again than what goes in bulk may add to.
+    pub fn on_room(&self, call: impl Fn() + Send + Sync + 'static) {
+        self.on_room.set(Box::new(call)).ok();
+    }
+
+    /// Returns when the queue is not full, or has ended.
+    pub async fn room(&self) {
+        loop {
+            let woken = self.room.notified();
+            {
+                let state = self.state.lock();
+                if state.end.is_some() || state.bytes < self.bound {
+                    return;
                 }
-                Ok(())
             }
-            Taken::No => Err(LaneClosed),
-            Taken::Overflow => {
-                self.level.overflows.fetch_add(1, Relaxed);
-                self.end(End::Overflowed);
-                if let Some(waker) = waker {
-                    waker.wake();
-                }
-                Err(LaneClosed)
-            }
+            woken.await;
         }
+    }
+
+    /// Appends without waiting. A full queue refuses.
+    pub fn push(&self, bytes: usize, item: T) -> Result<(), Unsent<T>> {
+        self.append(bytes, item, true)
+    }
+
+    /// Appends without waiting, whatever waits already.
+    pub fn push_control(&self, bytes: usize, item: T) -> Result<(), Unsent<T>> {
+        self.append(bytes, item, false)
     }
 
     /// The same for an item that nobody waits for: it leaves with the next other one, or at the
@@ -150,7 +150,7 @@ impl<T> ByteQueue<T> {
         bytes: usize,
         item: T,
         linger: &Arc<Linger>,
-    ) -> Result<(), LaneClosed>
+    ) -> Result<(), Unsent<T>>
     where
         T: Send + 'static,
     {
@@ -158,11 +158,12 @@ impl<T> ByteQueue<T> {
         // Without a writer that waits, somebody is about to take it.
         if state.writer.is_none() || state.bytes + bytes >= COMPANY.min(self.bound) {
             drop(state);
-            return self.push(bytes, item);
+            return self.push_control(bytes, item);
         }
-        if !matches!(self.append(&mut state, bytes, item), Taken::Yes) {
-            return Err(LaneClosed);
+        if state.end.is_some() {
+            return Err(Unsent::Closed);
         }
+        self.add(&mut state, bytes, item);
         if !std::mem::replace(&mut state.lingering, true) {
             drop(state);
             linger.add(Arc::clone(self) as Arc<dyn Waiting>);
@@ -170,17 +171,29 @@ impl<T> ByteQueue<T> {
         Ok(())
     }
 
-    fn append(&self, state: &mut State<T>, bytes: usize, item: T) -> Taken {
+    fn append(&self, bytes: usize, item: T, refusable: bool) -> Result<(), Unsent<T>> {
+        let mut state = self.state.lock();
         if state.end.is_some() {
-            return Taken::No;
+            return Err(Unsent::Closed);
         }
-        if state.bytes >= self.bound {
-            return Taken::Overflow;
+        if refusable && state.bytes >= self.bound {
+            drop(state);
+            self.level.refusals.fetch_add(1, Relaxed);
+            return Err(Unsent::full(item));
         }
+        self.add(&mut state, bytes, item);
+        let waker = state.writer.take();
+        drop(state);
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+        Ok(())
+    }
+
+    fn add(&self, state: &mut State<T>, bytes: usize, item: T) {
         state.bytes += bytes;
         state.items.push_back((bytes, item));
         self.level.change(1, signed(bytes));
-        Taken::Yes
     }
 
     /// Ends the lane; the first end stays.
@@ -202,6 +215,7 @@ impl<T> ByteQueue<T> {
         drop(state);
         drop(dropped);
         self.ended.cancel();
+        self.room.notify_waiters();
         if let Some(waker) = waker {
             waker.wake();
         }
@@ -246,8 +260,21 @@ impl<T> ByteQueue<T> {
                 batch.push(item);
             }
         }
+        let before = state.bytes;
         state.bytes -= taken;
+        let now = state.bytes;
+        drop(state);
         self.level.change(-signed(batch.len()), -signed(taken));
+        if before >= self.bound && now < self.bound {
+            self.room.notify_waiters();
+        }
+        let bulk = BULK.min(self.bound);
+        if before >= bulk
+            && now < bulk
+            && let Some(call) = self.on_room.get()
+        {
+            call();
+        }
         Poll::Ready(Ok(batch))
     }
 }
@@ -363,19 +390,68 @@ mod tests {
     }
 
     #[test]
-    fn a_full_queue_ends_the_lane_and_frees_what_it_held() {
+    fn a_full_queue_refuses_and_goes_on_when_it_has_room() {
         let q = queue(100);
         let mut out = Outgoing::new(Arc::clone(&q), 64, |batch| batch);
         q.push(99, 1).unwrap();
         q.push(5000, 2).unwrap();
-        assert!(q.push(1, 3).is_err());
-        assert_eq!((q.ended(), q.bytes()), (Some(End::Overflowed), 0));
-        assert!(q.token().is_cancelled());
-        assert_eq!(
-            out.next().now_or_never().unwrap(),
-            Some(Err(End::Overflowed))
-        );
-        assert_eq!(out.next().now_or_never().unwrap(), None);
+        assert_eq!(q.push(1, 3), Err(Unsent::full(3)));
+        q.push_control(1, 4).unwrap();
+        assert_eq!((q.ended(), q.bytes()), (None, 5100));
+        assert!(q.room().now_or_never().is_none());
+        let mut taken = Vec::new();
+        while let Some(Some(Ok(batch))) = out.next().now_or_never() {
+            taken.extend(batch);
+        }
+        assert_eq!(taken, [1, 2, 4]);
+        assert!(q.room().now_or_never().is_some());
+        q.push(1, 3).unwrap();
+        assert_eq!(out.next().now_or_never(), Some(Some(Ok(vec![3]))));
+    }
+
+    #[tokio::test]
+    async fn one_that_waits_for_room_is_woken_by_room_and_by_the_end() {
+        let q = queue(100);
+        let mut out = Outgoing::new(Arc::clone(&q), 64, |batch| batch);
+        q.push(100, 1).unwrap();
+        let waits = tokio::spawn({
+            let q = Arc::clone(&q);
+            async move { q.room().await }
+        });
+        tokio::task::yield_now().await;
+        assert!(!waits.is_finished());
+        assert_eq!(out.next().await, Some(Ok(vec![1])));
+        waits.await.unwrap();
+        q.push(100, 2).unwrap();
+        let waits = tokio::spawn({
+            let q = Arc::clone(&q);
+            async move { q.room().await }
+        });
+        tokio::task::yield_now().await;
+        drop(out);
+        waits.await.unwrap();
+    }
+
+    #[test]
+    fn room_for_what_goes_in_bulk_is_told_each_time() {
+        let told = Arc::new(AtomicU64::new(0));
+        let q = queue(100);
+        q.on_room({
+            let told = Arc::clone(&told);
+            move || {
+                told.fetch_add(1, Relaxed);
+            }
+        });
+        let mut out = Outgoing::new(Arc::clone(&q), 64, |batch| batch);
+        for round in 1..=3 {
+            q.push(60, 1).unwrap();
+            assert!(out.next().now_or_never().is_some());
+            q.push(60, 1).unwrap();
+            q.push(60, 2).unwrap();
+            assert!(out.next().now_or_never().is_some());
+            assert_eq!(told.load(Relaxed), round);
+            assert!(out.next().now_or_never().is_some());
+        }
     }
 
     #[test]
@@ -390,7 +466,12 @@ mod tests {
         assert_eq!((LEVEL.items(), LEVEL.bytes()), (1, 30));
         q.push(70, 3).unwrap();
         assert!(q.push(1, 4).is_err());
-        assert_eq!((LEVEL.items(), LEVEL.bytes(), LEVEL.overflows()), (0, 0, 1));
+        assert_eq!(
+            (LEVEL.items(), LEVEL.bytes(), LEVEL.refusals()),
+            (2, 100, 1)
+        );
+        q.end(End::Broken);
+        assert_eq!((LEVEL.items(), LEVEL.bytes()), (0, 0));
         let q = ByteQueue::new(100, CancellationToken::new(), &LEVEL);
         q.push(5, 1).unwrap();
         q.end(End::Finished);

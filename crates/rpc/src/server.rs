@@ -15,6 +15,7 @@ use sestina_proto::edge_link_server::EdgeLinkServer;
 use sestina_proto::peer_link_server::PeerLinkServer;
 use sestina_proto::storage_server::StorageServer;
 use tokio::net::TcpListener;
+use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio_stream::wrappers::ReceiverStream;
@@ -50,6 +51,7 @@ pub struct RpcServer {
     limits: LaneLimits,
     max_connection_age: Option<Duration>,
     ready: Option<(watch::Receiver<bool>, HealthReporter)>,
+    leases: Option<Handle>,
     stop: CancellationToken,
     tasks: TaskTracker,
 }
@@ -64,6 +66,7 @@ impl RpcServer {
             limits: LaneLimits::default(),
             max_connection_age: None,
             ready: None,
+            leases: None,
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),
         }
@@ -72,6 +75,12 @@ impl RpcServer {
     /// Callers of the services added after this must be of that cluster.
     pub fn cluster(mut self, cluster: Cluster) -> RpcServer {
         self.cluster = Some(cluster);
+        self
+    }
+
+    /// Serves what concerns leases on that runtime, which the other calls do not delay.
+    pub fn leases_on(mut self, leases: Handle) -> RpcServer {
+        self.leases = Some(leases);
         self
     }
 
@@ -188,20 +197,27 @@ impl RpcServer {
             routes,
             max_connection_age,
             ready,
+            leases,
             stop,
             tasks,
             ..
         } = self;
+        let home = Handle::current();
+        let leases = leases.unwrap_or_else(|| home.clone());
         let cut = CancellationToken::new();
         let (connections, incoming) = mpsc::channel(64);
-        tasks.spawn(accept(Acceptor {
+        let (lease_connections, leases_incoming) = mpsc::channel(64);
+        let acceptor = Acceptor {
             listener,
             security,
             connections,
+            lease_connections,
+            home: home.clone(),
             stop: stop.clone(),
             cut: cut.clone(),
             tasks: tasks.clone(),
-        }));
+        };
+        tasks.spawn_on(accept(acceptor), &leases);
         if let Some((ready, reporter)) = ready {
             tasks.spawn(report_health(ready, reporter, stop.clone()));
         }
@@ -214,23 +230,29 @@ impl RpcServer {
         if let Some(age) = max_connection_age {
             server = server.max_connection_age(age);
         }
-        let serve = server
-            .add_routes(routes.routes())
-            .serve_with_incoming_shutdown(
-                ReceiverStream::new(incoming),
-                stop.clone().cancelled_owned(),
-            );
-        let serving = tokio::spawn(async move {
-            if let Err(error) = serve.await {
-                tracing::error!(error = %crate::error::chain(&error), "the gRPC server ended");
-            }
-        });
+        let routes = routes.routes();
+        let serve = |incoming, runtime: &Handle| {
+            let serve = server
+                .clone()
+                .add_routes(routes.clone())
+                .serve_with_incoming_shutdown(
+                    ReceiverStream::new(incoming),
+                    stop.clone().cancelled_owned(),
+                );
+            // Its connections are served where this task runs.
+            runtime.spawn(async move {
+                if let Err(error) = serve.await {
+                    tracing::error!(error = %crate::error::chain(&error), "the gRPC server ended");
+                }
+            })
+        };
+        let serving = [serve(incoming, &home), serve(leases_incoming, &leases)];
         RunningServer {
             address,
             stop,
             cut,
             tasks,
-            serving: Some(serving),
+            serving: serving.into(),
             _socket: socket,
         }
     }
@@ -242,7 +264,7 @@ pub struct RunningServer {
     stop: CancellationToken,
     cut: CancellationToken,
     tasks: TaskTracker,
-    serving: Option<JoinHandle<()>>,
+    serving: Vec<JoinHandle<()>>,
     _socket: Option<SocketFile>,
 }
 
@@ -257,9 +279,9 @@ impl RunningServer {
     pub async fn shutdown(mut self, deadline: Duration) -> bool {
         self.stop.cancel();
         self.tasks.close();
-        let serving = self.serving.take();
+        let serving = std::mem::take(&mut self.serving);
         let ended = async {
-            if let Some(serving) = serving {
+            for serving in serving {
                 // The task reports its own errors; a panic in it has been reported by the runtime.
                 drop(serving.await);
             }

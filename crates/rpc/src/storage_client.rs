@@ -9,24 +9,19 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use sestina_api::store::{StoreError, Stores};
-use sestina_certs::Role;
 use sestina_proto::storage_client::StorageClient;
 use tokio::time::{Instant, timeout_at};
 use tonic::transport::Channel;
 use tonic::{Request, Response, Status};
 
 use crate::channel::{Dialer, Peer};
+use crate::replicas::Replicas;
 use crate::storage_server::for_each_store;
 use crate::target::Target;
 use crate::{MAX_MESSAGE, status};
 
-/// Names with several addresses are looked up again after this time, or when all replicas fail.
-const REFRESH: Duration = Duration::from_secs(15);
-/// But not more often than this.
-const REFRESH_MIN: Duration = Duration::from_millis(500);
 /// Between two rounds over replicas that all failed.
 const ROUND_PAUSE: Duration = Duration::from_millis(50);
 /// A failed replica is not asked first for this long, doubled at each failure ...
@@ -43,8 +38,10 @@ enum Class {
     Query,
     /// Idempotent.
     Write,
-    /// Renewals: short, and on a channel that no bulk of data can delay.
+    /// Renewals: short, and on a channel that the lease thread drives, at both ends.
     Lease,
+    /// What claims and moves wait for: on a channel that no bulk of data can delay.
+    Control,
     /// Not tried again where it is unknown whether it was done.
     Once,
     /// Long.
@@ -54,7 +51,7 @@ enum Class {
 impl Class {
     fn deadline(self) -> Duration {
         match self {
-            Class::Lease => Duration::from_secs(1),
+            Class::Lease | Class::Control => Duration::from_secs(1),
             Class::Read | Class::Write => Duration::from_secs(3),
             Class::Query => Duration::from_secs(10),
             Class::Once => Duration::from_secs(5),
@@ -66,19 +63,18 @@ impl Class {
 /// Implements the stores over one or several storage addresses.
 pub struct GrpcStores {
     dialer: Arc<Dialer>,
-    targets: Vec<Target>,
-    replicas: ArcSwap<Vec<Arc<Replica>>>,
-    /// Also keeps lookups from running twice at once.
-    refreshed: tokio::sync::Mutex<Option<Instant>>,
+    replicas: Arc<Replicas>,
     next: AtomicUsize,
     started: Instant,
 }
 
-struct Replica {
+/// One storage process.
+pub(crate) struct Replica {
     /// Which of the configured addresses it is behind.
-    target: usize,
-    peer: Peer,
+    pub(crate) target: usize,
+    pub(crate) peer: Peer,
     bulk: Channel,
+    control: Channel,
     leases: Channel,
     failures: AtomicU32,
     /// Milliseconds since the client's start.
@@ -89,10 +85,8 @@ impl GrpcStores {
     /// Over these addresses; connects when first used.
     pub fn new(dialer: Arc<Dialer>, targets: Vec<Target>) -> GrpcStores {
         GrpcStores {
+            replicas: Replicas::new(dialer.clone(), targets),
             dialer,
-            targets,
-            replicas: ArcSwap::from_pointee(Vec::new()),
-            refreshed: tokio::sync::Mutex::new(None),
             next: AtomicUsize::new(0),
             started: Instant::now(),
         }
@@ -102,64 +96,9 @@ impl GrpcStores {
         self.started.elapsed().as_millis() as u64
     }
 
-    /// Looks the addresses up if that is due (`failed`: or if all known replicas failed).
-    async fn refresh(&self, failed: bool) {
-        let known = !self.replicas.load().is_empty();
-        let fixed = self.targets.iter().all(|t| !t.many);
-        if known && fixed {
-            return;
-        }
-        // With replicas at hand nobody waits for another's lookup.
-        let mut refreshed = if known {
-            match self.refreshed.try_lock() {
-                Ok(guard) => guard,
-                Err(_) => return,
-            }
-        } else {
-            self.refreshed.lock().await
-        };
-        let wait = if failed || self.replicas.load().is_empty() {
-            REFRESH_MIN
-        } else {
-            REFRESH
-        };
-        if refreshed.is_some_and(|at| at.elapsed() < wait) {
-            return;
-        }
-        let old = self.replicas.load_full();
-        let mut found: Vec<Arc<Replica>> = Vec::new();
-        for (index, target) in self.targets.iter().enumerate() {
-            match self.dialer.expand(target, Role::Storage).await {
-                Ok(peers) => {
-                    for peer in peers {
-                        if found.iter().any(|r| r.peer.label == peer.label) {
-                            continue;
-                        }
-                        match old.iter().find(|r| r.peer.label == peer.label) {
-                            Some(replica) => found.push(Arc::clone(replica)),
-                            None => match Replica::new(&self.dialer, index, peer) {
-                                Ok(replica) => found.push(Arc::new(replica)),
-                                Err(error) => {
-                                    tracing::warn!(%target, %error, "unusable storage address");
-                                }
-                            },
-                        }
-                    }
-                }
-                Err(reason) => {
-                    // What was known of it is better than nothing.
-                    tracing::warn!(%target, %reason, "no storage behind this address");
-                    found.extend(old.iter().filter(|r| r.target == index).cloned());
-                }
-            }
-        }
-        self.replicas.store(Arc::new(found));
-        *refreshed = Some(Instant::now());
-    }
-
     /// All replicas in the order to ask them: in turn, those that failed lately last.
     fn order(&self) -> Vec<Arc<Replica>> {
-        let replicas = self.replicas.load();
+        let replicas = self.replicas.known();
         if replicas.is_empty() {
             return Vec::new();
         }
@@ -185,11 +124,14 @@ impl GrpcStores {
         let mut last = StoreError::Away("no storage address is configured".to_owned());
         let mut failed = false;
         loop {
-            if timeout_at(deadline, self.refresh(failed)).await.is_err() {
+            if timeout_at(deadline, self.replicas.refresh(failed))
+                .await
+                .is_err()
+            {
                 return Err(last);
             }
             let order = self.order();
-            if order.is_empty() && !self.targets.is_empty() {
+            if order.is_empty() && !self.replicas.targets.is_empty() {
                 last = StoreError::Away("no storage address resolves".to_owned());
             }
             let mut answered = 0;
@@ -208,9 +150,9 @@ impl GrpcStores {
                     .max_encoding_message_size(MAX_MESSAGE);
                 let attempt = call(client, self.dialer.request(message.clone(), share));
                 let asked = Asked::new(self, replica);
-                let answer = tokio::time::timeout(share, attempt).await.map(|answer| {
-                    answer.and_then(|reply| self.dialer.check(&reply).map(|()| reply))
-                });
+                let answer = tokio::time::timeout(share, attempt)
+                    .await
+                    .map(|answer| self.dialer.checked(&replica.peer, answer));
                 asked.answered();
                 let status = match answer {
                     Ok(Ok(reply)) => {
@@ -293,7 +235,7 @@ impl Drop for Asked<'_> {
 }
 
 impl Replica {
-    fn new(
+    pub(crate) fn new(
         dialer: &Arc<Dialer>,
         target: usize,
         peer: Peer,
@@ -301,7 +243,8 @@ impl Replica {
         Ok(Replica {
             target,
             bulk: dialer.lazy(&peer)?,
-            leases: dialer.lazy(&peer)?,
+            control: dialer.lazy(&peer)?,
+            leases: dialer.lazy_for_leases(&peer)?,
             peer,
             failures: AtomicU32::new(0),
             down_until: AtomicU64::new(0),
@@ -309,10 +252,10 @@ impl Replica {
     }
 
     fn channel(&self, class: Class) -> &Channel {
-        if class == Class::Lease {
-            &self.leases
-        } else {
-            &self.bulk
+        match class {
+            Class::Lease => &self.leases,
+            Class::Control => &self.control,
+            Class::Read | Class::Query | Class::Write | Class::Once | Class::Maintain => &self.bulk,
         }
     }
 }

@@ -40,7 +40,7 @@ macro_rules! for_each_store {
             outcome_put(OutcomePutRequest) -> OutcomeReply, Write;
             lease_renew(LeaseRenewRequest) -> LeaseRenewReply, Lease;
             lease_end(LeaseEndRequest) -> Empty, Lease;
-            lease_list(Empty) -> LeaseListReply, Lease;
+            lease_list(Empty) -> LeaseListReply, Control;
             lease_prove(LeaseProveRequest) -> LeaseProveReply, Lease;
             slot_table(SlotTableRequest) -> SlotTableReply, Read;
             slot_claim(SlotClaimRequest) -> SlotClaimReply, Once;

@@ -7,15 +7,19 @@
 //! - [`linger`]: what nobody waits for leaves together
 //! - [`mailbox`]: a queue bounded by count and bytes, pushed without waiting and drained whole
 //! - [`clock`]: the clock that leases are counted on
+//! - [`lease_thread`]: a thread for renewals, which must not wait for the process's work
+//! - [`pressure`]: whether the process has more to do than it can
 //! - [`mod@failpoint`]: named places where a test may kill, stop, delay or fail the process
 //! - [`mutation`]: guards that a test may switch off to prove that something watches them
 
 pub mod backoff;
 pub mod clock;
 pub mod failpoint;
+pub mod lease_thread;
 pub mod linger;
 pub mod mailbox;
 pub mod mutation;
+pub mod pressure;
 pub mod shutdown;
 pub mod spawn;
 

@@ -2,8 +2,10 @@
 //!
 //! Trailing items (see [`crate::linger`]) do not wake the reader by themselves.
 //!
-//! The bound is refused to the pusher, who decides what a full queue means (close the lane,
-//! detach the session): nothing is dropped here.
+//! There are two ways in. *Data* ([`Sender::push`]) is refused by a full mailbox, and the pusher
+//! keeps what was refused: nothing is dropped here. *Control* ([`Sender::push_control`]) is never
+//! refused: it is for items whose number is bounded by what was admitted before (the end of a job
+//! that the reader asked for, a lane that opened), and the reader would wait for a lost one for ever.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -48,8 +50,10 @@ pub fn mailbox<T>(limits: Limits) -> (Sender<T>, Receiver<T>) {
             ready: false,
             lingering: false,
             closed: false,
+            awaited: false,
         }),
         readable: Notify::new(),
+        drained: Notify::new(),
         senders: AtomicUsize::new(1),
     });
     (
@@ -65,6 +69,8 @@ struct Shared<T> {
     limits: Limits,
     queue: Mutex<Queue<T>>,
     readable: Notify,
+    /// Woken when what waited was read, if [`Queue::awaited`].
+    drained: Notify,
     senders: AtomicUsize,
 }
 
@@ -77,6 +83,8 @@ struct Queue<T> {
     /// It will be, at the next beat.
     lingering: bool,
     closed: bool,
+    /// A pusher that was refused waits for room.
+    awaited: bool,
 }
 
 /// The pushing side; clones push into the same mailbox.
@@ -96,6 +104,22 @@ impl<T> Sender<T> {
             self.shared.readable.notify_one();
         }
         Ok(())
+    }
+
+    /// Appends an item whatever the mailbox holds; its weight counts against later data. An item for
+    /// a reader that is gone is dropped: nobody can miss it.
+    pub fn push_control(&self, item: T, bytes: usize) {
+        let mut queue = self.shared.queue.lock();
+        if queue.closed {
+            // Dropped outside the lock: it may hold a sender of this very mailbox.
+            drop(queue);
+            return drop(item);
+        }
+        queue.add(item, bytes);
+        if !std::mem::replace(&mut queue.ready, true) {
+            drop(queue);
+            self.shared.readable.notify_one();
+        }
     }
 
     /// Appends an item that nobody waits for: it is read with the next other one, or at the next beat.
@@ -121,6 +145,21 @@ impl<T> Sender<T> {
         Ok(())
     }
 
+    /// Returns when the reader has taken what waited, or nothing is taken any more.
+    pub async fn room(&self) {
+        loop {
+            let drained = self.shared.drained.notified();
+            {
+                let mut queue = self.shared.queue.lock();
+                if queue.closed || queue.items.is_empty() {
+                    return;
+                }
+                queue.awaited = true;
+            }
+            drained.await;
+        }
+    }
+
     /// Items waiting.
     pub fn len(&self) -> usize {
         self.shared.queue.lock().items.len()
@@ -134,6 +173,13 @@ impl<T> Sender<T> {
     /// Bytes waiting.
     pub fn bytes(&self) -> usize {
         self.shared.queue.lock().bytes
+    }
+
+    /// Whether no more data is taken now.
+    pub fn is_full(&self) -> bool {
+        let limits = self.shared.limits;
+        let queue = self.shared.queue.lock();
+        queue.items.len() >= limits.count || queue.bytes >= limits.bytes
     }
 
     /// Whether pushes are refused for good.
@@ -157,15 +203,21 @@ impl<T> Queue<T> {
         if full && !self.items.is_empty() {
             return Err(PushError::Full(item));
         }
-        self.items.push_back(item);
-        self.bytes = self.bytes.saturating_add(bytes);
+        self.add(item, bytes);
         Ok(())
     }
 
-    fn drain(&mut self, into: &mut Vec<T>) {
+    fn add(&mut self, item: T, bytes: usize) {
+        self.items.push_back(item);
+        self.bytes = self.bytes.saturating_add(bytes);
+    }
+
+    /// True if somebody waits for room.
+    fn drain(&mut self, into: &mut Vec<T>) -> bool {
         self.bytes = 0;
         self.ready = false;
         into.extend(self.items.drain(..));
+        std::mem::take(&mut self.awaited)
     }
 }
 
@@ -184,6 +236,7 @@ impl<T> Shared<T> {
     fn close(&self) {
         self.queue.lock().closed = true;
         self.readable.notify_one();
+        self.drained.notify_waiters();
     }
 }
 
@@ -219,7 +272,9 @@ impl<T> Receiver<T> {
                 let mut queue = self.shared.queue.lock();
                 if queue.ready || queue.closed {
                     let some = !queue.items.is_empty();
-                    queue.drain(into);
+                    if queue.drain(into) {
+                        self.shared.drained.notify_waiters();
+                    }
                     if some {
                         return true;
                     }
@@ -236,7 +291,9 @@ impl<T> Receiver<T> {
     pub fn try_recv_all(&mut self, into: &mut Vec<T>) -> usize {
         let mut queue = self.shared.queue.lock();
         let count = queue.items.len();
-        queue.drain(into);
+        if queue.drain(into) {
+            self.shared.drained.notify_waiters();
+        }
         count
     }
 
@@ -254,6 +311,7 @@ impl<T> Drop for Receiver<T> {
             queue.bytes = 0;
             std::mem::take(&mut queue.items)
         };
+        self.shared.drained.notify_waiters();
         // Dropped outside the lock: an item may hold a sender of this very mailbox.
         drop(waiting);
     }
@@ -298,6 +356,49 @@ mod tests {
         assert_eq!(sender.push(2, 0), Err(PushError::Full(2)));
         receiver.try_recv_all(&mut Vec::new());
         sender.push(2, 0).unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_full_mailbox_takes_control_items_in_order_and_wakes_the_reader() {
+        let (sender, mut receiver) = small();
+        sender.push(1, 100).unwrap();
+        assert_eq!(sender.push(2, 1), Err(PushError::Full(2)));
+        for n in 10..20 {
+            sender.push_control(n, 50);
+        }
+        assert_eq!((sender.len(), sender.bytes()), (11, 600));
+        assert_eq!(sender.push(2, 0), Err(PushError::Full(2)));
+        let mut got = Vec::new();
+        assert!(receiver.recv_all(&mut got).await);
+        assert_eq!(got, [1, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19]);
+        sender.push_control(20, 0);
+        assert_eq!(receiver.recv_all(&mut got).now_or_never(), Some(true));
+        sender.close();
+        sender.push_control(21, 0);
+        assert!(!receiver.recv_all(&mut got).await);
+        assert_eq!(got.last(), Some(&20));
+    }
+
+    #[tokio::test]
+    async fn one_that_was_refused_waits_for_room_or_the_end() {
+        let (sender, mut receiver) = small();
+        sender.room().await;
+        sender.push(1, 100).unwrap();
+        let waits = || {
+            let sender = sender.clone();
+            tokio::spawn(async move { sender.room().await })
+        };
+        let (first, second) = (waits(), waits());
+        tokio::task::yield_now().await;
+        assert!(!first.is_finished() && !second.is_finished());
+        receiver.try_recv_all(&mut Vec::new());
+        first.await.unwrap();
+        second.await.unwrap();
+        sender.push(2, 100).unwrap();
+        let third = waits();
+        tokio::task::yield_now().await;
+        drop(receiver);
+        third.await.unwrap();
     }
 
     #[tokio::test]

@@ -62,6 +62,14 @@ pub const NAMES: &[(&str, &str)] = &[
         "a new owner of a room learns from sessions who is in it",
     ),
     (
+        "lane-refuses",
+        "what a full lane refused is sent again when there is room",
+    ),
+    (
+        "report-parts",
+        "a new owner waits for all parts of what an edge reports",
+    ),
+    (
         "roles",
         "a process does only what its tier needs, under a name of its certificate",
     ),

@@ -7,6 +7,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use tokio::runtime::Handle;
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
@@ -32,6 +33,8 @@ pub struct Tasks {
 #[derive(Debug)]
 struct Group {
     name: String,
+    /// Where its tasks run, whoever starts them; none: where they are started.
+    home: Option<Handle>,
     token: CancellationToken,
     table: Mutex<Table>,
     ended: Notify,
@@ -51,11 +54,22 @@ impl Tasks {
         Tasks::with_token(name, CancellationToken::new())
     }
 
-    /// A group that ends when `token` is cancelled.
+    /// A group of its own whose tasks run on that runtime.
+    pub fn on(name: impl Into<String>, home: Handle) -> Tasks {
+        Tasks::made(name.into(), Some(home), CancellationToken::new())
+    }
+
+    /// A group that ends when `token` is cancelled. Its tasks run on the runtime on which the group
+    /// is made, also those that are started on another one.
     pub fn with_token(name: impl Into<String>, token: CancellationToken) -> Tasks {
+        Tasks::made(name.into(), Handle::try_current().ok(), token)
+    }
+
+    fn made(name: String, home: Option<Handle>, token: CancellationToken) -> Tasks {
         Tasks {
             group: Arc::new(Group {
-                name: name.into(),
+                name,
+                home,
                 token,
                 table: Mutex::default(),
                 ended: Notify::new(),
@@ -65,8 +79,9 @@ impl Tasks {
 
     /// A group within this one: ends with it, is joined with it, and can end alone.
     pub fn child(&self, name: impl AsRef<str>) -> Tasks {
-        let child = Tasks::with_token(
+        let child = Tasks::made(
             format!("{}/{}", self.group.name, name.as_ref()),
+            self.group.home.clone(),
             self.group.token.child_token(),
         );
         let mut table = self.group.table.lock();
@@ -110,10 +125,14 @@ impl Tasks {
             group: self.group.clone(),
             id,
         };
-        let handle = tokio::spawn(async move {
+        let task = async move {
             let _entry = entry;
             future.await;
-        });
+        };
+        let handle = match &self.group.home {
+            Some(home) => home.spawn(task),
+            None => tokio::spawn(task),
+        };
         if let Some((_, abort)) = table.running.get_mut(&id) {
             *abort = Some(handle.abort_handle());
         }
@@ -288,5 +307,23 @@ mod tests {
         let tasks = Tasks::new("edge");
         tasks.spawn("bad", async { panic!("on purpose") });
         tasks.join(Duration::from_secs(1)).await.unwrap();
+    }
+
+    #[test]
+    fn a_task_runs_on_the_runtime_of_its_group_wherever_it_is_started() {
+        let runtime = || {
+            tokio::runtime::Builder::new_current_thread()
+                .build()
+                .unwrap()
+        };
+        let (home, other) = (runtime(), runtime());
+        let tasks = home.block_on(async { Tasks::new("edge") });
+        let (tell, told) = tokio::sync::oneshot::channel();
+        other.block_on(async {
+            tasks.spawn("lane", async move {
+                tell.send(tokio::runtime::Handle::current().id()).ok();
+            });
+        });
+        assert_eq!(home.block_on(told).unwrap(), home.handle().id());
     }
 }

@@ -5,7 +5,7 @@
 //! `{lease}:h:<name>` holds the incarnation that has the lease and lives as long as it;
 //! `{lease}:m:<name>:<incarnation>` is the mark that keeps an ended lease from being renewed;
 //! `{lease}:p:<name>:<incarnation>` is the hash of the incarnation's secret;
-//! `{lease}:n` maps names to their nodes, for the list.
+//! `{lease}:n` maps names to their nodes, for the list, and `{lease}:t` to the terms of their leases.
 
 use std::time::Duration;
 
@@ -22,6 +22,7 @@ use crate::connection::{Link, Lua};
 use crate::scripts;
 
 const NODES: &str = "{lease}:n";
+const TERMS: &str = "{lease}:t";
 /// How long a mark and a proof are kept: incarnations are never used again, so this only bounds the
 /// memory.
 const MARK_KEPT: Duration = Duration::from_secs(7 * 24 * 3600);
@@ -77,13 +78,14 @@ fn proof_key(node: &proto::Node) -> String {
 }
 
 /// Keys of what changes a lease.
-fn keys(node: &proto::Node) -> [String; 4] {
+fn keys(node: &proto::Node) -> [String; 5] {
     let mark = mark_key(node);
     [
         holder_key(&node.name),
         mark,
         NODES.to_owned(),
         proof_key(node),
+        TERMS.to_owned(),
     ]
 }
 
@@ -136,7 +138,7 @@ impl LeaseAuthority for RedisLeases {
         let mut list = redis::cmd("HGETALL");
         list.arg(self.link.key(NODES));
         let words: Vec<Vec<u8>> = flat(self.link.command(self.limit, &list).await)?;
-        let mut keys = vec![NODES.to_owned()];
+        let mut keys = vec![NODES.to_owned(), TERMS.to_owned()];
         let (mut names, mut nodes) = (Vec::new(), Vec::new());
         for pair in words.chunks_exact(2) {
             let node = proto::Node::decode(pair[1].as_slice()).map_err(|error| {

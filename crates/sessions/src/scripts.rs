@@ -219,8 +219,8 @@ macro_rules! with_proof {
     };
 }
 
-/// KEYS: holder, mark, nodes, proof. ARGV: incarnation, name, proof, whether to check it, how long to
-/// keep it, milliseconds, node. Returns 1, or 0 if the lease is marked or held by another incarnation.
+/// KEYS: holder, mark, nodes, proof, terms. ARGV: incarnation, name, proof, whether to check it, how
+/// long to keep it, milliseconds, node. Returns 1, or 0 if the lease is marked or held by another incarnation.
 pub(crate) const RENEW: &str = with_proof!(
     r#"
 if redis.call('EXISTS', KEYS[2]) == 1 then return 0 end
@@ -228,18 +228,20 @@ local holder = redis.call('GET', KEYS[1])
 if holder and holder ~= ARGV[1] then return 0 end
 redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[6])
 redis.call('HSET', KEYS[3], ARGV[2], ARGV[7])
+redis.call('HSET', KEYS[5], ARGV[2], ARGV[6])
 return 1
 "#
 );
 
-/// KEYS: holder, mark, nodes, proof. ARGV: incarnation, name, proof, whether to check it, how long to
-/// keep it and the mark. Ends the lease, and keeps a renewal that is under way from taking it back.
+/// KEYS: holder, mark, nodes, proof, terms. ARGV: incarnation, name, proof, whether to check it, how
+/// long to keep it and the mark. Ends the lease, and keeps a renewal that is under way from taking it back.
 pub(crate) const RELEASE: &str = with_proof!(
     r#"
 redis.call('SET', KEYS[2], '1', 'PX', ARGV[5])
 if redis.call('GET', KEYS[1]) == ARGV[1] then
   redis.call('DEL', KEYS[1])
   redis.call('HDEL', KEYS[3], ARGV[2])
+  redis.call('HDEL', KEYS[5], ARGV[2])
 end
 return 1
 "#
@@ -253,16 +255,24 @@ redis.call('SET', KEYS[2], '1', 'PX', ARGV[2])
 return 1
 "#;
 
-/// KEYS: nodes, holders… ARGV: their names. Returns holder and remaining milliseconds of each (-1:
-/// none), and removes from the nodes who holds nothing.
+/// KEYS: nodes, terms, holders… ARGV: their names. Returns holder and remaining milliseconds of each
+/// (-1: none), and removes from the nodes who holds nothing. Redis counts by the clock of its machine:
+/// a lease of which more than its term is left ends one term from now, because that clock was set back.
 pub(crate) const FRESH: &str = r#"
 local all = {}
 for at, name in ipairs(ARGV) do
-  local holder = redis.call('GET', KEYS[at + 1])
+  local key = KEYS[at + 2]
+  local holder = redis.call('GET', key)
   if holder then
-    all[at] = {holder, redis.call('PTTL', KEYS[at + 1])}
+    local left, term = redis.call('PTTL', key), tonumber(redis.call('HGET', KEYS[2], name))
+    if term and left > term then
+      redis.call('PEXPIRE', key, term)
+      left = term
+    end
+    all[at] = {holder, left}
   else
     redis.call('HDEL', KEYS[1], name)
+    redis.call('HDEL', KEYS[2], name)
     all[at] = {'', -1}
   end
 end

@@ -100,8 +100,11 @@ async fn accept(tasks: Tasks, listener: TcpListener, page: Page) {
 
 async fn connection(stream: TcpStream, page: Page) {
     let service = service_fn(move |request: Request<Incoming>| {
-        let response = page.answer(request.method(), request.uri().path());
-        async move { Ok::<_, Infallible>(response) }
+        let page = page.clone();
+        async move {
+            let response = page.answer(request.method(), request.uri().path()).await;
+            Ok::<_, Infallible>(response)
+        }
     });
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -114,7 +117,14 @@ async fn connection(stream: TcpStream, page: Page) {
 }
 
 impl Page {
-    fn answer(&self, method: &Method, path: &str) -> Response<Full<Bytes>> {
+    /// Whether the process is ready. To know that, it may look at a disk, which may hang.
+    async fn look(&self) -> Result<(), String> {
+        let ready = self.ready.clone();
+        let looked = tokio::task::spawn_blocking(move || ready()).await;
+        looked.unwrap_or_else(|_| Err("it is ending".to_owned()))
+    }
+
+    async fn answer(&self, method: &Method, path: &str) -> Response<Full<Bytes>> {
         const TEXT: &str = "text/plain; charset=utf-8";
         const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
         if method != Method::GET && method != Method::HEAD {
@@ -127,7 +137,7 @@ impl Page {
         match path {
             "/metrics" => respond(StatusCode::OK, OPEN_METRICS, self.metrics.encode()),
             "/health" => respond(StatusCode::OK, TEXT, "alive\n".to_owned()),
-            "/ready" => match (self.ready)() {
+            "/ready" => match self.look().await {
                 Ok(()) => respond(StatusCode::OK, TEXT, "ready\n".to_owned()),
                 Err(reason) => respond(
                     StatusCode::SERVICE_UNAVAILABLE,

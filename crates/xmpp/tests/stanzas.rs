@@ -86,12 +86,18 @@ fn an_answer_comes_from_what_was_written() {
     let xml = "<presence from='a@x/r' to='R\u{f3}om@x/e\u{301}\u{3000}1'/>";
     for stanza in [
         from_tcp(xml.as_bytes()),
-        from_ws(xml.replace("<presence", "<presence xmlns='jabber:client'").as_bytes()),
+        from_ws(
+            xml.replace("<presence", "<presence xmlns='jabber:client'")
+                .as_bytes(),
+        ),
     ] {
         assert_eq!(stanza.to, "r\u{f3}om@x/\u{e9} 1");
         let error = stanza.error_reply(Condition::Conflict, None);
         assert_eq!(error.from, "R\u{f3}om@x/e\u{301}\u{3000}1");
-        assert_eq!((error.to.as_str(), error.written_to.as_str()), ("a@x/r", ""));
+        assert_eq!(
+            (error.to.as_str(), error.written_to.as_str()),
+            ("a@x/r", "")
+        );
     }
     assert_eq!(from_tcp(b"<presence to='a@x/r'/>").written_to, "");
 }

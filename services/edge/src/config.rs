@@ -6,6 +6,7 @@ use sestina_cluster::slots::SlotHasher;
 use sestina_xmpp::sasl::Mechanism;
 use sestina_xmpp::xml::Limits;
 
+use crate::around::Around;
 use crate::listen::ListenConfig;
 
 /// A host that clients log in to.
@@ -123,9 +124,17 @@ pub struct EdgeConfig {
     pub drain_over: Duration,
     /// Draining: how long to wait then for owners to take over what is held.
     pub drain_wait: Duration,
+    /// What the process gives it.
+    pub around: Around,
 }
 
 impl EdgeConfig {
+    /// What the process gives it.
+    pub fn around_is(&mut self, around: Around) {
+        self.listen.pressure = around.pressure.clone();
+        self.around = around;
+    }
+
     /// The defaults for a process of that name serving these hosts; no ports yet.
     pub fn new(node: &str, hosts: Vec<HostConfig>) -> EdgeConfig {
         EdgeConfig {
@@ -167,6 +176,7 @@ impl EdgeConfig {
             lease_margin: Duration::from_secs(1),
             drain_over: Duration::from_secs(10),
             drain_wait: Duration::from_secs(5),
+            around: Around::default(),
         }
     }
 }

@@ -109,7 +109,9 @@ impl Edge {
             return Err(EdgeError::LeaseTimes);
         }
         let shared = Shared::new(config, connector, metrics, tickets);
-        shared.tasks.spawn("lease", lease::run(Arc::clone(&shared)));
+        shared
+            .renewals
+            .spawn("lease", lease::run(Arc::clone(&shared)));
         shared
             .tasks
             .spawn("timers", ticker::run(Arc::clone(&shared)));
@@ -201,9 +203,11 @@ impl Edge {
         let held = self.shared.lease.holds().then(|| self.shared.holder());
         self.shared.tasks.shutdown();
         self.shared.cut_everything();
-        if let Err(error) = self.shared.tasks.join(SHUTDOWN).await {
-            tracing::warn!(%error, "edge tasks did not end in time");
-            return;
+        for tasks in [&self.shared.tasks, &self.shared.renewals] {
+            if let Err(error) = tasks.join(SHUTDOWN).await {
+                tracing::warn!(%error, "edge tasks did not end in time");
+                return;
+            }
         }
         if let Some(holder) = held
             && !lease::end(&ports, &holder).await

@@ -4,7 +4,7 @@
 //! there, and puts there what the owner of the session has numbered; it makes no decision about a
 //! stanza.
 //!
-//! - [`Edge`]: started, drained, stopped
+//! - [`Edge`]: started, drained, stopped; [`Around`]: what its process gives it
 //! - [`config`]: what it is told
 //! - [`metrics`]: what it counts
 //! - [`listen`], [`http`], [`tls`], [`transport`], [`limits`]: connections
@@ -15,6 +15,7 @@
 // What is public inside is so for the simulation alone.
 #![cfg_attr(not(feature = "simulation"), allow(unreachable_pub))]
 
+mod around;
 #[cfg(not(feature = "simulation"))]
 mod attachment;
 #[cfg(feature = "simulation")]
@@ -33,5 +34,6 @@ mod tests;
 pub mod tls;
 pub mod transport;
 
+pub use around::Around;
 pub use config::{EdgeConfig, HostConfig, StreamLimits};
 pub use edge::{Edge, EdgeError, EdgeStatus};

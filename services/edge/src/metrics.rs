@@ -107,8 +107,18 @@ named! {
         StorageRenewed = "storage_renewed",
         /// Storage did not answer whether it renews.
         StorageAway = "storage_away",
+        /// The lease was not renewed in time: nothing is written until it is, or has run out.
+        LeasePaused = "lease_paused",
+        /// It was renewed before it had run out.
+        LeaseResumed = "lease_resumed",
         /// The lease ran out and all sockets were cut.
         LeaseLost = "lease_lost",
+        /// A connection was accepted later, because this process is overloaded.
+        AcceptDelayed = "accept_delayed",
+        /// A login waited for its turn, because this process is overloaded.
+        LoginDelayed = "login_delayed",
+        /// A login was refused for now, because its turn did not come.
+        LoginShed = "login_shed",
     }
 }
 
@@ -163,6 +173,12 @@ named! {
         OwnerAnswer = "owner_answer",
         /// From `resume` to the owner's answer.
         Resumed = "resumed",
+        /// From when the lease was to be renewed to when that began.
+        LeaseLate = "lease_late",
+        /// From the beginning of a renewal to its answer.
+        LeaseRenewed = "lease_renewed",
+        /// How long serving could have gone on at the end of a renewal, had it failed.
+        LeaseLeft = "lease_left",
     }
 }
 

@@ -19,7 +19,7 @@ use crate::attachment::Attachments;
 use crate::attachment::hands::Limits;
 use crate::config::{EdgeConfig, HostConfig};
 use crate::lanes::directory::Directory;
-use crate::lanes::lease::Lease;
+use crate::lanes::standing::Lease;
 use crate::metrics::EdgeMetrics;
 use crate::session::login::failed::FailedLogins;
 use crate::tls::TicketKeys;
@@ -27,6 +27,8 @@ use crate::transport::WireWriter;
 
 /// Bytes of one part of an answer about members of rooms.
 const MEMBERS_PART: usize = 256 << 10;
+/// Bytes of one part of a report to a new owner.
+const REPORT_PART: usize = 256 << 10;
 
 fn new_incarnation() -> (u64, Secret) {
     // 0 stands for nobody.
@@ -42,11 +44,15 @@ pub(crate) struct Shared {
     pub(crate) connector: Arc<dyn RouterConnector>,
     pub(crate) metrics: Arc<dyn EdgeMetrics>,
     pub(crate) tasks: Tasks,
+    /// The task that renews the lease, on a runtime that the others do not delay.
+    pub(crate) renewals: Tasks,
     pub(crate) stop: CancellationToken,
     pub(crate) directory: Directory,
     pub(crate) lease: Lease,
     /// Lanes were opened or lost: routers are told with the lease which of them are reached.
     pub(crate) reach_changed: Notify,
+    /// A lane has room again for what goes in bulk.
+    pub(crate) lane_room: Notify,
     pub(crate) attachments: Attachments<Shared>,
     pub(crate) limits: Limits,
     /// Sockets that are not bound.
@@ -72,12 +78,18 @@ impl Shared {
         tickets: Arc<TicketKeys>,
     ) -> Arc<Shared> {
         let tasks = Tasks::new("edge");
+        let renewals = match &config.around.leases {
+            Some(runtime) => Tasks::on("edge-lease", runtime.clone()),
+            None => Tasks::with_token("edge-lease", tasks.token()),
+        };
         let hosts = config
             .hosts
             .iter()
             .map(|host| (host.domain.clone(), Arc::new(host.clone())))
             .collect();
         let limits = limits(&config);
+        let timed = Arc::clone(&metrics);
+        let lease = Lease::new(&config, move |what, took| timed.timing(what, took));
         Arc::new_cyclic(|me| Shared {
             me: me.clone(),
             hosts,
@@ -85,9 +97,11 @@ impl Shared {
             metrics,
             stop: tasks.token(),
             tasks,
+            renewals,
             directory: Directory::default(),
-            lease: Lease::default(),
+            lease,
             reach_changed: Notify::new(),
+            lane_room: Notify::new(),
             attachments: Attachments::new(SLOTS, &limits),
             limits,
             logins: Mutex::default(),
@@ -190,5 +204,6 @@ fn limits(config: &EdgeConfig) -> Limits {
         silence_answer: config.silence_answer,
         owner_deadline: config.owner_deadline,
         members_part: MEMBERS_PART,
+        report_part: REPORT_PART,
     }
 }

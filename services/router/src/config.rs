@@ -64,6 +64,9 @@ pub struct RouterConfig {
     pub max_storage_backlog_bytes: usize,
     /// Frames waiting for a worker.
     pub worker_queue_bytes: usize,
+    /// What a worker has on its way to an edge on one lane, not taken by the edge; more waits in the
+    /// sessions' queues.
+    pub lane_bytes: usize,
     /// How often timers are looked at.
     pub tick_ms: u64,
     /// How often it is asked about marks that may have been lost.
@@ -108,6 +111,7 @@ impl Default for RouterConfig {
             session_credit_bytes: 512 << 10,
             max_storage_backlog_bytes: 64 << 20,
             worker_queue_bytes: 256 << 20,
+            lane_bytes: 8 << 20,
             tick_ms: 100,
             sweep_ms: 5_000,
             shadow_commit_bytes: 256 << 10,

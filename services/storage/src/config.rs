@@ -17,12 +17,18 @@ pub struct StorageConfig {
     pub any_cluster: bool,
     /// Connections for accounts, offline messages and outcomes (PostgreSQL); readers (SQLite).
     pub pool_size: u32,
-    /// Connections for archives and maintenance (PostgreSQL): of their own, so that archive
-    /// traffic cannot delay a login.
+    /// Connections for what is written to archives, and for maintenance (PostgreSQL): of their own,
+    /// so that archive traffic cannot delay a login.
     pub archive_pool_size: u32,
-    /// Connections for leases, the slot table and the secret (PostgreSQL): of their own, so that
-    /// nothing can delay a renewal.
+    /// Connections for what is read from archives (PostgreSQL): of their own, so that clients that
+    /// page through them cannot delay archiving.
+    pub query_pool_size: u32,
+    /// Connections for the slot table, lists of leases and the secret (PostgreSQL): of their own, so
+    /// that nothing can delay a claim.
     pub control_pool_size: u32,
+    /// Connections for renewals (PostgreSQL): of their own, because the thread that serves renewals
+    /// makes and drives them.
+    pub lease_pool_size: u32,
     /// How long to wait for a connection, a new one included.
     pub acquire_timeout: Duration,
     /// How long one statement, or a lock it waits for, may take; then it is cancelled.
@@ -39,7 +45,9 @@ impl StorageConfig {
             any_cluster: false,
             pool_size: 8,
             archive_pool_size: 8,
+            query_pool_size: 4,
             control_pool_size: 3,
+            lease_pool_size: 3,
             acquire_timeout: Duration::from_secs(2),
             statement_timeout: Duration::from_secs(3),
         }
@@ -59,7 +67,9 @@ impl fmt::Debug for StorageConfig {
             .field("cluster", &self.cluster)
             .field("pool_size", &self.pool_size)
             .field("archive_pool_size", &self.archive_pool_size)
+            .field("query_pool_size", &self.query_pool_size)
             .field("control_pool_size", &self.control_pool_size)
+            .field("lease_pool_size", &self.lease_pool_size)
             .field("acquire_timeout", &self.acquire_timeout)
             .field("statement_timeout", &self.statement_timeout)
             .finish()

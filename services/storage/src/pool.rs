@@ -28,17 +28,41 @@ const DEAD_LIMIT: usize = 64;
 /// Which pool an operation uses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Lane {
+    /// Renewals. A connection belongs to the runtime on which it was made, so this class is used by
+    /// what the lease thread serves, and by nothing else.
+    Lease,
+    /// The slot table, claims, lists of leases, secrets.
     Control,
     Main,
+    /// What is written to archives, and maintenance.
     Archive,
+    /// What is read from archives: many pages at once must not keep archiving from its connections.
+    Query,
+}
+
+impl Lane {
+    const ALL: [Lane; 5] = [
+        Lane::Lease,
+        Lane::Control,
+        Lane::Main,
+        Lane::Archive,
+        Lane::Query,
+    ];
+
+    /// Leases and the slot table.
+    fn is_of_leases(self) -> bool {
+        matches!(self, Lane::Lease | Lane::Control)
+    }
 }
 
 /// The pools of one PostgreSQL database.
 #[derive(Debug)]
 pub(crate) struct Pg {
+    lease: PgPool,
     control: PgPool,
     main: PgPool,
     archive: PgPool,
+    query: PgPool,
     deadline: Duration,
     writes: Writes,
 }
@@ -94,9 +118,11 @@ impl Pg {
                 .connect_lazy_with(options(config, true)?))
         };
         Ok(Pg {
+            lease: pool(config.lease_pool_size)?,
             control: pool(config.control_pool_size)?,
             main: pool(config.pool_size)?,
             archive: pool(config.archive_pool_size)?,
+            query: pool(config.query_pool_size)?,
             deadline: config.deadline(),
             writes: Writes::default(),
         })
@@ -109,9 +135,11 @@ impl Pg {
 
     fn pool(&self, lane: Lane) -> &PgPool {
         match lane {
+            Lane::Lease => &self.lease,
             Lane::Control => &self.control,
             Lane::Main => &self.main,
             Lane::Archive => &self.archive,
+            Lane::Query => &self.query,
         }
     }
 
@@ -127,7 +155,7 @@ impl Pg {
             Err(Fault::Db(error)) => self.writes.note::<T>(Err(error)),
             Err(_) => {}
         }
-        if done.is_ok() && lane != Lane::Control {
+        if done.is_ok() && !lane.is_of_leases() {
             failpoint::hit_async("storage.written").await;
         }
         done
@@ -161,7 +189,7 @@ impl Pg {
             let mut conn = self.begin(lane, begin).await?;
             let mut result = work(&mut conn).await;
             // Leases and the table have points of their own.
-            if lane != Lane::Control && failpoint::hit_async(point).await {
+            if !lane.is_of_leases() && failpoint::hit_async(point).await {
                 result = Err(made_away().into());
             }
             finish(conn, result).await
@@ -187,9 +215,9 @@ impl Pg {
     }
 
     pub(crate) async fn close(&self) {
-        self.control.close().await;
-        self.main.close().await;
-        self.archive.close().await;
+        for lane in Lane::ALL {
+            self.pool(lane).close().await;
+        }
     }
 }
 

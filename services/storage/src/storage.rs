@@ -19,7 +19,8 @@ use crate::pool::{Lane, Pg};
 use crate::stores::archive::{self, Fenced, Months, Rows};
 use crate::stores::identity::{ClusterIdentity, NewName};
 use crate::stores::{
-    account, identity, lease, maintain, offline, outcome, replica, secret, slots, ticket_keys,
+    account, identity, lease, lease_clock, maintain, offline, outcome, replica, secret, slots,
+    ticket_keys,
 };
 use crate::writer::Lite;
 
@@ -292,7 +293,7 @@ impl Stores for Storage {
         &self,
         request: proto::ArchiveQueryRequest,
     ) -> Result<proto::ArchiveQueryReply, StoreError> {
-        operate!(self, read Archive, archive => query, request)
+        operate!(self, read Query, archive => query, request)
     }
 
     async fn offline_append(
@@ -334,14 +335,17 @@ impl Stores for Storage {
         &self,
         request: proto::LeaseRenewRequest,
     ) -> Result<proto::LeaseRenewReply, StoreError> {
-        operate!(self, write Control, lease => renew, request)
+        operate!(self, write Lease, lease => renew, request)
     }
 
     async fn lease_end(&self, request: proto::LeaseEndRequest) -> Result<proto::Empty, StoreError> {
-        operate!(self, write Control, lease => end, request)
+        operate!(self, write Lease, lease => end, request)
     }
 
     async fn lease_list(&self, request: proto::Empty) -> Result<proto::LeaseListReply, StoreError> {
+        for holder in operate!(self, read Control, lease_clock => ahead, ())? {
+            operate!(self, write Control, lease_clock => clamp, holder)?;
+        }
         operate!(self, read Control, lease => list, request)
     }
 
@@ -349,7 +353,7 @@ impl Stores for Storage {
         &self,
         request: proto::LeaseProveRequest,
     ) -> Result<proto::LeaseProveReply, StoreError> {
-        operate!(self, read Control, lease => prove, request)
+        operate!(self, read Lease, lease => prove, request)
     }
 
     async fn slot_table(

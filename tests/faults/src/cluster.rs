@@ -154,7 +154,7 @@ impl Cluster {
                 if size.clocks && tier == Tier::Router {
                     environment.extend(Clock::new(&own)?.environment()?);
                 }
-                started.push(Process::start(&name, tier, &own, &environment)?);
+                started.push(Process::start(&name, tier.command(), &own, &environment)?);
             }
             Ok(started)
         };

@@ -1,7 +1,8 @@
 //! Faults at chosen places of real processes, and what is promised in spite of them.
 //!
 //! - [`process`]: one process of the `sestina` binary, killed, suspended and started again
-//! - [`cluster`]: three tiers of such processes with real Redis and PostgreSQL
+//! - [`cluster`]: three tiers of such processes with real Redis and PostgreSQL; [`alone`]: one process
+//! - [`throttle`]: a process that gets a part of a core
 //! - [`client`]: a client that comes back on another edge by itself (XEP-0198)
 //! - [`clock`]: a process's time of day, which a test can change
 //! - [`world`]: the people, their sessions and rooms, chosen by who owns their slots
@@ -16,6 +17,7 @@
 // The futures of the client are large, and live on the heap of a test.
 #![allow(clippy::large_futures)]
 
+pub mod alone;
 pub mod client;
 pub mod clock;
 pub mod cluster;
@@ -26,5 +28,6 @@ pub mod matrix;
 pub mod process;
 pub mod redis;
 mod settings;
+pub mod throttle;
 pub mod wait;
 pub mod world;

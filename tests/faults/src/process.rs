@@ -55,8 +55,8 @@ pub enum Seen {
 pub struct Process {
     /// Its name in the cluster.
     pub name: String,
-    /// Its tier.
-    pub tier: Tier,
+    /// The command of the program that it runs.
+    command: &'static str,
     folder: PathBuf,
     environment: Vec<(String, String)>,
     child: Child,
@@ -85,18 +85,19 @@ pub fn binary() -> Result<PathBuf> {
 }
 
 impl Process {
-    /// Starts a process whose configuration is `sestina.toml` in that folder.
+    /// Starts a process by a command of the program; its configuration is `sestina.toml` in that
+    /// folder.
     pub fn start(
         name: &str,
-        tier: Tier,
+        command: &'static str,
         folder: &Path,
         environment: &[(String, String)],
     ) -> Result<Process> {
-        let child = spawn(command(tier, folder, environment)?)
+        let child = spawn(program(command, folder, environment)?)
             .with_context(|| format!("cannot start {name}"))?;
         Ok(Process {
             name: name.to_owned(),
-            tier,
+            command,
             folder: folder.to_owned(),
             environment: environment.to_vec(),
             child,
@@ -106,7 +107,7 @@ impl Process {
     /// Starts the same process again, after it has ended.
     pub fn start_again(&mut self) -> Result<()> {
         self.kill();
-        self.child = spawn(command(self.tier, &self.folder, &self.environment)?)?;
+        self.child = spawn(program(self.command, &self.folder, &self.environment)?)?;
         Ok(())
     }
 
@@ -151,8 +152,13 @@ impl Process {
         self.signal(Signal::TERM);
     }
 
+    /// Its id, for those who stop it again and again.
+    pub fn pid(&self) -> Option<Pid> {
+        i32::try_from(self.child.id()).ok().and_then(Pid::from_raw)
+    }
+
     fn signal(&self, signal: Signal) {
-        if let Some(pid) = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw) {
+        if let Some(pid) = self.pid() {
             // Fails only if it has ended already.
             kill_process(pid, signal).ok();
         }
@@ -198,7 +204,7 @@ impl Drop for Process {
     }
 }
 
-fn command(tier: Tier, folder: &Path, environment: &[(String, String)]) -> Result<Command> {
+fn program(name: &str, folder: &Path, environment: &[(String, String)]) -> Result<Command> {
     let binary = binary()?;
     // setpriv becomes the program itself, so that the child's id is the program's.
     let mut command = match sestina_testkit::find_program("setpriv") {
@@ -214,7 +220,7 @@ fn command(tier: Tier, folder: &Path, environment: &[(String, String)]) -> Resul
         .append(true)
         .open(folder.join("log"))?;
     command
-        .arg(tier.command())
+        .arg(name)
         .arg("--config")
         .arg(folder.join("sestina.toml"))
         .envs(environment.iter().map(|(name, value)| (name, value)))

@@ -26,6 +26,24 @@ fn list(ports: &[u16]) -> String {
     format!("[{}]", quoted.join(", "))
 }
 
+/// The file of a process that is the whole system.
+pub(crate) fn alone(folder: &Path, clients: u16) -> String {
+    format!(
+        "[node]\nname = \"one\"\ndata_dir = \"{}\"\n\n\
+         [[host]]\ndomain = \"{HOST}\"\nmuc = \"{ROOMS}\"\n\n\
+         [edge]\nc2s = []\nc2s_tls = []\nc2s_plaintext = [\"127.0.0.1:{clients}\"]\n\
+         http = []\nhttps = []\n\n\
+         [edge.limits]\nconnections_per_address = 0\nconnection_rate = 0\nrate = 0\n\n\
+         [telemetry]\nprometheus = []\nlog = \"{}\"\n",
+        folder.display(),
+        log(),
+    )
+}
+
+fn log() -> String {
+    std::env::var("SESTINA_FAULTS_LOG").unwrap_or_else(|_| "info".to_owned())
+}
+
 /// The file of one process. Clients come without TLS: what is tested here is behind it.
 pub(crate) fn file(
     name: &str,
@@ -57,7 +75,7 @@ pub(crate) fn file(
         routers = list(&to.routers),
         storages = list(&to.storages),
         renew = ttl / 4,
-        log = std::env::var("SESTINA_FAULTS_LOG").unwrap_or_else(|_| "info".to_owned()),
+        log = log(),
     )
     .expect("writing to a string cannot fail");
     text

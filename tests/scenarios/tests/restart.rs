@@ -6,6 +6,7 @@ use std::path::Path;
 use anyhow::{Context, Result, ensure};
 use sestina::serve::embedded::Embedded;
 use sestina_config::Config;
+use sestina_runtime::pressure::Pressure;
 use sestina_scenarios::client::{Client, Entrance, Heard, Login};
 use sestina_scenarios::sandbox::{EdgeAddress, HOST, account};
 use sestina_telemetry::Metrics;
@@ -21,8 +22,8 @@ async fn start(folder: &Path) -> Result<(Embedded, Entrance)> {
         folder.display()
     );
     let config = Config::from_toml(&text)?;
-    let embedded = Embedded::start(config, Metrics::new(), false).await?;
-    embedded.serving().await?;
+    let embedded = Embedded::start(config, Metrics::new(), Pressure::new(), false).await?;
+    embedded.serving().await;
     let find = |name: &str| -> Result<SocketAddr> {
         let all = embedded.edge.addresses();
         let found = all.iter().find(|(n, _)| **n == *name);

@@ -248,7 +248,6 @@ impl World {
                 ..node.clone()
             })
             .collect();
-        let awaited = awaited(&table, &live).next().is_some();
-        awaited
+        awaited(&table, &live).next().is_some()
     }
 }

@@ -6,10 +6,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use sestina_api::link::Unsent;
 use sestina_cluster::slot_map::newer;
 use sestina_cluster::slots::{SLOTS, slot_of_bare};
 use sestina_edge::attachment::Attachments;
-use sestina_edge::attachment::hands::{Hands, Limits, Lock, Reader};
+use sestina_edge::attachment::hands::{Hands, Limits, Lock, Reader, Sent};
 use sestina_edge::attachment::pending::{Ask, Pending};
 use sestina_edge::attachment::state::{Link, Phase, Session};
 use sestina_edge::metrics::{Count, EdgeMetrics, Tally};
@@ -19,7 +20,7 @@ use sestina_proto::to_router::Body;
 use sestina_xmpp::jid::Jid;
 use sestina_xmpp::stream::Framing;
 
-use super::net::{Ends, SharedNet};
+use super::net::{Ends, SharedNet, in_bulks, offer};
 use super::socket::{Login, Pipe};
 
 /// Lanes of an edge to each router.
@@ -119,14 +120,25 @@ impl Hands for Ground {
         lane.conn.filter(|_| lane.welcomed)
     }
 
-    fn send(&self, lane: &u64, frame: proto::ToRouter) -> bool {
-        match self.net.lock().conns.get_mut(lane) {
-            Some(conn) if !conn.broken => {
-                conn.up.push_back(frame);
-                true
-            }
-            _ => false,
+    fn send(&self, lane: &u64, frame: proto::ToRouter) -> Sent {
+        let mut net = self.net.lock();
+        let Some(conn) = net.conns.get_mut(lane).filter(|conn| !conn.broken) else {
+            return Sent::Over;
+        };
+        if !frame.is_refusable() {
+            conn.up.push_back(frame);
+            return Sent::Yes;
         }
+        match offer(&mut conn.up, frame) {
+            Ok(()) => Sent::Yes,
+            Err(Unsent::Full(frame)) => Sent::Full(frame),
+            Err(Unsent::Closed) => Sent::Over,
+        }
+    }
+
+    fn waiting(&self, lane: &u64) -> usize {
+        let net = self.net.lock();
+        net.conns.get(lane).map_or(0, |conn| in_bulks(&conn.up))
     }
 
     fn is_same(&self, a: &u64, b: &u64) -> bool {
@@ -203,6 +215,7 @@ impl Edge {
             silence_answer: Duration::from_secs(30),
             owner_deadline: Duration::from_secs(60),
             members_part: 200,
+            report_part: 300,
         };
         Edge {
             node,
@@ -295,14 +308,13 @@ impl Edge {
             refused_slots,
             refused_epochs,
         });
-        ground.send(
-            &conn,
-            proto::ToRouter {
-                slot: 0,
-                epoch: 0,
-                body: Some(ack),
-            },
-        );
+        let ack = proto::ToRouter {
+            slot: 0,
+            epoch: 0,
+            body: Some(ack),
+        };
+        // Never refused, and of no use when that connection is over.
+        drop(ground.send(&conn, ack));
     }
 
     // ---- sockets

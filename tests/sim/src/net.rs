@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use sestina_api::link::{EdgeLane, LaneClosed};
+use sestina_api::link::{BULK, EdgeLane, Unsent};
 use sestina_api::peer::PeerSink;
 use sestina_proto as proto;
 
@@ -17,6 +17,31 @@ pub(super) enum Ends {
     Edge { edge: u64, router: u64, lane: u32 },
     /// A lane that one router opened to another: frames flow to `to`.
     Peer { from: u64, to: u64 },
+}
+
+/// What a direction of a lane holds, in bytes: as in the server, it takes one thing more while less
+/// waits. Small, so that it is met.
+const LANE_BYTES: usize = 600;
+/// What stands for [`BULK`] here.
+const BULK_BYTES: usize = 256;
+
+/// Bytes that wait.
+fn waiting<M: prost::Message>(queue: &VecDeque<M>) -> usize {
+    queue.iter().map(prost::Message::encoded_len).sum()
+}
+
+/// The same as what [`BULK`] is compared with.
+pub(super) fn in_bulks<M: prost::Message>(queue: &VecDeque<M>) -> usize {
+    waiting(queue) * (BULK / BULK_BYTES)
+}
+
+/// Puts something into a direction of a lane, unless it is full.
+pub(super) fn offer<M: prost::Message>(queue: &mut VecDeque<M>, item: M) -> Result<(), Unsent<M>> {
+    if waiting(queue) >= LANE_BYTES {
+        return Err(Unsent::full(item));
+    }
+    queue.push_back(item);
+    Ok(())
 }
 
 /// One connection.
@@ -121,14 +146,15 @@ pub(super) struct End {
 }
 
 impl End {
-    fn with(&self, send: impl FnOnce(&mut Conn)) -> Result<(), LaneClosed> {
+    fn with<T>(
+        &self,
+        item: T,
+        send: impl FnOnce(&mut Conn, T) -> Result<(), Unsent<T>>,
+    ) -> Result<(), Unsent<T>> {
         let mut net = self.net.lock();
         match net.conns.get_mut(&self.conn) {
-            Some(conn) if !conn.broken => {
-                send(conn);
-                Ok(())
-            }
-            _ => Err(LaneClosed),
+            Some(conn) if !conn.broken => send(conn, item),
+            _ => Err(Unsent::Closed),
         }
     }
 
@@ -140,8 +166,8 @@ impl End {
 }
 
 impl EdgeLane for End {
-    fn send(&self, batch: proto::ToEdgeBatch) -> Result<(), LaneClosed> {
-        self.with(|conn| conn.down.push_back(batch))
+    fn send(&self, batch: proto::ToEdgeBatch) -> Result<(), Unsent<proto::ToEdgeBatch>> {
+        self.with(batch, |conn, batch| offer(&mut conn.down, batch))
     }
 
     fn close(&self) {
@@ -150,8 +176,13 @@ impl EdgeLane for End {
 }
 
 impl PeerSink for End {
-    fn send(&self, frame: proto::PeerFrame) -> Result<(), LaneClosed> {
-        self.with(|conn| conn.peer.push_back(frame))
+    fn send(&self, frame: proto::PeerFrame) -> Result<(), Unsent<proto::PeerFrame>> {
+        self.with(frame, |conn, frame| offer(&mut conn.peer, frame))
+    }
+
+    fn waiting(&self) -> usize {
+        let net = self.net.lock();
+        net.conns.get(&self.conn).map_or(0, |c| in_bulks(&c.peer))
     }
 
     fn close(&self) {

@@ -21,6 +21,8 @@ pub const GUARDS: &[&str] = &[
     "lost-writes",
     "timeline",
     "room-members",
+    "lane-refuses",
+    "report-parts",
 ];
 
 /// What is run.

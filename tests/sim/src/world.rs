@@ -115,6 +115,7 @@ impl World {
             sm_resume_max_s: 4,
             sm_key: SM_KEY.to_vec(),
             session_credit_bytes: 2 << 10,
+            lane_bytes: 2 << 10,
             sweep_ms: 300,
             shadow_check_ms: SHADOW_CHECK,
             stream_idle_ms: 400 + rng.below(2000),

@@ -1,7 +1,7 @@
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use sestina_api::link::{EdgeLane, LaneClosed, RouterAcceptor, RouterConnector};
+use sestina_api::link::{EdgeLane, RouterAcceptor, RouterConnector, Unsent};
 use sestina_api::peer::{PeerConnector, PeerSink};
 use sestina_proto as proto;
 
@@ -15,7 +15,7 @@ use crate::{
 struct Lane(Mutex<Vec<proto::ToEdgeBatch>>);
 
 impl EdgeLane for Lane {
-    fn send(&self, batch: proto::ToEdgeBatch) -> Result<(), LaneClosed> {
+    fn send(&self, batch: proto::ToEdgeBatch) -> Result<(), Unsent<proto::ToEdgeBatch>> {
         self.0.lock().push(batch);
         Ok(())
     }
@@ -76,8 +76,8 @@ async fn the_wrapped_connectors_carry_lanes_and_questions() {
 
     struct Receive(tokio::sync::mpsc::UnboundedSender<proto::PeerFrame>);
     impl PeerSink for Receive {
-        fn send(&self, frame: proto::PeerFrame) -> Result<(), LaneClosed> {
-            self.0.send(frame).map_err(|_| LaneClosed)
+        fn send(&self, frame: proto::PeerFrame) -> Result<(), Unsent<proto::PeerFrame>> {
+            self.0.send(frame).map_err(|_| Unsent::Closed)
         }
         fn close(&self) {}
     }

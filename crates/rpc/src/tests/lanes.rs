@@ -2,7 +2,7 @@ use std::sync::Arc;
 use std::sync::mpsc as std_mpsc;
 
 use parking_lot::Mutex;
-use sestina_api::link::{EdgeSink, LinkError, RouterConnector};
+use sestina_api::link::{EdgeSink, LinkError, RouterConnector, RouterSink, Unsent};
 use sestina_certs::Role;
 use sestina_proto as proto;
 
@@ -77,7 +77,7 @@ async fn a_dropped_sink_ends_the_lane() {
 }
 
 #[tokio::test]
-async fn a_full_queue_closes_the_lane_at_both_ends() {
+async fn a_full_queue_refuses_and_its_lane_goes_on() {
     let router = Router::new();
     let server = router.serve(Security::Plaintext).await;
     let limits = LaneLimits {
@@ -87,7 +87,7 @@ async fn a_full_queue_closes_the_lane_at_both_ends() {
     let dialer = Dialer::with_limits(Security::Plaintext, limits);
     let routers = GrpcRouterConnector::new(Arc::clone(&dialer), Vec::new());
     let port = routers.connect(&node("router-0", server.address().unwrap()));
-    let (edge, _batches) = Edge::new();
+    let (edge, mut batches) = Edge::new();
     let sink = port.open_lane(hello("edge-0"), edge.clone()).await.unwrap();
     // Nothing else runs on this thread meanwhile, so the writer cannot take any of it.
     let sent = (1..=200)
@@ -97,24 +97,32 @@ async fn a_full_queue_closes_the_lane_at_both_ends() {
         (60..70).contains(&sent),
         "{sent} frames of 1 KB fit into 64 KiB"
     );
-    reaches("the edge's close", &edge.closed, 1).await;
-    reaches("the router's close", &router.closed, 1).await;
-    dialer.shutdown().await;
-    assert!(server.shutdown(WAIT).await);
-    assert_eq!((*edge.closed.borrow(), *router.closed.borrow()), (1, 1));
+    soon("the Welcome", batches.recv()).await.unwrap();
+    soon("room", sink.room()).await;
+    let next = sent as u64 + 1;
+    sink.send(inbound(next, 1000)).unwrap();
+    for n in 1..=next {
+        let batch = soon("an answer", batches.recv()).await.unwrap();
+        assert_eq!(accepted(&batch), Some(n));
+    }
+    assert_eq!((*edge.closed.borrow(), *router.closed.borrow()), (0, 0));
 }
 
 /// An edge that takes one batch and then stands still until released.
 struct Stuck(
     Mutex<std_mpsc::Receiver<()>>,
     tokio::sync::watch::Sender<usize>,
+    tokio::sync::watch::Sender<usize>,
 );
 
 impl EdgeSink for Stuck {
-    fn deliver(&self, _batch: proto::ToEdgeBatch) {
+    fn deliver(&self, batch: proto::ToEdgeBatch) {
         // The point of this test: a reader that stands still, against the rule.
         #[allow(clippy::disallowed_methods)]
         tokio::task::block_in_place(|| self.0.lock().recv().ok());
+        if accepted(&batch).is_some() {
+            self.2.send_modify(|n| *n += 1);
+        }
     }
 
     fn closed(&self) {
@@ -123,7 +131,7 @@ impl EdgeSink for Stuck {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 3)]
-async fn a_lane_that_is_not_read_overflows_alone() {
+async fn a_lane_that_is_not_read_refuses_alone_and_goes_on_later() {
     let router = Router::keeping(true);
     let limits = LaneLimits {
         to_edge: 1 << 20,
@@ -139,7 +147,11 @@ async fn a_lane_that_is_not_read_overflows_alone() {
     let routers = GrpcRouterConnector::new(Arc::clone(&dialer), Vec::new());
     let port = routers.connect(&node("router-0", server.address().unwrap()));
     let (release, gate) = std_mpsc::channel();
-    let stuck = Arc::new(Stuck(Mutex::new(gate), tokio::sync::watch::Sender::new(0)));
+    let stuck = Arc::new(Stuck(
+        Mutex::new(gate),
+        tokio::sync::watch::Sender::new(0),
+        tokio::sync::watch::Sender::new(0),
+    ));
     let stuck_sink = port
         .open_lane(hello("edge-0"), stuck.clone())
         .await
@@ -171,21 +183,97 @@ async fn a_lane_that_is_not_read_overflows_alone() {
         batch
     };
     // More than windows and socket buffers hold, at the pace of the lane that is read.
-    let mut overflowed = false;
+    let mut refused = 0;
     for seq in 1..=600 {
-        overflowed |= lanes[0].send(big(seq)).is_err();
+        match lanes[0].send(big(seq)) {
+            Ok(()) => assert_eq!(refused, 0, "a full lane took batch {seq}"),
+            Err(unsent) => {
+                assert!(matches!(unsent, Unsent::Full(batch) if batch.seq == seq));
+                refused += 1;
+            }
+        }
         lanes[1].send(big(seq)).unwrap();
         let batch = soon("a batch on the other lane", batches.recv())
             .await
             .unwrap();
         assert_eq!(accepted(&batch), Some(seq));
     }
-    assert!(overflowed);
-    reaches("the router's close", &router.closed, 1).await;
+    assert!(refused > 0);
+    // It is read again, and what was refused is sent.
     drop(release);
-    reaches("the stuck edge's close", &stuck.1, 1).await;
-    assert!(stuck_sink.send(inbound(1, 1)).is_err());
-    assert_eq!((*edge.closed.borrow(), *router.closed.borrow()), (0, 1));
+    let taken = 600 - refused;
+    reaches("what was taken", &stuck.2, taken).await;
+    lanes[0].send(big(601)).unwrap();
+    reaches("what was refused before", &stuck.2, taken + 1).await;
+    assert_eq!((*edge.closed.borrow(), *stuck.1.borrow()), (0, 0));
+    assert_eq!(*router.closed.borrow(), 0);
+    assert!(stuck_sink.send(inbound(1, 1)).is_ok());
+}
+
+/// A sink that refuses until it is let go on.
+struct Refusing {
+    open: tokio::sync::watch::Sender<bool>,
+    taken: tokio::sync::watch::Sender<usize>,
+}
+
+#[async_trait::async_trait]
+impl RouterSink for Refusing {
+    fn send(&self, frame: proto::ToRouter) -> Result<(), Unsent<proto::ToRouter>> {
+        if !*self.open.borrow() {
+            return Err(Unsent::full(frame));
+        }
+        self.taken.send_modify(|n| *n += 1);
+        Ok(())
+    }
+
+    async fn room(&self) {
+        self.open.subscribe().wait_for(|open| *open).await.unwrap();
+    }
+
+    fn close(&self) {}
+}
+
+#[tokio::test]
+async fn a_reader_waits_for_a_full_sink_and_its_lane_refuses_meanwhile() {
+    let sink = Arc::new(Refusing {
+        open: tokio::sync::watch::Sender::new(false),
+        taken: tokio::sync::watch::Sender::new(0),
+    });
+    let router = Router::sinking(sink.clone());
+    let server = router.serve(Security::Plaintext).await;
+    let dialer = Dialer::new(Security::Plaintext);
+    let routers = GrpcRouterConnector::new(Arc::clone(&dialer), Vec::new());
+    let port = routers.connect(&node("router-0", server.address().unwrap()));
+    let (edge, mut batches) = Edge::new();
+    let lane = port.open_lane(hello("edge-0"), edge.clone()).await.unwrap();
+    soon("the Welcome", batches.recv()).await.unwrap();
+    let mut sent = 0;
+    // More than windows and socket buffers hold.
+    let refused = loop {
+        match lane.send(inbound(sent + 1, 64 << 10)) {
+            Ok(()) => sent += 1,
+            Err(unsent) => break unsent,
+        }
+        if sent % 16 == 0 {
+            tokio::task::yield_now().await;
+        }
+    };
+    assert!(matches!(refused, Unsent::Full(_)), "{refused}");
+    assert!(lane.waiting() >= LaneLimits::default().to_router);
+    // What must not be refused is not.
+    let ack = proto::to_router::Body::LaneAck(proto::LaneAck::default());
+    let ack = proto::ToRouter {
+        body: Some(ack),
+        ..Default::default()
+    };
+    lane.send(ack).unwrap();
+    sink.open.send_replace(true);
+    reaches("all that was taken", &sink.taken, sent as usize + 1).await;
+    soon("room", lane.room()).await;
+    soon("news of it", edge.roomy.notified()).await;
+    lane.send(inbound(sent + 1, 64 << 10)).unwrap();
+    reaches("what was refused", &sink.taken, sent as usize + 2).await;
+    assert_eq!(*edge.closed.borrow(), 0);
 }
 
 #[tokio::test]

@@ -6,6 +6,7 @@ mod admin;
 mod codec;
 mod cut;
 mod lanes;
+mod leases;
 mod peers;
 mod storage;
 mod support;

@@ -1,6 +1,6 @@
 use std::sync::Arc;
 
-use sestina_api::link::LaneClosed;
+use sestina_api::link::Unsent;
 use sestina_api::peer::{PeerConnector, PeerSink};
 use sestina_certs::Role;
 use sestina_proto as proto;
@@ -15,8 +15,8 @@ struct Receive(
 );
 
 impl PeerSink for Receive {
-    fn send(&self, frame: proto::PeerFrame) -> Result<(), LaneClosed> {
-        self.0.send(frame).map_err(|_| LaneClosed)
+    fn send(&self, frame: proto::PeerFrame) -> Result<(), Unsent<proto::PeerFrame>> {
+        self.0.send(frame).map_err(|_| Unsent::Closed)
     }
 
     fn close(&self) {
@@ -70,7 +70,7 @@ async fn frames_between_routers_flow_both_ways_in_order() {
     reaches("the acceptor's close", &router.closed, 1).await;
     dialer.shutdown().await;
     assert_eq!((*receive.1.borrow(), *router.closed.borrow()), (1, 1));
-    assert_eq!(sink.send(effect(1)), Err(LaneClosed));
+    assert_eq!(sink.send(effect(1)), Err(Unsent::Closed));
 }
 
 #[tokio::test]

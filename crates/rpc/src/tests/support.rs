@@ -8,11 +8,11 @@ use std::time::Duration;
 use async_trait::async_trait;
 use parking_lot::Mutex;
 use sestina_api::identity::Holder;
-use sestina_api::link::{EdgeLane, EdgeSink, LaneClosed, LinkError, RouterAcceptor, RouterSink};
+use sestina_api::link::{EdgeLane, EdgeSink, LinkError, RouterAcceptor, RouterSink, Unsent};
 use sestina_api::peer::PeerSink;
 use sestina_certs::{Role, TrialCa};
 use sestina_proto as proto;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 
 use crate::{Dialer, MutualTls, RpcServer, RunningServer, Security};
 
@@ -119,6 +119,8 @@ pub(super) struct Router {
     /// Calls and lanes that were let through.
     pub(super) reached: AtomicUsize,
     keep: bool,
+    /// Takes the frames of edges, instead of what answers them.
+    sink: Option<Arc<dyn RouterSink>>,
 }
 
 impl Router {
@@ -128,14 +130,24 @@ impl Router {
 
     /// With `keep`, it holds on to its end of each lane.
     pub(super) fn keeping(keep: bool) -> Arc<Router> {
-        Arc::new(Router {
+        Arc::new(Router::with(keep, None))
+    }
+
+    /// Whatever edges send goes to that sink.
+    pub(super) fn sinking(sink: Arc<dyn RouterSink>) -> Arc<Router> {
+        Arc::new(Router::with(true, Some(sink)))
+    }
+
+    fn with(keep: bool, sink: Option<Arc<dyn RouterSink>>) -> Router {
+        Router {
             lanes: Mutex::default(),
             received: watch::Sender::new(0),
             closed: watch::Sender::new(0),
             refuse: Mutex::default(),
             reached: AtomicUsize::new(0),
             keep,
-        })
+            sink,
+        }
     }
 
     pub(super) async fn serve(self: &Arc<Self>, security: Security) -> RunningServer {
@@ -162,13 +174,14 @@ struct Echo {
 }
 
 impl RouterSink for Echo {
-    fn send(&self, frame: proto::ToRouter) -> Result<(), LaneClosed> {
+    fn send(&self, frame: proto::ToRouter) -> Result<(), Unsent<proto::ToRouter>> {
         let Some(proto::to_router::Body::Inbound(inbound)) = frame.body else {
             return Ok(());
         };
         self.router.received.send_modify(|n| *n += 1);
         let seq = self.seq.fetch_add(1, Ordering::Relaxed) as u64 + 1;
-        self.lane.send(progress(seq, inbound.n))
+        let sent = self.lane.send(progress(seq, inbound.n));
+        sent.map_err(|_| Unsent::Closed)
     }
 
     fn close(&self) {
@@ -214,6 +227,9 @@ impl RouterAcceptor for Shared {
         .unwrap();
         if self.0.keep {
             self.0.lanes.lock().push(Arc::clone(&lane));
+        }
+        if let Some(sink) = &self.0.sink {
+            return Ok(Arc::clone(sink));
         }
         Ok(Arc::new(Echo {
             router: Arc::clone(&self.0),
@@ -271,7 +287,7 @@ struct PeerEcho {
 }
 
 impl PeerSink for PeerEcho {
-    fn send(&self, frame: proto::PeerFrame) -> Result<(), LaneClosed> {
+    fn send(&self, frame: proto::PeerFrame) -> Result<(), Unsent<proto::PeerFrame>> {
         self.lane.send(frame)
     }
 
@@ -322,6 +338,8 @@ pub(super) fn inbound(n: u64, payload: usize) -> proto::ToRouter {
 pub(super) struct Edge {
     batches: mpsc::UnboundedSender<proto::ToEdgeBatch>,
     pub(super) closed: watch::Sender<usize>,
+    /// Told when its lane has room again.
+    pub(super) roomy: Notify,
 }
 
 impl Edge {
@@ -331,6 +349,7 @@ impl Edge {
             Arc::new(Edge {
                 batches,
                 closed: watch::Sender::new(0),
+                roomy: Notify::new(),
             }),
             receive,
         )
@@ -341,6 +360,10 @@ impl EdgeSink for Edge {
     fn deliver(&self, batch: proto::ToEdgeBatch) {
         // Not every test looks.
         self.batches.send(batch).ok();
+    }
+
+    fn room(&self) {
+        self.roomy.notify_one();
     }
 
     fn closed(&self) {

@@ -47,6 +47,33 @@ async fn single_redis() {
     lease_suite(&RedisLeases::connect(&config).unwrap()).await;
 }
 
+/// The clock of Redis is set back, which is the same as an end that lies too far ahead.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lease_lasts_no_longer_than_its_term_when_the_clock_is_set_back() {
+    let redis = Redis::start().unwrap();
+    let leases = RedisLeases::connect(&RedisConfig::single(redis.url())).unwrap();
+    let (dead, alive) = (held(&node("dead", 1)), held(&node("alive", 2)));
+    let term = Duration::from_millis(500);
+    assert_eq!(leases.renew(&dead, term).await, Ok(Renewal::Renewed));
+    assert_eq!(leases.renew(&alive, TTL).await, Ok(Renewal::Renewed));
+    for name in ["dead", "alive"] {
+        let key = format!("{{lease}}:h:{name}");
+        let set = sestina_testkit::command(redis.port(), &["PEXPIRE", &key, "3600000"]);
+        assert_eq!(set.unwrap(), sestina_testkit::Reply::Int(1));
+    }
+    let began = Instant::now();
+    for (node, left) in leases.fresh().await.unwrap() {
+        let longest = if node == dead.node { term } else { TTL };
+        assert!(left <= longest, "{} has {left:?} left", node.name);
+    }
+    while fresh(&leases).await.contains(&dead.node) {
+        assert!(began.elapsed() < Duration::from_secs(20), "it does not end");
+        sleep(Duration::from_millis(10)).await;
+    }
+    assert!(leases.mark_ended(&dead.node).await.unwrap());
+    assert_eq!(fresh(&leases).await, [alive.node]);
+}
+
 /// What two clusters keep in one Redis are two things.
 #[tokio::test(flavor = "multi_thread")]
 async fn two_clusters_on_one_redis_do_not_touch_each_other() {

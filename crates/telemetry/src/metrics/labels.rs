@@ -73,6 +73,18 @@ labels! {
         Out = "out",
     }
 
+    /// New work that an overloaded process lets wait.
+    pub enum Shed("work") {
+        /// Connections of clients that were accepted later.
+        Connection = "connection",
+        /// Logins that waited for their turn.
+        Login = "login",
+        /// Logins that were refused for now, because their turn did not come.
+        LoginRefused = "login_refused",
+        /// Large answers that were begun later.
+        Answer = "answer",
+    }
+
     /// A bounded queue.
     pub enum Queue("queue") {
         /// What waits for sockets at the edge.

@@ -85,6 +85,18 @@ metrics! {
     lease_events: By2<Authority, LeaseEvent, Counter>;
     /// Whether this process's lease is fresh (1) or not (0)
     lease_fresh: By<Authority, Gauge>;
+    /// How much later than planned this process began to renew its lease
+    lease_late_seconds: Histogram;
+    /// How long a renewal of this process's lease took, answered or not
+    lease_renew_seconds: Histogram;
+    /// How long this process could have gone on serving at the end of a renewal, had it failed
+    lease_left_seconds: Histogram;
+    /// How late a timer of this process's work is
+    timer_late_seconds: Histogram;
+    /// Whether this process is overloaded (1) and lets new work wait, or not (0)
+    overloaded: Gauge;
+    /// New work that waited, or was refused for now, because the process was overloaded
+    shed: By<Shed, Counter>;
     /// Slots owned by this router
     slots_owned: Gauge;
     /// Version of the slot table that this process knows

@@ -141,18 +141,19 @@ impl<H: Hands> Session<H> {
         let written = self.wire.written();
         if state.managed() {
             if state.acked > state.reported_acked {
-                self.report(hands, state, written.max(state.acked));
+                self.report_acked(hands, state, written.max(state.acked));
             }
         } else {
             state.prune_out(written);
             if written > state.reported_written {
-                self.report(hands, state, written);
+                self.report_acked(hands, state, written);
             }
         }
         state.phase = phase;
         state.waiting_since.get_or_insert_with(|| hands.now());
-        if let Some(close) = self.close_frame(state) {
-            self.send(hands, state, Body::Close(close));
+        // Behind what its lane has not taken yet, if there is something.
+        if state.forwarded >= state.in_last {
+            self.send_close(hands, state);
         }
         self.room.wake();
     }

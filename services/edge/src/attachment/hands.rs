@@ -84,8 +84,11 @@ pub trait Hands: Sized + 'static {
     /// The open lane of a slot to a router.
     fn lane(&self, route: &Self::Route, slot: u16) -> Option<Self::Lane>;
 
-    /// Sends a frame into an opening of a lane; false if that is over.
-    fn send(&self, lane: &Self::Lane, frame: proto::ToRouter) -> bool;
+    /// Sends a frame into an opening of a lane.
+    fn send(&self, lane: &Self::Lane, frame: proto::ToRouter) -> Sent;
+
+    /// Bytes that wait on an opening of a lane.
+    fn waiting(&self, lane: &Self::Lane) -> usize;
 
     /// Whether two routes lead to the same incarnation of a router.
     fn is_same(&self, a: &Self::Route, b: &Self::Route) -> bool;
@@ -113,6 +116,21 @@ pub struct Limits {
     pub owner_deadline: std::time::Duration,
     /// Bytes of one part of an answer about members of rooms.
     pub members_part: usize,
+    /// Bytes of one part of a report to a new owner.
+    pub report_part: usize,
+}
+
+/// What became of a frame.
+#[derive(Debug)]
+#[must_use = "what a full lane refused has to be sent again"]
+pub enum Sent {
+    /// It is on its way, in order.
+    Yes,
+    /// Too much waits already; the lane goes on. Only frames that
+    /// [may be refused](proto::ToRouter::is_refusable).
+    Full(Box<proto::ToRouter>),
+    /// The opening is over: all that matters is sent again on the next one.
+    Over,
 }
 
 /// Something that is written beside stanzas for clients.

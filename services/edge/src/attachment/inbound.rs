@@ -3,7 +3,6 @@
 use std::time::Instant;
 
 use sestina_proto as proto;
-use sestina_proto::to_router::Body;
 use sestina_runtime::failpoint;
 use sestina_xmpp::stanza::Stanza;
 use sestina_xmpp::stream::StreamCondition;
@@ -55,8 +54,6 @@ impl<H: Hands> Session<H> {
         }
         state.in_last += 1;
         let n = state.in_last;
-        let frame = self.inbound_frame(hands, n, stanza.clone(), refused, read, traced.as_deref());
-        self.send(hands, &mut state, Body::Inbound(frame));
         state.held_in.push_back(HeldIn {
             n,
             stanza,
@@ -66,6 +63,9 @@ impl<H: Hands> Session<H> {
             traced,
         });
         state.held_in_bytes += weight as usize;
+        if !state.behind {
+            self.forward(hands, &mut state, false);
+        }
         state.tell_unsettled(hands.metrics());
         failpoint!("edge.sent");
         if state.held_in_bytes >= hands.limits().unsettled_bytes {

@@ -2,26 +2,32 @@
 
 use std::time::Duration;
 
+use sestina_api::link::BULK;
 use sestina_proto as proto;
 use sestina_proto::to_router::Body;
-use sestina_runtime::failpoint;
+use sestina_runtime::{failpoint, guard};
 
-use super::hands::{Hands, Socket as _};
+use super::Attachments;
+use super::hands::{Hands, Lock as _, Sent, Socket as _};
 use super::slots::Slot;
 use super::state::{Link, Management, Phase, Session, State};
 
 impl<H: Hands> Session<H> {
     /// Sends a frame to the owner, if it can be reached. If not, [`Session::relink`] sends all
     /// that matters again later.
-    pub fn send(&self, hands: &H, state: &mut State<H>, body: Body) {
+    pub fn send(&self, hands: &H, state: &State<H>, body: Body) {
         if let Link::Live(lane) = &state.link {
-            let frame = proto::ToRouter {
-                slot: self.slot.into(),
-                epoch: state.epoch,
-                body: Some(body),
-            };
-            hands.send(lane, frame);
+            drop(self.offer(hands, lane, state, body));
         }
+    }
+
+    fn offer(&self, hands: &H, lane: &H::Lane, state: &State<H>, body: Body) -> Sent {
+        let frame = proto::ToRouter {
+            slot: self.slot.into(),
+            epoch: state.epoch,
+            body: Some(body),
+        };
+        hands.send(lane, frame)
     }
 
     /// Stops sending: the owner did not take frames.
@@ -89,36 +95,70 @@ impl<H: Hands> Session<H> {
     }
 
     fn resend(&self, hands: &H, state: &mut State<H>) {
-        let mut enable = match state.management {
-            Management::Asked {
-                n, resume, max_s, ..
-            } => Some(self.enable_frame(n, resume, max_s)),
-            _ => None,
-        };
-        for index in 0..state.held_in.len() {
-            let held = &state.held_in[index];
-            let (n, refused, read) = (held.n, held.refused, held.read);
-            if n <= state.accepted {
-                continue;
-            }
-            let stanza = held.stanza.clone();
-            let frame = self.inbound_frame(hands, n, stanza, refused, read, held.traced.as_deref());
-            if let Some(enable) = enable.take_if(|e| e.n < n) {
-                self.send(hands, state, Body::EnableSm(enable));
-            }
-            self.send(hands, state, Body::Inbound(frame));
-        }
-        if let Some(enable) = enable {
-            self.send(hands, state, Body::EnableSm(enable));
-        }
+        state.forwarded = state.accepted;
+        state.enable_forwarded = false;
         let written = if state.phase == Phase::Open {
             self.wire.written().max(state.acked)
         } else {
             state.reported_written.max(state.acked)
         };
         if state.out_last > 0 {
-            self.report(hands, state, written);
+            self.report_acked(hands, state, written);
         }
+        self.forward(hands, state, true);
+    }
+
+    /// Gives the lane, in order, what it has not had: stanzas of the client, its `<enable/>`, and the
+    /// end of its socket. What goes in `bulk` leaves room for what is new. What the lane does not take
+    /// goes on when it has room.
+    pub fn forward(&self, hands: &H, state: &mut State<H>, bulk: bool) {
+        let Link::Live(lane) = &state.link else {
+            return;
+        };
+        let lane = lane.clone();
+        let first = state
+            .held_in
+            .partition_point(|held| held.n <= state.forwarded);
+        for index in first..=state.held_in.len() {
+            if let Management::Asked {
+                n, resume, max_s, ..
+            } = state.management
+                && n <= state.forwarded
+                && !std::mem::replace(&mut state.enable_forwarded, true)
+            {
+                let enable = self.enable_frame(n, resume, max_s);
+                self.send(hands, state, Body::EnableSm(enable));
+            }
+            let Some(held) = state.held_in.get(index) else {
+                break;
+            };
+            if bulk && hands.waiting(&lane) >= BULK {
+                return self.fall_behind(hands, state);
+            }
+            let (n, stanza) = (held.n, held.stanza.clone());
+            let traced = held.traced.as_deref();
+            let frame = self.inbound_frame(hands, n, stanza, held.refused, held.read, traced);
+            match self.offer(hands, &lane, state, Body::Inbound(frame)) {
+                Sent::Full(_) if guard!("lane-refuses") => {
+                    return self.fall_behind(hands, state);
+                }
+                Sent::Yes | Sent::Full(_) => state.forwarded = n,
+                Sent::Over => return,
+            }
+        }
+        self.send_close(hands, state);
+    }
+
+    /// Goes on when the lane has room.
+    fn fall_behind(&self, hands: &H, state: &mut State<H>) {
+        if !std::mem::replace(&mut state.behind, true) {
+            let behind = &hands.attachments().behind;
+            behind.lock().push_back((self.slot, self.handle));
+        }
+    }
+
+    /// Tells the owner of the socket's end, if there is one.
+    pub fn send_close(&self, hands: &H, state: &State<H>) {
         if let Some(close) = self.close_frame(state) {
             self.send(hands, state, Body::Close(close));
         }
@@ -137,48 +177,23 @@ impl<H: Hands> Session<H> {
             clean,
         })
     }
+}
 
-    /// Everything that this edge holds of the session, for a new owner; from now on nothing is
-    /// sent until that owner answers.
-    pub fn report_epoch(&self, hands: &H, state: &mut State<H>) -> proto::SessionReport {
-        state.link = Link::Restoring;
-        state.waiting_since.get_or_insert_with(|| hands.now());
-        if !state.managed() && state.phase == Phase::Open {
-            let written = self.wire.written();
-            state.prune_out(written);
-        }
-        let (session_hi, session_lo) = sestina_api::key::split(self.nonce);
-        let floor = state.acked.min(state.released);
-        let held = state
-            .held_out
-            .iter()
-            .filter(|h| h.number > floor)
-            .map(|h| proto::Outbound {
-                at_ms: h.at_ms,
-                number: h.number,
-                key: h.key,
-                stanza: h
-                    .stanza
-                    .as_ref()
-                    .map(|s| proto::Stanza::from((**s).clone())),
-            });
-        proto::SessionReport {
-            handle: self.handle,
-            generation: self.generation,
-            session_hi,
-            session_lo,
-            jid: self.jid.to_string(),
-            settled: state.settled,
-            received: state.out_last,
-            acked: state.acked,
-            released: state.released,
-            held: held.collect(),
-            state: state.record.clone(),
-            transport: self.transport.to_owned(),
-            remote: self.remote.to_string(),
-            began: state.began,
-            accepted: state.told.max(state.accepted),
-            sent: state.in_last,
+impl<H: Hands> Attachments<H> {
+    /// Sessions that have more to send than their lane took go on, in turns, for as long as lanes have
+    /// room.
+    pub fn send_behind(&self, hands: &H) {
+        let count = self.behind.lock().len();
+        for _ in 0..count {
+            let Some((number, handle)) = self.behind.lock().pop_front() else {
+                return;
+            };
+            let slot = self.slots[usize::from(number)].lock();
+            if let Some(session) = slot.sessions.get(&handle) {
+                let mut state = session.state.lock();
+                state.behind = false;
+                session.forward(hands, &mut state, true);
+            }
         }
     }
 }

@@ -40,8 +40,10 @@ impl<H: Hands> Session<H> {
         state.in_base = n;
         state.told = n;
         state.answer_until = n;
-        let frame = self.enable_frame(n, resume, max_s);
-        self.send(hands, &mut state, Body::EnableSm(frame));
+        state.enable_forwarded = false;
+        if !state.behind {
+            self.forward(hands, &mut state, false);
+        }
         Flow::Continue
     }
 
@@ -106,7 +108,8 @@ impl<H: Hands> Session<H> {
                         generation: self.generation,
                         n: state.in_last,
                     };
-                    self.send(hands, &mut state, Body::Asked(asked));
+                    // Refused by a full lane: it is told all the same, a little later.
+                    self.send(hands, &state, Body::Asked(asked));
                 }
             }
         }
@@ -165,7 +168,7 @@ impl<H: Hands> Session<H> {
         let mut state = self.state.lock();
         if state.managed() && state.acked > state.reported_acked {
             let written = self.wire.written().max(state.acked);
-            self.report(hands, &mut state, written);
+            self.report_acked(hands, &mut state, written);
         } else {
             self.report_if_due(hands, &mut state, false);
         }

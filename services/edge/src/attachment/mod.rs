@@ -10,6 +10,7 @@
 //! - [`outbound`]: deliveries, written and held until acknowledged
 //! - [`management`]: XEP-0198 `<enable/>`, `<r/>` and `<a/>`, both ways
 //! - [`link`]: which lane a session speaks on, and what is sent again on a new one
+//! - [`report`]: what a new owner of a slot is told, in parts
 //! - [`pending`]: binds and resumptions that wait for their owner
 //! - [`rooms`]: which sessions are in which rooms, for a room that nobody else knows any more
 //! - [`end`]: the ways a session ends
@@ -26,6 +27,7 @@ pub mod link;
 pub mod management;
 pub mod outbound;
 pub mod pending;
+pub mod report;
 pub mod rooms;
 pub mod silence;
 pub mod slots;
@@ -34,10 +36,11 @@ pub mod takeover;
 pub mod timers;
 pub mod turn;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use hands::{Hands, Limits, Lock as _};
+use report::Reports;
 use rooms::Rooms;
 use sestina_cluster::slots::SLOTS;
 use slots::Slot;
@@ -57,6 +60,10 @@ pub struct Attachments<H: Hands> {
     pub rooms: Rooms<H>,
     /// Who is looked at later.
     pub timers: Timers<H>,
+    /// Slots with parts of reports to send.
+    pub reports: Reports<H>,
+    /// Sessions (slot and handle) that have more to send than their lane took.
+    behind: H::Lock<VecDeque<(u16, u64)>>,
     /// Slots with something to send again.
     waiting: H::Lock<BTreeSet<u16>>,
     /// The slot that is swept next.
@@ -70,6 +77,8 @@ impl<H: Hands> Attachments<H> {
             slots: (0..slots).map(|_| H::Lock::new(Slot::default())).collect(),
             rooms: Rooms::default(),
             timers: Timers::new(limits.ask_after),
+            reports: Reports::default(),
+            behind: H::Lock::new(VecDeque::new()),
             waiting: H::Lock::new(BTreeSet::new()),
             sweep_at: H::Lock::new(0),
         }

@@ -161,7 +161,7 @@ impl<H: Hands> Session<H> {
         let enough =
             stanzas >= REPORT_STANZAS || (stanzas > 0 && state.unreported_bytes >= REPORT_BYTES);
         if stanzas > 0 && (late || enough) {
-            self.report(hands, state, written);
+            self.report_acked(hands, state, written);
         }
         let outstanding = state.out_last > state.reported_written;
         if outstanding && !std::mem::replace(&mut state.report_timer, true) {
@@ -170,7 +170,7 @@ impl<H: Hands> Session<H> {
     }
 
     /// Sends one Acked.
-    pub fn report(&self, hands: &H, state: &mut State<H>, written: u64) {
+    pub fn report_acked(&self, hands: &H, state: &mut State<H>, written: u64) {
         state.reported_acked = state.acked;
         state.reported_written = written;
         state.unreported_bytes = 0;

@@ -14,7 +14,7 @@ use sestina_xmpp::stream::Framing;
 
 use super::Attachments;
 use super::end::count_session;
-use super::hands::{Hands, Lock as _, Say, Socket as _, Waiter as _};
+use super::hands::{Hands, Lock as _, Say, Sent, Socket as _, Waiter as _};
 use super::slots::Slot;
 use super::state::{Management, Session, State};
 use crate::metrics::{Count, Timing};
@@ -63,7 +63,7 @@ impl<H: Hands> Pending<H> {
         }
     }
 
-    /// Sends it to the owner of its slot, if there is one.
+    /// Sends it to the owner of its slot, if there is one and its lane takes it.
     pub fn send(&self, hands: &H, number: u16, slot: &Slot<H>) -> bool {
         let route = slot.route.as_ref();
         let Some(lane) = route.and_then(|route| hands.lane(route, number)) else {
@@ -74,7 +74,7 @@ impl<H: Hands> Pending<H> {
             epoch: slot.epoch,
             body: Some(self.body()),
         };
-        hands.send(&lane, frame)
+        matches!(hands.send(&lane, frame), Sent::Yes)
     }
 }
 
@@ -184,6 +184,7 @@ impl<H: Hands> Attachments<H> {
         state.in_last = resumed.accepted;
         state.began = resumed.accepted;
         state.accepted = resumed.accepted;
+        state.forwarded = resumed.accepted;
         state.settled = resumed.settled;
         state.in_base = resumed.in_base;
         state.told = resumed.accepted;

@@ -7,8 +7,9 @@ use std::time::Instant;
 use sestina_proto as proto;
 use sestina_proto::to_router::Body;
 
-use super::hands::{Hands, Lock as _};
+use super::hands::{Hands, Lock as _, Sent};
 use super::pending::Pending;
+use super::report::Parts;
 use super::state::{Link, Session};
 
 /// When frames that an owner did not take are sent again.
@@ -27,6 +28,8 @@ pub struct Slot<H: Hands> {
     pub epoch: u64,
     /// The epoch whose owner has been told what is held here.
     pub reported: u64,
+    /// Of a report under way, what its lane has not taken.
+    pub parts: Option<Parts<H>>,
     /// Lanes to the owner.
     pub route: Option<H::Route>,
     /// If something of it waits.
@@ -42,6 +45,7 @@ impl<H: Hands> Default for Slot<H> {
         Slot {
             epoch: 0,
             reported: 0,
+            parts: None,
             route: None,
             retry: None,
             sessions: BTreeMap::new(),
@@ -55,6 +59,7 @@ impl<H: Hands> Slot<H> {
     pub fn raise(&mut self, hands: &H, epoch: u64, route: Option<H::Route>) {
         self.epoch = epoch;
         self.route = route;
+        self.parts = None;
         for session in self.sessions.values() {
             let mut state = session.state.lock();
             state.link = Link::Restoring;
@@ -83,7 +88,7 @@ impl<H: Hands> Slot<H> {
         self.resend(hands, number);
     }
 
-    /// Sends a frame to the owner, if its lane is open.
+    /// Sends a frame that a full lane takes too to the owner, if its lane is open.
     pub fn send(&self, hands: &H, number: u16, body: Body) {
         let route = self.route.as_ref();
         if let Some(lane) = route.and_then(|route| hands.lane(route, number)) {
@@ -92,7 +97,8 @@ impl<H: Hands> Slot<H> {
                 epoch: self.epoch,
                 body: Some(body),
             };
-            hands.send(&lane, frame);
+            let sent = hands.send(&lane, frame);
+            debug_assert!(!matches!(sent, Sent::Full(_)), "it may be refused");
         }
     }
 
@@ -106,17 +112,18 @@ impl<H: Hands> Slot<H> {
     }
 
     /// Sends again all that the owner has not answered.
-    pub fn resend(&self, hands: &H, number: u16) {
+    pub fn resend(&mut self, hands: &H, number: u16) {
         for session in self.sessions.values() {
             session.relink(hands, self, &mut session.state.lock());
         }
         self.resend_pending(hands, number);
     }
 
-    /// The binds and resumptions alone.
-    pub fn resend_pending(&self, hands: &H, number: u16) {
-        for pending in self.pending.values() {
-            pending.send(hands, number, self);
+    /// The binds and resumptions alone. What a lane does not take is tried again.
+    pub fn resend_pending(&mut self, hands: &H, number: u16) {
+        let mut pending = self.pending.values();
+        if !pending.all(|pending| pending.send(hands, number, self)) {
+            hands.attachments().wait_for_owner(hands, number, self);
         }
     }
 }

@@ -152,6 +152,12 @@ pub struct State<H: Hands> {
     pub in_last: u64,
     /// The owner holds all up to here.
     pub accepted: u64,
+    /// The present lane was given all up to here.
+    pub forwarded: u64,
+    /// And an `<enable/>` that the owner has not answered.
+    pub enable_forwarded: bool,
+    /// Its lane was full: listed to go on when there is room.
+    pub behind: bool,
     /// All up to here is settled.
     pub settled: u64,
     /// What came before it was resumed here is held elsewhere.
@@ -225,6 +231,9 @@ impl<H: Hands> State<H> {
             management: Management::Off,
             in_last: 0,
             accepted: 0,
+            forwarded: 0,
+            enable_forwarded: false,
+            behind: false,
             settled: 0,
             began: 0,
             in_base: 0,

@@ -24,8 +24,9 @@ const SWEEP: usize = 100;
 const LOST_LIMIT: Duration = Duration::from_secs(600);
 
 impl<H: Hands> Attachments<H> {
-    /// A new owner: it is told all that this edge holds of the slot, and from now on nobody else
-    /// is believed. False if the epoch is not above those that are known here; the owner is told so.
+    /// A new owner: it is told all that this edge holds of the slot (see
+    /// [`report`](super::report)), and from now on nobody else is believed. False if the epoch is not
+    /// above those that are known here; the owner is told so.
     pub fn install_epoch(
         &self,
         hands: &H,
@@ -56,21 +57,8 @@ impl<H: Hands> Attachments<H> {
         }
         hands.metrics().count(Count::EpochInstalled, 1);
         slot.raise(hands, epoch, Some(route.clone()));
-        slot.reported = epoch;
-        let sessions = slot
-            .sessions
-            .values()
-            .filter_map(|session| {
-                let mut state = session.state.lock();
-                (state.phase != Phase::Gone).then(|| session.report_epoch(hands, &mut state))
-            })
-            .collect();
-        // If the lane breaks now, the owner installs its epoch again on the next one.
-        for part in self.rooms.of_slot(hands, number) {
-            slot.send(hands, number, Body::RoomMembers(part));
-        }
-        let report = Body::EpochReport(proto::EpochReport { sessions });
-        slot.send(hands, number, report);
+        slot.reported = 0;
+        self.begin_report(hands, number, slot);
         if !slot.pending.is_empty() {
             self.wait_for_owner(hands, number, slot);
         }
@@ -82,13 +70,12 @@ impl<H: Hands> Attachments<H> {
         &self,
         hands: &H,
         number: u16,
-        slot: &Slot<H>,
+        slot: &mut Slot<H>,
         asked: Vec<proto::AskedMember>,
     ) {
-        for part in self.rooms.members(hands, number, asked) {
-            // If the lane breaks now, the owner begins again on the next one.
-            slot.send(hands, number, Body::RoomMembers(part));
-        }
+        let parts = self.rooms.members(hands, number, asked).into_iter();
+        // If the lane breaks now, the owner begins again on the next one.
+        self.begin_answer(hands, number, slot, parts.map(Body::RoomMembers).collect());
     }
 
     /// The new owner has rebuilt these sessions; those it does not know are closed.
@@ -257,8 +244,8 @@ impl<H: Hands> Attachments<H> {
             };
             if state.phase == Phase::Gone || hands.now().saturating_duration_since(since) >= limit {
                 over.push((Arc::clone(session), open));
-            } else if linked && let Some(close) = session.close_frame(&state) {
-                session.send(hands, &mut state, Body::Close(close));
+            } else if linked && state.forwarded >= state.in_last {
+                session.send_close(hands, &state);
             }
         }
         for (session, open) in over {
@@ -279,7 +266,7 @@ impl<H: Hands> Attachments<H> {
     pub fn lane_ready(&self, hands: &H, route: &H::Route, lane: u32, lanes: u32) {
         let step = (lanes as usize).max(1);
         for number in (lane as usize..self.slots.len()).step_by(step) {
-            let slot = self.slots[number].lock();
+            let mut slot = self.slots[number].lock();
             if slot
                 .route
                 .as_ref()

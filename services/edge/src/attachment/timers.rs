@@ -71,6 +71,13 @@ impl<H: Hands> Attachments<H> {
                 session.report_if_due(hands, &mut state, true);
             }
         }
+        self.room(hands);
         self.retry_waiting(hands, now);
+    }
+
+    /// Some lane may have room again: what waits for it goes on.
+    pub fn room(&self, hands: &H) {
+        self.send_parts(hands);
+        self.send_behind(hands);
     }
 }

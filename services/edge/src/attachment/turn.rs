@@ -79,6 +79,7 @@ impl<H: Hands> Attachments<H> {
             self.take_frame(hands, route, frame, &mut turn);
         }
         let refused = turn.finish(hands);
+        self.send_parts(hands);
         failpoint!("edge.delivered");
         refused
     }

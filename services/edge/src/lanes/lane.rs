@@ -6,12 +6,13 @@ use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use parking_lot::Mutex;
-use sestina_api::link::{EdgeSink, LinkError, RouterPort, RouterSink};
+use sestina_api::link::{EdgeSink, LinkError, RouterPort, RouterSink, Unsent};
 use sestina_proto as proto;
 use sestina_runtime::CancellationToken;
 use sestina_runtime::failpoint;
 use tokio::sync::Notify;
 
+use crate::attachment::hands::Sent;
 use crate::metrics::{Count, Level};
 use crate::shared::Shared;
 
@@ -100,9 +101,17 @@ pub(crate) struct Opened {
 }
 
 impl Opened {
-    /// Sends a frame; false if the opening is over.
-    pub(crate) fn send(&self, frame: proto::ToRouter) -> bool {
+    /// Sends a frame.
+    pub(crate) fn send(&self, frame: proto::ToRouter) -> Sent {
         self.lane.send(self.attempt, frame)
+    }
+
+    /// Bytes that wait for the router.
+    pub(crate) fn waiting(&self) -> usize {
+        match &*self.lane.open.load() {
+            Some(open) if open.attempt == self.attempt => open.sink.waiting(),
+            _ => 0,
+        }
     }
 }
 
@@ -131,18 +140,19 @@ impl Lane {
         self.open.load().as_ref().map(|o| o.attempt)
     }
 
-    /// Sends a frame into that opening; false if it is over (everything not acknowledged is sent
-    /// again on the next one).
-    pub(crate) fn send(&self, attempt: u64, frame: proto::ToRouter) -> bool {
+    /// Sends a frame into that opening; if it is over, everything not acknowledged is sent again on
+    /// the next one.
+    pub(crate) fn send(&self, attempt: u64, frame: proto::ToRouter) -> Sent {
         match &*self.open.load() {
-            Some(open) if open.attempt == attempt => {
-                let sent = open.sink.send(frame).is_ok();
-                if !sent {
+            Some(open) if open.attempt == attempt => match open.sink.send(frame) {
+                Ok(()) => Sent::Yes,
+                Err(Unsent::Full(frame)) => Sent::Full(frame),
+                Err(Unsent::Closed) => {
                     self.end(attempt);
+                    Sent::Over
                 }
-                sent
-            }
-            _ => false,
+            },
+            _ => Sent::Over,
         }
     }
 
@@ -264,6 +274,8 @@ impl EdgeSink for Receiver {
         }
         let (worker, seq) = (batch.worker, batch.seq);
         if !self.shared.check_lease() {
+            // Nothing of this is taken: the router sends it again on the next opening.
+            self.lane.end(self.attempt);
             return;
         }
         let attachments = &self.shared.attachments;
@@ -275,14 +287,17 @@ impl EdgeSink for Receiver {
             refused_slots,
             refused_epochs,
         });
-        self.lane.send(
-            self.attempt,
-            proto::ToRouter {
-                slot: 0,
-                epoch: 0,
-                body: Some(ack),
-            },
-        );
+        let ack = proto::ToRouter {
+            slot: 0,
+            epoch: 0,
+            body: Some(ack),
+        };
+        // Never refused, and no use on another opening.
+        drop(self.lane.send(self.attempt, ack));
+    }
+
+    fn room(&self) {
+        self.shared.lane_room.notify_one();
     }
 
     fn closed(&self) {

@@ -1,96 +1,39 @@
-//! The right of this edge to hold sessions: a lease, renewed through any router.
+//! Renews this edge's right to hold sessions, a lease, through any router.
 //!
-//! Whoever cannot renew it in time must stop before others may think that it is gone. The check
-//! comes before everything that writes to a socket, on a clock that runs while the machine is
-//! suspended.
+//! The task, and what it asks, run on the lease thread where there is one; what a new slot table leads
+//! to does not.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use parking_lot::Mutex;
 use sestina_api::identity::Holder;
 use sestina_api::link::{LinkError, RouterPort};
 use sestina_proto as proto;
 use sestina_runtime::clock::BootInstant;
 use sestina_runtime::failpoint;
 use tokio::task::JoinSet;
+use tokio::time::{Instant, MissedTickBehavior, sleep};
 
 use crate::metrics::Count;
 use crate::shared::Shared;
 
+/// Between two tries while serving is paused: the end of the lease is near.
+const AGAIN: Duration = Duration::from_millis(100);
 /// How long a router may take to end a lease.
 const LAST_WORD: Duration = Duration::from_millis(500);
-
-/// The lease.
-#[derive(Default)]
-pub(crate) struct Lease {
-    /// Serving ends then, unless it was renewed.
-    until: Mutex<Option<BootInstant>>,
-    /// Someone noticed that it ran out, and is cutting everything.
-    lapsing: AtomicBool,
-    /// An incarnation whose lease ran out, and that holds nothing any more.
-    over: Mutex<Option<Holder>>,
-}
-
-impl Lease {
-    /// Whether this edge may serve.
-    pub(crate) fn holds(&self) -> bool {
-        self.until
-            .lock()
-            .is_some_and(|until| BootInstant::now() < until)
-    }
-}
-
-impl Shared {
-    /// Whether this edge may serve. If its lease has just run out, everything it holds is cut,
-    /// before this returns to the one who asked.
-    pub(crate) fn check_lease(&self) -> bool {
-        if self.lease.holds() {
-            return true;
-        }
-        self.lapse();
-        false
-    }
-
-    /// Nobody may be written to any more: sockets are cut without a word, so that clients resume
-    /// elsewhere, and this edge starts over as another incarnation.
-    fn lapse(&self) {
-        if self.lease.until.lock().is_none() || self.lease.lapsing.swap(true, Ordering::AcqRel) {
-            return;
-        }
-        tracing::error!(
-            "the lease of this edge ran out; all sockets are cut so that clients resume elsewhere"
-        );
-        self.metrics.count(Count::LeaseLost, 1);
-        let over = self.holder();
-        self.cut_everything();
-        *self.lease.over.lock() = Some(over);
-        *self.lease.until.lock() = None;
-        self.lease.lapsing.store(false, Ordering::Release);
-    }
-
-    /// Ends all sockets and lanes at once, and takes a new incarnation.
-    pub(crate) fn cut_everything(&self) {
-        self.attachments.cut_everything(self);
-        for (_, wire) in std::mem::take(&mut *self.logins.lock()) {
-            wire.close(crate::transport::CloseKind::Abort);
-        }
-        self.directory.clear();
-        self.renew_incarnation();
-    }
-}
 
 /// The task that renews.
 pub(crate) async fn run(shared: Arc<Shared>) {
     let mut ticks = tokio::time::interval(shared.config.lease_every);
-    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut favourite: Option<Arc<dyn RouterPort>> = None;
     let mut reported = Vec::new();
     loop {
+        let mut late = Duration::ZERO;
         tokio::select! {
             () = shared.stop.cancelled() => return,
-            _ = ticks.tick() => {}
+            due = ticks.tick() => late = Instant::now().saturating_duration_since(due),
+            () = sleep(AGAIN), if shared.lease.is_paused() => {}
             () = shared.reach_changed.notified() => if shared.directory.reached() == reported {
                 continue;
             }
@@ -106,12 +49,14 @@ pub(crate) async fn run(shared: Arc<Shared>) {
             () = async {
                 if let Some(holder) = over {
                     let mut ports: Vec<_> = favourite.iter().cloned().collect();
-                    ports.extend(shared.connector.seeds().await);
+                    ports.extend(seeds(&shared).await);
                     if !end(&ports, &holder).await {
                         shared.lease.over.lock().get_or_insert(holder);
                     }
                 }
+                let renewal = shared.begin_renewal(late);
                 renew(&shared, &mut favourite).await;
+                shared.note_renewal(&renewal);
             } => {}
         }
     }
@@ -136,6 +81,12 @@ pub(crate) async fn end(ports: &[Arc<dyn RouterPort>], holder: &Holder) -> bool 
     false
 }
 
+/// The configured routers. Names that are looked up must not hold up what others have answered.
+async fn seeds(shared: &Shared) -> Vec<Arc<dyn RouterPort>> {
+    let looked_up = tokio::time::timeout(LAST_WORD, shared.connector.seeds());
+    looked_up.await.unwrap_or_default()
+}
+
 /// Asks one router after the other, each a little later than the one before, and takes the first
 /// answer: a router that hangs must not cost the lease.
 async fn renew(shared: &Arc<Shared>, favourite: &mut Option<Arc<dyn RouterPort>>) {
@@ -156,7 +107,7 @@ async fn renew(shared: &Arc<Shared>, favourite: &mut Option<Arc<dyn RouterPort>>
                 (port, before, incarnation, reply)
             });
         } else if !std::mem::replace(&mut seeded, true) {
-            ports.extend(shared.connector.seeds().await);
+            ports.extend(seeds(shared).await);
             if ports.is_empty() {
                 tracing::warn!(
                     "no router is known to renew the lease with; check the routers' addresses"
@@ -216,11 +167,7 @@ fn renewed(
     before: BootInstant,
     reply: proto::RenewLeaseReply,
 ) {
-    let term = shared
-        .config
-        .lease_ttl
-        .saturating_sub(shared.config.lease_margin);
-    if !shared.extend_lease(before, term) {
+    if !shared.extend_lease(before) {
         return;
     }
     let redis = if reply.redis {
@@ -236,28 +183,14 @@ fn renewed(
     shared.metrics.count(redis, 1);
     shared.metrics.count(storage, 1);
     if let Some(map) = reply.slot_map {
-        shared.learn(map);
+        let learning = Arc::clone(shared);
+        shared
+            .tasks
+            .spawn("slot-map", async move { learning.learn(map) });
     }
     *favourite = Some(port);
 }
 
 fn log_failure(error: &LinkError) {
     tracing::debug!(%error, "the lease was not renewed there");
-}
-
-impl Shared {
-    /// The lease was renewed at `before` for `term`. False if it ran out meanwhile.
-    fn extend_lease(&self, before: BootInstant, term: Duration) -> bool {
-        let Some(until) = before.checked_add(term) else {
-            return false;
-        };
-        let mut held = self.lease.until.lock();
-        if held.is_some_and(|held| BootInstant::now() >= held) {
-            drop(held);
-            self.lapse();
-            return false;
-        }
-        *held = Some(until);
-        true
-    }
 }

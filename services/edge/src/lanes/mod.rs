@@ -2,8 +2,9 @@
 //!
 //! - [`lane`]: one lane, kept open
 //! - [`directory`]: the slot map, and a set of lanes to each router in it
-//! - [`lease`]: the right of this edge to be one
+//! - [`standing`]: the right of this edge to be one; [`lease`]: how it is renewed
 
 pub(crate) mod directory;
 pub(crate) mod lane;
 pub(crate) mod lease;
+pub(crate) mod standing;

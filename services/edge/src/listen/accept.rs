@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sestina_runtime::CancellationToken;
+use sestina_runtime::pressure::Pressure;
 use sestina_runtime::spawn::{Tasks, Unfinished};
 use tokio::net::TcpListener;
 
@@ -13,9 +14,11 @@ use super::config::{ListenConfig, ListenerConfig, ListenerKind};
 use super::connection::{Failed, OnAccept, Port, Shared, canonical, connection};
 use crate::http::{HttpService, HttpSite};
 use crate::limits::{ConnLimits, ConnPermit, Refused};
-use crate::metrics::EdgeMetrics;
+use crate::metrics::{Count, EdgeMetrics};
 use crate::tls::{Acceptor, CertStore, Purpose};
 
+/// Between two connections on one port while the process is overloaded.
+const OVERLOADED: Duration = Duration::from_millis(20);
 /// How long to wait before a connection is tried again that could not be accepted.
 const AGAIN: Duration = Duration::from_millis(50);
 
@@ -63,7 +66,8 @@ impl Listeners {
                 let port = Arc::new(Port::new(listener, &socket, &certs)?);
                 tracing::info!(listener = %port.name, address = %port.local, "listening");
                 addresses.push((Arc::clone(&port.name), port.local));
-                let run = accept_loop(socket, port, Arc::clone(&shared), accepting.clone());
+                let (shared, pressure) = (Arc::clone(&shared), Arc::clone(&config.pressure));
+                let run = accept_loop(socket, port, shared, pressure, accepting.clone());
                 tasks.spawn("accept", run);
             }
         }
@@ -140,6 +144,7 @@ async fn accept_loop(
     listener: TcpListener,
     port: Arc<Port>,
     shared: Arc<Shared>,
+    pressure: Arc<Pressure>,
     stop: CancellationToken,
 ) {
     loop {
@@ -147,6 +152,10 @@ async fn accept_loop(
             () = stop.cancelled() => return,
             accepted = listener.accept() => accepted,
         };
+        // Those that come meanwhile wait in the kernel's queue.
+        if pressure.pause(OVERLOADED).await {
+            shared.metrics.count(Count::AcceptDelayed, 1);
+        }
         let (stream, peer) = match accepted {
             Ok(accepted) => accepted,
             Err(error) => {

@@ -1,6 +1,9 @@
 //! What to listen on. Plain values: the configuration is mapped onto them.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
+
+use sestina_runtime::pressure::Pressure;
 
 use super::networks::Networks;
 use crate::http::HttpConfig;
@@ -60,4 +63,6 @@ pub struct ListenConfig {
     pub wire: WireLimits,
     /// What the HTTP listeners answer.
     pub http: HttpConfig,
+    /// While it is high, connections are accepted one after the other.
+    pub pressure: Arc<Pressure>,
 }

@@ -60,7 +60,7 @@ pub(crate) async fn run(shared: Arc<Shared>, accepted: Box<Accepted>) {
         .logins
         .lock()
         .insert(counted.id, Arc::clone(&accepted.writer));
-    if !shared.check_lease() || shared.is_draining() {
+    if !shared.await_lease().await || shared.is_draining() {
         accepted.writer.close(CloseKind::Abort);
         return;
     }
@@ -147,7 +147,7 @@ async fn serve(shared: &Arc<Shared>, session: &Arc<Session>, mut socket: Box<Soc
                     break;
                 }
             };
-            if !shared.check_lease() {
+            if !shared.await_lease().await {
                 break;
             }
             let now = Instant::now();

@@ -14,7 +14,7 @@ use tokio::sync::{Notify, oneshot};
 
 use super::{Answer, Session, stream};
 use crate::attachment::Attachments;
-use crate::attachment::hands::{Hands, Limits, Reader, Say, Socket, Waiter};
+use crate::attachment::hands::{Hands, Limits, Reader, Say, Sent, Socket, Waiter};
 use crate::lanes::lane::{LaneSet, Opened};
 use crate::metrics::EdgeMetrics;
 use crate::shared::Shared;
@@ -56,8 +56,12 @@ impl Hands for Shared {
         route.lane(slot).opened()
     }
 
-    fn send(&self, lane: &Opened, frame: proto::ToRouter) -> bool {
+    fn send(&self, lane: &Opened, frame: proto::ToRouter) -> Sent {
         lane.send(frame)
+    }
+
+    fn waiting(&self, lane: &Opened) -> usize {
+        lane.waiting()
     }
 
     fn is_same(&self, a: &Arc<LaneSet>, b: &Arc<LaneSet>) -> bool {

@@ -1,4 +1,4 @@
-//! The task that looks at what waits for time to pass.
+//! The task that looks at what waits for time to pass, or for room on a lane.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -14,6 +14,12 @@ pub(crate) async fn run(shared: Arc<Shared>) {
     loop {
         tokio::select! {
             () = shared.stop.cancelled() => return,
+            () = shared.lane_room.notified() => {
+                if shared.check_lease() {
+                    shared.attachments.room(&shared);
+                }
+                continue;
+            }
             _ = ticks.tick() => {}
         }
         shared.failed_logins.tell(Instant::now());

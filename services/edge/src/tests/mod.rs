@@ -4,6 +4,8 @@
 mod client;
 mod failed_logins;
 mod flow;
+mod lanes;
+mod late;
 mod login;
 mod resume;
 mod rig;

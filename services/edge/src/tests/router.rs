@@ -1,13 +1,13 @@
 //! Routers that do what a test says.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use parking_lot::Mutex;
-use sestina_api::link::{EdgeSink, LaneClosed, LinkError, RouterConnector, RouterPort, RouterSink};
+use sestina_api::link::{EdgeSink, LinkError, RouterConnector, RouterPort, RouterSink, Unsent};
 use sestina_cluster::slots::SLOTS;
 use sestina_proto as proto;
 use sestina_proto::to_edge::Body as ToEdge;
@@ -108,6 +108,10 @@ pub(super) struct Router {
     pub(super) lane_acked: AtomicU64,
     /// Slots named in acknowledgements.
     pub(super) refused: Mutex<Vec<(u32, u64)>>,
+    /// Frames that its lanes take before they are full; none: all.
+    pub(super) room: Mutex<Option<usize>>,
+    /// Bytes that wait on its lanes.
+    pub(super) waiting: AtomicUsize,
     /// How often lanes were opened; frames of an older opening are refused.
     openings: AtomicU64,
 }
@@ -129,6 +133,8 @@ impl Router {
             seq: AtomicU64::new(0),
             lane_acked: AtomicU64::new(0),
             refused: Mutex::default(),
+            room: Mutex::default(),
+            waiting: AtomicUsize::new(0),
             openings: AtomicU64::new(0),
         })
     }
@@ -249,10 +255,11 @@ struct Sink {
     opening: u64,
 }
 
+#[async_trait]
 impl RouterSink for Sink {
-    fn send(&self, frame: proto::ToRouter) -> Result<(), LaneClosed> {
+    fn send(&self, frame: proto::ToRouter) -> Result<(), Unsent<proto::ToRouter>> {
         if self.router.openings.load(Ordering::Relaxed) != self.opening {
-            return Err(LaneClosed);
+            return Err(Unsent::Closed);
         }
         if let Some(Body::LaneAck(ack)) = &frame.body {
             self.router.lane_acked.fetch_max(ack.seq, Ordering::Relaxed);
@@ -261,7 +268,19 @@ impl RouterSink for Sink {
             self.router.refused.lock().extend(refused);
             return Ok(());
         }
-        self.router.frames.send(frame).map_err(|_| LaneClosed)
+        if frame.is_refusable()
+            && let Some(room) = &mut *self.router.room.lock()
+        {
+            match room.checked_sub(1) {
+                Some(left) => *room = left,
+                None => return Err(Unsent::full(frame)),
+            }
+        }
+        self.router.frames.send(frame).map_err(|_| Unsent::Closed)
+    }
+
+    fn waiting(&self) -> usize {
+        self.router.waiting.load(Ordering::Relaxed)
     }
 
     fn close(&self) {}

@@ -18,7 +18,8 @@ impl Router {
         for worker in 0..self.workers() {
             let (answer, answered) = oneshot::channel();
             self.shared
-                .push(worker, Input::Command(Command::Sessions { answer }));
+                .mailboxes
+                .tell(worker, Input::Command(Command::Sessions { answer }));
             all.extend(answered.await.unwrap_or_default());
         }
         all.sort_by(|a, b| a.jid.cmp(&b.jid));
@@ -32,7 +33,8 @@ impl Router {
             let (answer, answered) = oneshot::channel();
             let jid = jid.to_owned();
             self.shared
-                .push(worker, Input::Command(Command::Close { jid, answer }));
+                .mailboxes
+                .tell(worker, Input::Command(Command::Close { jid, answer }));
             closed += answered.await.unwrap_or(0);
         }
         closed
@@ -46,7 +48,8 @@ impl Router {
             let (answer, answered) = oneshot::channel();
             let slots = slots.clone();
             self.shared
-                .push(worker, Input::Command(Command::Replicas { slots, answer }));
+                .mailboxes
+                .tell(worker, Input::Command(Command::Replicas { slots, answer }));
             all.extend(answered.await.unwrap_or_default());
         }
         all
@@ -61,7 +64,8 @@ impl Router {
         for worker in 0..self.workers() {
             let (answer, answered) = oneshot::channel();
             self.shared
-                .push(worker, Input::Command(Command::Counts { answer }));
+                .mailboxes
+                .tell(worker, Input::Command(Command::Counts { answer }));
             counts.merge(&answered.await.unwrap_or_default());
         }
         counts
@@ -86,7 +90,7 @@ impl Router {
             peer.send(frame.clone()).ok();
         }
         let me = crate::worker::core::PeerRef(self.shared.node.incarnation);
-        self.shared.dispatch_peer(me, frame);
+        self.shared.mailboxes.pass_on(me, frame);
     }
 
     /// The handlers, in order.
@@ -100,6 +104,6 @@ impl Router {
     }
 
     fn workers(&self) -> u32 {
-        u32::try_from(self.shared.workers.len()).unwrap_or(1)
+        self.shared.mailboxes.len()
     }
 }

@@ -10,7 +10,7 @@ use sestina_proto as proto;
 use sestina_runtime::backoff::Backoff;
 use sestina_runtime::{failpoint, guard};
 use sestina_telemetry::trace::span_from_traceparent;
-use sestina_telemetry::{Lost, StoreOp};
+use sestina_telemetry::{Lost, Shed, StoreOp};
 use tracing::{Instrument as _, Span};
 
 use super::Shared;
@@ -21,6 +21,9 @@ use crate::worker::work::WorkId;
 
 /// How long a client's question may wait for storage.
 const QUESTION: Duration = Duration::from_secs(5);
+
+/// How long a large answer may wait while the process is overloaded.
+const BULK_WAITS: Duration = Duration::from_millis(500);
 
 /// Starts a job of a worker. Of the sampled stanzas that it serves together, `traces`, each gets a
 /// span; the call to storage is shown in the trace of the first.
@@ -57,7 +60,7 @@ pub(super) fn start(shared: &Arc<Shared>, worker: u32, job: Job, traces: &[Arc<s
         };
         drop(others);
         if let Some(done) = done {
-            this.push(worker, Input::Done(done));
+            this.mailboxes.tell(worker, Input::Done(done));
         }
     };
     shared.tasks.spawn("job", task.instrument(first));
@@ -93,6 +96,7 @@ async fn run(shared: &Arc<Shared>, job: Job) -> Option<JobDone> {
             JobDone::UserKnown { slot, bare, known }
         }
         Job::OfflineList(read) => {
+            bulk_waits(shared).await;
             let asked = shared.ports.stores.offline_list(read.request.clone());
             let page = match tokio::time::timeout(QUESTION, asked).await {
                 Ok(Ok(page)) => Ok(page),
@@ -123,6 +127,7 @@ async fn run(shared: &Arc<Shared>, job: Job) -> Option<JobDone> {
             }
         }
         Job::ArchiveQuery { query, request } => {
+            bulk_waits(shared).await;
             let asked = shared.ports.stores.archive_query(request);
             let page = match tokio::time::timeout(QUESTION, asked).await {
                 Ok(Ok(page)) => Ok(page),
@@ -168,6 +173,13 @@ async fn run(shared: &Arc<Shared>, job: Job) -> Option<JobDone> {
         // These go together: see `start`.
         Job::Release { .. } | Job::Raise { .. } => return None,
     })
+}
+
+/// A large answer is begun a moment later while the process is overloaded.
+async fn bulk_waits(shared: &Shared) {
+    if shared.pressure.pause(BULK_WAITS).await {
+        shared.metrics.shed[Shed::Answer].inc();
+    }
 }
 
 /// Loads a slot. Once the epoch is installed no earlier owner changes anything, so it goes in parts.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use sestina_api::identity::{Holder, Secret};
 use sestina_api::lease::{LeaseAuthority, Renewal};
-use sestina_api::link::{EdgeLane, LaneClosed, LinkError, RouterAcceptor, RouterSink};
+use sestina_api::link::{EdgeLane, LinkError, RouterAcceptor, RouterSink, Unsent};
 use sestina_api::peer::PeerSink;
 use sestina_cluster::slot_map::newer;
 use sestina_proto as proto;
@@ -20,7 +20,7 @@ use super::table::with_routers;
 use super::worker_task::now_us;
 use crate::worker::core::{LaneRef, PeerRef};
 use crate::worker::input::{Command, Input};
-use crate::worker::passage::{edge_entering, entering};
+use crate::worker::passage::{edge_entering, edge_refused, entering, leaving};
 
 /// Version of the protocol between tiers that this build speaks.
 pub(crate) const PROTOCOL: u32 = 1;
@@ -36,37 +36,39 @@ struct FromEdge {
     instance: u64,
 }
 
+#[async_trait]
 impl RouterSink for FromEdge {
-    fn send(&self, mut frame: proto::ToRouter) -> Result<(), LaneClosed> {
-        edge_entering(&mut frame, now_us());
+    fn send(&self, mut frame: proto::ToRouter) -> Result<(), Unsent<proto::ToRouter>> {
+        let now = now_us();
+        edge_entering(&mut frame, now);
         let worker = match &frame.body {
             Some(proto::to_router::Body::LaneAck(ack)) => ack.worker,
-            _ => frame.slot % u32::try_from(self.shared.workers.len()).unwrap_or(1),
+            _ => frame.slot % self.shared.mailboxes.len(),
         };
-        if worker as usize >= self.shared.workers.len() {
+        if worker >= self.shared.mailboxes.len() {
             // Acknowledges a batch that the process sent, not a worker.
             return Ok(());
         }
-        let taken = self.shared.push(
-            worker,
-            Input::Edge {
-                lane: self.lane,
-                frame,
-            },
-        );
-        if taken { Ok(()) } else { Err(LaneClosed) }
+        let taken = self.shared.mailboxes.offer_edge(worker, self.lane, frame);
+        taken.map_err(|unsent| match unsent {
+            Unsent::Full(mut frame) => {
+                edge_refused(&mut frame, now);
+                Unsent::Full(frame)
+            }
+            Unsent::Closed => Unsent::Closed,
+        })
+    }
+
+    async fn room(&self) {
+        self.shared.mailboxes.room().await;
     }
 
     fn close(&self) {
         self.shared.edge_lane_closed((self.lane, self.instance));
-        for worker in &self.shared.workers {
-            let closed = Input::EdgeLaneClosed {
-                lane: self.lane,
-                instance: self.instance,
-            };
-            // A full mailbox: the next opening of the lane closes this one as well.
-            drop(worker.push(closed, 0));
-        }
+        self.shared.mailboxes.tell_all(|| Input::EdgeLaneClosed {
+            lane: self.lane,
+            instance: self.instance,
+        });
     }
 }
 
@@ -80,15 +82,30 @@ struct FromPeer {
     open: AtomicBool,
 }
 
+impl FromPeer {
+    fn take(&self, mut frame: proto::PeerFrame) -> Result<(), Unsent<proto::PeerFrame>> {
+        let now = now_us();
+        entering(&mut frame, now);
+        let taken = self.shared.mailboxes.offer_peer(self.peer, frame);
+        taken.map_err(|unsent| match unsent {
+            Unsent::Full(mut frame) => {
+                leaving(&mut frame, now);
+                Unsent::Full(frame)
+            }
+            Unsent::Closed => Unsent::Closed,
+        })
+    }
+}
+
 impl Drop for FromPeer {
     fn drop(&mut self) {
         self.close();
     }
 }
 
+#[async_trait]
 impl PeerSink for FromPeer {
-    fn send(&self, mut frame: proto::PeerFrame) -> Result<(), LaneClosed> {
-        entering(&mut frame, now_us());
+    fn send(&self, frame: proto::PeerFrame) -> Result<(), Unsent<proto::PeerFrame>> {
         match frame.body {
             Some(PeerBody::SlotMap(map)) => {
                 self.shared.told(map.position());
@@ -103,28 +120,22 @@ impl PeerSink for FromPeer {
             }
             // One of its workers can answer now: what was asked of it goes again.
             Some(PeerBody::Hello(_)) => {
-                for worker in &self.shared.workers {
-                    let peer = self.peer;
-                    drop(worker.push(Input::PeerReturned { peer }, 0));
-                }
+                let peer = self.peer;
+                self.shared
+                    .mailboxes
+                    .tell_all(|| Input::PeerReturned { peer });
                 Ok(())
             }
             Some(PeerBody::UserChanged(ref changed)) => {
                 self.shared.credentials.forget(&changed.bare);
-                if self.shared.dispatch_peer(self.peer, frame) {
-                    Ok(())
-                } else {
-                    Err(LaneClosed)
-                }
+                self.take(frame)
             }
-            _ => {
-                if self.shared.dispatch_peer(self.peer, frame) {
-                    Ok(())
-                } else {
-                    Err(LaneClosed)
-                }
-            }
+            _ => self.take(frame),
         }
+    }
+
+    async fn room(&self) {
+        self.shared.mailboxes.room().await;
     }
 
     fn close(&self) {
@@ -139,20 +150,19 @@ impl Shared {
     /// Freezes slots of this process for another router.
     pub(super) fn order_hand_over(&self, order: proto::HandOver) {
         let Some(to) = order.to else { return };
-        for index in 0..self.workers.len() {
-            let index = u32::try_from(index).unwrap_or(0);
+        for index in 0..self.mailboxes.len() {
             let slots: Vec<u16> = order
                 .slots
                 .iter()
                 .filter_map(|s| u16::try_from(*s).ok())
-                .filter(|s| self.worker_of(*s) == index)
+                .filter(|s| self.mailboxes.worker_of(*s) == index)
                 .collect();
             if !slots.is_empty() {
                 let command = Command::HandOver {
                     slots,
                     to: to.clone(),
                 };
-                self.push(index, Input::Command(command));
+                self.mailboxes.tell(index, Input::Command(command));
             }
         }
     }
@@ -265,7 +275,7 @@ impl RouterAcceptor for Acceptor {
             lane: hello.lane,
         };
         let instance = shared.instances.fetch_add(1, Ordering::Relaxed);
-        let workers = u32::try_from(shared.workers.len()).unwrap_or(1);
+        let workers = shared.mailboxes.len();
         let welcome = proto::Welcome {
             router: Some(shared.node.clone()),
             protocol: PROTOCOL,
@@ -280,7 +290,7 @@ impl RouterAcceptor for Acceptor {
             ))),
         ];
         frames.extend(shared.ticket_keys.frame());
-        let away = |_| LinkError::Away {
+        let away = |_: Unsent<_>| LinkError::Away {
             peer: node.name.clone(),
             reason: "the lane closed".into(),
         };
@@ -291,19 +301,12 @@ impl RouterAcceptor for Acceptor {
         })
         .map_err(away)?;
         shared.edge_lane_opened((lane_ref, instance), lane.clone());
-        for worker in &shared.workers {
-            let opened = Input::EdgeLane {
-                lane: lane_ref,
-                instance,
-                lanes: hello.lanes.max(1),
-                sink: lane.clone(),
-            };
-            if worker.push(opened, 0).is_err() {
-                shared.edge_lane_closed((lane_ref, instance));
-                lane.close();
-                return Err(away(LaneClosed));
-            }
-        }
+        shared.mailboxes.tell_all(|| Input::EdgeLane {
+            lane: lane_ref,
+            instance,
+            lanes: hello.lanes.max(1),
+            sink: lane.clone(),
+        });
         Ok(Arc::new(FromEdge {
             shared: shared.clone(),
             lane: lane_ref,

@@ -94,17 +94,14 @@ impl Shared {
             .map(|node| (node.incarnation, node.installed.unwrap_or_default()));
         let installed: Arc<[(u64, proto::Position)]> = installed.collect();
         drop(nodes);
-        for worker in &self.workers {
-            let installed = installed.clone();
-            drop(worker.push(Input::Installed { installed }, 0));
-        }
+        self.mailboxes.tell_all(|| Input::Installed {
+            installed: installed.clone(),
+        });
     }
 
     /// Tells the workers that a process is gone for good.
     pub(super) fn tell_gone(&self, incarnation: u64) {
-        for worker in &self.workers {
-            drop(worker.push(Input::NodeGone { incarnation }, 0));
-        }
+        self.mailboxes.tell_all(|| Input::NodeGone { incarnation });
     }
 }
 

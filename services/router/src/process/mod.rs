@@ -2,6 +2,7 @@
 //!
 //! - [`worker_task`]: runs a worker; [`jobs`]: does what workers ask for; [`releases`]: slots given
 //!   away together
+//! - [`mailboxes`]: what waits for the workers
 //! - [`lanes`]: lanes that edges and routers open here; [`peers`]: lanes that this router opens
 //! - [`membership`]: who is alive; [`reach`]: which process reaches which; [`table`]: which slots come and go, and the planner;
 //!   [`timeline`]: what is held is asserted after the database has lost commits
@@ -14,6 +15,7 @@ mod admission;
 mod control;
 mod jobs;
 mod lanes;
+mod mailboxes;
 mod membership;
 mod peers;
 mod reach;
@@ -36,19 +38,21 @@ use sestina_api::shadow::Shadow;
 use sestina_api::store::Stores;
 use sestina_cluster::claim::{ClaimPorts, PlannerSettings};
 use sestina_cluster::lease::{LeaseKeeper, LeaseTerms};
+use sestina_cluster::lease_health::LeaseHealth;
 use sestina_cluster::slot_map::{SharedSlotTable, SlotTable};
 use sestina_cluster::slots::SLOTS;
 use sestina_proto as proto;
 use sestina_runtime::clock::BootClock;
 use sestina_runtime::mailbox::{self, Limits};
+use sestina_runtime::pressure::Pressure;
 use sestina_runtime::spawn::Tasks;
+use tokio::runtime::Handle;
 
 use crate::config::RouterConfig;
 use crate::hooks::Pipeline;
 use crate::metrics::Metrics;
 use crate::worker::core::{Core, LaneRef};
 use crate::worker::given_away::GivenAway;
-use crate::worker::input::Input;
 use crate::worker::turn::Worker;
 
 /// How long a router that has given away all slots waits to hear of their new owners.
@@ -76,6 +80,10 @@ pub struct RouterDeps {
     pub peers: Arc<dyn PeerConnector>,
     /// Terms of leases.
     pub terms: LeaseTerms,
+    /// The runtime on which the lease is renewed, which the router's work should not delay.
+    pub leases: Handle,
+    /// Whether the process has more to do than it can.
+    pub pressure: Arc<Pressure>,
     /// Metrics of this process.
     pub metrics: Arc<sestina_telemetry::Metrics>,
 }
@@ -110,7 +118,7 @@ pub(crate) struct Shared {
     pub(crate) node: proto::Node,
     pub(crate) config: Arc<RouterConfig>,
     pub(crate) pipeline: Arc<Pipeline>,
-    pub(crate) workers: Vec<mailbox::Sender<Input>>,
+    mailboxes: mailboxes::Mailboxes,
     pub(crate) epochs: Arc<[AtomicU64]>,
     /// Slots given away whose new owners were not heard of.
     pub(crate) given_away: Arc<GivenAway>,
@@ -118,6 +126,7 @@ pub(crate) struct Shared {
     pub(crate) peers: Arc<dyn PeerConnector>,
     pub(crate) lease: LeaseKeeper,
     pub(crate) metrics: Arc<sestina_telemetry::Metrics>,
+    pub(crate) pressure: Arc<Pressure>,
     pub(crate) tasks: Tasks,
     /// Lanes of edges, to push new tables.
     edge_lanes: Mutex<HashMap<(LaneRef, u64), Arc<dyn sestina_api::link::EdgeLane>>>,
@@ -138,8 +147,6 @@ pub(crate) struct Shared {
     pub(crate) instances: AtomicU64,
     /// Processes with other hosts or modules than this one, by incarnation.
     mismatches: Mutex<HashSet<u64>>,
-    /// Inputs that nobody waits for are worked together.
-    linger: Arc<sestina_runtime::linger::Linger>,
 }
 
 impl Router {
@@ -154,6 +161,8 @@ impl Router {
             storage_leases,
             peers,
             terms,
+            leases,
+            pressure,
             metrics,
         } = deps;
         config.workers = config.workers.max(1);
@@ -163,7 +172,8 @@ impl Router {
         let config = Arc::new(config);
         let pipeline = Arc::new(Pipeline::new(crate::modules::MODULES));
         let tasks = Tasks::new("router");
-        let lease_tasks = Tasks::new("router-lease");
+        let lease_tasks = Tasks::on("router-lease", leases);
+        let health = lease_health(terms, pressure.clone(), metrics.clone());
         let me = Holder::new(node.clone());
         let lease = LeaseKeeper::start(
             me.clone(),
@@ -171,6 +181,7 @@ impl Router {
             storage_leases.clone(),
             terms,
             Arc::new(BootClock),
+            Arc::new(health),
             &lease_tasks,
         );
         let table = SharedSlotTable::new(SlotTable::empty());
@@ -194,13 +205,14 @@ impl Router {
             node: node.clone(),
             config: config.clone(),
             pipeline: pipeline.clone(),
-            workers: senders,
+            mailboxes: mailboxes::Mailboxes::new(senders, metrics.clone()),
             epochs: epochs.clone(),
             given_away: Arc::default(),
             ports,
             peers,
             lease,
             metrics: metrics.clone(),
+            pressure,
             tasks,
             edge_lanes: Mutex::default(),
             peer_lanes: Mutex::default(),
@@ -214,7 +226,6 @@ impl Router {
             releases: releases::Releases::default(),
             instances: AtomicU64::new(1),
             mismatches: Mutex::default(),
-            linger: sestina_runtime::linger::Linger::new(),
         });
         let router_metrics = Arc::new(Metrics::new(metrics));
         for (index, receiver) in receivers.into_iter().enumerate() {
@@ -342,6 +353,22 @@ async fn cluster_secret(stores: &dyn Stores) -> Result<Vec<u8>, StartError> {
             Err(error) => return Err(StartError::Storage(error)),
         }
     }
+}
+
+/// What renewals tell of how safely the lease is held.
+fn lease_health(
+    terms: LeaseTerms,
+    pressure: Arc<Pressure>,
+    metrics: Arc<sestina_telemetry::Metrics>,
+) -> LeaseHealth {
+    let serves = terms.ttl.saturating_sub(terms.margin);
+    LeaseHealth::new(serves, pressure, move |sample| {
+        metrics.lease_late_seconds.observe(sample.late);
+        metrics.lease_renew_seconds.observe(sample.took);
+        if let Some(left) = sample.left {
+            metrics.lease_left_seconds.observe(left);
+        }
+    })
 }
 
 fn derive(secret: &[u8], purpose: &[u8]) -> Vec<u8> {

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use sestina_api::link::LaneClosed;
+use sestina_api::link::Unsent;
 use sestina_api::peer::PeerSink;
 use sestina_proto as proto;
 use sestina_runtime::backoff::Backoff;
@@ -23,7 +23,7 @@ struct End {
 }
 
 impl PeerSink for End {
-    fn send(&self, _: proto::PeerFrame) -> Result<(), LaneClosed> {
+    fn send(&self, _: proto::PeerFrame) -> Result<(), Unsent<proto::PeerFrame>> {
         Ok(())
     }
 
@@ -102,13 +102,10 @@ async fn keep(shared: Arc<Shared>, node: proto::Node, stop: CancellationToken) {
                     .lock()
                     .insert(node.incarnation, sink.clone());
                 shared.report_reach();
-                for worker in &shared.workers {
-                    let input = Input::PeerLane {
-                        node: node.clone(),
-                        sink: sink.clone(),
-                    };
-                    drop(worker.push(input, 0));
-                }
+                shared.mailboxes.tell_all(|| Input::PeerLane {
+                    node: node.clone(),
+                    sink: sink.clone(),
+                });
                 tokio::select! {
                     () = stop.cancelled() => sink.close(),
                     () = end.ended.notified() => {}
@@ -117,9 +114,7 @@ async fn keep(shared: Arc<Shared>, node: proto::Node, stop: CancellationToken) {
                 shared.report_reach();
                 shared.metrics.lanes[Lane::Peer].dec();
                 shared.metrics.lanes_closed[Lane::Peer].inc();
-                for worker in &shared.workers {
-                    drop(worker.push(Input::PeerLaneClosed { peer }, 0));
-                }
+                shared.mailboxes.tell_all(|| Input::PeerLaneClosed { peer });
             }
             Err(error) => tracing::debug!(peer = node.name, %error, "cannot open a lane"),
         }

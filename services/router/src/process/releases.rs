@@ -107,7 +107,8 @@ async fn run(shared: &Shared) {
                 ..
             } = release;
             if raised {
-                shared.push(worker, Input::Done(JobDone::Raised { slot }));
+                let raised = JobDone::Raised { slot };
+                shared.mailboxes.tell(worker, Input::Done(raised));
                 continue;
             }
             let refused = changed
@@ -117,7 +118,8 @@ async fn run(shared: &Shared) {
             if !done {
                 shared.given_away.keeps(slot);
             }
-            shared.push(worker, Input::Done(JobDone::Released { slot, epoch, done }));
+            let released = JobDone::Released { slot, epoch, done };
+            shared.mailboxes.tell(worker, Input::Done(released));
         }
     }
 }

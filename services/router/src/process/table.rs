@@ -182,9 +182,7 @@ pub(super) async fn watch(shared: Arc<Shared>) {
             .metrics
             .slot_table_version
             .set(i64::try_from(table.version()).unwrap_or(i64::MAX));
-        for worker in &shared.workers {
-            drop(worker.push(Input::Table(table.clone()), 0));
-        }
+        shared.mailboxes.tell_all(|| Input::Table(table.clone()));
         shared.installed(&table);
         if !shared.was_told(table.position()) {
             tell_routers(&shared, table.as_proto());
@@ -208,7 +206,9 @@ pub(super) async fn watch(shared: Arc<Shared>) {
                 slot,
                 epoch: table.epoch(slot),
             };
-            shared.push(shared.worker_of(slot), input);
+            shared
+                .mailboxes
+                .tell(shared.mailboxes.worker_of(slot), input);
         }
         let new: Vec<(u16, u64)> = owned
             .iter()
@@ -277,7 +277,9 @@ async fn take(
             epoch: *epoch,
             live: live.clone(),
         };
-        shared.push(shared.worker_of(*slot), input);
+        shared
+            .mailboxes
+            .tell(shared.mailboxes.worker_of(*slot), input);
     }
     // Whose end was told while this went on was not waited for by those that came later.
     let still = shared.live.nodes();
@@ -293,7 +295,7 @@ async fn take(
 /// lanes to them before they get anything.
 fn tell_edges(shared: &Shared, map: &proto::SlotMap, routers: Vec<proto::Node>) {
     let map = with_routers(map.clone(), routers);
-    let workers = u32::try_from(shared.workers.len()).unwrap_or(1);
+    let workers = shared.mailboxes.len();
     let mut told = HashSet::new();
     let lanes: Vec<_> = shared
         .edge_lanes

@@ -79,7 +79,7 @@ impl Shared {
         let Some(frame) = self.ticket_keys.frame() else {
             return;
         };
-        let workers = u32::try_from(self.workers.len()).unwrap_or(1);
+        let workers = self.mailboxes.len();
         let mut told = HashSet::new();
         let lanes: Vec<_> = self
             .edge_lanes

@@ -64,11 +64,10 @@ pub(super) async fn joined(
 /// timeline.
 async fn assert(shared: &Shared, timeline: u64) -> Option<bool> {
     let mut held = Vec::new();
-    for worker in 0..u32::try_from(shared.workers.len()).unwrap_or(0) {
+    for worker in 0..shared.mailboxes.len() {
         let (answer, answered) = oneshot::channel();
-        if !shared.push(worker, Input::Command(Command::Held { answer })) {
-            return None;
-        }
+        let asked = Input::Command(Command::Held { answer });
+        shared.mailboxes.tell(worker, asked);
         held.extend(answered.await.ok()?);
     }
     match shared.ports.assert(timeline, &held, LIMIT).await {
@@ -78,7 +77,8 @@ async fn assert(shared: &Shared, timeline: u64) -> Option<bool> {
                     let table = shared.ports.table.load();
                     // Should another own it under the same epoch, nothing of it counts any more.
                     let epoch = table.epoch(slot).max(epoch + 1);
-                    shared.push(shared.worker_of(slot), Input::Lose { slot, epoch });
+                    let worker = shared.mailboxes.worker_of(slot);
+                    shared.mailboxes.tell(worker, Input::Lose { slot, epoch });
                 }
             }
             Some(true)

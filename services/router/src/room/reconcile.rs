@@ -101,6 +101,11 @@ impl Slot {
                 session_lo: membership.session_lo,
             };
             heard.entry(membership.slot).or_default().push(asked);
+            if membership.member.is_none() {
+                let session = join(membership.session_hi, membership.session_lo);
+                self.room_tells_own(core, &Jid::from_wire(&membership.room), session);
+                continue;
+            }
             let Some((jid, member)) = Member::of(membership) else {
                 continue;
             };
@@ -124,6 +129,36 @@ impl Slot {
             };
             core.send_peer(from, frame);
         }
+    }
+
+    /// A session does not know whether it is in: if it is, it is told so again.
+    fn room_tells_own(&mut self, core: &mut Core, jid: &Jid, session: u128) {
+        let epoch = self.epoch;
+        let Some(room) = self.rooms.get_mut(jid) else {
+            return;
+        };
+        let seq = room.coming_seq(epoch);
+        let nick = room.by_session.get(&session);
+        let Some(occupant) = nick.and_then(|nick| room.occupants.get_mut(nick)) else {
+            return;
+        };
+        if let Some(known) = occupant.session(session) {
+            let me = RoomSession {
+                seq,
+                ..known.clone()
+            };
+            occupant.enter(me);
+        }
+        let Some((occupant, me)) = room.find(session) else {
+            return;
+        };
+        let mut emission = Emission::default();
+        let own = room.presence_of(occupant, me, true, &[110]);
+        emission.say_own(own, occupant, me);
+        if core.config.shadow {
+            emission.fields.push(occupant.field());
+        }
+        self.room_emit(core, jid, emission, None, None);
     }
 
     fn room_reconciles(&mut self, core: &mut Core, jid: &Jid, mut members: Vec<Member>) {

@@ -174,7 +174,7 @@ impl Slot {
             let owner = match last {
                 Some((s, owner)) if s == *slot => owner,
                 _ => {
-                    let owner = core.owner_of(*slot).filter(|o| core.peer_open(*o));
+                    let owner = core.owner_of(*slot).filter(|o| core.peer_takes(*o));
                     last = Some((*slot, owner));
                     owner
                 }

@@ -192,6 +192,14 @@ impl Garden {
     }
 }
 
+fn events(room: &crate::room::Room) -> Vec<proto::RoomTailEvent> {
+    let fields = room.shadow_fields().into_iter();
+    let events = fields.filter(|(field, _)| field.starts_with("e:"));
+    events
+        .filter_map(|(_, value)| proto::RoomTailEvent::decode(value).ok())
+        .collect()
+}
+
 fn part(members: Vec<proto::RoomMembership>, more: bool) -> RouterBody {
     RouterBody::RoomMembers(proto::RoomMembers { members, more })
 }
@@ -345,14 +353,8 @@ fn a_session_whose_nick_is_taken_is_told_so() {
     assert_eq!(garden.inside(), [is("juliet", "participant", 1, "here")]);
     let slot = garden.router.worker.slots.get_mut(garden.slot).unwrap();
     let room = slot.rooms.get(&Jid::from_wire(GARDEN)).unwrap();
-    let mut events = room
-        .shadow_fields()
-        .into_iter()
-        .filter_map(|(field, value)| {
-            let event = field.starts_with("e:").then_some(value)?;
-            proto::RoomTailEvent::decode(event).ok()
-        });
-    let event = events.next().expect("an event");
+    let events = events(room);
+    let event = events.first().expect("an event");
     let [target] = &event.targets[..] else {
         panic!("{:?}", event.targets);
     };
@@ -381,4 +383,39 @@ fn a_room_hears_of_a_member_late_and_says_so() {
     });
     let heard = heard.expect("an answer").members;
     assert_eq!((heard[0].room.as_str(), heard[0].session_lo), (GARDEN, 4));
+}
+
+/// The answer of the room may have gone to the owner of the session that is dead.
+#[test]
+fn a_session_that_does_not_know_whether_it_is_in_is_told_so() {
+    let mut garden = Garden::new(vec![stored("juliet", 1, 5, "here")]);
+    garden.router_tells(Vec::new());
+    garden.edge_tells(Vec::new());
+    for (session, is_in) in [(1, true), (2, false)] {
+        let mut unsure = told("juliet", session, NONE, 0, "");
+        unsure.member = None;
+        garden.peer(PeerBody::RoomTold(proto::RoomTold {
+            members: vec![unsure],
+            ..proto::RoomTold::default()
+        }));
+        let heard = garden.sent().into_iter();
+        assert!(
+            heard
+                .into_iter()
+                .any(|b| matches!(b, PeerBody::RoomHeard(_)))
+        );
+        let slot = garden.router.worker.slots.get_mut(garden.slot).unwrap();
+        let room = slot.rooms.get(&Jid::from_wire(GARDEN)).unwrap();
+        let told: Vec<(u64, u32)> = events(room)
+            .iter()
+            .flat_map(|event| event.targets.iter().map(|t| (t.session_lo, t.standing)))
+            .filter(|(told, _)| *told == session)
+            .collect();
+        let expected = if is_in {
+            vec![(session, NONE)]
+        } else {
+            Vec::new()
+        };
+        assert_eq!(told, expected);
+    }
 }

@@ -119,6 +119,8 @@ pub(crate) struct Core {
     pub(crate) local: VecDeque<proto::PeerFrame>,
     pub(crate) lanes: HashMap<LaneRef, EdgeLaneState>,
     pub(crate) peers: HashMap<PeerRef, PeerState>,
+    /// Lanes to routers have not taken all there is for them.
+    pub(crate) peers_wait: bool,
     pub(crate) table: Arc<sestina_cluster::slot_map::SlotTable>,
     /// Highest epoch seen for each slot, shared by the workers of this process.
     pub(crate) epochs: Arc<[AtomicU64]>,
@@ -200,6 +202,7 @@ impl Core {
             local: VecDeque::new(),
             lanes: HashMap::default(),
             peers: HashMap::default(),
+            peers_wait: false,
             table: Arc::new(sestina_cluster::slot_map::SlotTable::empty()),
             epochs,
             given_away: Arc::default(),

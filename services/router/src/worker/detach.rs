@@ -241,6 +241,7 @@ impl Slot {
                     core.attached_told(lane, slot, session);
                 }
                 session.tell_again();
+                session.lane_waits = false;
                 session.sm_told = false;
                 session.pump(core, slot, epoch);
                 touched.push(session.id);

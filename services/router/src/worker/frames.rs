@@ -95,6 +95,12 @@ impl Worker {
                 InFlight::State { .. } => {}
             }
         }
+        // Those that waited for room, in turns.
+        while let Some((number, id)) = self.core.next_waiting(lane) {
+            if let Some(slot) = self.slots.get_mut(number) {
+                slot.lane_room(&mut self.core, id);
+            }
+        }
     }
 
     pub(super) fn peer_frame(&mut self, from: PeerRef, frame: proto::PeerFrame) {

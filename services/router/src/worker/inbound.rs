@@ -7,6 +7,7 @@ use sestina_xmpp::stanza::Stanza;
 use sestina_xmpp::stanza::error::Condition;
 
 use super::core::{Core, LaneRef};
+use super::detach::superseded;
 use super::session::{Older, Session, Unsettled};
 use super::slot::Slot;
 use super::work::OnDone;
@@ -28,10 +29,12 @@ impl Slot {
     }
 
     /// A stanza of a socket whose session is not here (after more than one fault): its client must
-    /// begin anew. One of an older generation is told so when the session is resumed, and holds what was
-    /// accepted from it.
+    /// begin anew. One of an older generation is told so when the session is resumed, and an edge that
+    /// holds what was accepted from it keeps that.
     fn unknown(&self, core: &mut Core, lane: LaneRef, handle: u64, generation: u32) {
-        if self.session_of_handle(lane, handle).is_none() && !self.is_held(lane, handle) {
+        if self.of_older(lane, handle, None).is_some() && guard!("generation") {
+            core.send_edge(lane, self.slot, self.epoch, superseded(handle, generation));
+        } else if self.session_of_handle(lane, handle).is_none() && !self.holds_on(lane, handle) {
             let close = proto::CloseSession {
                 handle,
                 generation,
@@ -90,15 +93,6 @@ impl Slot {
             .values()
             .find(|s| s.older.iter().any(is))
             .map(|s| s.id)
-    }
-
-    /// Whether an attachment that is over holds something of its session.
-    fn is_held(&self, lane: LaneRef, handle: u64) -> bool {
-        let at = Some((lane, handle));
-        let told = |(l, gone): &(LaneRef, proto::Detached)| Some((*l, gone.handle)) == at;
-        let mut sessions = self.sessions.values();
-        sessions.any(|s| s.ended_from == at || s.detached_from == at || s.holders.iter().any(told))
-            || self.of_older(lane, handle, None).is_some()
     }
 
     /// A stanza that an older attachment holds: only a new owner has not accepted it yet.
@@ -236,7 +230,9 @@ impl Slot {
     /// The socket is gone (detach, or end if it cannot resume), or the stream was closed (end).
     pub(crate) fn closed(&mut self, core: &mut Core, lane: LaneRef, close: proto::Close) {
         let Some(id) = self.session_of_handle(lane, close.handle) else {
-            if self.is_held(lane, close.handle) {
+            if self.holds_on(lane, close.handle)
+                || self.of_older(lane, close.handle, None).is_some()
+            {
                 // The edge holds on until everybody was told, or the shadow has the session.
                 return;
             }
@@ -259,6 +255,15 @@ impl Slot {
         } else {
             self.end_session(core, id);
         }
+    }
+
+    /// Whether an edge keeps what it holds of a session that has ended, or lost its socket.
+    fn holds_on(&self, lane: LaneRef, handle: u64) -> bool {
+        let from = Some((lane, handle));
+        self.sessions.values().any(|s| {
+            let told = |(l, gone): &(LaneRef, proto::Detached)| Some((*l, gone.handle)) == from;
+            s.ended_from == from || s.detached_from == from || s.holders.iter().any(told)
+        })
     }
 
     /// An edge acknowledged a batch: these deliveries are held by two processes.
@@ -317,6 +322,16 @@ impl Slot {
         }
     }
 
+    /// The lane of a session that waited for it has room.
+    pub(crate) fn lane_room(&mut self, core: &mut Core, id: u128) {
+        let (slot, epoch) = (self.slot, self.epoch);
+        if let Some(session) = self.sessions.get_mut(&id) {
+            session.lane_waits = false;
+            session.pump(core, slot, epoch);
+            self.touch(core, id);
+        }
+    }
+
     /// Collects the Progress of a touched session; run once at the end of a turn.
     pub(crate) fn progress(
         &mut self,
@@ -333,6 +348,9 @@ impl Slot {
             // Its keys may have been all that the edge was needed for.
             return self.maybe_detached(core, id);
         };
+        if core.lane_full(lane) {
+            return session.wait_for_lane(core, slot, lane);
+        }
         if session.state_dirty {
             session.state_dirty = false;
             let state = prost::Message::encode_to_vec(&session.record()).into();

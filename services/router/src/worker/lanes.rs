@@ -3,14 +3,14 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use sestina_api::link::EdgeLane;
+use sestina_api::link::{BULK, EdgeLane, Unsent};
 use sestina_api::peer::PeerSink;
 use sestina_proto as proto;
 use sestina_runtime::failpoint;
 
 use super::core::{Core, LaneRef, PeerRef};
 use super::passage::{self, Passage};
-use super::session::Session;
+use super::session::{Session, stanza_weight};
 use super::work::WorkId;
 
 /// What an edge will hold, or know, once its lane acknowledges the batch; listed with its slot.
@@ -48,12 +48,36 @@ pub(crate) struct EdgeLaneState {
     usual: (usize, usize),
     seq: u64,
     flying: Vec<(u16, InFlight)>,
-    unacked: VecDeque<(u64, Vec<(u16, InFlight)>)>,
+    /// Bytes of what this turn collects, about.
+    flying_bytes: usize,
+    unacked: VecDeque<Unacked>,
+    /// Bytes of these.
+    unacked_bytes: usize,
+    /// Batches that the lane has refused, in order.
+    refused: VecDeque<proto::ToEdgeBatch>,
+    /// Sessions (slot and id) with more than it took.
+    waiting: VecDeque<(u16, u128)>,
 }
 
+/// A batch that the edge has not acknowledged.
+struct Unacked {
+    seq: u64,
+    bytes: usize,
+    flying: Vec<(u16, InFlight)>,
+}
+
+/// A frame with little in it, about.
+const SMALL: usize = 64;
+
+#[derive(Default)]
 pub(crate) struct PeerState {
     sink: Option<Arc<dyn PeerSink>>,
-    out: Vec<proto::PeerFrame>,
+    out: VecDeque<proto::PeerFrame>,
+    out_bytes: usize,
+    /// The first of all, which the lane has refused.
+    refused: Option<proto::PeerFrame>,
+    /// Slots whose frames go again.
+    anew: VecDeque<u16>,
 }
 
 impl Core {
@@ -77,7 +101,11 @@ impl Core {
             usual: (0, 0),
             seq: 0,
             flying: Vec::new(),
+            flying_bytes: 0,
             unacked: VecDeque::new(),
+            unacked_bytes: 0,
+            refused: VecDeque::new(),
+            waiting: VecDeque::new(),
         };
         self.lanes.insert(lane, state);
     }
@@ -90,7 +118,7 @@ impl Core {
         let Some(state) = self.lanes.remove(&lane) else {
             return;
         };
-        let unacked = state.unacked.into_iter().flat_map(|(_, flying)| flying);
+        let unacked = state.unacked.into_iter().flat_map(|batch| batch.flying);
         for flying in unacked.chain(state.flying) {
             if let (_, InFlight::State { work }) = flying {
                 // The record goes again with every opening; the owner has it meanwhile.
@@ -130,12 +158,40 @@ impl Core {
     ) {
         if let Some(state) = self.lanes.get_mut(&lane) {
             state.seal();
+            state.flying_bytes += SMALL;
+            if let proto::to_edge::Body::KeepState(keep) = &body {
+                state.flying_bytes += keep.state.len();
+            }
             state.out.push(proto::ToEdge {
                 slot: u32::from(slot),
                 epoch,
                 body: Some(body),
             });
         }
+    }
+
+    /// Whether the edge has to take something before it gets more: deliveries and records stay where
+    /// they are. Answers and news of sessions are small, and go all the same.
+    pub(crate) fn lane_full(&self, lane: LaneRef) -> bool {
+        let bytes = |state: &EdgeLaneState| state.unacked_bytes + state.flying_bytes;
+        self.lanes
+            .get(&lane)
+            .is_some_and(|state| bytes(state) >= self.config.lane_bytes)
+    }
+
+    /// A session goes on when that lane has room.
+    pub(crate) fn wait_for_lane(&mut self, lane: LaneRef, slot: u16, session: u128) {
+        if let Some(state) = self.lanes.get_mut(&lane) {
+            state.waiting.push_back((slot, session));
+        }
+    }
+
+    /// The next session that waits for a lane, if that has room.
+    pub(crate) fn next_waiting(&mut self, lane: LaneRef) -> Option<(u16, u128)> {
+        if self.lane_full(lane) {
+            return None;
+        }
+        self.lanes.get_mut(&lane)?.waiting.pop_front()
     }
 
     /// Adds one delivery; deliveries of one payload in a row share a variant.
@@ -165,7 +221,9 @@ impl Core {
                 .variants
                 .last()
                 .is_some_and(|v| v.key.as_ref() == Some(&key));
+        state.flying_bytes += SMALL;
         if !same {
+            state.flying_bytes += stanza_weight(stanza);
             deliver.variants.push(proto::Variant {
                 stanza: Some((**stanza).clone()),
                 key: Some(key),
@@ -184,32 +242,37 @@ impl Core {
         state.flying.push((slot, delivery));
     }
 
-    /// Sends what the turn collected for edges.
+    /// Sends what the turn collected for edges, behind what their lanes have refused.
     pub(crate) fn flush_edges(&mut self) {
         for state in self.lanes.values_mut() {
             state.seal();
-            if state.out.is_empty() {
-                continue;
-            }
-            for frame in &mut state.out {
-                if let Some(proto::to_edge::Body::Deliver(deliver)) = &mut frame.body {
-                    passage::edge_leaving(deliver, (self.clock)());
+            if !state.out.is_empty() {
+                for frame in &mut state.out {
+                    if let Some(proto::to_edge::Body::Deliver(deliver)) = &mut frame.body {
+                        passage::edge_leaving(deliver, (self.clock)());
+                    }
                 }
+                let batch = state.batch(self.worker);
+                state.refused.push_back(batch);
             }
-            state.seq += 1;
-            let next = Vec::with_capacity(state.flying.len().min(USUAL));
-            state
-                .unacked
-                .push_back((state.seq, std::mem::replace(&mut state.flying, next)));
-            let batch = proto::ToEdgeBatch {
-                worker: self.worker,
-                seq: state.seq,
-                frames: std::mem::take(&mut state.out),
-            };
-            if failpoint!("router.lane_send") || state.sink.send(batch).is_err() {
-                // The lane's end is reported by the transport; what is unacknowledged is sent
-                // again when the edge opens the next one.
-                state.sink.close();
+            while let Some(batch) = state.refused.pop_front() {
+                let sent = match failpoint!("router.lane_send") {
+                    true => Err(Unsent::Closed),
+                    false => state.sink.send(batch),
+                };
+                match sent {
+                    Ok(()) => {}
+                    Err(Unsent::Full(batch)) => {
+                        state.refused.push_front(*batch);
+                        break;
+                    }
+                    Err(Unsent::Closed) => {
+                        // The lane's end is reported by the transport; what is unacknowledged is
+                        // sent again when the edge opens the next one.
+                        state.sink.close();
+                        state.refused.clear();
+                    }
+                }
             }
         }
     }
@@ -246,7 +309,7 @@ impl Core {
     pub(crate) fn state_told(&mut self, lane: LaneRef, slot: u16, work: WorkId) {
         let told = self.lanes.get_mut(&lane).and_then(|state| {
             if state.out.is_empty() && state.deliver.is_none() {
-                state.unacked.back_mut().map(|(_, flying)| flying)
+                state.unacked.back_mut().map(|batch| &mut batch.flying)
             } else {
                 Some(&mut state.flying)
             }
@@ -263,10 +326,9 @@ impl Core {
         let Some(state) = self.lanes.get_mut(&lane) else {
             return held;
         };
-        while state.unacked.front().is_some_and(|(s, _)| *s <= seq) {
-            if let Some((_, flying)) = state.unacked.pop_front() {
-                held.extend(flying);
-            }
+        while let Some(batch) = state.unacked.pop_front_if(|batch| batch.seq <= seq) {
+            state.unacked_bytes -= batch.bytes;
+            held.extend(batch.flying);
         }
         held
     }
@@ -278,22 +340,21 @@ impl Core {
         if peer.0 == self.me.incarnation {
             self.local.push_back(frame);
         } else if let Some(state) = self.peers.get_mut(&peer) {
-            state.out.push(frame);
+            state.out_bytes += peer_weight(&frame);
+            state.out.push_back(frame);
         }
     }
 
     pub(crate) fn peer_opened(&mut self, key: PeerRef, sink: Arc<dyn PeerSink>) {
-        let state = self.peers.entry(key).or_insert_with(|| PeerState {
-            sink: None,
-            out: Vec::new(),
-        });
+        let state = self.peers.entry(key).or_default();
+        state.clear();
         state.sink = Some(sink);
         // From here on it is answered: whatever it asked before may have had no way back.
         let hello = proto::PeerHello {
             router: Some(self.me.clone()),
             ..proto::PeerHello::default()
         };
-        state.out.push(proto::PeerFrame {
+        state.out.push_back(proto::PeerFrame {
             slot: 0,
             epoch: 0,
             body: Some(proto::peer_frame::Body::Hello(hello)),
@@ -303,7 +364,7 @@ impl Core {
     pub(crate) fn peer_closed(&mut self, peer: PeerRef) {
         if let Some(state) = self.peers.get_mut(&peer) {
             state.sink = None;
-            state.out.clear();
+            state.clear();
         }
     }
 
@@ -312,26 +373,126 @@ impl Core {
         peer.0 == self.me.incarnation || self.peers.get(&peer).is_some_and(|p| p.sink.is_some())
     }
 
+    /// Whether that router's lane has refused something: what has another place stays there.
+    pub(crate) fn peer_full(&self, peer: PeerRef) -> bool {
+        self.peers
+            .get(&peer)
+            .is_some_and(|p| p.refused.is_some() || p.out_bytes >= self.config.lane_bytes)
+    }
+
+    /// Whether a lane to that router is open and takes something.
+    pub(crate) fn peer_takes(&self, peer: PeerRef) -> bool {
+        self.peer_open(peer) && !self.peer_full(peer)
+    }
+
+    /// What is for a router goes again, from these slots.
+    pub(crate) fn peer_anew(&mut self, peer: PeerRef, slots: VecDeque<u16>) {
+        if let Some(state) = self.peers.get_mut(&peer) {
+            state.anew = slots;
+        }
+    }
+
+    /// The next slot of which frames go to a router again, if its lane has room for it.
+    pub(crate) fn next_anew(&mut self, peer: PeerRef) -> Option<u16> {
+        let state = self.peers.get_mut(&peer)?;
+        let waiting = state.sink.as_ref()?.waiting();
+        let room = state.refused.is_none() && state.out_bytes + waiting < BULK;
+        room.then(|| state.anew.pop_front()).flatten()
+    }
+
+    /// Sends what the turn collected for routers, behind what their lanes have refused.
     pub(crate) fn flush_peers(&mut self) {
+        let mut wait = false;
         for state in self.peers.values_mut() {
-            for mut frame in state.out.drain(..) {
-                passage::leaving(&mut frame, (self.clock)());
-                let room = matches!(frame.body, Some(proto::peer_frame::Body::RoomEvent(_)));
-                if let Some(sink) = &state.sink
-                    && (failpoint!("router.peer_send") || sink.send(frame).is_err())
-                {
+            state.flush(self.clock);
+            wait |= state.refused.is_some() || !state.anew.is_empty();
+        }
+        self.peers_wait = wait;
+    }
+}
+
+impl PeerState {
+    fn clear(&mut self) {
+        self.out.clear();
+        self.out_bytes = 0;
+        self.refused = None;
+        self.anew.clear();
+    }
+
+    /// The next frame for its lane.
+    fn next(&mut self, clock: fn() -> passage::Micros) -> Option<proto::PeerFrame> {
+        if let Some(frame) = self.refused.take() {
+            return Some(frame);
+        }
+        let mut frame = self.out.pop_front()?;
+        self.out_bytes = self.out_bytes.saturating_sub(peer_weight(&frame));
+        passage::leaving(&mut frame, clock());
+        Some(frame)
+    }
+
+    fn flush(&mut self, clock: fn() -> passage::Micros) {
+        let Some(sink) = self.sink.clone() else {
+            return self.clear();
+        };
+        while let Some(frame) = self.next(clock) {
+            let room = matches!(frame.body, Some(proto::peer_frame::Body::RoomEvent(_)));
+            let sent = match failpoint!("router.peer_send") {
+                true => Err(Unsent::Closed),
+                false => sink.send(frame),
+            };
+            match sent {
+                Ok(()) => {}
+                Err(Unsent::Full(frame)) => {
+                    self.refused = Some(*frame);
+                    return;
+                }
+                Err(Unsent::Closed) => {
                     sink.close();
-                    state.sink = None;
+                    self.sink = None;
+                    return self.clear();
                 }
-                if room {
-                    failpoint!("router.room_sent");
-                }
+            }
+            if room {
+                failpoint!("router.room_sent");
             }
         }
     }
 }
 
+/// Bytes of a frame for a router, about.
+fn peer_weight(frame: &proto::PeerFrame) -> usize {
+    use proto::peer_frame::Body;
+    SMALL
+        + match &frame.body {
+            Some(Body::Effect(effect)) => effect.stanza.as_ref().map_or(0, stanza_weight),
+            Some(Body::RoomEvent(event)) => {
+                let payloads = event.variants.iter().map(|v| SMALL + v.payload.len());
+                payloads.sum::<usize>() + event.targets.len() * SMALL
+            }
+            Some(Body::EffectDone(done)) => done.reply.as_ref().map_or(0, stanza_weight),
+            _ => 0,
+        }
+}
+
 impl EdgeLaneState {
+    /// The batch of this turn.
+    fn batch(&mut self, worker: u32) -> proto::ToEdgeBatch {
+        self.seq += 1;
+        let next = Vec::with_capacity(self.flying.len().min(USUAL));
+        let bytes = std::mem::take(&mut self.flying_bytes);
+        self.unacked_bytes += bytes;
+        self.unacked.push_back(Unacked {
+            seq: self.seq,
+            bytes,
+            flying: std::mem::replace(&mut self.flying, next),
+        });
+        proto::ToEdgeBatch {
+            worker,
+            seq: self.seq,
+            frames: std::mem::take(&mut self.out),
+        }
+    }
+
     /// Puts the deliveries collected so far behind what was queued before them.
     fn seal(&mut self) {
         if let Some(deliver) = self.deliver.take() {
@@ -346,3 +507,7 @@ impl EdgeLaneState {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "lanes_tests.rs"]
+mod tests;

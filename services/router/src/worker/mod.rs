@@ -10,7 +10,7 @@
 //! - [`presence`], [`records`]: presence; archive, offline, carbons
 //! - [`detach`], [`ending`], [`shadow`], [`commit`], [`staging`], [`shadow_check`]: ends of sockets and sessions; what survives this
 //!   process
-//! - [`takeover`], [`held`], [`archive_again`]: slots come; [`leaving`], [`handover`],
+//! - [`takeover`], [`reports`], [`held`], [`archive_again`]: slots come; [`leaving`], [`handover`],
 //!   [`parting`], [`given_away`]: they go
 //! - [`turn`]: one turn; [`input`]: what can happen to a worker; [`frames`], [`ends`]: frames and
 //!   jobs that ended, each to its row; [`lanes`], [`batch`]: what leaves
@@ -47,6 +47,7 @@ pub(crate) mod receive;
 mod record;
 pub(crate) mod records;
 mod replay;
+mod reports;
 mod returned;
 mod route;
 pub(crate) mod session;

@@ -107,12 +107,21 @@ impl Session {
             if self.sent >= self.next || self.flying_bytes > core.config.session_credit_bytes {
                 break;
             }
+            if core.lane_full(lane) {
+                self.wait_for_lane(core, slot, lane);
+                break;
+            }
             let index = usize::try_from(self.sent - self.acked).unwrap_or(usize::MAX);
             let Some(item) = self.queue.get(index) else {
                 break;
             };
             self.sent += 1;
-            self.flying_bytes += item.weight;
+            if self.sent <= self.edge_wrote {
+                // Sent again on a new opening of the lane; the edge does not report it once more.
+                self.written = self.sent;
+            } else {
+                self.flying_bytes += item.weight;
+            }
             let target = proto::Target {
                 handle,
                 generation: self.generation,
@@ -129,6 +138,13 @@ impl Session {
                 item.wire_key(),
                 &item.passage,
             );
+        }
+    }
+
+    /// Goes on when its lane has room.
+    pub(crate) fn wait_for_lane(&mut self, core: &mut Core, slot: u16, lane: LaneRef) {
+        if !std::mem::replace(&mut self.lane_waits, true) {
+            core.wait_for_lane(lane, slot, self.id);
         }
     }
 
@@ -160,6 +176,7 @@ impl Session {
 
     /// The edge wrote everything up to `number` to the socket.
     pub(crate) fn on_written(&mut self, number: u64) {
+        self.edge_wrote = self.edge_wrote.max(number.min(self.next));
         let number = number.min(self.sent);
         while self.written < number {
             self.written += 1;
@@ -351,6 +368,8 @@ impl Session {
     /// The edge is being told that it has the session.
     pub(crate) fn attaching(&mut self) {
         self.attached_no += 1;
+        self.edge_wrote = 0;
+        self.lane_waits = false;
         self.edge_knows = false;
         self.edge_has = 0;
     }

@@ -77,6 +77,13 @@ pub(crate) fn edge_entering(frame: &mut proto::ToRouter, now: Micros) {
     }
 }
 
+/// A frame of an edge was not taken: it waits outside.
+pub(crate) fn edge_refused(frame: &mut proto::ToRouter, now: Micros) {
+    if let Some(RouterBody::Inbound(inbound)) = &mut frame.body {
+        inbound.age_us = age(inbound.age_us, now);
+    }
+}
+
 /// A frame of another router comes into this process.
 pub(crate) fn entering(frame: &mut proto::PeerFrame, now: Micros) {
     if let Some(at) = field(frame) {

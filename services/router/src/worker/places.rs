@@ -2,8 +2,9 @@
 //!
 //! A new owner of a room asks all workers for their sessions that no edge tells of. A session that comes
 //! from the shadow, or whose edge is gone, may not have been told then: its owner tells by itself, until
-//! it is heard. And a room's new owner asks of each occupant whether it is still there: a notice that it
-//! has left may have been lost with the owner before.
+//! it is heard. In the same way it asks the room, where it does not know whether the session is in. And a
+//! room's new owner asks of each occupant whether it is still there: a notice that it has left may have
+//! been lost with the owner before.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -79,7 +80,8 @@ impl Worker {
             let session = session.filter(|session| is_untold(session));
             let rooms = session.iter().flat_map(|session| session.joined.keys());
             for room in rooms.filter(|room| self.core.config.slot_of(room) == room_slot) {
-                let Some(membership) = session.and_then(|s| s.membership(*number, room)) else {
+                let membership = session.and_then(|s| s.membership(*number, room));
+                let Some(membership) = membership.filter(|m| m.member.is_some()) else {
                     continue;
                 };
                 if bytes > PART_BYTES {
@@ -117,13 +119,14 @@ fn is_untold(session: &Session) -> bool {
 }
 
 impl Session {
-    /// What it knows of itself in a room; none if the room has not let it in.
+    /// What it knows of itself in a room; without a member if the room has not said that it is in, or
+    /// that is not known any more.
     fn membership(&self, slot: u16, room: &Jid) -> Option<proto::RoomMembership> {
         let (session_hi, session_lo) = split(self.id);
-        let member = self.joined.get(room)?.member.as_deref()?.clone();
+        let joined = self.joined.get(room)?;
         Some(proto::RoomMembership {
             room: room.as_str().to_owned(),
-            member: Some(member),
+            member: joined.member.as_deref().cloned(),
             jid: self.jid.as_str().to_owned(),
             session_hi,
             session_lo,
@@ -144,6 +147,25 @@ impl Slot {
         }
     }
 
+    /// What a session sent to a room may have come there before, and so may the room's answer have
+    /// come here: whether it is in is asked once all is replayed.
+    pub(crate) fn ask_room(&mut self, id: u128, room: Jid) {
+        self.untold.rooms.entry(id).or_default().insert(room);
+    }
+
+    /// The same for rooms of which a session that comes from an edge does not know.
+    pub(crate) fn ask_rooms(&mut self, id: u128) {
+        let Some(session) = self.sessions.get(&id) else {
+            return;
+        };
+        let joined = session.joined.iter();
+        let unknown = joined.filter(|(_, joined)| joined.member.is_none());
+        let rooms: Vec<Jid> = unknown.map(|(room, _)| room.clone()).collect();
+        for room in rooms {
+            self.ask_room(id, room);
+        }
+    }
+
     /// Tells owners of rooms what they have not heard; run at each tick.
     pub(crate) fn places_tick(&mut self, core: &mut Core) {
         if self.untold.rooms.is_empty() || core.now_ms < self.untold.again_ms {
@@ -159,11 +181,9 @@ impl Slot {
                 Place::Inside => {
                     let session = self.sessions.get(id);
                     let membership = session.and_then(|s| s.membership(self.slot, room));
-                    let known = membership.is_some();
-                    told.entry(core.config.slot_of(room))
-                        .or_default()
-                        .extend(membership);
-                    known
+                    let told = told.entry(core.config.slot_of(room)).or_default();
+                    told.extend(membership);
+                    true
                 }
             });
             !rooms.is_empty()
@@ -204,12 +224,13 @@ impl Slot {
                 Place::Inside => checked.inside.push(*asked),
             }
             let session = self.sessions.get(&id).filter(|s| s.is_live());
-            if let Some(membership) = session.and_then(|s| s.membership(self.slot, &room))
-                && let Some(member) = &membership.member
-            {
-                let hash = member.presence.as_ref().map_or(0, proto::Stanza::hash);
-                let same = member.seq == asked.seq && hash == asked.presence_hash;
-                if member.seq >= asked.seq && !same {
+            if let Some(membership) = session.and_then(|s| s.membership(self.slot, &room)) {
+                let differs = membership.member.as_ref().is_none_or(|member| {
+                    let hash = member.presence.as_ref().map_or(0, proto::Stanza::hash);
+                    let same = member.seq == asked.seq && hash == asked.presence_hash;
+                    member.seq >= asked.seq && !same
+                });
+                if differs {
                     others.push(membership);
                 }
             }

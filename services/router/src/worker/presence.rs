@@ -190,6 +190,7 @@ impl Slot {
             return;
         };
         let room = core.config.is_muc(to.domain());
+        let replayed = n <= session.replay_until;
         match stanza.type_.as_str() {
             "" if room => {
                 let nick = to.resource().unwrap_or_default().to_owned();
@@ -218,6 +219,9 @@ impl Slot {
             "probe" | "error" => {}
             _ if room => {}
             _ => return self.presence_refused(core, id, n, &stanza, work),
+        }
+        if room && replayed {
+            self.ask_room(id, to.bare());
         }
         let key = EffectKey::new(id, n, EffectKind::Route);
         self.send_effect(core, id, key, &to, stanza, work);

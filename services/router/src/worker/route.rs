@@ -334,6 +334,11 @@ impl Slot {
         }
         let epoch = core.table.epoch(target);
         for pending in queue.pending.iter_mut().filter(|p| !p.sent) {
+            if core.peer_full(owner) {
+                // Goes on where it stopped.
+                self.stuck.insert(target);
+                break;
+            }
             failpoint!("router.effect_sent");
             queue.seq += 1;
             pending.sent = true;

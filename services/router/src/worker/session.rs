@@ -99,6 +99,7 @@ impl OutItem {
             key: Some(self.wire_key()),
             stanza: Some((*self.stanza).clone()),
             at_ms: self.at_ms,
+            payload: 0,
         }
     }
 }
@@ -197,6 +198,11 @@ pub(crate) struct Session {
     pub(crate) bulk_bytes: usize,
     /// Bytes given to the edge and not written by it.
     pub(crate) flying_bytes: usize,
+    /// Up to here the edge that has its socket said it had written, on this lane or an earlier opening
+    /// of it.
+    pub(crate) edge_wrote: u64,
+    /// Its lane was full: listed to go on when there is room.
+    pub(crate) lane_waits: bool,
     /// Numbers whose origin may still replay them.
     pub(crate) unreleased: Unreleased,
     /// Keys known from an edge or the shadow after a takeover: their effects may come again.
@@ -286,6 +292,8 @@ impl Session {
             queue_bytes: 0,
             bulk_bytes: 0,
             flying_bytes: 0,
+            edge_wrote: 0,
+            lane_waits: false,
             unreleased: Unreleased::default(),
             restored: HashSet::default(),
             released_told: 0,

@@ -19,6 +19,7 @@ use super::archive_again::Held;
 use super::claims::Claims;
 use super::core::{Core, LaneRef, PeerRef};
 use super::passage::Passage;
+use super::reports;
 use super::session::{Attachment, Older, Session, Spare};
 use super::slot::{Phase, Slot};
 use super::turn::Worker;
@@ -148,22 +149,24 @@ impl Slot {
         core.send_peer(peer, frame);
     }
 
-    /// An edge has the epoch and says what it holds.
+    /// An edge has the epoch and says what it holds, in parts.
     pub(crate) fn edge_reported(
         &mut self,
         core: &mut Core,
         lane: LaneRef,
-        report: proto::EpochReport,
+        part: proto::EpochReport,
     ) {
         let Phase::Taking(taking) = &mut self.phase else {
             return;
         };
-        if taking.waiting.remove(&lane.edge) {
-            // Its lane broke before it had told all, and it began again.
-            taking
-                .reports
-                .retain(|(before, _)| before.edge != lane.edge);
-            taking.reports.push((lane, report));
+        if taking.waiting.contains(&lane.edge) {
+            let more = part.more && guard!("report-parts");
+            if !reports::take(&mut taking.reports, lane, part) {
+                return;
+            }
+            if !more {
+                taking.waiting.remove(&lane.edge);
+            }
         }
         self.try_restore(core);
     }
@@ -463,6 +466,7 @@ impl Slot {
         };
         self.handles.insert((lane.edge, report.handle), id);
         self.insert_session(session);
+        self.ask_rooms(id);
         // What the shadow kept while it was detached goes, unless something is in there alone.
         self.shadow_delete_spilled(core, id);
         Some(item)

@@ -124,6 +124,7 @@ fn a_session_is_closed_once_its_edge_has_sent_all_of_it_again() {
     };
     let report = proto::EpochReport {
         sessions: vec![report],
+        ..proto::EpochReport::default()
     };
     successor.edge_says(RouterBody::EpochReport(report));
     let (answer, asked) = oneshot::channel();
@@ -220,6 +221,7 @@ fn what_a_session_had_is_not_asked_of_the_next() {
         key: Some(EffectKey::new(origin, 26, EffectKind::Route).into()),
         stanza: Some(question.clone().into()),
         at_ms: 0,
+        ..proto::Outbound::default()
     };
     let report = proto::SessionReport {
         handle: 1,
@@ -235,6 +237,7 @@ fn what_a_session_had_is_not_asked_of_the_next() {
     };
     successor.edge_says(RouterBody::EpochReport(proto::EpochReport {
         sessions: vec![report],
+        ..proto::EpochReport::default()
     }));
     // The message waits for what storage knows of it, and the question behind it.
     let inputs = vec![
@@ -297,6 +300,7 @@ fn a_question_that_a_replaced_session_had_is_not_put_to_the_later_one() {
         key: Some(EffectKey::new(origin, 25, EffectKind::Route).into()),
         stanza: Some(question.clone().into()),
         at_ms: 0,
+        ..proto::Outbound::default()
     };
     let record = &successor.record;
     let replaced = proto::SessionReport {
@@ -328,6 +332,7 @@ fn a_question_that_a_replaced_session_had_is_not_put_to_the_later_one() {
     };
     successor.edge_says(RouterBody::EpochReport(proto::EpochReport {
         sessions: vec![later, replaced],
+        ..proto::EpochReport::default()
     }));
     successor
         .router
@@ -360,6 +365,7 @@ fn what_a_room_said_to_a_user_is_archived_by_the_next_owner() {
         key: Some(EffectKey::indexed(room, 7, EffectKind::RoomEvent, 0).into()),
         stanza: Some(stamped.into()),
         at_ms: 0,
+        ..proto::Outbound::default()
     };
     let record = &successor.record;
     let (session_hi, session_lo) = (record.session_hi, record.session_lo);
@@ -380,6 +386,7 @@ fn what_a_room_said_to_a_user_is_archived_by_the_next_owner() {
         epoch: EPOCH,
         body: Some(RouterBody::EpochReport(proto::EpochReport {
             sessions: vec![report],
+            ..proto::EpochReport::default()
         })),
     };
     let archived = |jobs: Vec<Job>| -> Vec<(proto::ArchiveRow, _)> {

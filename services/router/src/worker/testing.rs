@@ -2,10 +2,11 @@
 #![allow(clippy::unwrap_used)]
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 
 use parking_lot::Mutex;
-use sestina_api::link::{EdgeLane, LaneClosed};
+use sestina_api::link::{EdgeLane, Unsent};
 use sestina_api::peer::PeerSink;
 use sestina_api::shadow::Loaded;
 use sestina_cluster::slot_map::SlotTable;
@@ -30,10 +31,15 @@ pub(crate) struct ToEdge(
     pub(crate) Mutex<Vec<EdgeBody>>,
     /// The last batch that the edge has not acknowledged.
     pub(crate) Mutex<Option<u64>>,
+    /// It is full.
+    pub(crate) AtomicBool,
 );
 
 impl EdgeLane for ToEdge {
-    fn send(&self, batch: proto::ToEdgeBatch) -> Result<(), LaneClosed> {
+    fn send(&self, batch: proto::ToEdgeBatch) -> Result<(), Unsent<proto::ToEdgeBatch>> {
+        if self.2.load(Relaxed) {
+            return Err(Unsent::full(batch));
+        }
         *self.1.lock() = Some(batch.seq);
         let bodies = batch.frames.into_iter().filter_map(|frame| frame.body);
         self.0.lock().extend(bodies);
@@ -45,10 +51,20 @@ impl EdgeLane for ToEdge {
 
 /// Keeps what is sent to a router.
 #[derive(Default)]
-pub(crate) struct ToPeer(pub(crate) Mutex<Vec<proto::PeerFrame>>);
+pub(crate) struct ToPeer(
+    pub(crate) Mutex<Vec<proto::PeerFrame>>,
+    /// Frames that it takes before it is full; none: all.
+    pub(crate) Mutex<Option<usize>>,
+);
 
 impl PeerSink for ToPeer {
-    fn send(&self, frame: proto::PeerFrame) -> Result<(), LaneClosed> {
+    fn send(&self, frame: proto::PeerFrame) -> Result<(), Unsent<proto::PeerFrame>> {
+        if let Some(room) = &mut *self.1.lock() {
+            match room.checked_sub(1) {
+                Some(left) => *room = left,
+                None => return Err(Unsent::full(frame)),
+            }
+        }
         self.0.lock().push(frame);
         Ok(())
     }

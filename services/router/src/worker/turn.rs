@@ -19,7 +19,7 @@ use super::work::OnDone;
 use crate::admin::{Counts, SessionInfo};
 use crate::chance::HashMap;
 
-/// How often a worker looks whether what it gives away has settled.
+/// How often a worker looks whether what it gives away has settled, and whether lanes have room.
 const SETTLING_MS: u64 = 5;
 /// How often refused effects are sent again.
 pub(super) const RETRY_MS: u64 = 20;
@@ -81,6 +81,7 @@ impl Worker {
             self.tick();
             self.measure();
         }
+        self.send_anew();
         self.settle_all(other_workers);
         if self.core.progress_hurried || now_ms >= self.core.progress_due {
             self.tell_progress();
@@ -169,10 +170,21 @@ impl Worker {
         }
     }
 
+    /// What that router did not answer goes again, slot by slot, as its lane takes it.
     fn peer_anew(&mut self, peer: PeerRef) {
-        for slot in self.slots.iter_mut() {
-            slot.resend_effects_to(&mut self.core, peer);
-            slot.rooms_resend(&mut self.core, Some(peer));
+        let slots = self.slots.iter().map(|slot| slot.slot);
+        self.core.peer_anew(peer, slots.collect());
+    }
+
+    fn send_anew(&mut self) {
+        let peers: Vec<PeerRef> = self.core.peers.keys().copied().collect();
+        for peer in peers {
+            while let Some(slot) = self.core.next_anew(peer) {
+                if let Some(slot) = self.slots.get_mut(slot) {
+                    slot.resend_effects_to(&mut self.core, peer);
+                    slot.rooms_resend(&mut self.core, Some(peer));
+                }
+            }
         }
     }
 
@@ -366,7 +378,7 @@ impl Worker {
 
     /// How soon the worker looks again although nothing came.
     pub(crate) fn patience(&self) -> Option<u64> {
-        if !self.core.frozen.is_empty() {
+        if !self.core.frozen.is_empty() || self.core.peers_wait {
             Some(SETTLING_MS)
         } else {
             self.core.effects_refused.then_some(RETRY_MS)

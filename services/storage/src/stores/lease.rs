@@ -87,13 +87,14 @@ dialects! {
         let expires_ms = now_ms(conn).await? + i64::from(request.ttl_ms);
         let done = sqlx::query(
             "INSERT INTO lease (name, incarnation, role, address, draining, expires_ms, ended,
-                 proof, timeline)
-             VALUES ($1, $2, $3, $4, $5, $6, FALSE, $7, $9)
+                 proof, timeline, ttl_ms)
+             VALUES ($1, $2, $3, $4, $5, $6, FALSE, $7, $9, $10)
              ON CONFLICT (name, incarnation) DO UPDATE SET role = excluded.role,
                  address = excluded.address, draining = excluded.draining,
                  expires_ms = excluded.expires_ms, proof = excluded.proof,
                  timeline = CASE WHEN lease.timeline > excluded.timeline THEN lease.timeline
-                     ELSE excluded.timeline END
+                     ELSE excluded.timeline END,
+                 ttl_ms = excluded.ttl_ms
              WHERE NOT lease.ended AND (lease.proof IS NULL OR lease.proof = excluded.proof OR $8)",
         )
         .bind(&node.name)
@@ -105,6 +106,7 @@ dialects! {
         .bind(&proof[..])
         .bind(!guard!("incarnation-secret"))
         .bind(installed.timeline as i64)
+        .bind(i64::from(request.ttl_ms))
         .execute(&mut *conn)
         .await?;
         let lost = done.rows_affected() == 0;

@@ -15,6 +15,7 @@ pub(crate) mod archive;
 pub(crate) mod check;
 pub(crate) mod identity;
 pub(crate) mod lease;
+pub(crate) mod lease_clock;
 pub(crate) mod maintain;
 pub(crate) mod offline;
 pub(crate) mod outcome;

@@ -17,9 +17,11 @@ use sestina_proto as proto;
 use sestina_router::{Router, RouterDeps};
 use sestina_rpc::{CodecPeerConnector, CodecRouterConnector, CodecStores};
 use sestina_runtime::clock::BootClock;
+use sestina_runtime::pressure::Pressure;
 use sestina_sessions::{MemoryLeases, MemoryShadow};
 use sestina_storage::{Storage, StorageConfig};
 use tempfile::TempDir;
+use tokio::runtime::Handle;
 
 use super::{EdgeAddress, settings};
 
@@ -57,6 +59,8 @@ impl Embedded {
             storage_leases: Arc::new(StorageLeases::new(stores.clone())),
             peers,
             terms: LeaseTerms::default(),
+            leases: Handle::current(),
+            pressure: Pressure::new(),
             metrics: sestina_telemetry::Metrics::new(),
         })
         .await?;

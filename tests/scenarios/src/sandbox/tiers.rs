@@ -20,10 +20,12 @@ use sestina_rpc::{
     Dialer, GrpcPeerConnector, GrpcRouterConnector, GrpcStores, MutualTls, RpcServer,
     RunningServer, Security,
 };
+use sestina_runtime::pressure::Pressure;
 use sestina_sessions::{RedisConfig, RedisLeases, RedisShadow};
 use sestina_storage::{Storage, StorageConfig};
 use sestina_testkit::{Postgres, PostgresOptions, Redis, command, free_port};
 use tempfile::TempDir;
+use tokio::runtime::Handle;
 
 use super::node::Node;
 use super::{EdgeAddress, Size, settings};
@@ -188,6 +190,8 @@ impl Tiers {
                     storage_leases: Arc::new(StorageLeases::new(stores)),
                     peers: Arc::new(GrpcPeerConnector::new(dialer.clone())),
                     terms: LeaseTerms::default(),
+                    leases: Handle::current(),
+                    pressure: Pressure::new(),
                     metrics: sestina_telemetry::Metrics::new(),
                 })
                 .await?;

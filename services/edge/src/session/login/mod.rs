@@ -5,6 +5,7 @@
 //! - [`stream`]: stream headers, features, STARTTLS
 //! - [`sasl`]: the mechanisms
 //! - [`credentials`]: keys from the owner of the user, and passwords checked on a bounded pool
+//! - [`turn`]: what an overloaded process does with logins
 //! - [`failed`]: the log of failed logins
 //! - [`bind`]: resource binding and XEP-0198 resumption
 
@@ -14,6 +15,7 @@ pub(crate) mod credentials;
 pub(crate) mod failed;
 pub(crate) mod sasl;
 pub(crate) mod stream;
+mod turn;
 
 use std::sync::Arc;
 use std::time::Instant;

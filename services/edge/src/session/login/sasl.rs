@@ -16,6 +16,7 @@ use sestina_xmpp::xml::{Element, StreamEvent};
 use super::connection::{Connection, End};
 use super::credentials;
 use super::stream::{offered, unexpected};
+use super::turn;
 use crate::config::HostConfig;
 use crate::session::stream as write;
 use crate::shared::Shared;
@@ -93,7 +94,11 @@ pub(crate) async fn authenticate(
             other => return Err(unexpected(other)),
         };
         let mut known = Attempt::default();
-        match attempt(shared, connection, host, auth, &mut known).await {
+        let tried = match turn::take(shared).await {
+            true => attempt(shared, connection, host, auth, &mut known).await,
+            false => Err(SaslFailure::TemporaryAuthFailure.into()),
+        };
+        match tried {
             Ok((user, last)) => {
                 connection.write(|out| write::write_success(out, &last));
                 return Ok(user);
@@ -103,10 +108,13 @@ pub(crate) async fn authenticate(
                 shared.metrics.login_failed(failure);
                 failures += 1;
                 report(shared, connection, host, &known, failure);
-                // Nothing was tried by what the mechanism could not even begin with.
+                // Nothing was tried by what the mechanism could not even begin with, or where this
+                // server could not.
                 if !matches!(
                     failure,
-                    SaslFailure::MalformedRequest | SaslFailure::InvalidMechanism
+                    SaslFailure::MalformedRequest
+                        | SaslFailure::InvalidMechanism
+                        | SaslFailure::TemporaryAuthFailure
                 ) {
                     guesses += 1;
                     tokio::time::sleep(shared.config.login_delay * guesses).await;

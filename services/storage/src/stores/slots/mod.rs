@@ -224,13 +224,19 @@ dialects! {
             .await?;
             return Ok(holds > 0);
         }
+        let ends = now + i64::from(request.planner_ttl_ms);
+        // An end beyond a whole term: the clock was set back.
+        sqlx::query("UPDATE planner SET expires_ms = $1 WHERE expires_ms > $1")
+            .bind(ends)
+            .execute(&mut *conn)
+            .await?;
         let taken = sqlx::query(
             "UPDATE planner SET name = $1, incarnation = $2, expires_ms = $3
              WHERE expires_ms <= $4 OR (name = $1 AND incarnation = $2)",
         )
         .bind(&node.name)
         .bind(node.incarnation as i64)
-        .bind(now + i64::from(request.planner_ttl_ms))
+        .bind(ends)
         .bind(now)
         .execute(conn)
         .await?;

@@ -54,8 +54,10 @@ pub(crate) mod pg {
     }
 }
 
-/// On SQLite: a loop, without a network in between.
+/// On SQLite: some hundred rows in a statement.
 pub(crate) mod lite {
+    use sqlx::{QueryBuilder, Sqlite};
+
     use super::{BTreeMap, BTreeSet, Fault, SlotRow, by_slot};
     use crate::dialect::lite::Conn;
 
@@ -64,6 +66,9 @@ pub(crate) mod lite {
         let rows = sqlx::query_as("SELECT slot, owner, incarnation, epoch FROM slot ORDER BY slot");
         Ok(rows.fetch_all(conn).await?)
     }
+
+    /// Four values each, of the 32,766 that one statement may have.
+    const AT_ONCE: usize = 512;
 
     pub(crate) async fn load(
         conn: &mut Conn,
@@ -77,15 +82,22 @@ pub(crate) mod lite {
         Ok(rows)
     }
 
+    /// In few statements: each is handed to another thread, which takes longer than the update.
     pub(crate) async fn store(conn: &mut Conn, rows: &[SlotRow]) -> Result<(), Fault> {
-        for (slot, owner, incarnation, epoch) in rows {
-            sqlx::query("UPDATE slot SET owner = $2, incarnation = $3, epoch = $4 WHERE slot = $1")
-                .bind(slot)
-                .bind(owner)
-                .bind(incarnation)
-                .bind(epoch)
-                .execute(&mut *conn)
-                .await?;
+        for rows in rows.chunks(AT_ONCE) {
+            let mut update =
+                QueryBuilder::<Sqlite>::new("WITH n (slot, owner, incarnation, epoch) AS (");
+            update.push_values(rows, |mut row, (slot, owner, incarnation, epoch)| {
+                row.push_bind(slot)
+                    .push_bind(owner)
+                    .push_bind(incarnation)
+                    .push_bind(epoch);
+            });
+            update.push(
+                ") UPDATE slot SET owner = n.owner, incarnation = n.incarnation, epoch = n.epoch
+                 FROM n WHERE slot.slot = n.slot",
+            );
+            update.build().execute(&mut *conn).await?;
         }
         Ok(())
     }

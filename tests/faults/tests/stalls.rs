@@ -1,0 +1,236 @@
+//! Processes that stand still for a while, again and again, or get a tenth of a core: nothing that is
+//! connected is cut, and no slot moves.
+#![allow(clippy::unwrap_used, clippy::print_stdout)]
+
+use std::fs;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use sestina_faults::alone::Alone;
+use sestina_faults::client::Client;
+use sestina_faults::cluster::{At, Size};
+use sestina_faults::process::Tier;
+use sestina_faults::throttle::Throttle;
+use sestina_faults::world::{Who, World};
+
+/// Longer than the time for which a renewal is good in which serving goes on, less the time between
+/// two: an edge that is stopped just before a renewal finds that its lease was not renewed in time, and
+/// has to renew it before it ends.
+const STALL: Duration = Duration::from_millis(2500);
+/// Between two stalls of one process.
+const BETWEEN: Duration = Duration::from_millis(1700);
+/// A process gets one part in so many of a core.
+const PART: u32 = 10;
+/// How often each client says something.
+const EVERY: Duration = Duration::from_millis(500);
+/// How long anything may take at all.
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// Times are measured here: one test after the other.
+static TURN: parking_lot::Mutex<()> = parking_lot::Mutex::new(());
+
+fn number(variable: &str, usual: u64) -> u64 {
+    let set = std::env::var(variable).ok();
+    set.and_then(|text| text.parse().ok()).unwrap_or(usual)
+}
+
+/// How often each process is stopped.
+fn rounds() -> u64 {
+    number("SESTINA_STALLS", 2)
+}
+
+/// How long processes get a tenth of a core.
+fn throttled() -> Duration {
+    Duration::from_secs(number("SESTINA_THROTTLE_SECONDS", 15))
+}
+
+/// As shipped.
+fn size() -> Size {
+    Size {
+        edges: 2,
+        routers: 2,
+        storages: 1,
+        lease: Duration::from_secs(4),
+        ..Size::default()
+    }
+}
+
+/// Talks to another, until told to stop.
+async fn talk(client: &Client, to: String, stop: &AtomicBool) {
+    let mut number = 0;
+    while !stop.load(Ordering::Acquire) {
+        number += 1;
+        let message = format!(
+            "<message type='chat' to='{to}' id='c{number}'><body>{number}</body></message>"
+        );
+        client.send(message).unwrap();
+        tokio::time::sleep(EVERY).await;
+    }
+}
+
+/// Who owns which slots, under which epochs.
+async fn table(world: &World) -> Result<String> {
+    let at = At {
+        tier: Tier::Router,
+        number: 0,
+    };
+    let mut cluster = world.cluster.lock().await;
+    let slots = cluster.process(at).ask("slots", "").await?;
+    Ok(slots["ranges"].to_string())
+}
+
+fn run(test: impl Future<Output = Result<()>>) {
+    let _turn = TURN.lock();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .unwrap();
+    runtime.block_on(test).unwrap();
+}
+
+/// Does something with a cluster in which all talk: afterwards each connection is there still, all is
+/// acknowledged, and each slot is where it was.
+async fn nothing_is_cut(work: impl AsyncFnOnce(&World) -> Result<()>) -> Result<()> {
+    let world = World::start(size()).await?;
+    let before = table(&world).await?;
+    let stop = AtomicBool::new(false);
+    let talking = world.members().into_iter().map(|who| {
+        let to = world.client(Who {
+            group: (who.group + 1) % world.groups(),
+            part: who.part,
+        });
+        talk(world.client(who), to.jid(), &stop)
+    });
+    let talking: Vec<_> = talking.map(Box::pin).collect();
+    let working = async {
+        let done = work(&world).await;
+        stop.store(true, Ordering::Release);
+        done
+    };
+    let (done, _) = tokio::join!(working, join_all(talking));
+    let checked = async {
+        done?;
+        for who in world.everybody() {
+            let client = world.client(who);
+            client.acknowledged(LIMIT).await?;
+            ensure!(client.broken().is_empty(), "{:?}", client.broken());
+        }
+        ensure!(table(&world).await? == before, "slots have moved");
+        told_nothing(&world, "ran out").await
+    };
+    let checked = checked.await;
+    if checked.is_err() {
+        println!("{}", world.cluster.lock().await.keep_logs());
+    }
+    checked
+}
+
+/// No process says that in its log.
+async fn told_nothing(world: &World, words: &str) -> Result<()> {
+    let mut cluster = world.cluster.lock().await;
+    for at in cluster.all() {
+        let process = cluster.process(at);
+        let log = fs::read_to_string(process.log())?;
+        let line = log.lines().find(|line| line.contains(words));
+        ensure!(line.is_none(), "{}: {line:?}", process.name);
+    }
+    Ok(())
+}
+
+async fn join_all(mut all: Vec<impl Future<Output = ()> + Unpin>) {
+    std::future::poll_fn(|context| {
+        all.retain_mut(|one| std::pin::Pin::new(one).poll(context).is_pending());
+        if all.is_empty() {
+            std::task::Poll::Ready(())
+        } else {
+            std::task::Poll::Pending
+        }
+    })
+    .await;
+}
+
+#[test]
+fn processes_that_stand_still_again_and_again_cut_nobody() {
+    run(nothing_is_cut(async |world| {
+        let all = world.cluster.lock().await.all();
+        for at in all {
+            for _ in 0..rounds() {
+                world.cluster.lock().await.process(at).suspend();
+                // The fault itself.
+                tokio::time::sleep(STALL).await;
+                world.cluster.lock().await.process(at).wake();
+                tokio::time::sleep(BETWEEN).await;
+            }
+        }
+        Ok(())
+    }));
+}
+
+#[test]
+fn leases_hold_with_a_tenth_of_a_core_for_each_process() {
+    run(nothing_is_cut(async |world| {
+        let mut throttles = Vec::new();
+        {
+            let mut cluster = world.cluster.lock().await;
+            for at in cluster.all() {
+                let pid = cluster.process(at).pid().context("it has an id")?;
+                throttles.push(Throttle::to_one(PART, pid));
+            }
+        }
+        // The fault itself.
+        tokio::time::sleep(throttled()).await;
+        // Each waits for its thread.
+        tokio::task::spawn_blocking(move || drop(throttles)).await?;
+        Ok(())
+    }));
+}
+
+#[test]
+fn one_process_with_a_tenth_of_a_core_cuts_nobody() {
+    run(async {
+        let mut one = Alone::start().await?;
+        let names: Vec<String> = (0..8).map(|n| format!("user{n}")).collect();
+        one.add_users(&names).await?;
+        let mut clients = Vec::new();
+        for name in &names {
+            let client = Client::login(name, "one", 0, &[one.port]).await?;
+            client.send("<presence/>")?;
+            client.acknowledged(LIMIT).await?;
+            clients.push(client);
+        }
+        let stop = AtomicBool::new(false);
+        let talking = clients.iter().enumerate().map(|(n, client)| {
+            let to = &clients[(n + 1) % clients.len()];
+            talk(client, to.jid(), &stop)
+        });
+        let talking: Vec<_> = talking.map(Box::pin).collect();
+        let pid = one.process.pid().context("it has an id")?;
+        let working = async {
+            let throttle = Throttle::to_one(PART, pid);
+            // The fault itself, and then one that is longer than any lease of a cluster.
+            tokio::time::sleep(throttled()).await;
+            tokio::task::spawn_blocking(move || drop(throttle)).await?;
+            one.process.suspend();
+            tokio::time::sleep(STALL * 3).await;
+            one.process.wake();
+            stop.store(true, Ordering::Release);
+            anyhow::Ok(())
+        };
+        let (done, ()) = tokio::join!(working, join_all(talking));
+        let checked = async {
+            done?;
+            for client in &clients {
+                client.acknowledged(LIMIT).await?;
+                ensure!(client.broken().is_empty(), "{:?}", client.broken());
+            }
+            Ok(())
+        };
+        let checked = checked.await;
+        if checked.is_err() {
+            println!("{}", one.keep_log());
+        }
+        checked
+    });
+}
