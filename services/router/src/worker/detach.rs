@@ -112,7 +112,11 @@ impl Slot {
             core.marks_due.push((self.slot, id));
         }
         let user = session.jid.bare();
+        let has_older = !session.older.is_empty();
         self.release_own(core, &user, id, settled);
+        if has_older {
+            self.release_older(core, id);
+        }
     }
 
     /// What a session's stanzas caused for sessions of the same user (answers, copies, presence)

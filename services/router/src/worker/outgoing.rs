@@ -280,7 +280,12 @@ impl Session {
         if !self.needs_no_spare() {
             return Vec::new();
         }
-        let settled = self.settled;
+        // The attachment of now must know that it is settled: a new owner that is told of less would
+        // wait for stanzas that nobody has any more.
+        let settled = match self.attachment {
+            Attachment::Edge { .. } => self.mark,
+            _ => self.settled,
+        };
         self.older
             .extract_if(.., |older| older.until <= settled)
             .collect()
