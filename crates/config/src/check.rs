@@ -227,6 +227,26 @@ impl Config {
             "sm.max_queue",
             "must hold at least one stanza of edge.limits.stanza bytes",
         );
+        found.require(
+            *self.router.user_queue >= *self.sm.max_queue,
+            "router.user_queue",
+            "must hold at least the sm.max_queue bytes of one session",
+        );
+        found.require(
+            *self.router.slot_queue >= *self.router.user_queue,
+            "router.slot_queue",
+            "must hold at least the router.user_queue bytes of one user",
+        );
+        found.require(
+            *self.router.edge_buffer > 0,
+            "router.edge_buffer",
+            "with none, nothing would reach an edge",
+        );
+        found.require(
+            self.router.session_rooms > 0,
+            "router.session_rooms",
+            "with none, nobody could enter a room",
+        );
     }
 
     fn check_stores(&self, found: &mut Findings) {

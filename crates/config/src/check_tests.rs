@@ -76,6 +76,26 @@ fn combinations_that_make_no_sense_are_refused() {
         ),
         ("[sm]\nmax_queue = 1", "sm.max_queue", "at least one stanza"),
         (
+            "[router]\nuser_queue = 9999",
+            "router.user_queue",
+            "sm.max_queue",
+        ),
+        (
+            "[router]\nslot_queue = 9999",
+            "router.slot_queue",
+            "router.user_queue",
+        ),
+        (
+            "[router]\nedge_buffer = 0",
+            "router.edge_buffer",
+            "reach an edge",
+        ),
+        (
+            "[router]\nsession_rooms = 0",
+            "router.session_rooms",
+            "enter a room",
+        ),
+        (
             "[storage]\nurl = \"mysql://x\"",
             "storage.url",
             "postgres://",

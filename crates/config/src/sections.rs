@@ -155,6 +155,18 @@ section! {
         muc_history: usize = 20;
         /// Offer message carbons (XEP-0280).
         carbons: bool = true;
+        /// Most rooms that one session may be in; one room more is refused with
+        /// `resource-constraint`.
+        session_rooms: usize = 1000;
+        /// Bytes of stanzas kept for all clients of one user together (see `sm.max_queue`); beyond
+        /// it, the session with most of them is closed and its messages are stored or returned.
+        user_queue: Size = Size::mib(16);
+        /// The same for all users of one slot together; beyond it, a session of the user with most
+        /// of them is closed. There are 4096 slots.
+        slot_queue: Size = Size::mib(64);
+        /// Bytes that one worker may have on their way to one edge, on each connection between the
+        /// two, not taken by that edge; what is more waits in the queues of the sessions.
+        edge_buffer: Size = Size::mib(8);
     }
 
     /// The database; only the storage tier reads this.

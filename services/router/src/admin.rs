@@ -53,7 +53,7 @@ impl SessionInfo {
             priority: s.priority(),
             stanzas_in: s.accepted,
             stanzas_out: s.next,
-            queued_bytes: s.queue_bytes,
+            queued_bytes: s.queue_bytes.get(),
             carbons: s.carbons,
             catching_up: s.offline_pending,
             rooms: s.joined.len(),

@@ -54,11 +54,18 @@ pub struct RouterConfig {
     pub max_rooms_per_slot: usize,
     /// Sessions of one user.
     pub max_sessions_per_user: usize,
+    /// Rooms that a session may be in.
+    pub max_rooms_per_session: usize,
     /// Addresses that a session may send directed presence to.
     pub max_directed_presences: usize,
     /// Unacknowledged stanzas of a session; past it the session ends.
     pub session_queue_bytes: usize,
-    /// Of these, given to the edge and not written to the socket.
+    /// Unacknowledged stanzas of all sessions of a user; past it the one with most ends.
+    pub user_queue_bytes: usize,
+    /// Unacknowledged stanzas of all sessions of a slot; past it the one with most ends, of the user
+    /// with most.
+    pub slot_queue_bytes: usize,
+    /// Of a session's, given to the edge and not written to the socket.
     pub session_credit_bytes: usize,
     /// Rows waiting for storage; past it senders are told to wait.
     pub max_storage_backlog_bytes: usize,
@@ -106,8 +113,11 @@ impl Default for RouterConfig {
             max_room_occupants: 10_000,
             max_rooms_per_slot: 10_000,
             max_sessions_per_user: 5_000,
+            max_rooms_per_session: 1_000,
             max_directed_presences: 1_000,
             session_queue_bytes: 4 << 20,
+            user_queue_bytes: 16 << 20,
+            slot_queue_bytes: 64 << 20,
             session_credit_bytes: 512 << 10,
             max_storage_backlog_bytes: 64 << 20,
             worker_queue_bytes: 256 << 20,

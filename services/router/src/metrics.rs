@@ -79,8 +79,8 @@ impl Metrics {
         self.all.replay_drops[place].inc();
     }
 
-    pub(crate) fn overflowed(&self) {
-        self.all.queue_full[telemetry::Queue::Session].inc();
+    pub(crate) fn overflowed(&self, queue: telemetry::Queue) {
+        self.all.queue_full[queue].inc();
     }
 
     pub(crate) fn shadow_away(&self) {
@@ -144,6 +144,11 @@ impl Metrics {
     pub(crate) fn waiting(&self, queue: telemetry::Queue, items: i64, bytes: i64) {
         self.all.queue_items[queue].add(items);
         self.all.queue_bytes[queue].add(bytes);
+    }
+
+    /// A client has met a limit.
+    pub(crate) fn limited(&self, limit: telemetry::Limit) {
+        self.all.limits[limit].inc();
     }
 
     /// Rows are refused because too many wait for storage.

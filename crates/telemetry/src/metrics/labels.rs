@@ -99,6 +99,10 @@ labels! {
         Worker = "worker",
         /// What is kept for clients that have not acknowledged it.
         Session = "session",
+        /// The same of all sessions of one user.
+        User = "user",
+        /// The same of all sessions of one slot.
+        Slot = "slot",
         /// Archive rows that wait for storage.
         Archive = "archive",
         /// Changes that wait for the shadow store.
@@ -315,6 +319,8 @@ labels! {
         Rate = "rate",
         /// Size of an output queue.
         OutputQueue = "output_queue",
+        /// Rooms of one session.
+        SessionRooms = "session_rooms",
     }
 }
 

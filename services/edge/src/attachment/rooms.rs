@@ -1,7 +1,7 @@
 //! Which sessions are in which rooms. A room's owner knows it, and so does the shadow; but what the
 //! shadow has may be old, or lost: so edges tell a new owner of all rooms that their sessions are in.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -35,13 +35,13 @@ impl<H: Hands> Default for Rooms<H> {
 impl<H: Hands> Rooms<H> {
     /// The owner gave a session another record.
     pub fn changed(&self, hands: &H, session: &Arc<Session<H>>, before: &Bytes, now: &Bytes) {
-        let (before, now) = (names(before), names(now));
         if before == now {
             return;
         }
+        let (before, now) = (names(before), names(now));
         let key = |room: &String| (hands.slot_of_room(&Jid::from_wire(room)), room.clone());
         let mut inside = self.inside.lock();
-        for room in before.iter().filter(|room| !now.contains(room)) {
+        for room in before.difference(&now) {
             let key = key(room);
             if let Some(sessions) = inside.get_mut(&key) {
                 sessions.remove(&session.handle);
@@ -50,7 +50,7 @@ impl<H: Hands> Rooms<H> {
                 }
             }
         }
-        for room in now.iter().filter(|room| !before.contains(room)) {
+        for room in now.difference(&before) {
             let sessions = inside.entry(key(room)).or_default();
             sessions.insert(session.handle, Arc::clone(session));
         }
@@ -142,7 +142,7 @@ fn parts<H: Hands>(
 }
 
 /// The rooms that a record names.
-fn names(record: &Bytes) -> Vec<String> {
+fn names(record: &Bytes) -> HashSet<String> {
     let rooms = proto::SessionRooms::decode(record.clone()).unwrap_or_default();
     rooms.joined.into_iter().map(|joined| joined.room).collect()
 }

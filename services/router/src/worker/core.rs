@@ -15,8 +15,9 @@ use sestina_xmpp::jid::Jid;
 
 use super::batch::Batch;
 use super::given_away::GivenAway;
-use super::lanes::{EdgeLaneState, PeerState};
+use super::lanes::EdgeLaneState;
 use super::passage::{Micros, Passage};
+use super::peers::PeerState;
 use super::work::{OnDone, WorkId, Works};
 use crate::chance::HashMap;
 use crate::config::RouterConfig;

@@ -7,6 +7,7 @@ use sestina_api::key::{EffectKey, EffectKind};
 use sestina_proto as proto;
 use sestina_proto::to_edge::Body;
 use sestina_runtime::failpoint;
+use sestina_telemetry::Queue;
 use sestina_xmpp::jid::Jid;
 
 use super::core::{Core, LaneRef};
@@ -48,8 +49,9 @@ impl Slot {
         self.end_session(core, id);
     }
 
-    /// The queue of a session is over its bound: a reader that slow is cut off, not waited for.
-    pub(crate) fn overflowed(&mut self, core: &mut Core, id: u128) {
+    /// The queue of a session is over its bound, or its user or slot over theirs: a reader that slow is
+    /// cut off, not waited for.
+    pub(crate) fn overflowed(&mut self, core: &mut Core, id: u128, queue: Queue) {
         if self
             .sessions
             .get(&id)
@@ -57,9 +59,14 @@ impl Slot {
         {
             return;
         }
-        core.metrics.overflowed();
+        core.metrics.overflowed(queue);
+        let (limit, option) = match queue {
+            Queue::User => (core.config.user_queue_bytes, "router.user_queue"),
+            Queue::Slot => (core.config.slot_queue_bytes, "router.slot_queue"),
+            _ => (core.config.session_queue_bytes, "sm.max_queue"),
+        };
         tracing::warn!(jid = %self.sessions.get(&id).map(|s| s.jid.as_str().to_owned()).unwrap_or_default(),
-            limit = core.config.session_queue_bytes, "the session's queue is full; ending it");
+            limit, option, "too much waits for clients; ending the session with most of it");
         self.close_session(
             core,
             id,
@@ -98,7 +105,8 @@ impl Slot {
         }
         let queue: Vec<(u64, OutItem)> =
             (session.acked + 1..).zip(session.queue.drain(..)).collect();
-        (session.queue_bytes, session.bulk_bytes) = (0, 0);
+        session.queue_bytes.clear();
+        session.bulk_bytes = 0;
         session.left_stored = session.stored.as_ref().is_some_and(|c| c.is_open());
         let user = super::slot::entity_of(jid.bare_str());
         let had = session.restored.iter();

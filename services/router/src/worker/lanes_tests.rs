@@ -6,6 +6,7 @@ use sestina_proto as proto;
 use sestina_proto::to_edge::Body as EdgeBody;
 use sestina_proto::to_router::Body as RouterBody;
 use sestina_xmpp::stanza::{Kind, Stanza};
+use sestina_xmpp::xml::Element;
 
 use crate::config::RouterConfig;
 use crate::worker::input::Input;
@@ -14,13 +15,14 @@ use crate::worker::testing::{LANE, Router};
 const ROMEO: &str = "romeo@c.example/orchard";
 const JULIET: &str = "juliet@c.example/balcony";
 
-/// A ping of the server, answered at once with a few hundred bytes.
+/// A question to the server, answered at once with a few hundred bytes.
 fn disco(handle: u64, n: u64) -> RouterBody {
     let mut stanza = Stanza::new(Kind::Iq);
     stanza.id = format!("d{n}");
     stanza.to = "c.example".to_owned();
     stanza.type_ = "get".to_owned();
-    stanza.payload = b"<query xmlns='http://jabber.org/protocol/disco#info'/>"[..].into();
+    let query = Element::new("query", "http://jabber.org/protocol/disco#info");
+    stanza.push_element(&query);
     RouterBody::Inbound(proto::Inbound {
         handle,
         generation: 1,
@@ -185,7 +187,7 @@ fn message(n: u64) -> RouterBody {
     let mut stanza = Stanza::new(Kind::Message);
     stanza.type_ = "chat".to_owned();
     stanza.to = JULIET.to_owned();
-    stanza.payload = b"<body>good night</body>"[..].into();
+    stanza.push_element(&Element::new("body", "jabber:client").with_text("good night"));
     RouterBody::Inbound(proto::Inbound {
         handle: 1,
         generation: 1,
@@ -223,4 +225,42 @@ fn effects_wait_while_the_lane_of_their_router_is_full_and_follow_in_order() {
     }
     assert_eq!(all, [3, 4, 5, 6]);
     assert_eq!(router.worker.patience(), None);
+}
+
+/// What the client sent on the older socket before, and is not settled, is at that edge alone.
+#[test]
+fn a_late_stanza_on_the_socket_of_a_resumed_session_leaves_its_edge_what_it_holds() {
+    let mut router = Router::new(1, &[], || 0);
+    let slot = router.session(ROMEO, 1);
+    let enable = proto::EnableSm {
+        handle: 1,
+        generation: 1,
+        resume: true,
+        ..proto::EnableSm::default()
+    };
+    router.edge_says(slot, RouterBody::EnableSm(enable), 0);
+    let id = {
+        let slot = router.worker.slots.get_mut(slot).unwrap();
+        *slot.sessions.keys().next().unwrap()
+    };
+    let (session_hi, session_lo) = sestina_api::key::split(id);
+    let resume = proto::Resume {
+        handle: 2,
+        session_hi,
+        session_lo,
+        bare: "romeo@c.example".to_owned(),
+        ..proto::Resume::default()
+    };
+    router.edge_says(slot, RouterBody::Resume(resume), 0);
+    router.edge.0.lock().clear();
+    router.edge_says(slot, disco(1, 1), 0);
+    let bodies = std::mem::take(&mut *router.edge.0.lock());
+    let closed: Vec<_> = bodies
+        .iter()
+        .filter_map(|body| match body {
+            EdgeBody::Close(close) => Some((close.handle, close.keep, &close.condition[..])),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(closed, [(1, true, "conflict")]);
 }

@@ -59,7 +59,7 @@ impl Worker {
             now.rewriting += usize::from(slot.shadow.is_rewriting());
             for session in slot.sessions.values() {
                 now.session.0 += session.queue.len();
-                now.session.1 += session.queue_bytes;
+                now.session.1 += session.queue_bytes.get();
             }
         }
         let (archive, offline) = (self.core.archive.level(), self.core.offline.level());

@@ -4,7 +4,7 @@
 //! for each lane, the jobs for storage and shadow, and nothing before the state is consistent.
 //!
 //! - [`core`]: what slots share within a turn; [`work`]: what is awaited before an answer
-//! - [`slot`], [`session`], [`record`]: the rows
+//! - [`slot`], [`session`], [`record`]: the rows; [`share`]: what they may hold
 //! - [`attach`], [`inbound`]: from edges; [`route`]: at the sender; [`receive`],
 //!   [`replay`], [`to_user`]: at the addressee; [`outgoing`]: to the client
 //! - [`presence`], [`records`]: presence; archive, offline, carbons
@@ -13,7 +13,7 @@
 //! - [`takeover`], [`reports`], [`held`], [`archive_again`]: slots come; [`leaving`], [`handover`],
 //!   [`parting`], [`given_away`]: they go
 //! - [`turn`]: one turn; [`input`]: what can happen to a worker; [`frames`], [`ends`]: frames and
-//!   jobs that ended, each to its row; [`lanes`], [`batch`]: what leaves
+//!   jobs that ended, each to its row; [`lanes`], [`peers`], [`batch`]: what leaves
 //! - [`doubted`]: what storage refused, and epochs that are too low, after the database lost commits
 //! - [`passage`]: time and trace of a stanza; [`levels`]: how much waits
 
@@ -41,6 +41,7 @@ mod outgoing;
 pub(crate) mod pages;
 mod parting;
 pub(crate) mod passage;
+mod peers;
 pub(crate) mod places;
 mod presence;
 pub(crate) mod receive;
@@ -53,6 +54,7 @@ mod route;
 pub(crate) mod session;
 pub(crate) mod shadow;
 mod shadow_check;
+mod share;
 pub(crate) mod slot;
 mod staging;
 mod stored;

@@ -66,14 +66,14 @@ impl Session {
     }
 
     fn weigh(&mut self, source: Source, weight: usize) {
-        self.queue_bytes += weight;
+        self.queue_bytes.add(weight);
         if source.is_bulk() {
             self.bulk_bytes += weight;
         }
     }
 
     fn weigh_out(&mut self, source: Source, weight: usize) {
-        self.queue_bytes = self.queue_bytes.saturating_sub(weight);
+        self.queue_bytes.sub(weight);
         if source.is_bulk() {
             self.bulk_bytes = self.bulk_bytes.saturating_sub(weight);
         }
@@ -82,7 +82,7 @@ impl Session {
     /// Whether more waits for the client than a queue may hold. Answers in bulk have a bound of their
     /// own: a client that reads never comes near it.
     pub(crate) fn is_full(&self, limit: usize) -> bool {
-        let live = self.queue_bytes.saturating_sub(self.bulk_bytes);
+        let live = self.queue_bytes.get().saturating_sub(self.bulk_bytes);
         live > limit || self.bulk_bytes > limit.saturating_mul(BULK_QUEUES)
     }
 
@@ -90,8 +90,8 @@ impl Session {
     /// much of what it was sent is not acknowledged.
     pub(crate) fn room(&self, config: &RouterConfig) -> Option<usize> {
         let credit = config.session_credit_bytes;
-        let little = self.queue_bytes <= credit / 2 && self.queue.len() <= ROOM_STANZAS;
-        (little && self.edge().is_some()).then(|| credit - self.queue_bytes)
+        let little = self.queue_bytes.get() <= credit / 2 && self.queue.len() <= ROOM_STANZAS;
+        (little && self.edge().is_some()).then(|| credit - self.queue_bytes.get())
     }
 
     /// Gives the lane what credit allows.
@@ -354,7 +354,7 @@ impl Session {
             item.stanza = Arc::new(stanza.into());
             let before = std::mem::replace(&mut item.weight, stanza_weight(&item.stanza));
             let grown = item.weight.saturating_sub(before);
-            self.queue_bytes += grown;
+            self.queue_bytes.add(grown);
             if item.source.is_bulk() {
                 self.bulk_bytes += grown;
             }

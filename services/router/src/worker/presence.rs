@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use sestina_api::key::{EffectKey, EffectKind};
 use sestina_proto as proto;
+use sestina_telemetry::Limit;
 use sestina_xmpp::jid::Jid;
 use sestina_xmpp::stanza::error::Condition;
 use sestina_xmpp::stanza::{Kind, Stanza};
@@ -194,13 +195,20 @@ impl Slot {
         match stanza.type_.as_str() {
             "" if room => {
                 let nick = to.resource().unwrap_or_default().to_owned();
-                // Without <x/> it enters no room (XEP-0045 §7.2.18).
-                let joined = match stanza.child(sestina_xmpp::ns::MUC, "x") {
-                    Some(_) => Some(session.joined.entry(to.bare()).or_default()),
-                    None => session.joined.get_mut(&to.bare()),
-                };
-                if let Some(joined) = joined {
+                let room = to.bare();
+                if let Some(joined) = session.joined.get_mut(&room) {
                     joined.nick = nick;
+                    session.state_dirty = true;
+                // Without <x/> it enters no room (XEP-0045 §7.2.18).
+                } else if stanza.child(sestina_xmpp::ns::MUC, "x").is_some() {
+                    let max = core.config.max_rooms_per_session;
+                    if session.joined.len() >= max {
+                        core.metrics.limited(Limit::SessionRooms);
+                        let text = format!("a session may be in {max} rooms; leave one first");
+                        let error = stanza.error_reply(Condition::ResourceConstraint, Some(&text));
+                        return self.reply_to(core, id, n, error, work);
+                    }
+                    session.joined.entry(room).or_default().nick = nick;
                     session.state_dirty = true;
                 }
             }
@@ -228,6 +236,28 @@ impl Slot {
         self.keep_registry(core, id, work);
     }
 
+    /// A room did not let a session in: it is not in that room, unless it has asked again since, or is
+    /// in already.
+    pub(crate) fn not_let_in(&mut self, id: u128, room: &Jid) {
+        let Some(session) = self.sessions.get_mut(&id) else {
+            return;
+        };
+        if session.joined.get(&room.bare()).is_none_or(|joined| {
+            joined.member.is_some() || Some(joined.nick.as_str()) != room.resource()
+        }) {
+            return;
+        }
+        let asks = self.outbound.values().flat_map(|queue| &queue.pending);
+        let again = asks.filter(|p| p.session == id).any(|p| {
+            let to = p.effect.stanza.as_ref().map(|stanza| stanza.to.as_str());
+            to.is_some_and(|to| Jid::from_wire(to).bare() == room.bare())
+        });
+        if !again {
+            session.joined.remove(&room.bare());
+            session.state_dirty = true;
+        }
+    }
+
     /// The work waits until a second process holds the registry record: the edge takes it with
     /// the KeepState of this turn, whose batch it acknowledges; that of a session which loses its
     /// socket before goes to the shadow.
@@ -252,3 +282,7 @@ impl Slot {
         stanza
     }
 }
+
+#[cfg(test)]
+#[path = "presence_tests.rs"]
+mod tests;

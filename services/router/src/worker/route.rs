@@ -402,6 +402,9 @@ impl Slot {
             {
                 if reply.r#type == "error" {
                     core.metrics.bounced(reply.kind());
+                    if reply.kind() == proto::StanzaKind::Presence {
+                        self.not_let_in(pending.session, &Jid::from_wire(&reply.from));
+                    }
                 }
                 self.deliver_to(
                     core,

@@ -14,6 +14,7 @@ use sestina_xmpp::jid::Jid;
 use super::core::LaneRef;
 use super::pages::PageCursor;
 use super::passage::Passage;
+use super::share::Held;
 use super::stored::StoredCursor;
 use super::unreleased::Unreleased;
 use super::work::WorkId;
@@ -193,7 +194,7 @@ pub(crate) struct Session {
     /// Up to here the edge wrote it to the socket.
     pub(crate) written: u64,
     pub(crate) queue: VecDeque<OutItem>,
-    pub(crate) queue_bytes: usize,
+    pub(crate) queue_bytes: Held,
     /// Of these, parts of answers in bulk.
     pub(crate) bulk_bytes: usize,
     /// Bytes given to the edge and not written by it.
@@ -289,7 +290,7 @@ impl Session {
             sent: 0,
             written: 0,
             queue: VecDeque::new(),
-            queue_bytes: 0,
+            queue_bytes: Held::default(),
             bulk_bytes: 0,
             flying_bytes: 0,
             edge_wrote: 0,

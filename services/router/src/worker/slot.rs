@@ -8,6 +8,7 @@ use sestina_api::key::EffectKey;
 use sestina_proto as proto;
 use sestina_runtime::guard;
 use sestina_runtime::linger::next_beat;
+use sestina_telemetry::Queue;
 use sestina_xmpp::jid::Jid;
 
 use super::core::{Core, PeerRef};
@@ -15,6 +16,7 @@ use super::receive::Asker;
 use super::replay::Parked;
 use super::session::{Session, Source};
 use super::shadow::SlotShadow;
+use super::share::Total;
 use super::work::WorkId;
 use crate::chance::{HashMap, HashSet};
 use crate::room::Room;
@@ -105,6 +107,8 @@ pub(crate) struct Slot {
     pub(crate) epoch: u64,
     pub(crate) phase: Phase,
     pub(crate) sessions: HashMap<u128, Box<Session>>,
+    /// Bytes in the queues of these.
+    pub(crate) held: Total,
     /// (edge incarnation, handle) -> session.
     pub(crate) handles: HashMap<(u64, u64), u128>,
     /// Bare JID -> its sessions, in order of binding.
@@ -152,6 +156,7 @@ impl Slot {
             epoch,
             phase,
             sessions: HashMap::default(),
+            held: Total::default(),
             handles: HashMap::default(),
             users: HashMap::default(),
             rooms: HashMap::default(),
@@ -241,7 +246,8 @@ impl Slot {
             .filter(|s| s.is_live())
     }
 
-    pub(crate) fn insert_session(&mut self, session: Session) {
+    pub(crate) fn insert_session(&mut self, mut session: Session) {
+        self.share(&mut session);
         self.users
             .entry(session.jid.bare())
             .or_default()
@@ -330,7 +336,9 @@ impl Slot {
             self.shadow_queue_item(core, id, number);
         }
         if full {
-            self.overflowed(core, id);
+            self.overflowed(core, id, Queue::Session);
+        } else {
+            self.keep_shares(core, id);
         }
         Some(number)
     }

@@ -440,7 +440,7 @@ impl Slot {
         session.next = session.next.max(report.received);
         session.sent = session.next;
         session.written = session.acked;
-        session.flying_bytes = session.queue_bytes;
+        session.flying_bytes = session.queue_bytes.get();
         session.edge_has = session.next;
         for (number, item) in after {
             if number == session.next + 1 {
