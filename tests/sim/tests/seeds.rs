@@ -73,7 +73,7 @@ fn a_database_that_lost_commits_costs_no_slot() {
 /// room stay in it, and get what is said there later.
 #[test]
 fn occupants_of_an_outage_stay_when_the_owner_of_their_room_dies() {
-    for seed in 0..12 {
+    for seed in 0..24 {
         let wrong = a_room_changes_while_the_store_is_away(seed);
         assert_eq!(wrong, Ok(Vec::new()), "seed {seed}");
     }

@@ -137,7 +137,9 @@ impl Slot {
             session.room_in_hand = Some((key.origin, key.n, work));
             session.room_seq.insert(key.origin, key.n);
         }
-        if target.standing != 0
+        // What it had, its record tells too, and it may have left since.
+        if !repeated
+            && target.standing != 0
             && let Some(own) = said.variant(target.variant)
         {
             self.is_in(core, id, own, target.standing, key.n);

@@ -348,7 +348,10 @@ impl Slot {
             // Its keys may have been all that the edge was needed for.
             return self.maybe_detached(core, id);
         };
-        if core.lane_full(lane) {
+        // A record leaves with what it belongs to, also if the lane has become full by that: a new
+        // owner takes from the record what its session's stanzas changed.
+        let given = std::mem::take(&mut session.given) && session.state_dirty;
+        if core.lane_full(lane) && !given {
             return session.wait_for_lane(core, slot, lane);
         }
         if session.state_dirty {

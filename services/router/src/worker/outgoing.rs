@@ -116,6 +116,7 @@ impl Session {
                 break;
             };
             self.sent += 1;
+            self.given = true;
             if self.sent <= self.edge_wrote {
                 // Sent again on a new opening of the lane; the edge does not report it once more.
                 self.written = self.sent;

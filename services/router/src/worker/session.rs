@@ -204,6 +204,8 @@ pub(crate) struct Session {
     pub(crate) edge_wrote: u64,
     /// Its lane was full: listed to go on when there is room.
     pub(crate) lane_waits: bool,
+    /// Something was given to the edge since its record was.
+    pub(crate) given: bool,
     /// Numbers whose origin may still replay them.
     pub(crate) unreleased: Unreleased,
     /// Keys known from an edge or the shadow after a takeover: their effects may come again.
@@ -295,6 +297,7 @@ impl Session {
             flying_bytes: 0,
             edge_wrote: 0,
             lane_waits: false,
+            given: false,
             unreleased: Unreleased::default(),
             restored: HashSet::default(),
             released_told: 0,
