@@ -52,7 +52,11 @@ impl World {
         }
         acts.extend((0..self.orphans.len()).map(Act::Orphan));
         acts.extend(self.shadow.late(self.now).map(Act::LateWrite));
-        if stores && self.owner_without_lease(&fresh) && !self.awaits() {
+        let plans = self.planner().is_some_and(|host| {
+            let known = self.hosts[host].table.position();
+            !self.storage.has_lost(known)
+        });
+        if stores && plans && self.owner_without_lease(&fresh) && !self.awaits() {
             acts.push(Act::Plan);
         }
         acts.extend(self.lost_positions().into_iter().map(Act::Report));
@@ -179,7 +183,9 @@ impl World {
         if !host.is_running() {
             return;
         }
-        if !self.storage.away && newer(self.storage.map.position(), host.table.position()) {
+        let known = host.table.position();
+        let told = newer(self.storage.map.position(), known) && !self.storage.has_lost(known);
+        if !self.storage.away && told {
             acts.push(Act::ReadTable(index));
         }
         if stores && !host.live.keys().eq(fresh.keys()) {
@@ -207,6 +213,11 @@ impl World {
         let ownerless = |slot: &u16| map.owners[usize::from(*slot)] == 0;
         (map.routers.iter().any(dead) || self.slots.iter().any(ownerless))
             && self.hosts.iter().any(Host::is_running)
+    }
+
+    /// The router that plans.
+    pub(super) fn planner(&self) -> Option<usize> {
+        self.hosts.iter().position(Host::is_running)
     }
 
     /// The tables of live processes: of a router the one on whose timeline it has asserted.

@@ -245,7 +245,7 @@ impl World {
 
     pub(super) fn come_to_rest(&mut self) -> Vec<String> {
         // Longer than a suspension and the waits of clients last.
-        let until = self.now + 8000;
+        let until = (self.now + 8000).max(self.whole_at + 1000);
         while self.now < until {
             if !self.rest(400, 20_000) {
                 return self.restless();

@@ -27,8 +27,9 @@ use sestina_router::simulation::{Input, Job, JobDone};
 pub(super) const LEASE: u64 = 500;
 /// The key of XEP-0198 ids.
 pub(super) const SM_KEY: &[u8] = &[7; 32];
-/// How often it is asked whether the shadow has everything.
-pub(super) const SHADOW_CHECK: u64 = 2500;
+/// How often it is asked whether the shadow has everything, slot by slot: rarely enough that there is
+/// a pause between two of five slots in which the world is seen to rest.
+pub(super) const SHADOW_CHECK: u64 = 5000;
 /// The host of all users.
 pub(super) const DOMAIN: &str = "h.example";
 /// Its rooms.
@@ -499,18 +500,22 @@ impl World {
             .filter(|h| h.is_running())
             .map(Host::incarnation)
             .collect();
+        let Some(planner) = self.planner() else {
+            return;
+        };
+        let known = self.hosts[planner].table.clone();
         let old = self.storage.map.clone();
         let mut map = old.clone();
         map.routers.retain(|r| fresh.contains_key(&r.incarnation));
         for slot in self.slots.clone() {
-            let stored = self.shadow.epoch(slot);
+            let above = self.shadow.epoch(slot).max(known.epoch(slot));
             let slot = usize::from(slot);
             let owner = (old.owners[slot] as usize)
                 .checked_sub(1)
                 .map(|i| old.routers[i].incarnation);
             let stays = owner.filter(|o| fresh.contains_key(o));
             let next = stays.or_else(|| {
-                map.epochs[slot] = map.epochs[slot].max(stored) + 1;
+                map.epochs[slot] = map.epochs[slot].max(above) + 1;
                 self.rng.pick(&running).copied()
             });
             let index = map.routers.iter().position(|r| Some(r.incarnation) == next);

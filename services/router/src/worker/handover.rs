@@ -89,7 +89,9 @@ impl Slot {
                 s.is_settled()
                     && s.held == s.next
                     && match s.attachment {
-                        Attachment::Edge { .. } => !s.state_dirty,
+                        // Its edge knows what is settled: with attachments before this one, and the
+                        // shadow, nobody else may.
+                        Attachment::Edge { .. } => !s.state_dirty && s.mark >= s.settled,
                         Attachment::Detached { committed, .. } => committed,
                         Attachment::Ending => false,
                     }

@@ -81,9 +81,13 @@ dialects! {
     ) -> Result<proto::LeaseRenewReply, Fault> {
         let node = node_of(request.node.as_ref())?;
         let proof = proof_of(&request.secret)?;
-        // Before the lease: claims take the table's row first as well.
         let installed = node.installed.unwrap_or_default();
-        history::reported(conn, &node.name, installed, request.ttl_ms).await?;
+        // Before the lease: claims take the table's row first as well.
+        if history::is_lost(conn, installed).await?
+            && speaks(conn, &node.name, node.incarnation, &proof).await?
+        {
+            history::begin(conn, &node.name, installed, request.ttl_ms).await?;
+        }
         let expires_ms = now_ms(conn).await? + i64::from(request.ttl_ms);
         let done = sqlx::query(
             "INSERT INTO lease (name, incarnation, role, address, draining, expires_ms, ended,

@@ -65,6 +65,11 @@ pub(crate) async fn lost_positions(stores: Arc<dyn Stores>) {
             "{known:?} is known"
         );
     }
+    let lost = proto::SlotTableRequest {
+        known: Some(at(1, 3, 5)),
+    };
+    let told = stores.slot_table(lost).await.unwrap().map;
+    assert_eq!(told, None, "it would forget what it has to report");
     // Several report what was lost, and each something else of it.
     for known in [at(1, 3, 5), at(1, 2, 4), at(1, 3, 5)] {
         renew(&*stores, "b", known, 1).await;
@@ -83,6 +88,16 @@ pub(crate) async fn lost_positions(stores: Arc<dyn Stores>) {
     assert_eq!(table(&*stores).await.timeline, 3);
     renew(&*stores, "b", at(7, 1, 4), 1).await;
     assert_eq!(table(&*stores).await.timeline, 8, "later than any known");
+    let thief = proto::LeaseRenewRequest {
+        node: Some(proto::Node {
+            installed: Some(at(9, 9, 9)),
+            ..node("b", 1)
+        }),
+        ttl_ms: 1,
+        secret: b"not the secret of anybody".as_slice().into(),
+    };
+    assert!(stores.lease_renew(thief).await.unwrap().wrong_secret);
+    assert_eq!(table(&*stores).await.timeline, 8, "of no process");
 }
 
 /// Reported by many at once: one timeline.

@@ -121,21 +121,23 @@ dialects! {
         Ok(quiet <= now_ms(conn).await?)
     }
 
-    /// A process has this position. If the table never had it, the next timeline begins, and no slot
+    /// Whether the table never had a position that a process has: commits were lost.
+    pub(crate) async fn is_lost(conn: &mut Conn, known: proto::Position) -> Result<bool, Fault> {
+        if known.timeline == 0 || !guard!("timeline") {
+            return Ok(false);
+        }
+        let at = position(conn).await?;
+        Ok(!knows(conn, at, known).await?)
+    }
+
+    /// Begins the next timeline, because a process has a position that the table never had. No slot
     /// moves before a lease of `ttl_ms` that nobody renews has run out.
-    pub(crate) async fn reported(
+    pub(crate) async fn begin(
         conn: &mut Conn,
         name: &str,
         known: proto::Position,
         ttl_ms: u32,
     ) -> Result<(), Fault> {
-        if known.timeline == 0 || !guard!("timeline") {
-            return Ok(());
-        }
-        let at = position(conn).await?;
-        if knows(conn, at, known).await? {
-            return Ok(());
-        }
         // Another process may report the same just now.
         let at = lock(conn).await?;
         if knows(conn, at, known).await? {

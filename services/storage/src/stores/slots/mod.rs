@@ -122,14 +122,15 @@ dialects! {
     with crate::stores::lease as lease;
     items:
 
-    /// The table, unless the caller knows this version.
+    /// The table, unless the caller knows this one.
     pub(crate) async fn table(
         conn: &mut Conn,
         request: &proto::SlotTableRequest,
     ) -> Result<proto::SlotTableReply, Fault> {
         let at = history::position(conn).await?;
-        // Also if it knows a later one: then the database has lost its newest commits.
-        if Some(at) == request.known {
+        // Nor who knows one that was lost: it keeps that until it has reported it.
+        let known = request.known.unwrap_or_default();
+        if at == known || history::is_lost(conn, known).await? {
             return Ok(proto::SlotTableReply { map: None });
         }
         Ok(proto::SlotTableReply { map: Some(map(conn, at).await?) })
