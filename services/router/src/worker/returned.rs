@@ -18,6 +18,8 @@ use crate::chance::{HashMap, HashSet};
 struct Elsewhere {
     /// Messages in their queues: session and place.
     queued: HashMap<EffectKey, Vec<(u128, usize)>>,
+    /// The same by the name of the message, of which others have copies.
+    originals: HashMap<(u128, u64), Vec<(u128, usize)>>,
     /// Copies of messages in their queues.
     copies: HashSet<(u128, u64)>,
     /// What they got and still know.
@@ -46,6 +48,12 @@ impl Slot {
                 && !self.has_another(core, &elsewhere, &item, work)
             {
                 self.return_message(core, id, &user, number, &item, work);
+            } else if !is_from_others(item.key) {
+                // A copy that was not taken: the message depends on the session that has it.
+                let message = (item.key.origin, item.key.n);
+                for (session, place) in elsewhere.originals.get(&message).into_iter().flatten() {
+                    self.is_alone(core, *session, *place, work);
+                }
             }
             if let Some(waiting) = item.work.take() {
                 core.part_done(waiting);
@@ -96,6 +104,9 @@ impl Slot {
             for (place, item) in session.queue.iter().enumerate() {
                 if is_from_others(item.key) {
                     let places = elsewhere.queued.entry(item.key).or_default();
+                    places.push((session.id, place));
+                    let message = (item.key.origin, item.key.n);
+                    let places = elsewhere.originals.entry(message).or_default();
                     places.push((session.id, place));
                 } else {
                     elsewhere.copies.insert((item.key.origin, item.key.n));
