@@ -152,7 +152,7 @@ impl<H: Hands> Session<H> {
         state.phase = phase;
         state.waiting_since.get_or_insert_with(|| hands.now());
         // Behind what its lane has not taken yet, if there is something.
-        if state.forwarded >= state.in_last {
+        if state.all_forwarded() {
             self.send_close(hands, state);
         }
         self.room.wake();

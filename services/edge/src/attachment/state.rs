@@ -313,6 +313,12 @@ impl<H: Hands> State<H> {
         }
     }
 
+    /// Whether nothing is left to forward. What was settled meanwhile is held no more, and need not be.
+    pub fn all_forwarded(&self) -> bool {
+        let last = self.held_in.back();
+        last.is_none_or(|held| held.n <= self.forwarded)
+    }
+
     /// Tells the gauges what has changed of the unsettled.
     pub fn tell_unsettled(&mut self, metrics: &dyn EdgeMetrics) {
         let (items, bytes) = (self.held_in.len(), self.held_in_bytes);

@@ -244,7 +244,7 @@ impl<H: Hands> Attachments<H> {
             };
             if state.phase == Phase::Gone || hands.now().saturating_duration_since(since) >= limit {
                 over.push((Arc::clone(session), open));
-            } else if linked && state.forwarded >= state.in_last {
+            } else if linked && state.all_forwarded() {
                 session.send_close(hands, &state);
             }
         }
