@@ -132,6 +132,8 @@ impl World {
         while self.now < until {
             let acts = 10 + self.rng.below(40);
             self.run(acts);
+            // What is on its way arrives: nobody is late only because time passes in leaps here.
+            self.run_some(60);
             self.now += self.rng.below(300);
         }
     }
