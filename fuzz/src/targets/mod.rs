@@ -35,6 +35,11 @@ fn check_stanza(stanza: &Stanza, good: bool) {
     if let Err(error) = oracle::tree(&document) {
         panic!("the oracle refuses what was written: {error}");
     }
+    // What is written has the address in its normal form.
+    let written = Stanza {
+        written_to: String::new(),
+        ..stanza.clone()
+    };
     let mut parser = StreamParser::new(Limits {
         bytes: usize::MAX,
         ..Limits::trusted()
@@ -43,9 +48,9 @@ fn check_stanza(stanza: &Stanza, good: bool) {
     parser.push(&document);
     assert!(matches!(parser.next(), Ok(Some(StreamEvent::Open(_)))));
     match parser.next() {
-        Ok(Some(StreamEvent::Stanza(again))) if good => assert_eq!(again, *stanza),
+        Ok(Some(StreamEvent::Stanza(again))) if good => assert_eq!(again, written),
         Ok(Some(StreamEvent::BadStanza { stanza: again, .. })) if !good => {
-            assert_eq!(again, *stanza);
+            assert_eq!(again, written);
         }
         other => panic!("what was written reads as {other:?}"),
     }

@@ -13,8 +13,6 @@ use super::socket::Sock;
 /// What an edge writes to a socket. Nearly all are stanzas: boxes would save nothing.
 #[allow(clippy::large_enum_variant)]
 #[derive(Clone, Debug)]
-// Few of them are on their way at a time.
-#[allow(clippy::large_enum_variant)]
 pub(super) enum FromServer {
     Bound,
     /// 0: it cannot be resumed.
@@ -34,8 +32,6 @@ pub(super) enum FromServer {
 /// What a client writes; nearly all are stanzas.
 #[allow(clippy::large_enum_variant)]
 #[derive(Clone, Debug)]
-// Few of them are on their way at a time.
-#[allow(clippy::large_enum_variant)]
 pub(super) enum ToServer {
     Bind,
     Resume { session: u128, h: u64 },
