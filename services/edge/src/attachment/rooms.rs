@@ -165,6 +165,7 @@ fn memberships<H: Hands>(session: &Session<H>, rooms: &[String]) -> Vec<proto::R
             session_lo,
             slot: session.slot.into(),
             presence_hash: 0,
+            nick: joined.nick,
         })
     };
     asked.filter_map(membership).collect()

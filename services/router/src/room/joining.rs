@@ -50,6 +50,11 @@ impl Room {
         all.filter(|me| !self.by_session.contains_key(&me.session))
     }
 
+    /// Whether a session is to be told of others before it is in.
+    pub(super) fn is_joining(&self, session: u128) -> bool {
+        self.joining.iter().any(|j| j.me.session == session)
+    }
+
     /// The works of requests to enter.
     pub(crate) fn joining_works(&self) -> impl Iterator<Item = WorkId> {
         self.joining.iter().map(|joining| joining.hand.work)

@@ -13,7 +13,7 @@ use sestina_proto as proto;
 use sestina_proto::peer_frame::Body;
 use sestina_runtime::guard;
 use sestina_xmpp::jid::Jid;
-use sestina_xmpp::stanza::Stanza;
+use sestina_xmpp::stanza::{Kind, Stanza};
 
 use super::occupant::{RoomSession, from_standing};
 use super::state::{Emission, Room};
@@ -54,6 +54,16 @@ impl Member {
         let room = Jid::from_wire(&membership.room);
         let (nick, standing) = (member.nick, member.standing);
         Some((room, Member { nick, standing, me }))
+    }
+
+    /// One that has asked to be let in, and does not know what the room has said.
+    fn unsure(mut membership: proto::RoomMembership) -> Option<(Jid, Member)> {
+        membership.member = Some(proto::RoomMember {
+            nick: std::mem::take(&mut membership.nick),
+            presence: Some(Stanza::new(Kind::Presence).into()),
+            ..proto::RoomMember::default()
+        });
+        Member::of(membership)
     }
 }
 
@@ -102,8 +112,7 @@ impl Slot {
             };
             heard.entry(membership.slot).or_default().push(asked);
             if membership.member.is_none() {
-                let session = join(membership.session_hi, membership.session_lo);
-                self.room_tells_own(core, &Jid::from_wire(&membership.room), session);
+                self.room_tells_own(core, membership);
                 continue;
             }
             let Some((jid, member)) = Member::of(membership) else {
@@ -131,15 +140,28 @@ impl Slot {
         }
     }
 
-    /// A session does not know whether it is in: if it is, it is told so again.
-    fn room_tells_own(&mut self, core: &mut Core, jid: &Jid, session: u128) {
-        let epoch = self.epoch;
-        let Some(room) = self.rooms.get_mut(jid) else {
+    /// A session does not know whether it is in: it is told so, again. That it is not in, too: its
+    /// client may have been told that it is, by what the session's owner before did not note.
+    fn room_tells_own(&mut self, core: &mut Core, membership: proto::RoomMembership) {
+        let Some((jid, member)) = Member::unsure(membership) else {
             return;
         };
+        if core.config.slot_of(&jid) != self.slot {
+            return;
+        }
+        let jid = &jid;
+        let session = member.me.session;
+        let (slot, epoch, after) = (self.slot, self.epoch, self.rooms_seq);
+        let room = self.rooms.entry(jid.clone()).or_insert_with(|| {
+            core.metrics.rooms(1);
+            Room::new(jid.clone(), slot, after)
+        });
         let seq = room.coming_seq(epoch);
         let nick = room.by_session.get(&session);
         let Some(occupant) = nick.and_then(|nick| room.occupants.get_mut(nick)) else {
+            if !room.is_joining(session) && !room.tells_out(session) {
+                self.room_puts_out(core, jid, &member);
+            }
             return;
         };
         if let Some(known) = occupant.session(session) {
@@ -320,6 +342,13 @@ impl Room {
         if let Some(occupant) = self.occupants.get_mut(&member.nick) {
             (occupant.affiliation, occupant.role) = (affiliation, role);
         }
+    }
+
+    /// Whether the last that it is told of itself, by events that not all have got, is that it is out.
+    fn tells_out(&self, session: u128) -> bool {
+        let mut told = self.tail.values().rev();
+        let last = told.find_map(|event| event.own_of(session));
+        last.is_some_and(|own| own.r#type == "unavailable")
     }
 
     /// Whether an event that not all have got has taken it out since.

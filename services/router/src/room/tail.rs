@@ -59,6 +59,13 @@ impl TailEvent {
         said.any(|stanza| stanza.r#type == "unavailable" && stanza.from == address)
     }
 
+    /// What it tells a session of its own presence.
+    pub(super) fn own_of(&self, session: u128) -> Option<&proto::Stanza> {
+        let is = |t: &&Receiver| t.session == session && t.standing != 0;
+        let own = self.targets.iter().rfind(is)?;
+        self.variants.get(own.variant as usize).map(Arc::as_ref)
+    }
+
     pub(super) fn field(&self, seq: u64) -> (String, Bytes) {
         let event = proto::RoomTailEvent {
             seq,

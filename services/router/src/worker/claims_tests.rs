@@ -185,6 +185,34 @@ impl Garden {
             .collect()
     }
 
+    /// The owner of a session tells that this may be in, and hears that it was heard.
+    fn does_not_know(&mut self, nick: &str, session: u64) {
+        let mut unsure = told(nick, session, NONE, 0, "");
+        unsure.member = None;
+        nick.clone_into(&mut unsure.nick);
+        self.peer(PeerBody::RoomTold(proto::RoomTold {
+            members: vec![unsure],
+            ..proto::RoomTold::default()
+        }));
+        let heard = |body: &PeerBody| matches!(body, PeerBody::RoomHeard(_));
+        assert!(self.sent().iter().any(heard));
+    }
+
+    /// Types and senders of what the room tells a session of its own presence.
+    fn own_of(&mut self, session: u64) -> Vec<(String, String)> {
+        let slot = self.router.worker.slots.get_mut(self.slot).unwrap();
+        let room = slot.rooms.get(&Jid::from_wire(GARDEN)).unwrap();
+        let mut own = Vec::new();
+        for event in events(room) {
+            let to = |t: &&proto::RoomTailTarget| t.session_lo == session && t.standing != 0;
+            own.extend(event.targets.iter().filter(to).map(|target| {
+                let said = &event.variants[target.variant as usize];
+                (said.r#type.clone(), said.from.clone())
+            }));
+        }
+        own
+    }
+
     /// What went to the other router since it was asked last.
     fn sent(&mut self) -> Vec<PeerBody> {
         let frames = std::mem::take(&mut *self.router.peer.0.lock());
@@ -391,31 +419,23 @@ fn a_session_that_does_not_know_whether_it_is_in_is_told_so() {
     let mut garden = Garden::new(vec![stored("juliet", 1, 5, "here")]);
     garden.router_tells(Vec::new());
     garden.edge_tells(Vec::new());
-    for (session, is_in) in [(1, true), (2, false)] {
-        let mut unsure = told("juliet", session, NONE, 0, "");
-        unsure.member = None;
-        garden.peer(PeerBody::RoomTold(proto::RoomTold {
-            members: vec![unsure],
-            ..proto::RoomTold::default()
-        }));
-        let heard = garden.sent().into_iter();
-        assert!(
-            heard
-                .into_iter()
-                .any(|b| matches!(b, PeerBody::RoomHeard(_)))
-        );
-        let slot = garden.router.worker.slots.get_mut(garden.slot).unwrap();
-        let room = slot.rooms.get(&Jid::from_wire(GARDEN)).unwrap();
-        let told: Vec<(u64, u32)> = events(room)
-            .iter()
-            .flat_map(|event| event.targets.iter().map(|t| (t.session_lo, t.standing)))
-            .filter(|(told, _)| *told == session)
-            .collect();
-        let expected = if is_in {
-            vec![(session, NONE)]
-        } else {
-            Vec::new()
-        };
-        assert_eq!(told, expected);
+    // The second of them tells again, because it has not heard that it was heard.
+    for (session, type_) in [(1, ""), (2, "unavailable"), (2, "unavailable")] {
+        garden.does_not_know("juliet", session);
+        let own: Vec<(String, String)> = garden.own_of(session);
+        assert_eq!(own, [(type_.to_owned(), format!("{GARDEN}/juliet"))]);
     }
+    assert_eq!(garden.inside(), [is("juliet", "participant", 1, "here")]);
+}
+
+/// Nobody is in a room, and one session does not know that it is not.
+#[test]
+fn a_session_that_does_not_know_whether_it_is_in_a_room_of_nobody_is_told_so() {
+    let mut garden = Garden::new(Vec::new());
+    garden.router_tells(Vec::new());
+    garden.edge_tells(Vec::new());
+    garden.does_not_know("juliet", 1);
+    let own = ("unavailable".to_owned(), format!("{GARDEN}/juliet"));
+    assert_eq!(garden.own_of(1), [own]);
+    assert!(garden.inside().is_empty());
 }

@@ -21,12 +21,15 @@ impl Slot {
     /// The socket is gone; the session waits for a resume.
     pub(crate) fn detach(&mut self, core: &mut Core, id: u128) {
         failpoint!("router.detached");
+        let (slot, epoch) = (self.slot, self.epoch);
         let Some(session) = self.sessions.get_mut(&id) else {
             return;
         };
         let Some((lane, handle)) = session.edge() else {
             return;
         };
+        // It belongs to what this turn has given to the edge, from which a new owner may take the session.
+        session.tell_record(core, slot, epoch);
         let max_ms = u64::from(session.sm.map_or(0, |s| s.max_s)) * 1000;
         session.attachment = Attachment::Detached {
             deadline_ms: core.now_ms + max_ms,

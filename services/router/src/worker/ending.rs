@@ -86,6 +86,8 @@ impl Slot {
         }
         failpoint!("router.session_ended");
         let edge = session.edge();
+        // It belongs to what this turn has given to the edge, from which a new owner may take the session.
+        session.tell_record(core, self.slot, self.epoch);
         if edge.is_none() {
             core.metrics.reattached();
         }

@@ -354,16 +354,7 @@ impl Slot {
         if core.lane_full(lane) && !given {
             return session.wait_for_lane(core, slot, lane);
         }
-        if session.state_dirty {
-            session.state_dirty = false;
-            let state = prost::Message::encode_to_vec(&session.record()).into();
-            let keep = proto::KeepState {
-                handle,
-                generation: session.generation,
-                state,
-            };
-            core.send_edge(lane, slot, epoch, Body::KeepState(keep));
-        }
+        session.tell_record(core, slot, epoch);
         for work in session.state_waits.drain(..) {
             core.state_told(lane, slot, work);
         }

@@ -132,6 +132,7 @@ impl Session {
             session_lo,
             slot: slot.into(),
             presence_hash: 0,
+            nick: joined.nick.clone(),
         })
     }
 }

@@ -3,8 +3,10 @@
 
 use sestina_api::key::{EffectKey, EffectKind, join, split};
 use sestina_proto as proto;
+use sestina_proto::to_edge::Body;
 use sestina_xmpp::jid::Jid;
 
+use super::core::Core;
 use super::session::{Attachment, Available, Joined, Session, StreamManagement};
 
 fn alone_key((origin, n): &(u128, u64)) -> proto::Key {
@@ -36,6 +38,22 @@ impl Session {
             max_s: sm.max_s,
             out_base: sm.out_base,
         })
+    }
+
+    /// Gives its edge the record, if that has changed.
+    pub(crate) fn tell_record(&mut self, core: &mut Core, slot: u16, epoch: u64) {
+        let Some((lane, handle)) = self.edge() else {
+            return;
+        };
+        if !std::mem::take(&mut self.state_dirty) {
+            return;
+        }
+        let keep = proto::KeepState {
+            handle,
+            generation: self.generation,
+            state: prost::Message::encode_to_vec(&self.record()).into(),
+        };
+        core.send_edge(lane, slot, epoch, Body::KeepState(keep));
     }
 
     /// The registry record: what another owner needs beside what the edge itself counts.
