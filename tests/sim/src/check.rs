@@ -94,9 +94,12 @@ fn clients(world: &World, wrong: &mut Vec<String>) {
                 .is_some_and(|number| number >= world.judged_from && !lost.contains(&number))
         };
         let stored = world.storage.offline_all(&client.bare);
-        let left = stored.filter(judged).count();
-        if client.is_online() && client.available && left > 0 {
-            wrong.push(format!("{at}: {left} messages are left in its store"));
+        let left = stored.filter(judged);
+        let left: Vec<_> = left
+            .filter_map(|row| number_in(row.stanza.as_ref()))
+            .collect();
+        if client.is_online() && client.available && !left.is_empty() {
+            wrong.push(format!("{at}: messages {left:?} are left in its store"));
         }
         if !client.sent.is_empty() {
             wrong.push(format!(

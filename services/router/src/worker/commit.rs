@@ -279,7 +279,8 @@ impl Slot {
                 }
             }
         }
-        if !self.shadow.is_idle() {
+        self.ask_on();
+        if !self.shadow.is_idle() || self.shadow.probe {
             self.shadow_list(core);
         }
         true
@@ -316,8 +317,15 @@ impl Slot {
                 }
             }
         }
+        self.ask_on();
         self.shadow_list(core);
         true
+    }
+
+    /// A check goes on until the store has answered: where nothing is left to be written, with a
+    /// commit of nothing.
+    fn ask_on(&mut self) {
+        self.shadow.probe |= self.shadow.check.is_some();
     }
 
     /// Looks at what the store knew before a write that it took (or would have taken).

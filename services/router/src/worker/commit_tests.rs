@@ -77,6 +77,29 @@ impl Owner {
         self.note(jobs)
     }
 
+    /// The session waits for its client in vain; its object is removed.
+    fn forget_session(&mut self) {
+        for _ in 0..1_000 {
+            self.wait(1_000);
+            let last = self.router.edge.1.lock().take();
+            if let Some(seq) = last {
+                let taken = proto::LaneAck {
+                    seq,
+                    ..proto::LaneAck::default()
+                };
+                let body = RouterBody::LaneAck(taken);
+                let jobs = self.router.edge_says(self.slot, body, 0);
+                self.note(jobs);
+            }
+            let removed = matches!(self.ops.as_slice(), [ShadowOp::Delete { .. }]);
+            self.answer(Ok(found(self.at.n - 1)));
+            if removed {
+                return;
+            }
+        }
+        panic!("the session is not forgotten");
+    }
+
     fn in_doubt(&mut self) -> usize {
         let doubts = self.router.worker.core.checks.doubts;
         let slot = self.router.worker.slots.get_mut(self.slot).unwrap();
@@ -166,6 +189,26 @@ fn a_slot_whose_store_has_lost_writes_is_written_anew_and_the_rest_removed() {
         owner.wait(1);
         assert!(owner.at.n < 20, "it never ends");
     }
+}
+
+/// There is nothing to be written, so that nothing else would ask the store.
+#[test]
+fn a_slot_without_objects_asks_until_the_store_answers() {
+    let mut owner = Owner::new(RouterConfig::default());
+    owner.forget_session();
+    assert_eq!(owner.in_doubt(), 0);
+    assert!(owner.wait(owner.router.config.shadow_check_ms));
+    let asked = owner.router.now_ms;
+    for _ in 0..4 {
+        assert!(owner.ops.is_empty());
+        owner.answer(Err(ShadowError::Away("no answer".to_owned())));
+        assert!(owner.in_doubt() > 0);
+        assert!(owner.wait(owner.router.config.shadow_retry_ms));
+    }
+    let check = owner.router.config.shadow_check_ms;
+    assert!(owner.router.now_ms < asked + check, "the next check is due");
+    assert!(!owner.answer(Ok(found(owner.at.n - 1))));
+    assert_eq!(owner.in_doubt(), 0);
 }
 
 #[test]

@@ -326,6 +326,14 @@ impl Slot {
         let best = reachable.max_by_key(|s| (s.edge().is_some(), s.priority()));
         let id = best.map(|s| s.id)?;
         self.read_anew(core, id);
+        // A new owner, too, is to read it for that session: its record says so.
+        match self.sessions.get_mut(&id).filter(|s| s.edge().is_some()) {
+            Some(session) => {
+                session.state_dirty = true;
+                self.touch(core, id);
+            }
+            None => self.shadow_session_changed(core, id),
+        }
         Some(id)
     }
 

@@ -98,6 +98,25 @@ fn what_two_sessions_were_given_is_kept_until_both_have_ended_without_it() {
     assert_eq!(verona.left(), ["for both"]);
 }
 
+/// Should the owner die before storage answers, nobody else would ask for it.
+#[test]
+fn the_record_of_a_session_tells_that_it_is_to_get_what_another_one_left() {
+    let mut verona = Verona::new();
+    verona.chamber();
+    verona.says(2, presence("0"));
+    verona.says(3, presence("0"));
+    verona.reads_all(3);
+    verona.says(1, message("juliet@c.example/balcony", "for the balcony"));
+    assert!(!verona.records[&3].reads_stored);
+    verona.held = Some(VecDeque::new());
+    verona.closes(2, true);
+    assert_eq!(verona.left(), ["for the balcony"]);
+    assert!(verona.records[&3].reads_stored);
+    verona.answer_held();
+    assert_eq!(verona.reads_all(3), ["for the balcony"]);
+    assert!(!verona.records[&3].reads_stored);
+}
+
 #[test]
 fn two_sessions_that_read_at_the_same_time_get_each_message_once() {
     let mut verona = Verona::new();

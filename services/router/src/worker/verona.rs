@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+use prost::Message as _;
 use sestina_api::key::{EffectKey, EffectKind};
 use sestina_api::shadow::{Found, Loaded, Stamp};
 use sestina_proto as proto;
@@ -35,6 +36,8 @@ pub(crate) struct Verona {
     pub(crate) held: Option<VecDeque<Job>>,
     /// Unacknowledged deliveries of each client: number and payload.
     pub(crate) inbox: BTreeMap<u64, VecDeque<(u64, String)>>,
+    /// The record of each client's session that its edge holds.
+    pub(crate) records: BTreeMap<u64, proto::SessionState>,
     pub(crate) closed: Vec<String>,
 }
 
@@ -52,6 +55,7 @@ impl Verona {
             archive: Vec::new(),
             held: None,
             inbox: BTreeMap::new(),
+            records: BTreeMap::new(),
             closed: Vec::new(),
         };
         verona.enable(2);
@@ -263,6 +267,10 @@ impl Verona {
         for body in std::mem::take(&mut *self.router.edge.0.lock()) {
             match body {
                 EdgeBody::Close(close) => self.closed.push(close.condition),
+                EdgeBody::KeepState(keep) => {
+                    let record = proto::SessionState::decode(keep.state).unwrap();
+                    self.records.insert(keep.handle, record);
+                }
                 EdgeBody::Deliver(deliver) => {
                     for target in deliver.targets {
                         let stanza = &deliver.variants[target.variant as usize].stanza;
