@@ -150,6 +150,12 @@ fn judge(
         if counts.moving > 0 {
             missing.push(format!("router {name} has {} slots moved", counts.moving));
         }
+        if counts.sole > 0 {
+            missing.push(format!(
+                "router {name} waits until two processes hold each of {} sessions",
+                counts.sole
+            ));
+        }
         if counts.in_doubt > 0 {
             missing.push(format!(
                 "router {name} makes sure that redis has {} detached sessions and rooms",

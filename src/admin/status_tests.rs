@@ -103,6 +103,13 @@ fn each_thing_that_is_missing_is_named() {
         ["router r has 3 slots moved"]
     );
 
+    let sole = Counts { sole: 2, ..good() };
+    let (redis, storage) = both();
+    assert_eq!(
+        missing(1, redis, storage, sole, &[]),
+        ["router r waits until two processes hold each of 2 sessions"]
+    );
+
     let edge_only = [node("e", proto::NodeRole::Edge)];
     let found = missing(
         1,

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use sestina_runtime::clock::{BootInstant, Clock};
+use sestina_runtime::guard;
 use tokio::sync::watch;
 
 use crate::lease::{Authority, LeaseTerms};
@@ -76,9 +77,13 @@ impl LeaseDeadline {
             .each_ref()
             .map(|until| until.load(Ordering::Acquire));
         let last = until[0].max(until[1]);
+        let margin = match guard!("lease-margin") {
+            true => self.terms.margin,
+            false => Duration::ZERO,
+        };
         let margin = BootInstant::from_nanos(last)
             .as_nanos()
-            .checked_sub(nanos(self.terms.margin));
+            .checked_sub(nanos(margin));
         margin.filter(|_| last > 0).map(BootInstant::from_nanos)
     }
 

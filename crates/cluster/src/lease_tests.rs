@@ -106,7 +106,21 @@ async fn pass(seconds: f64) {
 }
 
 #[test]
+fn the_guard_of_the_margin_is_missed() {
+    let name = "lease::tests::the_deadline_counts_from_before_the_request";
+    let output = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", name])
+        .env(sestina_runtime::mutation::ENV, "lease-margin")
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(text.contains("1 failed"), "{text}");
+}
+
+/// Also run as the child of the test before, with the guard off.
+#[test]
 fn the_deadline_counts_from_before_the_request() {
+    sestina_runtime::faults_from_env().unwrap();
     let clock = Arc::new(ManualClock::default());
     clock.advance(Duration::from_secs(100));
     let deadline = LeaseDeadline::new(clock.clone(), LeaseTerms::default());

@@ -195,7 +195,7 @@ impl SharedSlotTable {
         let table = Arc::new(table);
         // The watch's lock makes the comparison and the swap one step.
         self.shared.position.send_if_modified(|position| {
-            let newer = newer(table.position(), *position);
+            let newer = newer(table.position(), *position) || !guard!("newer-table");
             if newer {
                 *position = table.position();
                 self.shared.table.store(table.clone());
@@ -206,7 +206,7 @@ impl SharedSlotTable {
 
     /// The same for a map from the wire.
     pub fn offer(&self, map: proto::SlotMap) -> Result<bool, SlotMapError> {
-        if !newer(map.position(), self.shared.table.load().position()) {
+        if !newer(map.position(), self.shared.table.load().position()) && guard!("newer-table") {
             return Ok(false);
         }
         Ok(self.replace_if_newer(SlotTable::new(map)?))
@@ -276,8 +276,10 @@ mod tests {
         ));
     }
 
+    /// Also run as the child of the next test, with the guard off.
     #[tokio::test]
     async fn only_newer_tables_are_taken() {
+        sestina_runtime::faults_from_env().unwrap();
         let shared = SharedSlotTable::default();
         let mut versions = shared.subscribe();
         assert!(shared.offer(map(2)).unwrap());
@@ -291,6 +293,18 @@ mod tests {
         broken.owners.clear();
         assert!(shared.offer(broken).is_err());
         assert_eq!(shared.load().epoch(5), 9);
+    }
+
+    #[test]
+    fn the_guard_of_newer_tables_is_missed() {
+        let name = "slot_map::tests::only_newer_tables_are_taken";
+        let output = std::process::Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", name])
+            .env(sestina_runtime::mutation::ENV, "newer-table")
+            .output()
+            .unwrap();
+        let text = String::from_utf8_lossy(&output.stdout);
+        assert!(text.contains("1 failed"), "{text}");
     }
 
     #[test]

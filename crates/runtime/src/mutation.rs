@@ -70,6 +70,15 @@ pub const NAMES: &[(&str, &str)] = &[
         "a new owner waits for all parts of what an edge reports",
     ),
     (
+        "lease-margin",
+        "a process stops serving some time before its lease has ended",
+    ),
+    ("newer-table", "a slot table replaces an older one only"),
+    (
+        "sole",
+        "a cluster of which one process alone holds something of a session is not whole",
+    ),
+    (
         "roles",
         "a process does only what its tier needs, under a name of its certificate",
     ),

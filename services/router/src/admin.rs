@@ -84,6 +84,10 @@ pub struct Counts {
     /// this router.
     #[serde(default)]
     pub in_doubt: usize,
+    /// Sessions of which one process alone has something: their edge may be dead, has still to send
+    /// again what an owner before this one had accepted, or the shadow has yet to take them.
+    #[serde(default)]
+    pub sole: usize,
     /// Slots that this router, as the planner, is having moved from one live router to another.
     #[serde(default)]
     pub moving: usize,
@@ -123,6 +127,7 @@ impl Counts {
         self.occupants += other.occupants;
         self.works += other.works;
         self.in_doubt += other.in_doubt;
+        self.sole += other.sole;
         self.moving += other.moving;
     }
 }

@@ -188,14 +188,19 @@ impl Slot {
             }
             let settled = session.settled;
             let lost = session.older.extract_if(.., |o| o.lane.edge == edge);
-            if lost.filter(|o| o.until > settled).count() > 0 {
+            let lost = lost.map(|o| o.until).max();
+            if lost.is_some_and(|until| until > settled) {
                 session.promised = 0;
+            }
+            if let Some(until) = lost {
+                session.lose_copies(until);
             }
             if session
                 .detached_from
                 .is_some_and(|(lane, _)| lane.edge == edge)
             {
                 session.detached_from = None;
+                session.lose_copies(session.accepted);
             }
         }
         for id in over {

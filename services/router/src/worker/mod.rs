@@ -56,6 +56,7 @@ pub(crate) mod shadow;
 mod shadow_check;
 mod share;
 pub(crate) mod slot;
+mod sole;
 mod staging;
 mod stored;
 mod stored_rows;

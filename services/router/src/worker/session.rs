@@ -245,6 +245,8 @@ pub(crate) struct Session {
     pub(crate) ended_from: Option<(LaneRef, u64)>,
     /// Attachments before this one that hold something.
     pub(crate) older: Vec<Older>,
+    /// What died with those.
+    pub(crate) lone: super::sole::Lone,
     /// It is older than this owner.
     pub(crate) was_before: bool,
     /// Held elsewhere until the edge has it.
@@ -320,6 +322,7 @@ impl Session {
             detached_from: None,
             ended_from: None,
             older: Vec::new(),
+            lone: super::sole::Lone::default(),
             was_before: false,
             spare: None,
             attached_no: 0,

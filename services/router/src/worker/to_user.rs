@@ -87,6 +87,8 @@ impl Slot {
         let stored = sestina_xmpp::ext::offline::should_store(&stanza);
         let targets = match before {
             Before::Nothing | Before::Unknown => self.message_targets(to, stored),
+            // The session that it was for has had it, and given it back if it did not take it.
+            Before::Given if to.resource().is_some() && self.session_of(to).is_none() => Vec::new(),
             // Who came later, or is getting what is stored, gets nothing twice.
             Before::Given => {
                 let mut targets = self.message_targets(to, false);

@@ -7,6 +7,7 @@ use sestina_proto as proto;
 use sestina_proto::peer_frame::Body as PeerBody;
 use sestina_proto::to_edge::Body as EdgeBody;
 use sestina_runtime::clock::steady_ms;
+use sestina_runtime::guard;
 
 use super::Slots;
 use super::core::{Core, Job, LaneRef, PeerRef};
@@ -390,6 +391,22 @@ impl Worker {
         (!self.core.touched.is_empty()).then_some(self.core.progress_due)
     }
 
+    /// Counts for the status page.
+    pub(crate) fn counts(&self) -> Counts {
+        let mut counts = Counts {
+            works: self.core.works.len(),
+            ..Counts::default()
+        };
+        for slot in self.slots.iter() {
+            counts.add(slot);
+            counts.in_doubt += slot.shadow.in_doubt(self.core.checks.doubts);
+            if guard!("sole") {
+                counts.sole += slot.sole(&self.core);
+            }
+        }
+        counts
+    }
+
     fn command(&mut self, command: Command) {
         // Whoever asked may be gone; then the answer goes nowhere.
         match command {
@@ -409,15 +426,7 @@ impl Worker {
                 answer.send(closed).ok();
             }
             Command::Counts { answer } => {
-                let mut counts = Counts {
-                    works: self.core.works.len(),
-                    ..Counts::default()
-                };
-                for slot in self.slots.iter() {
-                    counts.add(slot);
-                    counts.in_doubt += slot.shadow.in_doubt(self.core.checks.doubts);
-                }
-                answer.send(counts).ok();
+                answer.send(self.counts()).ok();
             }
             Command::Replicas { slots, answer } => {
                 let slots = self.slots.iter().filter(|s| slots.contains(&s.slot));

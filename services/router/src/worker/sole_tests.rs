@@ -1,0 +1,121 @@
+#![allow(clippy::unwrap_used)]
+
+use std::sync::Arc;
+
+use prost::Message as _;
+use sestina_api::shadow::Loaded;
+use sestina_proto as proto;
+use sestina_proto::to_router::Body;
+use sestina_xmpp::jid::Jid;
+use sestina_xmpp::stanza::{Kind, Stanza};
+
+use crate::worker::input::{Input, JobDone};
+use crate::worker::slot::new_origin;
+use crate::worker::testing::{LANE, Router};
+
+const ROMEO: &str = "romeo@c.example/orchard";
+const EPOCH: u64 = 2;
+
+fn edge_says(router: &mut Router, slot: u16, body: Body) {
+    let frame = proto::ToRouter {
+        slot: slot.into(),
+        epoch: EPOCH,
+        body: Some(body),
+    };
+    router.turn(vec![Input::Edge { lane: LANE, frame }]);
+}
+
+/// A router that has taken Romeo's slot, and his slot: the owner before had accepted five stanzas of
+/// his, of which three are settled.
+fn successor() -> (Router, u16) {
+    let mut router = Router::new(1, &[], || 0);
+    let slot = router.config.slot_of(&Jid::from_wire(ROMEO));
+    let (session_hi, session_lo) = sestina_api::key::split(new_origin(slot));
+    let edge = proto::Node {
+        name: "edge".to_owned(),
+        incarnation: LANE.edge,
+        ..proto::Node::default()
+    };
+    router.turn(vec![
+        Input::Take {
+            slot,
+            epoch: EPOCH,
+            live: Arc::from([edge]),
+        },
+        Input::Done(JobDone::ShadowLoaded {
+            slot,
+            epoch: EPOCH,
+            result: Ok(Loaded::default()),
+        }),
+    ]);
+    let record = proto::SessionState {
+        session_hi,
+        session_lo,
+        jid: ROMEO.to_owned(),
+        generation: 1,
+        sm: true,
+        sm_resume: true,
+        sm_max_s: 300,
+        ..proto::SessionState::default()
+    };
+    let session = proto::SessionReport {
+        handle: 1,
+        generation: 1,
+        session_hi,
+        session_lo,
+        jid: ROMEO.to_owned(),
+        state: record.encode_to_vec().into(),
+        settled: 3,
+        accepted: 5,
+        sent: 6,
+        ..proto::SessionReport::default()
+    };
+    let report = proto::EpochReport {
+        sessions: vec![session],
+        ..proto::EpochReport::default()
+    };
+    edge_says(&mut router, slot, Body::EpochReport(report));
+    (router, slot)
+}
+
+fn sole(router: &Router) -> usize {
+    router.worker.counts().sole
+}
+
+/// Also run as the child of the next test, with the guard off.
+#[test]
+fn what_one_process_alone_holds_is_counted() {
+    sestina_runtime::faults_from_env().unwrap();
+    let (mut router, slot) = successor();
+    for n in [4, 5] {
+        assert_eq!(sole(&router), 1, "the edge alone has number {n}");
+        let mut stanza = Stanza::new(Kind::Message);
+        stanza.to = "juliet@c.example".to_owned();
+        let inbound = proto::Inbound {
+            handle: 1,
+            generation: 1,
+            n,
+            stanza: Some(stanza.into()),
+            ..proto::Inbound::default()
+        };
+        edge_says(&mut router, slot, Body::Inbound(inbound));
+    }
+    assert_eq!(sole(&router), 0);
+    router.turn(vec![Input::EdgeLaneClosed {
+        lane: LANE,
+        instance: 1,
+    }]);
+    assert_eq!(sole(&router), 1, "the edge may be dead");
+}
+
+#[test]
+fn the_guard_is_missed() {
+    let name = "worker::sole::tests::what_one_process_alone_holds_is_counted";
+    let output = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", name])
+        .env(sestina_runtime::mutation::ENV, "sole")
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(text.contains("1 failed"), "{text}");
+}
