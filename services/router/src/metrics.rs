@@ -47,6 +47,11 @@ impl Metrics {
         self.all.owned_sessions.inc();
     }
 
+    /// Stanzas that clients were told to be accepted, and that nobody has any more.
+    pub(crate) fn input_lost(&self, stanzas: u64) {
+        self.all.lost[telemetry::Lost::Input].add(stanzas);
+    }
+
     pub(crate) fn ended(&self) {
         self.all.owned_sessions.dec();
     }

@@ -290,15 +290,21 @@ impl Slot {
             }
         }
         let mut before: HashMap<u128, BTreeMap<u64, proto::Outbound>> = HashMap::default();
+        // From which of its stanzas on a session is held by attachments before its present one.
+        let mut held_from: HashMap<u128, u64> = HashMap::default();
         for (_, older) in &mut older {
             let id = join(older.session_hi, older.session_lo);
+            let from = held_from.entry(id).or_insert(older.began);
+            *from = older.began.min(*from);
             let held = std::mem::take(&mut older.held).into_iter();
             let before = before.entry(id).or_default();
             before.extend(held.map(|item| (item.number, item)));
         }
         let mut taken: HashMap<u128, Held> = HashMap::default();
-        for (lane, session) in reports {
+        for (lane, mut session) in reports {
             let id = join(session.session_hi, session.session_lo);
+            let held_from = held_from.get(&id).copied().unwrap_or(session.began);
+            self.give_up_lost(core, id, &mut session, held_from);
             let before = before.remove(&id).unwrap_or_default();
             let taken = taken.entry(id).or_default();
             if let Some(item) = self.restore_reported(core, lane, session, before, taken) {
@@ -340,6 +346,31 @@ impl Slot {
         core.held_events.extend(taking.held_events);
         core.metrics
             .slot_taken(core.now_ms.saturating_sub(taking.started_ms));
+    }
+
+    /// After more than one fault (the edge of an older attachment and the owner are dead) nobody has
+    /// stanzas any more that the client was told to be accepted, or nobody who has their number knows
+    /// that they are settled. They are counted as lost, and the session goes on behind them.
+    fn give_up_lost(
+        &self,
+        core: &Core,
+        id: u128,
+        report: &mut proto::SessionReport,
+        held_from: u64,
+    ) {
+        let known = self.sessions.get(&id).map_or(0, |shadow| shadow.settled);
+        if held_from <= report.settled.max(known) {
+            return;
+        }
+        let lost = held_from - report.settled.max(known);
+        tracing::warn!(
+            slot = self.slot,
+            session = report.jid,
+            lost,
+            "stanzas of a session are lost: an edge and the owner died at once"
+        );
+        core.metrics.input_lost(lost);
+        report.settled = held_from;
     }
 
     /// An attachment that was resumed from holds what its successor does not: it sends that first.
