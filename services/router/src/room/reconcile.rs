@@ -118,7 +118,7 @@ impl Slot {
             let Some((jid, member)) = Member::of(membership) else {
                 continue;
             };
-            if core.config.slot_of(&jid) != self.slot {
+            if core.config.slot_of(&jid) != self.slot || !guard!("room-members") {
                 continue;
             }
             let before = self.rooms.get(&jid).map_or(0, Room::occupant_count);
