@@ -50,7 +50,7 @@ async fn single_redis() {
 /// The clock of Redis is set back, which is the same as an end that lies too far ahead.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lease_lasts_no_longer_than_its_term_when_the_clock_is_set_back() {
-    let redis = Redis::start().unwrap();
+    let redis = Redis::start_own().unwrap();
     let leases = RedisLeases::connect(&RedisConfig::single(redis.url())).unwrap();
     let (dead, alive) = (held(&node("dead", 1)), held(&node("alive", 2)));
     let term = Duration::from_millis(500);
