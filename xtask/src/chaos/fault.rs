@@ -359,7 +359,7 @@ impl fmt::Display for Fault {
                 format!(" ({})", Role::Router.name(n + 1))
             }
             What::Partition(partition) => format!(" ({partition})"),
-            What::Abuse(edge) => format!("abuse of edge-{edge}"),
+            What::Abuse(edge) => format!(" ({})", Role::Edge.name(edge + 1)),
             What::Flood(from, to) => format!(
                 " ({} to {})",
                 Role::Edge.name(from + 1),
