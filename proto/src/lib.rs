@@ -1,8 +1,8 @@
 //! The wire contracts between tiers, compiled from the `.proto` files beside this crate.
 //!
 //! The generated types are used as they are on both sides of a lane; [`convert`] moves stanzas
-//! between the protocol crate's form and the wire's without copying, [`trailing`] names the frames that nobody waits for,
-//! [`presence`] compares presences.
+//! between the protocol crate's form and the wire's without copying, [`trailing`] names the frames that
+//! may wait up to 10 ms to be sent together with others, [`presence`] compares presences.
 
 #![allow(missing_docs, unreachable_pub, clippy::all)]
 

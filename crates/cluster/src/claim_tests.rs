@@ -35,7 +35,8 @@ async fn only_one_router_plans() {
     assert_eq!(share(&other, &b), share(&planner, &b));
 }
 
-/// The database has lost commits: who has not said what it owns is waited for, unless its lease ends.
+/// The database has lost commits: the planner waits until each process has asserted the slots that it
+/// owns, or until the lease of that process ends.
 #[tokio::test]
 async fn nothing_is_planned_while_a_process_is_on_an_older_timeline() {
     let (world, mut planner, a, b) = two_routers().await;

@@ -1,7 +1,8 @@
 //! The storage processes behind the configured addresses, as they were last found.
 //!
-//! Names with several addresses are looked up again now and then, and when all replicas fail. With
-//! replicas at hand nobody waits for that: a name service that hangs must not cost a renewal.
+//! Names with several addresses are looked up again now and then, and when all replicas fail. While a
+//! replica is known, the lookup runs in the background and requests use that replica: a name service
+//! that hangs must not delay the renewal of a lease.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -27,7 +28,7 @@ pub(crate) struct Replicas {
     found: ArcSwap<Vec<Arc<Replica>>>,
     /// When they were looked up; also keeps lookups from running twice at once.
     refreshed: tokio::sync::Mutex<Option<Instant>>,
-    /// A lookup for which nobody waits is under way.
+    /// A lookup runs in the background.
     looking: AtomicBool,
 }
 

@@ -106,8 +106,8 @@ impl<T> Sender<T> {
         Ok(())
     }
 
-    /// Appends an item whatever the mailbox holds; its weight counts against later data. An item for
-    /// a reader that is gone is dropped: nobody can miss it.
+    /// Appends an item whatever the mailbox holds; its weight counts against later data. If
+    /// the reader has ended, the item is dropped.
     pub fn push_control(&self, item: T, bytes: usize) {
         let mut queue = self.shared.queue.lock();
         if queue.closed {

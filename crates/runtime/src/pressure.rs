@@ -123,8 +123,8 @@ impl Pressure {
         true
     }
 
-    /// Waits for a turn: without pressure there is one at once, otherwise they come at intervals, so
-    /// that nobody can keep one.
+    /// Waits for a turn: without pressure there is one at once, otherwise turns come at fixed
+    /// intervals. A turn is not held, so a caller that stops does not block the next one.
     pub async fn turn(&self, limit: Duration) -> Turn {
         if !self.is_high() {
             return Turn::AtOnce;

@@ -33,7 +33,8 @@ pub struct Tasks {
 #[derive(Debug)]
 struct Group {
     name: String,
-    /// Where its tasks run, whoever starts them; none: where they are started.
+    /// The runtime on which all tasks of the group run. None: each task runs on the runtime that starts
+    /// it.
     home: Option<Handle>,
     token: CancellationToken,
     table: Mutex<Table>,
