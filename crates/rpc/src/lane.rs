@@ -70,7 +70,7 @@ pub(crate) async fn next<M>(inbound: &mut Streaming<M>, ended: &CancellationToke
 
 /// Gives one frame to its sink. If too much waits there, nothing more of this lane is read until there
 /// is room: the other side's queue fills, and refuses what comes.
-pub(crate) async fn give<F, R: Future<Output = ()>>(
+async fn give<F, R: Future<Output = ()>>(
     ended: &CancellationToken,
     mut frame: F,
     mut send: impl FnMut(F) -> Result<(), Unsent<F>>,
@@ -85,6 +85,30 @@ pub(crate) async fn give<F, R: Future<Output = ()>>(
         tokio::select! {
             () = ended.cancelled() => return Err(LaneClosed),
             () = room() => {}
+        }
+    }
+}
+
+/// Gives the frames of a lane to its sink, first those that came with Hello, until the lane ends or the
+/// sink takes no more.
+pub(crate) async fn receive<B, F, R: Future<Output = ()>>(
+    inbound: &mut Streaming<B>,
+    ended: &CancellationToken,
+    first: impl Iterator<Item = F>,
+    frames: fn(B) -> Vec<F>,
+    send: impl Fn(F) -> Result<(), Unsent<F>>,
+    room: impl Fn() -> R,
+) {
+    for frame in first {
+        if give(ended, frame, &send, &room).await.is_err() {
+            return;
+        }
+    }
+    while let Some(batch) = next(inbound, ended).await {
+        for frame in frames(batch) {
+            if give(ended, frame, &send, &room).await.is_err() {
+                return;
+            }
         }
     }
 }

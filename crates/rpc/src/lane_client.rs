@@ -20,7 +20,7 @@ use tonic::transport::Channel;
 use tonic::{Request, Response, Status};
 
 use crate::channel::{Dialer, Peer};
-use crate::lane::{BATCH, Once, farewell, give, next};
+use crate::lane::{self, BATCH, Once, farewell, next};
 use crate::lane_server::{PeerLaneHandle, peer_batch};
 use crate::queue::{ByteQueue, End, LANES, Outgoing, PEER_LANES};
 use crate::target::Target;
@@ -363,15 +363,9 @@ impl PeerPort for GrpcPeerPort {
                     ender.end(End::Finished);
                     receiver.close();
                 });
-                'lane: while let Some(batch) = next(&mut inbound, queue.token()).await {
-                    for frame in batch.frames {
-                        let send = |frame| receive.send(frame);
-                        let given = give(queue.token(), frame, send, || receive.room());
-                        if given.await.is_err() {
-                            break 'lane;
-                        }
-                    }
-                }
+                let (send, room) = (|frame| receive.send(frame), || receive.room());
+                let hello = std::iter::empty();
+                lane::receive(&mut inbound, queue.token(), hello, |b| b.frames, send, room).await;
             }
             drop(receive);
             if queue.ended() == Some(End::Finished) {

@@ -19,7 +19,7 @@ use tonic::{Request, Response, Status, Streaming};
 use tracing::Instrument;
 
 use crate::identity::PeerInfo;
-use crate::lane::{BATCH, LaneLimits, Once, farewell, give, next};
+use crate::lane::{BATCH, LaneLimits, Once, farewell, receive};
 use crate::queue::{ByteQueue, End, LANES, Level, Outgoing, PEER_LANES};
 use crate::{access, status};
 
@@ -126,18 +126,16 @@ impl proto::edge_link_server::EdgeLink for LaneServer {
                     true => sink.send(frame),
                     false => Err(Unsent::Closed),
                 };
-                let ended = queue.token();
-                'lane: loop {
-                    for frame in frames {
-                        if give(ended, frame, send, || sink.room()).await.is_err() {
-                            break 'lane;
-                        }
-                    }
-                    match next(&mut inbound, ended).await {
-                        Some(batch) => frames = batch.frames.into_iter(),
-                        None => break,
-                    }
-                }
+                let (ended, room) = (queue.token(), || sink.room());
+                receive(
+                    &mut inbound,
+                    ended,
+                    frames,
+                    |batch| batch.frames,
+                    send,
+                    room,
+                )
+                .await;
             }
             farewell(&mut inbound).await;
         });
@@ -207,18 +205,16 @@ impl proto::peer_link_server::PeerLink for LaneServer {
                     true => sink.send(frame),
                     false => Err(Unsent::Closed),
                 };
-                let ended = queue.token();
-                'lane: loop {
-                    for frame in frames {
-                        if give(ended, frame, send, || sink.room()).await.is_err() {
-                            break 'lane;
-                        }
-                    }
-                    match next(&mut inbound, ended).await {
-                        Some(batch) => frames = batch.frames.into_iter(),
-                        None => break,
-                    }
-                }
+                let (ended, room) = (queue.token(), || sink.room());
+                receive(
+                    &mut inbound,
+                    ended,
+                    frames,
+                    |batch| batch.frames,
+                    send,
+                    room,
+                )
+                .await;
             }
             farewell(&mut inbound).await;
         });

@@ -8,7 +8,7 @@
 
 use std::collections::BTreeSet;
 
-use prost::Message as _;
+use prost::Message;
 use sestina_proto as proto;
 use sestina_runtime::guard;
 
@@ -74,18 +74,7 @@ impl Worker {
         rows: &mut Rows,
         fenced: Vec<(proto::ArchiveRow, WorkId)>,
     ) -> Vec<u32> {
-        let mut refused = Vec::new();
-        for (row, work) in fenced {
-            let at = place(row.fence.as_ref());
-            if self.is_doubtful(at) {
-                rows.remove(at, work);
-                self.core.doubted.bytes += row.encoded_len();
-                self.core.doubted.archive.push((row, work));
-            } else {
-                refused.push(u32::from(at.0));
-            }
-        }
-        refused
+        self.keep(rows, fenced, |row| row.fence.as_ref(), |d| &mut d.archive)
     }
 
     /// The same for offline rows.
@@ -94,13 +83,23 @@ impl Worker {
         rows: &mut Rows,
         fenced: Vec<(proto::OfflineRow, WorkId)>,
     ) -> Vec<u32> {
+        self.keep(rows, fenced, |row| row.fence.as_ref(), |d| &mut d.offline)
+    }
+
+    fn keep<R: Message>(
+        &mut self,
+        rows: &mut Rows,
+        fenced: Vec<(R, WorkId)>,
+        fence: fn(&R) -> Option<&proto::Fence>,
+        kept: fn(&mut Doubted) -> &mut Vec<(R, WorkId)>,
+    ) -> Vec<u32> {
         let mut refused = Vec::new();
         for (row, work) in fenced {
-            let at = place(row.fence.as_ref());
+            let at = place(fence(&row));
             if self.is_doubtful(at) {
                 rows.remove(at, work);
                 self.core.doubted.bytes += row.encoded_len();
-                self.core.doubted.offline.push((row, work));
+                kept(&mut self.core.doubted).push((row, work));
             } else {
                 refused.push(u32::from(at.0));
             }

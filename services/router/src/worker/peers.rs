@@ -26,6 +26,13 @@ pub(crate) struct PeerState {
     anew: VecDeque<u16>,
 }
 
+impl PeerState {
+    /// Whether frames of some slot go again.
+    pub(crate) fn has_anew(&self) -> bool {
+        !self.anew.is_empty()
+    }
+}
+
 impl Core {
     /// A process whose lease has ended: its lane will not come back.
     pub(super) fn forget_peer(&mut self, incarnation: u64) {

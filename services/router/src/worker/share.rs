@@ -29,15 +29,19 @@ impl Held {
 
     pub(crate) fn add(&mut self, bytes: usize) {
         self.bytes += bytes;
-        self.user.fetch_add(bytes, Relaxed);
-        self.slot.fetch_add(bytes, Relaxed);
+        // A load and a store: one worker alone writes, and a read-modify-write would lock the bus for
+        // each delivery.
+        for total in [&self.user, &self.slot] {
+            total.store(total.load(Relaxed) + bytes, Relaxed);
+        }
     }
 
     pub(crate) fn sub(&mut self, bytes: usize) {
         let bytes = bytes.min(self.bytes);
         self.bytes -= bytes;
-        self.user.fetch_sub(bytes, Relaxed);
-        self.slot.fetch_sub(bytes, Relaxed);
+        for total in [&self.user, &self.slot] {
+            total.store(total.load(Relaxed) - bytes, Relaxed);
+        }
     }
 
     pub(crate) fn clear(&mut self) {

@@ -14,6 +14,7 @@ use super::core::{Core, Job, LaneRef, PeerRef};
 use super::input::{Command, Input};
 use super::levels::Levels;
 use super::parting::Parting;
+use super::peers::PeerState;
 use super::places::Places;
 use super::slot::{Phase, Slot};
 use super::work::OnDone;
@@ -178,6 +179,10 @@ impl Worker {
     }
 
     fn send_anew(&mut self) {
+        // Nearly always there is none, and this runs in every turn.
+        if !self.core.peers.values().any(PeerState::has_anew) {
+            return;
+        }
         let peers: Vec<PeerRef> = self.core.peers.keys().copied().collect();
         for peer in peers {
             while let Some(slot) = self.core.next_anew(peer) {
