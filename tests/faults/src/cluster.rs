@@ -244,6 +244,17 @@ impl Cluster {
             .collect())
     }
 
+    /// How many slots the router of that name has in the table of another.
+    pub async fn owned(&mut self, asked: At, name: &str) -> Result<u64> {
+        let slots = self.process(asked).ask("slots", "").await?;
+        let all = slots["routers"].as_array().cloned().unwrap_or_default();
+        Ok(all
+            .iter()
+            .filter(|router| router["name"] == name)
+            .filter_map(|router| router["slots"].as_u64())
+            .sum())
+    }
+
     /// Changes the configuration of a process, which holds from its next start on.
     pub fn reconfigure(&mut self, at: At, change: impl FnOnce(String) -> String) -> Result<()> {
         let path = self.process(at).folder().join("sestina.toml");

@@ -4,6 +4,7 @@
 //! - [`cluster`]: three tiers of such processes with real Redis and PostgreSQL; [`alone`]: one process
 //! - [`throttle`]: a process that gets a part of a core
 //! - [`client`]: a client that comes back on another edge by itself (XEP-0198)
+//! - [`crowd`]: clients that talk while something else happens
 //! - [`clock`]: a process's time of day, which a test can change
 //! - [`world`]: the people, their sessions and rooms, chosen by who owns their slots
 //! - [`deeds`]: what people do while a fault strikes, each with its own check
@@ -21,6 +22,7 @@ pub mod alone;
 pub mod client;
 pub mod clock;
 pub mod cluster;
+pub mod crowd;
 pub mod deeds;
 pub mod fault;
 pub mod link;

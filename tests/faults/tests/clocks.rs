@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use anyhow::{Context, Result, ensure};
 use sestina_faults::client::Client;
 use sestina_faults::cluster::{At, Size};
+use sestina_faults::crowd::run;
 use sestina_faults::deeds;
 use sestina_faults::process::Tier;
 use sestina_faults::wait::until;
@@ -140,11 +141,6 @@ async fn a_jump_is_over_when_it_is_corrected() -> Result<()> {
 
 #[test]
 fn a_clock_that_was_wrong_falsifies_only_what_came_meanwhile() {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .unwrap();
-    let done = runtime.block_on(a_jump_is_over_when_it_is_corrected());
+    let done = run(a_jump_is_over_when_it_is_corrected());
     done.context("a jump of the clock").unwrap();
 }

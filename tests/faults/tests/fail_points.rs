@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use sestina_faults::cluster::Size;
+use sestina_faults::crowd;
 use sestina_faults::deeds::DEEDS;
 use sestina_faults::fault::{self, Fault, Outcome};
 use sestina_faults::matrix::{self, Reached};
@@ -147,13 +148,8 @@ async fn strike(mut world: World, reached: &Reached, full: bool) -> Result<()> {
 
 #[test]
 fn what_was_acknowledged_survives_every_fault() {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .unwrap();
     let full = std::env::var(matrix::VARIABLE).is_ok_and(|value| value == "full");
-    runtime.block_on(async {
+    crowd::run(async {
         let world = World::start(Size::default()).await.unwrap();
         let promised = matrix::read(PROMISED).unwrap();
         let (world, measured) = match std::env::var("SESTINA_FAULTS_ONLY") {

@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use sestina_faults::client::{Client, Heard};
 use sestina_faults::cluster::{At, Size};
+use sestina_faults::crowd::run;
 use sestina_faults::deeds;
 use sestina_faults::link::Link;
 use sestina_faults::process::Tier;
@@ -155,15 +156,6 @@ async fn much_is_stored_in_small_parts() -> Result<()> {
         hears(client, *heard, "much-", &ids, LIMIT).await?;
     }
     Ok(())
-}
-
-fn run(test: impl Future<Output = Result<()>>) -> Result<()> {
-    tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .unwrap()
-        .block_on(test)
 }
 
 #[test]

@@ -9,10 +9,11 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use sestina_faults::client::Client;
 use sestina_faults::cluster::{At, Size};
+use sestina_faults::crowd;
 use sestina_faults::deeds;
 use sestina_faults::process::Tier;
 use sestina_faults::wait::until;
-use sestina_faults::world::{Who, World};
+use sestina_faults::world::World;
 
 /// How often each client asks.
 const EVERY: Duration = Duration::from_millis(50);
@@ -51,13 +52,8 @@ async fn ask(world: &World, number: usize, command: &str) -> Result<Value> {
 
 /// How many slots of the table that router has.
 async fn owned(world: &World, asked: usize, name: &str) -> Result<u64> {
-    let slots = ask(world, asked, "slots").await?;
-    let all = slots["routers"].as_array().cloned().unwrap_or_default();
-    Ok(all
-        .iter()
-        .filter(|r| r["name"] == name)
-        .filter_map(|r| r["slots"].as_u64())
-        .sum())
+    let mut cluster = world.cluster.lock().await;
+    cluster.owned(router(asked), name).await
 }
 
 /// Asks the server and talks to another group, until told to stop.
@@ -198,28 +194,12 @@ async fn measure(world: &World, victim: usize) -> Result<()> {
 /// Does something with a cluster while everybody in it talks; nobody is disconnected by it.
 fn while_all_talk(work: impl AsyncFnOnce(&World) -> Result<()>) {
     let _turn = TURN.lock();
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .unwrap();
-    runtime.block_on(async {
+    crowd::run(async {
         let world = World::start(Size::default()).await.unwrap();
         let stop = AtomicBool::new(false);
-        let others = world.members().into_iter().map(|who| {
-            let to = world.client(Who {
-                group: (who.group + 1) % world.groups(),
-                part: who.part,
-            });
-            talk(world.client(who), to.jid(), &stop)
-        });
-        let others: Vec<_> = others.collect();
-        let work = async {
-            let done = work(&world).await;
-            stop.store(true, Ordering::Release);
-            done
-        };
-        let (done, _) = tokio::join!(work, join_all(others));
+        let pairs = crowd::neighbours(&world).into_iter();
+        let talking = pairs.map(|(client, to)| talk(client, to, &stop)).collect();
+        let done = crowd::while_they_talk(&stop, talking, work(&world)).await;
         if done.is_err() {
             println!("{}", world.cluster.lock().await.keep_logs());
         }
@@ -331,12 +311,7 @@ async fn hang_while_moving(world: &World) -> Result<()> {
 #[test]
 fn the_last_router_does_not_wait() {
     let _turn = TURN.lock();
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .unwrap();
-    runtime.block_on(async {
+    crowd::run(async {
         let size = Size {
             routers: 1,
             ..Size::default()
@@ -357,17 +332,4 @@ fn the_last_router_does_not_wait() {
             assert!(client.broken().is_empty(), "{:?}", client.broken());
         }
     });
-}
-
-async fn join_all(all: Vec<impl Future<Output = ()>>) {
-    let mut all: Vec<_> = all.into_iter().map(Box::pin).collect();
-    std::future::poll_fn(|context| {
-        all.retain_mut(|f| f.as_mut().poll(context).is_pending());
-        if all.is_empty() {
-            std::task::Poll::Ready(())
-        } else {
-            std::task::Poll::Pending
-        }
-    })
-    .await;
 }

@@ -8,6 +8,7 @@ use anyhow::{Result, ensure};
 use sestina_api::store::Stores;
 use sestina_cluster::slots::slot_of_bare;
 use sestina_faults::cluster::{At, Size};
+use sestina_faults::crowd::run;
 use sestina_faults::deeds::{self, Deed};
 use sestina_faults::fault::{self, Blow, Fault, Outcome};
 use sestina_faults::matrix::tier_of;
@@ -49,15 +50,6 @@ async fn broken(mutation: &str, faults: &[Fault]) -> Result<Option<String>> {
     Ok(None)
 }
 
-fn run(test: impl Future<Output = Result<()>>) {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .unwrap();
-    runtime.block_on(test).unwrap();
-}
-
 /// The faults hold with all guards, and one of them breaks a promise without this one.
 fn is_missed(mutation: &str, faults: &[Fault]) {
     run(async {
@@ -67,7 +59,8 @@ fn is_missed(mutation: &str, faults: &[Fault]) {
         println!("without {mutation}: {found:?}");
         ensure!(found.is_some(), "nothing misses the guard {mutation}");
         Ok(())
-    });
+    })
+    .unwrap();
 }
 
 #[test]
@@ -149,7 +142,8 @@ fn epochs_are_missed() {
             "nothing misses the guard epoch"
         );
         Ok(())
-    });
+    })
+    .unwrap();
 }
 
 /// How long nothing may break with all guards on: many times as long as a frame takes.
@@ -200,7 +194,8 @@ fn generations_are_missed() {
         println!("without generation: {broken:?}");
         ensure!(broken.is_some(), "nothing misses the guard generation");
         Ok(())
-    });
+    })
+    .unwrap();
 }
 
 /// Who owns how many slots, by name and incarnation.
@@ -269,5 +264,6 @@ fn the_second_authority_is_missed() {
             "nothing misses the guard two-authorities"
         );
         Ok(())
-    });
+    })
+    .unwrap();
 }

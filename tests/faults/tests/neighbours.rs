@@ -5,10 +5,11 @@
 use std::fs;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use serde_json::Value;
 use sestina_faults::cluster::{At, Cluster, Size};
-use sestina_faults::deeds::{self, Deed, Gate, Scene};
+use sestina_faults::crowd::run;
+use sestina_faults::deeds::{self, Deed};
 use sestina_faults::process::Tier;
 use sestina_faults::wait::until;
 use sestina_faults::world::{LIMIT, World};
@@ -23,35 +24,28 @@ fn router(number: usize) -> At {
     }
 }
 
-/// How many slots the router of that name has in the table of another.
-async fn owned(cluster: &mut Cluster, asked: usize, name: &str) -> Result<u64> {
-    let slots: Value = cluster.process(router(asked)).ask("slots", "").await?;
-    let all = slots["routers"].as_array().cloned().unwrap_or_default();
-    let of = |router: &&Value| router["name"] == name;
-    Ok(all
-        .iter()
-        .filter(of)
-        .filter_map(|router| router["slots"].as_u64())
-        .sum())
+async fn people_go_on(world: &World, tag: &str) -> Result<()> {
+    deeds::go_on(world, &[Deed::Chat, Deed::RoomMessage, Deed::Join], tag).await
 }
 
-async fn people_go_on(world: &World, tag: &str) -> Result<()> {
-    let victim = router(0);
-    let (me, you) = world.scene(victim);
-    let quiet = Gate {
-        world,
-        arms: Vec::new(),
-    };
-    for deed in [Deed::Chat, Deed::RoomMessage, Deed::Join] {
-        let scene = Scene {
-            victim,
-            me,
-            you,
-            tag: format!("{tag}-{deed}"),
-        };
-        deeds::run(world, deed, &scene, &quiet)
-            .await
-            .with_context(|| format!("{deed}, {tag}"))?;
+/// Waits until that router owns nothing any more in the table of the first one.
+async fn has_lost_all(cluster: &mut Cluster, name: &str) -> Result<()> {
+    until(
+        "its slots have other owners",
+        LIMIT,
+        async || match cluster.owned(router(0), name).await {
+            Ok(0) => Ok(()),
+            seen => Err(format!("{seen:?}")),
+        },
+    )
+    .await
+}
+
+/// Nobody's connection broke.
+fn nobody_was_cut(world: &World) -> Result<()> {
+    for who in world.everybody() {
+        let client = world.client(who);
+        ensure!(client.broken().is_empty(), "{:?}", client.broken());
     }
     Ok(())
 }
@@ -63,14 +57,13 @@ async fn an_unreachable_router_gets_nothing() -> Result<()> {
     let world = World::start(Size::default()).await?;
     let mut cluster = world.cluster.lock().await;
     cluster.process(router(2)).kill();
-    until(
-        "its slots have other owners",
-        LIMIT,
-        async || match owned(&mut cluster, 0, "router-3").await {
-            Ok(0) => Ok(()),
-            seen => Err(format!("{seen:?}")),
-        },
-    )
+    until("its slots have other owners", LIMIT, async || match cluster
+        .owned(router(0), "router-3")
+        .await
+    {
+        Ok(0) => Ok(()),
+        seen => Err(format!("{seen:?}")),
+    })
     .await?;
     let listens = "[cluster]\n";
     // Nothing listens on the port of a multiplexer that nobody uses any more.
@@ -103,7 +96,12 @@ async fn an_unreachable_router_gets_nothing() -> Result<()> {
     while since.elapsed() < WATCHED {
         round += 1;
         people_go_on(&world, &format!("unreached-{round}")).await?;
-        let slots = owned(&mut *world.cluster.lock().await, 0, "router-3").await?;
+        let slots = world
+            .cluster
+            .lock()
+            .await
+            .owned(router(0), "router-3")
+            .await?;
         ensure!(slots == 0, "it was given {slots} slots");
     }
     println!("{round} rounds");
@@ -112,14 +110,10 @@ async fn an_unreachable_router_gets_nothing() -> Result<()> {
     cluster.process(router(2)).kill();
     cluster.process(router(2)).start_again()?;
     cluster.whole(2 * LIMIT).await?;
-    ensure!(owned(&mut cluster, 0, "router-3").await? > 1000);
+    ensure!(cluster.owned(router(0), "router-3").await? > 1000);
     drop(cluster);
     people_go_on(&world, "again").await?;
-    for who in world.everybody() {
-        let client = world.client(who);
-        ensure!(client.broken().is_empty(), "{:?}", client.broken());
-    }
-    Ok(())
+    nobody_was_cut(&world)
 }
 
 /// Two clusters whose processes have the same names use one Redis: neither takes from the other.
@@ -148,43 +142,21 @@ async fn two_clusters_share_a_redis() -> Result<()> {
     }
     // A death in one is none in the other.
     other.process(router(1)).kill();
-    until(
-        "the other one takes its slots",
-        LIMIT,
-        async || match owned(&mut other, 0, "router-2").await {
-            Ok(0) => Ok(()),
-            seen => Err(format!("{seen:?}")),
-        },
-    )
-    .await?;
+    has_lost_all(&mut other, "router-2").await?;
     let mut cluster = world.cluster.lock().await;
-    ensure!(owned(&mut cluster, 0, "router-2").await? > 1000);
+    ensure!(cluster.owned(router(0), "router-2").await? > 1000);
     cluster.whole(LIMIT).await?;
     drop(cluster);
     people_go_on(&world, "after").await?;
-    for who in world.everybody() {
-        let client = world.client(who);
-        ensure!(client.broken().is_empty(), "{:?}", client.broken());
-    }
-    Ok(())
-}
-
-fn run(test: impl Future<Output = Result<()>>) {
-    tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .unwrap()
-        .block_on(test)
-        .unwrap();
+    nobody_was_cut(&world)
 }
 
 #[test]
 fn a_router_that_nobody_reaches_is_given_nothing() {
-    run(an_unreachable_router_gets_nothing());
+    run(an_unreachable_router_gets_nothing()).unwrap();
 }
 
 #[test]
 fn clusters_that_share_a_redis_leave_each_other_alone() {
-    run(two_clusters_share_a_redis());
+    run(two_clusters_share_a_redis()).unwrap();
 }

@@ -4,7 +4,8 @@
 
 use anyhow::{Context, Result, ensure};
 use sestina_faults::cluster::{At, Size};
-use sestina_faults::deeds::{self, Deed, Gate, Scene};
+use sestina_faults::crowd::run;
+use sestina_faults::deeds::{self, Deed};
 use sestina_faults::fault::{self, Blow, Fault, Outcome};
 use sestina_faults::process::Tier;
 use sestina_faults::redis::Mode;
@@ -31,27 +32,8 @@ async fn router_dies(world: &World, number: usize, point: &str, deed: Deed) -> R
 
 /// People chat, talk in rooms, come and go; all of it comes once and in order.
 async fn people_go_on(world: &World, tag: &str) -> Result<()> {
-    let victim = At {
-        tier: Tier::Router,
-        number: 0,
-    };
-    let (me, you) = world.scene(victim);
-    let quiet = Gate {
-        world,
-        arms: Vec::new(),
-    };
-    for deed in [Deed::Chat, Deed::RoomMessage, Deed::Join, Deed::Resume] {
-        let scene = Scene {
-            victim,
-            me,
-            you,
-            tag: format!("{tag}-{deed}"),
-        };
-        deeds::run(world, deed, &scene, &quiet)
-            .await
-            .with_context(|| format!("{deed}, {tag}"))?;
-    }
-    Ok(())
+    let all = [Deed::Chat, Deed::RoomMessage, Deed::Join, Deed::Resume];
+    deeds::go_on(world, &all, tag).await
 }
 
 async fn lives_through(mode: Mode) -> Result<()> {
@@ -102,26 +84,17 @@ async fn rooms_outlive_both() -> Result<()> {
     Ok(())
 }
 
-fn run(test: impl Future<Output = Result<()>>) {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .unwrap();
-    runtime.block_on(test).unwrap();
-}
-
 #[test]
 fn sentinels_replace_a_master_that_died() {
-    run(lives_through(Mode::Sentinel));
+    run(lives_through(Mode::Sentinel)).unwrap();
 }
 
 #[test]
 fn one_of_three_masters_dies_and_comes_back_empty() {
-    run(lives_through(Mode::Cluster));
+    run(lives_through(Mode::Cluster)).unwrap();
 }
 
 #[test]
 fn rooms_outlive_redis_and_their_owner() {
-    run(rooms_outlive_both());
+    run(rooms_outlive_both()).unwrap();
 }

@@ -10,9 +10,10 @@ use anyhow::{Context, Result, ensure};
 use sestina_faults::alone::Alone;
 use sestina_faults::client::Client;
 use sestina_faults::cluster::{At, Size};
+use sestina_faults::crowd;
 use sestina_faults::process::Tier;
 use sestina_faults::throttle::Throttle;
-use sestina_faults::world::{Who, World};
+use sestina_faults::world::World;
 
 /// Longer than the time for which a renewal is good in which serving goes on, less the time between
 /// two: an edge that is stopped just before a renewal finds that its lease was not renewed in time, and
@@ -82,12 +83,7 @@ async fn table(world: &World) -> Result<String> {
 
 fn run(test: impl Future<Output = Result<()>>) {
     let _turn = TURN.lock();
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .unwrap();
-    runtime.block_on(test).unwrap();
+    crowd::run(test).unwrap();
 }
 
 /// Does something with a cluster in which all talk: afterwards each connection is there still, all is
@@ -96,20 +92,9 @@ async fn nothing_is_cut(work: impl AsyncFnOnce(&World) -> Result<()>) -> Result<
     let world = World::start(size()).await?;
     let before = table(&world).await?;
     let stop = AtomicBool::new(false);
-    let talking = world.members().into_iter().map(|who| {
-        let to = world.client(Who {
-            group: (who.group + 1) % world.groups(),
-            part: who.part,
-        });
-        talk(world.client(who), to.jid(), &stop)
-    });
-    let talking: Vec<_> = talking.map(Box::pin).collect();
-    let working = async {
-        let done = work(&world).await;
-        stop.store(true, Ordering::Release);
-        done
-    };
-    let (done, _) = tokio::join!(working, join_all(talking));
+    let pairs = crowd::neighbours(&world).into_iter();
+    let talking = pairs.map(|(client, to)| talk(client, to, &stop)).collect();
+    let done = crowd::while_they_talk(&stop, talking, work(&world)).await;
     let checked = async {
         done?;
         for who in world.everybody() {
@@ -137,18 +122,6 @@ async fn told_nothing(world: &World, words: &str) -> Result<()> {
         ensure!(line.is_none(), "{}: {line:?}", process.name);
     }
     Ok(())
-}
-
-async fn join_all(mut all: Vec<impl Future<Output = ()> + Unpin>) {
-    std::future::poll_fn(|context| {
-        all.retain_mut(|one| std::pin::Pin::new(one).poll(context).is_pending());
-        if all.is_empty() {
-            std::task::Poll::Ready(())
-        } else {
-            std::task::Poll::Pending
-        }
-    })
-    .await;
 }
 
 #[test]
@@ -205,7 +178,7 @@ fn one_process_with_a_tenth_of_a_core_cuts_nobody() {
             let to = &clients[(n + 1) % clients.len()];
             talk(client, to.jid(), &stop)
         });
-        let talking: Vec<_> = talking.map(Box::pin).collect();
+        let talking = talking.collect();
         let pid = one.process.pid().context("it has an id")?;
         let working = async {
             let throttle = Throttle::to_one(PART, pid);
@@ -215,10 +188,9 @@ fn one_process_with_a_tenth_of_a_core_cuts_nobody() {
             one.process.suspend();
             tokio::time::sleep(STALL * 3).await;
             one.process.wake();
-            stop.store(true, Ordering::Release);
             anyhow::Ok(())
         };
-        let (done, ()) = tokio::join!(working, join_all(talking));
+        let done = crowd::while_they_talk(&stop, talking, working).await;
         let checked = async {
             done?;
             for client in &clients {

@@ -5,6 +5,7 @@
 use anyhow::{Context, Result, ensure};
 use sestina_faults::client::Client;
 use sestina_faults::cluster::{At, Size};
+use sestina_faults::crowd::run;
 use sestina_faults::deeds;
 use sestina_faults::process::Tier;
 use sestina_faults::wait::until;
@@ -152,10 +153,5 @@ async fn loses_commits() -> Result<()> {
 
 #[test]
 fn a_standby_that_lagged_is_promoted() {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .unwrap();
-    runtime.block_on(loses_commits()).unwrap();
+    run(loses_commits()).unwrap();
 }

@@ -19,6 +19,7 @@ use anyhow::{Context as _, Result};
 
 use crate::client::{Client, Heard};
 use crate::cluster::At;
+use crate::process::Tier;
 use crate::world::{LIMIT, Part, Who, World};
 
 pub use talk::{archives_agree, ping};
@@ -186,6 +187,31 @@ pub async fn run(world: &World, deed: Deed, scene: &Scene, gate: &Gate<'_>) -> R
             move_::hand_over(world, scene, gate, leaver).await
         }
     }
+}
+
+/// Does these deeds without a fault, between the same people as if the first router were the victim.
+pub async fn go_on(world: &World, deeds: &[Deed], tag: &str) -> Result<()> {
+    let victim = At {
+        tier: Tier::Router,
+        number: 0,
+    };
+    let (me, you) = world.scene(victim);
+    let quiet = Gate {
+        world,
+        arms: Vec::new(),
+    };
+    for deed in deeds.iter().copied() {
+        let scene = Scene {
+            victim,
+            me,
+            you,
+            tag: format!("{tag}-{deed}"),
+        };
+        run(world, deed, &scene, &quiet)
+            .await
+            .with_context(|| format!("{deed}, {tag}"))?;
+    }
+    Ok(())
 }
 
 /// What goes on meanwhile among those who have nothing to do with the deed.
