@@ -101,12 +101,7 @@ fn a_router_that_is_not_reached_gets_no_slot() {
 #[test]
 fn the_guard_that_keeps_slots_from_a_router_that_is_not_reached_is_missed() {
     let name = "plan::reach_tests::a_router_that_is_not_reached_gets_no_slot";
-    let output = std::process::Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", name])
-        .env(sestina_runtime::mutation::ENV, "reached")
-        .output()
-        .unwrap();
-    let text = String::from_utf8_lossy(&output.stdout);
+    let text = sestina_runtime::mutation::test_without("reached", name).unwrap();
     assert!(text.contains("moved to router 3"), "{text}");
 }
 

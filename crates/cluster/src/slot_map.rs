@@ -298,12 +298,7 @@ mod tests {
     #[test]
     fn the_guard_of_newer_tables_is_missed() {
         let name = "slot_map::tests::only_newer_tables_are_taken";
-        let output = std::process::Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", name])
-            .env(sestina_runtime::mutation::ENV, "newer-table")
-            .output()
-            .unwrap();
-        let text = String::from_utf8_lossy(&output.stdout);
+        let text = sestina_runtime::mutation::test_without("newer-table", name).unwrap();
         assert!(text.contains("1 failed"), "{text}");
     }
 

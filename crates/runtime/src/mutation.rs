@@ -121,6 +121,20 @@ pub fn is_on(index: usize) -> bool {
     OFF.load(Ordering::Relaxed) & (1 << index) == 0
 }
 
+/// Runs one test of the test program that calls this once more, alone and with a guard off. Returns
+/// what the test program says; a guard that is missed makes the test fail.
+///
+/// # Errors
+///
+/// If the test program cannot be started.
+pub fn test_without(guard: &str, test: &str) -> std::io::Result<String> {
+    let output = std::process::Command::new(std::env::current_exe()?)
+        .args(["--exact", test])
+        .env(ENV, guard)
+        .output()?;
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
 /// The guards that are off, for the status page.
 pub fn off() -> Vec<&'static str> {
     NAMES

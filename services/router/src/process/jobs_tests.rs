@@ -1,6 +1,5 @@
 #![allow(clippy::unwrap_used)]
 
-use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use async_trait::async_trait;
@@ -67,11 +66,6 @@ async fn a_load_that_the_store_changes_under_is_not_used() {
 #[test]
 fn the_guard_of_loads_in_parts_is_missed() {
     let name = "process::jobs::tests::a_load_that_the_store_changes_under_is_not_used";
-    let output = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", name])
-        .env(sestina_runtime::mutation::ENV, "load-in-parts")
-        .output()
-        .unwrap();
-    let text = String::from_utf8_lossy(&output.stdout);
+    let text = sestina_runtime::mutation::test_without("load-in-parts", name).unwrap();
     assert!(text.contains("1 failed"), "{text}");
 }

@@ -1,7 +1,5 @@
 #![allow(clippy::unwrap_used)]
 
-use std::process::Command;
-
 use super::*;
 
 /// Also run as the child of the next test, with the guard off.
@@ -22,11 +20,6 @@ fn the_numbers_of_an_epoch_are_above_all_of_earlier_ones() {
 #[test]
 fn the_guard_of_room_numbers_is_missed() {
     let name = "room::tail::tests::the_numbers_of_an_epoch_are_above_all_of_earlier_ones";
-    let output = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", name])
-        .env(sestina_runtime::mutation::ENV, "room-sequence")
-        .output()
-        .unwrap();
-    let text = String::from_utf8_lossy(&output.stdout);
+    let text = sestina_runtime::mutation::test_without("room-sequence", name).unwrap();
     assert!(text.contains("1 failed"), "{text}");
 }

@@ -111,11 +111,6 @@ fn what_one_process_alone_holds_is_counted() {
 #[test]
 fn the_guard_is_missed() {
     let name = "worker::sole::tests::what_one_process_alone_holds_is_counted";
-    let output = std::process::Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", name])
-        .env(sestina_runtime::mutation::ENV, "sole")
-        .output()
-        .unwrap();
-    let text = String::from_utf8_lossy(&output.stdout);
+    let text = sestina_runtime::mutation::test_without("sole", name).unwrap();
     assert!(text.contains("1 failed"), "{text}");
 }
