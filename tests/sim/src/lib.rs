@@ -12,7 +12,7 @@
 //!   faults in an order that is written down
 //! - `world`: what there is; `acts`, `steps`: what may happen next, and that it does; `faults`:
 //!   what goes wrong; `talk`: what clients do
-//! - `host`: a router process; `edge`, `socket`: an edge process; `client`, `stores`, `state_store`,
+//! - `host`: a router process; `jobs`: what it asks of stores; `edge`, `socket`: an edge process; `client`, `stores`, `state_store`,
 //!   `net`: the models
 //! - `check`: what must hold; `places`: who is in which room, to all concerned; `trace`: what is printed of a run that failed
 //!
@@ -33,6 +33,7 @@ mod commits;
 mod edge;
 mod faults;
 mod host;
+mod jobs;
 mod net;
 mod places;
 mod rng;

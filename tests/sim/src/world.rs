@@ -4,24 +4,21 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use sestina_api::shadow::{Loading, Stamp};
 use sestina_cluster::slots::{SLOTS, name_in_slot};
 use sestina_edge::attachment::hands::Hands as _;
 use sestina_proto as proto;
 use sestina_proto::to_edge::Body as Down;
-use sestina_runtime::guard;
 
 use super::client::{Client, Socks, What};
 use super::edge::Edge;
-use super::host::{self, Asker, Host, JobState, Life};
+use super::host::{Asker, Host, JobState, Life};
 use super::net::{Ends, Net, SharedNet};
 use super::rng::Rng;
-use super::state_store::{Fate, Shadow};
+use super::state_store::Shadow;
 use super::steps::process_frame;
 use super::stores::Storage;
-use super::trace;
 use sestina_router::config::{HostConfig, RouterConfig};
-use sestina_router::simulation::{Input, Job, JobDone};
+use sestina_router::simulation::Job;
 
 /// How long a lease outlives its process.
 pub(super) const LEASE: u64 = 500;
@@ -344,124 +341,6 @@ impl World {
     }
 
     // ---- steps
-
-    pub(super) fn job(&mut self, host: usize, index: usize) -> bool {
-        let state = self.hosts[host].jobs.remove(index);
-        match state {
-            JobState::Answered { worker, done } => {
-                self.hosts[host].push(worker, Input::Done(done));
-                true
-            }
-            JobState::Loading {
-                worker,
-                slot,
-                epoch,
-                loading,
-            } => {
-                let next = self.go_on_loading(worker, slot, epoch, loading);
-                self.hosts[host].jobs.push(next);
-                true
-            }
-            JobState::Asked { worker, job, at } => {
-                if let Job::ShadowLoad { slot, epoch } = job {
-                    return self.begin_load(host, worker, slot, epoch, at);
-                }
-                let fate = match job {
-                    Job::Shadow { .. } | Job::ShadowList { .. } => self.shadow.fate(&mut self.rng),
-                    _ => Fate::Answered,
-                };
-                let (storage, shadow) = (&mut self.storage, &mut self.shadow);
-                let asker = Asker {
-                    node: self.hosts[host].node.clone(),
-                    known: self.hosts[host].table.position(),
-                    at,
-                };
-                let done = host::perform(&job, &asker, self.now, storage, shadow, fate);
-                self.note(|| format!("stores: r-{host} {} -> {done:?}", trace::job(&job)));
-                let Some(done) = done else {
-                    self.hosts[host]
-                        .jobs
-                        .insert(index, JobState::Asked { worker, job, at });
-                    return false;
-                };
-                if let Job::Release { .. } | Job::Raise { .. } = job {
-                    self.hosts[host].offer(&self.storage.map);
-                }
-                self.hosts[host]
-                    .jobs
-                    .push(JobState::Answered { worker, done });
-                true
-            }
-        }
-    }
-
-    /// The first step of a load: the epoch is installed.
-    fn begin_load(&mut self, host: usize, worker: usize, slot: u16, epoch: u64, at: u64) -> bool {
-        let next = if self.shadow.away {
-            let job = Job::ShadowLoad { slot, epoch };
-            JobState::Asked { worker, job, at }
-        } else {
-            match self.shadow.list(slot, Stamp::new(epoch, 0)) {
-                Ok(listing) => JobState::Loading {
-                    worker,
-                    slot,
-                    epoch,
-                    loading: Loading::new(listing),
-                },
-                Err(error) => JobState::Answered {
-                    worker,
-                    done: JobDone::ShadowLoaded {
-                        slot,
-                        epoch,
-                        result: Err(error),
-                    },
-                },
-            }
-        };
-        self.note(|| format!("stores: r-{host} loads {slot}@{epoch}: {next:?}"));
-        self.hosts[host].jobs.push(next);
-        !self.shadow.away
-    }
-
-    /// Another part of a load; from the beginning if that cannot be had.
-    fn go_on_loading(
-        &mut self,
-        worker: usize,
-        slot: u16,
-        epoch: u64,
-        mut loading: Loading,
-    ) -> JobState {
-        let again = JobState::Asked {
-            worker,
-            job: Job::ShadowLoad { slot, epoch },
-            at: self.now,
-        };
-        if self.shadow.away {
-            return again;
-        }
-        let Some((names, after)) = loading.next() else {
-            let result = Ok(loading.finish());
-            self.note(|| format!("stores: loaded {slot}@{epoch}: {result:?}"));
-            return JobState::Answered {
-                worker,
-                done: JobDone::ShadowLoaded {
-                    slot,
-                    epoch,
-                    result,
-                },
-            };
-        };
-        let part = self.shadow.load_part(slot, names, after);
-        if !loading.take(part, !guard!("load-in-parts")) {
-            return again;
-        }
-        JobState::Loading {
-            worker,
-            slot,
-            epoch,
-            loading,
-        }
-    }
 
     pub(super) fn publish(&mut self, host: usize) {
         let me = self.hosts[host].incarnation();

@@ -1,6 +1,7 @@
 //! Whole edges against scripted routers and real sockets.
 #![allow(clippy::unwrap_used)]
 
+mod anonymous;
 mod client;
 mod failed_logins;
 mod flow;

@@ -11,7 +11,7 @@
 //! - [`presence`]: new presence, nick changes, leaving
 //! - [`iq`]: questions to the room, and to somebody in it
 //! - [`owner`]: what its owner asks of it
-//! - [`tail`]: numbering, commit, fan-out, acknowledgement
+//! - [`tail`]: numbering, commit, fan-out, acknowledgement of events; [`tail_event`]: one of them
 //! - [`reconcile`]: a room's new owner learns from sessions who is in it
 //! - [`receive`]: a room's event at the owner of its receivers' sessions
 //! - [`incoming`]: the points that a message of a room passes there
@@ -28,6 +28,7 @@ mod receive;
 mod reconcile;
 mod state;
 mod tail;
+mod tail_event;
 
 pub(crate) use input::Origin;
 pub(crate) use iq::ANSWERS;

@@ -15,7 +15,7 @@ use sestina_xmpp::xml::Element;
 use super::joining::Joining;
 use super::occupant::{Occupant, RoomSession};
 use super::presence::retain_own;
-use super::tail::TailEvent;
+use super::tail_event::TailEvent;
 use crate::chance::{HashMap, HashSet};
 
 /// See the module.

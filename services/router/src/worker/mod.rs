@@ -10,9 +10,9 @@
 //! - [`presence`], [`records`]: presence; archive, offline, carbons
 //! - [`detach`], [`ending`], [`shadow`], [`commit`], [`staging`], [`shadow_check`]: ends of sockets and sessions; what survives this
 //!   process
-//! - [`takeover`], [`reports`], [`held`], [`archive_again`]: slots come; [`leaving`], [`handover`],
+//! - [`takeover`], [`reports`], [`restore`], [`held`], [`archive_again`]: slots come; [`leaving`], [`handover`],
 //!   [`parting`], [`given_away`]: they go
-//! - [`turn`]: one turn; [`input`]: what can happen to a worker; [`frames`], [`ends`]: frames and
+//! - [`turn`]: one turn; [`input`]: what can happen to a worker; [`commands`]: what it is asked; [`frames`], [`ends`]: frames and
 //!   jobs that ended, each to its row; [`lanes`], [`peers`], [`batch`]: what leaves
 //! - [`doubted`]: what storage refused, and epochs that are too low, after the database lost commits
 //! - [`passage`]: time and trace of a stanza; [`levels`]: how much waits
@@ -21,6 +21,7 @@ mod archive_again;
 mod attach;
 mod batch;
 mod claims;
+mod commands;
 mod commit;
 pub(crate) mod core;
 mod detach;
@@ -49,6 +50,7 @@ mod record;
 pub(crate) mod records;
 mod replay;
 mod reports;
+mod restore;
 mod returned;
 mod route;
 pub(crate) mod session;

@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use prost::Message as _;
-use sestina_api::key::EffectKind;
+use sestina_api::key::{EffectKey, EffectKind};
 use sestina_api::shadow::{Loaded, ShadowObject, Stamp};
 use sestina_proto::to_edge::Body as EdgeBody;
 use sestina_proto::to_router::Body as RouterBody;
+use sestina_xmpp::jid::Jid;
 use sestina_xmpp::stanza::{Kind, Stanza};
 use tokio::sync::oneshot;
 

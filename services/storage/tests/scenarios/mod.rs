@@ -4,12 +4,14 @@
 
 mod archives;
 mod cluster;
+mod leases;
 mod replicas;
 mod timelines;
 mod users;
 
 pub(crate) use archives::*;
 pub(crate) use cluster::*;
+pub(crate) use leases::*;
 pub(crate) use replicas::*;
 pub(crate) use timelines::*;
 pub(crate) use users::*;
