@@ -267,8 +267,13 @@ impl Slot {
         let outbound = self.outbound.get(&core.config.slot_of(room));
         let mut pending = outbound.into_iter().flat_map(|outbound| &outbound.pending);
         pending.any(|pending| {
-            let to = pending.effect.stanza.as_ref().map(|stanza| &stanza.to);
-            pending.session == id && to.is_some_and(|to| Jid::from_wire(to).bare() == *room)
+            // The session first: an address is copied to compare it.
+            pending.session == id
+                && pending
+                    .effect
+                    .stanza
+                    .as_ref()
+                    .is_some_and(|stanza| Jid::from_wire(&stanza.to).bare_str() == room.as_str())
         })
     }
 }

@@ -94,6 +94,10 @@ impl Worker {
         }
         self.core.flush_marks();
         self.settle_all(other_workers);
+        // What settled just now may have changed records: they leave with what is delivered by it.
+        if self.core.progress_hurried {
+            self.tell_progress();
+        }
         if let Some((rows, works)) = self.core.archive.take() {
             self.core.jobs.push(Job::Archive { rows, works });
         }

@@ -239,14 +239,8 @@ pub(super) async fn join(world: &World, scene: &Scene, gate: &Gate<'_>) -> Resul
                 said(log, room, &id)
             })
             .await?;
-            // A room that has a new owner may tell a session once more that it is in.
-            let itself = client.name == guest.name;
             expect(client, "that who came left", from, &byes, |log| {
-                let mut texts = statuses(log, &own, &tag);
-                if itself {
-                    texts.dedup();
-                }
-                texts
+                statuses(log, &own, &tag)
             })
             .await?;
         }
