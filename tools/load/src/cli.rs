@@ -13,7 +13,8 @@ use tokio::sync::mpsc;
 
 use crate::bench::all::{FloorProcess, Plan, all, one};
 use crate::bench::spec::{
-    AuthSpec, ChatSpec, IdleSpec, LoginSpec, RoomSpec, Scenario, ServerKind, ServerSpec, Timing,
+    AuthSpec, ChatSpec, IdleSpec, LoginSpec, OverloadSpec, RoomSpec, Scenario, ServerKind,
+    ServerSpec, Timing,
 };
 use crate::bench::table::markdown;
 use crate::chaos::abuse::{Abuse, abuse};
@@ -103,6 +104,13 @@ enum BenchScenario {
     Idle {
         #[command(flatten)]
         spec: IdleSpec,
+        #[command(flatten)]
+        server: ServerArgs,
+    },
+    /// More messages than the server can deliver, or less of a core than it needs.
+    Overload {
+        #[command(flatten)]
+        spec: OverloadSpec,
         #[command(flatten)]
         server: ServerArgs,
     },
@@ -386,6 +394,7 @@ async fn bench(scenario: BenchScenario) -> Result<()> {
         BenchScenario::Room { spec, server } => ("room", Scenario::Room(spec), server),
         BenchScenario::Login { spec, server } => ("login", Scenario::Login(spec), server),
         BenchScenario::Idle { spec, server } => ("idle", Scenario::Idle(spec), server),
+        BenchScenario::Overload { spec, server } => ("overload", Scenario::Overload(spec), server),
     };
     let timing = args.timing.clone();
     let (server, _floor) = match args.floor {
@@ -424,6 +433,7 @@ impl ServerArgs {
                 accounts: self.accounts,
             },
             pids,
+            leases: None,
         }
     }
 }

@@ -37,6 +37,14 @@ pub(crate) struct Options {
     /// Only this server, not Prosody and ejabberd.
     #[arg(long)]
     ours: bool,
+    /// The `sestina` program of another version, measured beside this one in the same run. Build
+    /// it with the same profile.
+    #[arg(long, value_name = "PROGRAM")]
+    before: Option<PathBuf>,
+    /// Programs of the profile `release`, which are sooner built and slower; leaves
+    /// docs/benchmarks.md as it is.
+    #[arg(long)]
+    release: bool,
     /// Leave docs/benchmarks.md as it is.
     #[arg(long)]
     dry: bool,
@@ -50,7 +58,11 @@ struct Measured {
 
 pub(crate) fn run(options: &Options) -> Result<()> {
     sestina_testkit::ensure_installed()?;
-    let programs = repo::build_dist(&["sestina", "sestina-load"])?;
+    let build = match options.release {
+        true => repo::build_release,
+        false => repo::build_dist,
+    };
+    let programs = build(&["sestina", "sestina-load"])?;
     let folder = repo::target()?.join("bench");
     if folder.exists() {
         std::fs::remove_dir_all(&folder)?;
@@ -68,7 +80,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     for package in &missing {
         println!("{package} cannot be had here and was not measured");
     }
-    if !options.dry {
+    if !options.dry && !options.release {
         page::write(options, &tables, &missing)?;
     }
     println!("outcomes of all runs: {}", folder.display());
@@ -84,10 +96,13 @@ fn measure(
     missing: &mut Vec<&'static str>,
 ) -> Result<String> {
     let archive = scenarios.iter().any(plan::needs_archive);
-    let mut servers = vec![
-        ours::embedded(programs, folder, archive)?,
-        ours::tiers(programs, folder, archive)?,
-    ];
+    let mut servers = Vec::new();
+    let this = ours::Version::this(programs);
+    let before = options.before.as_deref().map(ours::Version::before);
+    for version in std::iter::once(this).chain(before) {
+        servers.push(version.embedded(folder, archive)?);
+        servers.push(version.tiers(folder, archive)?);
+    }
     if !options.ours && !archive {
         type Start = fn(&Path, &Path) -> Result<Measured>;
         let others: [(&str, &str, Start); 2] = [

@@ -1,6 +1,7 @@
 //! This server: one process, and three tiers (two of each, mutual TLS between them).
 
-use std::path::Path;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Result;
@@ -9,8 +10,8 @@ use sestina_testkit::{Postgres, PostgresOptions, Redis};
 use tempfile::TempDir;
 
 use super::Measured;
-use super::plan::{ACCOUNTS, EMBEDDED, PASSWORD, TIERS};
-use crate::fleet::{Embedded, Fleet, FleetSpec, Links};
+use super::plan::{ACCOUNTS, PASSWORD};
+use crate::fleet::{Embedded, Fleet, FleetSpec, Links, Node};
 
 /// The configuration as shipped, but for what would stop a generator that is a single address:
 /// limits on connections and bytes per second. With the archive, users have accounts.
@@ -28,7 +29,13 @@ fn settings(archive: bool) -> Vec<(String, String)> {
     .collect()
 }
 
-fn spec(name: &str, archive: bool, addresses: &[String], pids: Value) -> Value {
+fn spec(
+    name: &str,
+    archive: bool,
+    addresses: &[String],
+    pids: Value,
+    metrics: &[SocketAddr],
+) -> Value {
     let auth = if archive {
         json!({"mechanism": "SCRAM-SHA-256", "user": "bench%04d", "password": PASSWORD,
             "accounts": ACCOUNTS})
@@ -43,38 +50,16 @@ fn spec(name: &str, archive: bool, addresses: &[String], pids: Value) -> Value {
         "muc": "conference.localhost",
         "auth": auth,
         "pids": pids,
+        "leases": {
+            "addresses": metrics,
+            "counter": "sestina_lease_events_total",
+            "label": "event=\"lost\"",
+        },
     })
 }
 
 fn accounts() -> impl Iterator<Item = (String, String)> {
     (0..ACCOUNTS).map(|n| (format!("bench{n:04}@localhost"), PASSWORD.to_owned()))
-}
-
-/// One process with all tiers.
-pub(super) fn embedded(programs: &Path, logs: &Path, archive: bool) -> Result<Measured> {
-    let folder = tempfile::Builder::new().prefix("sestina-").tempdir()?;
-    let logs = logs.join(if archive {
-        "embedded-archive"
-    } else {
-        "embedded"
-    });
-    let server = Embedded::start(
-        &programs.join("sestina"),
-        folder.path(),
-        &logs,
-        &settings(archive),
-    )?;
-    if archive {
-        for (bare, password) in accounts() {
-            server.admin.add_user(&bare, &password)?;
-        }
-    }
-    let pids = json!({"server": [server.process.pid()]});
-    let addresses = [server.c2s_tls.to_string()];
-    Ok(Measured {
-        spec: spec(EMBEDDED, archive, &addresses, pids),
-        _alive: Box::new((server, folder)),
-    })
 }
 
 /// Fields are dropped in this order: the processes before what they stand on.
@@ -85,38 +70,92 @@ struct Tiers {
     _folder: TempDir,
 }
 
-/// Two edges, two routers, two storage processes.
-pub(super) fn tiers(programs: &Path, logs: &Path, archive: bool) -> Result<Measured> {
-    let folder = tempfile::Builder::new().prefix("sestina-").tempdir()?;
-    let redis = Redis::start_own()?;
-    let postgres = Postgres::start_own(&PostgresOptions::default())?;
-    let fleet = Fleet::start(FleetSpec {
-        binary: programs.join("sestina"),
-        edges: 2,
-        routers: 2,
-        storages: 2,
-        links: Links::Loopback,
-        front: false,
-        domain: "localhost".to_owned(),
-        redis: redis.url().to_owned(),
-        postgres: postgres.create_database("sestina")?,
-        environment: settings(archive),
-        folder: folder.path().to_owned(),
-        logs: logs.join(if archive { "tiers-archive" } else { "tiers" }),
-    })?;
-    fleet.wait_whole(Duration::from_secs(60))?;
-    if archive {
-        fleet.add_users(&accounts().collect::<Vec<_>>())?;
+/// A version of this server.
+pub(super) struct Version {
+    name: &'static str,
+    program: PathBuf,
+}
+
+impl Version {
+    /// The one that was built of this tree.
+    pub(super) fn this(programs: &Path) -> Version {
+        Version {
+            name: "sestina",
+            program: programs.join("sestina"),
+        }
     }
-    let own: Vec<u32> = fleet.nodes.iter().map(|node| node.process.pid()).collect();
-    let pids = json!({"server": own, "redis": [redis.pid()], "postgres": [postgres.pid()]});
-    Ok(Measured {
-        spec: spec(TIERS, archive, &fleet.edges(5223), pids),
-        _alive: Box::new(Tiers {
-            _fleet: fleet,
-            _redis: redis,
-            _postgres: postgres,
-            _folder: folder,
-        }),
-    })
+
+    /// Another, to compare with.
+    pub(super) fn before(program: &Path) -> Version {
+        Version {
+            name: "before",
+            program: program.to_owned(),
+        }
+    }
+
+    fn logs(&self, folder: &Path, shape: &str, archive: bool) -> PathBuf {
+        let archive = if archive { "-archive" } else { "" };
+        folder.join(format!("{}-{shape}{archive}", self.name))
+    }
+
+    /// One process with all tiers.
+    pub(super) fn embedded(&self, logs: &Path, archive: bool) -> Result<Measured> {
+        let folder = tempfile::Builder::new().prefix("sestina-").tempdir()?;
+        let server = Embedded::start(
+            &self.program,
+            folder.path(),
+            &self.logs(logs, "embedded", archive),
+            &settings(archive),
+        )?;
+        if archive {
+            for (bare, password) in accounts() {
+                server.admin.add_user(&bare, &password)?;
+            }
+        }
+        let pids = json!({"server": [server.process.pid()]});
+        let addresses = [server.c2s_tls.to_string()];
+        let name = format!("{}, one process", self.name);
+        Ok(Measured {
+            spec: spec(&name, archive, &addresses, pids, &[server.metrics]),
+            _alive: Box::new((server, folder)),
+        })
+    }
+
+    /// Two edges, two routers, two storage processes.
+    pub(super) fn tiers(&self, logs: &Path, archive: bool) -> Result<Measured> {
+        let folder = tempfile::Builder::new().prefix("sestina-").tempdir()?;
+        let redis = Redis::start_own()?;
+        let postgres = Postgres::start_own(&PostgresOptions::default())?;
+        let fleet = Fleet::start(FleetSpec {
+            binary: self.program.clone(),
+            edges: 2,
+            routers: 2,
+            storages: 2,
+            links: Links::Loopback,
+            front: false,
+            domain: "localhost".to_owned(),
+            redis: redis.url().to_owned(),
+            postgres: postgres.create_database("sestina")?,
+            environment: settings(archive),
+            folder: folder.path().to_owned(),
+            logs: self.logs(logs, "tiers", archive),
+        })?;
+        fleet.wait_whole(Duration::from_secs(60))?;
+        if archive {
+            fleet.add_users(&accounts().collect::<Vec<_>>())?;
+        }
+        let own: Vec<u32> = fleet.nodes.iter().map(|node| node.process.pid()).collect();
+        let pids = json!({"server": own, "redis": [redis.pid()], "postgres": [postgres.pid()]});
+        let metrics: Vec<SocketAddr> = fleet.nodes.iter().map(Node::metrics).collect();
+        let name = format!("{}, three tiers", self.name);
+        Ok(Measured {
+            spec: spec(&name, archive, &fleet.edges(5223), pids, &metrics),
+            _alive: Box::new(Tiers {
+                _fleet: fleet,
+                _redis: redis,
+                _postgres: postgres,
+                _folder: folder,
+            }),
+        })
+    }
 }

@@ -106,6 +106,8 @@ mod tests {
             seconds: 5.0,
             scenario: None,
             ours: false,
+            before: None,
+            release: false,
             dry: false,
         };
         let first = render(&options, "| a |", &["prosody"], "Machine: m.", "");

@@ -6,8 +6,6 @@ use serde_json::{Value, json};
 
 use super::Options;
 
-pub(super) const EMBEDDED: &str = "sestina, one process";
-pub(super) const TIERS: &str = "sestina, three tiers";
 /// For the scenario with the archive.
 pub(super) const ACCOUNTS: usize = 400;
 pub(super) const PASSWORD: &str = "not a secret";
@@ -27,6 +25,9 @@ pub(super) fn scenarios(options: &Options) -> Vec<Value> {
         json!({"name": "room of 500, 4 in flight", "kind": "room", "in_flight": 4}),
         json!({"name": "chat, 1,000 online", "kind": "chat", "in_flight": 8, "background": 600}),
         json!({"name": "chat, 10,000 online", "kind": "chat", "in_flight": 8, "background": 9600}),
+        json!({"name": "overload, twice what it can do", "kind": "overload", "times": 2.0}),
+        json!({"name": "overload, a tenth of a core", "kind": "overload", "times": 1.0,
+            "part": 10}),
         json!({"name": "chat with archive, 8 in flight", "kind": "chat", "in_flight": 8}),
     ];
     all.into_iter()
@@ -47,7 +48,8 @@ pub(super) fn groups(scenarios: &[Value]) -> Vec<Vec<Value>> {
     for scenario in scenarios {
         let kind = match scenario["kind"].as_str() {
             Some("idle") => 0,
-            _ if needs_archive(scenario) => 3,
+            _ if needs_archive(scenario) => 4,
+            Some("overload") => 3,
             _ if !scenario["background"].is_null() => 2,
             _ => 1,
         };
@@ -96,13 +98,15 @@ mod tests {
             seconds: 1.0,
             scenario: None,
             ours: false,
+            before: None,
+            release: false,
             dry: true,
         };
         let all = scenarios(&options);
         let groups = groups(&all);
-        assert_eq!(groups.len(), 4);
+        assert_eq!(groups.len(), 5);
         assert_eq!(groups.iter().map(Vec::len).sum::<usize>(), all.len());
-        assert!(groups[3].iter().all(needs_archive));
+        assert!(groups[4].iter().all(needs_archive));
         let only = Options {
             scenario: Some("room".to_owned()),
             ..options

@@ -19,6 +19,8 @@ pub(crate) struct Embedded {
     pub(crate) c2s: SocketAddr,
     pub(crate) c2s_tls: SocketAddr,
     pub(crate) https: SocketAddr,
+    /// Where it answers to `/metrics` and `/ready`.
+    pub(crate) metrics: SocketAddr,
     /// Where the self-signed certificate is that it makes at its first start.
     pub(crate) certificate: PathBuf,
 }
@@ -79,6 +81,7 @@ impl Embedded {
             c2s,
             c2s_tls,
             https,
+            metrics,
             certificate: folder.join("tls/self-signed.crt"),
         })
     }

@@ -271,7 +271,7 @@ impl Fleet {
         }
         self.nodes
             .iter()
-            .try_for_each(|node| node::ready(SocketAddr::from((node.ip, 9090))))
+            .try_for_each(|node| node::ready(node.metrics()))
     }
 
     /// Waits until [`Fleet::check_whole`].

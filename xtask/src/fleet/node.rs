@@ -69,7 +69,8 @@ pub(crate) struct Node {
 impl Node {
     /// Waits for its readiness; fails at once if it has ended.
     pub(crate) fn wait_ready(&mut self, limit: Duration) -> Result<()> {
-        let (process, address) = (&mut self.process, SocketAddr::from((self.ip, 9090)));
+        let address = self.metrics();
+        let process = &mut self.process;
         let mut ended = None;
         let what = format!("{} to be ready", process.name());
         wait_for(&what, limit, || {
@@ -83,6 +84,11 @@ impl Node {
         ended.map_or(Ok(()), Err)
     }
 
+    /// Where it answers to `/metrics` and `/ready`.
+    pub(crate) fn metrics(&self) -> SocketAddr {
+        SocketAddr::from((self.ip, 9090))
+    }
+
     /// How often its lease was renewed.
     pub(crate) fn renewals(&self) -> Result<f64> {
         let by = |authority| {
@@ -94,7 +100,7 @@ impl Node {
 
     /// A metric, with its labels as they are exported; 0 where the process does not have it yet.
     pub(crate) fn metric(&self, name: &str) -> Result<f64> {
-        let answer = get(SocketAddr::from((self.ip, 9090)), "/metrics")?;
+        let answer = get(self.metrics(), "/metrics")?;
         let line = answer.lines().find_map(|line| line.strip_prefix(name));
         Ok(line.map_or(Ok(0.0), |value| value.trim().parse())?)
     }

@@ -15,6 +15,7 @@ use super::idle::idle;
 use super::login::login;
 use super::open::Target;
 use super::outcome::Outcome;
+use super::overload::overload;
 use super::room::room;
 use super::spec::{AuthSpec, Scenario, ServerKind, ServerSpec, Timing};
 use crate::client::endpoint::Transport;
@@ -98,6 +99,7 @@ pub async fn one(server: &ServerSpec, timing: &Timing, scenario: &Scenario) -> R
         Scenario::Room(spec) => Box::pin(room(&target, timing, spec)).await,
         Scenario::Login(spec) => Box::pin(login(&target, spec)).await,
         Scenario::Idle(spec) => Box::pin(idle(&target, timing, spec)).await,
+        Scenario::Overload(spec) => Box::pin(overload(&target, timing, spec)).await,
     }?;
     outcome.server.clone_from(&server.name);
     Ok(outcome)
@@ -122,8 +124,9 @@ pub async fn all(plan: &Plan, progress: impl Fn(&str)) -> Result<Findings> {
     let mut findings = Findings::default();
     for named in &plan.scenarios {
         // What a process takes for its first sessions it may keep: only the first run tells.
+        // Overload lasts long.
         let runs = match named.scenario {
-            Scenario::Idle(_) => 1,
+            Scenario::Idle(_) | Scenario::Overload(_) => 1,
             _ => plan.runs,
         };
         for run in 1..=runs {
@@ -237,6 +240,7 @@ impl FloorProcess {
                 "server".to_owned(),
                 self.child.id().into_iter().collect::<Vec<_>>(),
             )]),
+            leases: None,
         }
     }
 }

@@ -35,6 +35,26 @@ pub struct Outcome {
     /// Memory by group, in the idle scenario.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub memory: BTreeMap<String, Memory>,
+    /// In the overload scenario.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub overload: Option<Overload>,
+}
+
+/// What became of more than a server can do.
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
+pub struct Overload {
+    /// Deliveries a second in a closed loop before.
+    pub capacity_per_second: f64,
+    /// Messages a second that were to be sent.
+    pub offered_per_second: f64,
+    /// Of these, those whose session could not send: its connection took no more.
+    pub skipped_per_second: f64,
+    /// Sessions that were cut.
+    pub cut: u64,
+    /// Messages that were sent and did not arrive within a minute after the last.
+    pub missing: u64,
+    /// Leases that processes lost; none for a server without.
+    pub leases_lost: Option<u64>,
 }
 
 /// Latencies in microseconds.
@@ -126,6 +146,7 @@ impl Start {
             requests_per_1000: 0.0,
             delivery_bytes: 0.0,
             memory: BTreeMap::new(),
+            overload: None,
         }
     }
 }

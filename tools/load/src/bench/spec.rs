@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use anyhow::{Result, ensure};
 use serde::{Deserialize, Serialize};
 
+use super::leases::Leases;
 use crate::client::endpoint::{Endpoint, Transport, TrustOptions};
 use crate::client::sasl::{Credentials, Mechanism};
 use crate::measure::process::Groups;
@@ -53,6 +54,9 @@ pub struct ServerSpec {
     /// Processes by group; `server` is the one that ratios are made of.
     #[serde(default)]
     pub pids: Groups,
+    /// Where its processes tell of lost leases, if it has any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub leases: Option<Leases>,
 }
 
 /// Accounts of a server.
@@ -88,6 +92,8 @@ pub enum Scenario {
     Login(LoginSpec),
     /// Sessions that do nothing.
     Idle(IdleSpec),
+    /// More messages than the server can deliver, or less of a core than it needs.
+    Overload(OverloadSpec),
 }
 
 /// The chat scenario.
@@ -210,6 +216,40 @@ impl Default for IdleSpec {
             concurrency: 16,
             rest_s: 5.0,
             after_s: 15.0,
+        }
+    }
+}
+
+/// The overload scenario.
+#[derive(Debug, Clone, Serialize, Deserialize, clap::Args)]
+#[serde(default, deny_unknown_fields)]
+pub struct OverloadSpec {
+    /// Pairs of sessions.
+    #[arg(long, default_value_t = 200)]
+    pub pairs: usize,
+    /// How many times what the server can do is offered. A server that is held to a part of a core
+    /// is taken to be able to do that part.
+    #[arg(long, default_value_t = 2.0)]
+    pub times: f64,
+    /// Each process of the server is held to this part of a core, as in 10 for a tenth (1: not).
+    #[arg(long, default_value_t = 1)]
+    pub part: u32,
+    /// Seconds of it.
+    #[arg(long, default_value_t = 60.0)]
+    pub seconds: f64,
+    /// Bytes of a body.
+    #[arg(long, default_value_t = 200)]
+    pub body: usize,
+}
+
+impl Default for OverloadSpec {
+    fn default() -> Self {
+        Self {
+            pairs: 200,
+            times: 2.0,
+            part: 1,
+            seconds: 60.0,
+            body: 200,
         }
     }
 }

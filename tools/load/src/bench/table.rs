@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 
 use super::all::Findings;
 use super::outcome::Outcome;
+use super::overload_table;
 
 const SERVER: &str = "server";
 const FLOORS: [&str; 2] = ["floor-plain", "floor-coalescing"];
@@ -49,6 +50,11 @@ fn table(out: &mut String, findings: &Findings, scenario: &str) {
         .iter()
         .filter(|outcome| outcome.scenario == scenario)
         .collect();
+    if outcomes.iter().any(|outcome| outcome.overload.is_some()) {
+        out.push_str(&overload_table::markdown(scenario, &outcomes));
+        failures(out, findings, scenario);
+        return;
+    }
     let mut servers: Vec<&str> = Vec::new();
     for outcome in &outcomes {
         if !servers.contains(&outcome.server.as_str()) {
@@ -257,6 +263,7 @@ mod tests {
             requests_per_1000: 40.0,
             delivery_bytes: 420.0,
             memory: BTreeMap::new(),
+            overload: None,
         }
     }
 

@@ -1,5 +1,6 @@
 //! What the scenarios with messages share: reading tasks, the meter, the course of a run.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -70,6 +71,7 @@ pub trait Traffic: Send + Sync + 'static {
 pub struct Readers {
     tasks: JoinSet<()>,
     failure: Arc<Mutex<Option<String>>>,
+    failed: Arc<AtomicU64>,
     handles: Vec<Arc<Handle>>,
 }
 
@@ -87,8 +89,10 @@ impl Readers {
     ) {
         self.handles.push(Arc::clone(&handle));
         let failure = Arc::clone(&self.failure);
+        let failed = Arc::clone(&self.failed);
         self.tasks.spawn(async move {
             if let Err(error) = read(stream, &handle, message).await {
+                failed.fetch_add(1, Ordering::Relaxed);
                 lock(&failure).get_or_insert_with(|| format!("{error:#}"));
             }
         });
@@ -110,6 +114,12 @@ impl Readers {
             Some(failure) => bail!("a connection ended during the run: {failure}"),
             None => Ok(()),
         }
+    }
+
+    /// How many connections broke.
+    #[must_use]
+    pub fn failed(&self) -> u64 {
+        self.failed.load(Ordering::Relaxed)
     }
 
     /// How often the server asked for acknowledgements so far.
