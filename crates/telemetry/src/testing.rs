@@ -2,11 +2,12 @@
 //! administrator reads. Nothing is exported.
 
 use std::io;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, Once, PoisonError};
 
 use opentelemetry::trace::TracerProvider;
 use opentelemetry_sdk::trace::{InMemorySpanExporter, SdkTracerProvider};
-use tracing::subscriber::DefaultGuard;
+use tracing::subscriber::{DefaultGuard, Interest};
+use tracing::{Metadata, span};
 use tracing_subscriber::Layer;
 use tracing_subscriber::layer::SubscriberExt;
 
@@ -39,6 +40,7 @@ impl Capture {
             .with_simple_exporter(exporter.clone())
             .with_sampler(crate::trace::sampler(1.0))
             .build();
+        keep_interest();
         let layer = crate::otlp::trace_layer(provider.tracer("test"));
         crate::trace::enable(1.0);
         let registry = tracing_subscriber::registry().with(layer);
@@ -64,6 +66,38 @@ impl Capture {
         });
         finished.collect()
     }
+}
+
+/// A place in the code that logs asks once, at its first line, whether anybody wants to have it.
+/// If another thread's test is just asking while this one begins to listen, the answer may be "no"
+/// for good. So somebody is there always who says "ask me each time", and then does not want it.
+fn keep_interest() {
+    static ONCE: Once = Once::new();
+    // Where there is a global subscriber already, that one answers.
+    ONCE.call_once(|| drop(tracing::subscriber::set_global_default(Undecided)));
+}
+
+struct Undecided;
+
+impl tracing::Subscriber for Undecided {
+    fn register_callsite(&self, _: &'static Metadata<'static>) -> Interest {
+        Interest::sometimes()
+    }
+
+    fn enabled(&self, _: &Metadata<'_>) -> bool {
+        false
+    }
+
+    fn new_span(&self, _: &span::Attributes<'_>) -> span::Id {
+        // Never called: nothing is enabled.
+        span::Id::from_u64(1)
+    }
+
+    fn record(&self, _: &span::Id, _: &span::Record<'_>) {}
+    fn record_follows_from(&self, _: &span::Id, _: &span::Id) {}
+    fn event(&self, _: &tracing::Event<'_>) {}
+    fn enter(&self, _: &span::Id) {}
+    fn exit(&self, _: &span::Id) {}
 }
 
 /// The log lines of this thread, in the form for people, until it is dropped.
@@ -96,6 +130,7 @@ impl Lines {
             .with_writer(move || writer.clone())
             .with_ansi(false)
             .fmt_fields(crate::format::fields());
+        keep_interest();
         let filter = tracing_subscriber::EnvFilter::new("info,rustls=error");
         let registry = tracing_subscriber::registry().with(layer.with_filter(filter));
         Lines {
