@@ -75,14 +75,14 @@ impl Storage {
                 continue;
             }
             let archive = self.archives.entry(row.archive.clone()).or_default();
-            let moves =
-                |a: &mut Archived| row.moves && a.id == row.stanza_id && a.place.0 < row.epoch;
+            let place = (row.epoch, row.counter);
+            let moves = |a: &mut Archived| row.moves && a.id == row.stanza_id && a.place < place;
             let moved: Vec<Archived> = archive.extract_if(.., moves).collect();
             if archive.iter().any(|a| a.id == row.stanza_id) {
                 continue;
             }
             archive.push(Archived {
-                place: (row.epoch, row.counter),
+                place,
                 id: row.stanza_id.clone(),
                 row: row.clone(),
             });

@@ -43,8 +43,8 @@ pub fn id_text(id: &[u8]) -> String {
 }
 
 impl Slot {
-    /// Appends to the archive of a user of this slot; returns the stanza-id. With `moves`, a row of
-    /// an older epoch moves here.
+    /// Appends to the archive of a user of this slot; returns the stanza-id. With `moves`, a row
+    /// that is further ahead moves here.
     #[allow(clippy::too_many_arguments)]
     pub(crate) fn archive(
         &mut self,

@@ -8,7 +8,7 @@ use sestina_xmpp::stanza::error::Condition;
 
 use super::archive_again::is_from_others;
 use super::core::Core;
-use super::session::{OutItem, Source};
+use super::session::{OutItem, Session, Source};
 use super::slot::Slot;
 use super::work::{OnDone, WorkId};
 use crate::chance::{HashMap, HashSet};
@@ -45,7 +45,7 @@ impl Slot {
                 self.leaves_rows(id);
             } else if is_from_others(item.key)
                 && item.stanza.kind() == proto::StanzaKind::Message
-                && !self.has_another(core, &elsewhere, &item, work)
+                && !self.has_another(core, &elsewhere, id, &item, work)
             {
                 self.return_message(core, id, &user, number, &item, work);
             } else if !is_from_others(item.key) {
@@ -123,6 +123,7 @@ impl Slot {
         &mut self,
         core: &mut Core,
         elsewhere: &Elsewhere,
+        id: u128,
         item: &OutItem,
         work: WorkId,
     ) -> bool {
@@ -134,8 +135,38 @@ impl Slot {
             return true;
         }
         // A copy that is not taken may come to nothing as well.
-        !elsewhere.copies.contains(&message)
-            && (item.source == Source::Shared || elsewhere.known.contains(&message))
+        if elsewhere.copies.contains(&message) {
+            return false;
+        }
+        if elsewhere.known.contains(&message) {
+            return true;
+        }
+        if item.source == Source::Shared {
+            self.may_come_again(id, item.key);
+        }
+        item.source == Source::Shared
+    }
+
+    /// Others were given it too, and nobody here has or knows it: they took it, and it is settled. Or
+    /// the owner before this one died before they got it: then its origin sends it again, and it must
+    /// not count as given.
+    fn may_come_again(&mut self, id: u128, key: EffectKey) {
+        let Some(session) = self.sessions.get(&id) else {
+            return;
+        };
+        if session.restored.contains(&key) {
+            let user = super::slot::entity_of(session.jid.bare_str());
+            self.given.remove(&(key.origin, key.n, user));
+        }
+    }
+
+    /// A message came again, for this session alone, which has it from the time of an owner before
+    /// this one: those who were given it too then are not there any more.
+    pub(super) fn is_alone_now(&mut self, core: &mut Core, id: u128, key: EffectKey, work: WorkId) {
+        let place = |session: &Session| session.number_of(key)?.checked_sub(session.acked + 1);
+        if let Some(place) = self.sessions.get(&id).and_then(|s| place(s)) {
+            self.is_alone(core, id, usize::try_from(place).unwrap_or(usize::MAX), work);
+        }
     }
 
     /// A session that was given a message too has ended without it: the work waits until a second
@@ -188,3 +219,7 @@ impl Slot {
         self.send_effect(core, id, key, &to, error, work);
     }
 }
+
+#[cfg(test)]
+#[path = "returned_tests.rs"]
+mod tests;

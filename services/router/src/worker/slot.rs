@@ -320,6 +320,9 @@ impl Slot {
         if session.restored.contains(&key) && guard!("dedupe") {
             core.metrics
                 .dropped_by_key(sestina_telemetry::Keyed::Session);
+            if let Some(work) = work.filter(|_| source == Source::Live) {
+                self.is_alone_now(core, id, key, work);
+            }
             return None;
         }
         core.metrics.delivered(stanza.kind());

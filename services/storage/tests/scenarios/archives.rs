@@ -382,21 +382,42 @@ pub(crate) async fn archive_moves(stores: Arc<dyn Stores>) {
     assert_eq!((ids(&reply), reply.count), (expected.to_vec(), 4));
     assert!(reply.rows.is_sorted_by_key(|row| row.at_ms), "{reply:?}");
     assert_eq!(reply.rows[3].at_ms, T0 + MONTH);
-    // Once in each epoch, and only if it says so.
-    let again = proto::ArchiveRow {
-        counter: 6,
+    // Further back, never ahead, and only if it says so.
+    let ahead = proto::ArchiveRow {
+        counter: 3,
         ..moved.clone()
     };
     let stays = proto::ArchiveRow {
         counter: 7,
         ..row("a@h", epoch, 1)
     };
-    append(&*stores, vec![again, stays]).await;
+    append(&*stores, vec![ahead, stays]).await;
+    let reply = stores.archive_query(ask("a@h", 9)).await.unwrap();
+    assert_eq!(ids(&reply), expected);
+    // In the same epoch too: an owner had archived what a session held that then ended without it.
+    let again = proto::ArchiveRow {
+        counter: 9,
+        moves: true,
+        ..row("a@h", epoch, 4)
+    };
+    append(&*stores, vec![again]).await;
+    let expected = [1, 3, 2, 4].map(|n| id(n).to_vec());
+    let reply = stores.archive_query(ask("a@h", 9)).await.unwrap();
+    assert_eq!(ids(&reply), expected);
+    // Both places in one batch.
+    let first = row("a@h", epoch, 10);
+    let then = proto::ArchiveRow {
+        counter: 12,
+        moves: true,
+        ..first.clone()
+    };
+    append(&*stores, vec![first, row("a@h", epoch, 11), then]).await;
+    let expected = [1, 3, 2, 4, 11, 10].map(|n| id(n).to_vec());
     let reply = stores.archive_query(ask("a@h", 9)).await.unwrap();
     assert_eq!(ids(&reply), expected);
     // One that is not there is appended as any other.
     let new = proto::ArchiveRow {
-        counter: 8,
+        counter: 13,
         stanza_id: id(9).into(),
         ..moved
     };

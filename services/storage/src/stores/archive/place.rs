@@ -1,6 +1,6 @@
 //! Where a new row goes in its archive.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use sestina_api::store::StoreError;
 use sestina_proto as proto;
@@ -24,17 +24,23 @@ pub(super) struct Placed<'a> {
     pub(super) place: Place,
 }
 
-/// The rows that the archive does not have, in order, each once.
+/// The rows that the archive does not have, in order, each once: where it moves to, or else first.
 pub(super) fn fresh<'a>(
     rows: &[&'a proto::ArchiveRow],
     known: &HashSet<Vec<u8>>,
 ) -> Vec<&'a proto::ArchiveRow> {
-    let mut seen = HashSet::new();
-    let mut fresh: Vec<&proto::ArchiveRow> = rows
+    let mut seen = HashMap::new();
+    for row in rows
         .iter()
         .copied()
-        .filter(|row| !known.contains(&row.stanza_id[..]) && seen.insert(&row.stanza_id[..]))
-        .collect();
+        .filter(|row| !known.contains(&row.stanza_id[..]))
+    {
+        let there = seen.entry(&row.stanza_id[..]).or_insert(row);
+        if row.moves && order(there) < order(row) {
+            *there = row;
+        }
+    }
+    let mut fresh: Vec<&proto::ArchiveRow> = seen.into_values().collect();
     fresh.sort_by_key(|row| order(row));
     fresh
 }

@@ -188,7 +188,7 @@ async fn lock_owners(
         .collect())
 }
 
-/// Takes out what the rows of a newer epoch put elsewhere.
+/// Takes out what rows put further behind.
 async fn take_out(
     conn: &mut PgConnection,
     owners: &HashMap<String, Owner>,
@@ -206,8 +206,10 @@ async fn take_out(
     sqlx::query(
         "WITH gone AS (
              DELETE FROM archive_key k
-             USING unnest($1::BIGINT[], $2::BYTEA[], $3::BIGINT[]) AS n (archive, stanza_id, epoch)
-             WHERE k.archive = n.archive AND k.stanza_id = n.stanza_id AND k.epoch < n.epoch
+             USING unnest($1::BIGINT[], $2::BYTEA[], $3::BIGINT[], $4::BIGINT[])
+                 AS n (archive, stanza_id, epoch, counter)
+             WHERE k.archive = n.archive AND k.stanza_id = n.stanza_id
+                 AND (k.epoch, k.counter) < (n.epoch, n.counter)
              RETURNING k.archive, k.at_ms, k.epoch, k.counter
          )
          DELETE FROM archive a USING gone
@@ -225,6 +227,12 @@ async fn take_out(
         moving
             .iter()
             .map(|(_, row)| order(row).0)
+            .collect::<Vec<_>>(),
+    )
+    .bind(
+        moving
+            .iter()
+            .map(|(_, row)| order(row).1)
             .collect::<Vec<_>>(),
     )
     .execute(conn)

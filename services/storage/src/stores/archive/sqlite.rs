@@ -27,11 +27,13 @@ pub(crate) async fn append(
         for row in rows {
             if row.moves {
                 sqlx::query(
-                    "DELETE FROM archive WHERE archive = $1 AND stanza_id = $2 AND epoch < $3",
+                    "DELETE FROM archive WHERE archive = $1 AND stanza_id = $2
+                     AND (epoch, counter) < ($3, $4)",
                 )
                 .bind(id)
                 .bind(&row.stanza_id[..])
                 .bind(order(row).0)
+                .bind(order(row).1)
                 .execute(&mut *conn)
                 .await?;
             }
