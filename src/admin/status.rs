@@ -151,8 +151,10 @@ fn judge(
             missing.push(format!("router {name} has {} slots moved", counts.moving));
         }
         if counts.sole > 0 {
+            let one = counts.sole_one.as_ref();
+            let one = one.map(|one| format!(" ({one})")).unwrap_or_default();
             missing.push(format!(
-                "router {name} waits until two processes hold each of {} sessions",
+                "router {name} waits until two processes hold each of {} sessions{one}",
                 counts.sole
             ));
         }

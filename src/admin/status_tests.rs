@@ -103,11 +103,18 @@ fn each_thing_that_is_missing_is_named() {
         ["router r has 3 slots moved"]
     );
 
-    let sole = Counts { sole: 2, ..good() };
+    let sole = Counts {
+        sole: 2,
+        sole_one: Some("romeo@c.example/a: its edge is not connected".to_owned()),
+        ..good()
+    };
     let (redis, storage) = both();
     assert_eq!(
         missing(1, redis, storage, sole, &[]),
-        ["router r waits until two processes hold each of 2 sessions"]
+        [
+            "router r waits until two processes hold each of 2 sessions \
+          (romeo@c.example/a: its edge is not connected)"
+        ]
     );
 
     let edge_only = [node("e", proto::NodeRole::Edge)];

@@ -88,6 +88,9 @@ pub struct Counts {
     /// again what an owner before this one had accepted, or the shadow has yet to take them.
     #[serde(default)]
     pub sole: usize,
+    /// One of them, and why.
+    #[serde(default)]
+    pub sole_one: Option<String>,
     /// Slots that this router, as the planner, is having moved from one live router to another.
     #[serde(default)]
     pub moving: usize,
@@ -128,6 +131,9 @@ impl Counts {
         self.works += other.works;
         self.in_doubt += other.in_doubt;
         self.sole += other.sole;
+        if self.sole_one.is_none() {
+            self.sole_one.clone_from(&other.sole_one);
+        }
         self.moving += other.moving;
     }
 }

@@ -111,6 +111,18 @@ impl<H: Hands> Slot<H> {
                 .any(|s| matches!(s.state.lock().link, Link::Waiting))
     }
 
+    /// Sends again what waits. Sessions that do not wait are left alone: what they would add to the lane
+    /// again and again could keep out those that do.
+    pub fn resend_waiting(&mut self, hands: &H, number: u16) {
+        for session in self.sessions.values() {
+            let mut state = session.state.lock();
+            if matches!(state.link, Link::Waiting) {
+                session.relink(hands, self, &mut state);
+            }
+        }
+        self.resend_pending(hands, number);
+    }
+
     /// Sends again all that the owner has not answered.
     pub fn resend(&mut self, hands: &H, number: u16) {
         for session in self.sessions.values() {

@@ -192,7 +192,7 @@ impl<H: Hands> Attachments<H> {
             match slot.retry {
                 Some(retry) if retry.at > now => continue,
                 Some(retry) if slot.is_waiting() => {
-                    slot.resend(hands, number);
+                    slot.resend_waiting(hands, number);
                     let pause = RETRY_FIRST
                         .saturating_mul(1 << retry.tries.min(6))
                         .min(RETRY_LAST);

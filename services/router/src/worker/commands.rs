@@ -19,7 +19,9 @@ impl Worker {
             counts.add(slot);
             counts.in_doubt += slot.shadow.in_doubt(self.core.checks.doubts);
             if guard!("sole") {
-                counts.sole += slot.sole(&self.core);
+                let (count, one) = slot.sole(&self.core);
+                counts.sole += count;
+                counts.sole_one = counts.sole_one.or(one);
             }
         }
         counts

@@ -155,7 +155,6 @@ impl Next {
             origin_hi,
             origin_lo,
             mark: N,
-            ..proto::Mark::default()
         };
         let frame = proto::PeerFrame {
             slot: self.slot.into(),

@@ -21,8 +21,8 @@ impl Session {
         self.lone.outbound = self.spare.is_some();
     }
 
-    /// Whether something of it would be lost with one process.
-    fn is_sole(&self, core: &Core) -> bool {
+    /// Why something of it would be lost with one process; none if nothing would.
+    fn why_sole(&self, core: &Core) -> Option<&'static str> {
         let dark = |lane: &LaneRef| !core.lanes.contains_key(lane);
         let older = self.older.iter().filter(|older| dark(&older.lane));
         // What is settled without its edge's knowledge would be waited for.
@@ -31,26 +31,41 @@ impl Session {
             // The edge may be dead: then the queue is here alone, until the edge's lease has ended and
             // the state store has it. What an owner before this one had accepted is at the edge
             // alone until it has come again.
-            Attachment::Edge { lane, .. } => {
-                let unsent = self.lone.outbound && self.spare.is_some();
-                dark(lane) || self.promised > self.accepted || unsent
+            Attachment::Edge { lane, .. } if dark(lane) => Some("its edge is not connected"),
+            Attachment::Edge { .. } if self.promised > self.accepted => {
+                Some("its edge has still to send again what was accepted")
             }
+            Attachment::Edge { .. } if self.lone.outbound && self.spare.is_some() => {
+                Some("its edge has not yet got what another one had")
+            }
+            Attachment::Edge { .. } | Attachment::Ending => None,
             // Its edge keeps what it has until the state store has the session and all is settled.
             Attachment::Detached { committed, .. } => {
                 let held = self.detached_from.is_some_and(|(lane, _)| !dark(&lane));
-                !held && (!committed || self.mark < self.accepted)
+                match held {
+                    false if !committed => Some("redis does not have it yet"),
+                    false if self.settled < self.accepted => Some("what it sent is not settled"),
+                    _ => None,
+                }
             }
-            Attachment::Ending => false,
         };
-        here || self.mark < self.lone.inbound || older.copied().any(|o| needed(&o))
+        let lone = self.mark < self.lone.inbound;
+        here.or_else(|| lone.then_some("an edge died that had what it sent"))
+            .or_else(|| {
+                let needed = older.copied().any(|o| needed(&o));
+                needed.then_some("an edge that it had before is not connected")
+            })
     }
 }
 
 impl Slot {
-    /// How many sessions would lose something with one process.
-    pub(crate) fn sole(&self, core: &Core) -> usize {
+    /// How many sessions would lose something with one process, and one of them, with the reason.
+    pub(crate) fn sole(&self, core: &Core) -> (usize, Option<String>) {
         let sessions = self.sessions.values();
-        sessions.filter(|session| session.is_sole(core)).count()
+        let mut sole = sessions.filter_map(|s| Some((s, s.why_sole(core)?)));
+        let first = sole.next();
+        let count = usize::from(first.is_some()) + sole.count();
+        (count, first.map(|(s, why)| format!("{}: {why}", s.jid)))
     }
 }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use prost::Message as _;
-use sestina_api::shadow::Loaded;
+use sestina_api::shadow::{Loaded, ShadowObject, Stamp};
 use sestina_proto as proto;
 use sestina_proto::to_router::Body;
 use sestina_xmpp::jid::Jid;
@@ -25,12 +25,22 @@ fn edge_says(router: &mut Router, slot: u16, body: Body) {
     router.turn(vec![Input::Edge { lane: LANE, frame }]);
 }
 
-/// A router that has taken Romeo's slot, and his slot: the owner before had accepted five stanzas of
-/// his, of which three are settled.
-fn successor() -> (Router, u16) {
-    let mut router = Router::new(1, &[], || 0);
-    let slot = router.config.slot_of(&Jid::from_wire(ROMEO));
+fn record(slot: u16) -> proto::SessionState {
     let (session_hi, session_lo) = sestina_api::key::split(new_origin(slot));
+    proto::SessionState {
+        session_hi,
+        session_lo,
+        jid: ROMEO.to_owned(),
+        generation: 1,
+        sm: true,
+        sm_resume: true,
+        sm_max_s: 300,
+        ..proto::SessionState::default()
+    }
+}
+
+/// A router that has taken Romeo's slot, of which the state store has these objects.
+fn taken(router: &mut Router, slot: u16, objects: Vec<ShadowObject>) {
     let edge = proto::Node {
         name: "edge".to_owned(),
         incarnation: LANE.edge,
@@ -45,24 +55,26 @@ fn successor() -> (Router, u16) {
         Input::Done(JobDone::ShadowLoaded {
             slot,
             epoch: EPOCH,
-            result: Ok(Loaded::default()),
+            result: Ok(Loaded {
+                objects,
+                ..Loaded::default()
+            }),
         }),
     ]);
-    let record = proto::SessionState {
-        session_hi,
-        session_lo,
-        jid: ROMEO.to_owned(),
-        generation: 1,
-        sm: true,
-        sm_resume: true,
-        sm_max_s: 300,
-        ..proto::SessionState::default()
-    };
+}
+
+/// A router that has taken Romeo's slot, and his slot: the owner before had accepted five stanzas of
+/// his, of which three are settled.
+fn successor() -> (Router, u16) {
+    let mut router = Router::new(1, &[], || 0);
+    let slot = router.config.slot_of(&Jid::from_wire(ROMEO));
+    taken(&mut router, slot, Vec::new());
+    let record = record(slot);
     let session = proto::SessionReport {
         handle: 1,
         generation: 1,
-        session_hi,
-        session_lo,
+        session_hi: record.session_hi,
+        session_lo: record.session_lo,
         jid: ROMEO.to_owned(),
         state: record.encode_to_vec().into(),
         settled: 3,
@@ -106,6 +118,28 @@ fn what_one_process_alone_holds_is_counted() {
         instance: 1,
     }]);
     assert_eq!(sole(&router), 1, "the edge may be dead");
+}
+
+/// It is in the state store, and no edge holds anything of it: it waits for its client alone.
+#[test]
+fn a_session_that_waits_in_the_state_store_is_held_by_two() {
+    let mut router = Router::new(1, &[], || 0);
+    let slot = router.config.slot_of(&Jid::from_wire(ROMEO));
+    let record = proto::SessionState {
+        accepted: 5,
+        ..record(slot)
+    };
+    let id = sestina_api::key::join(record.session_hi, record.session_lo);
+    let object = ShadowObject {
+        object: format!("s:{id:032x}"),
+        version: Stamp::new(1, 1),
+        fields: vec![("meta".to_owned(), record.encode_to_vec().into())],
+    };
+    taken(&mut router, slot, vec![object]);
+    let nothing = proto::EpochReport::default();
+    edge_says(&mut router, slot, Body::EpochReport(nothing));
+    let counts = router.worker.counts();
+    assert_eq!((counts.sessions, counts.sole), (1, 0), "{:?}", counts.sole_one);
 }
 
 #[test]
