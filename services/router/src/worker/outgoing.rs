@@ -259,6 +259,12 @@ impl Session {
         self.unreleased.number_of(key)
     }
 
+    /// Whether it has what the same session sent to the user later.
+    pub(crate) fn has_later(&self, key: EffectKey) -> bool {
+        let later = |k: &EffectKey| k.origin == key.origin && k.n > key.n && k.kind == key.kind;
+        self.unreleased.keys().any(later)
+    }
+
     /// All numbers up to here are released.
     pub(crate) fn released(&self) -> u64 {
         self.unreleased.first().map_or(self.next, |(n, _)| n - 1)

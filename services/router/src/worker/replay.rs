@@ -193,3 +193,7 @@ impl Slot {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "replay_tests.rs"]
+mod tests;

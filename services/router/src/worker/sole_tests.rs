@@ -139,7 +139,12 @@ fn a_session_that_waits_in_the_state_store_is_held_by_two() {
     let nothing = proto::EpochReport::default();
     edge_says(&mut router, slot, Body::EpochReport(nothing));
     let counts = router.worker.counts();
-    assert_eq!((counts.sessions, counts.sole), (1, 0), "{:?}", counts.sole_one);
+    assert_eq!(
+        (counts.sessions, counts.sole),
+        (1, 0),
+        "{:?}",
+        counts.sole_one
+    );
 }
 
 #[test]

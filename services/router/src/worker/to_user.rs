@@ -13,7 +13,7 @@ use sestina_xmpp::stanza::error::Condition;
 use super::core::Core;
 use super::receive::{InHand, stamp};
 use super::replay::Before;
-use super::session::Source;
+use super::session::{Session, Source};
 use super::slot::Slot;
 use crate::hooks::{Effect, IqContext, IqTarget, MessageContext, Point};
 
@@ -89,10 +89,12 @@ impl Slot {
             Before::Nothing | Before::Unknown => self.message_targets(to, stored),
             // The session that it was for has had it, and given it back if it did not take it.
             Before::Given if to.resource().is_some() && self.session_of(to).is_none() => Vec::new(),
-            // Who came later, or is getting what is stored, gets nothing twice.
+            // Who came later, or is getting what is stored, gets nothing twice; nor does who got what
+            // came after it: it was for others then.
             Before::Given => {
                 let mut targets = self.message_targets(to, false);
-                targets.retain(|id| self.sessions.get(id).is_some_and(|s| s.was_before));
+                let then = |s: &Session| s.was_before && !s.has_later(hand.key);
+                targets.retain(|id| self.sessions.get(id).is_some_and(|s| then(s)));
                 targets
             }
             // Whoever comes for what is stored gets it there, or got it.
