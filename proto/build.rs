@@ -21,6 +21,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     tonic_prost_build::configure()
         .bytes(".")
         .build_transport(false)
+        // What a later version may send can be tried with it.
+        .codec_path("crate::WireCodec")
         .compile_fds(descriptors)?;
     Ok(())
 }

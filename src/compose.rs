@@ -41,6 +41,7 @@ pub fn node(name: &str, role: proto::NodeRole, address: &str) -> proto::Node {
         draining: false,
         ..proto::Node::default()
     }
+    .speaking(env!("CARGO_PKG_VERSION"))
 }
 
 /// `host:port` by which the other processes reach this one.

@@ -79,6 +79,7 @@ impl EdgeMetrics for EdgeCounts {
             Count::LoginDelayed => all.shed[Shed::Login].add(by),
             Count::LoginShed => all.shed[Shed::LoginRefused].add(by),
             Count::Unanswered => all.silent_sockets.add(by),
+            Count::UnknownFrame => all.unknown_frames[Lane::EdgeRouter].add(by),
             // Counted by the owner, by cause, or seen in what it leads to.
             Count::Connections
             | Count::Bound
@@ -271,7 +272,7 @@ impl LeaseAuthority for MeteredLeases {
         if holder.node.incarnation == self.incarnation {
             let event = match &renewed {
                 Ok(Renewal::Renewed) => LeaseEvent::Renewed,
-                Ok(Renewal::Lost | Renewal::WrongSecret) => LeaseEvent::Lost,
+                Ok(Renewal::Lost | Renewal::WrongSecret | Renewal::Refused(_)) => LeaseEvent::Lost,
                 Err(_) => LeaseEvent::Away,
             };
             self.metrics.lease_events[(self.authority, event)].inc();

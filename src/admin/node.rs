@@ -5,6 +5,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use sestina_api::admin::{AdminError, AdminHandler};
 use sestina_config::Config;
+use sestina_proto::versions::Range;
 use sestina_runtime::failpoint;
 use sestina_telemetry::http::Ready;
 
@@ -16,24 +17,38 @@ pub struct NodeAdmin {
     name: String,
     role: &'static str,
     ready: Ready,
+    speaks: Speaks,
 }
+
+/// Tells the version of the protocol between tiers that the cluster speaks; 0: not known.
+pub type Speaks = Box<dyn Fn() -> u32 + Send + Sync>;
 
 impl NodeAdmin {
     /// For a process of this role.
-    pub fn new(config: &Config, role: &'static str, ready: Ready) -> Arc<NodeAdmin> {
+    pub fn new(
+        config: &Config,
+        role: &'static str,
+        ready: Ready,
+        speaks: Speaks,
+    ) -> Arc<NodeAdmin> {
         Arc::new(NodeAdmin {
             name: config.node.name.clone(),
             role,
             ready,
+            speaks,
         })
     }
 
     fn status(&self) -> NodeStatus {
         let reason = (self.ready)().err().unwrap_or_default();
+        let Range { oldest, newest } = Range::ours();
         NodeStatus {
             name: self.name.clone(),
             role: self.role.to_owned(),
             program: env!("CARGO_PKG_VERSION").to_owned(),
+            oldest,
+            newest,
+            speaks: (self.speaks)(),
             ready: reason.is_empty(),
             reason,
         }

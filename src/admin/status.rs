@@ -10,6 +10,7 @@ use sestina_cluster::slot_map::SlotTable;
 use sestina_cluster::slots::SLOTS;
 use sestina_cluster::timeline::awaited;
 use sestina_proto as proto;
+use sestina_proto::versions::Range;
 
 use super::types::{AuthorityStatus, ProcessStatus, RouterStatus, Status, StatusQuery};
 use super::{RouterAdmin, answer, arguments};
@@ -42,6 +43,7 @@ impl RouterAdmin {
             one_process(&mut status, &running.node, states);
         }
         status.node = running.node.name;
+        status.speaks = running.router.speaks();
         Ok(status)
     }
 }
@@ -52,11 +54,10 @@ fn one_process(status: &mut Status, node: &proto::Node, states: [Result<(), Stri
         .authorities
         .retain(|authority| authority.name != "redis");
     status.processes = vec![ProcessStatus {
-        name: node.name.clone(),
         role: "serve".to_owned(),
-        incarnation: node.incarnation.to_string(),
+        address: String::new(),
         storage: states[0].is_ok(),
-        ..ProcessStatus::default()
+        ..described(node)
     }];
     for state in states {
         if let Err(why) = state {
@@ -75,6 +76,7 @@ pub(super) async fn local(running: &Running) -> RouterStatus {
         ready: running.router.is_ready(),
         table_version: table.version(),
         owned: table.slots_of(&running.node).count(),
+        speaks: running.router.speaks(),
         counts: running.router.counts().await,
     }
 }
@@ -115,7 +117,9 @@ fn judge(
         }
     }
     let both = redis.0.reachable && storage.0.reachable;
-    let processes = processes(&redis.1, &storage.1);
+    let (storages, processes): (Vec<_>, _) = processes(&redis.1, &storage.1)
+        .into_iter()
+        .partition(|process| process.role == "storage");
     for process in &processes {
         if both && !(process.redis && process.storage) {
             let where_ = if process.redis { "storage" } else { "redis" };
@@ -180,6 +184,8 @@ fn judge(
         table_version: table.version(),
         authorities: vec![redis.0, storage.0],
         processes,
+        storages,
+        speaks: 0,
         sessions: sum(|router| router.counts.sessions),
         detached: sum(|router| router.counts.detached),
         rooms: sum(|router| router.counts.rooms),
@@ -194,13 +200,7 @@ fn processes(redis: &[proto::Node], storage: &[proto::Node]) -> Vec<ProcessStatu
         for node in nodes {
             let entry = all
                 .entry((node.name.clone(), node.incarnation))
-                .or_insert_with(|| ProcessStatus {
-                    name: node.name.clone(),
-                    role: role(node).to_owned(),
-                    incarnation: node.incarnation.to_string(),
-                    address: node.address.clone(),
-                    ..ProcessStatus::default()
-                });
+                .or_insert_with(|| described(node));
             entry.draining |= node.draining;
             entry.redis |= in_redis;
             entry.storage |= !in_redis;
@@ -210,6 +210,21 @@ fn processes(redis: &[proto::Node], storage: &[proto::Node]) -> Vec<ProcessStatu
     all.into_values()
         .filter(|process| process.role != "other")
         .collect()
+}
+
+/// What a process says of itself.
+fn described(node: &proto::Node) -> ProcessStatus {
+    let Range { oldest, newest } = node.versions();
+    ProcessStatus {
+        name: node.name.clone(),
+        role: role(node).to_owned(),
+        incarnation: node.incarnation.to_string(),
+        address: node.address.clone(),
+        program: node.program.clone(),
+        oldest,
+        newest,
+        ..ProcessStatus::default()
+    }
 }
 
 fn role(node: &proto::Node) -> &'static str {

@@ -146,6 +146,9 @@ pub struct RouterStatus {
     pub table_version: u64,
     /// Slots that the table gives to it.
     pub owned: usize,
+    /// The version of the protocol between tiers that the cluster speaks, as this router knows it.
+    #[serde(default)]
+    pub speaks: u32,
     /// What it has.
     pub counts: Counts,
 }
@@ -159,6 +162,15 @@ pub struct NodeStatus {
     pub role: String,
     /// Version of the program.
     pub program: String,
+    /// The oldest version of the protocol between tiers that it speaks.
+    #[serde(default)]
+    pub oldest: u32,
+    /// The newest one.
+    #[serde(default)]
+    pub newest: u32,
+    /// The version that the cluster speaks, as this process knows it; 0: not known.
+    #[serde(default)]
+    pub speaks: u32,
     /// It can do its work.
     pub ready: bool,
     /// If not, why.
@@ -193,6 +205,15 @@ pub struct ProcessStatus {
     pub redis: bool,
     /// Its lease is fresh in storage.
     pub storage: bool,
+    /// Version of its program; empty: it does not say.
+    #[serde(default)]
+    pub program: String,
+    /// The oldest version of the protocol between tiers that it speaks.
+    #[serde(default)]
+    pub oldest: u32,
+    /// The newest one.
+    #[serde(default)]
+    pub newest: u32,
 }
 
 /// How the cluster is, as one router sees it.
@@ -214,6 +235,13 @@ pub struct Status {
     pub authorities: Vec<AuthorityStatus>,
     /// All processes with a lease.
     pub processes: Vec<ProcessStatus>,
+    /// All storage processes.
+    #[serde(default)]
+    pub storages: Vec<ProcessStatus>,
+    /// Version of the protocol between tiers that the cluster speaks: the highest that all its
+    /// processes know.
+    #[serde(default)]
+    pub speaks: u32,
     /// All routers that answered.
     pub routers: Vec<RouterStatus>,
     /// Sessions, with and without a socket.

@@ -1,9 +1,12 @@
 //! Answers for people.
 
+use sestina_proto::versions::Range;
 use sestina_router::admin::{Counts, SessionInfo};
 use sestina_xmpp::ext::datetime;
 
-use crate::admin::types::{Closed, Failpoints, NodeStatus, Sessions, Slots, Status, User, Users};
+use crate::admin::types::{
+    Closed, Failpoints, NodeStatus, ProcessStatus, Sessions, Slots, Status, User, Users,
+};
 
 /// Rows under a head, each column as wide as its widest cell.
 fn table(head: &[&str], rows: &[Vec<String>]) -> String {
@@ -181,9 +184,12 @@ pub(super) fn status(status: &Status) -> String {
     ));
     // One process alone has neither.
     let cluster = status.authorities.iter().any(|a| a.name == "redis");
-    let rows: Vec<_> = status
-        .processes
-        .iter()
+    let versions = |process: &ProcessStatus| match (process.oldest, process.newest) {
+        (_, 0) => "-".to_owned(),
+        (oldest, newest) => Range { oldest, newest }.to_string(),
+    };
+    let processes = status.processes.iter().chain(&status.storages);
+    let rows: Vec<_> = processes
         .map(|process| {
             let incarnation = &process.incarnation;
             let router = status
@@ -200,20 +206,34 @@ pub(super) fn status(status: &Status) -> String {
             let mut row = vec![process.name.clone(), process.role.clone()];
             row.extend(cluster.then(|| process.address.clone()));
             row.push(state.to_owned());
-            row.extend(cluster.then(|| yes(process.redis)));
+            let holds_leases = process.role != "storage";
+            row.extend(cluster.then(|| match holds_leases {
+                true => yes(process.redis),
+                false => "-".to_owned(),
+            }));
             row.push(yes(process.storage));
             row.extend([
                 count(|counts| counts.slots),
                 count(|counts| counts.sessions),
             ]);
+            row.extend(cluster.then(|| process.program.clone()));
+            row.extend(cluster.then(|| versions(process)));
             row
         })
         .collect();
     let mut head = vec![
-        "process", "role", "address", "state", "redis", "storage", "slots", "sessions",
+        "process", "role", "address", "state", "redis", "storage", "slots", "sessions", "program",
+        "speaks",
     ];
-    head.retain(|name| cluster || !matches!(*name, "address" | "redis"));
+    let only = |name: &str| matches!(name, "address" | "redis" | "program" | "speaks");
+    head.retain(|name| cluster || !only(name));
     text.push_str(&table(&head, &rows));
+    if cluster {
+        text.push_str(&format!(
+            "\nthe cluster speaks version {} between its tiers\n",
+            status.speaks
+        ));
+    }
     text.push_str(&format!(
         "\nanswered by {}, program {}, slot table {}\n",
         status.node, status.program, status.table_version
@@ -227,8 +247,14 @@ pub(super) fn node_status(node: &NodeStatus) -> String {
     } else {
         format!("not ready: {}", node.reason)
     };
+    let (oldest, newest) = (node.oldest, node.newest);
+    let range = Range { oldest, newest };
+    let speaks = match node.speaks {
+        0 => String::new(),
+        version => format!("; the cluster speaks version {version}"),
+    };
     format!(
-        "{} {} (program {}): {state}\n",
+        "{} {} (program {}, speaks version {range} between tiers{speaks}): {state}\n",
         node.role, node.name, node.program
     )
 }
@@ -273,7 +299,7 @@ pub(super) fn failpoints(points: &Failpoints) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::admin::types::{AuthorityStatus, ProcessStatus};
+    use crate::admin::types::AuthorityStatus;
 
     #[test]
     fn columns_are_as_wide_as_their_cells() {

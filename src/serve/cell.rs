@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use sestina_api::lease::LeaseAuthority;
 use sestina_proto as proto;
 use sestina_router::Router;
@@ -22,7 +22,14 @@ pub struct Running {
 
 /// Where those who ask find the router of the moment.
 #[derive(Clone, Default)]
-pub struct RouterCell(Arc<RwLock<Option<Running>>>);
+pub struct RouterCell(Arc<Inner>);
+
+#[derive(Default)]
+struct Inner {
+    running: RwLock<Option<Running>>,
+    /// What the next router waits for; empty: nothing in particular.
+    waits: Mutex<String>,
+}
 
 impl RouterCell {
     /// No router yet.
@@ -32,23 +39,36 @@ impl RouterCell {
 
     /// This one from now on.
     pub fn set(&self, running: Running) {
-        *self.0.write() = Some(running);
+        self.0.waits.lock().clear();
+        *self.0.running.write() = Some(running);
+    }
+
+    /// There is no router yet, because of that. True if it was not so before.
+    pub fn waits(&self, why: String) -> bool {
+        let mut waits = self.0.waits.lock();
+        let new = *waits != why;
+        *waits = why;
+        new
     }
 
     /// Takes it away.
     pub fn take(&self) -> Option<Running> {
-        self.0.write().take()
+        self.0.running.write().take()
     }
 
     /// The router of the moment; none while one is being replaced.
     pub fn get(&self) -> Option<Running> {
-        self.0.read().clone()
+        self.0.running.read().clone()
     }
 
     /// Whether it can do its work.
     pub fn ready(&self) -> Result<(), String> {
         let Some(running) = self.get() else {
-            return Err("the router is starting".to_owned());
+            let waits = self.0.waits.lock().clone();
+            return Err(match waits.is_empty() {
+                true => "the router is starting".to_owned(),
+                false => waits,
+            });
         };
         if !running.router.is_ready() {
             return Err("the lease is not fresh".to_owned());

@@ -19,7 +19,10 @@ pub fn ready(edge: &Edge) -> Result<(), String> {
     if status.draining {
         Err("draining".to_owned())
     } else if !status.leased {
-        Err("the edge's lease is not fresh".to_owned())
+        Err(match edge.refusal() {
+            Some(why) => format!("the edge gets no lease: {why}"),
+            None => "the edge's lease is not fresh".to_owned(),
+        })
     } else if status.reached == 0 {
         Err("no router can be reached".to_owned())
     } else {
@@ -67,7 +70,9 @@ async fn work(
     let looked_at = edge.clone();
     let state = Arc::new(move || ready(&looked_at));
     let told = process.announce(state.clone()).await?;
-    let admin = NodeAdmin::new(config, "edge", state);
+    let speaking = edge.clone();
+    let speaks = Box::new(move || speaking.status().speaks);
+    let admin = NodeAdmin::new(config, "edge", state, speaks);
     let socket = process.admin_socket(admin.clone()).await?;
     let server = RpcServer::new(security)
         .admin(admin)

@@ -8,6 +8,7 @@ use anyhow::Context;
 use sestina_api::admin::AdminHandler;
 use sestina_config::{Config, Role};
 use sestina_edge::tls::CertStore;
+use sestina_proto::versions::{self, Pretence, Range};
 use sestina_rpc::{RpcServer, RunningServer, Security};
 use sestina_runtime::lease_thread::LeaseThread;
 use sestina_runtime::pressure::Pressure;
@@ -51,6 +52,14 @@ impl Process {
         let guard = sestina_telemetry::init(&config.telemetry, role.as_str(), &config.node.name)?;
         raise_file_limit();
         sestina_runtime::faults_from_env()?;
+        if versions::pretend_from_env()? != Pretence::None {
+            tracing::error!(
+                speaks = %Range::ours(),
+                "{} IS SET: this process claims to be of a version that does not exist; unset the \
+                 variable unless this is a test",
+                versions::ENV
+            );
+        }
         let (shutdown, signals) = shutdown::listen().context("cannot listen for signals")?;
         let tasks = Tasks::new("process");
         tasks.spawn("signals", {
@@ -82,6 +91,7 @@ impl Process {
         tracing::info!(
             version = env!("CARGO_PKG_VERSION"),
             role = role.as_str(),
+            speaks = %Range::ours(),
             node = config.node.name,
             "starting"
         );

@@ -11,6 +11,7 @@ use sestina_certs::Role as CertRole;
 use sestina_cluster::lease_storage::StorageLeases;
 use sestina_config::Config;
 use sestina_proto as proto;
+use sestina_proto::versions;
 use sestina_router::{Router, RouterDeps, RouterEnd};
 use sestina_rpc::{
     Cluster, Dialer, GrpcPeerConnector, GrpcStores, RpcServer, RunningServer, Security,
@@ -29,6 +30,10 @@ use crate::metrics::{MeteredLeases, metered_stores};
 
 /// How often a port that our own last server still holds is tried again.
 const LISTEN_TRIES: u32 = 10;
+
+/// How long one authority may take to say who lives, and how often both are asked by a router that waits.
+const AUTHORITY: Duration = Duration::from_secs(1);
+const AGAIN: Duration = Duration::from_secs(1);
 
 /// What outlives a router that lost its lease.
 struct Around {
@@ -80,7 +85,7 @@ async fn serve(process: &mut Process) -> anyhow::Result<()> {
         .spawn("whole", admin.clone().watch_whole(process.tasks.token()));
     let socket = process.admin_socket(admin.clone()).await?;
     let joined = tokio::select! {
-        joined = join(&stores, &cluster) => joined.map(Some),
+        joined = join(&stores, &cluster, &cell) => joined.map(Some),
         () = process.shutdown.drain.cancelled() => Ok(None),
     };
     let served = match joined {
@@ -108,7 +113,11 @@ async fn serve(process: &mut Process) -> anyhow::Result<()> {
 }
 
 /// Learns the cluster's id from storage, for which it waits.
-async fn join(stores: &Arc<dyn Stores>, cluster: &Cluster) -> anyhow::Result<String> {
+async fn join(
+    stores: &Arc<dyn Stores>,
+    cluster: &Cluster,
+    cell: &RouterCell,
+) -> anyhow::Result<String> {
     let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(2));
     loop {
         match stores.cluster_secret(proto::Empty {}).await {
@@ -119,7 +128,9 @@ async fn join(stores: &Arc<dyn Stores>, cluster: &Cluster) -> anyhow::Result<Str
                 return Ok(id.to_owned());
             }
             Err(error @ StoreError::Away(_)) => {
-                tracing::info!(%error, "waiting for storage");
+                if cell.waits(format!("waiting for storage: {error}")) {
+                    tracing::info!(%error, "waiting for storage");
+                }
                 backoff.wait().await;
             }
             Err(error) => return Err(error).context("cannot join the cluster"),
@@ -185,6 +196,27 @@ async fn until_asked(process: &Process, config: &Config, around: &Around) -> any
     }
 }
 
+/// Waits until this router can work with every process that lives: each has a version of the protocol
+/// between tiers in common with it. Where neither authority answers, the lease request decides.
+async fn admitted(around: &Around, node: &proto::Node) {
+    let storage = StorageLeases::new(around.stores.clone());
+    loop {
+        let fresh = async |leases: &dyn LeaseAuthority| {
+            let asked = tokio::time::timeout(AUTHORITY, leases.fresh()).await;
+            asked.ok().and_then(Result::ok).unwrap_or_default()
+        };
+        let (redis, storage) = tokio::join!(fresh(&*around.shadow_leases), fresh(&storage));
+        let live = redis.iter().chain(&storage).map(|(node, _)| node);
+        let Err(error) = versions::admits(node, live) else {
+            return;
+        };
+        if around.cell.waits(error.to_string()) {
+            tracing::error!(%error, "the cluster refuses this router, which waits");
+        }
+        tokio::time::sleep(AGAIN).await;
+    }
+}
+
 async fn start(
     process: &Process,
     config: &Config,
@@ -195,6 +227,7 @@ async fn start(
         proto::NodeRole::Router,
         &compose::address(config),
     );
+    admitted(around, &node).await;
     let shadow_leases = MeteredLeases::new(
         around.shadow_leases.clone(),
         Authority::Redis,

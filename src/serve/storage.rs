@@ -1,12 +1,13 @@
 //! The storage tier as a process.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use parking_lot::Mutex;
-use sestina_api::store::Stores;
+use sestina_api::store::{StoreError, Stores};
 use sestina_certs::Role as CertRole;
+use sestina_cluster::speaks::Speaks;
 use sestina_config::Config;
 use sestina_proto as proto;
 use sestina_rpc::RpcServer;
@@ -22,6 +23,9 @@ use crate::metrics::metered_stores;
 /// How often the database is asked whether it is there, and how long it may take.
 const PROBE: Duration = Duration::from_secs(1);
 const PROBE_LIMIT: Duration = Duration::from_secs(2);
+/// How often this process says that it lives, and for how long it is counted without another word.
+const COUNTED: Duration = Duration::from_secs(3);
+const TERM: Duration = Duration::from_secs(15);
 /// How often a database that is not there is tried again: at first, and at most.
 const FIRST_TRY: Duration = Duration::from_millis(100);
 const LAST_TRY: Duration = Duration::from_secs(2);
@@ -54,10 +58,14 @@ async fn serve(process: &mut Process) -> anyhow::Result<()> {
         Arc::new(move || database.ready())
     };
     let ready = process.announce(state.clone()).await?;
-    let admin = NodeAdmin::new(&config, "storage", state);
+    let speaking = database.clone();
+    let speaks = Box::new(move || speaking.speaks.lock().version());
+    let admin = NodeAdmin::new(&config, "storage", state, speaks);
     let socket = process.admin_socket(admin.clone()).await?;
+    let address = compose::address(&config);
+    let node = compose::node(&config.node.name, proto::NodeRole::Storage, &address);
     let opened = tokio::select! {
-        opened = open(&config, &database) => opened.map(Some),
+        opened = open_and_join(&config, &node, &database) => opened.map(Some),
         () = process.shutdown.drain.cancelled() => Ok(None),
     };
     let served = match opened {
@@ -67,7 +75,7 @@ async fn serve(process: &mut Process) -> anyhow::Result<()> {
                 .max_connection_age(CONNECTION_AGE)
                 .admin(admin)
                 .health(ready);
-            Box::pin(work(process, &storage, &database, server)).await
+            Box::pin(work(process, &storage, &node, &database, server)).await
         }
         Ok(None) => Ok(()),
         Err(error) => Err(error),
@@ -77,21 +85,28 @@ async fn serve(process: &mut Process) -> anyhow::Result<()> {
 }
 
 /// How the database is.
-struct Database(Mutex<Result<(), String>>);
+struct Database {
+    state: Mutex<Result<(), String>>,
+    /// What the cluster speaks, as the database says.
+    speaks: Mutex<Speaks>,
+}
 
 impl Default for Database {
     fn default() -> Database {
-        Database(Mutex::new(Err("the database is being opened".to_owned())))
+        Database {
+            state: Mutex::new(Err("the database is being opened".to_owned())),
+            speaks: Mutex::default(),
+        }
     }
 }
 
 impl Database {
     fn ready(&self) -> Result<(), String> {
-        self.0.lock().clone()
+        self.state.lock().clone()
     }
 
     fn is(&self, state: Result<(), String>) {
-        *self.0.lock() = state;
+        *self.state.lock() = state;
     }
 }
 
@@ -101,10 +116,7 @@ async fn open(config: &Config, database: &Database) -> anyhow::Result<Arc<Storag
     let mut said = String::new();
     loop {
         match Storage::open(compose::storage(config)).await {
-            Ok(storage) => {
-                database.is(Ok(()));
-                return Ok(storage);
-            }
+            Ok(storage) => return Ok(storage),
             Err(error @ OpenError::Away { .. }) => {
                 let reason = error.to_string();
                 if reason != said {
@@ -119,17 +131,49 @@ async fn open(config: &Config, database: &Database) -> anyhow::Result<Arc<Storag
     }
 }
 
+/// The same, and waits until this process can work with every process that lives.
+async fn open_and_join(
+    config: &Config,
+    node: &proto::Node,
+    database: &Database,
+) -> anyhow::Result<Arc<Storage>> {
+    let storage = open(config, database).await?;
+    let mut said = String::new();
+    while let Err(error) = storage.register(node, TERM).await {
+        let reason = match error {
+            StoreError::Invalid(why) => format!("the cluster refuses this process: {why}"),
+            error => format!("waiting for the database: {error}"),
+        };
+        if reason != said {
+            tracing::error!(reason, "not in the cluster yet");
+            said.clone_from(&reason);
+        }
+        database.is(Err(reason));
+        tokio::time::sleep(PROBE).await;
+    }
+    database.is(Ok(()));
+    Ok(storage)
+}
+
 /// Serves the stores until the operator asks to end.
 async fn work(
     process: &Process,
     storage: &Arc<Storage>,
+    node: &proto::Node,
     database: &Arc<Database>,
     server: RpcServer,
 ) -> anyhow::Result<()> {
     let stores = metered_stores(storage.clone(), process.metrics.clone());
     let token = process.tasks.token();
-    let probe = probe(storage.clone(), stores.clone(), database.clone(), token);
+    let probe = probe(
+        storage.clone(),
+        stores.clone(),
+        database.clone(),
+        token.clone(),
+    );
     process.tasks.spawn("probe", probe);
+    let counted = stay(storage.clone(), node.clone(), token);
+    process.tasks.spawn("versions", counted);
     let cluster = compose::cluster(&process.config);
     cluster.learn(&storage.identity().id);
     let server = server.cluster(cluster).storage(stores);
@@ -146,8 +190,25 @@ async fn work(
         }
         Err(error) => Err(error).context("change cluster.listen"),
     };
+    if let Err(error) = storage.leave(node).await {
+        tracing::info!(%error, "this process is counted as a living one for some seconds more");
+    }
     storage.close().await;
     served
+}
+
+/// Keeps this process among those that live, so that its versions count.
+async fn stay(storage: Arc<Storage>, node: proto::Node, token: CancellationToken) {
+    loop {
+        tokio::select! {
+            () = token.cancelled() => return,
+            () = tokio::time::sleep(COUNTED) => {}
+        }
+        if let Err(error) = storage.register(&node, TERM).await {
+            // If the database is away, nobody reads there who lives.
+            tracing::warn!(%error, "this process is not counted among those that live");
+        }
+    }
 }
 
 /// Asks the database now and then whether it is there, and can store what it is given.
@@ -160,7 +221,13 @@ async fn probe(
     loop {
         let asked = tokio::time::timeout(PROBE_LIMIT, stores.lease_list(proto::Empty {}));
         database.is(match asked.await {
-            Ok(Ok(_)) => storage.health(),
+            Ok(Ok(listed)) => {
+                let leases = listed.leases.iter().filter(|lease| lease.remaining_ms > 0);
+                let live = leases.chain(&listed.storages);
+                let live = live.filter_map(|lease| lease.node.as_ref());
+                database.speaks.lock().note(live, true, Instant::now());
+                storage.health()
+            }
             _ => Err("the database does not answer".to_owned()),
         });
         tokio::select! {

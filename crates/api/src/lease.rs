@@ -22,7 +22,7 @@ pub enum LeaseState {
 }
 
 /// What came of a renewal.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Renewal {
     /// Renewed for the whole term, counted from before the request.
     Renewed,
@@ -30,6 +30,9 @@ pub enum Renewal {
     Lost,
     /// That incarnation has left the hash of another secret; nothing was done.
     WrongSecret,
+    /// The process has no version of the protocol between tiers in common with another one that lives;
+    /// nothing was done. Why, in words.
+    Refused(String),
 }
 
 /// The authority is out of reach; what it would say is unknown.

@@ -69,7 +69,7 @@ macro_rules! not_used {
                 self.check()?;
                 let ttl = Duration::from_millis(u64::from(request.ttl_ms));
                 let renewal = self.leases.renew(&holder(request.node, request.secret), ttl).await.unwrap();
-                Ok(proto::LeaseRenewReply { lost: renewal == Renewal::Lost, wrong_secret: false })
+                Ok(proto::LeaseRenewReply { lost: renewal == Renewal::Lost, wrong_secret: false, refused: String::new() })
             }
 
             async fn lease_end(
@@ -88,7 +88,7 @@ macro_rules! not_used {
                     node: Some(node),
                     remaining_ms: left.as_millis() as u32,
                 });
-                Ok(proto::LeaseListReply { leases: leases.collect() })
+                Ok(proto::LeaseListReply { leases: leases.collect(), storages: Vec::new() })
             }
 
             async fn slot_table(

@@ -215,6 +215,10 @@ impl Renewer {
                     tracing::error!(authority = which, "the lease is another process's");
                     return self.deadline.lose(why);
                 }
+                Ok(Renewal::Refused(why)) => {
+                    tracing::error!(why, "the cluster refuses this process");
+                    return self.deadline.lose(why);
+                }
                 Ok(Renewal::Lost) if self.deadline.held(self.which) => {
                     let why = format!("the {} authority has ended it", self.which.name());
                     tracing::error!(authority = self.which.name(), "the lease is lost for good");

@@ -39,6 +39,7 @@ impl LeaseAuthority for StorageLeases {
         let reply = self.stores.lease_renew(request).await.map_err(away)?;
         Ok(match reply {
             reply if reply.wrong_secret => Renewal::WrongSecret,
+            reply if !reply.refused.is_empty() => Renewal::Refused(reply.refused),
             reply if reply.lost => Renewal::Lost,
             _ => Renewal::Renewed,
         })
@@ -71,9 +72,12 @@ impl LeaseAuthority for StorageLeases {
             .lease_list(proto::Empty {})
             .await
             .map_err(away)?;
+        // What storage processes speak counts as well, and no role of theirs is taken for another.
+        let storages = reply.storages.into_iter();
         let fresh = reply
             .leases
             .into_iter()
+            .chain(storages)
             .filter(|lease| lease.remaining_ms > 0);
         Ok(fresh
             .filter_map(|lease| {

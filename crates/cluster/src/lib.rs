@@ -8,6 +8,7 @@
 //! - [`lease`]: this process's own lease with both authorities; [`lease_health`]: how safely it is held
 //! - [`alone`]: the lease authority of a process that is the whole system
 //! - [`lease_storage`]: storage as a lease authority
+//! - [`speaks`]: the version of the protocol between tiers that all processes know
 //! - [`hand_over`]: changing the table, and how an owner gives slots away
 //! - [`timeline`]: whose assertions are awaited after the database has lost commits
 //! - [`claim`]: the planner's round, and fail-over
@@ -24,4 +25,5 @@ pub mod reach;
 pub mod rendezvous;
 pub mod slot_map;
 pub mod slots;
+pub mod speaks;
 pub mod timeline;

@@ -23,7 +23,7 @@ use tonic::server::NamedService;
 
 use crate::cluster::Cluster;
 use crate::identity::{PeerInfo, Proof};
-use crate::lease_connection;
+use crate::{lease_connection, versions};
 
 /// A method, and the roles that may call it.
 #[derive(Clone, Copy, Debug)]
@@ -267,14 +267,21 @@ pub(crate) struct Checked<S> {
 impl<S> Checked<S> {
     fn check(&self, request: &http::Request<Body>) -> Result<(), Status> {
         check(request.uri().path(), request.extensions().get())?;
-        match &self.cluster {
-            Some(cluster) => cluster.check(request.headers()).map_err(|error| {
-                let peer: Option<&PeerInfo> = request.extensions().get();
-                cluster.warn(peer.map_or("unknown", |peer| &peer.address), &error);
-                Status::from(error)
-            }),
-            None => Ok(()),
-        }
+        let Some(cluster) = &self.cluster else {
+            return Ok(());
+        };
+        let peer = || {
+            let peer: Option<&PeerInfo> = request.extensions().get();
+            peer.map_or("unknown", |peer| &peer.address)
+        };
+        cluster.check(request.headers()).map_err(|error| {
+            cluster.warn(peer(), &error);
+            Status::from(error)
+        })?;
+        versions::check(request.headers(), peer()).map_err(|error| {
+            versions::warn(peer(), &error);
+            versions::refusal(&error)
+        })
     }
 }
 

@@ -31,6 +31,7 @@ use crate::lane::LaneLimits;
 use crate::lease_connection;
 use crate::target::{Names, Target};
 use crate::tls::Expect;
+use crate::versions;
 use crate::{CONNECTION_WINDOW, KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT, STREAM_WINDOW, Security};
 
 /// From the first packet to the end of the TLS handshake, all addresses tried.
@@ -95,8 +96,8 @@ impl Dialer {
         request
     }
 
-    /// An answer, if it is of this process's cluster. Where one of the two processes is of another one,
-    /// it is said here, whichever of them has refused.
+    /// An answer, if it is of this process's cluster and of a version that this process speaks. Where one
+    /// of the two processes is of another one, it is said here, whichever of them has refused.
     pub(crate) fn checked<T>(
         &self,
         peer: &Peer,
@@ -109,9 +110,19 @@ impl Dialer {
             Ok(answer) => cluster.check_answer(answer.metadata()),
             Err(status) => cluster.check_refusal(status.metadata()),
         };
-        let Err(error) = checked else { return answer };
-        cluster.warn(&peer.label, &error);
-        Err(answer.err().unwrap_or_else(|| error.into()))
+        if let Err(error) = checked {
+            cluster.warn(&peer.label, &error);
+            return Err(answer.err().unwrap_or_else(|| error.into()));
+        }
+        let checked = match &answer {
+            Ok(answer) => versions::check(answer.metadata().as_ref(), &peer.label),
+            Err(status) => versions::check_refusal(status.metadata(), &peer.label),
+        };
+        checked.map_err(|error| {
+            versions::warn(&peer.label, &error);
+            versions::refusal(&error)
+        })?;
+        answer
     }
 
     fn made(

@@ -12,6 +12,8 @@ use tonic::Status;
 use tonic::codegen::http::{HeaderMap, HeaderName, HeaderValue};
 use tonic::metadata::MetadataMap;
 
+use crate::versions;
+
 const NAME: HeaderName = HeaderName::from_static("sestina-cluster");
 /// A warning at most this often.
 const WARN_EVERY: Duration = Duration::from_secs(10);
@@ -92,8 +94,9 @@ impl Cluster {
         }
     }
 
-    /// Adds what this process says of its cluster.
+    /// Adds what this process says of its cluster, and of the versions that it speaks.
     pub(crate) fn tell(&self, headers: &mut HeaderMap) {
+        versions::tell(headers);
         headers.insert(NAME, self.0.name_header.clone());
         if let Some((_, id)) = self.0.id.get() {
             headers.insert(ID, id.clone());

@@ -7,7 +7,8 @@
 //! - [`channel`]: dialling others; [`target`]: their addresses; `lease_connection`: connections for
 //!   leases, which a thread of its own drives at both ends
 //! - [`tls`]: certificates of both directions, exchangeable while running; [`identity`]: who calls;
-//!   [`access`]: who may call what; [`cluster`]: which cluster it is of
+//!   [`access`]: who may call what; [`cluster`]: which cluster it is of;
+//!   `versions`: whether both speak a version in common
 //! - [`queue`] and [`lane`]: the bounded, batched streams that lanes are made of
 //! - [`lane_client`], [`lane_server`]: edge and router, router and router
 //! - [`storage_client`], [`storage_server`]: router and storage; `replicas`: the storages there are
@@ -37,6 +38,7 @@ pub mod storage_server;
 pub mod target;
 pub mod tls;
 pub mod trace;
+mod versions;
 
 pub use admin::AdminClient;
 pub use channel::Dialer;

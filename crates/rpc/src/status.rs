@@ -44,6 +44,10 @@ pub fn to_store(status: &Status) -> StoreError {
             _ => StoreError::Away(text),
         };
     }
+    if crate::versions::is_refusal(status) {
+        // Another replica, or this one once it is upgraded, may speak what we do.
+        return StoreError::Away(describe(status));
+    }
     match status.code() {
         // The peer is there and will say the same again.
         Code::Unimplemented

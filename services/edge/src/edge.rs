@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use rand::seq::SliceRandom;
@@ -48,6 +49,8 @@ pub struct EdgeStatus {
     pub routers: usize,
     /// Those with an open lane.
     pub reached: usize,
+    /// The version of the protocol between tiers that the cluster speaks; 0: not known.
+    pub speaks: u32,
 }
 
 impl EdgeStatus {
@@ -140,7 +143,14 @@ impl Edge {
             map_version: self.shared.directory.position().version,
             routers,
             reached,
+            speaks: self.shared.speaks.load(Ordering::Acquire),
         }
+    }
+
+    /// Why a router refuses to renew the lease of this edge; none if none does.
+    pub fn refusal(&self) -> Option<String> {
+        let refusal = self.shared.lease.refusal.lock().clone();
+        (!refusal.is_empty()).then_some(refusal)
     }
 
     /// Closes the ports and ends all sockets, spread over the configured time: with XEP-0198

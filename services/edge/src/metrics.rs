@@ -75,6 +75,8 @@ named! {
         RefusedEpoch = "refused_epoch",
         /// A frame for another generation was refused.
         RefusedGeneration = "refused_generation",
+        /// A frame of a kind that this program does not know was ignored.
+        UnknownFrame = "unknown_frame",
         /// A delivery did not continue the session's numbers.
         NumberGap = "number_gap",
         /// A delivery was there already.

@@ -1,7 +1,7 @@
 //! What all parts of one edge share.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -65,6 +65,8 @@ pub(crate) struct Shared {
     pub(crate) tickets: Arc<TicketKeys>,
     /// The key of XEP-0198 ids, from the routers.
     pub(crate) sm_key: ArcSwapOption<Vec<u8>>,
+    /// The version of the protocol between tiers that the cluster speaks; 0: not known.
+    pub(crate) speaks: AtomicU32,
     incarnation: Mutex<(u64, Secret)>,
     handles: AtomicU64,
     draining: AtomicBool,
@@ -110,6 +112,7 @@ impl Shared {
             failed_logins: FailedLogins::default(),
             tickets,
             sm_key: ArcSwapOption::empty(),
+            speaks: AtomicU32::new(0),
             incarnation: Mutex::new(new_incarnation()),
             handles: AtomicU64::new(1),
             draining: AtomicBool::new(false),
@@ -127,6 +130,7 @@ impl Shared {
             draining: self.is_draining(),
             ..proto::Node::default()
         }
+        .speaking(env!("CARGO_PKG_VERSION"))
     }
 
     /// The same, with what proves it.

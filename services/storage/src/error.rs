@@ -27,6 +27,18 @@ pub enum OpenError {
         /// As written in the database.
         theirs: String,
     },
+    /// A later version has written to the database what this one does not know.
+    #[error(
+        "the database {url:?} is written in format {theirs}, and this program knows formats up to {ours}; nothing was changed: use the program of the later version, or restore a backup from before the upgrade (docs/operations.md, \"Upgrades\")"
+    )]
+    Format {
+        /// The URL, without its password.
+        url: String,
+        /// The newest format of this program.
+        ours: i64,
+        /// The format of the database.
+        theirs: i64,
+    },
     /// The database cannot be reached now: it is worth trying again.
     #[error("cannot reach the database {url:?}: {reason}; check that it runs")]
     Away {

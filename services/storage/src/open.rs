@@ -12,8 +12,9 @@ use crate::config::{StorageConfig, redacted};
 use crate::error::{Fault, OpenError, is_away};
 use crate::pool::{Lane, Pg};
 use crate::storage::{Backend, Inner, Storage};
+use crate::stores::format::FORMAT;
 use crate::stores::identity::ClusterIdentity;
-use crate::stores::{archive, identity};
+use crate::stores::{archive, format, identity};
 use crate::writer::Lite;
 use crate::{pool, writer};
 
@@ -66,6 +67,18 @@ impl Storage {
     }
 }
 
+/// Refuses a database that is written in a format which this program does not know.
+fn readable(config: &StorageConfig, format: Option<i64>) -> Result<(), OpenError> {
+    match format {
+        Some(theirs) if theirs > FORMAT => Err(OpenError::Format {
+            url: redacted(&config.url),
+            ours: FORMAT,
+            theirs,
+        }),
+        _ => Ok(()),
+    }
+}
+
 /// Refuses a database of another cluster, unless it is opened to be renamed.
 fn checked(
     config: &StorageConfig,
@@ -102,6 +115,8 @@ async fn open_postgres(config: &StorageConfig) -> Result<(Pg, ClusterIdentity), 
         .await
         .map_err(|_| away("no answer".to_owned()))?
         .map_err(connected)?;
+    let format = format::pg::read(&mut conn).await.map_err(connected)?;
+    readable(config, format)?;
     let migrator = tolerant(sqlx::migrate!("migrations/postgres"));
     // An advisory lock lets one replica migrate at a time.
     let migrated =
@@ -133,6 +148,12 @@ async fn open_sqlite(config: &StorageConfig) -> Result<(Lite, ClusterIdentity), 
         let reason = format!("{error}; the folder must exist and be writable");
         OpenError::Connect { url: url(), reason }
     })?;
+    let format = format::lite::read(&mut conn).await;
+    let format = format.map_err(|error| OpenError::Connect {
+        url: url(),
+        reason: error.to_string(),
+    })?;
+    readable(config, format)?;
     let migrator = tolerant(sqlx::migrate!("migrations/sqlite"));
     // SQLite has no lock for migrations: if another process does the same at this moment, one of
     // the two fails and finds the work done when it looks again.

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use futures_util::future::try_join_all;
@@ -18,9 +19,10 @@ use crate::health::health;
 use crate::pool::{Lane, Pg};
 use crate::stores::archive::{self, Fenced, Months, Rows};
 use crate::stores::identity::{ClusterIdentity, NewName};
+use crate::stores::versions::Member;
 use crate::stores::{
     account, identity, lease, lease_clock, maintain, offline, outcome, replica, secret, slots,
-    ticket_keys,
+    ticket_keys, versions,
 };
 use crate::writer::Lite;
 
@@ -224,6 +226,18 @@ impl Storage {
     /// of the cluster live.
     pub async fn rename_cluster(&self, name: &str) -> Result<ClusterIdentity, StoreError> {
         operate!(self, write Control, identity => rename, NewName(name.to_owned()))
+    }
+
+    /// Notes that this storage process lives, for `term` from now. Refused if it cannot work with a
+    /// process that lives, whose versions of the protocol between tiers it does not know; why, in words.
+    pub async fn register(&self, node: &proto::Node, term: Duration) -> Result<(), StoreError> {
+        let node = node.clone();
+        operate!(self, write Control, versions => register, Member { node, term })
+    }
+
+    /// This storage process ends.
+    pub async fn leave(&self, node: &proto::Node) -> Result<(), StoreError> {
+        operate!(self, write Control, versions => leave, node.clone())
     }
 
     /// Ends all leases: for a database with one user, whose earlier processes are all dead, so that

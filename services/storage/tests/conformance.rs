@@ -65,5 +65,7 @@ conformance! {
     replicas,
     secrets,
     slot_claims,
+    storage_processes,
     two_claimers,
+    versions,
 }

@@ -25,6 +25,48 @@ async fn a_database_in_memory_works_and_is_its_own() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_database_in_a_later_format_is_refused_and_left_as_it_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("later.db");
+    let url = format!("sqlite:{}", path.display());
+    open(&url).await.close().await;
+    let write = |format: i64| {
+        let path = path.clone();
+        async move {
+            let options = sqlx::sqlite::SqliteConnectOptions::new().filename(path);
+            let mut conn = sqlx::ConnectOptions::connect(&options).await.unwrap();
+            sqlx::query("UPDATE storage_format SET format = $1")
+                .bind(format)
+                .execute(&mut conn)
+                .await
+                .unwrap();
+            sqlx::Connection::close(conn).await.unwrap();
+        }
+    };
+    write(2).await;
+    let refused = Storage::open(StorageConfig::new(&url)).await;
+    let error = refused.map(drop).unwrap_err();
+    assert!(
+        matches!(
+            error,
+            OpenError::Format {
+                ours: 1,
+                theirs: 2,
+                ..
+            }
+        ),
+        "{error:?}"
+    );
+    let text = error.to_string();
+    assert!(
+        text.contains("format 2") && text.contains("up to 1"),
+        "{text}"
+    );
+    write(1).await;
+    open(&url).await.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_database_whose_file_is_deleted_takes_nothing_until_it_is_back() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("a.db");

@@ -70,7 +70,7 @@ pub(super) fn hello(name: &str) -> proto::Hello {
     proto::Hello {
         edge: Some(process(name, proto::NodeRole::Edge)),
         lanes: 1,
-        protocol: 1,
+        newest: 1,
         secret: SECRET.into(),
         ..Default::default()
     }
@@ -211,7 +211,7 @@ impl RouterAcceptor for Shared {
             return Err(error);
         }
         let welcome = proto::Welcome {
-            protocol: hello.protocol,
+            version: hello.newest,
             ..Default::default()
         };
         let body = proto::to_edge::Body::Welcome(welcome);
@@ -277,6 +277,7 @@ impl RouterAcceptor for Shared {
             redis: true,
             storage: false,
             slot_map: Some(map),
+            speaks: 1,
         })
     }
 }

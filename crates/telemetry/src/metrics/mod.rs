@@ -150,6 +150,10 @@ metrics! {
     lanes_closed: By<Lane, Counter>;
     /// Sockets given up because a silent client did not answer
     silent_sockets: Counter;
+    /// Version of the protocol between tiers that the cluster speaks, as this router knows it
+    protocol_version: Gauge;
+    /// Frames of a kind that this program does not know, which a later version sends; they were ignored
+    unknown_frames: By<Lane, Counter>;
     /// Limits that clients passed
     limits: By<Limit, Counter>;
     /// Whether the cluster can take the next fault (1) or not (0)

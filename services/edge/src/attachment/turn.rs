@@ -86,6 +86,7 @@ impl<H: Hands> Attachments<H> {
 
     fn take_frame(&self, hands: &H, route: &H::Route, frame: proto::ToEdge, turn: &mut Turn<H>) {
         let Some(body) = frame.body else {
+            hands.metrics().count(Count::UnknownFrame, 1);
             tracing::debug!(
                 router = hands.name(route),
                 "a frame of an unknown kind was ignored"

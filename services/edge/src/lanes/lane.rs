@@ -1,13 +1,14 @@
 //! One lane to one router: opened, watched and opened again until the router leaves the map.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use parking_lot::Mutex;
 use sestina_api::link::{EdgeSink, LinkError, RouterPort, RouterSink, Unsent};
 use sestina_proto as proto;
+use sestina_proto::versions::Range;
 use sestina_runtime::CancellationToken;
 use sestina_runtime::failpoint;
 use tokio::sync::Notify;
@@ -15,9 +16,6 @@ use tokio::sync::Notify;
 use crate::attachment::hands::Sent;
 use crate::metrics::{Count, Level};
 use crate::shared::Shared;
-
-/// The version of the frames that this edge speaks.
-pub(crate) const PROTOCOL: u32 = 1;
 
 /// The open connection of a lane. Each opening has a number, so that a session knows whether what
 /// it sent went into this opening or an earlier one.
@@ -44,6 +42,8 @@ pub(crate) struct LaneSet {
     pub(crate) port: Arc<dyn RouterPort>,
     pub(crate) lanes: Vec<Arc<Lane>>,
     stop: CancellationToken,
+    /// That it answers with a version which is not known here was told.
+    told: AtomicBool,
 }
 
 impl LaneSet {
@@ -56,6 +56,7 @@ impl LaneSet {
             router,
             port,
             stop: CancellationToken::new(),
+            told: AtomicBool::new(false),
         })
     }
 
@@ -257,13 +258,17 @@ impl EdgeSink for Receiver {
                 self.lane.end(self.attempt);
                 return;
             }
-            if welcome.protocol != PROTOCOL {
-                tracing::error!(
-                    router = %self.set.router.name,
-                    theirs = welcome.protocol,
-                    ours = PROTOCOL,
-                    "router speaks another lane protocol; upgrade one of the two"
-                );
+            // It chooses among those that Hello has told.
+            if !Range::ours().has(welcome.version) {
+                if !self.set.told.swap(true, Ordering::AcqRel) {
+                    tracing::error!(
+                        router = %self.set.router.name,
+                        theirs = welcome.version,
+                        ours = %Range::ours(),
+                        "a router chose a version of the protocol between tiers that this edge does \
+                         not speak; upgrade one of the two"
+                    );
+                }
                 self.lane.end(self.attempt);
                 return;
             }
@@ -370,12 +375,14 @@ async fn open(
         shared: Arc::clone(shared),
     });
     let me = shared.holder();
+    let Range { oldest, newest } = Range::ours();
     let hello = proto::Hello {
         edge: Some(me.node),
         secret: me.secret.to_wire(),
         lane: lane.index,
         lanes: set.lanes.len() as u32,
-        protocol: PROTOCOL,
+        newest,
+        oldest,
         config_hash: shared.config.config_hash,
         to: set.router.incarnation,
     };

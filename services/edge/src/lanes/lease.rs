@@ -4,6 +4,7 @@
 //! to does not.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use sestina_api::identity::Holder;
@@ -134,7 +135,7 @@ async fn renew(shared: &Arc<Shared>, favourite: &mut Option<Arc<dyn RouterPort>>
         let reply = match reply {
             Ok(Ok(reply)) => reply,
             Ok(Err(error)) => {
-                log_failure(&error);
+                shared.not_renewed(&error);
                 continue;
             }
             Err(_) => continue,
@@ -170,6 +171,8 @@ fn renewed(
     if !shared.extend_lease(before) {
         return;
     }
+    shared.lease.refusal.lock().clear();
+    shared.note_speaks(reply.speaks);
     let redis = if reply.redis {
         Count::RedisRenewed
     } else {
@@ -191,6 +194,30 @@ fn renewed(
     *favourite = Some(port);
 }
 
-fn log_failure(error: &LinkError) {
-    tracing::debug!(%error, "the lease was not renewed there");
+impl Shared {
+    /// A router did not renew the lease. One that refuses says why, which stands for readiness too; it is
+    /// told once, for as long as it stays the same.
+    fn not_renewed(&self, error: &LinkError) {
+        tracing::debug!(%error, "the lease was not renewed there");
+        let LinkError::Refused { .. } = error else {
+            return;
+        };
+        let (text, mut refusal) = (error.to_string(), self.lease.refusal.lock());
+        if *refusal != text {
+            tracing::warn!(%error, "a router refuses this edge");
+            *refusal = text;
+        }
+    }
+
+    /// The version of the protocol between tiers that the cluster speaks, as a router says.
+    fn note_speaks(&self, version: u32) {
+        let before = self.speaks.swap(version, Ordering::AcqRel);
+        if before != version {
+            tracing::info!(
+                before,
+                version,
+                "the cluster speaks another version between its tiers"
+            );
+        }
+    }
 }

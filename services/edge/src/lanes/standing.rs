@@ -63,6 +63,8 @@ pub(crate) struct Lease {
     lapsing: AtomicBool,
     /// An incarnation whose lease ran out, and that holds nothing any more.
     pub(super) over: Mutex<Option<Holder>>,
+    /// Why a router did not renew it; empty: none has refused since it was renewed.
+    pub(crate) refusal: Mutex<String>,
     health: LeaseHealth,
 }
 
@@ -80,6 +82,7 @@ impl Lease {
             paused: AtomicBool::new(false),
             lapsing: AtomicBool::new(false),
             over: Mutex::default(),
+            refusal: Mutex::default(),
             health: LeaseHealth::new(serves, pressure, move |sample| {
                 time(Timing::LeaseLate, sample.late);
                 time(Timing::LeaseRenewed, sample.took);

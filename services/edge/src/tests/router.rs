@@ -302,7 +302,7 @@ impl RouterPort for Port {
             .insert((name, hello.lane), Arc::clone(&edge));
         let welcome = proto::Welcome {
             router: Some(router.node.clone()),
-            protocol: hello.protocol,
+            version: hello.newest,
             sm_key: SM_KEY.to_vec().into(),
             workers: 1,
         };
@@ -370,6 +370,7 @@ impl RouterPort for Port {
             storage: false,
             slot_map: (map.version > request.known.unwrap_or_default().version)
                 .then(|| map.clone()),
+            speaks: 1,
         })
     }
 }

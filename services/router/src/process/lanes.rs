@@ -12,6 +12,7 @@ use sestina_api::peer::PeerSink;
 use sestina_cluster::slot_map::newer;
 use sestina_proto as proto;
 use sestina_proto::peer_frame::Body as PeerBody;
+use sestina_proto::versions::Range;
 use sestina_runtime::guard;
 use sestina_telemetry::Lane;
 
@@ -21,9 +22,6 @@ use super::worker_task::now_us;
 use crate::worker::core::{LaneRef, PeerRef};
 use crate::worker::input::{Command, Input};
 use crate::worker::passage::{edge_entering, edge_refused, entering, leaving};
-
-/// Version of the protocol between tiers that this build speaks.
-pub(crate) const PROTOCOL: u32 = 1;
 
 pub(super) struct Acceptor {
     pub(super) shared: Arc<Shared>,
@@ -179,14 +177,8 @@ impl Shared {
         })
     }
 
-    fn check(&self, who: &proto::Node, protocol: u32, hash: u64) -> Result<(), LinkError> {
-        if protocol != PROTOCOL {
-            let reason = format!("protocol {protocol}, this router speaks {PROTOCOL}");
-            return Err(LinkError::Refused {
-                peer: self.node.name.clone(),
-                reason,
-            });
-        }
+    /// Notes whether the process at the other end of a lane is configured like this one.
+    fn compare(&self, who: &proto::Node, hash: u64) {
         let differs = hash != self.config.config_hash;
         if differs {
             tracing::warn!(
@@ -195,7 +187,6 @@ impl Shared {
             );
         }
         self.note_mismatch(who.incarnation, differs);
-        Ok(())
     }
 
     /// Notes whether a process is configured otherwise than this one. One that is gone is not.
@@ -269,7 +260,8 @@ impl RouterAcceptor for Acceptor {
         let shared = &self.shared;
         let node = hello.edge.unwrap_or_default();
         shared.is_meant(hello.to)?;
-        shared.check(&node, hello.protocol, hello.config_hash)?;
+        let version = shared.lane_version(&node, Range::told(hello.oldest, hello.newest))?;
+        shared.compare(&node, hello.config_hash);
         let lane_ref = LaneRef {
             edge: node.incarnation,
             lane: hello.lane,
@@ -278,7 +270,7 @@ impl RouterAcceptor for Acceptor {
         let workers = shared.mailboxes.len();
         let welcome = proto::Welcome {
             router: Some(shared.node.clone()),
-            protocol: PROTOCOL,
+            version,
             sm_key: shared.config.sm_key.clone().into(),
             workers,
         };
@@ -322,7 +314,8 @@ impl RouterAcceptor for Acceptor {
         let node = hello.router.unwrap_or_default();
         self.shared.is_meant(hello.to)?;
         self.shared
-            .check(&node, hello.protocol, hello.config_hash)?;
+            .lane_version(&node, Range::told(hello.oldest, hello.newest))?;
+        self.shared.compare(&node, hello.config_hash);
         self.shared.metrics.lanes[Lane::Peer].inc();
         self.shared.metrics.lanes_opened[Lane::Peer].inc();
         Ok(Arc::new(FromPeer {
@@ -361,9 +354,10 @@ impl RouterAcceptor for Acceptor {
             return Ok(proto::RenewLeaseReply {
                 redis,
                 storage,
-                slot_map: None,
+                ..proto::RenewLeaseReply::default()
             });
         }
+        self.shared.admits(&holder.node)?;
         if self.shared.is_stranger(&holder).await {
             return Err(self.wrong_secret(&holder));
         }
@@ -371,8 +365,9 @@ impl RouterAcceptor for Acceptor {
             renew(&*ports.shadow_leases, &holder, ttl),
             renew(&*ports.storage_leases, &holder, ttl)
         );
-        for refused in [redis, storage] {
+        for refused in [&redis, &storage] {
             match refused {
+                Some(Renewal::Refused(why)) => return Err(self.refusal(why)),
                 Some(Renewal::Lost) => {
                     return Err(
                         self.refusal("the lease was ended; start over with a new incarnation")
@@ -400,6 +395,7 @@ impl RouterAcceptor for Acceptor {
             redis: redis.is_some(),
             storage: storage.is_some(),
             slot_map,
+            speaks: self.shared.speaks(),
         })
     }
 }

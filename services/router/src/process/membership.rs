@@ -150,6 +150,7 @@ pub(super) async fn refresh(shared: &Shared) -> bool {
     let Some((now, complete)) = ask(shared).await else {
         return false;
     };
+    shared.note_versions(&now, complete);
     let mut gone = Vec::new();
     let mut changed = false;
     {

@@ -6,6 +6,7 @@
 //! - [`lanes`]: lanes that edges and routers open here; [`peers`]: lanes that this router opens
 //! - [`membership`]: who is alive; [`reach`]: which process reaches which; [`table`]: which slots come and go, and the planner;
 //!   [`timeline`]: what is held is asserted after the database has lost commits
+//! - [`versions`]: which versions of the protocol between tiers they speak
 //! - [`admission`]: whether a process is the incarnation that it says it is
 //! - [`accounts`]: credentials for edges; [`tickets`]: their keys of TLS tickets
 //! - [`control`]: what administrators ask
@@ -23,6 +24,7 @@ mod releases;
 mod table;
 mod tickets;
 mod timeline;
+mod versions;
 mod worker_task;
 
 use std::collections::{HashMap, HashSet};
@@ -147,6 +149,7 @@ pub(crate) struct Shared {
     pub(crate) instances: AtomicU64,
     /// Processes with other hosts or modules than this one, by incarnation.
     mismatches: Mutex<HashSet<u64>>,
+    versions: versions::Versions,
 }
 
 impl Router {
@@ -226,6 +229,7 @@ impl Router {
             releases: releases::Releases::default(),
             instances: AtomicU64::new(1),
             mismatches: Mutex::default(),
+            versions: versions::Versions::default(),
         });
         let router_metrics = Arc::new(Metrics::new(metrics));
         for (index, receiver) in receivers.into_iter().enumerate() {
@@ -281,6 +285,11 @@ impl Router {
     /// Whether it holds its lease (and so may own slots).
     pub fn is_ready(&self) -> bool {
         self.shared.lease.serving()
+    }
+
+    /// The version of the protocol between tiers that the cluster speaks, as this process knows it.
+    pub fn speaks(&self) -> u32 {
+        self.shared.speaks()
     }
 
     /// The slot table as this process knows it.

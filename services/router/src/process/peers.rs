@@ -7,13 +7,13 @@ use std::time::Duration;
 use sestina_api::link::Unsent;
 use sestina_api::peer::PeerSink;
 use sestina_proto as proto;
+use sestina_proto::versions::Range;
 use sestina_runtime::backoff::Backoff;
 use sestina_telemetry::Lane;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use super::Shared;
-use super::lanes::PROTOCOL;
 use crate::worker::core::PeerRef;
 use crate::worker::input::Input;
 
@@ -76,11 +76,13 @@ async fn keep(shared: Arc<Shared>, node: proto::Node, stop: CancellationToken) {
     let mut backoff = Backoff::new(Duration::from_millis(20), Duration::from_millis(500));
     let port = shared.peers.connect(&node);
     while !stop.is_cancelled() {
+        let Range { oldest, newest } = Range::ours();
         let hello = proto::PeerHello {
             router: Some(shared.node.clone()),
             lane: 0,
             lanes: 1,
-            protocol: PROTOCOL,
+            newest,
+            oldest,
             config_hash: shared.config.config_hash,
             to: node.incarnation,
             secret: shared.ports.me.secret.to_wire(),

@@ -13,15 +13,30 @@ use sestina_proto as proto;
 use sestina_runtime::guard;
 
 use super::checked;
+use super::versions::number;
 use crate::dialect::dialects;
 use crate::error::Fault;
 
-/// A row of the table: name, incarnation, role, address, draining, expires_ms, ended, timeline.
-pub(crate) type LeaseRow = (String, i64, i64, String, bool, i64, bool, i64);
+/// A row of the table: name, incarnation, role, address, draining, expires_ms, ended, timeline, oldest,
+/// newest, program.
+pub(crate) type LeaseRow = (
+    String,
+    i64,
+    i64,
+    String,
+    bool,
+    i64,
+    bool,
+    i64,
+    i64,
+    i64,
+    String,
+);
 
 /// What the row says at `now`.
 pub(crate) fn to_lease(row: LeaseRow, now: i64) -> proto::Lease {
-    let (name, incarnation, role, address, draining, expires_ms, ended, timeline) = row;
+    let (oldest, newest, program) = (number(row.8), number(row.9), row.10.clone());
+    let (name, incarnation, role, address, draining, expires_ms, ended, timeline, ..) = row;
     let remaining = if ended {
         0
     } else {
@@ -37,6 +52,9 @@ pub(crate) fn to_lease(row: LeaseRow, now: i64) -> proto::Lease {
             timeline: timeline as u64,
             ..proto::Position::default()
         }),
+        oldest,
+        newest,
+        program,
         ..proto::Node::default()
     };
     proto::Lease {
@@ -71,6 +89,7 @@ pub(crate) fn wrong_secret(name: &str) -> StoreError {
 
 dialects! {
     with crate::stores::slots::history as history;
+    with crate::stores::versions as versions;
     items:
 
     /// Takes or renews a lease. The clock is read before the row is waited for, so the lease may
@@ -88,11 +107,18 @@ dialects! {
         {
             history::begin(conn, &node.name, installed, request.ttl_ms).await?;
         }
-        let expires_ms = now_ms(conn).await? + i64::from(request.ttl_ms);
+        let now = now_ms(conn).await?;
+        if let Some(error) = versions::conflict(conn, node, now).await?
+            && !holds(conn, node, now).await?
+        {
+            let refused = error.to_string();
+            return Ok(proto::LeaseRenewReply { lost: true, wrong_secret: false, refused });
+        }
+        let expires_ms = now + i64::from(request.ttl_ms);
         let done = sqlx::query(
             "INSERT INTO lease (name, incarnation, role, address, draining, expires_ms, ended,
-                 proof, timeline, ttl_ms)
-             VALUES ($1, $2, $3, $4, $5, $6, FALSE, $7, $9, $10)
+                 proof, timeline, ttl_ms, oldest, newest, program)
+             VALUES ($1, $2, $3, $4, $5, $6, FALSE, $7, $9, $10, $11, $12, $13)
              ON CONFLICT (name, incarnation) DO UPDATE SET role = excluded.role,
                  address = excluded.address, draining = excluded.draining,
                  expires_ms = excluded.expires_ms, proof = excluded.proof,
@@ -111,11 +137,32 @@ dialects! {
         .bind(!guard!("incarnation-secret"))
         .bind(installed.timeline as i64)
         .bind(i64::from(request.ttl_ms))
+        .bind(i64::from(node.versions().oldest))
+        .bind(i64::from(node.versions().newest))
+        .bind(&node.program)
         .execute(&mut *conn)
         .await?;
         let lost = done.rows_affected() == 0;
         let wrong_secret = lost && !speaks(conn, &node.name, node.incarnation, &proof).await?;
-        Ok(proto::LeaseRenewReply { lost: lost && !wrong_secret, wrong_secret })
+        Ok(proto::LeaseRenewReply {
+            lost: lost && !wrong_secret,
+            wrong_secret,
+            refused: String::new(),
+        })
+    }
+
+    /// Whether this incarnation has a lease now.
+    async fn holds(conn: &mut Conn, node: &proto::Node, now: i64) -> Result<bool, Fault> {
+        let held: Option<bool> = sqlx::query_scalar(
+            "SELECT ended FROM lease
+             WHERE name = $1 AND incarnation = $2 AND NOT ended AND expires_ms > $3",
+        )
+        .bind(&node.name)
+        .bind(node.incarnation as i64)
+        .bind(now)
+        .fetch_optional(conn)
+        .await?;
+        Ok(held.is_some())
     }
 
     /// Whether a secret with this hash speaks for the incarnation: one that has left none yet is
@@ -271,13 +318,15 @@ dialects! {
     ) -> Result<proto::LeaseListReply, Fault> {
         let (rows, now) = rows(conn).await?;
         let leases = rows.into_iter().map(|row| to_lease(row, now)).collect();
-        Ok(proto::LeaseListReply { leases })
+        let storages = versions::storages(conn, now).await?;
+        Ok(proto::LeaseListReply { leases, storages })
     }
 
     /// All rows, and the time to judge them by.
     pub(crate) async fn rows(conn: &mut Conn) -> Result<(Vec<LeaseRow>, i64), Fault> {
         let rows = sqlx::query_as(
-            "SELECT name, incarnation, role, address, draining, expires_ms, ended, timeline
+            "SELECT name, incarnation, role, address, draining, expires_ms, ended, timeline,
+                 oldest, newest, program
              FROM lease ORDER BY name, incarnation",
         )
         .fetch_all(&mut *conn)

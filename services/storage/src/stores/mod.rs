@@ -6,6 +6,8 @@
 //! - `outcome`: outcomes of IQ sets
 //! - `replica`: sessions and rooms of a process that was stopped
 //! - `lease`, `slots`, `secret`, `ticket_keys`: what the cluster shares; `identity`: which cluster it is
+//! - `versions`: which versions of the protocol between tiers the processes speak; `format`: in which
+//!   format the database is written
 //! - `maintain`: pruning
 //! - `check`: what all requests must satisfy
 //! - `page`: pages that are bounded in bytes
@@ -13,6 +15,7 @@
 pub(crate) mod account;
 pub(crate) mod archive;
 pub(crate) mod check;
+pub(crate) mod format;
 pub(crate) mod identity;
 pub(crate) mod lease;
 pub(crate) mod lease_clock;
@@ -24,6 +27,7 @@ pub(crate) mod replica;
 pub(crate) mod secret;
 pub(crate) mod slots;
 pub(crate) mod ticket_keys;
+pub(crate) mod versions;
 
 pub(crate) use check::{checked, host_of, instant, key_bytes, key_of, number, stanza_bytes};
 pub(crate) use page::fits;

@@ -8,6 +8,7 @@ mod leases;
 mod replicas;
 mod timelines;
 mod users;
+mod versions;
 
 pub(crate) use archives::*;
 pub(crate) use cluster::*;
@@ -15,3 +16,4 @@ pub(crate) use leases::*;
 pub(crate) use replicas::*;
 pub(crate) use timelines::*;
 pub(crate) use users::*;
+pub(crate) use versions::*;

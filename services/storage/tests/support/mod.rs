@@ -24,6 +24,7 @@ pub(crate) fn node(name: &str, incarnation: u64) -> proto::Node {
         draining: false,
         ..proto::Node::default()
     }
+    .speaking("0")
 }
 
 /// A first claim of a slot nobody owns.

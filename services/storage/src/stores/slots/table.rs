@@ -201,6 +201,9 @@ mod tests {
                 expires,
                 false,
                 0,
+                1,
+                1,
+                String::new(),
             )
         };
         let leases = vec![

@@ -1,0 +1,130 @@
+//! The version of the protocol between tiers that the cluster speaks: the highest that all its
+//! processes know.
+//!
+//! What a later version brought, and what is read by others than the other end of a lane, is done only
+//! while the cluster speaks that version. The number falls at once when a process of an older version
+//! comes, and rises only some time after the last of them is gone: one that is not heard of for a moment
+//! is not gone.
+
+use std::time::{Duration, Instant};
+
+use sestina_proto as proto;
+use sestina_proto::versions::Range;
+
+/// So long no older process is heard of before the number rises: longer than a lease.
+pub const RISE: Duration = Duration::from_secs(6);
+
+/// What the cluster speaks, as one process knows it.
+#[derive(Debug)]
+pub struct Speaks {
+    ours: Range,
+    version: u32,
+    /// Since when all that were heard of speak a later one.
+    rising: Option<Instant>,
+}
+
+impl Default for Speaks {
+    fn default() -> Speaks {
+        Speaks::new(Range::ours())
+    }
+}
+
+impl Speaks {
+    /// For a process that speaks these versions. Until it has heard of the others, it says that the
+    /// cluster speaks the oldest of them: a process that does not know that one cannot be in it.
+    pub fn new(ours: Range) -> Speaks {
+        Speaks {
+            ours,
+            version: ours.oldest,
+            rising: None,
+        }
+    }
+
+    /// The version.
+    pub fn version(&self) -> u32 {
+        self.version
+    }
+
+    /// Takes the processes that live. `complete`: both authorities have said so. Returns the version if it
+    /// has changed.
+    pub fn note<'a>(
+        &mut self,
+        live: impl IntoIterator<Item = &'a proto::Node>,
+        complete: bool,
+        now: Instant,
+    ) -> Option<u32> {
+        let newest = live.into_iter().map(|node| node.versions().newest);
+        let all = newest
+            .fold(self.ours.newest, u32::min)
+            .max(self.ours.oldest);
+        if all <= self.version {
+            self.rising = None;
+        } else if !complete {
+            // Those that were not heard of may be older.
+            self.rising = None;
+            return None;
+        } else if now.duration_since(*self.rising.get_or_insert(now)) < RISE {
+            return None;
+        }
+        let changed = all != self.version;
+        self.version = all;
+        self.rising = None;
+        changed.then_some(all)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn node(newest: u32) -> proto::Node {
+        proto::Node {
+            oldest: 1,
+            newest,
+            ..proto::Node::default()
+        }
+    }
+
+    fn speaks() -> Speaks {
+        Speaks::new(Range {
+            oldest: 1,
+            newest: 2,
+        })
+    }
+
+    #[test]
+    fn the_cluster_speaks_a_later_version_some_time_after_the_last_older_process_is_gone() {
+        let (mut speaks, start) = (speaks(), Instant::now());
+        assert_eq!(speaks.version(), 1);
+        assert_eq!(speaks.note(&[node(2), node(1)], true, start), None);
+        let gone = start + RISE;
+        assert_eq!(speaks.note(&[node(2), node(2)], true, gone), None);
+        assert_eq!(speaks.note(&[node(2)], true, gone + RISE / 2), None);
+        assert_eq!(speaks.note(&[node(2)], true, gone + RISE), Some(2));
+        assert_eq!(speaks.note(&[node(3)], true, gone + RISE), None);
+        assert_eq!(speaks.version(), 2, "what this process does not know");
+    }
+
+    #[test]
+    fn an_older_process_lowers_the_version_at_once() {
+        let (mut speaks, start) = (speaks(), Instant::now());
+        speaks.note(&[node(2)], true, start);
+        speaks.note(&[node(2)], true, start + RISE);
+        assert_eq!(speaks.version(), 2);
+        assert_eq!(speaks.note(&[node(1)], false, start + RISE), Some(1));
+    }
+
+    #[test]
+    fn a_list_that_may_lack_processes_raises_nothing() {
+        let (mut speaks, start) = (speaks(), Instant::now());
+        assert_eq!(speaks.note(&[node(2)], false, start), None);
+        assert_eq!(speaks.note(&[node(2)], true, start + RISE), None);
+        assert_eq!(speaks.note(&[node(2)], false, start + RISE), None);
+        assert_eq!(
+            speaks.note(&[node(2)], true, start + 2 * RISE),
+            None,
+            "the time begins anew"
+        );
+        assert_eq!(speaks.note(&[node(2)], true, start + 3 * RISE), Some(2));
+    }
+}
