@@ -26,7 +26,7 @@ use tokio::task::AbortHandle;
 use tokio::time::{sleep, timeout};
 
 use crate::config::{RedisConfig, RedisConfigError, RedisMode};
-use crate::{sentinel, tls};
+use crate::{format, sentinel, tls};
 
 /// So many commands may wait for the socket; more wait for their turn, within their time limit.
 const PIPELINE: usize = 1024;
@@ -113,7 +113,8 @@ impl Link {
     ) -> Result<Link, RedisConfigError> {
         let target = Target::new(config)?;
         let state = Arc::new(watch::Sender::new(State::Connecting));
-        let task = tokio::spawn(keep_connected(name, target, state.clone())).abort_handle();
+        let key = format!("{}{}", config.prefix, format::KEY);
+        let task = tokio::spawn(keep_connected(name, target, key, state.clone())).abort_handle();
         Ok(Link {
             state,
             failures: AtomicU32::new(0),
@@ -296,13 +297,18 @@ fn breaks(error: &RedisError) -> bool {
     }
 }
 
-async fn keep_connected(name: &'static str, target: Target, state: Arc<watch::Sender<State>>) {
+async fn keep_connected(
+    name: &'static str,
+    target: Target,
+    format_key: String,
+    state: Arc<watch::Sender<State>>,
+) {
     let mut watching = state.subscribe();
     let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_millis(500));
     let mut generation = 0;
     let mut down = false;
     loop {
-        let attempt = timeout(target.limit, target.connect()).await;
+        let attempt = timeout(target.limit, target.usable(&format_key)).await;
         let why = match attempt {
             Ok(Ok(connection)) => {
                 generation += 1;
@@ -400,6 +406,16 @@ impl Target {
             limit,
             settings,
         })
+    }
+
+    /// A connection to a server whose state this program can read.
+    async fn usable(&self, format_key: &str) -> Result<Connection, String> {
+        let mut connection = self.connect().await?;
+        match &mut connection {
+            Connection::One(one) => format::check(one, format_key).await?,
+            Connection::Cluster(cluster) => format::check(cluster, format_key).await?,
+        }
+        Ok(connection)
     }
 
     async fn connect(&self) -> Result<Connection, String> {

@@ -5,11 +5,13 @@
 //! - [`leases`]: [`RedisLeases`], Redis as a lease authority
 //! - [`memory`]: both in memory, for one process and for tests
 //! - `connection`: connects lazily and again, for one server, Sentinel and Redis Cluster
+//! - `format`: in which format the state in Redis is written
 //! - `tls`: certificates, and advice about refused ones
 //! - `scripts`: the Lua scripts; each touches keys of one hash tag only
 
 pub mod config;
 mod connection;
+mod format;
 pub mod leases;
 pub mod memory;
 mod scripts;

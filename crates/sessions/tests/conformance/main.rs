@@ -70,6 +70,56 @@ async fn a_lease_lasts_no_longer_than_its_term_when_the_clock_is_set_back() {
     assert_eq!(fresh(&leases).await, [alive.node]);
 }
 
+/// What a later version has written is neither read nor changed, and the refusal says why.
+#[tokio::test(flavor = "multi_thread")]
+async fn state_in_a_later_format_is_refused_by_name() {
+    let redis = Redis::start().unwrap();
+    let config = RedisConfig {
+        prefix: "later:".to_owned(),
+        ..RedisConfig::single(redis.url())
+    };
+    let write = |format: &str| {
+        let key = "later:{lease}:format";
+        sestina_testkit::command(redis.port(), &["SET", key, format]).unwrap()
+    };
+    write("2");
+    let (leases, shadow) = (
+        RedisLeases::connect(&config).unwrap(),
+        RedisShadow::connect(&config).unwrap(),
+    );
+    let me = held(&node("router-0", 1));
+    let refused = leases.renew(&me, TTL).await.unwrap_err().to_string();
+    assert!(
+        refused.contains("in format 2") && refused.contains("up to 1"),
+        "{refused}"
+    );
+    let written = put(&shadow, 7, at(1, 1), replace("x", &[])).await;
+    assert!(
+        matches!(&written, Err(ShadowError::Away(why)) if why.contains("in format 2")),
+        "{written:?}"
+    );
+    // The state is put back: it is used without a restart.
+    write("1");
+    let began = Instant::now();
+    while leases.renew(&me, TTL).await != Ok(Renewal::Renewed) {
+        assert!(began.elapsed() < Duration::from_secs(20), "never used");
+        sleep(Duration::from_millis(20)).await;
+    }
+    let key = "fresh:{lease}:format";
+    let config = RedisConfig {
+        prefix: "fresh:".to_owned(),
+        ..config
+    };
+    let leases = RedisLeases::connect(&config).unwrap();
+    assert_eq!(leases.renew(&me, TTL).await, Ok(Renewal::Renewed));
+    let noted = sestina_testkit::command(redis.port(), &["GET", key]).unwrap();
+    assert_eq!(
+        format!("{noted:?}"),
+        "Bulk(Some([49]))",
+        "the format in use"
+    );
+}
+
 /// What two clusters keep in one Redis are two things.
 #[tokio::test(flavor = "multi_thread")]
 async fn two_clusters_on_one_redis_do_not_touch_each_other() {
