@@ -26,10 +26,21 @@ impl From<Stanza> for crate::Stanza {
     }
 }
 
+impl crate::Stanza {
+    /// Whether its kind is one that this version knows.
+    pub fn is_known(&self) -> bool {
+        StanzaKind::try_from(self.kind).is_ok()
+    }
+}
+
 impl From<crate::Stanza> for Stanza {
-    /// A kind this version does not know becomes a message without payload only if the peer is
-    /// broken; lanes refuse unknown protocol versions before.
-    fn from(s: crate::Stanza) -> Stanza {
+    /// A kind that this version does not know becomes a message with nothing in it; where an answer is
+    /// expected, it is refused before (see [`crate::Stanza::is_known`]).
+    fn from(mut s: crate::Stanza) -> Stanza {
+        if !s.is_known() {
+            s.payload.clear();
+            s.index.clear();
+        }
         Stanza {
             kind: match s.kind() {
                 StanzaKind::Presence => Kind::Presence,
@@ -46,5 +57,30 @@ impl From<crate::Stanza> for Stanza {
             payload: s.payload,
             index: s.index,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stanza_of_an_unknown_kind_has_nothing_in_it() {
+        let later = crate::Stanza {
+            kind: 77,
+            id: "1".to_owned(),
+            payload: "<body>not a message</body>".into(),
+            index: vec![0, 26, 1, 4, 0, 0],
+            ..crate::Stanza::default()
+        };
+        assert!(!later.is_known());
+        let stanza = Stanza::from(later);
+        assert_eq!((stanza.kind, stanza.id.as_str()), (Kind::Message, "1"));
+        assert!(stanza.payload.is_empty() && stanza.index.is_empty());
+        let known = crate::Stanza {
+            kind: StanzaKind::Iq.into(),
+            ..crate::Stanza::default()
+        };
+        assert!(known.is_known());
     }
 }

@@ -107,3 +107,25 @@ fn list() -> Failpoints {
         points: points.collect(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    /// A later version's administrator, or router, asks for what this one does not know.
+    #[tokio::test]
+    async fn unknown_commands_and_arguments_are_refused_by_name() {
+        let ready: Ready = Arc::new(|| Ok(()));
+        let node = NodeAdmin::new(&Config::default(), "edge", ready, Box::new(|| 1));
+        let error = node.call("edge.paint", "").await.unwrap_err();
+        assert_eq!(error.code, "unknown-command");
+        assert!(error.text.contains("edge.paint"), "{error:?}");
+        let error = node
+            .call("failpoint.disarm", r#"{"name":"edge.acked","after":1}"#)
+            .await
+            .unwrap_err();
+        assert_eq!(error.code, "invalid-arguments");
+        assert!(error.text.contains("after"), "{error:?}");
+    }
+}

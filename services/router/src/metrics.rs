@@ -43,6 +43,11 @@ impl Metrics {
         self.stanza(proto::StanzaKind::Message, Outcome::Stored);
     }
 
+    /// A frame, or a stanza, of a kind that this program does not know.
+    pub(crate) fn unknown_frame(&self, lane: telemetry::Lane) {
+        self.all.unknown_frames[lane].inc();
+    }
+
     pub(crate) fn bound(&self) {
         self.all.owned_sessions.inc();
     }

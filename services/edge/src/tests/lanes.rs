@@ -138,3 +138,32 @@ async fn what_a_full_lane_refuses_follows_in_order_and_before_the_end() {
     let (_, _, close) = next_frame!(router, Close);
     assert!(close.clean);
 }
+
+/// A later version sends what this one does not know.
+#[tokio::test]
+async fn a_frame_of_an_unknown_kind_is_ignored_and_what_is_around_it_is_taken() {
+    let rig = Rig::new(1).await;
+    let mut bound = rig.managed(SECURE).await;
+    let bodies = vec![
+        Some(bound.delivery(1, "before")),
+        None,
+        Some(bound.delivery(2, "behind")),
+    ];
+    bound
+        .router
+        .frames("edge1", bound.slot, bound.epoch, bodies);
+    let heard = bound.client.until("behind").await;
+    assert!(heard.contains("before"), "{heard}");
+    // Neither an old epoch nor a slot that does not exist makes it anything else.
+    for (slot, epoch) in [(bound.slot, 0), (u16::MAX - 3, 1)] {
+        bound.router.frames("edge1", slot, epoch, vec![None]);
+    }
+    let last = bound.router.last_seq();
+    until("each batch is acknowledged", || {
+        bound.router.lane_acked.load(Relaxed) == last
+    })
+    .await;
+    assert_eq!(rig.tally.get(Count::UnknownFrame), 3);
+    assert_eq!(*bound.router.refused.lock(), [], "it was refused");
+    assert_eq!(rig.tally.get(Count::LaneLost), 0);
+}

@@ -186,11 +186,16 @@ impl Router {
 
     /// Sends frames in one batch.
     pub(super) fn batch(&self, edge: &str, slot: u16, epoch: u64, bodies: Vec<ToEdge>) {
+        self.frames(edge, slot, epoch, bodies.into_iter().map(Some).collect());
+    }
+
+    /// Sends frames in one batch; none: of a kind that no version has.
+    pub(super) fn frames(&self, edge: &str, slot: u16, epoch: u64, bodies: Vec<Option<ToEdge>>) {
         let lane = self.lanes.lock()[&(edge.to_owned(), u32::from(slot % 4))].clone();
         let frame = |body| proto::ToEdge {
             slot: slot.into(),
             epoch,
-            body: Some(body),
+            body,
         };
         lane.deliver(proto::ToEdgeBatch {
             worker: 0,

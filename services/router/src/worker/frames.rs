@@ -5,6 +5,7 @@ use sestina_proto as proto;
 use sestina_proto::peer_frame::Body as PeerBody;
 use sestina_proto::to_edge::Body as EdgeBody;
 use sestina_proto::to_router::Body as RouterBody;
+use sestina_telemetry::Lane;
 
 use super::core::{Core, LaneRef, PeerRef};
 use super::lanes::InFlight;
@@ -16,7 +17,10 @@ use super::turn::Worker;
 impl Worker {
     pub(super) fn edge_frame(&mut self, lane: LaneRef, frame: proto::ToRouter) {
         let number = u16::try_from(frame.slot).unwrap_or(u16::MAX);
-        let Some(body) = frame.body else { return };
+        let Some(body) = frame.body else {
+            // A later version sends it, and waits for no answer.
+            return self.core.metrics.unknown_frame(Lane::EdgeRouter);
+        };
         if let RouterBody::LaneAck(ack) = body {
             return self.lane_ack(lane, &ack);
         }
@@ -213,8 +217,10 @@ impl Worker {
                     slot.room_checked(core, &checked);
                 }
             }
-            // The process, not a worker, handles the rest; unknown kinds of a newer peer are ignored.
-            Some(PeerBody::Hello(_) | PeerBody::SlotMap(_) | PeerBody::HandOver(_)) | None => {}
+            // The process, not a worker, handles the rest.
+            Some(PeerBody::Hello(_) | PeerBody::SlotMap(_) | PeerBody::HandOver(_)) => {}
+            // A later version sends it, and waits for no answer.
+            None => core.metrics.unknown_frame(Lane::Peer),
         }
     }
 
@@ -246,3 +252,7 @@ fn redirect(core: &mut Core, lane: LaneRef, slot: u16, epoch: u64, body: &Router
     let known = core.known_epoch(slot).max(epoch);
     core.send_edge(lane, slot, known, body);
 }
+
+#[cfg(test)]
+#[path = "unknown_tests.rs"]
+mod unknown;

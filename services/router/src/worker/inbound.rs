@@ -3,6 +3,7 @@
 use sestina_proto as proto;
 use sestina_proto::to_edge::Body;
 use sestina_runtime::{failpoint, guard};
+use sestina_telemetry::Lane;
 use sestina_xmpp::stanza::Stanza;
 use sestina_xmpp::stanza::error::Condition;
 
@@ -141,8 +142,14 @@ impl Slot {
         failpoint!("router.accepted");
         if let Some(stanza) = inbound.stanza {
             core.metrics.stanza_in(stanza.kind());
+            let known = stanza.is_known();
             let stanza = Stanza::from(stanza);
-            if inbound.refused.is_empty() {
+            if !known {
+                // A later version has read it; it is numbered and answered all the same.
+                core.metrics.unknown_frame(Lane::EdgeRouter);
+                let error = stanza.error_reply(Condition::FeatureNotImplemented, None);
+                self.reply_to(core, id, n, error, work);
+            } else if inbound.refused.is_empty() {
                 self.route_from_session(core, id, n, stanza, work);
             } else if !stanza.is_error() {
                 // The edge saw what is wrong with it; the answer is numbered here like all others.

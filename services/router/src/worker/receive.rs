@@ -8,8 +8,10 @@ use std::sync::Arc;
 use sestina_api::key::{EffectKey, EffectKind};
 use sestina_proto as proto;
 use sestina_runtime::{failpoint, guard};
+use sestina_telemetry::Lane;
 use sestina_xmpp::jid::Jid;
 use sestina_xmpp::stanza::Stanza;
+use sestina_xmpp::stanza::error::Condition;
 
 use super::core::{Core, PeerRef};
 use super::session::Source;
@@ -58,8 +60,22 @@ impl Slot {
         }
         failpoint!("router.effect_received");
         self.forget(core, key.origin, effect.mark);
-        let Some(stanza) = effect.stanza else { return };
+        // What a later version sends is refused by name: its origin waits for an answer.
+        let Some(stanza) = effect.stanza else {
+            core.metrics.unknown_frame(Lane::Peer);
+            return self.answer_effect(core, asker, key, None);
+        };
+        let known = stanza.is_known();
         let stanza = Stanza::from(stanza);
+        if !known {
+            core.metrics.unknown_frame(Lane::Peer);
+            let refusal = (!stanza.is_error()).then(|| {
+                stanza
+                    .error_reply(Condition::FeatureNotImplemented, None)
+                    .into()
+            });
+            return self.answer_effect(core, asker, key, refusal);
+        }
         let to = Jid::from_wire(&stanza.to);
         let entity = entity_of(to.bare_str());
         let place = (key.origin, key.n, entity, key.kind);
