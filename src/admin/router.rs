@@ -101,8 +101,10 @@ impl RouterAdmin {
     }
 
     pub(super) fn running(&self) -> Result<Running, AdminError> {
-        let starting = || AdminError::new("away", "the router is starting, try again in a moment");
-        self.cell.get().ok_or_else(starting)
+        self.cell.get().ok_or_else(|| {
+            let why = self.cell.ready().err().unwrap_or_default();
+            AdminError::new("away", format!("{why}, try again in a moment"))
+        })
     }
 
     /// Asks all other routers that are alive; who did not answer is named.

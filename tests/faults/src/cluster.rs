@@ -1,5 +1,6 @@
 //! Three tiers of real processes.
 
+use std::collections::HashMap;
 use std::fs;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -11,6 +12,8 @@ use sestina_cluster::rendezvous;
 use sestina_rpc::{Dialer, GrpcStores, Security};
 use sestina_testkit::{Postgres, PostgresOptions, free_port};
 use tempfile::TempDir;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 
 use crate::clock::Clock;
 use crate::link::Link;
@@ -38,6 +41,8 @@ pub struct Size {
     pub clocks: bool,
     /// There is a [`Link`] in front of the only Redis server.
     pub link: bool,
+    /// All processes offer their metrics: see [`Cluster::metric`].
+    pub metrics: bool,
 }
 
 impl Default for Size {
@@ -51,6 +56,7 @@ impl Default for Size {
             redis: redis::Mode::Single,
             clocks: false,
             link: false,
+            metrics: false,
         }
     }
 }
@@ -80,6 +86,7 @@ pub struct Cluster {
     /// Ports for clients.
     pub ports: Vec<u16>,
     storage_ports: Vec<u16>,
+    metrics: HashMap<At, u16>,
     database: String,
     folder: TempDir,
 }
@@ -141,14 +148,21 @@ impl Cluster {
             "" => Vec::new(),
             list => vec![("SESTINA_MUTATIONS".to_owned(), list.to_owned())],
         };
-        let start = |tier: Tier, listens: &[u16]| -> Result<Vec<Process>> {
+        let mut metrics = HashMap::new();
+        let mut start = |tier: Tier, listens: &[u16]| -> Result<Vec<Process>> {
             let mut started = Vec::new();
             for (number, listen) in listens.iter().enumerate() {
                 let name = name(tier, number);
                 let own = folder.path().join(&name);
                 fs::create_dir_all(&own)?;
                 let clients = (tier == Tier::Edge).then(|| ports[number]);
-                let text = file(&name, &own, *listen, clients, &to, size.lease);
+                let offered = if size.metrics {
+                    Some(free_port()?)
+                } else {
+                    None
+                };
+                metrics.extend(offered.map(|port| (At { tier, number }, port)));
+                let text = file(&name, &own, *listen, clients, &to, size.lease, offered);
                 fs::write(own.join("sestina.toml"), text)?;
                 let mut environment = environment.clone();
                 if size.clocks && tier == Tier::Router {
@@ -168,6 +182,7 @@ impl Cluster {
             postgres,
             ports,
             storage_ports: to.storages,
+            metrics,
             database: to.database,
             folder,
         };
@@ -361,6 +376,22 @@ impl Cluster {
         })
         .await?;
         broken.map_or(Ok(()), Err)
+    }
+
+    /// The sum of all series of a metric of a process.
+    pub async fn metric(&self, at: At, name: &str) -> Result<f64> {
+        let port = self.metrics.get(&at).context("it offers no metrics")?;
+        let mut stream = TcpStream::connect(("127.0.0.1", *port)).await?;
+        let request = "GET /metrics HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n";
+        stream.write_all(request.as_bytes()).await?;
+        let mut page = String::new();
+        stream.read_to_string(&mut page).await?;
+        let values = page.lines().filter_map(|line| {
+            let (series, value) = line.rsplit_once(' ')?;
+            let named = series.split('{').next() == Some(name);
+            named.then(|| value.parse::<f64>().ok()).flatten()
+        });
+        Ok(values.sum())
     }
 
     /// The stores, as a router of this cluster reaches them.

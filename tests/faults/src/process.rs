@@ -111,6 +111,14 @@ impl Process {
         Ok(())
     }
 
+    /// Sets a variable of its environment, which holds from its next start on; empty: takes it away.
+    pub fn set(&mut self, name: &str, value: &str) {
+        self.environment.retain(|(known, _)| known != name);
+        if !value.is_empty() {
+            self.environment.push((name.to_owned(), value.to_owned()));
+        }
+    }
+
     /// What it does now.
     pub fn seen(&mut self) -> Result<Seen> {
         if let Some(status) = self.child.try_wait()? {

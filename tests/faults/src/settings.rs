@@ -52,6 +52,7 @@ pub(crate) fn file(
     clients: Option<u16>,
     to: &Addresses,
     lease: Duration,
+    metrics: Option<u16>,
 ) -> String {
     let ttl = lease.as_millis();
     let mut text = String::new();
@@ -68,7 +69,8 @@ pub(crate) fn file(
          [cluster]\nlisten = \"127.0.0.1:{listen}\"\nrouters = {routers}\n\
          storages = {storages}\nlanes = 2\nplaintext = true\n\
          lease_ttl = \"{ttl}ms\"\nlease_renew = \"{renew}ms\"\nlease_margin = \"{renew}ms\"\n\n\
-         [telemetry]\nprometheus = []\nlog = \"{log}\"\n",
+         [telemetry]\nprometheus = {metrics}\nlog = \"{log}\"\n",
+        metrics = list(&metrics.into_iter().collect::<Vec<_>>()),
         clients = list(&clients.into_iter().collect::<Vec<_>>()),
         database = to.database,
         redis = to.redis,
