@@ -91,6 +91,11 @@ impl Process {
         }
     }
 
+    /// From its next start on it is that program.
+    pub(crate) fn becomes(&mut self, program: PathBuf, arguments: Vec<OsString>) {
+        (self.spec.program, self.spec.arguments) = (program, arguments);
+    }
+
     /// Starts it again; the one before must have ended.
     pub(crate) fn restart(&mut self) -> Result<()> {
         self.child = spawn(&self.spec)?;

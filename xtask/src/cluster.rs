@@ -30,6 +30,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let logs = repo::target()?.join("cluster");
     let has_front = repo::have_or_install("haproxy", &["haproxy"]);
     let mut fleet = Fleet::start(FleetSpec {
+        settings: repo::settings(),
         binary,
         edges: 2,
         routers: 2,

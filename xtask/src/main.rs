@@ -5,7 +5,7 @@
 //! - [`docs`]: the pages that are generated from the code
 //! - [`fuzz`]: the fuzz targets, for a short time
 //! - [`cluster`]: a trial cluster on this machine
-//! - [`chaos`]: faults under load, and what they cost
+//! - [`chaos`]: faults under load, and what they cost; another revision's processes beside this one's
 //! - [`mod@bench`]: the benchmark, side by side with other servers
 //! - [`sim`]: seeds of the simulation of a cluster
 //! - [`interop`]: clients of other projects against a running server
@@ -57,6 +57,8 @@ enum Command {
     Cluster(cluster::Options),
     /// Injects faults into a cluster under load and checks that nothing is lost.
     Chaos(chaos::Options),
+    /// Upgrades a cluster of another revision to this tree and takes it back, under load; for releases.
+    Versions(chaos::upgrade::Options),
     /// Measures this server beside Prosody, ejabberd and bare TLS servers.
     Bench(bench::Options),
 }
@@ -71,6 +73,7 @@ fn main() -> Result<()> {
         Command::Interop => interop::run(),
         Command::Cluster(options) => cluster::run(&options),
         Command::Chaos(options) => chaos::run(&options),
+        Command::Versions(options) => chaos::upgrade::run(&options),
         Command::Bench(options) => bench::run(&options),
     }
 }

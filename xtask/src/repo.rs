@@ -20,6 +20,11 @@ pub(crate) fn root() -> &'static Path {
     })
 }
 
+/// The folder of the settings that the processes of a tier share, as in docker-compose.yml.
+pub(crate) fn settings() -> PathBuf {
+    root().join("deploy/compose")
+}
+
 /// What `cargo metadata` says, with dependencies.
 pub(crate) fn metadata() -> Result<Value> {
     let output = cargo()
@@ -133,6 +138,19 @@ pub(crate) fn build_dist(packages: &[&str]) -> Result<PathBuf> {
     build("dist", packages)
 }
 
+/// Builds binaries of these packages in that profile and returns the folder that they are in.
+pub(crate) fn build_as(profile: &str, packages: &[&str]) -> Result<PathBuf> {
+    build(profile, packages)
+}
+
+/// The folder of a profile's programs in a target folder.
+pub(crate) fn profile_folder(profile: &str) -> &str {
+    match profile {
+        "dev" => "debug",
+        other => other,
+    }
+}
+
 fn build(profile: &str, packages: &[&str]) -> Result<PathBuf> {
     if let Some(folder) = std::env::var_os(PROGRAMS_VARIABLE) {
         return Ok(folder.into());
@@ -143,7 +161,7 @@ fn build(profile: &str, packages: &[&str]) -> Result<PathBuf> {
         command.args(["--package", package]);
     }
     run(&mut command)?;
-    Ok(target()?.join(profile))
+    Ok(target()?.join(profile_folder(profile)))
 }
 
 /// Installs Debian packages unless `program` is there. False if it cannot be had.

@@ -127,6 +127,7 @@ impl Version {
         let redis = Redis::start_own()?;
         let postgres = Postgres::start_own(&PostgresOptions::default())?;
         let fleet = Fleet::start(FleetSpec {
+            settings: crate::repo::settings(),
             binary: self.program.clone(),
             edges: 2,
             routers: 2,

@@ -11,6 +11,7 @@
 //!
 //! - [`fault`]: the faults, and how a seed chooses them; [`scene`]: what they hit
 //! - [`partition`]: those that need namespaces
+//! - [`upgrade`]: processes that are replaced by those of another revision: `cargo xtask versions`
 //! - [`load`]: the dialogue with the load generator; [`report`]: what came of it
 
 mod fault;
@@ -18,6 +19,7 @@ mod load;
 mod partition;
 mod report;
 mod scene;
+pub(crate) mod upgrade;
 
 use std::fs;
 use std::path::PathBuf;

@@ -10,6 +10,7 @@ use sestina_testkit::{Postgres, PostgresOptions, Redis};
 use tempfile::TempDir;
 
 use crate::fleet::{Fleet, FleetSpec, Links, Node, Role};
+use crate::repo;
 
 /// How long a drained process may take to end: longer than `node.drain_timeout`.
 const DRAINED: Duration = Duration::from_secs(75);
@@ -48,11 +49,25 @@ pub(super) const PASSWORD: &str = "numbered messages";
 impl Scene {
     /// Starts everything and makes the accounts.
     pub(super) fn start(programs: &Path, logs: &Path, users: usize, links: Links) -> Result<Scene> {
+        let binary = programs.join("sestina");
+        Scene::start_with(programs, &binary, &repo::settings(), logs, users, links)
+    }
+
+    /// The same with a server and settings that are not those of this tree.
+    pub(super) fn start_with(
+        programs: &Path,
+        binary: &Path,
+        settings: &Path,
+        logs: &Path,
+        users: usize,
+        links: Links,
+    ) -> Result<Scene> {
         let folder = tempfile::Builder::new().prefix("sestina-").tempdir()?;
         let redis = Redis::start_own()?;
         let postgres = Postgres::start_own(&PostgresOptions::default())?;
         let fleet = Fleet::start(FleetSpec {
-            binary: programs.join("sestina"),
+            binary: binary.to_owned(),
+            settings: settings.to_owned(),
             edges: EDGES,
             routers: ROUTERS,
             storages: STORAGES,

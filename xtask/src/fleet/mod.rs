@@ -158,11 +158,7 @@ impl Fleet {
             .transpose()?;
         let socket = folder.join("admin.sock");
         let mut program = self.spec.binary.clone();
-        let mut arguments = vec![
-            role.word().into(),
-            "--config".into(),
-            role.settings().into(),
-        ];
+        let mut arguments = role.arguments(&self.spec.settings);
         if let Some(network) = &self.network {
             (program, arguments) = network.enter(&name, &program, arguments);
         }

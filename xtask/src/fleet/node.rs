@@ -1,8 +1,9 @@
 //! One process of a fleet.
 
+use std::ffi::OsString;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
-use std::path::PathBuf;
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
@@ -35,10 +36,10 @@ impl Role {
         format!("{}-{number}", self.word())
     }
 
-    /// The settings that its processes share.
-    pub(crate) fn settings(self) -> PathBuf {
-        let file = format!("deploy/compose/{}.toml", self.word());
-        crate::repo::root().join(file)
+    /// What its processes are called with; the settings that they share are in that folder.
+    pub(crate) fn arguments(self, settings: &Path) -> Vec<OsString> {
+        let file = settings.join(format!("{}.toml", self.word()));
+        vec![self.word().into(), "--config".into(), file.into()]
     }
 
     /// Its processes have the addresses after this one.

@@ -18,6 +18,8 @@ pub(crate) enum Links {
 pub(crate) struct FleetSpec {
     /// The `sestina` binary.
     pub(crate) binary: PathBuf,
+    /// The folder of the settings that the processes of a tier share.
+    pub(crate) settings: PathBuf,
     pub(crate) edges: usize,
     pub(crate) routers: usize,
     pub(crate) storages: usize,
