@@ -33,6 +33,9 @@ pub(crate) struct Options {
     /// The revision whose programs the cluster begins with: a tag, as v0.1.0, a branch or a commit.
     #[arg(long)]
     before: String,
+    /// The server of that revision, built elsewhere (as the one that was released), instead of building it.
+    #[arg(long)]
+    program: Option<PathBuf>,
     /// How both are built.
     #[arg(long, default_value = "release")]
     profile: String,
@@ -59,7 +62,14 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let commit = commit(&options.before)?;
     let folder = repo::target()?.join("versions").join(&commit);
     fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
-    let before = build_before(&commit, &folder, &options.profile)?;
+    let before = Programs {
+        name: "the other revision",
+        settings: settings_of(&commit, &folder)?,
+        binary: match &options.program {
+            Some(program) => program.clone(),
+            None => build_before(&commit, &folder, &options.profile)?,
+        },
+    };
     let programs = repo::build_as(&options.profile, &["sestina", "sestina-load"])?;
     let after = Programs {
         name: "this tree",
@@ -241,8 +251,23 @@ fn git() -> Command {
     command
 }
 
+/// The settings as that commit has them: another revision may not know all options of this one.
+fn settings_of(commit: &str, folder: &Path) -> Result<PathBuf> {
+    let settings = folder.join("settings");
+    fs::create_dir_all(&settings)?;
+    for role in [Role::Edge, Role::Router, Role::Storage] {
+        let file = format!("{}.toml", role.word());
+        let shown = format!("{commit}:deploy/compose/{file}");
+        fs::write(
+            settings.join(&file),
+            repo::capture(git().arg("show").arg(shown))?,
+        )?;
+    }
+    Ok(settings)
+}
+
 /// Checks the commit out, builds its server, and takes the checked out files away again.
-fn build_before(commit: &str, folder: &Path, profile: &str) -> Result<Programs> {
+fn build_before(commit: &str, folder: &Path, profile: &str) -> Result<PathBuf> {
     let tree = folder.join("tree");
     remove_tree(&tree)?;
     repo::run(
@@ -253,12 +278,12 @@ fn build_before(commit: &str, folder: &Path, profile: &str) -> Result<Programs> 
     )?;
     let built = build_tree(&tree, folder, profile);
     let removed = remove_tree(&tree);
-    let programs = built?;
+    let binary = built?;
     removed?;
-    Ok(programs)
+    Ok(binary)
 }
 
-fn build_tree(tree: &Path, folder: &Path, profile: &str) -> Result<Programs> {
+fn build_tree(tree: &Path, folder: &Path, profile: &str) -> Result<PathBuf> {
     let target = folder.join("target");
     let mut command = repo::cargo();
     command
@@ -273,19 +298,7 @@ fn build_tree(tree: &Path, folder: &Path, profile: &str) -> Result<Programs> {
         .current_dir(tree)
         .env("CARGO_TARGET_DIR", &target);
     repo::run(&mut command)?;
-    let settings = folder.join("settings");
-    fs::create_dir_all(&settings)?;
-    for role in [Role::Edge, Role::Router, Role::Storage] {
-        let file = format!("{}.toml", role.word());
-        let from = tree.join("deploy/compose").join(&file);
-        fs::copy(&from, settings.join(&file))
-            .with_context(|| format!("cannot copy {}", from.display()))?;
-    }
-    Ok(Programs {
-        name: "the other revision",
-        binary: target.join(repo::profile_folder(profile)).join("sestina"),
-        settings,
-    })
+    Ok(target.join(repo::profile_folder(profile)).join("sestina"))
 }
 
 fn remove_tree(tree: &Path) -> Result<()> {
