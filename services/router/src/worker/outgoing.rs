@@ -287,12 +287,9 @@ impl Session {
         if !self.needs_no_spare() {
             return Vec::new();
         }
-        // The attachment of now must know that it is settled: a new owner that is told of less would
-        // wait for stanzas that nobody has any more.
-        let settled = match self.attachment {
-            Attachment::Edge { .. } => self.mark,
-            _ => self.settled,
-        };
+        // The last attachment must know that it is settled, also when its socket is gone: a new owner
+        // that is told of less would wait for stanzas that nobody has any more.
+        let settled = self.settled_as_reported();
         self.older
             .extract_if(.., |older| older.until <= settled)
             .collect()

@@ -21,6 +21,17 @@ impl Session {
         self.lone.outbound = self.spare.is_some();
     }
 
+    /// Up to which stanza a new owner will hear that all is settled: the edge of the last attachment tells
+    /// what it was told itself. One that has died tells nothing, and the state store takes for settled
+    /// what was accepted.
+    pub(super) fn settled_as_reported(&self) -> u64 {
+        let silent = match self.attachment {
+            Attachment::Edge { .. } => 0,
+            Attachment::Detached { .. } | Attachment::Ending => self.lone.inbound,
+        };
+        self.mark.max(silent.min(self.settled))
+    }
+
     /// Why something of it would be lost with one process; none if nothing would.
     fn why_sole(&self, core: &Core) -> Option<&'static str> {
         let dark = |lane: &LaneRef| !core.lanes.contains_key(lane);

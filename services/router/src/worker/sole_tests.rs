@@ -9,7 +9,9 @@ use sestina_proto::to_router::Body;
 use sestina_xmpp::jid::Jid;
 use sestina_xmpp::stanza::{Kind, Stanza};
 
+use crate::worker::core::LaneRef;
 use crate::worker::input::{Input, JobDone};
+use crate::worker::session::{Attachment, Older, Session};
 use crate::worker::slot::new_origin;
 use crate::worker::testing::{LANE, Router};
 
@@ -152,4 +154,42 @@ fn the_guard_is_missed() {
     let name = "worker::sole::tests::what_one_process_alone_holds_is_counted";
     let text = sestina_runtime::mutation::test_without("sole", name).unwrap();
     assert!(text.contains("1 failed"), "{text}");
+}
+
+/// Five stanzas were accepted, four of them through an attachment before the last one, whose edge knows
+/// that three are settled.
+fn resumed_and_detached() -> Session {
+    let detached = Attachment::Detached {
+        deadline_ms: 0,
+        until_ms: 0,
+        committed: true,
+    };
+    let mut session = Session::from_record(proto::SessionState::default(), detached);
+    (session.accepted, session.settled, session.mark) = (5, 4, 3);
+    let last = LaneRef { edge: 8, lane: 0 };
+    session.detached_from = Some((last, 2));
+    session.older.push(Older {
+        lane: LANE,
+        handle: 1,
+        generation: 1,
+        until: 4,
+    });
+    session
+}
+
+/// Otherwise a new owner would hear from the last edge that three are settled, and wait for the fourth.
+#[test]
+fn an_older_attachment_of_a_detached_session_is_kept_until_the_last_one_knows_what_is_settled() {
+    let mut session = resumed_and_detached();
+    assert_eq!(session.older_done().len(), 0);
+    session.mark = 4;
+    assert_eq!(session.older_done().len(), 1);
+}
+
+#[test]
+fn an_older_attachment_is_not_kept_for_an_edge_that_has_died() {
+    let mut session = resumed_and_detached();
+    session.detached_from = None;
+    session.lose_copies(session.accepted);
+    assert_eq!(session.older_done().len(), 1);
 }
