@@ -22,6 +22,9 @@ pub(crate) struct Options {
     /// Each guard is switched off in turn, until the first seed that fails; none is an error.
     #[arg(long)]
     guards: bool,
+    /// Faults of the network and of leases instead of the others.
+    #[arg(long)]
+    network: bool,
     /// Threads [default: one for each core].
     #[arg(long)]
     threads: Option<usize>,
@@ -41,7 +44,11 @@ pub(crate) fn run(options: &Options) -> Result<()> {
             command.args([name, &number.to_string()]);
         }
     }
-    let flags = [("--enough", options.enough), ("--guards", options.guards)];
+    let flags = [
+        ("--enough", options.enough),
+        ("--guards", options.guards),
+        ("--network", options.network),
+    ];
     command.args(flags.iter().filter(|flag| flag.1).map(|flag| flag.0));
     repo::run(&mut command)
 }

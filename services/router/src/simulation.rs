@@ -11,6 +11,7 @@ use bytes::Bytes;
 use sestina_cluster::slots::SLOTS;
 use sestina_proto as proto;
 
+pub use crate::admin::Counts;
 pub use crate::chance::repeat;
 pub use crate::worker::core::{Job, LaneRef, OfflineRead, PeerRef};
 pub use crate::worker::input::{Command, Input, JobDone, Known};
@@ -142,6 +143,11 @@ impl Worker {
         let doubts = self.0.core.checks.doubts;
         let mut slots = self.0.slots.iter().filter(|s| s.slot == slot);
         slots.any(|s| s.is_active() && s.shadow.is_idle() && s.shadow.in_doubt(doubts) == 0)
+    }
+
+    /// What status says of it.
+    pub fn counts(&self) -> Counts {
+        self.0.counts()
     }
 
     /// All sessions in all rooms.

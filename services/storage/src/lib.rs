@@ -19,6 +19,8 @@ mod health;
 pub mod metered;
 mod open;
 mod pool;
+#[cfg(feature = "simulation")]
+pub mod simulation;
 mod storage;
 mod stores;
 mod writer;

@@ -9,6 +9,7 @@ use sestina_proto as proto;
 use super::client::Mode;
 use super::host::{Host, JobState, Life};
 use super::net::Ends;
+use super::partition::Place;
 use super::world::*;
 use sestina_router::simulation::Job;
 
@@ -20,6 +21,8 @@ pub(super) enum Act {
     Peer(u64),
     TellOpener(u64),
     TellAcceptor(u64),
+    /// One end of a connection (0: the opener) has heard nothing for too long.
+    GiveUp(u64, usize),
     Turn(usize, usize),
     Job(usize, usize),
     Orphan(usize),
@@ -28,6 +31,8 @@ pub(super) enum Act {
     ReadTable(usize),
     Refresh(usize),
     Plan,
+    /// A claim comes to storage.
+    Claim(usize),
     PeerOpen(usize, u64),
     LaneOpen(usize, (u64, u32)),
     EdgeLearn(usize, usize),
@@ -37,6 +42,8 @@ pub(super) enum Act {
     SockGone(u64),
     Connect(usize),
     Late(usize),
+    /// A router learns which tables the others have installed.
+    Installed(usize),
     /// A process renews its lease, and says which table it has.
     Report(proto::Position),
 }
@@ -50,24 +57,30 @@ impl World {
         for (index, host) in self.hosts.iter().enumerate() {
             self.acts_of_host(index, host, &fresh, stores, &mut acts);
         }
-        acts.extend((0..self.orphans.len()).map(Act::Orphan));
+        acts.extend(self.orphans_on_their_way().map(Act::Orphan));
         acts.extend(self.shadow.late(self.now).map(Act::LateWrite));
         let plans = self.planner().is_some_and(|host| {
             let known = self.hosts[host].table.position();
-            !self.storage.has_lost(known)
+            !self.storage.has_lost(known) && self.has_to_claim(host)
         });
         if stores && plans && self.owner_without_lease(&fresh) && !self.awaits() {
             acts.push(Act::Plan);
         }
+        acts.extend(self.claims_on_their_way().into_iter().map(Act::Claim));
         acts.extend(self.lost_positions().into_iter().map(Act::Report));
         for (index, edge) in self.edges.iter().enumerate().filter(|(_, e)| e.alive) {
             for lane in edge.lanes_due(self.now) {
                 let to = self.host_index(lane.0).map(|h| &self.hosts[h]);
-                if to.is_some_and(Host::is_running) {
+                let reached = self.answers(edge.incarnation(), Place::Process(lane.0));
+                if to.is_some_and(Host::is_running) && reached {
                     acts.push(Act::LaneOpen(index, lane));
                 }
             }
-            let has_newer = |h: &Host| h.is_running() && newer(h.table.position(), edge.position());
+            let me = edge.incarnation();
+            let has_newer = |h: &Host| {
+                let reached = self.answers(me, Place::Process(h.incarnation()));
+                h.is_running() && reached && newer(h.table.position(), edge.position())
+            };
             if let Some(host) = self.hosts.iter().position(has_newer) {
                 acts.push(Act::EdgeLearn(index, host));
             }
@@ -75,6 +88,7 @@ impl World {
         for (id, sock) in &self.socks {
             let alive = self.edges[sock.edge].alive;
             let open = sock.pipe.is_open();
+            let alive = alive && self.serves(self.edges[sock.edge].incarnation());
             if alive && !sock.up.is_empty() && self.reads(sock) {
                 acts.push(Act::SockUp(*id));
             } else if alive && !open && !sock.edge_told {
@@ -103,10 +117,8 @@ impl World {
     pub(super) fn acts_of_net(&self, acts: &mut Vec<Act>) {
         let net = self.net.lock();
         for (id, conn) in &net.conns {
-            let (opener, acceptor) = match conn.ends {
-                Ends::Edge { edge, router, .. } => (edge, router),
-                Ends::Peer { from, to } => (from, to),
-            };
+            let (opener, acceptor) = conn.ends();
+            let flow = self.flow(conn);
             let reads = |incarnation: u64| match self.host_index(incarnation) {
                 Some(host) => self.hosts[host].acts(),
                 None => self
@@ -115,19 +127,24 @@ impl World {
             };
             let lane = matches!(conn.ends, Ends::Edge { .. });
             if reads(acceptor) {
-                if !conn.up.is_empty() {
+                if flow.up && !conn.up.is_empty() {
                     acts.push(Act::Up(*id));
-                } else if !conn.peer.is_empty() {
+                } else if flow.up && !conn.peer.is_empty() {
                     acts.push(Act::Peer(*id));
-                } else if conn.broken && !conn.acceptor_told {
+                } else if conn.broken && !conn.acceptor_told && flow.acceptor_hears {
                     acts.push(Act::TellAcceptor(*id));
+                } else if flow.gives_up[1] {
+                    acts.push(Act::GiveUp(*id, 1));
                 }
             }
             if reads(opener) {
-                if !conn.down.is_empty() {
+                let told = conn.opener_told || !(lane || conn.peer.is_empty() || !flow.up);
+                if flow.down && !conn.down.is_empty() {
                     acts.push(Act::Down(*id));
-                } else if conn.broken && !conn.opener_told && (lane || conn.peer.is_empty()) {
+                } else if conn.broken && !told && flow.opener_hears {
                     acts.push(Act::TellOpener(*id));
+                } else if flow.gives_up[0] {
+                    acts.push(Act::GiveUp(*id, 0));
                 }
             }
         }
@@ -144,8 +161,10 @@ impl World {
         if !host.acts() {
             return;
         }
+        let me = host.incarnation();
+        let works = !host.is_running() || self.serves(me);
         for (worker, inbox) in host.inbox.iter().enumerate() {
-            if !inbox.is_empty() {
+            if !inbox.is_empty() && works {
                 acts.push(Act::Turn(index, worker));
             }
         }
@@ -155,12 +174,12 @@ impl World {
                 JobState::Loading { .. } => false,
                 JobState::Asked { job, at, .. } => match job {
                     Job::Archive { .. } | Job::Offline { .. } | Job::OfflineRemove { .. } => {
-                        self.storage.away
+                        self.is_away(me, Place::Storage)
                     }
                     Job::UserKnown { .. } | Job::OfflineList(_) | Job::ArchiveQuery { .. } => {
-                        self.storage.away && self.now <= at + 500
+                        self.gives_nothing(me, Place::Storage) && self.now <= at + 500
                     }
-                    Job::ShadowLoad { .. } => self.shadow.away,
+                    Job::ShadowLoad { .. } => self.gives_nothing(me, Place::Shadow),
                     Job::Shadow { .. }
                     | Job::ShadowList { .. }
                     | Job::Release { .. }
@@ -175,7 +194,8 @@ impl World {
         if let Life::Late { turns: 0 } = host.life {
             acts.push(Act::Late(index));
         }
-        let refused = self.storage.away || self.ended.contains(&host.incarnation());
+        let refused =
+            self.gives_nothing(me, Place::Storage) || self.is_ended(me) || !self.serves(me);
         let waits = host.has_to_assert() && refused;
         if host.watched != host.table.position() && !waits {
             acts.push(Act::Watch(index));
@@ -185,11 +205,16 @@ impl World {
         }
         let known = host.table.position();
         let told = newer(self.storage.map.position(), known) && !self.storage.has_lost(known);
-        if !self.storage.away && told {
+        let hears = |store| !self.gives_nothing(me, store);
+        if hears(Place::Storage) && told {
             acts.push(Act::ReadTable(index));
         }
-        if stores && !host.live.keys().eq(fresh.keys()) {
+        let hears = hears(Place::Storage) && hears(Place::Shadow);
+        if stores && hears && !host.live.keys().eq(fresh.keys()) {
             acts.push(Act::Refresh(index));
+        }
+        if hears && self.has_news_of_tables(index) {
+            acts.push(Act::Installed(index));
         }
         for (incarnation, node) in &host.live {
             let due = host
@@ -201,6 +226,7 @@ impl World {
             let up = self
                 .host_index(*incarnation)
                 .is_some_and(|h| self.hosts[h].is_running());
+            let up = up && self.answers(me, Place::Process(*incarnation));
             if other && due && up {
                 acts.push(Act::PeerOpen(index, *incarnation));
             }
@@ -217,7 +243,14 @@ impl World {
 
     /// The router that plans.
     pub(super) fn planner(&self) -> Option<usize> {
-        self.hosts.iter().position(Host::is_running)
+        let plans = |host: &Host| {
+            let me = host.incarnation();
+            let stores = [Place::Storage, Place::Shadow];
+            host.is_running() && self.serves(me) && stores.iter().all(|s| self.answers(me, *s))
+        };
+        let hosts = 0..self.hosts.len();
+        let able: Vec<usize> = hosts.filter(|host| plans(&self.hosts[*host])).collect();
+        self.planner_of(&able)
     }
 
     /// The tables of live processes: of a router the one on whose timeline it has asserted.
@@ -239,7 +272,8 @@ impl World {
             let acts = self
                 .host_index(node.incarnation)
                 .is_none_or(|host| self.hosts[host].is_running());
-            if acts && !self.storage.away && self.storage.has_lost(position) {
+            let away = self.is_away_through_others(node, Place::Storage);
+            if acts && !away && self.storage.has_lost(position) {
                 lost.push(position);
             }
         }

@@ -99,7 +99,7 @@ impl Storage {
     }
 
     /// Whether slots may move that were chosen by that table.
-    fn may_move(&self, known: proto::Position) -> bool {
+    pub(super) fn may_move(&self, known: proto::Position) -> bool {
         known.timeline == self.map.timeline && self.knows(known) || !guard!("timeline")
     }
 
@@ -110,23 +110,23 @@ impl Storage {
         Some(at as u32 + 1)
     }
 
-    /// Gives a slot to another router, if it still has that epoch.
+    /// Gives a slot of a router to another one, if it is still that router's under that epoch.
     pub(super) fn move_slot(
         &mut self,
         (slot, epoch): (u16, u64),
-        to: &proto::Node,
+        (from, to): (&proto::Node, &proto::Node),
         known: proto::Position,
     ) -> bool {
-        let slot = usize::from(slot);
-        let place = self.place(to);
-        if self.map.epochs[slot] != epoch || place.is_none() || !self.may_move(known) {
-            return false;
-        }
-        self.change(|map| {
-            map.owners[slot] = place.unwrap_or(0);
-            map.epochs[slot] += 1;
-        });
-        true
+        let step = proto::SlotMove {
+            slot: u32::from(slot),
+            from_name: from.name.clone(),
+            from_incarnation: from.incarnation,
+            from_epoch: epoch,
+            to: Some(to.clone()),
+            min_epoch: 0,
+            released: true,
+        };
+        self.place(to).is_some() && !self.make_moves(&[step], &BTreeSet::new(), known).is_empty()
     }
 
     /// Gives a slot of a router an epoch above `above`.

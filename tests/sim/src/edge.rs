@@ -250,6 +250,19 @@ impl Edge {
         self.ground.position.get()
     }
 
+    /// The routers to which all of its lanes are open.
+    pub(super) fn reached(&self) -> Vec<u64> {
+        let lanes = self.ground.lanes.borrow();
+        let shut = |router: u64| {
+            let mut of = lanes.range((router, 0)..=(router, u32::MAX));
+            of.any(|(_, lane)| !lane.welcomed)
+        };
+        let mut routers: Vec<u64> = lanes.keys().map(|(router, _)| *router).collect();
+        routers.dedup();
+        routers.retain(|router| !shut(*router));
+        routers
+    }
+
     // ---- lanes
 
     /// A lane's connection ended.

@@ -3,7 +3,9 @@
 use super::check::check;
 use super::client::Mode;
 use super::host::{Host, Life};
+use super::lease::LeaseFault;
 use super::net::Ends;
+use super::partition::{NETWORK, Partition};
 use super::talk;
 use super::world::{SHADOW_CHECK, World};
 
@@ -27,6 +29,9 @@ pub(super) enum Fault {
     Suspend,
     HandOver,
     CommitsLost,
+    Partition(Partition),
+    Lease(LeaseFault),
+    UnknownFrames,
 }
 
 const FAULTS: [Fault; 25] = [
@@ -59,7 +64,7 @@ const FAULTS: [Fault; 25] = [
 
 impl World {
     /// Does one fault.
-    fn fault(&mut self, fault: Fault) {
+    pub(super) fn fault(&mut self, fault: Fault) {
         self.note(|| format!("!! {fault:?}"));
         match fault {
             Fault::None => {}
@@ -82,6 +87,9 @@ impl World {
                 self.break_some(3, true);
                 self.break_some(3, false);
             }
+            Fault::Partition(which) => self.partition(which),
+            Fault::UnknownFrames => self.unknown_frames(),
+            Fault::Lease(which) => self.lease_fault(which),
             Fault::ShadowAway => self.shadow.away = true,
             Fault::ShadowLongAway => self.long_without_shadow(),
             Fault::ShadowFlushed => {
@@ -145,7 +153,7 @@ impl World {
         self.whole_at = self.now + 2 * SHADOW_CHECK;
     }
 
-    fn any_host(&mut self) -> Option<usize> {
+    pub(super) fn any_host(&mut self) -> Option<usize> {
         let running: Vec<usize> = (0..self.hosts.len())
             .filter(|h| self.hosts[*h].is_running())
             .collect();
@@ -184,6 +192,9 @@ impl World {
         let Some(to) = self.any_host().filter(|to| *to != owner) else {
             return;
         };
+        if !self.may_move_to(to) {
+            return;
+        }
         let node = self.hosts[to].node.clone();
         self.note(|| format!("== slot {slot} is to go to {}", node.name));
         self.hosts[owner].hand_over(&[slot], &node);
@@ -195,6 +206,7 @@ impl World {
         self.shadow.flaky = false;
         self.storage.away = false;
         self.note(|| "== healing".to_owned());
+        self.mend_network();
         while self.hosts.iter().filter(|h| h.is_running()).count()
             + self
                 .hosts
@@ -232,7 +244,17 @@ impl World {
         self.come_to_rest()
     }
 
-    fn run_some(&mut self, steps: u64) {
+    /// A round that may cost something, and then one that may not.
+    fn forgiven_round(&mut self, faults: &[Fault]) -> Vec<String> {
+        let wrong = self.round(faults);
+        if wrong.first().is_some_and(|first| first == RESTLESS) {
+            return wrong;
+        }
+        self.forgive();
+        self.round(&[])
+    }
+
+    pub(super) fn run_some(&mut self, steps: u64) {
         for _ in 0..steps {
             self.step();
         }
@@ -289,8 +311,9 @@ impl World {
 const RESTLESS: &str = "it does not come to rest";
 
 /// Runs a seed. What was wrong, and what happened.
-pub fn run(seed: u64, traced: bool) -> (Vec<String>, Vec<String>) {
-    let mut world = World::new(seed, traced);
+pub fn run(seed: u64, traced: bool, network: bool) -> (Vec<String>, Vec<String>) {
+    let mut world = World::with(seed, traced, network);
+    let all: &[Fault] = if network { &NETWORK } else { &FAULTS };
     let overlapping = seed % 8 == 7;
     let rounds = 5;
     let mut wrong = world.come_to_rest();
@@ -298,19 +321,22 @@ pub fn run(seed: u64, traced: bool) -> (Vec<String>, Vec<String>) {
         if !wrong.is_empty() {
             break;
         }
-        let one = *world.rng.pick(&FAULTS).unwrap_or(&Fault::None);
+        // The default mix has the choices that it always had.
+        if network && world.rng.one_in(3) {
+            wrong = world.whole_round();
+            continue;
+        }
+        let one = *world.rng.pick(all).unwrap_or(&Fault::None);
         if overlapping {
-            let two = *world.rng.pick(&FAULTS).unwrap_or(&Fault::None);
+            let two = *world.rng.pick(all).unwrap_or(&Fault::None);
             let faults = match world.rng.below(3) {
                 0 => [Fault::ShadowLongAway, Fault::KillRouter],
                 _ => [one, two],
             };
             // Two at once may cost something, but then all is as it should be.
-            wrong = world.round(&faults);
-            if wrong.first().is_none_or(|first| first != RESTLESS) {
-                world.forgive();
-                wrong = world.round(&[]);
-            }
+            wrong = world.forgiven_round(&faults);
+        } else if matches!(one, Fault::Partition(which) if which.is_double()) {
+            wrong = world.forgiven_round(&[one]);
         } else {
             wrong = world.round(&[one]);
         }

@@ -74,6 +74,8 @@ pub(super) struct Host {
     pub(super) keepers: BTreeMap<u64, Keeper>,
     pub(super) jobs: Vec<JobState>,
     last_tick: u64,
+    /// How far its clock is ahead of others'.
+    pub(super) wall_ahead: i64,
 }
 
 impl Host {
@@ -92,6 +94,7 @@ impl Host {
             keepers: BTreeMap::new(),
             jobs: Vec::new(),
             last_tick: 0,
+            wall_ahead: 0,
         }
     }
 
@@ -289,7 +292,8 @@ impl Host {
         let inputs: Vec<Input> = self.inbox[worker].drain(..count).collect();
         let mut others = Vec::new();
         let mut jobs = Vec::new();
-        self.workers[worker].turn(inputs, now, now as i64, &mut others, &mut jobs);
+        let wall = now as i64 + self.wall_ahead;
+        self.workers[worker].turn(inputs, now, wall, &mut others, &mut jobs);
         let me = PeerRef(self.incarnation());
         for frame in others {
             self.dispatch(me, frame);
@@ -452,7 +456,7 @@ pub(super) fn perform(
         Job::Release { slot, epoch, to } => {
             let moved = !storage.away
                 && !shadow.away
-                && storage.move_slot((*slot, *epoch), to, asker.known);
+                && storage.move_slot((*slot, *epoch), (&asker.node, to), asker.known);
             JobDone::Released {
                 slot: *slot,
                 epoch: *epoch,

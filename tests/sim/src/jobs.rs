@@ -4,8 +4,8 @@ use sestina_api::shadow::{Loading, Stamp};
 use sestina_router::simulation::{Input, Job, JobDone};
 use sestina_runtime::guard;
 
-use super::host::{self, Asker, JobState};
-use super::state_store::Fate;
+use super::host::{Asker, JobState};
+use super::partition::Place;
 use super::trace;
 use super::world::World;
 
@@ -23,7 +23,7 @@ impl World {
                 epoch,
                 loading,
             } => {
-                let next = self.go_on_loading(worker, slot, epoch, loading);
+                let next = self.go_on_loading(host, worker, slot, epoch, loading);
                 self.hosts[host].jobs.push(next);
                 true
             }
@@ -31,17 +31,13 @@ impl World {
                 if let Job::ShadowLoad { slot, epoch } = job {
                     return self.begin_load(host, worker, slot, epoch, at);
                 }
-                let fate = match job {
-                    Job::Shadow { .. } | Job::ShadowList { .. } => self.shadow.fate(&mut self.rng),
-                    _ => Fate::Answered,
-                };
-                let (storage, shadow) = (&mut self.storage, &mut self.shadow);
                 let asker = Asker {
                     node: self.hosts[host].node.clone(),
                     known: self.hosts[host].table.position(),
                     at,
                 };
-                let done = host::perform(&job, &asker, self.now, storage, shadow, fate);
+                let me = asker.node.incarnation;
+                let done = self.through_network(&job, &asker);
                 self.note(|| format!("stores: r-{host} {} -> {done:?}", trace::job(&job)));
                 let Some(done) = done else {
                     self.hosts[host]
@@ -49,7 +45,10 @@ impl World {
                         .insert(index, JobState::Asked { worker, job, at });
                     return false;
                 };
-                if let Job::Release { .. } | Job::Raise { .. } = job {
+                let heard = self.passes(Place::Storage, Place::Process(me));
+                if let Job::Release { .. } | Job::Raise { .. } = job
+                    && heard
+                {
                     self.hosts[host].offer(&self.storage.map);
                 }
                 self.hosts[host]
@@ -62,7 +61,13 @@ impl World {
 
     /// The first step of a load: the epoch is installed.
     fn begin_load(&mut self, host: usize, worker: usize, slot: u16, epoch: u64, at: u64) -> bool {
-        let next = if self.shadow.away {
+        let me = self.hosts[host].incarnation();
+        let away = self.gives_nothing(me, Place::Shadow);
+        let next = if away {
+            if !self.is_away(me, Place::Shadow) {
+                // The question arrives: the epoch is installed, though nobody hears so.
+                self.shadow.list(slot, Stamp::new(epoch, 0)).ok();
+            }
             let job = Job::ShadowLoad { slot, epoch };
             JobState::Asked { worker, job, at }
         } else {
@@ -85,12 +90,13 @@ impl World {
         };
         self.note(|| format!("stores: r-{host} loads {slot}@{epoch}: {next:?}"));
         self.hosts[host].jobs.push(next);
-        !self.shadow.away
+        !away
     }
 
     /// Another part of a load; from the beginning if that cannot be had.
     fn go_on_loading(
         &mut self,
+        host: usize,
         worker: usize,
         slot: u16,
         epoch: u64,
@@ -101,7 +107,7 @@ impl World {
             job: Job::ShadowLoad { slot, epoch },
             at: self.now,
         };
-        if self.shadow.away {
+        if self.gives_nothing(self.hosts[host].incarnation(), Place::Shadow) {
             return again;
         }
         let Some((names, after)) = loading.next() else {

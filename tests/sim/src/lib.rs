@@ -14,11 +14,16 @@
 //!   what goes wrong; `talk`: what clients do
 //! - `host`: a router process; `jobs`: what it asks of stores; `edge`, `socket`: an edge process; `client`, `stores`, `state_store`,
 //!   `net`: the models
+//! - `partition`: what the network does not let through; `lease`: who has a lease; `planner`: who
+//!   claims slots of the dead
+//! - `skew`: frames of versions to come
+//! - `whole`: a death when the cluster says that it can bear one
 //! - `check`: what must hold; `places`: who is in which room, to all concerned; `trace`: what is printed of a run that failed
 //!
 //! `cargo xtask sim` runs it. `SESTINA_SIM_SEED=n` replays one seed with its trace,
 //! `SESTINA_SIM_SEEDS=n` runs that many, `SESTINA_SIM_FIRST=n` from that one on,
-//! `SESTINA_SIM_ENOUGH=1` up to the first that fails.
+//! `SESTINA_SIM_ENOUGH=1` up to the first that fails, `SESTINA_SIM_NETWORK=true` with faults of the
+//! network and of leases.
 
 #![allow(
     clippy::unwrap_used,
@@ -34,18 +39,23 @@ mod edge;
 mod faults;
 mod host;
 mod jobs;
+mod lease;
 mod net;
+mod partition;
 mod places;
+mod planner;
 mod rng;
 pub mod scenarios;
 pub mod scripts;
 pub mod seeds;
+mod skew;
 mod socket;
 mod state_store;
 mod steps;
 mod stores;
 mod talk;
 mod trace;
+mod whole;
 mod wires;
 mod world;
 

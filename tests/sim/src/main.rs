@@ -28,6 +28,9 @@ struct Options {
     /// Each guard is switched off in turn, until the first seed that fails; none is an error.
     #[arg(long)]
     guards: bool,
+    /// Faults of the network and of leases instead of the others.
+    #[arg(long, env = "SESTINA_SIM_NETWORK")]
+    network: bool,
     /// Threads; 0: one for each core.
     #[arg(long, default_value_t = 0)]
     threads: usize,
@@ -37,7 +40,7 @@ fn main() -> Result<ExitCode> {
     sestina_runtime::faults_from_env()?;
     let options = Options::parse();
     if let Some(seed) = options.seed {
-        return Ok(replay(seed));
+        return Ok(replay(seed, options.network));
     }
     if options.guards {
         return guards(&options);
@@ -48,6 +51,7 @@ fn main() -> Result<ExitCode> {
         seeds: options.seeds,
         enough: options.enough || std::env::var_os("SESTINA_SIM_ENOUGH").is_some(),
         threads: options.threads,
+        network: options.network,
     });
     println!(
         "{} seeds from {} in {:.1} s",
@@ -63,8 +67,8 @@ fn main() -> Result<ExitCode> {
     Ok(ExitCode::FAILURE)
 }
 
-fn replay(seed: u64) -> ExitCode {
-    let (wrong, trace) = seeds::wrong_with(seed, true);
+fn replay(seed: u64, network: bool) -> ExitCode {
+    let (wrong, trace) = seeds::wrong_with(seed, true, network);
     for line in &trace {
         println!("{line}");
     }

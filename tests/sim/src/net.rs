@@ -57,6 +57,21 @@ pub(super) struct Conn {
     pub(super) opener_told: bool,
     /// The router that accepted it knows that it is over.
     pub(super) acceptor_told: bool,
+    /// When its ends give it up because nothing comes any more, the one that opened it first: the
+    /// network is cut between them.
+    pub(super) gives_up: Option<[u64; 2]>,
+    /// Ends that have given it up without the other's knowledge: what comes for them is lost.
+    pub(super) left: [bool; 2],
+}
+
+impl Conn {
+    /// Who opened it, and who accepted it.
+    pub(super) fn ends(&self) -> (u64, u64) {
+        match self.ends {
+            Ends::Edge { edge, router, .. } => (edge, router),
+            Ends::Peer { from, to } => (from, to),
+        }
+    }
 }
 
 /// All connections.
@@ -79,6 +94,8 @@ impl Net {
             broken: false,
             opener_told: false,
             acceptor_told: false,
+            gives_up: None,
+            left: [false; 2],
         };
         self.conns.insert(self.last, conn);
         self.last
@@ -103,11 +120,7 @@ impl Net {
     pub(super) fn kill(&mut self, incarnation: u64, rng: &mut Rng) {
         let ids: Vec<u64> = self.conns.keys().copied().collect();
         for id in ids {
-            let ends = self.conns[&id].ends;
-            let (opener, acceptor) = match ends {
-                Ends::Edge { edge, router, .. } => (edge, router),
-                Ends::Peer { from, to } => (from, to),
-            };
+            let (opener, acceptor) = self.conns[&id].ends();
             if opener != incarnation && acceptor != incarnation {
                 continue;
             }

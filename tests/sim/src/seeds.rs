@@ -36,6 +36,8 @@ pub struct Plan {
     pub enough: bool,
     /// Threads; 0: one for each core.
     pub threads: usize,
+    /// Faults of the network instead of the others.
+    pub network: bool,
 }
 
 /// A seed that fails, and why.
@@ -48,6 +50,7 @@ impl Default for Plan {
             seeds: number("SESTINA_SIM_SEEDS").unwrap_or(SEEDS),
             enough: number("SESTINA_SIM_ENOUGH").is_some(),
             threads: 0,
+            network: network(),
         }
     }
 }
@@ -57,13 +60,18 @@ pub fn chosen() -> Option<u64> {
     number("SESTINA_SIM_SEED")
 }
 
+/// Whether `SESTINA_SIM_NETWORK` asks for faults of the network.
+pub fn network() -> bool {
+    std::env::var_os("SESTINA_SIM_NETWORK").is_some_and(|value| value == "true")
+}
+
 fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()
 }
 
 /// What is wrong with a seed, and what happened in it; a panic is wrong too.
-pub fn wrong_with(seed: u64, traced: bool) -> (Vec<String>, Vec<String>) {
-    std::panic::catch_unwind(|| run(seed, traced)).unwrap_or_else(|panic| {
+pub fn wrong_with(seed: u64, traced: bool, network: bool) -> (Vec<String>, Vec<String>) {
+    std::panic::catch_unwind(|| run(seed, traced, network)).unwrap_or_else(|panic| {
         let text = panic
             .downcast_ref::<String>()
             .cloned()
@@ -88,7 +96,7 @@ pub fn failing(plan: &Plan) -> Vec<Failed> {
             if seed >= plan.first + plan.seeds {
                 return;
             }
-            let (wrong, _) = wrong_with(seed, false);
+            let (wrong, _) = wrong_with(seed, false, plan.network);
             if !wrong.is_empty() {
                 println!("seed {seed}: {}", wrong.join("\n    "));
                 failed.lock().push((seed, wrong));

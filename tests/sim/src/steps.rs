@@ -49,6 +49,7 @@ impl World {
     pub(super) fn step(&mut self) -> bool {
         self.steps += 1;
         self.wake();
+        self.keep_leases();
         self.ticks();
         let acts = self.acts();
         let Some(act) = self.rng.pick(&acts).copied() else {
@@ -71,11 +72,14 @@ impl World {
         if self.now >= self.edge_tick {
             self.edge_tick = self.now + 50;
             for edge in self.edges.iter().filter(|e| e.alive) {
-                edge.tick(self.now);
+                if self.serves(edge.incarnation()) {
+                    edge.tick(self.now);
+                }
             }
         }
-        for host in self.hosts.iter_mut().filter(|h| h.acts()) {
-            if host.tick_due(self.now) {
+        let works: Vec<bool> = self.hosts.iter().map(|h| self.works(h)).collect();
+        for (host, works) in self.hosts.iter_mut().zip(works) {
+            if works && host.tick_due(self.now) {
                 for worker in 0..host.workers.len() {
                     host.turn(worker, 0, self.now);
                 }
@@ -91,6 +95,11 @@ impl World {
             Act::Peer(conn) => self.peer(conn),
             Act::TellOpener(conn) => self.tell_opener(conn),
             Act::TellAcceptor(conn) => self.tell_acceptor(conn),
+            Act::GiveUp(conn, end) => self.give_up(conn, end),
+            Act::Installed(host) => {
+                self.tell_installed(host);
+                return false;
+            }
             Act::Turn(host, worker) => {
                 let count = 1 + self.rng.below(6) as usize;
                 self.hosts[host].turn(worker, count, self.now);
@@ -134,6 +143,7 @@ impl World {
                 }
             }
             Act::Plan => self.plan(),
+            Act::Claim(index) => self.claim(index),
             Act::PeerOpen(host, to) => self.open_peer(host, to),
             Act::LaneOpen(edge, lane) => self.open_lane(edge, lane),
             Act::EdgeLearn(edge, host) => {
@@ -146,7 +156,7 @@ impl World {
             Act::SockTold(sock) => self.sock_told(sock),
             Act::SockGone(sock) => self.sock_gone(sock),
             Act::Connect(client) => self.connect(client),
-            Act::Late(host) => self.kill_host(host),
+            Act::Late(host) => self.lose_lease(host),
             Act::Report(position) => {
                 self.storage.report(position);
                 let timeline = self.storage.map.timeline;
@@ -187,6 +197,10 @@ impl World {
             return;
         };
         self.note(|| format!("r{router}->e{edge} {}", trace::down(&batch)));
+        if !self.serves(edge) {
+            // Its lease is about to end: it takes nothing, and has it sent again.
+            return self.give_up(id, 0);
+        }
         if let Some(index) = self.edge_index(edge) {
             self.edges[index].take_batch(self.now, id, batch);
         }

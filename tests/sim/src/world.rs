@@ -12,7 +12,9 @@ use sestina_proto::to_edge::Body as Down;
 use super::client::{Client, Socks, What};
 use super::edge::Edge;
 use super::host::{Asker, Host, JobState, Life};
+use super::lease::Leases;
 use super::net::{Ends, Net, SharedNet};
+use super::partition::Cut;
 use super::rng::Rng;
 use super::state_store::Shadow;
 use super::steps::process_frame;
@@ -87,6 +89,11 @@ pub(super) struct World {
     pub(super) whole_at: u64,
     /// Messages from this one on are judged.
     pub(super) judged_from: u64,
+    /// What the network does not let through.
+    pub(super) cuts: Vec<Cut>,
+    /// Leases that are renewed with each authority by itself, where faults of the network are tried;
+    /// without them a process has its lease for as long as it lives.
+    pub(super) leases: Option<Leases>,
 }
 
 pub(super) fn node(name: String, incarnation: u64, role: proto::NodeRole) -> proto::Node {
@@ -100,6 +107,11 @@ pub(super) fn node(name: String, incarnation: u64, role: proto::NodeRole) -> pro
 
 impl World {
     pub(super) fn new(seed: u64, traced: bool) -> World {
+        World::with(seed, traced, false)
+    }
+
+    /// The same; with faults of the `network`, leases are renewed.
+    pub(super) fn with(seed: u64, traced: bool, network: bool) -> World {
         sestina_router::simulation::repeat(seed);
         let mut rng = Rng::new(seed);
         let config = RouterConfig {
@@ -181,6 +193,8 @@ impl World {
             late_resumes: BTreeSet::new(),
             whole_at: 0,
             judged_from: 0,
+            cuts: Vec::new(),
+            leases: network.then(Leases::default),
         };
         for _ in 0..3 {
             world.start_host();
@@ -204,36 +218,42 @@ impl World {
     }
 
     pub(super) fn start_host(&mut self) {
+        self.start_host_as(format!("r{}", self.last_incarnation + 1));
+    }
+
+    pub(super) fn start_host_as(&mut self, name: String) {
         self.last_incarnation += 1;
         let incarnation = self.last_incarnation;
-        let node = node(
-            format!("r{incarnation}"),
-            incarnation,
-            proto::NodeRole::Router,
-        );
-        self.note(|| format!("== router r{incarnation} starts"));
+        self.note(|| format!("== router r{incarnation} starts as {name}"));
+        let node = node(name, incarnation, proto::NodeRole::Router);
         self.storage.change(|map| map.routers.push(node.clone()));
-        self.hosts.push(Host::new(node, &self.config, self.workers));
+        self.hosts
+            .push(Host::new(node.clone(), &self.config, self.workers));
+        self.first_lease(&node);
     }
 
     pub(super) fn start_edge(&mut self) {
+        self.start_edge_as(format!("e{}", self.last_incarnation + 1));
+    }
+
+    pub(super) fn start_edge_as(&mut self, name: String) {
         self.last_incarnation += 1;
         let incarnation = self.last_incarnation;
-        let node = node(
-            format!("e{incarnation}"),
-            incarnation,
-            proto::NodeRole::Edge,
-        );
-        self.note(|| format!("== edge e{incarnation} starts"));
-        let edge = Edge::new(node, &self.net);
+        self.note(|| format!("== edge e{incarnation} starts as {name}"));
+        let node = node(name, incarnation, proto::NodeRole::Edge);
+        let edge = Edge::new(node.clone(), &self.net);
         edge.at(self.now).learn(self.storage.map.clone());
         self.edges.push(edge);
+        self.first_lease(&node);
     }
 
     /// All processes with a fresh lease.
     pub(super) fn fresh(&self) -> BTreeMap<u64, proto::Node> {
         let alive = |node: &proto::Node, renews: bool| {
             let incarnation = node.incarnation;
+            if let Some(leases) = &self.leases {
+                return leases.is_fresh(incarnation, self.now);
+            }
             !self.ended.contains(&incarnation)
                 && (renews
                     || self
@@ -323,8 +343,10 @@ impl World {
                 continue;
             }
             let incarnation = self.hosts[index].incarnation();
-            if self.ended.contains(&incarnation) {
-                let turns = 1 + self.rng.below(40) as u32;
+            if self.is_ended(incarnation) {
+                // With leases, a turn looks at them before it begins.
+                let most = self.leases.as_ref().map_or(40, |_| self.workers.into());
+                let turns = 1 + self.rng.below(most) as u32;
                 self.hosts[index].life = Life::Late { turns };
                 self.note(|| format!("!! router r{incarnation} wakes up too late"));
             } else {
@@ -382,6 +404,9 @@ impl World {
         let Some(planner) = self.planner() else {
             return;
         };
+        if self.leases.is_some() {
+            return self.plan_round(planner);
+        }
         let known = self.hosts[planner].table.clone();
         let old = self.storage.map.clone();
         let mut map = old.clone();

@@ -11,7 +11,7 @@
 
 pub(crate) mod history;
 mod rows;
-mod table;
+pub(crate) mod table;
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -9,14 +9,14 @@ use crate::fence::SLOTS;
 use crate::stores::lease::{LeaseRow, to_lease};
 
 /// A row of the table: slot, owner's name and incarnation, epoch.
-pub(super) type SlotRow = (i64, String, i64, i64);
+pub(crate) type SlotRow = (i64, String, i64, i64);
 
 /// Who holds something: name and incarnation.
-pub(super) type Holder = (String, u64);
+pub(crate) type Holder = (String, u64);
 
 /// The row after the move, or None if the move must be refused: the table is not as the claimer
 /// believes, or the holder's lease is still fresh and it has not released the slot.
-pub(super) fn moved(
+pub(crate) fn moved(
     step: &proto::SlotMove,
     row: &SlotRow,
     fresh: &BTreeSet<Holder>,
