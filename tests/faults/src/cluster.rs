@@ -1,6 +1,6 @@
 //! Three tiers of real processes.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -19,7 +19,7 @@ use crate::clock::Clock;
 use crate::link::Link;
 use crate::process::{Process, Seen, Tier};
 use crate::redis::{self, Stores};
-use crate::settings::{Addresses, file};
+use crate::settings::{Addresses, Ports, file};
 use crate::wait::until;
 
 /// How large, and how.
@@ -41,8 +41,6 @@ pub struct Size {
     pub clocks: bool,
     /// There is a [`Link`] in front of the only Redis server.
     pub link: bool,
-    /// All processes offer their metrics: see [`Cluster::metric`].
-    pub metrics: bool,
 }
 
 impl Default for Size {
@@ -56,7 +54,6 @@ impl Default for Size {
             redis: redis::Mode::Single,
             clocks: false,
             link: false,
-            metrics: false,
         }
     }
 }
@@ -86,7 +83,8 @@ pub struct Cluster {
     /// Ports for clients.
     pub ports: Vec<u16>,
     storage_ports: Vec<u16>,
-    metrics: HashMap<At, u16>,
+    /// Where each process tells its metrics.
+    metrics: BTreeMap<At, u16>,
     database: String,
     folder: TempDir,
 }
@@ -148,21 +146,20 @@ impl Cluster {
             "" => Vec::new(),
             list => vec![("SESTINA_MUTATIONS".to_owned(), list.to_owned())],
         };
-        let mut metrics = HashMap::new();
+        let mut metrics = BTreeMap::new();
         let mut start = |tier: Tier, listens: &[u16]| -> Result<Vec<Process>> {
             let mut started = Vec::new();
             for (number, listen) in listens.iter().enumerate() {
                 let name = name(tier, number);
                 let own = folder.path().join(&name);
                 fs::create_dir_all(&own)?;
-                let clients = (tier == Tier::Edge).then(|| ports[number]);
-                let offered = if size.metrics {
-                    Some(free_port()?)
-                } else {
-                    None
+                let own_ports = Ports {
+                    cluster: *listen,
+                    metrics: free_port()?,
+                    clients: (tier == Tier::Edge).then(|| ports[number]),
                 };
-                metrics.extend(offered.map(|port| (At { tier, number }, port)));
-                let text = file(&name, &own, *listen, clients, &to, size.lease, offered);
+                metrics.insert(At { tier, number }, own_ports.metrics);
+                let text = file(&name, &own, own_ports, &to, size.lease);
                 fs::write(own.join("sestina.toml"), text)?;
                 let mut environment = environment.clone();
                 if size.clocks && tier == Tier::Router {
@@ -172,10 +169,13 @@ impl Cluster {
             }
             Ok(started)
         };
+        let storages = start(Tier::Storage, &to.storages)?;
+        let routers = start(Tier::Router, &to.routers)?;
+        let edges = start(Tier::Edge, &edge_ports)?;
         let mut cluster = Cluster {
-            storages: start(Tier::Storage, &to.storages)?,
-            routers: start(Tier::Router, &to.routers)?,
-            edges: start(Tier::Edge, &edge_ports)?,
+            edges,
+            routers,
+            storages,
             size,
             redis,
             link,
@@ -378,9 +378,10 @@ impl Cluster {
         broken.map_or(Ok(()), Err)
     }
 
-    /// The sum of all series of a metric of a process.
+    /// A metric of a process: the sum of all its series, or one series, if the name has its labels as
+    /// they are exported. 0 where the process does not have it yet.
     pub async fn metric(&self, at: At, name: &str) -> Result<f64> {
-        let port = self.metrics.get(&at).context("it offers no metrics")?;
+        let port = self.metrics.get(&at).context("there is no such process")?;
         let mut stream = TcpStream::connect(("127.0.0.1", *port)).await?;
         let request = "GET /metrics HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n";
         stream.write_all(request.as_bytes()).await?;
@@ -388,7 +389,7 @@ impl Cluster {
         stream.read_to_string(&mut page).await?;
         let values = page.lines().filter_map(|line| {
             let (series, value) = line.rsplit_once(' ')?;
-            let named = series.split('{').next() == Some(name);
+            let named = series == name || series.split('{').next() == Some(name);
             named.then(|| value.parse::<f64>().ok()).flatten()
         });
         Ok(values.sum())

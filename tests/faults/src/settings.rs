@@ -18,6 +18,14 @@ pub(crate) struct Addresses {
     pub(crate) storages: Vec<u16>,
 }
 
+/// Where one process listens.
+#[derive(Clone, Copy)]
+pub(crate) struct Ports {
+    pub(crate) cluster: u16,
+    pub(crate) metrics: u16,
+    pub(crate) clients: Option<u16>,
+}
+
 fn list(ports: &[u16]) -> String {
     let quoted: Vec<String> = ports
         .iter()
@@ -48,11 +56,9 @@ fn log() -> String {
 pub(crate) fn file(
     name: &str,
     folder: &Path,
-    listen: u16,
-    clients: Option<u16>,
+    ports: Ports,
     to: &Addresses,
     lease: Duration,
-    metrics: Option<u16>,
 ) -> String {
     let ttl = lease.as_millis();
     let mut text = String::new();
@@ -69,9 +75,10 @@ pub(crate) fn file(
          [cluster]\nlisten = \"127.0.0.1:{listen}\"\nrouters = {routers}\n\
          storages = {storages}\nlanes = 2\nplaintext = true\n\
          lease_ttl = \"{ttl}ms\"\nlease_renew = \"{renew}ms\"\nlease_margin = \"{renew}ms\"\n\n\
-         [telemetry]\nprometheus = {metrics}\nlog = \"{log}\"\n",
-        metrics = list(&metrics.into_iter().collect::<Vec<_>>()),
-        clients = list(&clients.into_iter().collect::<Vec<_>>()),
+         [telemetry]\nprometheus = [\"127.0.0.1:{metrics}\"]\nlog = \"{log}\"\n",
+        clients = list(&ports.clients.into_iter().collect::<Vec<_>>()),
+        listen = ports.cluster,
+        metrics = ports.metrics,
         database = to.database,
         redis = to.redis,
         routers = list(&to.routers),

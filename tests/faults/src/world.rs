@@ -55,16 +55,24 @@ pub struct World {
 
 const PARTS: [Part; 4] = [Part::One, Part::Two, Part::Other, Part::Guest];
 
-/// A name in a slot of that router.
-fn name_owned_by(kind: &str, domain: &str, router: usize, routers: &[String]) -> String {
+/// Names in slots of that router, while all of them are there.
+pub fn names_owned_by<'a>(
+    kind: &'a str,
+    domain: &'a str,
+    router: usize,
+    routers: &'a [String],
+) -> impl Iterator<Item = String> + 'a {
     let names: Vec<&str> = routers.iter().map(String::as_str).collect();
-    (0..)
-        .map(|n| format!("{kind}{n}"))
-        .find(|local| {
-            let slot = slot_of_bare(&format!("{local}@{domain}"));
-            rendezvous::owner(slot, &names) == Some(router)
-        })
-        .expect("the numbers do not end")
+    let all = (0..).map(move |n| format!("{kind}{n}"));
+    all.filter(move |local| {
+        let slot = slot_of_bare(&format!("{local}@{domain}"));
+        rendezvous::owner(slot, &names) == Some(router)
+    })
+}
+
+fn name_owned_by(kind: &str, domain: &str, router: usize, routers: &[String]) -> String {
+    let name = names_owned_by(kind, domain, router, routers).next();
+    name.expect("the numbers do not end")
 }
 
 impl World {

@@ -231,7 +231,6 @@ fn a_cluster_is_upgraded_process_by_process_while_all_talk() {
     crowd::run(async {
         let size = Size {
             edges: 2,
-            metrics: true,
             ..Size::default()
         };
         let world = World::start(size).await.unwrap();

@@ -49,6 +49,8 @@ pub(crate) struct State {
     pub(crate) broken: Vec<Broken>,
     /// Resumptions that the server refused, and other ends of a session.
     pub(crate) lost: Vec<String>,
+    /// Asked for an acknowledgement, it does not answer.
+    pub(crate) mute: bool,
     /// Why the last attempt to connect failed.
     pub(crate) attempt: String,
     pub(crate) unacked: VecDeque<(u32, String)>,
@@ -60,6 +62,8 @@ pub(crate) struct State {
 #[derive(Debug)]
 pub(crate) enum Order {
     Send(String),
+    /// Acknowledges all that came, or from now on nothing.
+    Acknowledge(bool),
     /// Breaks the connection; comes back on the edge of the second order.
     Away,
     /// Comes (back) on that edge.
@@ -197,6 +201,11 @@ impl Client {
     /// Sends a stanza.
     pub fn send(&self, stanza: impl Into<String>) -> Result<()> {
         self.order(Order::Send(stanza.into()))
+    }
+
+    /// Whether it acknowledges what comes (XEP-0198 §4). It does, unless told otherwise.
+    pub fn acknowledges(&self, whether: bool) -> Result<()> {
+        self.order(Order::Acknowledge(whether))
     }
 
     /// Breaks the connection, and stays away until told to go somewhere.

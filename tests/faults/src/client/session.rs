@@ -190,12 +190,7 @@ async fn talk(
         tokio::select! {
             event = line.read() => match event {
                 Err(error) => return Ok(End::Broke(format!("{error:#}"))),
-                Ok(Event::Asked) => {
-                    let h = shared.state.lock().received;
-                    let sm = ns::SM;
-                    // A broken connection is seen when reading.
-                    line.write(&format!("<a xmlns='{sm}' h='{h}'/>")).await.ok();
-                }
+                Ok(Event::Asked) => acknowledge(shared, line).await,
                 Ok(Event::Acknowledged(h)) => acknowledged(&mut shared.state.lock().unacked, h),
                 Ok(Event::Element(element)) => {
                     if element.is("error", ns::STREAM) {
@@ -220,6 +215,18 @@ async fn talk(
     }
 }
 
+async fn acknowledge(shared: &Shared, line: &mut Line) {
+    let (h, mute) = {
+        let state = shared.state.lock();
+        (state.received, state.mute)
+    };
+    if !mute {
+        let sm = ns::SM;
+        // A broken connection is seen when reading.
+        line.write(&format!("<a xmlns='{sm}' h='{h}'/>")).await.ok();
+    }
+}
+
 async fn obey(shared: &Shared, line: &mut Line, order: Order) -> Result<Option<End>> {
     match order {
         Order::Send(stanza) => {
@@ -232,6 +239,11 @@ async fn obey(shared: &Shared, line: &mut Line, order: Order) -> Result<Option<E
             let sm = ns::SM;
             // A broken connection is seen when reading; the stanza goes again then.
             line.write(&format!("{stanza}<r xmlns='{sm}'/>")).await.ok();
+            Ok(None)
+        }
+        Order::Acknowledge(whether) => {
+            shared.state.lock().mute = !whether;
+            acknowledge(shared, line).await;
             Ok(None)
         }
         Order::Away => Ok(Some(End::Left(None))),

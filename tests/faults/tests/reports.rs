@@ -1,0 +1,349 @@
+//! One edge holds far more than a lane takes at once: what its clients have not acknowledged, who is in
+//! which rooms, and what clients send faster than the owner of their slots takes it. Nothing ends by that,
+//! and slots are taken over in parts.
+#![allow(clippy::unwrap_used, clippy::print_stdout)]
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use sestina_cluster::slots::slot_of_bare;
+use sestina_faults::client::{Client, Heard};
+use sestina_faults::cluster::{At, Cluster, Size, name};
+use sestina_faults::crowd::run;
+use sestina_faults::deeds;
+use sestina_faults::process::Tier;
+use sestina_faults::throttle::Throttle;
+use sestina_faults::wait::until;
+use sestina_faults::world::{LIMIT, names_owned_by};
+
+const HOST: &str = "example.org";
+const ROOMS: &str = "rooms.example.org";
+
+/// It holds almost all sessions.
+const EDGE: At = At {
+    tier: Tier::Edge,
+    number: 0,
+};
+/// It owns the slots of almost all sessions and of all rooms.
+const ROUTER: At = At {
+    tier: Tier::Router,
+    number: 0,
+};
+
+/// How long a slot of the dead router may be without an owner: its lease, and far more than the rest
+/// takes. Reports in one piece took minutes, or for ever.
+const TAKEN: Duration = Duration::from_secs(15);
+/// How long something is waited for that is lost.
+const MISSED: Duration = Duration::from_secs(10);
+/// A lane takes so much.
+const LANE: usize = 16 << 20;
+
+fn size(mutations: &str) -> Size {
+    Size {
+        edges: 2,
+        routers: 2,
+        storages: 1,
+        mutations: mutations.to_owned(),
+        ..Size::default()
+    }
+}
+
+fn routers() -> [String; 2] {
+    [0, 1].map(|number| name(Tier::Router, number))
+}
+
+/// So many sessions of a user, on one edge.
+async fn sessions(user: &str, count: usize, edge: usize, ports: &[u16]) -> Result<Vec<Client>> {
+    let mut sessions = Vec::new();
+    for n in 0..count {
+        let client = Client::login(user, &format!("r{n}"), edge, ports).await?;
+        client.send("<presence><priority>-1</priority></presence>")?;
+        sessions.push(client);
+    }
+    Ok(sessions)
+}
+
+/// Something that is neither archived nor stored.
+fn message(to: &str, id: &str, bytes: usize) -> String {
+    let text = "x".repeat(bytes);
+    format!("<message type='chat' to='{to}' id='{id}'><x xmlns='urn:test'>{text}</x></message>")
+}
+
+/// The ids of messages from that address with that prefix, in order.
+fn ids(log: &[Heard], from: &str, prefix: &str) -> Vec<String> {
+    let messages = log.iter().filter(|heard| {
+        let bare = heard
+            .element
+            .attr("from")
+            .unwrap_or_default()
+            .split('/')
+            .next();
+        heard.element.name == "message" && bare == Some(from)
+    });
+    messages
+        .filter_map(|heard| heard.element.attr("id"))
+        .filter(|id| id.starts_with(prefix))
+        .map(str::to_owned)
+        .collect()
+}
+
+/// A client hears exactly these, in order.
+async fn hears(
+    client: &Client,
+    from: &str,
+    prefix: &str,
+    expected: &[String],
+    limit: Duration,
+) -> Result<()> {
+    let all = |log: &[Heard]| (ids(log, from, prefix).len() >= expected.len()).then_some(());
+    let waited = client.hears("all messages", 0, limit, all).await;
+    let heard = ids(&client.log(0), from, prefix);
+    waited.with_context(|| format!("{} heard {heard:?}", client.name))?;
+    ensure!(
+        heard == expected,
+        "{} heard {heard:?} instead of {expected:?}",
+        client.name
+    );
+    Ok(())
+}
+
+fn nobody_was_cut<'a>(clients: impl IntoIterator<Item = &'a Client>) -> Result<()> {
+    for client in clients {
+        let (broken, lost) = (client.broken(), client.lost());
+        ensure!(
+            broken.is_empty() && lost.is_empty(),
+            "{}: {broken:?}, {lost:?}",
+            client.name
+        );
+    }
+    Ok(())
+}
+
+/// Rooms in one slot, and the nick of a client in all of them: long, so that a report of who is in
+/// rooms of the slot is long.
+struct Crowd {
+    rooms: Vec<String>,
+}
+
+impl Crowd {
+    fn new(rooms: usize) -> Crowd {
+        let address = |name: &String| format!("{name}@{ROOMS}");
+        let routers = routers();
+        let mut names = names_owned_by("room", ROOMS, 0, &routers);
+        let first = names.next().unwrap_or_default();
+        let slot = slot_of_bare(&address(&first));
+        let same = names.filter(|name| slot_of_bare(&address(name)) == slot);
+        let all = std::iter::once(first.clone()).chain(same).take(rooms);
+        Crowd {
+            rooms: all.map(|name| address(&name)).collect(),
+        }
+    }
+
+    fn nick(client: &Client) -> String {
+        format!("{}-{}", client.name.replace('/', "-"), "n".repeat(900))
+    }
+
+    /// The client enters all rooms.
+    async fn enter(&self, client: &Client) -> Result<()> {
+        let nick = Crowd::nick(client);
+        for room in &self.rooms {
+            client.send(format!(
+                "<presence to='{room}/{nick}'><x xmlns='http://jabber.org/protocol/muc'/></presence>"
+            ))?;
+        }
+        for room in &self.rooms {
+            let own = format!("{room}/{nick}");
+            let is = |heard: &&Heard| heard.element.attr("from") == Some(&own);
+            let inside = |log: &[Heard]| log.iter().find(is).map(drop);
+            let what = "its own presence in a room";
+            client.hears(what, 0, LIMIT, inside).await?;
+        }
+        Ok(())
+    }
+
+    /// One speaks in all rooms, and all hear it.
+    async fn goes_on(&self, speaker: &Client, all: &[&Client], limit: Duration) -> Result<()> {
+        for room in &self.rooms {
+            speaker.send(format!(
+                "<message type='groupchat' to='{room}' id='room-1'><body>hello</body></message>"
+            ))?;
+        }
+        for client in all {
+            for room in &self.rooms {
+                hears(client, room, "room-", &["room-1".to_owned()], limit).await?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Three accounts with four sessions each do not acknowledge 40 MiB, and all are in many rooms of one
+/// slot. Their router dies: the edge reports all of it in parts, which other slots do not wait for.
+async fn much_is_reported(mutations: &str, limit: Duration) -> Result<()> {
+    const ACCOUNTS: usize = 3;
+    const SESSIONS: usize = 4;
+    const QUIET: usize = 6;
+    const ROOMS_OF_ALL: usize = 10;
+    /// Of one session: less than ends it.
+    const MESSAGES: usize = 17;
+    const BYTES: usize = 200_000;
+    const { assert!(ACCOUNTS.div_ceil(2) * SESSIONS * MESSAGES * BYTES > LANE) };
+    let mut cluster = Cluster::start(size(mutations)).await?;
+    let heavy: Vec<String> = names_owned_by("heavy", HOST, 0, &routers())
+        .take(ACCOUNTS)
+        .collect();
+    let quiet: Vec<String> = names_owned_by("quiet", HOST, 0, &routers())
+        .take(QUIET)
+        .collect();
+    let other: Vec<String> = names_owned_by("other", HOST, 1, &routers())
+        .take(1)
+        .collect();
+    cluster
+        .add_users(&[heavy.clone(), quiet.clone(), other.clone()].concat())
+        .await?;
+    let ports = cluster.ports.clone();
+    let mut full = Vec::new();
+    for user in &heavy {
+        full.extend(sessions(user, SESSIONS, EDGE.number, &ports).await?);
+    }
+    let mut strangers = Vec::new();
+    for user in &quiet {
+        strangers.extend(sessions(user, 1, EDGE.number, &ports).await?);
+    }
+    let speaker = sessions(&other[0], 1, 1, &ports).await?.remove(0);
+    let crowd = Crowd::new(ROOMS_OF_ALL);
+    for client in full.iter().chain(&strangers).chain([&speaker]) {
+        crowd.enter(client).await?;
+    }
+    let expected: Vec<String> = (0..MESSAGES).map(|n| format!("much-{n}")).collect();
+    let from = speaker.bare();
+    for client in &full {
+        client.acknowledges(false)?;
+        for id in &expected {
+            speaker.send(message(&client.jid(), id, BYTES))?;
+        }
+        hears(client, &from, "much-", &expected, LIMIT).await?;
+    }
+    speaker.acknowledged(LIMIT).await?;
+    let closed = "sestina_lanes_closed_total{lane=\"edge_router\"}";
+    let before = cluster.metric(EDGE, closed).await?;
+    cluster.process(ROUTER).kill();
+    let died = Instant::now();
+    for client in &strangers {
+        deeds::ping(client).await?;
+    }
+    let took = died.elapsed();
+    println!("all strangers are served {took:.1?} after the death");
+    ensure!(took < TAKEN, "strangers waited {took:?}");
+    crowd
+        .goes_on(&speaker, &strangers.iter().collect::<Vec<_>>(), limit)
+        .await?;
+    for client in &full {
+        client.acknowledges(true)?;
+        speaker.send(message(&client.jid(), "later-1", 1))?;
+        hears(client, &from, "later-", &["later-1".to_owned()], limit).await?;
+        deeds::ping(client).await?;
+        hears(client, &from, "much-", &expected, limit).await?;
+        client.acknowledged(limit).await?;
+    }
+    crowd.goes_on(&strangers[0], &[], limit).await?;
+    println!(
+        "all sessions are served {:.1?} after the death",
+        died.elapsed()
+    );
+    // Those to the dead router.
+    let ended = cluster.metric(EDGE, closed).await? - before;
+    ensure!(ended <= 2.0, "{ended} lanes have ended");
+    cluster.process(ROUTER).start_again()?;
+    cluster.whole(2 * LIMIT).await?;
+    nobody_was_cut(full.iter().chain(&strangers).chain([&speaker]))
+}
+
+/// Many sessions, all of whose slots use one lane, send more than it takes, to a router that is slow:
+/// the lane refuses, and what it refused goes on when it has room.
+async fn a_lane_is_full(mutations: &str, limit: Duration) -> Result<()> {
+    const ACCOUNTS: usize = 10;
+    const SESSIONS: usize = 4;
+    /// Of one session: less than pauses it, so that nothing comes behind what was refused.
+    const MESSAGES: usize = 15;
+    const BYTES: usize = 60_000;
+    const ALL: usize = ACCOUNTS * SESSIONS * MESSAGES * BYTES;
+    const { assert!(ALL > 2 * LANE) };
+    // The router gets a part in so many of a core.
+    const PART: u32 = 20;
+    let mut cluster = Cluster::start(Size {
+        lease: Duration::from_secs(20),
+        ..size(mutations)
+    })
+    .await?;
+    let users: Vec<String> = names_owned_by("user", HOST, 0, &routers())
+        .filter(|name| slot_of_bare(&format!("{name}@{HOST}")).is_multiple_of(2))
+        .take(ACCOUNTS)
+        .collect();
+    cluster.add_users(&users).await?;
+    let ports = cluster.ports.clone();
+    let mut clients = Vec::new();
+    for user in &users {
+        clients.extend(sessions(user, SESSIONS, EDGE.number, &ports).await?);
+    }
+    for client in &clients {
+        client.acknowledged(LIMIT).await?;
+    }
+    let pid = cluster.process(ROUTER).pid().context("it has an id")?;
+    let throttle = Throttle::to_one(PART, pid);
+    let expected: Vec<String> = (0..MESSAGES).map(|n| format!("own-{n}")).collect();
+    for client in &clients {
+        for id in &expected {
+            client.send(message(&client.jid(), id, BYTES))?;
+        }
+    }
+    let unsettled = "sestina_queue_bytes{queue=\"unsettled\"}";
+    let refused = "sestina_queue_full_total{queue=\"lane\"}";
+    until("the lane refuses something of all", LIMIT, async || {
+        let held = cluster.metric(EDGE, unsettled).await;
+        let full = cluster.metric(EDGE, refused).await;
+        match (held, full) {
+            (Ok(held), Ok(full)) if held > 1.5 * LANE as f64 && full > 0.0 => Ok(()),
+            seen => Err(format!("{seen:?}")),
+        }
+    })
+    .await?;
+    // It waits for a thread.
+    tokio::task::spawn_blocking(move || drop(throttle)).await?;
+    for client in &clients {
+        client.acknowledged(limit).await?;
+        hears(client, &client.bare(), "own-", &expected, limit).await?;
+    }
+    cluster.whole(LIMIT).await?;
+    nobody_was_cut(&clients)
+}
+
+#[test]
+fn what_an_edge_holds_is_reported_in_parts_and_nothing_ends() {
+    run(much_is_reported("", LIMIT)).unwrap();
+}
+
+#[test]
+fn waiting_for_all_parts_of_a_report_is_missed() {
+    let error = format!(
+        "{:#}",
+        run(much_is_reported("report-parts", MISSED)).unwrap_err()
+    );
+    println!("without report-parts: {error}");
+    assert!(error.contains("heavy"), "{error}");
+}
+
+#[test]
+fn what_a_full_lane_refuses_goes_on_later() {
+    run(a_lane_is_full("", LIMIT)).unwrap();
+}
+
+#[test]
+fn sending_again_what_a_lane_refused_is_missed() {
+    let error = format!(
+        "{:#}",
+        run(a_lane_is_full("lane-refuses", MISSED)).unwrap_err()
+    );
+    println!("without lane-refuses: {error}");
+    assert!(error.contains("waits for acknowledgements"), "{error}");
+}
