@@ -17,6 +17,7 @@ use sestina_proto as proto;
 use sestina_router::config::{HostConfig, RouterConfig};
 use sestina_rpc::target::Target;
 use sestina_rpc::{Cluster, MutualTls, Security, TlsFiles};
+use sestina_runtime::memory;
 use sestina_sessions::{RedisConfig, RedisIdentity, RedisTls};
 use sestina_storage::StorageConfig;
 use sestina_xmpp::sasl::Mechanism;
@@ -26,6 +27,8 @@ use sestina_xmpp::xml::Limits;
 const CREDITS_IN_QUEUE: usize = 4;
 /// Unsettled input of a session: room for this many of the largest stanzas.
 const STANZAS_UNSETTLED: usize = 4;
+/// One part in so many of the memory is for what sessions hold, unless the configuration says otherwise.
+const HELD_OF_MEMORY: usize = 4;
 /// Names of listeners, as in logs.
 const HTTP: &str = "http";
 const PLAINTEXT: &str = "c2s_plaintext";
@@ -142,6 +145,10 @@ pub fn edge(config: &Config, name: &str) -> anyhow::Result<EdgeConfig> {
     edge.login_time = *limits.auth_timeout;
     edge.login_tries = u32::try_from(limits.auth_attempts).unwrap_or(u32::MAX);
     edge.unsettled_bytes = edge.unsettled_bytes.max(*limits.stanza * STANZAS_UNSETTLED);
+    edge.held_bytes = match *limits.held {
+        0 => (memory::total() / HELD_OF_MEMORY).min(edge.held_bytes),
+        bytes => bytes,
+    };
     edge.session_credit = session_credit(config);
     edge.lanes = u32::try_from(config.cluster.lanes).unwrap_or(1);
     edge.lease_ttl = *config.cluster.lease_ttl;

@@ -60,6 +60,7 @@ impl EdgeMetrics for EdgeCounts {
                 all.limits[Limit::OutputQueue].add(by);
                 all.queue_full[Queue::Socket].add(by);
             }
+            Count::GaveWay => all.queue_full[Queue::Edge].add(by),
             Count::RefusedEpoch => all.fenced[Fence::Epoch].add(by),
             Count::RefusedGeneration => all.fenced[Fence::Generation].add(by),
             Count::OwnerTimeout | Count::NotRestored => all.lost[Lost::Session].add(by),
@@ -113,6 +114,7 @@ impl EdgeMetrics for EdgeCounts {
             Level::UnsettledBytes => all.queue_bytes[Queue::Unsettled].add(change),
             Level::Waiting => all.queue_items[Queue::Socket].add(change),
             Level::WaitingBytes => all.queue_bytes[Queue::Socket].add(change),
+            Level::HeldBytes => all.queue_bytes[Queue::Edge].add(change),
             Level::Lanes => all.lanes[Lane::EdgeRouter].add(change),
         }
     }

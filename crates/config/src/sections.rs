@@ -119,6 +119,11 @@ section! {
         /// Bytes that may wait for a slow reader's socket before it is detached (XEP-0198) or
         /// closed.
         output_queue: Size = Size::mib(2);
+        /// Bytes that all sessions of this process may hold together: what clients have not
+        /// acknowledged, and what they sent that is not settled. Beyond it the sessions that hold
+        /// most are detached (XEP-0198) or closed, and logins wait. 0: a quarter of the memory of
+        /// the machine or of its cgroup, and 2 GiB at most.
+        held: Size = Size(0);
     }
 
     /// Certificates.

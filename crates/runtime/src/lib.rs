@@ -7,6 +7,7 @@
 //! - [`linger`]: what nobody waits for leaves together
 //! - [`mailbox`]: a queue bounded by count and bytes, pushed without waiting and drained whole
 //! - [`clock`]: the clock that leases are counted on
+//! - [`memory`]: how much of it there is for this process
 //! - [`lease_thread`]: a thread for renewals, which must not wait for the process's work
 //! - [`pressure`]: whether the process has more to do than it can
 //! - [`mod@failpoint`]: named places where a test may kill, stop, delay or fail the process
@@ -18,6 +19,7 @@ pub mod failpoint;
 pub mod lease_thread;
 pub mod linger;
 pub mod mailbox;
+pub mod memory;
 pub mod mutation;
 pub mod pressure;
 pub mod shutdown;

@@ -99,6 +99,8 @@ pub struct EdgeConfig {
 
     /// Bytes of a session that may be unsettled; beyond it its socket is not read.
     pub unsettled_bytes: usize,
+    /// Bytes that all sessions may hold together.
+    pub held_bytes: usize,
     /// Bytes that routers have on their way to one session, as configured for them.
     pub session_credit: usize,
     /// Deliveries after which the client is asked to acknowledge.
@@ -164,6 +166,7 @@ impl EdgeConfig {
             bind_deadline: Duration::from_secs(15),
             pending_binds: 4096,
             unsettled_bytes: 1 << 20,
+            held_bytes: 2 << 30,
             session_credit: 512 << 10,
             ask_stanzas: 25,
             ask_after: Duration::from_millis(500),

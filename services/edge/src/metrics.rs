@@ -67,6 +67,8 @@ named! {
         BytesOut = "bytes_out",
         /// A slow reader was cut off.
         SlowReader = "slow_reader",
+        /// A session lost its socket because all of them held too much, and it held most.
+        GaveWay = "gave_way",
         /// A socket was lost with the stream open.
         SocketLost = "socket_lost",
         /// A silent client did not answer; its socket counts as lost.
@@ -156,6 +158,8 @@ named! {
         WaitingBytes = "waiting_bytes",
         /// Lanes that are open.
         Lanes = "lanes",
+        /// Bytes that all sessions hold together.
+        HeldBytes = "held_bytes",
     }
 }
 

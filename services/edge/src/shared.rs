@@ -53,6 +53,8 @@ pub(crate) struct Shared {
     pub(crate) reach_changed: Notify,
     /// A lane has room again for what goes in bulk.
     pub(crate) lane_room: Notify,
+    /// Sessions may hold more again.
+    pub(crate) held_room: Notify,
     pub(crate) attachments: Attachments<Shared>,
     pub(crate) limits: Limits,
     /// Sockets that are not bound.
@@ -90,6 +92,8 @@ impl Shared {
             .map(|host| (host.domain.clone(), Arc::new(host.clone())))
             .collect();
         let limits = limits(&config);
+        let attachments = Attachments::new(SLOTS, &limits);
+        attachments.bound(config.held_bytes);
         let timed = Arc::clone(&metrics);
         let lease = Lease::new(&config, move |what, took| timed.timing(what, took));
         Arc::new_cyclic(|me| Shared {
@@ -104,7 +108,8 @@ impl Shared {
             lease,
             reach_changed: Notify::new(),
             lane_room: Notify::new(),
-            attachments: Attachments::new(SLOTS, &limits),
+            held_room: Notify::new(),
+            attachments,
             limits,
             logins: Mutex::default(),
             password_threads: Arc::new(Semaphore::new(config.password_threads.max(1))),

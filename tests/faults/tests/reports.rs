@@ -1,6 +1,7 @@
 //! One edge holds far more than a lane takes at once: what its clients have not acknowledged, who is in
 //! which rooms, and what clients send faster than the owner of their slots takes it. Nothing ends by that,
-//! and slots are taken over in parts.
+//! and slots are taken over in parts. Where it is more than the edge may hold, those that hold most give
+//! way.
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
 use std::time::{Duration, Instant};
@@ -238,6 +239,7 @@ async fn much_is_reported(mutations: &str, limit: Duration) -> Result<()> {
     crowd
         .goes_on(&speaker, &strangers.iter().collect::<Vec<_>>(), limit)
         .await?;
+    nobody_was_cut(&full)?;
     for client in &full {
         client.acknowledges(true)?;
         speaker.send(message(&client.jid(), "later-1", 1))?;
@@ -316,6 +318,87 @@ async fn a_lane_is_full(mutations: &str, limit: Duration) -> Result<()> {
     }
     cluster.whole(LIMIT).await?;
     nobody_was_cut(&clients)
+}
+
+/// An edge may hold 8 MiB, and sessions that do not acknowledge get 14: some of them have to resume
+/// elsewhere and miss nothing; the others do not notice.
+async fn some_give_way() -> Result<()> {
+    const SESSIONS: usize = 4;
+    const QUIET: usize = 3;
+    const MESSAGES: usize = 17;
+    const BYTES: usize = 200_000;
+    const BOUND: usize = 8 << 20;
+    const { assert!(SESSIONS * MESSAGES * BYTES > BOUND) };
+    let mut cluster = Cluster::start(size("")).await?;
+    cluster.reconfigure(EDGE, |text| {
+        let limits = "[edge.limits]\n";
+        text.replace(limits, &format!("{limits}held = {BOUND}\n"))
+    })?;
+    cluster.process(EDGE).kill();
+    cluster.process(EDGE).start_again()?;
+    cluster.whole(2 * LIMIT).await?;
+    let routers = routers();
+    let names = |kind, router, count| -> Vec<String> {
+        let names = names_owned_by(kind, HOST, router, &routers);
+        names.take(count).collect()
+    };
+    let (heavy, quiet, other) = (
+        names("heavy", 0, 1),
+        names("quiet", 0, QUIET),
+        names("other", 1, 1),
+    );
+    cluster
+        .add_users(&[heavy.clone(), quiet.clone(), other.clone()].concat())
+        .await?;
+    let ports = cluster.ports.clone();
+    let full = sessions(&heavy[0], SESSIONS, EDGE.number, &ports).await?;
+    let mut strangers = Vec::new();
+    for user in &quiet {
+        strangers.extend(sessions(user, 1, EDGE.number, &ports).await?);
+    }
+    let speaker = sessions(&other[0], 1, 1, &ports).await?.remove(0);
+    let expected: Vec<String> = (0..MESSAGES).map(|n| format!("much-{n}")).collect();
+    for client in &full {
+        client.acknowledges(false)?;
+        for id in &expected {
+            speaker.send(message(&client.jid(), id, BYTES))?;
+        }
+    }
+    for client in &full {
+        hears(client, &speaker.bare(), "much-", &expected, 2 * LIMIT).await?;
+    }
+    let given_way = cluster
+        .metric(EDGE, "sestina_queue_full_total{queue=\"edge\"}")
+        .await?;
+    println!("{given_way} of {SESSIONS} sessions gave way");
+    ensure!(given_way > 0.0, "no session gave way");
+    ensure!(given_way < SESSIONS as f64, "more gave way than had to");
+    for client in &full {
+        let lost = client.lost();
+        ensure!(lost.is_empty(), "{}: {lost:?}", client.name);
+        client.acknowledges(true)?;
+        deeds::ping(client).await?;
+    }
+    for client in &strangers {
+        deeds::ping(client).await?;
+    }
+    let held = "sestina_queue_bytes{queue=\"edge\"}";
+    until(
+        "the edge holds little again",
+        LIMIT,
+        async || match cluster.metric(EDGE, held).await {
+            Ok(bytes) if bytes < BYTES as f64 => Ok(()),
+            seen => Err(format!("{seen:?}")),
+        },
+    )
+    .await?;
+    cluster.whole(LIMIT).await?;
+    nobody_was_cut(&strangers)
+}
+
+#[test]
+fn beyond_the_bound_of_an_edge_those_that_hold_most_resume_elsewhere() {
+    run(some_give_way()).unwrap();
 }
 
 #[test]

@@ -91,6 +91,8 @@ labels! {
         Socket = "socket",
         /// Input at the edge that its owner has not settled.
         Unsettled = "unsettled",
+        /// What all sessions of an edge hold together.
+        Edge = "edge",
         /// Lanes between edges and routers.
         Lane = "lane",
         /// Lanes between routers.

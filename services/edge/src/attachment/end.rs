@@ -164,7 +164,7 @@ impl<H: Hands> Session<H> {
         state.held_in_bytes = 0;
         state.held_out = Default::default();
         state.unacked_bytes = 0;
-        state.tell_unsettled(hands.metrics());
+        state.tell_unsettled(hands);
         self.room.wake();
     }
 

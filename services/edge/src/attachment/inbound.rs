@@ -8,6 +8,7 @@ use sestina_xmpp::stanza::Stanza;
 use sestina_xmpp::stream::StreamCondition;
 
 use super::hands::{Hands, Lock as _, Reader as _};
+use super::held::LITTLE;
 use super::state::{HeldIn, Phase, Session, State, Traced};
 use crate::metrics::{Count, Timing};
 
@@ -20,6 +21,12 @@ pub enum Flow {
     Pause,
     /// The stream is over.
     Stop,
+}
+
+/// Bytes of one client that may be unsettled now.
+pub fn unsettled<H: Hands>(hands: &H) -> usize {
+    let limit = hands.limits().unsettled_bytes;
+    hands.attachments().held.unsettled(limit)
 }
 
 impl<H: Hands> Session<H> {
@@ -66,9 +73,9 @@ impl<H: Hands> Session<H> {
         if !state.behind {
             self.forward(hands, &mut state, false);
         }
-        state.tell_unsettled(hands.metrics());
+        state.tell_unsettled(hands);
         failpoint!("edge.sent");
-        if state.held_in_bytes >= hands.limits().unsettled_bytes {
+        if state.held_in_bytes >= unsettled(hands) {
             hands.metrics().count(Count::PausedByBound, 1);
             return Flow::Pause;
         }
@@ -110,7 +117,7 @@ impl<H: Hands> Session<H> {
     /// Whether a paused reader may go on: half of the bound is free again, or the stream is over.
     pub fn has_room(&self, hands: &H) -> bool {
         let state = self.state.lock();
-        state.phase != Phase::Open || state.held_in_bytes < hands.limits().unsettled_bytes / 2
+        state.phase != Phase::Open || state.held_in_bytes < unsettled(hands) / 2
     }
 
     /// The owner's progress with this session. True if something was put on the wire.
@@ -134,7 +141,8 @@ impl<H: Hands> Session<H> {
         }
         if item.settled > state.settled {
             state.settled = item.settled.min(state.in_last);
-            let full = state.held_in_bytes >= hands.limits().unsettled_bytes / 2;
+            // By the smaller bound: which of the two the reader has met, is not known any more.
+            let full = state.held_in_bytes >= hands.limits().unsettled_bytes.min(LITTLE) / 2;
             let now = hands.now();
             for held in state.held_in.iter().take_while(|h| h.n <= state.settled) {
                 hands
@@ -142,8 +150,8 @@ impl<H: Hands> Session<H> {
                     .timing(Timing::Settled, now.saturating_duration_since(held.read));
             }
             state.prune_in();
-            state.tell_unsettled(hands.metrics());
-            if full && state.held_in_bytes < hands.limits().unsettled_bytes / 2 {
+            state.tell_unsettled(hands);
+            if full && state.held_in_bytes < unsettled(hands) / 2 {
                 self.room.wake();
             }
         }

@@ -5,6 +5,7 @@
 //! code.
 //!
 //! - [`hands`]: what it acts through
+//! - [`held`]: how much all sessions hold together, and what gives way
 //! - [`state`]: a session and its counters
 //! - [`inbound`]: stanzas of the client, numbered and held until settled
 //! - [`outbound`]: deliveries, written and held until acknowledged
@@ -22,6 +23,7 @@
 
 pub mod end;
 pub mod hands;
+pub mod held;
 pub mod inbound;
 pub mod link;
 pub mod management;
@@ -40,6 +42,7 @@ use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use hands::{Hands, Limits, Lock as _};
+use held::Held;
 use report::Reports;
 use rooms::Rooms;
 use sestina_cluster::slots::SLOTS;
@@ -58,6 +61,8 @@ pub struct Attachments<H: Hands> {
     pub slots: Vec<H::Lock<Slot<H>>>,
     /// Who is in which room.
     pub rooms: Rooms<H>,
+    /// How much all sessions hold.
+    pub held: Arc<Held>,
     /// Who is looked at later.
     pub timers: Timers<H>,
     /// Slots with parts of reports to send.
@@ -76,6 +81,7 @@ impl<H: Hands> Attachments<H> {
         Attachments {
             slots: (0..slots).map(|_| H::Lock::new(Slot::default())).collect(),
             rooms: Rooms::default(),
+            held: Arc::default(),
             timers: Timers::new(limits.ask_after),
             reports: Reports::default(),
             behind: H::Lock::new(VecDeque::new()),

@@ -17,6 +17,7 @@ use sestina_xmpp::stanza::Stanza;
 
 use super::Attachments;
 use super::hands::{Hands, Lock as _, Sent, Socket as _};
+use super::held::Delivery;
 use super::slots::Slot;
 use super::state::{Link, Phase, Session, State};
 
@@ -231,7 +232,7 @@ struct Part {
     bytes: usize,
     limit: usize,
     /// Where the stanzas of the report are: several sessions may hold the same one.
-    payloads: Vec<Arc<Stanza>>,
+    payloads: Vec<Arc<Delivery>>,
     report: proto::EpochReport,
 }
 
@@ -277,7 +278,7 @@ impl Part {
     }
 
     /// The place of a stanza in the part, from 1.
-    fn payload(&mut self, stanza: &Arc<Stanza>) -> u32 {
+    fn payload(&mut self, stanza: &Arc<Delivery>) -> u32 {
         // What one room or one sender said lies close together.
         let known = self
             .payloads
@@ -286,7 +287,7 @@ impl Part {
         let at = known.unwrap_or_else(|| {
             self.bytes += stanza.weight();
             self.payloads.push(Arc::clone(stanza));
-            self.report.payloads.push((**stanza).clone().into());
+            self.report.payloads.push(Stanza::clone(stanza).into());
             self.payloads.len() - 1
         });
         u32::try_from(at + 1).unwrap_or(u32::MAX)

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::hands::{Hands, Socket as _};
+use super::inbound::unsettled;
 use super::state::{Phase, Session, State};
 use crate::metrics::Count;
 use crate::transport::Flush;
@@ -19,7 +20,7 @@ impl<H: Hands> Session<H> {
     /// Asks a client that is silent, and gives up one that has not answered.
     pub fn check_silence(self: &Arc<Self>, hands: &H, state: &mut State<H>, now: Instant) {
         // A client that is not read cannot be heard.
-        let paused = state.held_in_bytes >= hands.limits().unsettled_bytes / 2;
+        let paused = state.held_in_bytes >= unsettled(hands) / 2;
         if state.phase != Phase::Open || paused {
             return;
         }

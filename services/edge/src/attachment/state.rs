@@ -7,12 +7,13 @@ use std::time::Instant;
 use bytes::Bytes;
 use sestina_proto as proto;
 use sestina_telemetry::trace;
-use sestina_xmpp::stanza::{Kind, Stanza};
+use sestina_xmpp::stanza::Kind;
 use sestina_xmpp::stream::Framing;
 use tracing::Span;
 
 use super::hands::Hands;
-use crate::metrics::{EdgeMetrics, Level};
+use super::held::Delivery;
+use crate::metrics::Level;
 
 /// One attachment of a session to a socket of this edge. Its handle is never used again.
 pub struct Session<H: Hands> {
@@ -128,7 +129,7 @@ pub struct HeldOut {
     /// The key of its effect.
     pub key: Option<proto::Key>,
     /// Dropped once the client acknowledged it; shared by all who got it.
-    pub stanza: Option<Arc<Stanza>>,
+    pub stanza: Option<Arc<Delivery>>,
     /// When it came, in milliseconds since 1970.
     pub at_ms: i64,
 }
@@ -319,11 +320,13 @@ impl<H: Hands> State<H> {
         last.is_none_or(|held| held.n <= self.forwarded)
     }
 
-    /// Tells the gauges what has changed of the unsettled.
-    pub fn tell_unsettled(&mut self, metrics: &dyn EdgeMetrics) {
+    /// Tells what has changed of the unsettled.
+    pub fn tell_unsettled(&mut self, hands: &H) {
         let (items, bytes) = (self.held_in.len(), self.held_in_bytes);
         let before = std::mem::replace(&mut self.unsettled_told, (items, bytes));
         if before != (items, bytes) {
+            let metrics = hands.metrics();
+            hands.attachments().held.change(before.1, bytes);
             metrics.level(Level::Unsettled, items as i64 - before.0 as i64);
             metrics.level(Level::UnsettledBytes, bytes as i64 - before.1 as i64);
         }
@@ -347,14 +350,17 @@ impl<H: Hands> State<H> {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use sestina_xmpp::stanza::Stanza;
+
     use super::*;
+    use crate::attachment::held::Held;
     use crate::shared::Shared;
 
     fn delivered(count: u64) -> State<Shared> {
-        let mut state = State::new(1);
+        let (held, mut state) = (Arc::<Held>::default(), State::new(1));
         for number in 1..=count {
             // Messages stay longer: the archive may need them.
-            let stanza = Arc::new(Stanza::new(Kind::Presence));
+            let stanza = held.delivery(Stanza::new(Kind::Presence));
             state.unacked_bytes += stanza.weight();
             state.held_out.push_back(HeldOut {
                 number,

@@ -98,7 +98,7 @@ impl<H: Hands> Attachments<H> {
                     .filter(|h| h.n > state.accepted)
                     .count();
                 hands.metrics().count(Count::Replayed, again as u64);
-                state.tell_unsettled(hands.metrics());
+                state.tell_unsettled(hands);
             }
         }
         let unknown: Vec<Arc<Session<H>>> = slot

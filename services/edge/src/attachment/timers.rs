@@ -71,6 +71,7 @@ impl<H: Hands> Attachments<H> {
                 session.report_if_due(hands, &mut state, true);
             }
         }
+        self.relieve(hands);
         self.room(hands);
         self.retry_waiting(hands, now);
     }

@@ -16,6 +16,7 @@ use sestina_xmpp::stanza::Stanza;
 use tracing::Span;
 
 use super::hands::{Guard, Hands, Lock as _};
+use super::held::Delivery;
 use super::outbound::Taken;
 use super::slots::Slot;
 use super::state::{Session, State};
@@ -25,7 +26,7 @@ use crate::metrics::Count;
 /// What a delivery brings, for all its receivers here.
 pub struct Payload {
     /// It itself.
-    pub stanza: Arc<Stanza>,
+    pub stanza: Arc<Delivery>,
     /// Its bytes.
     pub weight: usize,
     /// The key of its effect.
@@ -233,7 +234,7 @@ impl<H: Hands> Attachments<H> {
                 stanza.payload = Bytes::copy_from_slice(&stanza.payload);
                 Payload {
                     weight: stanza.weight(),
-                    stanza: Arc::new(stanza),
+                    stanza: self.held.delivery(stanza),
                     key: variant.key,
                     at_ms,
                     read: (variant.age_us > 0)

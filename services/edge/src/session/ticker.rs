@@ -25,6 +25,9 @@ pub(crate) async fn run(shared: Arc<Shared>) {
         shared.failed_logins.tell(Instant::now());
         if shared.check_lease() {
             shared.attachments.tick(&shared);
+            if !shared.attachments.held.is_full() {
+                shared.held_room.notify_waiters();
+            }
         }
     }
 }

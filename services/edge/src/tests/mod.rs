@@ -5,6 +5,7 @@ mod anonymous;
 mod client;
 mod failed_logins;
 mod flow;
+mod held;
 mod lanes;
 mod late;
 mod login;
