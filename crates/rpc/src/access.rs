@@ -112,6 +112,12 @@ fn check(path: &str, peer: Option<&PeerInfo>) -> Result<(), Status> {
             if method.callers.iter().any(|role| info.roles.contains(role)) || !guard!("roles") {
                 return Ok(());
             }
+            if method.callers.is_empty() {
+                return Err(Status::permission_denied(format!(
+                    "{} is not offered to other processes",
+                    method.name
+                )));
+            }
             let wanted: Vec<String> = method.callers.iter().map(|role| role.uri()).collect();
             let wanted = wanted.join(" or ");
             tracing::warn!(peer = %peer.address, subject = %info.subject, method = method.name,

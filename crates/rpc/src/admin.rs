@@ -18,7 +18,7 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Response, Status};
 use tracing::Instrument;
 
-use crate::channel::{Dialer, Peer, tuned};
+use crate::channel::{Dialer, tuned};
 use crate::identity::{PeerInfo, Proof};
 use crate::target::Target;
 use crate::{MAX_MESSAGE, status};
@@ -100,12 +100,11 @@ pub struct AdminClient {
 impl AdminClient {
     /// Over the cluster's listener; the dialler's certificate must have the role `admin`.
     pub fn connect(dialer: &Arc<Dialer>, target: &Target) -> Result<AdminClient, AdminError> {
-        let peer = Peer::any(target);
         let channel = dialer
-            .lazy(&peer)
+            .channel(target)
             .map_err(|e| AdminError::new("away", e.to_string()))?;
         Ok(AdminClient {
-            peer: peer.label,
+            peer: target.authority(),
             channel,
         })
     }

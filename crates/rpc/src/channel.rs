@@ -178,6 +178,11 @@ impl Dialer {
         Ok(endpoint.connect_with_connector_lazy(self.connector(peer, false)))
     }
 
+    /// A channel to one process of whichever tier, for calls by their names.
+    pub fn channel(self: &Arc<Self>, target: &Target) -> Result<Channel, LinkError> {
+        self.lazy(&Peer::any(target))
+    }
+
     /// The same for leases: its connections are for nothing else, and the lease thread drives them.
     pub(crate) fn lazy_for_leases(self: &Arc<Self>, peer: &Peer) -> Result<Channel, LinkError> {
         let endpoint = self.endpoint(peer)?;
@@ -201,7 +206,7 @@ impl Dialer {
             .connect_with_connector(self.connector(peer, false))
             .await
             .map_err(|error| {
-                let reason = crate::error::chain(&error);
+                let reason = crate::error::advised(crate::error::chain(&error));
                 let peer = peer.label.clone();
                 if crate::status::tls_refusal(&error) {
                     LinkError::Refused { peer, reason }

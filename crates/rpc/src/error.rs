@@ -58,3 +58,16 @@ pub(crate) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
     }
     text
 }
+
+/// Says what to do about an error where its own words do not: of a certificate that the other side does
+/// not accept, that tells the name of an alert only. (HTTP/2 keeps the words of what broke a connection,
+/// and not the error itself.)
+pub(crate) fn advised(text: String) -> String {
+    if text.contains("received fatal alert") {
+        return format!(
+            "{text}; the other side does not accept the certificate of this process: check \
+             cluster.tls_certificate, and that both have the same authority in cluster.tls_ca"
+        );
+    }
+    text
+}

@@ -98,7 +98,7 @@ pub(crate) fn describe(status: &Status) -> String {
     if text.is_empty() {
         status.code().description().to_owned()
     } else {
-        text
+        crate::error::advised(text)
     }
 }
 

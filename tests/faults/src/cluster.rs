@@ -8,13 +8,15 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use parking_lot::Mutex;
+use sestina_certs::Role;
 use sestina_cluster::rendezvous;
-use sestina_rpc::{Dialer, GrpcStores, Security};
+use sestina_rpc::{Dialer, GrpcStores, Security, TlsFiles};
 use sestina_testkit::{Postgres, PostgresOptions, free_port};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
+use crate::certificates::Certificates;
 use crate::clock::Clock;
 use crate::link::Link;
 use crate::process::{Process, Seen, Tier};
@@ -41,6 +43,8 @@ pub struct Size {
     pub clocks: bool,
     /// There is a [`Link`] in front of the only Redis server.
     pub link: bool,
+    /// Processes speak TLS with each other, with certificates of one authority.
+    pub tls: bool,
 }
 
 impl Default for Size {
@@ -54,6 +58,7 @@ impl Default for Size {
             redis: redis::Mode::Single,
             clocks: false,
             link: false,
+            tls: false,
         }
     }
 }
@@ -82,16 +87,25 @@ pub struct Cluster {
     storages: Vec<Process>,
     /// Ports for clients.
     pub ports: Vec<u16>,
-    storage_ports: Vec<u16>,
-    /// Where each process tells its metrics.
-    metrics: BTreeMap<At, u16>,
-    database: String,
+    /// The certificates of its processes, if they were asked for.
+    pub certificates: Option<Certificates>,
+    /// Where each process listens.
+    own_ports: BTreeMap<At, Ports>,
+    to: Addresses,
     folder: TempDir,
 }
 
 /// The name of a process.
 pub fn name(tier: Tier, number: usize) -> String {
     format!("{}-{}", tier.command(), number + 1)
+}
+
+fn role(tier: Tier) -> Role {
+    match tier {
+        Tier::Edge => Role::Edge,
+        Tier::Router => Role::Router,
+        Tier::Storage => Role::Storage,
+    }
 }
 
 impl Cluster {
@@ -146,7 +160,11 @@ impl Cluster {
             "" => Vec::new(),
             list => vec![("SESTINA_MUTATIONS".to_owned(), list.to_owned())],
         };
-        let mut metrics = BTreeMap::new();
+        let certificates = match size.tls {
+            true => Some(Certificates::new(&folder.path().join("certificates"))?),
+            false => None,
+        };
+        let mut all_ports = BTreeMap::new();
         let mut start = |tier: Tier, listens: &[u16]| -> Result<Vec<Process>> {
             let mut started = Vec::new();
             for (number, listen) in listens.iter().enumerate() {
@@ -158,8 +176,10 @@ impl Cluster {
                     metrics: free_port()?,
                     clients: (tier == Tier::Edge).then(|| ports[number]),
                 };
-                metrics.insert(At { tier, number }, own_ports.metrics);
-                let text = file(&name, &own, own_ports, &to, size.lease);
+                all_ports.insert(At { tier, number }, own_ports);
+                let issue = |all: &Certificates| all.issue(&name, role(tier));
+                let tls = certificates.as_ref().map(issue).transpose()?;
+                let text = file(&name, &own, own_ports, &to, size.lease, tls.as_ref());
                 fs::write(own.join("sestina.toml"), text)?;
                 let mut environment = environment.clone();
                 if size.clocks && tier == Tier::Router {
@@ -181,9 +201,9 @@ impl Cluster {
             link,
             postgres,
             ports,
-            storage_ports: to.storages,
-            metrics,
-            database: to.database,
+            certificates,
+            own_ports: all_ports,
+            to,
             folder,
         };
         let whole = cluster.whole(Duration::from_secs(60)).await;
@@ -257,6 +277,30 @@ impl Cluster {
             .iter()
             .filter_map(|p| Some((p["name"].as_str()?.to_owned(), p["hits"].as_u64()?)))
             .collect())
+    }
+
+    fn ports_of(&self, at: At) -> Result<Ports> {
+        let ports = self.own_ports.get(&at).copied();
+        ports.context("there is no such process")
+    }
+
+    /// Where other processes reach one.
+    pub fn address(&self, at: At) -> Result<String> {
+        Ok(format!("127.0.0.1:{}", self.ports_of(at)?.cluster))
+    }
+
+    /// Starts a process beside those of the cluster, with its settings and another certificate.
+    pub fn stranger(&self, name: &str, tier: Tier, tls: &TlsFiles) -> Result<Process> {
+        let own = self.folder.path().join(name);
+        fs::create_dir_all(&own)?;
+        let ports = Ports {
+            cluster: free_port()?,
+            metrics: free_port()?,
+            clients: None,
+        };
+        let text = file(name, &own, ports, &self.to, self.size.lease, Some(tls));
+        fs::write(own.join("sestina.toml"), text)?;
+        Process::start(name, tier.command(), &own, &[])
     }
 
     /// How many slots the router of that name has in the table of another.
@@ -381,8 +425,8 @@ impl Cluster {
     /// A metric of a process: the sum of all its series, or one series, if the name has its labels as
     /// they are exported. 0 where the process does not have it yet.
     pub async fn metric(&self, at: At, name: &str) -> Result<f64> {
-        let port = self.metrics.get(&at).context("there is no such process")?;
-        let mut stream = TcpStream::connect(("127.0.0.1", *port)).await?;
+        let port = self.ports_of(at)?.metrics;
+        let mut stream = TcpStream::connect(("127.0.0.1", port)).await?;
         let request = "GET /metrics HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n";
         stream.write_all(request.as_bytes()).await?;
         let mut page = String::new();
@@ -398,7 +442,8 @@ impl Cluster {
     /// The stores, as a router of this cluster reaches them.
     pub fn stores(&self) -> Result<GrpcStores> {
         let targets = self
-            .storage_ports
+            .to
+            .storages
             .iter()
             .map(|port| format!("127.0.0.1:{port}").parse());
         let targets = targets.collect::<Result<Vec<_>, _>>()?;
@@ -409,7 +454,7 @@ impl Cluster {
 
     /// Runs SQL on the cluster's database; returns what psql prints.
     pub fn sql(&self, sql: &str) -> Result<String> {
-        self.postgres.query_at(&self.database, sql)
+        self.postgres.query_at(&self.to.database, sql)
     }
 
     /// Leaves the folder with configurations and logs behind, and says where it is.

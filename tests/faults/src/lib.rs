@@ -2,6 +2,7 @@
 //!
 //! - [`process`]: one process of the `sestina` binary, killed, suspended and started again
 //! - [`cluster`]: three tiers of such processes with real Redis and PostgreSQL; [`alone`]: one process
+//! - [`certificates`]: certificates of its processes, and of others
 //! - [`throttle`]: a process that gets a part of a core
 //! - [`client`]: a client that comes back on another edge by itself (XEP-0198)
 //! - [`crowd`]: clients that talk while something else happens
@@ -19,6 +20,7 @@
 #![allow(clippy::large_futures)]
 
 pub mod alone;
+pub mod certificates;
 pub mod client;
 pub mod clock;
 pub mod cluster;

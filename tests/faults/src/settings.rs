@@ -4,6 +4,8 @@ use std::fmt::Write;
 use std::path::Path;
 use std::time::Duration;
 
+use sestina_rpc::TlsFiles;
+
 /// The host with accounts.
 pub(crate) const HOST: &str = "example.org";
 /// Its rooms.
@@ -52,6 +54,15 @@ fn log() -> String {
     std::env::var("SESTINA_FAULTS_LOG").unwrap_or_else(|_| "info".to_owned())
 }
 
+/// How the connections between processes are protected.
+fn security(tls: Option<&TlsFiles>) -> String {
+    let Some(files) = tls else {
+        return "plaintext = true".to_owned();
+    };
+    let (ca, certificate, key) = (&files.ca, &files.cert, &files.key);
+    format!("tls_ca = {ca:?}\ntls_certificate = {certificate:?}\ntls_key = {key:?}")
+}
+
 /// The file of one process. Clients come without TLS: what is tested here is behind it.
 pub(crate) fn file(
     name: &str,
@@ -59,6 +70,7 @@ pub(crate) fn file(
     ports: Ports,
     to: &Addresses,
     lease: Duration,
+    tls: Option<&TlsFiles>,
 ) -> String {
     let ttl = lease.as_millis();
     let mut text = String::new();
@@ -73,7 +85,7 @@ pub(crate) fn file(
          [storage]\nurl = \"{database}\"\nconnections = 4\narchive_connections = 2\n\n\
          {redis}\n\
          [cluster]\nlisten = \"127.0.0.1:{listen}\"\nrouters = {routers}\n\
-         storages = {storages}\nlanes = 2\nplaintext = true\n\
+         storages = {storages}\nlanes = 2\n{security}\n\
          lease_ttl = \"{ttl}ms\"\nlease_renew = \"{renew}ms\"\nlease_margin = \"{renew}ms\"\n\n\
          [telemetry]\nprometheus = [\"127.0.0.1:{metrics}\"]\nlog = \"{log}\"\n",
         clients = list(&ports.clients.into_iter().collect::<Vec<_>>()),
@@ -84,6 +96,7 @@ pub(crate) fn file(
         routers = list(&to.routers),
         storages = list(&to.storages),
         renew = ttl / 4,
+        security = security(tls),
         log = log(),
     )
     .expect("writing to a string cannot fail");

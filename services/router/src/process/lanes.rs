@@ -346,6 +346,9 @@ impl RouterAcceptor for Acceptor {
         let holder = Holder { node, secret };
         let ttl = Duration::from_millis(u64::from(request.ttl_ms));
         let ports = &self.shared.ports;
+        if self.shared.is_stranger(&holder).await {
+            return Err(self.wrong_secret(&holder));
+        }
         if ttl.is_zero() {
             let (redis, storage) = tokio::join!(
                 end(&*ports.shadow_leases, &holder),
@@ -358,9 +361,6 @@ impl RouterAcceptor for Acceptor {
             });
         }
         self.shared.admits(&holder.node)?;
-        if self.shared.is_stranger(&holder).await {
-            return Err(self.wrong_secret(&holder));
-        }
         let (redis, storage) = tokio::join!(
             renew(&*ports.shadow_leases, &holder, ttl),
             renew(&*ports.storage_leases, &holder, ttl)
