@@ -178,7 +178,8 @@ pub(super) struct Order {
 }
 
 impl Order {
-    /// All kinds that there are with or without namespaces, or those whose name contains `only`.
+    /// All kinds that there are with or without namespaces, or those whose name contains a word
+    /// of `only`.
     pub(super) fn new(only: Option<&str>, seconds: u64, namespaces: bool) -> Result<Order> {
         let all = if namespaces {
             let others = KINDS.into_iter().filter(|kind| !PROXIED.contains(kind));
@@ -189,7 +190,7 @@ impl Order {
         let kinds: Vec<&'static str> = all
             .iter()
             .copied()
-            .filter(|kind| only.is_none_or(|only| kind.contains(only)))
+            .filter(|kind| only.is_none_or(|only| only.split(',').any(|word| kind.contains(word))))
             .collect();
         ensure!(
             !kinds.is_empty(),

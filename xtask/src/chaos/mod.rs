@@ -57,7 +57,8 @@ pub(crate) struct Options {
     /// Messages per second of each session, on average.
     #[arg(long, default_value_t = 1.0)]
     rate: f64,
-    /// Inject only faults whose name contains this, as in `router` or `kill`.
+    /// Inject only faults whose name contains this, as in `router` or `kill`, or one of several such
+    /// words with commas between them.
     #[arg(long)]
     only: Option<String>,
     /// Each process in a network namespace of its own, so that faults of the network are real:
