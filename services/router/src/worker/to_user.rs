@@ -90,10 +90,13 @@ impl Slot {
             // The session that it was for has had it, and given it back if it did not take it.
             Before::Given if to.resource().is_some() && self.session_of(to).is_none() => Vec::new(),
             // Who came later, or is getting what is stored, gets nothing twice; nor does who got what
-            // came after it: it was for others then.
+            // came after it without this: it was for others then. Who has it stands for its copies.
             Before::Given => {
                 let mut targets = self.message_targets(to, false);
-                let then = |s: &Session| s.was_before && !s.has_later(hand.key);
+                let then = |s: &Session| {
+                    let has_it = s.number_of(hand.key).is_some();
+                    s.was_before && (has_it || !s.has_later(hand.key))
+                };
                 targets.retain(|id| self.sessions.get(id).is_some_and(|s| then(s)));
                 targets
             }
