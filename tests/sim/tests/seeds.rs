@@ -28,23 +28,6 @@ fn nothing_is_lost_doubled_or_mixed_up() {
     );
 }
 
-/// Partitions, leases that end, restarts under one name, and a death whenever the cluster says that it is
-/// whole. These seeds take longer than the others, so there are fewer of them.
-#[test]
-fn faults_of_the_network_lose_nothing() {
-    sestina_runtime::faults_from_env().unwrap();
-    let plan = Plan {
-        network: true,
-        seeds: Plan::default().seeds / 4,
-        ..Plan::default()
-    };
-    let failed: Vec<u64> = failing(&plan).iter().map(|f| f.0).collect();
-    assert!(
-        failed.is_empty(),
-        "these seeds fail; replay one with SESTINA_SIM_NETWORK=true and SESTINA_SIM_SEED: {failed:?}"
-    );
-}
-
 #[test]
 fn what_the_shadow_lost_is_written_again() {
     let mut objects = 0;
