@@ -212,7 +212,8 @@ impl Shared {
     /// The version of the protocol between tiers that the cluster speaks, as a router says.
     fn note_speaks(&self, version: u32) {
         let before = self.speaks.swap(version, Ordering::AcqRel);
-        if before != version {
+        // The first that is heard of is no news.
+        if before != version && before != 0 {
             tracing::info!(
                 before,
                 version,
