@@ -289,18 +289,7 @@ fn archive_order(world: &World, client: &Client, wrong: &mut Vec<String>) {
     let earlier = |r: &Received| {
         let others = world.clients.iter().filter(|c| c.bare == client.bare);
         let mut all = others.flat_map(|c| &c.log);
-        // One that comes and goes may have been given it before, and have ended without it.
-        let mut flaky = world.clients.iter().filter(|c| {
-            let other = c.bare == client.bare && c.index != client.index;
-            other && super::talk::FLAKY.contains(&c.index)
-        });
-        let took = |c: &Client| {
-            c.log
-                .iter()
-                .any(|o| o.what == r.what && o.number == r.number)
-        };
         all.any(|o| o.what == r.what && o.number == r.number && o.at < r.at)
-            || flaky.any(|other| !took(other))
     };
     let mut last: BTreeMap<u32, (usize, u64)> = BTreeMap::new();
     let live = client.log.iter();

@@ -80,11 +80,7 @@ fn come_and_go(world: &mut World, index: usize) {
             if choice == 0 {
                 // Away for longer than the server waits.
                 world.cut_client(index, 6000 + pause);
-                let client = &mut world.clients[index];
-                client.settled_in = false;
-                // Its session ends. Should its owner die with that, the next one may still find it in
-                // the state store, without what was being answered.
-                client.asking.values_mut().for_each(|sure| *sure = false);
+                world.clients[index].settled_in = false;
             } else {
                 client.write(&mut world.socks, ToServer::Close);
                 client.sock = None;
