@@ -86,6 +86,34 @@ pub const NAMES: &[(&str, &str)] = &[
         "incarnation-secret",
         "nothing is done for an incarnation without its secret",
     ),
+    (
+        "base-version",
+        "the state store refuses a change of an object that it does not have as the owner knows it",
+    ),
+    (
+        "second-holder",
+        "a stanza is settled when a second process holds what was delivered because of it",
+    ),
+    (
+        "edge-knowledge",
+        "an edge counts as a holder of a session when it has taken that it has the session",
+    ),
+    (
+        "spare-copies",
+        "what an earlier attachment or the state store holds of a session stays until its edge has it",
+    ),
+    (
+        "predecessor-accepted",
+        "a session goes on when its edge has sent again what an owner before had accepted",
+    ),
+    (
+        "refused-slots",
+        "what an edge has refused does not count as held by it",
+    ),
+    (
+        "stream-order",
+        "stanzas from one slot to another are taken in the order of their stream",
+    ),
 ];
 
 const _: () = assert!(NAMES.len() <= 32, "the mask of guards has 32 bits");

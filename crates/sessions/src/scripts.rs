@@ -40,8 +40,8 @@ macro_rules! with_last {
 /// last; no field of the router is named so.
 pub(crate) const VERSION: &str = "\0v";
 
-/// KEYS: last write, index, staging, objects…  ARGV: epoch, n, whether to check the epoch, whether
-/// to check the order, then the operations:
+/// KEYS: last write, index, staging, objects…  ARGV: epoch, n, whether to check the epoch, the order,
+/// and what changes are changes of, then the operations:
 /// `R`, key number, name, count, (field, value)…;
 /// `U`, key number, name, base, count, (field, value)…, count, field…;
 /// `D`, key number, name;
@@ -61,7 +61,7 @@ if replaced or older then return refuse(KEYS[1], last) end
 note(KEYS[1], last, epoch, n)
 local stamp = epoch .. '.' .. n
 
-local ops, at = {}, 5
+local ops, at = {}, 6
 local function word() at = at + 1; return ARGV[at - 1] end
 while at <= #ARGV do
   local op = {kind = word(), key = KEYS[tonumber(word())], name = word()}
@@ -92,7 +92,7 @@ for _, op in ipairs(ops) do
   if op.kind == 'T' or op.kind == 'V' then versions[KEYS[3]] = false end
   versions[op.key] = op.kind ~= 'D' and stamp
 end
-if #stale > 0 then
+if #stale > 0 and ARGV[5] == '1' then
   for i, field in ipairs({'S', last[1], last[2], last[3]}) do table.insert(stale, i, field) end
   return stale
 end
@@ -137,7 +137,7 @@ return {'O', last[1], last[2], last[3]}
 );
 
 /// KEYS: last write, index, staging. ARGV: epoch, n (0: only installs the epoch), whether to check
-/// the epoch, whether to check the order. Returns `O`, the last write before (epoch, number, refused
+/// the epoch, the order, and what changes are changes of (there are none). Returns `O`, the last write before (epoch, number, refused
 /// writes), the last write now, the last one of an earlier epoch, and the names of all objects; or
 /// `F` as above.
 pub(crate) const LIST: &str = with_last!(

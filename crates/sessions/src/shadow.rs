@@ -182,13 +182,14 @@ fn object_key(slot: u16, object: &str) -> String {
     format!("{{s{slot}}}:o:{object}")
 }
 
-fn fence(at: Stamp) -> [Vec<u8>; 4] {
+fn fence(at: Stamp) -> [Vec<u8>; 5] {
     let flag = |on: bool| if on { b"1".to_vec() } else { b"0".to_vec() };
     [
         at.epoch.to_string().into_bytes(),
         at.n.to_string().into_bytes(),
         flag(guard!("epoch")),
         flag(guard!("write-order")),
+        flag(guard!("base-version")),
     ]
 }
 

@@ -29,6 +29,14 @@ use crate::worker::session::{Attachment, Session};
 use crate::worker::slot::Slot;
 use crate::worker::{shadow, turn};
 
+mod counters;
+mod held;
+mod presence;
+
+pub use counters::Counters;
+pub use held::contains;
+pub use presence::{Available, Seen};
+
 /// A worker of a router.
 pub struct Worker(turn::Worker);
 
@@ -51,11 +59,16 @@ pub struct Place {
 /// A room, and a session in it.
 pub type At = (String, u128);
 
-/// The workers of one router process.
-pub fn workers(node: &proto::Node, config: &Arc<RouterConfig>, count: u32) -> Vec<Worker> {
+/// The workers of one router process, and what it counts.
+pub fn workers(
+    node: &proto::Node,
+    config: &Arc<RouterConfig>,
+    count: u32,
+) -> (Vec<Worker>, Counters) {
     let epochs: Arc<[AtomicU64]> = (0..SLOTS).map(|_| AtomicU64::new(0)).collect();
     let pipeline = Arc::new(Pipeline::new(crate::modules::MODULES));
-    let metrics = Arc::new(Metrics::new(sestina_telemetry::Metrics::new()));
+    let counters = Counters(sestina_telemetry::Metrics::new());
+    let metrics = Arc::new(Metrics::new(counters.0.clone()));
     let worker = |index| {
         Worker(turn::Worker::new(Core::new(
             index,
@@ -67,7 +80,7 @@ pub fn workers(node: &proto::Node, config: &Arc<RouterConfig>, count: u32) -> Ve
             epochs.clone(),
         )))
     };
-    (0..count).map(worker).collect()
+    ((0..count).map(worker).collect(), counters)
 }
 
 impl Worker {

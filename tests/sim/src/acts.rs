@@ -94,7 +94,9 @@ impl World {
             } else if alive && !open && !sock.edge_told {
                 acts.push(Act::SockTold(*id));
             }
-            if !sock.pipe.down.borrow().is_empty() {
+            let client = &self.clients[sock.client];
+            let reads = client.reads || !client.is_online();
+            if reads && !sock.pipe.down.borrow().is_empty() {
                 acts.push(Act::SockDown(*id));
             } else if !open && !sock.client_told {
                 acts.push(Act::SockGone(*id));

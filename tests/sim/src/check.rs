@@ -1,10 +1,29 @@
 //! What must be true when the cluster is whole and nothing is under way.
+//!
+//! - [`offline`]: the order of what comes from the offline store
+//! - [`holders`]: what is acknowledged is held twice
+//! - [`losses`]: what is given up is counted
+//! - [`bounds`]: how much is held, and that nothing is left
+//! - [`rest`]: how soon all are served again
+//! - [`presence`]: who is there, as each client has been told
+//! - [`rooms`]: that rooms tell everybody everything, in one order
+
+mod bounds;
+mod holders;
+mod losses;
+mod offline;
+mod presence;
+mod rest;
+mod rooms;
+
+pub(super) use losses::{GivenUp, given_up, silent};
+pub(super) use presence::Misjudged;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use sestina_proto as proto;
 
-use super::client::{Client, Mode, Received, What, number_in};
+use super::client::{Came, Client, Mode, Received, What, number_in};
 use super::state_store::Fields;
 use super::world::{Sent, World};
 use sestina_router::simulation::Worker;
@@ -18,6 +37,11 @@ pub(super) fn check(world: &World) -> Vec<String> {
     clients(world, &mut wrong);
     messages(world, &mut wrong);
     orders(world, &mut wrong);
+    offline::check(world, &mut wrong);
+    wrong.extend(presence::wrong(world).into_iter().map(|(_, text)| text));
+    rooms::check(world, &mut wrong);
+    losses::check(world, &mut wrong);
+    bounds::check(world, &mut wrong);
     super::places::check(world, &mut wrong);
     if world.config.archive {
         archives(world, &mut wrong);
@@ -120,7 +144,7 @@ fn clients(world: &World, wrong: &mut Vec<String>) {
         let mut seen = BTreeSet::new();
         for got in &client.log {
             // Who enters a room again gets its history again.
-            let history = got.delayed && got.what == What::Groupchat;
+            let history = got.came == Came::History;
             let again = got.number >= world.judged_from
                 && !seen.insert((got.session, got.what, got.number));
             let stored_again = world.storage.commits.delivered.contains(&got.number);
@@ -142,6 +166,12 @@ fn got(
         .filter(move |r| r.session == who.1 && r.what == what && r.number == number)
 }
 
+/// Its sender was told that it came to nothing.
+fn bounced(world: &World, number: u64, sent: &Sent) -> bool {
+    let from = (sent.from, sent.session);
+    got(world, from, What::Error, number).next().is_some()
+}
+
 fn exists(world: &World, who: (usize, u32)) -> bool {
     let client = &world.clients[who.0];
     client.session_no == who.1 && client.is_online()
@@ -149,8 +179,7 @@ fn exists(world: &World, who: (usize, u32)) -> bool {
 
 fn messages(world: &World, wrong: &mut Vec<String>) {
     for (number, sent) in world.sent.range(world.judged_from..) {
-        let from = (sent.from, sent.session);
-        let bounced = got(world, from, What::Error, *number).next().is_some();
+        let bounced = bounced(world, *number, sent);
         // What was stored and nowhere else is lost with its row.
         if !sent.accepted || bounced || world.storage.commits.stored.contains(number) {
             continue;
@@ -176,6 +205,17 @@ fn messages(world: &World, wrong: &mut Vec<String>) {
     }
 }
 
+/// Not from a store, nor from a room's history.
+fn is_direct(received: &Received) -> bool {
+    matches!(received.came, Came::Live | Came::Late)
+}
+
+/// What clients believe falsely of others.
+pub(super) fn misjudged(world: &World) -> BTreeSet<Misjudged> {
+    let wrong = presence::wrong(world).into_iter();
+    wrong.map(|(misjudged, _)| misjudged).collect()
+}
+
 fn bare(jid: &str) -> &str {
     jid.split('/').next().unwrap_or(jid)
 }
@@ -197,19 +237,18 @@ fn arrived(world: &World, number: u64, sent: &Sent) -> bool {
 fn orders(world: &World, wrong: &mut Vec<String>) {
     for client in &world.clients {
         // From one session to one address: in the order in which it was sent.
-        // What a session gave back unacknowledged comes again from storage, so that is apart.
-        let mut last: BTreeMap<(u32, usize, u32, &str, bool), u64> = BTreeMap::new();
-        // What comes from storage is behind what was stored before it was given back.
-        let judged = |r: &&Received| !r.delayed && r.number >= world.judged_from;
+        // What comes from storage has an order of its own.
+        let mut last: BTreeMap<(u32, usize, u32, &str), u64> = BTreeMap::new();
+        let judged = |r: &&Received| is_direct(r) && r.number >= world.judged_from;
         for r in client.log.iter().filter(judged) {
             let Some(sent) = world.sent.get(&r.number) else {
                 continue;
             };
-            if r.what != sent.what || (r.delayed && r.what == What::Groupchat) {
+            if r.what != sent.what {
                 continue;
             }
             let place = last
-                .entry((r.session, sent.from, sent.session, &sent.to, r.delayed))
+                .entry((r.session, sent.from, sent.session, &sent.to))
                 .or_default();
             if r.number < *place {
                 wrong.push(format!(
@@ -223,7 +262,7 @@ fn orders(world: &World, wrong: &mut Vec<String>) {
     for room in &world.rooms {
         let said = |c: usize| -> Vec<u64> {
             let log = world.clients[c].log.iter();
-            log.filter(|r| r.what == What::Groupchat && !r.delayed && bare(&r.from) == room)
+            log.filter(|r| r.what == What::Groupchat && is_direct(r) && bare(&r.from) == room)
                 .map(|r| r.number)
                 .filter(|number| *number >= world.judged_from)
                 .collect()
@@ -251,10 +290,7 @@ fn archives(world: &World, wrong: &mut Vec<String>) {
         numbers.insert(archive, held);
     }
     for (number, sent) in world.sent.range(world.judged_from..) {
-        let bounced = got(world, (sent.from, sent.session), What::Error, *number)
-            .next()
-            .is_some();
-        if sent.what != What::Message || !sent.accepted || bounced {
+        if sent.what != What::Message || !sent.accepted || bounced(world, *number, sent) {
             continue;
         }
         for user in [world.clients[sent.from].bare.as_str(), bare(&sent.to)] {
@@ -293,7 +329,7 @@ fn archive_order(world: &World, client: &Client, wrong: &mut Vec<String>) {
     };
     let mut last: BTreeMap<u32, (usize, u64)> = BTreeMap::new();
     let live = client.log.iter();
-    let judged = |r: &&Received| !r.delayed && r.number >= world.judged_from;
+    let judged = |r: &&Received| r.came == Came::Live && r.number >= world.judged_from;
     for r in live.filter(|r| r.what == What::Message).filter(judged) {
         if bare(&r.from) == client.bare {
             // The sender's own row, from when it was sent.

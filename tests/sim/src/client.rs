@@ -4,10 +4,12 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::Bytes;
 use sestina_proto as proto;
+use sestina_xmpp::ext::delay::Delay;
 use sestina_xmpp::ns;
 use sestina_xmpp::stanza::{Kind, Stanza};
 use sestina_xmpp::xml::Element;
 
+use super::heard::{Heard, says};
 use super::socket::Sock;
 
 /// What an edge writes to a socket. Nearly all are stanzas: boxes would save nothing.
@@ -65,8 +67,7 @@ pub(super) struct Received {
     pub(super) session: u32,
     pub(super) what: What,
     pub(super) number: u64,
-    /// From storage, with its time.
-    pub(super) delayed: bool,
+    pub(super) came: Came,
     pub(super) stanza_id: String,
     pub(super) from: String,
 }
@@ -79,6 +80,34 @@ pub(super) enum What {
     CarbonReceived,
     Reply,
     Error,
+}
+
+/// How a message came: what is late says why (XEP-0203).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Came {
+    Live,
+    /// After a resumption: the server had it before.
+    Late,
+    /// From the offline store.
+    Stored,
+    /// A room told it to a newcomer.
+    History,
+}
+
+impl Came {
+    fn of(stanza: &Stanza) -> Came {
+        let Some(delay) = stanza.child(ns::DELAY, "delay") else {
+            return Came::Live;
+        };
+        let delay = Element::parse(delay.xml).ok();
+        let delay = delay.as_ref().and_then(Delay::parse);
+        let by_room = |delay: &Delay| delay.from.as_ref().is_some_and(|from| from.contains('@'));
+        match delay {
+            Some(delay) if by_room(&delay) => Came::History,
+            Some(delay) if delay.reason.is_some() => Came::Stored,
+            _ => Came::Late,
+        }
+    }
 }
 
 /// See the module.
@@ -116,6 +145,13 @@ pub(super) struct Client {
     pub(super) nicks: BTreeMap<String, u64>,
     pub(super) rooms_settled: BTreeSet<String>,
     pub(super) log: Vec<Received>,
+    /// It reads what comes, not only what it needs for its login.
+    pub(super) reads: bool,
+    /// Numbers of what it got.
+    pub(super) got: BTreeSet<u64>,
+    pub(super) heard: Heard,
+    /// What its presence says: its own, and those in rooms by address.
+    pub(super) shows: BTreeMap<String, String>,
     /// IQs of this session without an answer.
     pub(super) asking: BTreeMap<u64, bool>,
     /// Pages of its archive: results that came, by query, and those that were answered.
@@ -181,6 +217,10 @@ impl Client {
             nicks: BTreeMap::new(),
             rooms_settled: BTreeSet::new(),
             log: Vec::new(),
+            reads: true,
+            got: BTreeSet::new(),
+            heard: Heard::default(),
+            shows: BTreeMap::new(),
             asking: BTreeMap::new(),
             results: BTreeMap::new(),
             pages: Vec::new(),
@@ -222,6 +262,8 @@ impl Client {
         self.rooms_settled.clear();
         self.asking.clear();
         self.results.clear();
+        self.heard.forget();
+        self.shows.clear();
     }
 
     pub(super) fn is_online(&self) -> bool {
@@ -230,6 +272,10 @@ impl Client {
 
     /// Sends a stanza.
     pub(super) fn send(&mut self, socks: &mut Socks, stanza: Stanza) {
+        if stanza.kind == Kind::Presence && stanza.type_.is_empty() {
+            let room = stanza.to.split('/').next().unwrap_or_default();
+            self.shows.insert(room.to_owned(), says(&stanza));
+        }
         let stanza = proto::Stanza::from(stanza);
         self.sent_count += 1;
         self.sent.push_back((self.sent_count, stanza.clone()));
@@ -317,12 +363,13 @@ impl Client {
         let payload = String::from_utf8_lossy(&stanza.payload).into_owned();
         let session = self.session_no;
         let mut received = |what, number| {
+            self.got.insert(number);
             self.log.push(Received {
                 at,
                 session,
                 what,
                 number,
-                delayed: payload.contains("urn:xmpp:delay"),
+                came: Came::of(stanza),
                 stanza_id: between(&payload, "id='", "'").unwrap_or_default(),
                 from: stanza.from.clone(),
             });
@@ -357,16 +404,21 @@ impl Client {
                     What::Message
                 };
                 received(what, number);
+                if what == What::Groupchat {
+                    self.heard.said(&stanza.from, number, Came::of(stanza));
+                }
             }
             Kind::Presence => {
-                let says = |code: &str| {
+                let status = |code: &str| {
                     [format!("code='{code}'"), format!("code=\"{code}\"")]
                         .iter()
                         .any(|status| payload.contains(status))
                 };
+                let (own, renamed) = (status("110"), status("303"));
+                self.heard.presence(stanza, own, renamed);
                 // With 303 it goes on under another nick.
-                if says("110")
-                    && !says("303")
+                if own
+                    && !renamed
                     && let Some((room, _)) = stanza.from.split_once('/')
                 {
                     let inside = stanza.type_.is_empty();

@@ -41,6 +41,8 @@ pub(super) struct Commits {
     positions: BTreeMap<u64, proto::Position>,
     /// Never twice the same.
     tokens: u64,
+    /// How often it has lost some.
+    pub(super) losses: u64,
     /// Numbers of messages whose archive rows were lost.
     pub(super) archived: BTreeSet<u64>,
     /// Numbers of messages whose offline rows were lost.
@@ -172,6 +174,7 @@ impl Storage {
 
     /// Another database takes over that lacks the last commits.
     pub(super) fn lose_commits(&mut self, count: usize) {
+        self.commits.losses += 1;
         for _ in 0..count {
             let Some(commit) = self.commits.last.pop_back() else {
                 return;

@@ -2,7 +2,7 @@
 //! network, pipes for sockets, and the clock of the world.
 
 use std::cell::{Cell, RefCell, RefMut};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -13,11 +13,13 @@ use sestina_edge::attachment::Attachments;
 use sestina_edge::attachment::hands::{Hands, Limits, Lock, Reader, Sent};
 use sestina_edge::attachment::pending::{Ask, Pending};
 use sestina_edge::attachment::state::{Link, Phase, Session};
-use sestina_edge::metrics::{Count, EdgeMetrics, Tally};
+use sestina_edge::metrics::{Count, EdgeMetrics, Level, Tally};
 use sestina_proto as proto;
 use sestina_proto::to_edge::Body as Down;
 use sestina_proto::to_router::Body;
+use sestina_router::simulation::contains;
 use sestina_xmpp::jid::Jid;
+use sestina_xmpp::stanza::Stanza;
 use sestina_xmpp::stream::Framing;
 
 use super::net::{Ends, SharedNet, in_bulks, offer};
@@ -191,6 +193,18 @@ impl Ground {
         }
         lanes.retain(|key, _| named(key.0));
     }
+}
+
+/// What a client was told of its stanzas.
+pub(super) struct Told {
+    pub(super) handle: u64,
+    pub(super) session: u128,
+    /// All up to here are accepted.
+    pub(super) told: u64,
+    /// All up to here are settled.
+    pub(super) settled: u64,
+    /// The first that the edge holds.
+    pub(super) first_held: Option<u64>,
 }
 
 /// See the module.
@@ -370,6 +384,74 @@ impl Edge {
     pub(super) fn tick(&self, now: u64) {
         let ground = self.at(now);
         ground.attachments.tick(ground);
+    }
+
+    // ---- what it holds
+
+    /// How often something happened.
+    pub(super) fn count(&self, what: Count) -> u64 {
+        self.ground.tally.get(what)
+    }
+
+    fn sessions(&self) -> Vec<Arc<EdgeSession>> {
+        self.ground.attachments.all_sessions()
+    }
+
+    /// What its clients were told of their stanzas.
+    pub(super) fn told(&self) -> Vec<Told> {
+        let told = |session: Arc<EdgeSession>| {
+            let state = session.state.lock();
+            Told {
+                handle: session.handle,
+                session: session.nonce,
+                told: state.told,
+                settled: state.settled,
+                first_held: state.held_in.front().map(|held| held.n),
+            }
+        };
+        self.sessions().into_iter().map(told).collect()
+    }
+
+    /// Whether it holds a message for a client: one whose body is `body`, or an error about it.
+    pub(super) fn holds(&self, body: &[u8], error_id: &str) -> bool {
+        let is = |stanza: &Stanza| {
+            contains(&stanza.payload, body) || (stanza.is_error() && stanza.id == error_id)
+        };
+        self.sessions().iter().any(|session| {
+            let state = session.state.lock();
+            let mut stanzas = state.held_out.iter().filter_map(|held| held.stanza.as_ref());
+            stanzas.any(|stanza| is(stanza))
+        })
+    }
+
+    /// What is left when nothing is under way; `online` are the sessions that have a client.
+    pub(super) fn leftovers(&self, online: &BTreeSet<u128>) -> Vec<String> {
+        let name = &self.node.name;
+        let mut wrong = Vec::new();
+        let sessions = self.sessions();
+        for session in &sessions {
+            if !online.contains(&session.nonce) {
+                wrong.push(format!("{name}: {} has no client", session.jid));
+            }
+            let state = session.state.lock();
+            let bytes = (state.held_in_bytes, state.unacked_bytes);
+            if bytes != (0, 0) {
+                wrong.push(format!("{name}: {} counts {bytes:?} bytes", session.jid));
+            }
+        }
+        let waits = self.ground.attachments.waits();
+        if waits != 0 {
+            wrong.push(format!("{name}: {waits} slots or sessions wait"));
+        }
+        let level = |what| self.ground.tally.level_of(what);
+        let levels = (level(Level::Sessions), level(Level::Unsettled));
+        if levels != (sessions.len() as i64, 0) || level(Level::UnsettledBytes) != 0 {
+            wrong.push(format!(
+                "{name} has {} sessions, counted as {levels:?}",
+                sessions.len()
+            ));
+        }
+        wrong
     }
 
     // ---- what is wrong

@@ -205,6 +205,7 @@ impl World {
         self.shadow.away = false;
         self.shadow.flaky = false;
         self.storage.away = false;
+        self.calm_from = self.now;
         self.note(|| "== healing".to_owned());
         self.mend_network();
         while self.hosts.iter().filter(|h| h.is_running()).count()

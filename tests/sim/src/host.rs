@@ -8,11 +8,12 @@ use sestina_cluster::slot_map::{SlotTable, newer};
 use sestina_proto as proto;
 use sestina_proto::peer_frame::Body as PeerBody;
 
+use super::client::number_in;
 use super::state_store::{Fate, Shadow};
 use super::stores::Storage;
 use sestina_router::config::RouterConfig;
 use sestina_router::simulation::{
-    Command, Input, Job, JobDone, Known, PeerRef, Worker, split_event,
+    Command, Counters, Input, Job, JobDone, Known, PeerRef, Worker, split_event,
 };
 
 /// What a process is doing.
@@ -63,6 +64,7 @@ pub(super) struct Host {
     pub(super) node: proto::Node,
     pub(super) life: Life,
     pub(super) workers: Vec<Worker>,
+    pub(super) counters: Counters,
     pub(super) inbox: Vec<VecDeque<Input>>,
     pub(super) table: Arc<SlotTable>,
     /// The table that the workers have.
@@ -80,12 +82,13 @@ pub(super) struct Host {
 
 impl Host {
     pub(super) fn new(node: proto::Node, config: &Arc<RouterConfig>, workers: u32) -> Host {
-        let workers = sestina_router::simulation::workers(&node, config, workers);
+        let (workers, counters) = sestina_router::simulation::workers(&node, config, workers);
         Host {
             node,
             life: Life::Running,
             inbox: workers.iter().map(|_| VecDeque::new()).collect(),
             workers,
+            counters,
             table: Arc::new(SlotTable::empty()),
             watched: proto::Position::default(),
             timeline: 0,
@@ -105,6 +108,24 @@ impl Host {
     /// Whether it does anything.
     pub(super) fn acts(&self) -> bool {
         matches!(self.life, Life::Running | Life::Late { .. })
+    }
+
+    /// It has what it holds: it may be suspended, but is not replaced.
+    pub(super) fn is_alive(&self) -> bool {
+        matches!(self.life, Life::Running | Life::Suspended { .. })
+    }
+
+    /// Whether it is storing a message.
+    pub(super) fn stores(&self, number: u64) -> bool {
+        self.jobs.iter().any(|job| match job {
+            JobState::Asked {
+                job: Job::Offline { rows, .. },
+                ..
+            } => rows
+                .iter()
+                .any(|row| number_in(row.stanza.as_ref()) == Some(number)),
+            _ => false,
+        })
     }
 
     pub(super) fn is_running(&self) -> bool {
@@ -398,6 +419,7 @@ pub(super) fn perform(
                 return None;
             }
             let page = if storage.away {
+                storage.unread.insert(read.request.bare.clone());
                 Err(())
             } else {
                 Ok(storage.offline_list(&read.request))

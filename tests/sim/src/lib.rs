@@ -12,12 +12,13 @@
 //!   faults in an order that is written down
 //! - `world`: what there is; `acts`, `steps`: what may happen next, and that it does; `faults`:
 //!   what goes wrong; `talk`: what clients do
-//! - `host`: a router process; `jobs`: what it asks of stores; `edge`, `socket`: an edge process; `client`, `stores`, `state_store`,
+//! - `host`: a router process; `jobs`: what it asks of stores; `edge`, `socket`: an edge process; `client`, `heard`, `stores`, `state_store`,
 //!   `net`: the models
 //! - `partition`: what the network does not let through; `lease`: who has a lease; `planner`: who
 //!   claims slots of the dead
 //! - `skew`: frames of versions to come
 //! - `whole`: a death when the cluster says that it can bear one
+//! - [`hoard`]: a client that takes all that it may, and harms nobody
 //! - `check`: what must hold; `places`: who is in which room, to all concerned; `trace`: what is printed of a run that failed
 //!
 //! `cargo xtask sim` runs it. `SESTINA_SIM_SEED=n` replays one seed with its trace,
@@ -37,6 +38,8 @@ mod client;
 mod commits;
 mod edge;
 mod faults;
+mod heard;
+pub mod hoard;
 mod host;
 mod jobs;
 mod lease;

@@ -12,7 +12,9 @@ impl World {
     pub(super) fn forgive(&mut self) {
         self.note(|| "== from here on all is judged".to_owned());
         self.judged_from = self.last_number + 1;
-        self.trouble.clear();
+        self.trouble = super::check::silent(self);
+        self.given_up = super::check::given_up(self);
+        self.misjudged = super::check::misjudged(self);
         for client in &mut self.clients {
             client.asking.clear();
             client.pages.clear();

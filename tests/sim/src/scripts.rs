@@ -98,7 +98,7 @@ pub fn a_database_loses_commits(seed: u64) -> Result<Vec<String>, String> {
     Ok(wrong)
 }
 
-/// The store is away. Some enter a room, one leaves it, one has another nick and one another presence;
+/// The store is away, and nothing that is written meanwhile comes to it. Some enter a room, one leaves it, one has another nick and one another presence;
 /// one loses its connection, and comes back when all is over. Then the room's owner dies.
 pub fn a_room_changes_while_the_store_is_away(seed: u64) -> Result<Vec<String>, String> {
     const SLOT: u16 = 5;
@@ -116,6 +116,7 @@ pub fn a_room_changes_while_the_store_is_away(seed: u64) -> Result<Vec<String>, 
     world.until("the first occupants", |w| inside(w, &[0, 3, 5]))?;
     world.until("redundant", |w| w.is_redundant(SLOT))?;
     world.shadow.away = true;
+    world.shadow.cut_off = true;
     talk::leave(&mut world, 0, &room);
     for client in [2, 4] {
         talk::enter(&mut world, client, &room);
@@ -130,6 +131,7 @@ pub fn a_room_changes_while_the_store_is_away(seed: u64) -> Result<Vec<String>, 
     }
     let owner = world.owner(SLOT).ok_or("no owner")?;
     world.kill_host(owner);
+    world.orphans.clear();
     world.heal();
     let mut wrong = world.come_to_rest();
     wrong.extend(world.round(&[]));

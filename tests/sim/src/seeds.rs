@@ -23,6 +23,10 @@ pub const GUARDS: &[&str] = &[
     "room-members",
     "lane-refuses",
     "report-parts",
+    "second-holder",
+    "spare-copies",
+    "predecessor-accepted",
+    "stream-order",
 ];
 
 /// What is run.

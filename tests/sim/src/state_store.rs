@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
 use sestina_api::shadow::{Found, Listing, LoadPart, ShadowError, ShadowObject, ShadowOp, Stamp};
+use sestina_router::simulation::contains;
 use sestina_runtime::guard;
 
 use super::rng::Rng;
@@ -170,8 +171,12 @@ pub(super) struct Shadow {
     pub(super) away: bool,
     /// The network to it loses answers and writes, and delays them.
     pub(super) flaky: bool,
+    /// While it is away, nothing of what is sent to it arrives, later either.
+    pub(super) cut_off: bool,
     /// The next write is held back until it is let go.
     pub(super) hold_next: bool,
+    /// How often it has lost something.
+    pub(super) losses: u64,
     slots: BTreeMap<u16, ShadowSlot>,
     late: Vec<Late>,
     /// What each of the last writes replaced.
@@ -181,12 +186,14 @@ pub(super) struct Shadow {
 impl Shadow {
     /// As when Redis restarts.
     pub(super) fn flush(&mut self) {
+        self.losses += 1;
         self.slots.clear();
         self.undo.clear();
     }
 
     /// A replica takes over that lacks the last writes.
     pub(super) fn fail_over(&mut self, lacks: usize) {
+        self.losses += 1;
         for (slot, before) in self.undo.drain(..).rev().take(lacks) {
             self.slots.insert(slot, before);
         }
@@ -201,6 +208,9 @@ impl Shadow {
         let troubled = self.away || (self.flaky && rng.one_in(2));
         if !troubled {
             return Fate::Answered;
+        }
+        if self.cut_off {
+            return Fate::Lost;
         }
         match rng.below(4) {
             0 => Fate::Lost,
@@ -248,6 +258,13 @@ impl Shadow {
             .values()
             .flat_map(|s| s.objects.keys().cloned())
             .collect()
+    }
+
+    /// Whether an object has these bytes in one of its fields.
+    pub(super) fn holds(&self, part: &[u8]) -> bool {
+        let objects = self.slots.values().flat_map(|slot| slot.objects.values());
+        let mut fields = objects.flat_map(|object| object.fields.values());
+        fields.any(|field| contains(field, part))
     }
 
     /// The highest epoch that it knows of a slot.
@@ -299,7 +316,7 @@ impl Shadow {
             objects.extend(changed.fits(op).err());
             changed.change(at, op);
         }
-        if !objects.is_empty() {
+        if !objects.is_empty() && guard!("base-version") {
             return Err(ShadowError::Stale { found, objects });
         }
         *slot = changed;

@@ -38,6 +38,9 @@ impl World {
         self.last_act = self.now;
         while self.now < self.last_act + quiet {
             self.step();
+            if self.steps.is_multiple_of(16) {
+                self.look_at_service();
+            }
             if self.steps > end {
                 return false;
             }
@@ -77,13 +80,22 @@ impl World {
                 }
             }
         }
-        let works: Vec<bool> = self.hosts.iter().map(|h| self.works(h)).collect();
-        for (host, works) in self.hosts.iter_mut().zip(works) {
-            if works && host.tick_due(self.now) {
-                for worker in 0..host.workers.len() {
-                    host.turn(worker, 0, self.now);
+        for host in 0..self.hosts.len() {
+            let now = self.now;
+            if self.works(&self.hosts[host]) && self.hosts[host].tick_due(now) {
+                for worker in 0..self.hosts[host].workers.len() {
+                    self.turn(host, worker, 0);
                 }
             }
+        }
+    }
+
+    /// One turn of a worker, and a look at what it has done.
+    fn turn(&mut self, host: usize, worker: usize, count: usize) {
+        self.hosts[host].turn(worker, count, self.now);
+        if self.hosts[host].is_running() {
+            self.look_at_settled(host, worker);
+            self.look_at_bounds(host, worker);
         }
     }
 
@@ -102,7 +114,7 @@ impl World {
             }
             Act::Turn(host, worker) => {
                 let count = 1 + self.rng.below(6) as usize;
-                self.hosts[host].turn(worker, count, self.now);
+                self.turn(host, worker, count);
             }
             Act::Job(host, job) => return self.job(host, job),
             Act::Orphan(index) => {
@@ -203,6 +215,7 @@ impl World {
         }
         if let Some(index) = self.edge_index(edge) {
             self.edges[index].take_batch(self.now, id, batch);
+            self.look_at_told(index);
         }
     }
 

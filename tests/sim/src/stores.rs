@@ -8,6 +8,7 @@ use sestina_api::key::EffectKey;
 use sestina_proto as proto;
 use sestina_runtime::guard;
 
+use super::client::number_in;
 use super::commits::{Commits, Undo};
 
 /// One archived message.
@@ -36,6 +37,8 @@ pub(super) struct Storage {
     pub(super) offline: BTreeMap<String, OfflineRows>,
     pub(super) accounts: BTreeSet<String>,
     pub(super) commits: Commits,
+    /// Users whose stored messages were asked for in vain: they are given what is new before those.
+    pub(super) unread: BTreeSet<String>,
 }
 
 fn key_of(key: Option<&proto::Key>) -> KeyOf {
@@ -51,6 +54,7 @@ impl Storage {
             offline: BTreeMap::new(),
             accounts: BTreeSet::new(),
             commits: Commits::default(),
+            unread: BTreeSet::new(),
         }
     }
 
@@ -161,6 +165,16 @@ impl Storage {
         let page: Vec<proto::OfflineRow> = page.by_ref().map(|row| row.2.clone()).collect();
         let more = page.len() < rows.len();
         proto::OfflineListReply { rows: page, more }
+    }
+
+    /// The places of a user's messages, delivered ones included, by their numbers.
+    pub(super) fn offline_places(&self, bare: &str) -> BTreeMap<u64, (u64, u64)> {
+        let rows = self.offline.get(bare).into_iter().flat_map(|u| u.values());
+        let place = |row: &OfflineRow| {
+            let number = number_in(row.2.stanza.as_ref())?;
+            Some((number, (row.0, row.1)))
+        };
+        rows.filter_map(place).collect()
     }
 
     pub(super) fn offline_all(&self, bare: &str) -> impl Iterator<Item = &proto::OfflineRow> {

@@ -32,8 +32,11 @@ pub(super) fn talk(world: &mut World) {
         62..=71 => join_or_leave(world, index),
         72..=81 => ask(world, index),
         82..=85 => {
+            let number = world.next_number();
             let mut presence = Stanza::new(Kind::Presence);
             presence.push_raw(b"<show>away</show>", "show", ns::CLIENT);
+            let status = format!("<status>{number}</status>");
+            presence.push_raw(status.as_bytes(), "status", ns::CLIENT);
             world.clients[index].send(&mut world.socks, presence);
         }
         86..=93 => {
@@ -140,6 +143,7 @@ pub(super) fn say_to(world: &mut World, from: usize, to: usize) {
     send_numbered(world, from, What::Message, address, cover, carbons);
 }
 
+/// Something is said in one of the rooms that a client is in.
 fn say_in_room(world: &mut World, from: usize) {
     let joined: Vec<String> = world.clients[from]
         .rooms
@@ -147,15 +151,20 @@ fn say_in_room(world: &mut World, from: usize) {
         .filter(|(_, inside)| **inside)
         .map(|(room, _)| room.clone())
         .collect();
-    let Some(room) = world.rng.pick(&joined).cloned() else {
-        return;
-    };
+    if let Some(room) = world.rng.pick(&joined).cloned() {
+        say_to_room(world, from, &room);
+    }
+}
+
+/// A client says something in a room that it is in.
+pub(super) fn say_to_room(world: &mut World, from: usize, room: &str) {
     let cover = world
         .clients
         .iter()
-        .filter(|c| stays(c) && c.rooms_settled.contains(&room))
+        .filter(|c| stays(c) && c.rooms_settled.contains(room))
         .map(|c| (c.index, c.session_no))
         .collect();
+    let room = room.to_owned();
     send_numbered(world, from, What::Groupchat, room, cover, Vec::new());
 }
 
@@ -173,6 +182,7 @@ fn send_numbered(
     } else {
         "chat"
     };
+    let losses = world.losses();
     let client = &mut world.clients[from];
     client.send(&mut world.socks, client::message(&to, type_, number));
     let sent = Sent {
@@ -184,13 +194,16 @@ fn send_numbered(
         carbons,
         count: client.sent_count,
         accepted: false,
+        losses,
     };
+    let place = (client.session, client.sent_count);
     let text = format!(
         "c{from} says m{number} to {} ({what:?}), cover {:?}",
         sent.to, sent.cover
     );
     world.note(|| text);
     world.sent.insert(number, sent);
+    world.numbers.insert(place, number);
 }
 
 fn join_or_leave(world: &mut World, index: usize) {
@@ -304,6 +317,7 @@ pub(super) fn acknowledge_all(world: &mut World) {
 
 /// The cluster is whole and at rest: what is there now stays.
 pub(super) fn settle_in(world: &mut World) {
+    world.round_from = world.last_number + 1;
     for client in &mut world.clients {
         if client.is_online() && client.available {
             client.settled_in = true;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use sestina_api::key::split;
-use sestina_edge::attachment::hands::Hands as _;
+use sestina_edge::attachment::hands::{Hands as _, Socket as _};
 use sestina_edge::attachment::pending::Ask;
 use sestina_proto as proto;
 use sestina_proto::to_edge::Body as Down;
@@ -116,6 +116,7 @@ impl World {
             edge_told: false,
             client_told: false,
         };
+        sock.pipe.set_queue_limit(self.output_queue);
         let this = &mut self.clients[client];
         this.sock = Some(id);
         sock.up.push_back(this.hello());

@@ -9,6 +9,7 @@ use sestina_edge::attachment::hands::Hands as _;
 use sestina_proto as proto;
 use sestina_proto::to_edge::Body as Down;
 
+use super::check::{GivenUp, Misjudged};
 use super::client::{Client, Socks, What};
 use super::edge::Edge;
 use super::host::{Asker, Host, JobState, Life};
@@ -49,6 +50,8 @@ pub(super) struct Sent {
     /// Its count in the session of its sender.
     pub(super) count: u64,
     pub(super) accepted: bool,
+    /// How many holders had been lost when it was sent.
+    pub(super) losses: u64,
 }
 
 /// See the module.
@@ -94,7 +97,44 @@ pub(super) struct World {
     /// Leases that are renewed with each authority by itself, where faults of the network are tried;
     /// without them a process has its lease for as long as it lives.
     pub(super) leases: Option<Leases>,
+    /// The same since all was at rest before.
+    pub(super) round_from: u64,
+    /// What clients believe falsely of others since more than one fault, until they are told again.
+    pub(super) misjudged: BTreeSet<Misjudged>,
+    /// What was given up is no concern of later rounds.
+    pub(super) given_up: GivenUp,
+    /// Processes that have died.
+    pub(super) deaths: u64,
+    /// The number of the n-th stanza of a session.
+    pub(super) numbers: BTreeMap<(u128, u64), u64>,
+    /// Of each session, by owner: its stanzas up to here are settled.
+    pub(super) settled: BTreeMap<(u64, u128), u64>,
+    /// Of each attachment, by edge: its client was told that all up to here are accepted.
+    pub(super) told: BTreeMap<(u64, u64), u64>,
+    /// The last fault is over at that time.
+    pub(super) calm_from: u64,
+    /// It was looked whether all are served since then.
+    pub(super) served_at: u64,
+    /// Bytes that wait for a socket before it is cut.
+    pub(super) output_queue: usize,
 }
+
+/// Bounds of what is held, in bytes.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Settings {
+    pub(super) session_queue: usize,
+    pub(super) user_queue: usize,
+    pub(super) slot_queue: usize,
+    pub(super) output_queue: usize,
+}
+
+/// Nobody comes near these who reads now and then.
+const ROOMY: Settings = Settings {
+    session_queue: 256 << 10,
+    user_queue: 320 << 10,
+    slot_queue: 512 << 10,
+    output_queue: 128 << 10,
+};
 
 pub(super) fn node(name: String, incarnation: u64, role: proto::NodeRole) -> proto::Node {
     proto::Node {
@@ -112,6 +152,11 @@ impl World {
 
     /// The same; with faults of the `network`, leases are renewed.
     pub(super) fn with(seed: u64, traced: bool, network: bool) -> World {
+        World::bounded(seed, traced, network, &ROOMY)
+    }
+
+    /// The same with other bounds.
+    pub(super) fn bounded(seed: u64, traced: bool, network: bool, settings: &Settings) -> World {
         sestina_router::simulation::repeat(seed);
         let mut rng = Rng::new(seed);
         let config = RouterConfig {
@@ -124,6 +169,9 @@ impl World {
             archive: !rng.one_in(3),
             sm_resume_max_s: 4,
             sm_key: SM_KEY.to_vec(),
+            session_queue_bytes: settings.session_queue,
+            user_queue_bytes: settings.user_queue,
+            slot_queue_bytes: settings.slot_queue,
             session_credit_bytes: 2 << 10,
             lane_bytes: 2 << 10,
             sweep_ms: 300,
@@ -195,6 +243,16 @@ impl World {
             judged_from: 0,
             cuts: Vec::new(),
             leases: network.then(Leases::default),
+            round_from: 0,
+            misjudged: BTreeSet::new(),
+            given_up: GivenUp::default(),
+            deaths: 0,
+            numbers: BTreeMap::new(),
+            settled: BTreeMap::new(),
+            told: BTreeMap::new(),
+            calm_from: 1000,
+            served_at: 0,
+            output_queue: settings.output_queue,
         };
         for _ in 0..3 {
             world.start_host();
@@ -290,6 +348,7 @@ impl World {
             return;
         }
         let incarnation = host.incarnation();
+        self.deaths += 1;
         host.life = Life::Dead;
         host.workers.clear();
         host.inbox.clear();
@@ -313,6 +372,7 @@ impl World {
     pub(super) fn kill_edge(&mut self, index: usize) {
         let edge = &mut self.edges[index];
         let incarnation = edge.incarnation();
+        self.deaths += 1;
         edge.alive = false;
         self.until.insert(incarnation, self.now + LEASE);
         self.net.lock().kill(incarnation, &mut self.rng);

@@ -4,6 +4,7 @@
 
 use std::process::Command;
 
+use sestina_sim::hoard::a_client_never_reads;
 use sestina_sim::scenarios::{flush_and_kill, flush_at_rest};
 use sestina_sim::scripts::{
     a_database_loses_commits, a_room_changes_while_the_store_is_away, an_older_write_comes_last,
@@ -73,10 +74,31 @@ fn a_database_that_lost_commits_costs_no_slot() {
 /// room stay in it, and get what is said there later.
 #[test]
 fn occupants_of_an_outage_stay_when_the_owner_of_their_room_dies() {
+    // Also run as the child of the next test, with the guard off.
+    sestina_runtime::faults_from_env().unwrap();
     for seed in 0..24 {
         let wrong = a_room_changes_while_the_store_is_away(seed);
         assert_eq!(wrong, Ok(Vec::new()), "seed {seed}");
     }
+}
+
+#[test]
+fn the_guard_of_room_members_is_missed() {
+    let name = "occupants_of_an_outage_stay_when_the_owner_of_their_room_dies";
+    let text = sestina_runtime::mutation::test_without("room-members", name).unwrap();
+    assert!(text.contains("1 failed"), "{text}");
+}
+
+/// A client takes much and gives nothing back. Its bounds are met, again and again.
+#[test]
+fn a_client_that_never_reads_harms_nobody() {
+    let mut overflows = 0;
+    for seed in 0..12 {
+        let (wrong, ended) = a_client_never_reads(seed);
+        assert_eq!(wrong, Vec::<String>::new(), "seed {seed}");
+        overflows += ended;
+    }
+    assert!(overflows > 0, "no bound was met");
 }
 
 #[test]

@@ -30,9 +30,11 @@ async fn memory() {
 }
 
 #[test]
-fn the_guard_of_incarnation_secrets_is_missed() {
-    let text = sestina_runtime::mutation::test_without("incarnation-secret", "memory").unwrap();
-    assert!(text.contains("1 failed"), "{text}");
+fn the_guards_are_missed() {
+    for guard in ["incarnation-secret", "base-version"] {
+        let text = sestina_runtime::mutation::test_without(guard, "memory").unwrap();
+        assert!(text.contains("1 failed"), "{guard}: {text}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -90,6 +90,12 @@ impl<H: Hands> Attachments<H> {
         }
     }
 
+    /// How many slots and sessions have something to send again, or more than their lane took.
+    #[cfg(feature = "simulation")]
+    pub fn waits(&self) -> usize {
+        self.behind.lock().len() + self.waiting.lock().len() + self.reports.waits()
+    }
+
     /// All sessions there are.
     pub fn all_sessions(&self) -> Vec<Arc<Session<H>>> {
         self.slots

@@ -59,6 +59,14 @@ impl<H: Hands> Default for Reports<H> {
     }
 }
 
+#[cfg(feature = "simulation")]
+impl<H: Hands> Reports<H> {
+    /// How many slots have parts that wait.
+    pub fn waits(&self) -> usize {
+        self.waiting.lock().len()
+    }
+}
+
 /// What became of a part.
 enum Step {
     /// It was sent, and there are others.

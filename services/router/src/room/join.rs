@@ -152,7 +152,7 @@ impl Room {
         };
         if let Some(old) = occupant.enter(me) {
             self.by_session.remove(&old);
-            self.last_sent.remove(&old);
+            self.any_left = true;
         }
         false
     }

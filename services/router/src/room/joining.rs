@@ -36,6 +36,13 @@ pub(crate) struct Joining {
     part: u64,
 }
 
+impl Joining {
+    /// Whether it is that session that enters.
+    pub(super) fn is_of(&self, session: u128) -> bool {
+        self.me.session == session
+    }
+}
+
 impl Room {
     /// Whether the presences of others are more than is told at once.
     pub(super) fn is_told_in_parts(&self, nick: &str) -> bool {

@@ -142,6 +142,12 @@ impl Occupant {
         std::iter::once(&self.main).chain(&self.others)
     }
 
+    /// The identities of all its sessions.
+    #[cfg(feature = "simulation")]
+    pub(crate) fn all(&self) -> impl Iterator<Item = u128> {
+        self.sessions().map(|s| s.session)
+    }
+
     pub(super) fn session(&self, session: u128) -> Option<&RoomSession> {
         self.sessions().find(|s| s.session == session)
     }

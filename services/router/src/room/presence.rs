@@ -288,6 +288,7 @@ impl Room {
     /// Takes a session out. Returns its occupant as it was, the session, and what is left.
     pub(super) fn leave(&mut self, session: u128) -> Option<(Occupant, RoomSession, Rest)> {
         let nick = self.by_session.remove(&session)?;
+        self.any_left = true;
         self.to_check.remove(&session);
         let occupant = self.occupants.get_mut(&nick)?;
         let before = occupant.clone();

@@ -224,6 +224,9 @@ impl Slot {
         out.from = format!("{jid}/{}", member.nick);
         let mut emission = Emission::default();
         emission.say_as(out, member.standing.max(1), &member.me);
+        if let Some(room) = self.rooms.get_mut(jid) {
+            room.any_left = true;
+        }
         self.room_emit(core, jid, emission, None, None);
     }
 

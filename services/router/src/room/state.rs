@@ -40,6 +40,8 @@ pub(crate) struct Room {
     pub(super) blocked: HashSet<u16>,
     /// Session -> the last event sent to it.
     pub(super) last_sent: HashMap<u128, u64>,
+    /// Of these, some may have left.
+    pub(super) any_left: bool,
     /// Keys of stanzas that made events, until their origin's mark.
     pub(super) keys: BTreeSet<(u128, u64, u32)>,
     /// Shadow fields to remove with the next change.
@@ -75,6 +77,8 @@ impl Room {
             joining: Vec::new(),
             blocked: HashSet::default(),
             last_sent: HashMap::default(),
+            // An owner before may have sent something to some.
+            any_left: true,
             keys: BTreeSet::new(),
             stale_fields: Vec::new(),
             trimmed: after,
@@ -142,6 +146,35 @@ impl Room {
     pub(crate) fn members(&self) -> impl Iterator<Item = (&Occupant, &RoomSession)> {
         let occupants = self.occupants.values();
         occupants.flat_map(|occupant| occupant.sessions().map(move |s| (occupant, s)))
+    }
+
+    /// Whether its history or an event that not all have holds these bytes.
+    #[cfg(feature = "simulation")]
+    pub(crate) fn holds(&self, part: &[u8]) -> bool {
+        let is = |payload: &[u8]| crate::simulation::contains(payload, part);
+        let told = || self.tail.values().flat_map(|event| &event.variants);
+        self.history.iter().any(|(_, said, _)| is(&said.payload)) || told().any(|v| is(&v.payload))
+    }
+
+    /// How many: sessions that enter, slots that missed events, sessions that have left and are known
+    /// for what was sent to them, keys, fields to take out of the store, messages in its history.
+    #[cfg(feature = "simulation")]
+    pub(crate) fn open_ends(&self) -> (usize, usize, usize, usize, usize, usize) {
+        let left = |session: &&u128| !self.by_session.contains_key(*session);
+        (
+            self.joining.len(),
+            self.blocked.len(),
+            self.last_sent.keys().filter(left).count(),
+            self.keys.len(),
+            self.stale_fields.len(),
+            self.history.len(),
+        )
+    }
+
+    /// All occupants.
+    #[cfg(feature = "simulation")]
+    pub(crate) fn seen(&self) -> impl Iterator<Item = &Occupant> {
+        self.occupants.values()
     }
 
     /// Everybody who gets what is said here.

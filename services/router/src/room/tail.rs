@@ -210,6 +210,7 @@ impl Slot {
             }
             if this.tail.is_empty() {
                 this.trimmed = this.seq.max(this.trimmed);
+                this.forget_sessions();
             }
         }
         let mark = this.mark();
@@ -367,6 +368,16 @@ impl Slot {
 }
 
 impl Room {
+    /// Those who have left have got all events: nothing that they get later comes behind one of these.
+    fn forget_sessions(&mut self) {
+        if std::mem::take(&mut self.any_left) {
+            let (inside, joining) = (&self.by_session, &self.joining);
+            self.last_sent.retain(|session, _| {
+                inside.contains_key(session) || joining.iter().any(|j| j.is_of(*session))
+            });
+        }
+    }
+
     /// The number of the next event. Events that left while the shadow was away, or that it has
     /// lost, had higher numbers than it tells the next owner, and receivers drop what is not higher
     /// than the last: so the numbers of each epoch are above all that an earlier one can have given.

@@ -182,7 +182,7 @@ impl Slot {
         session.remote = resume.remote;
         session.state_dirty = true;
         session.on_acked(core, acked);
-        if !repeated {
+        if !repeated && guard!("spare-copies") {
             session.spare = Some(Spare {
                 out: session.next,
                 keys: session.acked,

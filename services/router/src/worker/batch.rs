@@ -89,6 +89,12 @@ impl<T> Batch<T> {
         }
     }
 
+    /// Rows that have not left.
+    #[cfg(feature = "simulation")]
+    pub(crate) fn rows(&self) -> &[T] {
+        &self.rows
+    }
+
     /// Rows and bytes that storage has not confirmed.
     pub(crate) fn level(&self) -> (usize, usize) {
         let flying = if self.in_flight { self.flying } else { (0, 0) };

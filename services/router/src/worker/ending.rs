@@ -143,6 +143,12 @@ impl Slot {
     }
 
     fn tell_own(&mut self, core: &mut Core, id: u128, n: u64, jid: &Jid, work: WorkId) {
+        // A later session has its address and has said that it is there. A new owner of the slot may
+        // hear of it before it hears of this end.
+        let later = self.session_of(jid).and_then(|id| self.sessions.get(&id));
+        if later.is_some_and(|session| session.available.is_some()) {
+            return;
+        }
         let targets: Vec<u128> = self
             .sessions_of(&jid.bare())
             .filter(|s| s.available.is_some())
@@ -238,3 +244,7 @@ impl Slot {
         self.shadow_delete_object(core, Session::shadow_object(id));
     }
 }
+
+#[cfg(test)]
+#[path = "ending_tests.rs"]
+mod tests;

@@ -5,6 +5,7 @@ use sestina_proto as proto;
 use sestina_proto::peer_frame::Body as PeerBody;
 use sestina_proto::to_edge::Body as EdgeBody;
 use sestina_proto::to_router::Body as RouterBody;
+use sestina_runtime::guard;
 use sestina_telemetry::Lane;
 
 use super::core::{Core, LaneRef, PeerRef};
@@ -73,7 +74,8 @@ impl Worker {
             self.outranked(u16::try_from(*number).unwrap_or(u16::MAX), *known);
         }
         for (number, what) in self.core.lane_acked(lane, ack.seq) {
-            if ack.refused_slots.contains(&u32::from(number)) {
+            let refused = ack.refused_slots.contains(&u32::from(number));
+            if refused && guard!("refused-slots") {
                 // Another owns the slot: that edge has told it what it holds, without this.
                 continue;
             }
@@ -252,6 +254,10 @@ fn redirect(core: &mut Core, lane: LaneRef, slot: u16, epoch: u64, body: &Router
     let known = core.known_epoch(slot).max(epoch);
     core.send_edge(lane, slot, known, body);
 }
+
+#[cfg(test)]
+#[path = "frames_tests.rs"]
+mod tests;
 
 #[cfg(test)]
 #[path = "unknown_tests.rs"]

@@ -161,6 +161,13 @@ impl Core {
             .is_some_and(|state| bytes(state) >= self.config.lane_bytes)
     }
 
+    /// What is on its way to edges.
+    #[cfg(feature = "simulation")]
+    pub(crate) fn lane_levels(&self) -> impl Iterator<Item = (LaneRef, usize)> {
+        let lanes = self.lanes.iter();
+        lanes.map(|(lane, state)| (*lane, state.unacked_bytes + state.flying_bytes))
+    }
+
     /// A session goes on when that lane has room.
     pub(crate) fn wait_for_lane(&mut self, lane: LaneRef, slot: u16, session: u128) {
         if let Some(state) = self.lanes.get_mut(&lane) {

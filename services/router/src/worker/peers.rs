@@ -88,6 +88,13 @@ impl Core {
             .is_some_and(|p| p.refused.is_some() || p.out_bytes >= self.config.lane_bytes)
     }
 
+    /// What waits for lanes to routers.
+    #[cfg(feature = "simulation")]
+    pub(crate) fn peer_levels(&self) -> impl Iterator<Item = (PeerRef, usize)> {
+        let peers = self.peers.iter();
+        peers.map(|(peer, state)| (*peer, state.out_bytes))
+    }
+
     /// Whether a lane to that router is open and takes something.
     pub(crate) fn peer_takes(&self, peer: PeerRef) -> bool {
         self.peer_open(peer) && !self.peer_full(peer)

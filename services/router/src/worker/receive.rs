@@ -133,7 +133,7 @@ impl Slot {
             *last = seq;
             true
         } else {
-            false
+            !guard!("stream-order")
         }
     }
 

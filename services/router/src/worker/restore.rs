@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use prost::Message as _;
 use sestina_api::key::{EffectKey, join};
 use sestina_proto as proto;
+use sestina_runtime::guard;
 use sestina_xmpp::jid::Jid;
 
 use super::archive_again::Held;
@@ -99,7 +100,9 @@ impl Slot {
         session.remote = report.remote;
         session.accepted = report.settled;
         session.settled = report.settled;
-        session.promised = report.accepted;
+        if guard!("predecessor-accepted") {
+            session.promised = report.accepted;
+        }
         session.replay_until = report.sent.max(report.accepted);
         session.mark = report.settled;
         session.acked = report.acked;
@@ -145,7 +148,7 @@ impl Slot {
             }
         }
         session.held = session.next;
-        if spare {
+        if spare && guard!("spare-copies") {
             session.spare = Some(Spare {
                 out: session.next,
                 keys: session.acked,

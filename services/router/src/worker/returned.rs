@@ -29,7 +29,8 @@ struct Elsewhere {
 impl Slot {
     /// What a session did not acknowledge (XEP-0198 §5, last paragraphs): messages that no other
     /// session of the user got are stored, or go back to who sent them; what came from the store is
-    /// there still. Works waiting for a second holder are closed by that.
+    /// there still. Works that wait for a second holder wait until that is done: until then this process
+    /// may be the only one that has the message.
     pub(super) fn return_unacknowledged(
         &mut self,
         core: &mut Core,
@@ -41,13 +42,15 @@ impl Slot {
         let user = jid.bare();
         let elsewhere = self.elsewhere(&user);
         for (number, mut item) in queue {
+            let waits = item.work.take();
             if item.row {
                 self.leaves_rows(id);
             } else if is_from_others(item.key)
                 && item.stanza.kind() == proto::StanzaKind::Message
                 && !self.has_another(core, &elsewhere, id, &item, work)
             {
-                self.return_message(core, id, &user, number, &item, work);
+                self.return_message(core, id, &user, number, &item, (work, waits));
+                continue;
             } else if !is_from_others(item.key) {
                 // A copy that was not taken: the message depends on the session that has it.
                 let message = (item.key.origin, item.key.n);
@@ -55,8 +58,8 @@ impl Slot {
                     self.is_alone(core, *session, *place, work);
                 }
             }
-            if let Some(waiting) = item.work.take() {
-                core.part_done(waiting);
+            if let Some(waits) = waits {
+                core.part_done(waits);
             }
         }
     }
@@ -74,7 +77,7 @@ impl Slot {
         user: &Jid,
         number: u64,
         item: &OutItem,
-        work: WorkId,
+        (work, waits): (WorkId, Option<WorkId>),
     ) {
         core.works.part(work);
         let part = core.works.open(OnDone::Returned {
@@ -82,6 +85,7 @@ impl Slot {
             session: id,
             number,
             ended: work,
+            waits,
         });
         let stanza = Stanza::from((*item.stanza).clone());
         if core.config.has_accounts(user.domain())
@@ -178,9 +182,10 @@ impl Slot {
         let Some(item) = session.queue.get_mut(place) else {
             return;
         };
-        if std::mem::replace(&mut item.source, Source::Live) != Source::Shared {
+        if item.source != Source::Shared {
             return;
         }
+        item.source = Source::Live;
         let message = (item.key.origin, item.key.n);
         if session.alone.len() > session.queue.len() {
             let queue = session.queue.iter();

@@ -27,6 +27,12 @@ impl Held {
         self.bytes
     }
 
+    /// Bytes of its user and of its slot.
+    #[cfg(feature = "simulation")]
+    pub(crate) fn totals(&self) -> (usize, usize) {
+        (self.user.load(Relaxed), self.slot.load(Relaxed))
+    }
+
     pub(crate) fn add(&mut self, bytes: usize) {
         self.bytes += bytes;
         // A load and a store: one worker alone writes, and a read-modify-write would lock the bus for

@@ -315,7 +315,12 @@ impl Worker {
                     slot.session_ended(core, session);
                 }
             }
-            OnDone::Returned { ended, .. } => core.part_done(ended),
+            OnDone::Returned { ended, waits, .. } => {
+                core.part_done(ended);
+                if let Some(waits) = waits {
+                    core.part_done(waits);
+                }
+            }
             OnDone::Nothing => {}
         }
     }

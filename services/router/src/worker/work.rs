@@ -43,6 +43,8 @@ pub(crate) enum OnDone {
         session: u128,
         number: u64,
         ended: WorkId,
+        /// The work of the stanza itself, if no second process has it.
+        waits: Option<WorkId>,
     },
     /// Nobody waits.
     Nothing,
@@ -124,8 +126,12 @@ impl Works {
             row.stamp = row.stamp.wrapping_add(1);
             let done = row.done.take();
             self.free.push(id.index);
-            if let Some(OnDone::Returned { ended, .. }) = done {
+            if let Some(OnDone::Returned { ended, waits, .. }) = done {
                 self.cancel(ended);
+                // The next owner of the slot answers for it.
+                if let Some(waits) = waits {
+                    self.cancel(waits);
+                }
             }
         }
     }
@@ -161,15 +167,19 @@ mod tests {
         let mut works = Works::default();
         let ended = works.open(OnDone::Nothing);
         works.part(ended);
+        let waits = works.open(OnDone::Nothing);
+        works.part(waits);
         let part = works.open(OnDone::Returned {
             slot: 1,
             session: 2,
             number: 3,
             ended,
+            waits: Some(waits),
         });
         works.cancel(part);
         assert_eq!(works.len(), 0);
         assert!(works.part_done(ended).is_none());
+        assert!(works.part_done(waits).is_none());
     }
 
     #[test]

@@ -1,0 +1,224 @@
+//! How much a worker holds: against its bounds after each turn, and what is left of it when nothing is
+//! under way. And whether it holds a message.
+
+use std::collections::BTreeMap;
+
+use super::Worker;
+use crate::room::Room;
+use crate::worker::core::Core;
+use crate::worker::session::{OutItem, Session};
+use crate::worker::slot::Slot;
+
+/// Frames that a full lane takes all the same (answers, news of sessions), in bytes of one turn, about.
+const SMALL_FRAMES: usize = 16 << 10;
+
+impl Worker {
+    /// What exceeds its bound, or is not counted as it is.
+    pub fn over_bounds(&self) -> Vec<String> {
+        let core = &self.0.core;
+        let mut wrong = Vec::new();
+        for slot in self.0.slots.iter() {
+            slot_over_bounds(core, slot, &mut wrong);
+        }
+        let limit = core.config.lane_bytes + SMALL_FRAMES;
+        for (lane, bytes) in core.lane_levels() {
+            if bytes > limit {
+                wrong.push(format!("{bytes} bytes are on their way on {lane:?}"));
+            }
+        }
+        for (peer, bytes) in core.peer_levels() {
+            if bytes > limit {
+                wrong.push(format!("{bytes} bytes wait for {peer:?}"));
+            }
+        }
+        wrong
+    }
+
+    /// What is left although nothing is under way. `name` is that of the process.
+    pub fn leftovers(&self, name: &str) -> Vec<String> {
+        let core = &self.0.core;
+        let mut left = Left {
+            at: name.to_owned(),
+            wrong: Vec::new(),
+        };
+        left.none("questions to archives", core.queries.len());
+        left.none("archive pages", core.archive_queries);
+        left.none("events of rooms", core.held_events.len());
+        left.none("slots to hand over", core.frozen.len());
+        left.none("refused rows", core.doubted.bytes());
+        left.none("rows for archives", core.archive.level().0);
+        left.none("rows to store", core.offline.level().0);
+        left.none(
+            "bytes for edges",
+            core.lane_levels().map(|(_, bytes)| bytes).sum(),
+        );
+        left.none(
+            "bytes for routers",
+            core.peer_levels().map(|(_, bytes)| bytes).sum(),
+        );
+        for slot in self.0.slots.iter() {
+            left.at = format!("{name} slot {}@{}", slot.slot, slot.epoch);
+            slot_leftovers(slot, &mut left);
+            for session in slot.sessions.values() {
+                left.at = format!("{name} {} ({:04x})", session.jid, session.id & 0xffff);
+                session_leftovers(session, &mut left);
+            }
+            for room in slot.rooms.values() {
+                left.at = format!("{name} room {}", room.jid());
+                for (what, count) in room.leftovers(core.config.room_history) {
+                    left.none(what, count);
+                }
+            }
+        }
+        left.wrong
+    }
+
+    /// All its sessions, those too that have ended.
+    pub fn sessions(&self) -> impl Iterator<Item = (u128, &str)> {
+        let sessions = self.0.slots.iter().flat_map(|slot| slot.sessions.values());
+        sessions.map(|session| (session.id, session.jid.as_str()))
+    }
+
+    /// Each session, and up to which of its stanzas all are settled.
+    pub fn settled(&self) -> impl Iterator<Item = (u128, u64)> {
+        let sessions = self.0.slots.iter().flat_map(|slot| slot.sessions.values());
+        sessions.map(|session| (session.id, session.settled))
+    }
+
+    /// Up to which of its stanzas a session's owner has accepted all, if that is here.
+    pub fn accepted(&self, id: u128) -> Option<u64> {
+        let mut slots = self.0.slots.iter();
+        slots.find_map(|slot| Some(slot.sessions.get(&id)?.accepted))
+    }
+
+    /// Whether a message is in a session's queue or in a room, or is to be stored: one whose body is
+    /// `body`, or an error about it.
+    pub fn holds(&self, body: &[u8], error_id: &str) -> bool {
+        let is = |item: &OutItem| {
+            contains(&item.stanza.payload, body)
+                || (item.stanza.id == error_id && item.stanza.r#type == "error")
+        };
+        let rows = self.0.core.offline.rows().iter();
+        let mut rows = rows.filter_map(|row| row.stanza.as_ref());
+        if rows.any(|stanza| contains(&stanza.payload, body)) {
+            return true;
+        }
+        let mut slots = self.0.slots.iter();
+        slots.any(|slot| {
+            let mut sessions = slot.sessions.values();
+            sessions.any(|session| session.queue.iter().any(is))
+                || slot.rooms.values().any(|room| room.holds(body))
+        })
+    }
+}
+
+/// Whether there are these bytes among others.
+pub fn contains(bytes: &[u8], part: &[u8]) -> bool {
+    bytes.windows(part.len()).any(|window| window == part)
+}
+
+fn slot_over_bounds(core: &Core, slot: &Slot, wrong: &mut Vec<String>) {
+    let config = &core.config;
+    let (mut in_slot, mut closes) = (0, false);
+    let mut users: BTreeMap<&str, (usize, usize, bool)> = BTreeMap::new();
+    for session in slot.sessions.values() {
+        let weights: usize = session.queue.iter().map(|item| item.weight).sum();
+        let held = session.queue_bytes.get();
+        let (of_user, of_slot) = session.queue_bytes.totals();
+        let at = || format!("slot {} {}", slot.slot, session.jid);
+        if weights != held {
+            wrong.push(format!("{}: {weights} bytes count as {held}", at()));
+        }
+        if of_slot != slot.held.load(std::sync::atomic::Ordering::Relaxed) {
+            wrong.push(format!("{}: counts in another slot", at()));
+        }
+        // After a takeover it ends when its edge has sent again what was accepted.
+        let ends = session.close_asked.is_some();
+        closes |= ends;
+        if session.is_live() && !ends && session.is_full(config.session_queue_bytes) {
+            wrong.push(format!("{}: holds {held} bytes", at()));
+        }
+        if session.joined.len() > config.max_rooms_per_session {
+            wrong.push(format!("{}: is in too many rooms", at()));
+        }
+        in_slot += weights;
+        let user = users.entry(session.jid.bare_str()).or_default();
+        *user = (user.0 + weights, of_user, user.2 || ends);
+    }
+    for (user, (bytes, counted, ends)) in users {
+        if bytes != counted || (bytes > config.user_queue_bytes && !ends) {
+            wrong.push(format!("{user} holds {bytes} bytes, counted as {counted}"));
+        }
+    }
+    let counted = slot.held.load(std::sync::atomic::Ordering::Relaxed);
+    if in_slot != counted || (in_slot > config.slot_queue_bytes && !closes) {
+        let slot = slot.slot;
+        wrong.push(format!(
+            "slot {slot} holds {in_slot} bytes, counted as {counted}"
+        ));
+    }
+}
+
+/// Collects what is left.
+struct Left {
+    at: String,
+    wrong: Vec<String>,
+}
+
+impl Left {
+    fn none(&mut self, what: &str, count: usize) {
+        if count > 0 {
+            self.wrong
+                .push(format!("{}: {count} {what} are left", self.at));
+        }
+    }
+}
+
+fn slot_leftovers(slot: &Slot, left: &mut Left) {
+    left.none("keys of ended sessions", slot.given.len());
+    left.none("slots with effects that wait", slot.stuck.len());
+    left.none("users who are asked about", slot.parked.len());
+    left.none("sessions that ask again", slot.offline_retry.len());
+    left.none("bytes of queues", {
+        slot.held.load(std::sync::atomic::Ordering::Relaxed)
+    });
+    left.none("unwritten objects", slot.shadow.unwritten());
+    left.none("rewrites", usize::from(slot.shadow.is_rewriting()));
+    let stored = slot.shadow.versions().count();
+    left.none(
+        "objects too many in the store",
+        stored.saturating_sub(slot.rooms.len()),
+    );
+}
+
+fn session_leftovers(session: &Session, left: &mut Left) {
+    left.none("messages for it alone", session.alone.len());
+    left.none("slots with its keys", session.mark_targets.len());
+    left.none("older attachments", session.older.len());
+    left.none("spare copies", usize::from(session.spare.is_some()));
+    left.none("holders to tell", session.holders.len());
+    left.none(
+        "works that wait for its record",
+        session.state_waits.len(),
+    );
+    left.none("unsettled stanzas", session.unsettled.len());
+    left.none("bytes on their way", session.flying_bytes);
+    left.none("bytes in bulk", session.bulk_bytes);
+    left.none("waits for its lane", usize::from(session.lane_waits));
+}
+
+impl Room {
+    /// What should be gone when nothing is under way.
+    fn leftovers(&self, history: usize) -> [(&'static str, usize); 6] {
+        let (joining, blocked, strangers, keys, stale, told) = self.open_ends();
+        let over = told.saturating_sub(history);
+        [
+            ("sessions that enter", joining),
+            ("slots that missed events", blocked),
+            ("sessions that have left", strangers),
+            ("keys", keys),
+            ("fields to take out of the store", stale),
+            ("messages beyond its history", over),
+        ]
+    }
+}

@@ -1,0 +1,141 @@
+#![allow(clippy::unwrap_used)]
+
+use sestina_proto::to_router::Body as RouterBody;
+use sestina_xmpp::stanza::{Kind, Stanza};
+
+use super::*;
+use crate::worker::core::Job;
+use crate::worker::input::{Input, JobDone};
+use crate::worker::session::Available;
+use crate::worker::slot::new_origin;
+use crate::worker::testing::{LANE, Router};
+use crate::worker::verona::message;
+
+const ROMEO: &str = "romeo@c.example/orchard";
+const BALCONY: &str = "juliet@c.example/balcony";
+
+/// Storage answers everything but offline rows, which are returned.
+fn rows(router: &mut Router, mut jobs: Vec<Job>) -> Vec<Job> {
+    let mut rows = Vec::new();
+    while let Some(job) = jobs.pop() {
+        let done = match job {
+            Job::Archive { rows, works } => JobDone::Archive {
+                slots: rows.iter().map(|row| place(row.fence)).collect(),
+                works,
+                fenced: Vec::new(),
+            },
+            Job::OfflineList(read) => JobDone::OfflineList {
+                read,
+                page: Ok(proto::OfflineListReply::default()),
+            },
+            Job::Offline { .. } => {
+                rows.push(job);
+                continue;
+            }
+            _ => continue,
+        };
+        jobs.extend(router.turn(vec![Input::Done(done)]));
+    }
+    rows
+}
+
+fn place(fence: Option<proto::Fence>) -> (u16, u64) {
+    let fence = fence.unwrap();
+    (u16::try_from(fence.slot).unwrap(), fence.epoch)
+}
+
+fn says(router: &mut Router, slot: u16, handle: u64, stanza: Stanza) -> Vec<Job> {
+    let inbound = proto::Inbound {
+        handle,
+        generation: 1,
+        n: 1,
+        stanza: Some(stanza.into()),
+        ..proto::Inbound::default()
+    };
+    let jobs = router.edge_says(slot, RouterBody::Inbound(inbound), 0);
+    rows(router, jobs)
+}
+
+fn closes(router: &mut Router, slot: u16, handle: u64) -> Vec<Job> {
+    let close = proto::Close {
+        handle,
+        generation: 1,
+        clean: true,
+    };
+    let jobs = router.edge_says(slot, RouterBody::Close(close), 0);
+    rows(router, jobs)
+}
+
+/// The session has the message, and no edge has it yet: when the session ends, this process alone has
+/// the message until storage has it.
+#[test]
+fn a_message_that_an_ended_session_did_not_take_is_settled_when_it_is_stored() {
+    let mut router = Router::new(1, &[], || 0);
+    let romeo = router.session(ROMEO, 1);
+    let juliet = router.session(BALCONY, 2);
+    says(&mut router, juliet, 2, Stanza::new(Kind::Presence));
+    let settled = |router: &mut Router| {
+        let slot = router.worker.slots.get_mut(romeo).unwrap();
+        let session = slot.sessions.values().next().unwrap();
+        (session.accepted, session.settled)
+    };
+    assert!(says(&mut router, romeo, 1, message(BALCONY, "adieu")).is_empty());
+    assert_eq!(settled(&mut router), (1, 0));
+    let mut stored = closes(&mut router, juliet, 2);
+    assert_eq!(settled(&mut router), (1, 0), "its row is on its way");
+    let Some(Job::Offline { rows, works }) = stored.pop() else {
+        panic!("it is not stored: {stored:?}");
+    };
+    let done = JobDone::Offline {
+        slots: rows.iter().map(|row| place(row.fence)).collect(),
+        works,
+        fenced: Vec::new(),
+        full: Vec::new(),
+    };
+    router.turn(vec![Input::Done(done)]);
+    assert_eq!(settled(&mut router), (1, 1));
+}
+
+/// After a takeover the end of a session may come behind the presence of the one that has its address
+/// now.
+#[test]
+fn the_end_of_a_session_says_nothing_of_the_one_that_has_its_address_now() {
+    for later in [false, true] {
+        let mut router = Router::new(1, &[], || 0);
+        let slot = router.session(BALCONY, 2);
+        let bind = proto::Bind {
+            handle: 3,
+            bare: "juliet@c.example".to_owned(),
+            resource: "chamber".to_owned(),
+            ..proto::Bind::default()
+        };
+        router.edge_says(slot, RouterBody::Bind(bind), 0);
+        for handle in [2, 3] {
+            says(&mut router, slot, handle, Stanza::new(Kind::Presence));
+        }
+        if later {
+            let (lane, handle) = (LANE, 4);
+            let attachment = Attachment::Edge { lane, handle };
+            let jid = Jid::from_wire(BALCONY);
+            let mut session = Session::new(new_origin(slot), jid, attachment);
+            session.available = Some(Box::new(Available {
+                priority: 0,
+                stanza: Stanza::new(Kind::Presence).into(),
+            }));
+            let slot = router.worker.slots.get_mut(slot).unwrap();
+            slot.insert_session(session);
+        }
+        router.edge.0.lock().clear();
+        closes(&mut router, slot, 2);
+        let told = std::mem::take(&mut *router.edge.0.lock());
+        let gone = told.iter().any(|body| match body {
+            Body::Deliver(deliver) => {
+                let stanzas = deliver.variants.iter().filter_map(|v| v.stanza.as_ref());
+                let mut types = stanzas.map(|stanza| stanza.r#type.as_str());
+                types.any(|type_| type_ == "unavailable")
+            }
+            _ => false,
+        });
+        assert_eq!(gone, !later);
+    }
+}

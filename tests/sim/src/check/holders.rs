@@ -1,0 +1,129 @@
+//! What is acknowledged has two holders, at the moment at which it is: a stanza that is settled is in a
+//! store, or in two processes, or its receiver has it; and a client that is told that a stanza was
+//! accepted is told so by an edge that holds it, when its owner holds it too.
+//!
+//! Judged is what was sent since a process died, or the state store lost something: what was held twice
+//! before may be held once then. Not judged are faults of the network, where a process may be there
+//! and hold something that it has no right to any more.
+
+use sestina_router::simulation::Worker;
+
+use super::super::client::{Client, What, number_in};
+use super::super::world::{Sent, World};
+use super::bare;
+
+fn body_of(number: u64) -> Vec<u8> {
+    format!("<body>m{number}</body>").into_bytes()
+}
+
+impl World {
+    /// How often a holder was lost.
+    pub(in super::super) fn losses(&self) -> u64 {
+        self.deaths + self.shadow.losses + self.storage.commits.losses
+    }
+
+    /// After a turn of a worker: looks at what is settled now and was not before.
+    pub(in super::super) fn look_at_settled(&mut self, host: usize, worker: usize) {
+        if self.leases.is_some() {
+            return;
+        }
+        let incarnation = self.hosts[host].incarnation();
+        let Some(worker) = self.hosts[host].workers.get(worker) else {
+            return;
+        };
+        let settled: Vec<(u128, u64)> = worker.settled().collect();
+        for (session, settled) in settled {
+            let before = self.settled.insert((incarnation, session), settled);
+            // What it was told of by an edge or the store was settled by an owner before it.
+            for n in before.unwrap_or(settled) + 1..=settled {
+                if let Some(number) = self.numbers.get(&(session, n)).copied() {
+                    self.look_at_holders(number);
+                }
+            }
+        }
+    }
+
+    fn look_at_holders(&mut self, number: u64) {
+        let Some(sent) = self.sent.get(&number) else {
+            return;
+        };
+        if sent.losses != self.losses() || self.is_taken(number, sent) {
+            return;
+        }
+        let names = self.holders(number);
+        // Of a slot that is given away its owner before has a copy, until the next one has it.
+        let on_its_way = self.shadow.holds(&body_of(number)) && self.is_giving_away();
+        if names.len() + usize::from(on_its_way) < 2 {
+            let text = format!("m{number} {sent:?} is settled, and held by {names:?} only");
+            self.trouble.push(text);
+        }
+    }
+
+    /// Somebody got it, or it is stored.
+    fn is_taken(&self, number: u64, sent: &Sent) -> bool {
+        let got = |client: &Client| client.got.contains(&number);
+        let stored = || {
+            let mut rows = self.storage.offline_all(bare(&sent.to));
+            rows.any(|row| number_in(row.stanza.as_ref()) == Some(number))
+        };
+        self.clients.iter().any(got) || (sent.what == What::Message && stored())
+    }
+
+    /// Whether some slot has no owner that serves it.
+    fn is_giving_away(&self) -> bool {
+        let served = |slot: &u16| {
+            let running = self.hosts.iter().filter(|host| host.is_running());
+            let mut workers = running.flat_map(|host| &host.workers);
+            workers.any(|worker| worker.serves(*slot))
+        };
+        !self.slots.iter().all(served)
+    }
+
+    /// The processes and stores that hold a message.
+    fn holders(&self, number: u64) -> Vec<String> {
+        let body = body_of(number);
+        let id = format!("m{number}");
+        let mut names = Vec::new();
+        for host in self.hosts.iter().filter(|host| host.is_alive()) {
+            let holds = |worker: &Worker| worker.holds(&body, &id);
+            if host.workers.iter().any(holds) || host.stores(number) {
+                names.push(host.node.name.clone());
+            }
+        }
+        for edge in self.edges.iter().filter(|edge| edge.alive) {
+            if edge.holds(&body, &id) {
+                names.push(edge.node.name.clone());
+            }
+        }
+        if names.len() < 2 && self.shadow.holds(&body) {
+            names.push("the state store".to_owned());
+        }
+        names
+    }
+
+    /// After an edge has worked something: looks at what clients are told to be accepted.
+    pub(in super::super) fn look_at_told(&mut self, edge: usize) {
+        if self.leases.is_some() {
+            return;
+        }
+        let incarnation = self.edges[edge].incarnation();
+        for told in self.edges[edge].told() {
+            let before = self.told.insert((incarnation, told.handle), told.told);
+            for n in before.unwrap_or(told.told) + 1..=told.told {
+                let Some(number) = self.numbers.get(&(told.session, n)) else {
+                    continue;
+                };
+                let lost = self.sent.get(number).map(|sent| sent.losses) != Some(self.losses());
+                let at_edge = n <= told.settled || told.first_held.is_some_and(|first| first <= n);
+                let owners = self.hosts.iter().filter(|host| host.is_alive());
+                let mut accepted = owners.flat_map(|h| &h.workers);
+                let at_owner = accepted.any(|w| w.accepted(told.session).is_some_and(|a| a >= n));
+                if !lost && !(at_edge && at_owner) {
+                    self.trouble.push(format!(
+                        "m{number}: acknowledged, at its edge: {at_edge}, at its owner: {at_owner}"
+                    ));
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,102 @@
+//! The order of what comes from the offline store: as it was stored, and as it was sent, whichever
+//! session of the user is given it.
+//!
+//! A session that has not sent its first presence is given what is sent to its full JID, at once; it
+//! has not asked for what is stored. What it does not take of that is stored behind what was stored
+//! meanwhile. So the order of sending is judged for messages to the bare JID.
+
+use std::collections::BTreeMap;
+
+use super::super::client::{Came, Client, Received, What};
+use super::super::world::World;
+
+/// One session of a sender, and the address that it wrote to.
+type Stream<'a> = (usize, u32, &'a str);
+
+pub(super) fn check(world: &World, wrong: &mut Vec<String>) {
+    for client in &world.clients {
+        within_sessions(world, client, wrong);
+        let others = world.clients.iter().filter(|c| c.bare == client.bare);
+        if others.count() == 1 {
+            across_sessions(world, client, wrong);
+        }
+    }
+}
+
+/// Messages of a client's log that are judged. What the database has forgotten to be delivered, or has
+/// lost, comes again in any order.
+fn judged<'a>(world: &'a World, client: &'a Client) -> impl Iterator<Item = &'a Received> {
+    let commits = &world.storage.commits;
+    let log = client.log.iter();
+    log.filter(move |r| {
+        let lost = commits.delivered.contains(&r.number) || commits.stored.contains(&r.number);
+        r.what == What::Message && r.number >= world.judged_from && !lost
+    })
+}
+
+fn stream<'a>(world: &'a World, received: &Received) -> Option<Stream<'a>> {
+    let sent = world.sent.get(&received.number)?;
+    Some((sent.from, sent.session, sent.to.as_str()))
+}
+
+fn is_to_bare((_, _, to): Stream<'_>) -> bool {
+    !to.contains('/')
+}
+
+/// One session is given what is stored in the order of the store, which is that in which each sender
+/// has sent it.
+fn within_sessions(world: &World, client: &Client, wrong: &mut Vec<String>) {
+    let places = world.storage.offline_places(&client.bare);
+    let mut last: BTreeMap<(u32, Stream<'_>), ((u64, u64), u64)> = BTreeMap::new();
+    for received in judged(world, client).filter(|r| r.came == Came::Stored) {
+        let number = received.number;
+        let Some(place) = places.get(&number) else {
+            wrong.push(format!(
+                "c{}: m{number} came from the store, which has never had it",
+                client.index
+            ));
+            continue;
+        };
+        let Some(stream) = stream(world, received) else {
+            continue;
+        };
+        let before = last.entry((received.session, stream)).or_default();
+        let overtaken = is_to_bare(stream) && number < before.1;
+        if *place < before.0 || overtaken {
+            wrong.push(format!(
+                "c{}: stored m{number} at {place:?} came after m{} at {:?}",
+                client.index, before.1, before.0
+            ));
+        }
+        *before = (*before).max((*place, number));
+    }
+}
+
+/// A user with one resource: what its sessions were given last, one after the other, is in the order in
+/// which it was sent. What a session did not take comes again, and all that came after it too.
+fn across_sessions(world: &World, client: &Client, wrong: &mut Vec<String>) {
+    let mut last: BTreeMap<u64, &Received> = BTreeMap::new();
+    for received in judged(world, client) {
+        last.insert(received.number, received);
+    }
+    let mut in_order: Vec<&Received> = last.into_values().collect();
+    in_order.sort_by_key(|received| received.at);
+    let unread = world.storage.unread.contains(&client.bare);
+    let mut newest: BTreeMap<(Stream<'_>, bool), u64> = BTreeMap::new();
+    for received in in_order {
+        let stream = stream(world, received);
+        let Some(stream) = stream.filter(|stream| is_to_bare(*stream)) else {
+            continue;
+        };
+        // Without the store a session goes on with what is new.
+        let apart = unread && received.came == Came::Stored;
+        let newest = newest.entry((stream, apart)).or_default();
+        if received.number < *newest {
+            wrong.push(format!(
+                "c{}: m{} ({:?}) was given for the last time after m{newest}",
+                client.index, received.number, received.came
+            ));
+        }
+        *newest = received.number.max(*newest);
+    }
+}

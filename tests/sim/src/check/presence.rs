@@ -1,0 +1,118 @@
+//! Presence is complete and right: each client knows the sessions of its user and the occupants of its
+//! rooms that are there, with the last presence of each, and no others.
+
+use std::collections::BTreeMap;
+
+use sestina_router::simulation::{Seen, Worker};
+
+use super::super::client::Client;
+use super::super::world::World;
+use super::bare;
+
+/// A client, its login, and the address of which it does not know what is true.
+pub(in super::super) type Misjudged = (usize, u32, String);
+
+/// By address.
+type Presences = BTreeMap<String, String>;
+
+/// All that clients believe falsely, unless it is forgiven.
+pub(super) fn wrong(world: &World) -> Vec<(Misjudged, String)> {
+    let rooms: Vec<Seen> = workers(world).flat_map(Worker::seen).collect();
+    let mut all = Vec::new();
+    for client in world.clients.iter().filter(|c| c.is_online()) {
+        let mut right = of_user(world, client);
+        right.extend(in_rooms(client, &rooms));
+        compare(client, &right, &rooms, &mut all);
+    }
+    said_last(world, &rooms, &mut all);
+    all.retain(|(misjudged, _)| !world.misjudged.contains(misjudged));
+    all
+}
+
+fn workers(world: &World) -> impl Iterator<Item = &Worker> {
+    let running = world.hosts.iter().filter(|host| host.is_running());
+    running.flat_map(|host| &host.workers)
+}
+
+/// The sessions of its own user, its own among them (RFC 6121 §4.2.2), once it is available.
+fn of_user(world: &World, client: &Client) -> Presences {
+    let all: Vec<_> = workers(world).flat_map(Worker::available).collect();
+    if !all.iter().any(|other| other.session == client.session) {
+        return Presences::new();
+    }
+    let own = all
+        .into_iter()
+        .filter(|other| bare(&other.jid) == client.bare);
+    own.map(|other| (other.jid, other.presence)).collect()
+}
+
+/// Those who are in the rooms that have it.
+fn in_rooms(client: &Client, rooms: &[Seen]) -> Presences {
+    let mine = |room: &str| {
+        let mut there = rooms.iter().filter(|seen| seen.room == room);
+        there.any(|seen| seen.sessions.contains(&client.session))
+    };
+    let seen = rooms.iter().filter(|seen| mine(&seen.room));
+    seen.map(|seen| {
+        let address = format!("{}/{}", seen.room, seen.nick);
+        (address, seen.presence.clone())
+    })
+    .collect()
+}
+
+fn compare(
+    client: &Client,
+    right: &Presences,
+    rooms: &[Seen],
+    all: &mut Vec<(Misjudged, String)>,
+) {
+    let at = |address: &String| (client.index, client.session_no, address.clone());
+    let believed = &client.heard.presences;
+    for (address, presence) in right {
+        // Of those who share its nick it is told what it or another one says, whichever was last.
+        let shared = rooms.iter().any(|seen| {
+            let own = seen.sessions.len() > 1 && seen.sessions.contains(&client.session);
+            own && *address == format!("{}/{}", seen.room, seen.nick)
+        });
+        let other = match believed.get(address) {
+            Some(other) if other == presence || shared => continue,
+            other => other,
+        };
+        let text = format!(
+            "c{}: {address} is there with {presence:?}, and it was told {other:?}",
+            client.index
+        );
+        all.push((at(address), text));
+    }
+    for (address, presence) in believed {
+        if !right.contains_key(address) {
+            let text = format!(
+                "c{}: {address} is not there, and it was told {presence:?}",
+                client.index
+            );
+            all.push((at(address), text));
+        }
+    }
+}
+
+/// What rooms and owners of sessions show is what the clients have sent last.
+fn said_last(world: &World, rooms: &[Seen], all: &mut Vec<(Misjudged, String)>) {
+    let available: Vec<_> = workers(world).flat_map(Worker::available).collect();
+    for client in world.clients.iter().filter(|c| c.is_online()) {
+        let own = available.iter().filter(|a| a.session == client.session);
+        let own = own.map(|a| (String::new(), &a.presence));
+        let inside = rooms.iter().filter(|seen| seen.main == client.session);
+        let inside = inside.map(|seen| (seen.room.clone(), &seen.presence));
+        for (place, presence) in own.chain(inside) {
+            let last = client.shows.get(&place);
+            if last != Some(presence) {
+                let text = format!(
+                    "c{} is shown in {place:?} with {presence:?}; it said {last:?} last",
+                    client.index
+                );
+                let at = format!("says {place}");
+                all.push(((client.index, client.session_no, at), text));
+            }
+        }
+    }
+}
