@@ -419,7 +419,10 @@ impl Edge {
         };
         self.sessions().iter().any(|session| {
             let state = session.state.lock();
-            let mut stanzas = state.held_out.iter().filter_map(|held| held.stanza.as_ref());
+            let mut stanzas = state
+                .held_out
+                .iter()
+                .filter_map(|held| held.stanza.as_ref());
             stanzas.any(|stanza| is(stanza))
         })
     }

@@ -32,7 +32,7 @@ pub(super) fn says(presence: &Stanza) -> String {
     let own = presence
         .children()
         .filter(|child| ![ns::MUC, ns::MUC_USER, ns::DELAY].contains(&child.ns));
-    own.map(|child| String::from_utf8_lossy(child.xml.as_ref()).into_owned())
+    own.map(|child| String::from_utf8_lossy(child.xml).into_owned())
         .collect()
 }
 

@@ -38,7 +38,9 @@ impl World {
                 return Vec::new();
             }
             if self.now > end {
-                return vec![format!("messages {missing:?} did not come within {WITHIN} ms")];
+                return vec![format!(
+                    "messages {missing:?} did not come within {WITHIN} ms"
+                )];
             }
             self.step();
         }
@@ -77,7 +79,10 @@ pub fn a_client_never_reads(seed: u64) -> (Vec<String>, u64) {
     // Its sessions have ended, as they should.
     world.given_up = super::check::given_up(&world);
     wrong.extend(world.come_to_rest());
-    let said = world.sent.values().filter(|sent| sent.what == What::Groupchat);
+    let said = world
+        .sent
+        .values()
+        .filter(|sent| sent.what == What::Groupchat);
     if said.count() < TIMES {
         wrong.push("too little was said".to_owned());
     }

@@ -21,7 +21,10 @@ impl Counters {
     /// Sessions that ended because too much waited for them.
     pub fn overflows(&self) -> u64 {
         let queues = [Queue::Session, Queue::User, Queue::Slot];
-        queues.map(|queue| self.0.queue_full[queue].get()).iter().sum()
+        queues
+            .map(|queue| self.0.queue_full[queue].get())
+            .iter()
+            .sum()
     }
 
     /// Events of rooms that left while the state store was away.

@@ -197,10 +197,7 @@ fn session_leftovers(session: &Session, left: &mut Left) {
     left.none("older attachments", session.older.len());
     left.none("spare copies", usize::from(session.spare.is_some()));
     left.none("holders to tell", session.holders.len());
-    left.none(
-        "works that wait for its record",
-        session.state_waits.len(),
-    );
+    left.none("works that wait for its record", session.state_waits.len());
     left.none("unsettled stanzas", session.unsettled.len());
     left.none("bytes on their way", session.flying_bytes);
     left.none("bytes in bulk", session.bulk_bytes);

@@ -95,7 +95,10 @@ fn an_edge_that_does_not_know_the_session_holds_nothing_of_it() {
 #[test]
 fn the_guards_are_missed() {
     for (guard, test) in [
-        ("refused-slots", "what_an_edge_has_refused_is_not_held_there"),
+        (
+            "refused-slots",
+            "what_an_edge_has_refused_is_not_held_there",
+        ),
         (
             "edge-knowledge",
             "an_edge_that_does_not_know_the_session_holds_nothing_of_it",

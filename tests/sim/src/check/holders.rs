@@ -118,7 +118,7 @@ impl World {
                 let owners = self.hosts.iter().filter(|host| host.is_alive());
                 let mut accepted = owners.flat_map(|h| &h.workers);
                 let at_owner = accepted.any(|w| w.accepted(told.session).is_some_and(|a| a >= n));
-                if !lost && !(at_edge && at_owner) {
+                if !(lost || at_edge && at_owner) {
                     self.trouble.push(format!(
                         "m{number}: acknowledged, at its edge: {at_edge}, at its owner: {at_owner}"
                     ));

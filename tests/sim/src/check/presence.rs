@@ -60,12 +60,7 @@ fn in_rooms(client: &Client, rooms: &[Seen]) -> Presences {
     .collect()
 }
 
-fn compare(
-    client: &Client,
-    right: &Presences,
-    rooms: &[Seen],
-    all: &mut Vec<(Misjudged, String)>,
-) {
+fn compare(client: &Client, right: &Presences, rooms: &[Seen], all: &mut Vec<(Misjudged, String)>) {
     let at = |address: &String| (client.index, client.session_no, address.clone());
     let believed = &client.heard.presences;
     for (address, presence) in right {
