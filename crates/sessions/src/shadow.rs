@@ -371,7 +371,7 @@ mod tests {
         let expected = ["{s12}:e", "{s12}:i", "{s12}:p", "{s12}:o:a", "{s12}:o:b"];
         assert_eq!(keys, expected);
         let expected = [
-            "7", "3", "1", "1", "D", "4", "a", "D", "5", "b", "D", "4", "a",
+            "7", "3", "1", "1", "1", "D", "4", "a", "D", "5", "b", "D", "4", "a",
         ];
         assert_eq!(arguments, expected.map(|word| word.as_bytes().to_vec()));
     }

@@ -201,8 +201,6 @@ pub(super) struct Told {
     pub(super) session: u128,
     /// All up to here are accepted.
     pub(super) told: u64,
-    /// All up to here are settled.
-    pub(super) settled: u64,
     /// The first that the edge holds.
     pub(super) first_held: Option<u64>,
 }
@@ -405,7 +403,6 @@ impl Edge {
                 handle: session.handle,
                 session: session.nonce,
                 told: state.told,
-                settled: state.settled,
                 first_held: state.held_in.front().map(|held| held.n),
             }
         };

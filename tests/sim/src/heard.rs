@@ -27,6 +27,17 @@ pub(super) struct Stay {
     pub(super) said: Vec<u64>,
 }
 
+impl Stay {
+    fn new(room: &str) -> Stay {
+        Stay {
+            room: room.to_owned(),
+            over: false,
+            history: Vec::new(),
+            said: Vec::new(),
+        }
+    }
+}
+
 /// What a presence says of its sender, without what rooms and servers add.
 pub(super) fn says(presence: &Stanza) -> String {
     let own = presence
@@ -46,20 +57,15 @@ impl Heard {
         stays.find(|stay| stay.room == room && !stay.over)
     }
 
-    /// A presence came; `own` is the client's own in a room, `renamed` if it goes on there
-    /// under another nick.
+    /// A presence came; `own` is the client's own in a room, `renamed` if it goes on there under another
+    /// nick.
     pub(super) fn presence(&mut self, stanza: &Stanza, own: bool, renamed: bool) {
         let room = room_of(&stanza.from).to_owned();
         match stanza.type_.as_str() {
             "" => {
                 self.presences.insert(stanza.from.clone(), says(stanza));
                 if own && self.stay(&room).is_none() {
-                    self.stays.push(Stay {
-                        room,
-                        over: false,
-                        history: Vec::new(),
-                        said: Vec::new(),
-                    });
+                    self.stays.push(Stay::new(&room));
                 }
             }
             "unavailable" => {
@@ -77,11 +83,19 @@ impl Heard {
 
     /// A room has said something.
     pub(super) fn said(&mut self, from: &str, number: u64, came: Came) {
-        if let Some(stay) = self.stay(room_of(from)) {
-            match came {
-                Came::History => stay.history.push(number),
-                Came::Live | Came::Late | Came::Stored => stay.said.push(number),
-            }
+        let room = room_of(from);
+        let history = came == Came::History;
+        // Who enters again is told again what was said before.
+        let again =
+            |stay: &Stay| history && (stay.history.contains(&number) || !stay.said.is_empty());
+        if let Some(stay) = self.stay(room).filter(|stay| again(stay)) {
+            stay.over = true;
+            self.stays.push(Stay::new(room));
+        }
+        match self.stay(room) {
+            Some(stay) if history => stay.history.push(number),
+            Some(stay) => stay.said.push(number),
+            None => {}
         }
     }
 

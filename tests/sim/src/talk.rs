@@ -32,11 +32,12 @@ pub(super) fn talk(world: &mut World) {
         62..=71 => join_or_leave(world, index),
         72..=81 => ask(world, index),
         82..=85 => {
-            let number = world.next_number();
             let mut presence = Stanza::new(Kind::Presence);
-            presence.push_raw(b"<show>away</show>", "show", ns::CLIENT);
-            let status = format!("<status>{number}</status>");
-            presence.push_raw(status.as_bytes(), "status", ns::CLIENT);
+            let show: &[u8] = match world.clients[index].sent_count % 2 {
+                0 => b"<show>away</show>",
+                _ => b"<show>chat</show>",
+            };
+            presence.push_raw(show, "show", ns::CLIENT);
             world.clients[index].send(&mut world.socks, presence);
         }
         86..=93 => {

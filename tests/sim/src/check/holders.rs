@@ -114,7 +114,11 @@ impl World {
                     continue;
                 };
                 let lost = self.sent.get(number).map(|sent| sent.losses) != Some(self.losses());
-                let at_edge = n <= told.settled || told.first_held.is_some_and(|first| first <= n);
+                let mut settled = self.settled.iter();
+                if settled.any(|((_, session), up_to)| *session == told.session && *up_to >= n) {
+                    continue;
+                }
+                let at_edge = told.first_held.is_some_and(|first| first <= n);
                 let owners = self.hosts.iter().filter(|host| host.is_alive());
                 let mut accepted = owners.flat_map(|h| &h.workers);
                 let at_owner = accepted.any(|w| w.accepted(told.session).is_some_and(|a| a >= n));
