@@ -143,18 +143,19 @@ impl Slot {
     }
 
     fn tell_own(&mut self, core: &mut Core, id: u128, n: u64, jid: &Jid, work: WorkId) {
-        // A later session has its address and has said that it is there. A new owner of the slot may
-        // hear of it before it hears of this end.
-        let later = self.session_of(jid).and_then(|id| self.sessions.get(&id));
-        if later.is_some_and(|session| session.available.is_some()) {
-            return;
-        }
         let targets: Vec<u128> = self
             .sessions_of(&jid.bare())
             .filter(|s| s.available.is_some())
             .map(|s| s.id)
             .collect();
-        let stanza = Arc::new(proto::Stanza::from(Slot::unavailable_of(jid, &jid.bare())));
+        // A later session may have its address, and have said that it is there: a new owner of the slot
+        // may hear of it before it hears the last of this one.
+        let later = self.session_of(jid).and_then(|id| self.sessions.get(&id));
+        let stanza = match later.and_then(|session| session.available.as_ref()) {
+            Some(available) => available.stanza.clone(),
+            None => Slot::unavailable_of(jid, &jid.bare()).into(),
+        };
+        let stanza = Arc::new(stanza);
         let key = EffectKey::new(id, n, EffectKind::Ended);
         for target in targets {
             self.deliver_to(core, target, key, stanza.clone(), Some(work));
