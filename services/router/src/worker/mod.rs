@@ -62,6 +62,8 @@ mod sole;
 mod staging;
 mod stored;
 mod stored_rows;
+#[cfg(test)]
+pub(crate) mod successor;
 mod takeover;
 #[cfg(test)]
 mod testing;

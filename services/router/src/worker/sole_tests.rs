@@ -1,146 +1,59 @@
 #![allow(clippy::unwrap_used)]
 
-use std::sync::Arc;
-
-use prost::Message as _;
-use sestina_api::shadow::{Loaded, ShadowObject, Stamp};
 use sestina_proto as proto;
-use sestina_proto::to_router::Body;
-use sestina_xmpp::jid::Jid;
 use sestina_xmpp::stanza::{Kind, Stanza};
 
 use crate::worker::core::LaneRef;
-use crate::worker::input::{Input, JobDone};
+use crate::worker::input::Input;
 use crate::worker::session::{Attachment, Older, Session};
-use crate::worker::slot::new_origin;
-use crate::worker::testing::{LANE, Router};
+use crate::worker::successor::{self, Successor};
+use crate::worker::testing::LANE;
 
 const ROMEO: &str = "romeo@c.example/orchard";
-const EPOCH: u64 = 2;
 
-fn edge_says(router: &mut Router, slot: u16, body: Body) {
-    let frame = proto::ToRouter {
-        slot: slot.into(),
-        epoch: EPOCH,
-        body: Some(body),
-    };
-    router.turn(vec![Input::Edge { lane: LANE, frame }]);
+fn sole(owner: &Successor) -> usize {
+    owner.router.worker.counts().sole
 }
 
-fn record(slot: u16) -> proto::SessionState {
-    let (session_hi, session_lo) = sestina_api::key::split(new_origin(slot));
-    proto::SessionState {
-        session_hi,
-        session_lo,
-        jid: ROMEO.to_owned(),
-        generation: 1,
-        sm: true,
-        sm_resume: true,
-        sm_max_s: 300,
-        ..proto::SessionState::default()
-    }
-}
-
-/// A router that has taken Romeo's slot, of which the state store has these objects.
-fn taken(router: &mut Router, slot: u16, objects: Vec<ShadowObject>) {
-    let edge = proto::Node {
-        name: "edge".to_owned(),
-        incarnation: LANE.edge,
-        ..proto::Node::default()
-    };
-    router.turn(vec![
-        Input::Take {
-            slot,
-            epoch: EPOCH,
-            live: Arc::from([edge]),
-        },
-        Input::Done(JobDone::ShadowLoaded {
-            slot,
-            epoch: EPOCH,
-            result: Ok(Loaded {
-                objects,
-                ..Loaded::default()
-            }),
-        }),
-    ]);
-}
-
-/// A router that has taken Romeo's slot, and his slot: the owner before had accepted five stanzas of
-/// his, of which three are settled.
-fn successor() -> (Router, u16) {
-    let mut router = Router::new(1, &[], || 0);
-    let slot = router.config.slot_of(&Jid::from_wire(ROMEO));
-    taken(&mut router, slot, Vec::new());
-    let record = record(slot);
-    let session = proto::SessionReport {
-        handle: 1,
-        generation: 1,
-        session_hi: record.session_hi,
-        session_lo: record.session_lo,
-        jid: ROMEO.to_owned(),
-        state: record.encode_to_vec().into(),
-        settled: 3,
-        accepted: 5,
-        sent: 6,
-        ..proto::SessionReport::default()
-    };
-    let report = proto::EpochReport {
-        sessions: vec![session],
-        ..proto::EpochReport::default()
-    };
-    edge_says(&mut router, slot, Body::EpochReport(report));
-    (router, slot)
-}
-
-fn sole(router: &Router) -> usize {
-    router.worker.counts().sole
-}
-
-/// Also run as the child of the next test, with the guard off.
+/// Also run as the child of a test below, with the guard off. The owner before had accepted five stanzas,
+/// of which three are settled.
 #[test]
 fn what_one_process_alone_holds_is_counted() {
     sestina_runtime::faults_from_env().unwrap();
-    let (mut router, slot) = successor();
+    let mut owner = Successor::new(ROMEO);
+    owner.take(successor::edge(), Vec::new());
+    let record = successor::record(owner.slot, ROMEO);
+    owner.reported(vec![proto::SessionReport {
+        settled: 3,
+        accepted: 5,
+        sent: 6,
+        ..successor::report(&record, 1)
+    }]);
     for n in [4, 5] {
-        assert_eq!(sole(&router), 1, "the edge alone has number {n}");
+        assert_eq!(sole(&owner), 1, "the edge alone has number {n}");
         let mut stanza = Stanza::new(Kind::Message);
         stanza.to = "juliet@c.example".to_owned();
-        let inbound = proto::Inbound {
-            handle: 1,
-            generation: 1,
-            n,
-            stanza: Some(stanza.into()),
-            ..proto::Inbound::default()
-        };
-        edge_says(&mut router, slot, Body::Inbound(inbound));
+        owner.client_says(n, stanza);
     }
-    assert_eq!(sole(&router), 0);
-    router.turn(vec![Input::EdgeLaneClosed {
+    assert_eq!(sole(&owner), 0);
+    owner.router.turn(vec![Input::EdgeLaneClosed {
         lane: LANE,
         instance: 1,
     }]);
-    assert_eq!(sole(&router), 1, "the edge may be dead");
+    assert_eq!(sole(&owner), 1, "the edge may be dead");
 }
 
 /// It is in the state store, and no edge holds anything of it: it waits for its client alone.
 #[test]
 fn a_session_that_waits_in_the_state_store_is_held_by_two() {
-    let mut router = Router::new(1, &[], || 0);
-    let slot = router.config.slot_of(&Jid::from_wire(ROMEO));
+    let mut owner = Successor::new(ROMEO);
     let record = proto::SessionState {
         accepted: 5,
-        ..record(slot)
+        ..successor::record(owner.slot, ROMEO)
     };
-    let id = sestina_api::key::join(record.session_hi, record.session_lo);
-    let object = ShadowObject {
-        object: format!("s:{id:032x}"),
-        version: Stamp::new(1, 1),
-        fields: vec![("meta".to_owned(), record.encode_to_vec().into())],
-    };
-    taken(&mut router, slot, vec![object]);
-    let nothing = proto::EpochReport::default();
-    edge_says(&mut router, slot, Body::EpochReport(nothing));
-    let counts = router.worker.counts();
+    owner.take(successor::edge(), vec![successor::stored(&record)]);
+    owner.reported(Vec::new());
+    let counts = owner.router.worker.counts();
     assert_eq!(
         (counts.sessions, counts.sole),
         (1, 0),

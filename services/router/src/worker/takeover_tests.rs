@@ -2,9 +2,7 @@
 
 use std::sync::Arc;
 
-use prost::Message as _;
 use sestina_api::key::{EffectKey, EffectKind};
-use sestina_api::shadow::{Loaded, ShadowObject, Stamp};
 use sestina_proto::to_edge::Body as EdgeBody;
 use sestina_proto::to_router::Body as RouterBody;
 use sestina_xmpp::jid::Jid;
@@ -13,84 +11,24 @@ use tokio::sync::oneshot;
 
 use super::*;
 use crate::worker::core::Job;
-use crate::worker::input::{Command, Input, JobDone, Known};
+use crate::worker::input::{Command, Input, JobDone};
 use crate::worker::slot::new_origin;
-use crate::worker::testing::{LANE, Router};
+use crate::worker::successor::{self, EPOCH, Successor};
 
 const ROMEO: &str = "romeo@c.example/orchard";
-const EPOCH: u64 = 2;
 
-/// A router that takes Romeo's slot from another owner.
-struct Successor {
-    router: Router,
-    slot: u16,
-    record: proto::SessionState,
+/// Romeo's n-th stanza, sent again; what his edge is told.
+fn again(successor: &mut Successor, n: u64) -> Vec<EdgeBody> {
+    let mut stanza = Stanza::new(Kind::Message);
+    stanza.to = "juliet@c.example".to_owned();
+    successor.client_says(n, stanza);
+    successor.told()
 }
 
-impl Successor {
-    fn new() -> Successor {
-        let router = Router::new(1, &[], || 0);
-        let slot = router.config.slot_of(&Jid::from_wire(ROMEO));
-        let (session_hi, session_lo) = sestina_api::key::split(new_origin(slot));
-        let record = proto::SessionState {
-            session_hi,
-            session_lo,
-            jid: ROMEO.to_owned(),
-            generation: 1,
-            sm: true,
-            sm_resume: true,
-            sm_max_s: 300,
-            ..proto::SessionState::default()
-        };
-        Successor {
-            router,
-            slot,
-            record,
-        }
-    }
-
-    fn take(&mut self, live: Arc<[proto::Node]>, objects: Vec<ShadowObject>) {
-        let (slot, epoch) = (self.slot, EPOCH);
-        self.router.turn(vec![
-            Input::Take { slot, epoch, live },
-            Input::Done(JobDone::ShadowLoaded {
-                slot,
-                epoch,
-                result: Ok(Loaded {
-                    objects,
-                    ..Loaded::default()
-                }),
-            }),
-        ]);
-    }
-
-    fn edge_says(&mut self, body: RouterBody) -> Vec<EdgeBody> {
-        let frame = proto::ToRouter {
-            slot: self.slot.into(),
-            epoch: EPOCH,
-            body: Some(body),
-        };
-        self.router.turn(vec![Input::Edge { lane: LANE, frame }]);
-        std::mem::take(&mut *self.router.edge.0.lock())
-    }
-
-    /// Romeo's n-th stanza, sent again.
-    fn again(&mut self, n: u64) -> Vec<EdgeBody> {
-        let mut stanza = Stanza::new(Kind::Message);
-        stanza.to = "juliet@c.example".to_owned();
-        self.edge_says(RouterBody::Inbound(proto::Inbound {
-            handle: 1,
-            generation: 1,
-            n,
-            stanza: Some(stanza.into()),
-            ..proto::Inbound::default()
-        }))
-    }
-
-    fn sessions(&mut self) -> usize {
-        let slot = self.router.worker.slots.get_mut(self.slot).unwrap();
-        slot.sessions.values().filter(|s| s.is_live()).count()
-    }
+fn sessions(successor: &mut Successor) -> usize {
+    let slot = successor.router.worker.slots.get_mut(successor.slot);
+    let all = slot.unwrap().sessions.values();
+    all.filter(|s| s.is_live()).count()
 }
 
 fn closed(bodies: &[EdgeBody]) -> Option<&str> {
@@ -103,61 +41,40 @@ fn closed(bodies: &[EdgeBody]) -> Option<&str> {
 /// What the client knows to be accepted is not lost when its session is closed just then.
 #[test]
 fn a_session_is_closed_once_its_edge_has_sent_all_of_it_again() {
-    let mut successor = Successor::new();
-    let edge = proto::Node {
-        name: "edge".to_owned(),
-        incarnation: LANE.edge,
-        ..proto::Node::default()
-    };
-    successor.take(Arc::from([edge]), Vec::new());
-    let record = &successor.record;
-    let report = proto::SessionReport {
-        handle: 1,
-        generation: 1,
-        session_hi: record.session_hi,
-        session_lo: record.session_lo,
-        jid: ROMEO.to_owned(),
-        state: record.encode_to_vec().into(),
+    let mut successor = Successor::new(ROMEO);
+    successor.take(successor::edge(), Vec::new());
+    let record = successor::record(successor.slot, ROMEO);
+    successor.reported(vec![proto::SessionReport {
         settled: 3,
         accepted: 5,
         sent: 6,
-        ..proto::SessionReport::default()
-    };
-    let report = proto::EpochReport {
-        sessions: vec![report],
-        ..proto::EpochReport::default()
-    };
-    successor.edge_says(RouterBody::EpochReport(report));
+        ..successor::report(&record, 1)
+    }]);
     let (answer, asked) = oneshot::channel();
     let jid = ROMEO.to_owned();
     successor
         .router
         .turn(vec![Input::Command(Command::Close { jid, answer })]);
     assert_eq!(asked.blocking_recv(), Ok(1));
-    let told = std::mem::take(&mut *successor.router.edge.0.lock());
-    assert_eq!(closed(&told), None);
-    let fourth = successor.again(4);
+    assert_eq!(closed(&successor.told()), None);
+    let fourth = again(&mut successor, 4);
     assert_eq!(closed(&fourth), None);
-    let fifth = successor.again(5);
+    let fifth = again(&mut successor, 5);
     assert_eq!(closed(&fifth), Some("not-authorized"));
-    assert_eq!(successor.sessions(), 0);
+    assert_eq!(sessions(&mut successor), 0);
 }
 
 /// How many seconds a session from the shadow waits under its new owner.
 fn waits(resumable_until_ms: i64) -> u64 {
-    let mut successor = Successor::new();
-    successor.record.resumable_until_ms = resumable_until_ms;
-    let record = &successor.record;
-    let id = join(record.session_hi, record.session_lo);
-    let object = ShadowObject {
-        object: format!("s:{id:032x}"),
-        version: Stamp::new(1, 1),
-        fields: vec![("meta".to_owned(), record.encode_to_vec().into())],
+    let mut successor = Successor::new(ROMEO);
+    let record = proto::SessionState {
+        resumable_until_ms,
+        ..successor::record(successor.slot, ROMEO)
     };
-    successor.take(Arc::from([]), vec![object]);
-    assert_eq!(successor.sessions(), 1);
+    successor.take(Arc::from([]), vec![successor::stored(&record)]);
+    assert_eq!(sessions(&mut successor), 1);
     let began = successor.router.now_ms;
-    while successor.sessions() == 1 {
+    while sessions(&mut successor) == 1 {
         successor.router.now_ms += successor.router.config.tick_ms;
         successor.router.turn(Vec::new());
     }
@@ -176,99 +93,40 @@ fn a_detached_session_keeps_its_deadline() {
     assert!(about(30).contains(&waits(1)), "its client found nobody");
 }
 
-/// Another router's effect for Romeo, that the owner before may have handled.
-fn effect(slot: u16, origin: u128, n: u64, stanza: &Stanza) -> Input {
-    let effect = proto::Effect {
-        key: Some(EffectKey::new(origin, n, EffectKind::Route).into()),
-        origin_slot: 1,
-        origin_epoch: 1,
-        stanza: Some(stanza.clone().into()),
-        stream: 1,
-        seq: n - 24,
-        ..proto::Effect::default()
-    };
-    Input::Peer {
-        from: PeerRef(2),
-        frame: proto::PeerFrame {
-            slot: slot.into(),
-            epoch: EPOCH,
-            body: Some(proto::peer_frame::Body::Effect(effect)),
-        },
-    }
-}
-
 /// A question that a session had, which ends before its replay is handled, is not put to the
 /// session that comes after it.
 #[test]
 fn what_a_session_had_is_not_asked_of_the_next() {
-    let mut successor = Successor::new();
-    let (slot, origin) = (successor.slot, new_origin(1));
-    let edge = proto::Node {
-        incarnation: LANE.edge,
-        ..proto::Node::default()
-    };
-    successor.take(Arc::from([edge]), Vec::new());
+    let mut successor = Successor::new(ROMEO);
+    let origin = new_origin(1);
+    successor.take(successor::edge(), Vec::new());
     let mut message = Stanza::new(Kind::Message);
     message.to = "romeo@c.example".to_owned();
     message.from = "juliet@c.example/balcony".to_owned();
-    let mut question = Stanza::new(Kind::Iq);
-    question.to = ROMEO.to_owned();
-    question.from = message.from.clone();
-    question.type_ = "get".to_owned();
-    question.id = "q".to_owned();
-    let record = &successor.record;
-    let held = proto::Outbound {
-        number: 1,
-        key: Some(EffectKey::new(origin, 26, EffectKind::Route).into()),
-        stanza: Some(question.clone().into()),
-        at_ms: 0,
-        ..proto::Outbound::default()
-    };
-    let report = proto::SessionReport {
-        handle: 1,
-        generation: 1,
-        session_hi: record.session_hi,
-        session_lo: record.session_lo,
-        jid: ROMEO.to_owned(),
-        state: record.encode_to_vec().into(),
+    let question = question();
+    let record = successor::record(successor.slot, ROMEO);
+    successor.reported(vec![proto::SessionReport {
         received: 1,
         acked: 1,
-        held: vec![held],
-        ..proto::SessionReport::default()
-    };
-    successor.edge_says(RouterBody::EpochReport(proto::EpochReport {
-        sessions: vec![report],
-        ..proto::EpochReport::default()
-    }));
+        held: vec![successor::held(1, origin, 26, &question)],
+        ..successor::report(&record, 1)
+    }]);
     // The message waits for what storage knows of it, and the question behind it.
-    let inputs = vec![
-        effect(slot, origin, 25, &message),
-        effect(slot, origin, 26, &question),
-    ];
-    let jobs = successor.router.turn(inputs);
+    let mut jobs = successor.comes_again(origin, 25, 1, &message);
+    jobs.extend(successor.comes_again(origin, 26, 2, &question));
     assert!(jobs.iter().any(|job| matches!(job, Job::UserKnown { .. })));
-    successor.edge_says(RouterBody::Close(proto::Close {
-        handle: 1,
-        generation: 1,
-        clean: true,
-    }));
-    let told = successor.edge_says(RouterBody::Bind(proto::Bind {
+    successor.client_closes();
+    successor.told();
+    successor.edge_says(RouterBody::Bind(proto::Bind {
         handle: 2,
         bare: "romeo@c.example".to_owned(),
         resource: "orchard".to_owned(),
         ..proto::Bind::default()
     }));
+    let told = successor.told();
     assert!(told.iter().any(|body| matches!(body, EdgeBody::Bound(_))));
-    let known = Known {
-        exists: true,
-        stored: Vec::new(),
-    };
-    successor.router.turn(vec![Input::Done(JobDone::UserKnown {
-        slot,
-        bare: "romeo@c.example".to_owned(),
-        known: Ok(known),
-    })]);
-    let told = std::mem::take(&mut *successor.router.edge.0.lock());
+    successor.not_stored("romeo@c.example");
+    let told = successor.told();
     let delivered = told.iter().filter_map(|body| match body {
         EdgeBody::Deliver(deliver) => Some(deliver),
         _ => None,
@@ -285,62 +143,32 @@ fn what_a_session_had_is_not_asked_of_the_next() {
 /// one that had the question is still on its way.
 #[test]
 fn a_question_that_a_replaced_session_had_is_not_put_to_the_later_one() {
-    let mut successor = Successor::new();
+    let mut successor = Successor::new(ROMEO);
     let (slot, origin) = (successor.slot, new_origin(1));
-    let edge = |incarnation| proto::Node {
-        incarnation,
-        ..proto::Node::default()
+    successor.take(successor::edge(), Vec::new());
+    let question = question();
+    let replaced = proto::SessionReport {
+        received: 1,
+        acked: 1,
+        held: vec![successor::held(1, origin, 25, &question)],
+        ..successor::report(&successor::record(slot, ROMEO), 1)
     };
-    successor.take(Arc::from([edge(LANE.edge)]), Vec::new());
+    let later = successor::report(&successor::record(slot, ROMEO), 2);
+    successor.reported(vec![later, replaced]);
+    successor.told();
+    successor.comes_again(origin, 25, 1, &question);
+    let told = successor.told();
+    let asked = told.iter().any(|body| matches!(body, EdgeBody::Deliver(_)));
+    assert!(!asked, "{told:?}");
+}
+
+fn question() -> Stanza {
     let mut question = Stanza::new(Kind::Iq);
     question.to = ROMEO.to_owned();
     question.from = "juliet@c.example/balcony".to_owned();
     question.type_ = "get".to_owned();
-    let held = proto::Outbound {
-        number: 1,
-        key: Some(EffectKey::new(origin, 25, EffectKind::Route).into()),
-        stanza: Some(question.clone().into()),
-        at_ms: 0,
-        ..proto::Outbound::default()
-    };
-    let record = &successor.record;
-    let replaced = proto::SessionReport {
-        handle: 1,
-        generation: 1,
-        session_hi: record.session_hi,
-        session_lo: record.session_lo,
-        jid: ROMEO.to_owned(),
-        state: record.encode_to_vec().into(),
-        received: 1,
-        acked: 1,
-        held: vec![held],
-        ..proto::SessionReport::default()
-    };
-    let (session_hi, session_lo) = sestina_api::key::split(new_origin(slot));
-    let later = proto::SessionState {
-        session_hi,
-        session_lo,
-        ..record.clone()
-    };
-    let later = proto::SessionReport {
-        handle: 2,
-        generation: 1,
-        session_hi,
-        session_lo,
-        jid: ROMEO.to_owned(),
-        state: later.encode_to_vec().into(),
-        ..proto::SessionReport::default()
-    };
-    successor.edge_says(RouterBody::EpochReport(proto::EpochReport {
-        sessions: vec![later, replaced],
-        ..proto::EpochReport::default()
-    }));
-    successor
-        .router
-        .turn(vec![effect(slot, origin, 25, &question)]);
-    let told = std::mem::take(&mut *successor.router.edge.0.lock());
-    let asked = told.iter().any(|body| matches!(body, EdgeBody::Deliver(_)));
-    assert!(!asked, "{told:?}");
+    question.id = "q".to_owned();
+    question
 }
 
 const GARDEN: &str = "garden@muc.c.example";
@@ -348,48 +176,22 @@ const GARDEN: &str = "garden@muc.c.example";
 /// A private message of a room that a dead owner delivered, and may not have archived.
 #[test]
 fn what_a_room_said_to_a_user_is_archived_by_the_next_owner() {
-    let mut successor = Successor::new();
+    let mut successor = Successor::new(ROMEO);
     let (slot, room) = (successor.slot, new_origin(1));
-    let edge = proto::Node {
-        incarnation: LANE.edge,
-        ..proto::Node::default()
-    };
-    successor.take(Arc::from([edge]), Vec::new());
+    successor.take(successor::edge(), Vec::new());
     let mut private = Stanza::new(Kind::Message);
     private.type_ = "chat".to_owned();
     private.from = format!("{GARDEN}/Juliet");
     private.push_raw(b"<body>psst</body>", "body", sestina_xmpp::ns::CLIENT);
     let mut stamped = private.clone();
     crate::worker::receive::stamp(&mut stamped, &Jid::from_wire("romeo@c.example"), "00");
+    let event = EffectKey::indexed(room, 7, EffectKind::RoomEvent, 0);
     let held = proto::Outbound {
-        number: 1,
-        key: Some(EffectKey::indexed(room, 7, EffectKind::RoomEvent, 0).into()),
-        stanza: Some(stamped.into()),
-        at_ms: 0,
-        ..proto::Outbound::default()
+        key: Some(event.into()),
+        ..successor::held(1, room, 7, &stamped)
     };
-    let record = &successor.record;
+    let record = successor::record(slot, ROMEO);
     let (session_hi, session_lo) = (record.session_hi, record.session_lo);
-    let report = proto::SessionReport {
-        handle: 1,
-        generation: 1,
-        session_hi,
-        session_lo,
-        jid: ROMEO.to_owned(),
-        state: record.encode_to_vec().into(),
-        received: 1,
-        acked: 1,
-        held: vec![held],
-        ..proto::SessionReport::default()
-    };
-    let frame = proto::ToRouter {
-        slot: slot.into(),
-        epoch: EPOCH,
-        body: Some(RouterBody::EpochReport(proto::EpochReport {
-            sessions: vec![report],
-            ..proto::EpochReport::default()
-        })),
-    };
     let archived = |jobs: Vec<Job>| -> Vec<(proto::ArchiveRow, _)> {
         let batches = jobs.into_iter().filter_map(|job| match job {
             Job::Archive { rows, works } => Some(rows.into_iter().zip(works)),
@@ -397,11 +199,12 @@ fn what_a_room_said_to_a_user_is_archived_by_the_next_owner() {
         });
         batches.flatten().collect()
     };
-    let first = archived(
-        successor
-            .router
-            .turn(vec![Input::Edge { lane: LANE, frame }]),
-    );
+    let first = archived(successor.reported(vec![proto::SessionReport {
+        received: 1,
+        acked: 1,
+        held: vec![held],
+        ..successor::report(&record, 1)
+    }]));
     let [(row, work)] = &first[..] else {
         panic!("{first:?}")
     };
@@ -455,6 +258,6 @@ fn what_a_room_said_to_a_user_is_archived_by_the_next_owner() {
         fenced: Vec::new(),
     })]);
     assert_eq!(acks(&successor), 1);
-    let told = std::mem::take(&mut *successor.router.edge.0.lock());
+    let told = successor.told();
     assert!(!told.iter().any(|b| matches!(b, EdgeBody::Deliver(_))));
 }
