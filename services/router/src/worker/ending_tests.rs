@@ -136,7 +136,8 @@ fn the_end_of_a_session_says_nothing_of_the_one_that_has_its_address_now() {
             .flatten()
             .filter_map(|variant| Some(variant.stanza?.r#type))
             .collect();
-        // That one is told of again: something of the older one may have come after its presence.
+        // The presence of the later session is sent again: the end of the older one may have reached
+        // somebody after it.
         let expected = if later { "" } else { "unavailable" };
         assert_eq!(told, [expected]);
     }

@@ -261,7 +261,8 @@ impl Session {
         self.unreleased.number_of(key)
     }
 
-    /// Whether it has what the same session sent to the user later.
+    /// Whether the session holds a stanza that the same sender has sent to it after the one with this
+    /// key.
     pub(crate) fn has_later(&self, key: EffectKey) -> bool {
         let later = |k: &EffectKey| k.origin == key.origin && k.n > key.n && k.kind == key.kind;
         self.unreleased.keys().any(later)
@@ -289,8 +290,9 @@ impl Session {
         if !self.needs_no_spare() {
             return Vec::new();
         }
-        // The last attachment must know that it is settled, also when its socket is gone: a new owner
-        // that is told of less would wait for stanzas that nobody has any more.
+        // The edge of the last attachment must know what is settled, also when its socket is gone. A new
+        // owner goes by what that edge reports: if it reported less, the owner would wait for stanzas
+        // that no process holds.
         let settled = self.settled_as_reported();
         self.older
             .extract_if(.., |older| older.until <= settled)

@@ -145,15 +145,17 @@ impl Slot {
         if elsewhere.known.contains(&message) {
             return true;
         }
-        if item.source == Source::Shared {
-            self.may_come_again(id, item.key);
+        if item.source != Source::Shared {
+            return false;
         }
-        item.source == Source::Shared
+        self.may_come_again(id, item.key);
+        true
     }
 
-    /// Others were given it too, and nobody here has or knows it: they took it, and it is settled. Or
-    /// the owner before this one died before they got it: then its origin sends it again, and it must
-    /// not count as given.
+    /// A message was sent to other sessions of the user as well, and none of them has it or knows its
+    /// key. Usually they have taken it, and it is settled. But the owner before this one may have died
+    /// before they got it: then the sender's owner sends the message again, and it must not count as
+    /// given to this session.
     fn may_come_again(&mut self, id: u128, key: EffectKey) {
         let Some(session) = self.sessions.get(&id) else {
             return;
@@ -164,8 +166,8 @@ impl Slot {
         }
     }
 
-    /// A message came again, for this session alone, which has it from the time of an owner before
-    /// this one: those who were given it too then are not there any more.
+    /// A message was sent again, and now this session alone is to get it; it has it since an owner
+    /// before this one. The other sessions that were to get it then have ended.
     pub(super) fn is_alone_now(&mut self, core: &mut Core, id: u128, key: EffectKey, work: WorkId) {
         let place = |session: &Session| session.number_of(key)?.checked_sub(session.acked + 1);
         if let Some(place) = self.sessions.get(&id).and_then(|s| place(s)) {
