@@ -1,4 +1,4 @@
-//! What may happen next in the world.
+//! What may happen next in the simulated cluster.
 
 use std::collections::BTreeMap;
 
@@ -7,48 +7,72 @@ use sestina_cluster::timeline::awaited;
 use sestina_proto as proto;
 
 use super::client::Mode;
-use super::host::{Host, JobState, Life};
+use super::edge::LaneKey;
+use super::host::{Host, Life};
 use super::net::Ends;
 use super::partition::Place;
-use super::world::*;
-use sestina_router::simulation::Job;
+use super::world::World;
 
-/// One thing that may happen next.
+/// One thing that may happen next. Numbers are those of connections and sockets, and places in the lists
+/// of the world.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Act {
+    /// A frame arrives at a router, on a lane of an edge.
     Up(u64),
+    /// A batch arrives at an edge.
     Down(u64),
+    /// A frame arrives at a router, on a lane of another router.
     Peer(u64),
+    /// The process that opened a connection learns that it is over.
     TellOpener(u64),
+    /// The process that accepted a connection learns that it is over.
     TellAcceptor(u64),
-    /// One end of a connection (0: the opener) has heard nothing for too long.
+    /// One end of a connection (0: the opener) gives it up, because nothing has come for too long.
     GiveUp(u64, usize),
+    /// A worker of a router has a turn.
     Turn(usize, usize),
+    /// A job of a router goes on.
     Job(usize, usize),
+    /// A request of a dead process arrives.
     Orphan(usize),
+    /// A write arrives at the state store that its owner has given up.
     LateWrite(usize),
+    /// The workers of a router get its slot table.
     Watch(usize),
+    /// A router reads the slot table from storage.
     ReadTable(usize),
+    /// A router reads the leases.
     Refresh(usize),
+    /// A router plans who gets the slots of dead routers.
     Plan,
-    /// A claim comes to storage.
+    /// A claim of a planner arrives at storage.
     Claim(usize),
+    /// A router opens a lane to another.
     PeerOpen(usize, u64),
-    LaneOpen(usize, (u64, u32)),
+    /// An edge opens a lane to a router.
+    LaneOpen(usize, LaneKey),
+    /// An edge reads the slot table from a router.
     EdgeLearn(usize, usize),
+    /// An edge reads from a socket.
     SockUp(u64),
+    /// A client reads from a socket.
     SockDown(u64),
+    /// An edge learns that a socket is closed.
     SockTold(u64),
+    /// A client learns that its socket is closed.
     SockGone(u64),
+    /// A client connects.
     Connect(usize),
+    /// A router that was replaced while it was suspended learns that.
     Late(usize),
-    /// A router learns which tables the others have installed.
+    /// A router learns which tables other processes have installed.
     Installed(usize),
-    /// A process renews its lease, and says which table it has.
+    /// A process tells storage the position of its table, which storage does not know any more.
     Report(proto::Position),
 }
 
 impl World {
+    /// Everything that may happen next.
     pub(super) fn acts(&self) -> Vec<Act> {
         let mut acts = Vec::new();
         self.acts_of_net(&mut acts);
@@ -116,6 +140,7 @@ impl World {
         acts
     }
 
+    /// What may happen next on connections between processes.
     pub(super) fn acts_of_net(&self, acts: &mut Vec<Act>) {
         let net = self.net.lock();
         for (id, conn) in &net.conns {
@@ -152,6 +177,8 @@ impl World {
         }
     }
 
+    /// What a router may do next. `fresh` are the processes whose leases are fresh; `stores` tells whether
+    /// both stores are there.
     pub(super) fn acts_of_host(
         &self,
         index: usize,
@@ -164,32 +191,13 @@ impl World {
             return;
         }
         let me = host.incarnation();
-        let works = !host.is_running() || self.serves(me);
-        for (worker, inbox) in host.inbox.iter().enumerate() {
-            if !inbox.is_empty() && works {
-                acts.push(Act::Turn(index, worker));
-            }
+        if self.works(host) {
+            let inboxes = host.inbox.iter().enumerate();
+            let filled = inboxes.filter(|(_, inbox)| !inbox.is_empty());
+            acts.extend(filled.map(|(worker, _)| Act::Turn(index, worker)));
         }
         for (at, job) in host.jobs.iter().enumerate() {
-            let waits = match job {
-                JobState::Answered { .. } => false,
-                JobState::Loading { .. } => false,
-                JobState::Asked { job, at, .. } => match job {
-                    Job::Archive { .. } | Job::Offline { .. } | Job::OfflineRemove { .. } => {
-                        self.is_away(me, Place::Storage)
-                    }
-                    Job::UserKnown { .. } | Job::OfflineList(_) | Job::ArchiveQuery { .. } => {
-                        self.gives_nothing(me, Place::Storage) && self.now <= at + 500
-                    }
-                    Job::ShadowLoad { .. } => self.gives_nothing(me, Place::Shadow),
-                    Job::Shadow { .. }
-                    | Job::ShadowList { .. }
-                    | Job::Release { .. }
-                    | Job::Raise { .. }
-                    | Job::Keys { .. } => false,
-                },
-            };
-            if !waits {
+            if !self.job_waits(me, job) {
                 acts.push(Act::Job(index, at));
             }
         }
@@ -235,15 +243,16 @@ impl World {
         }
     }
 
+    /// Whether a slot has no owner, or a router in the table has no lease any more.
     pub(super) fn owner_without_lease(&self, fresh: &BTreeMap<u64, proto::Node>) -> bool {
         let map = &self.storage.map;
         let dead = |router: &proto::Node| !fresh.contains_key(&router.incarnation);
         let ownerless = |slot: &u16| map.owners[usize::from(*slot)] == 0;
         (map.routers.iter().any(dead) || self.slots.iter().any(ownerless))
-            && self.hosts.iter().any(Host::is_running)
+            && self.running_hosts().next().is_some()
     }
 
-    /// The router that plans.
+    /// The router that plans: one that serves, and that both stores answer.
     pub(super) fn planner(&self) -> Option<usize> {
         let plans = |host: &Host| {
             let me = host.incarnation();
@@ -255,7 +264,8 @@ impl World {
         self.planner_of(&able)
     }
 
-    /// The tables of live processes: of a router the one on whose timeline it has asserted.
+    /// The positions of the tables of all processes with a lease; of a router the table that its workers
+    /// have.
     fn positions(&self) -> Vec<(&proto::Node, proto::Position)> {
         let hosts = self.hosts.iter().map(|host| (&host.node, host.watched));
         let edges = self.edges.iter().filter(|edge| edge.alive);
@@ -267,7 +277,7 @@ impl World {
             .collect()
     }
 
-    /// Tables of processes that storage does not know any more.
+    /// The positions of tables that processes have and storage does not know any more.
     fn lost_positions(&self) -> Vec<proto::Position> {
         let mut lost = Vec::new();
         for (node, position) in self.positions() {
@@ -282,7 +292,7 @@ impl World {
         lost
     }
 
-    /// Whether a live process has not taken part in the newest timeline of the table.
+    /// Whether the newest timeline of the table still waits for a process to take part in it.
     fn awaits(&self) -> bool {
         let Ok(table) = SlotTable::new(self.storage.map.clone()) else {
             return false;

@@ -1,12 +1,12 @@
-//! What must be true when the cluster is whole and nothing is under way.
+//! What must be true when all faults are over and nothing is under way.
 //!
-//! - [`offline`]: the order of what comes from the offline store
-//! - [`holders`]: what is acknowledged is held twice
-//! - [`losses`]: what is given up is counted
-//! - [`bounds`]: how much is held, and that nothing is left
-//! - [`rest`]: how soon all are served again
-//! - [`presence`]: who is there, as each client has been told
-//! - [`rooms`]: that rooms tell everybody everything, in one order
+//! - [`offline`]: messages from the offline store come in order
+//! - [`holders`]: two processes or stores hold each message that is acknowledged
+//! - [`losses`]: losses are counted
+//! - [`bounds`]: memory stays within its bounds, and is freed
+//! - [`rest`]: after a fault all slots and clients are served again soon
+//! - [`presence`]: each client knows which contacts and occupants are available
+//! - [`rooms`]: all occupants of a room receive all of its messages, in one order
 
 mod bounds;
 mod holders;
@@ -28,7 +28,7 @@ use super::state_store::Fields;
 use super::world::{Sent, World};
 use sestina_router::simulation::Worker;
 
-/// Everything that is wrong.
+/// Returns everything that is wrong.
 pub(super) fn check(world: &World) -> Vec<String> {
     let mut wrong = world.trouble.clone();
     routers(world, &mut wrong);
@@ -50,11 +50,10 @@ pub(super) fn check(world: &World) -> Vec<String> {
 }
 
 fn routers(world: &World, wrong: &mut Vec<String>) {
-    let map = &world.storage.map;
-    for host in world.hosts.iter().filter(|h| h.is_running()) {
+    for host in world.running_hosts() {
         let owns = |slot: u16| {
-            let owner = (map.owners[usize::from(slot)] as usize).checked_sub(1);
-            owner.is_some_and(|i| map.routers[i].incarnation == host.incarnation())
+            let owner = world.storage.owner(slot);
+            owner.is_some_and(|owner| owner.incarnation == host.incarnation())
         };
         for worker in &host.workers {
             wrong.extend(worker.unfinished(&host.node.name, owns));
@@ -69,12 +68,8 @@ fn edges(world: &World, wrong: &mut Vec<String>) {
 }
 
 fn shadow(world: &World, wrong: &mut Vec<String>) {
-    let running = world.hosts.iter().filter(|h| h.is_running());
     let mut alive = BTreeSet::new();
-    for (slot, object, lives) in running
-        .flat_map(|h| &h.workers)
-        .flat_map(Worker::rooms_stored)
-    {
+    for (slot, object, lives) in world.running_workers().flat_map(Worker::rooms_stored) {
         different(&object, &lives, world.shadow.fields(slot, &object), wrong);
         alive.insert(object);
     }
@@ -85,7 +80,7 @@ fn shadow(world: &World, wrong: &mut Vec<String>) {
     }
 }
 
-/// The fields in which a stored object is not as it lives.
+/// Compares an object of the state store with the room that it is the copy of.
 fn different(object: &str, lives: &Fields, stored: Option<&Fields>, wrong: &mut Vec<String>) {
     let Some(stored) = stored else {
         return wrong.push(format!("the shadow does not have {object}"));
@@ -111,7 +106,7 @@ fn clients(world: &World, wrong: &mut Vec<String>) {
         if !client.wanted && client.mode != Mode::Offline {
             wrong.push(format!("{at} is {:?}", client.mode));
         }
-        // What the database took for delivered and does not any more waits for the next login.
+        // Offline messages that the database has forgotten to be delivered come with the next login.
         let lost = &world.storage.commits.delivered;
         let judged = |row: &&proto::OfflineRow| {
             number_in(row.stanza.as_ref())
@@ -122,19 +117,19 @@ fn clients(world: &World, wrong: &mut Vec<String>) {
         let left: Vec<_> = left
             .filter_map(|row| number_in(row.stanza.as_ref()))
             .collect();
-        if client.is_online() && client.available && !left.is_empty() {
+        if client.is_online() && client.login.available && !left.is_empty() {
             wrong.push(format!("{at}: messages {left:?} are left in its store"));
         }
-        if !client.sent.is_empty() {
+        if !client.login.sent.is_empty() {
             wrong.push(format!(
                 "{at}: {} of its stanzas are not acknowledged",
-                client.sent.len()
+                client.login.sent.len()
             ));
         }
-        if let Some((number, _)) = client.asking.iter().find(|(_, sure)| **sure) {
+        if let Some((number, _)) = client.login.asking.iter().find(|(_, sure)| **sure) {
             wrong.push(format!("{at}: i{number} has no answer"));
         }
-        for (room, _) in client.rooms.iter().filter(|(_, inside)| !**inside) {
+        for (room, _) in client.login.rooms.iter().filter(|(_, inside)| !**inside) {
             wrong.push(format!("{at}: its entering {room} has no answer"));
         }
         for page in &client.pages {
@@ -143,7 +138,7 @@ fn clients(world: &World, wrong: &mut Vec<String>) {
         }
         let mut seen = BTreeSet::new();
         for got in &client.log {
-            // Who enters a room again gets its history again.
+            // A client that enters a room again receives its history again.
             let history = got.came == Came::History;
             let again = got.number >= world.judged_from
                 && !seen.insert((got.session, got.what, got.number));
@@ -155,6 +150,7 @@ fn clients(world: &World, wrong: &mut Vec<String>) {
     }
 }
 
+/// What a session received of a message.
 fn got(
     world: &World,
     who: (usize, u32),
@@ -166,12 +162,13 @@ fn got(
         .filter(move |r| r.session == who.1 && r.what == what && r.number == number)
 }
 
-/// Its sender was told that it came to nothing.
+/// Whether the sender was told by an error that the message was not delivered.
 fn bounced(world: &World, number: u64, sent: &Sent) -> bool {
     let from = (sent.from, sent.session);
     got(world, from, What::Error, number).next().is_some()
 }
 
+/// Whether a session still exists.
 fn exists(world: &World, who: (usize, u32)) -> bool {
     let client = &world.clients[who.0];
     client.session_no == who.1 && client.is_online()
@@ -180,7 +177,7 @@ fn exists(world: &World, who: (usize, u32)) -> bool {
 fn messages(world: &World, wrong: &mut Vec<String>) {
     for (number, sent) in world.sent.range(world.judged_from..) {
         let bounced = bounced(world, *number, sent);
-        // What was stored and nowhere else is lost with its row.
+        // A message that only the offline store had is lost when the database loses its row.
         if !sent.accepted || bounced || world.storage.commits.stored.contains(number) {
             continue;
         }
@@ -205,12 +202,12 @@ fn messages(world: &World, wrong: &mut Vec<String>) {
     }
 }
 
-/// Not from a store, nor from a room's history.
+/// Whether a message came neither from the offline store nor from the history of a room.
 fn is_direct(received: &Received) -> bool {
     matches!(received.came, Came::Live | Came::Late)
 }
 
-/// What clients believe falsely of others.
+/// What clients wrongly believe of others.
 pub(super) fn misjudged(world: &World) -> BTreeSet<Misjudged> {
     let wrong = presence::wrong(world).into_iter();
     wrong.map(|(misjudged, _)| misjudged).collect()
@@ -220,7 +217,7 @@ fn bare(jid: &str) -> &str {
     jid.split('/').next().unwrap_or(jid)
 }
 
-/// A session of the user got it or a copy of it, or it waits in storage.
+/// Whether a session of the user received a message or its carbon, or the offline store has it.
 fn arrived(world: &World, number: u64, sent: &Sent) -> bool {
     let user = bare(&sent.to);
     let live = world.clients.iter().filter(|c| c.bare == user).any(|c| {
@@ -237,7 +234,7 @@ fn arrived(world: &World, number: u64, sent: &Sent) -> bool {
 fn orders(world: &World, wrong: &mut Vec<String>) {
     for client in &world.clients {
         // From one session to one address: in the order in which it was sent.
-        // What comes from storage has an order of its own.
+        // Messages from storage have an order of their own: see `offline`.
         let mut last: BTreeMap<(u32, usize, u32, &str), u64> = BTreeMap::new();
         let judged = |r: &&Received| is_direct(r) && r.number >= world.judged_from;
         for r in client.log.iter().filter(judged) {
@@ -311,7 +308,7 @@ fn archives(world: &World, wrong: &mut Vec<String>) {
     }
 }
 
-/// The archive has what a session got live in the order in which it got it.
+/// The archive has the messages that a session received live in the order in which it received them.
 fn archive_order(world: &World, client: &Client, wrong: &mut Vec<String>) {
     let Some(rows) = world.storage.archives.get(&client.bare) else {
         return;
@@ -321,7 +318,7 @@ fn archive_order(world: &World, client: &Client, wrong: &mut Vec<String>) {
         .enumerate()
         .map(|(at, row)| (sestina_router::simulation::id_text(&row.id), at))
         .collect();
-    // What another session of the user had got before: it came here late, after a takeover.
+    // Another session of the user had received it before: here it came late, after a takeover.
     let earlier = |r: &Received| {
         let others = world.clients.iter().filter(|c| c.bare == client.bare);
         let mut all = others.flat_map(|c| &c.log);
@@ -332,7 +329,7 @@ fn archive_order(world: &World, client: &Client, wrong: &mut Vec<String>) {
     let judged = |r: &&Received| r.came == Came::Live && r.number >= world.judged_from;
     for r in live.filter(|r| r.what == What::Message).filter(judged) {
         if bare(&r.from) == client.bare {
-            // The sender's own row, from when it was sent.
+            // The place of its row is when it was sent, not when it came here.
             continue;
         }
         if world.storage.commits.archived.contains(&r.number) {

@@ -1,5 +1,7 @@
-//! Storage as its contract says: where the slot table is, who owns what on a new timeline, and commits
-//! that the database can lose.
+//! The slot table in storage with its timelines, and commits that the database can lose.
+//!
+//! A standby of the database that takes over may lack the last commits. A process that has a table which
+//! storage does not know then reports it, and a new timeline begins.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -11,37 +13,35 @@ use sestina_runtime::guard;
 use super::client::number_in;
 use super::stores::{Archived, KeyOf, Storage};
 
-/// So many commits can be lost.
+/// How many of the last commits can be lost.
 const KEPT: usize = 30;
 
-/// What a commit has changed, as it was before.
+/// How a change is undone.
 #[derive(Debug)]
 pub(super) enum Undo {
+    /// The slot table was this one.
     Map(Box<proto::SlotMap>),
+    /// An archive did not have the row with this id; it had the rows that were `moved`.
     Archived {
         archive: String,
         id: Bytes,
         moved: Vec<Archived>,
     },
-    Stored {
-        bare: String,
-        key: KeyOf,
-    },
-    Delivered {
-        bare: String,
-        key: KeyOf,
-    },
+    /// A user did not have this offline message.
+    Stored { bare: String, key: KeyOf },
+    /// This offline message was not delivered.
+    Delivered { bare: String, key: KeyOf },
 }
 
-/// The commits that a promoted standby may lack, and what was lost so far.
+/// The last commits, and what the database has lost so far.
 #[derive(Debug, Default)]
 pub(super) struct Commits {
     last: VecDeque<Vec<Undo>>,
-    /// Positions of the table, by version.
+    /// The positions that the table has had, by version.
     positions: BTreeMap<u64, proto::Position>,
-    /// Never twice the same.
+    /// The last token of a position; none is given twice.
     tokens: u64,
-    /// How often it has lost some.
+    /// How often the database has lost commits.
     pub(super) losses: u64,
     /// Numbers of messages whose archive rows were lost.
     pub(super) archived: BTreeSet<u64>,
@@ -52,6 +52,7 @@ pub(super) struct Commits {
 }
 
 impl Commits {
+    /// Notes how a commit is undone.
     pub(super) fn note(&mut self, commit: Vec<Undo>) {
         if !commit.is_empty() {
             self.last.push_back(commit);
@@ -63,7 +64,7 @@ impl Commits {
 }
 
 impl Storage {
-    /// Changes the table, on that timeline.
+    /// Changes the table, in one commit on a timeline.
     fn change_on(&mut self, timeline: u64, change: impl FnOnce(&mut proto::SlotMap)) {
         let before = Box::new(self.map.clone());
         change(&mut self.map);
@@ -76,23 +77,23 @@ impl Storage {
         self.commits.note(vec![Undo::Map(before)]);
     }
 
-    /// Changes the table.
+    /// Changes the table, in one commit.
     pub(super) fn change(&mut self, change: impl FnOnce(&mut proto::SlotMap)) {
         self.change_on(self.map.timeline, change);
     }
 
-    /// Whether the table had this position.
+    /// Whether the table has had this position.
     pub(super) fn knows(&self, position: proto::Position) -> bool {
         position.timeline < self.map.timeline
             || self.commits.positions.get(&position.version) == Some(&position)
     }
 
-    /// Whether a process that has this table is to report it: a new timeline begins then.
+    /// Whether a table with this position was lost, so that the process that has it is to report it.
     pub(super) fn has_lost(&self, position: proto::Position) -> bool {
         position.timeline > 0 && !self.knows(position) && guard!("timeline")
     }
 
-    /// A process has this table.
+    /// A process reports the position of its table: if that was lost, a new timeline begins.
     pub(super) fn report(&mut self, position: proto::Position) {
         if self.has_lost(position) {
             let timeline = self.map.timeline.max(position.timeline) + 1;
@@ -100,19 +101,19 @@ impl Storage {
         }
     }
 
-    /// Whether slots may move that were chosen by that table.
+    /// Whether moves are allowed that a router has chosen by a table with this position.
     pub(super) fn may_move(&self, known: proto::Position) -> bool {
         known.timeline == self.map.timeline && self.knows(known) || !guard!("timeline")
     }
 
-    /// The place of a router in the table, as its owners are written.
+    /// The number of a router in the table: owners of slots are written as such.
     fn place(&self, node: &proto::Node) -> Option<u32> {
         let routers = &self.map.routers;
         let at = routers.iter().position(|router| same(router, node))?;
         Some(at as u32 + 1)
     }
 
-    /// Gives a slot of a router to another one, if it is still that router's under that epoch.
+    /// Gives a slot of a router to another one; false if the router does not own it under this epoch.
     pub(super) fn move_slot(
         &mut self,
         (slot, epoch): (u16, u64),
@@ -131,7 +132,7 @@ impl Storage {
         self.place(to).is_some() && !self.make_moves(&[step], &BTreeSet::new(), known).is_empty()
     }
 
-    /// Gives a slot of a router an epoch above `above`.
+    /// Raises the epoch of a slot above `above`, if `owner` owns it.
     pub(super) fn raise(
         &mut self,
         slot: u16,
@@ -146,7 +147,8 @@ impl Storage {
         }
     }
 
-    /// A router tells what it holds, on a new timeline; returns what others own.
+    /// A router tells on a new timeline which slots it holds, with their epochs; returns those of them that
+    /// others own.
     pub(super) fn assert(&mut self, holder: &proto::Node, held: &BTreeMap<u16, u64>) -> Vec<u16> {
         let Some(me) = self.place(holder) else {
             return held.keys().copied().collect();
@@ -172,7 +174,7 @@ impl Storage {
         refused
     }
 
-    /// Another database takes over that lacks the last commits.
+    /// A standby of the database takes over that lacks so many of the last commits.
     pub(super) fn lose_commits(&mut self, count: usize) {
         self.commits.losses += 1;
         for _ in 0..count {
@@ -185,7 +187,7 @@ impl Storage {
         }
     }
 
-    /// The same, until the table is as it was at that version.
+    /// The same with all commits since the table had this version.
     pub(super) fn lose_commits_since(&mut self, version: u64) {
         while self.map.version > version && !self.commits.last.is_empty() {
             self.lose_commits(1);
@@ -195,7 +197,7 @@ impl Storage {
     fn undo(&mut self, undo: Undo) {
         match undo {
             Undo::Map(mut before) => {
-                // Which routers there are is read from their leases.
+                // Routers that started since then are known from their leases.
                 for router in &self.map.routers {
                     if !before.routers.iter().any(|known| same(known, router)) {
                         before.routers.push(router.clone());

@@ -1,12 +1,12 @@
-//! What goes wrong, and what makes it whole again.
+//! Faults, and their end.
+//!
+//! - [`lists`]: which of them a seed chooses from
 
-use super::check::check;
-use super::client::Mode;
-use super::host::{Host, Life};
+pub(super) mod lists;
+
 use super::lease::LeaseFault;
 use super::net::Ends;
-use super::partition::{NETWORK, Partition};
-use super::talk;
+use super::partition::Partition;
 use super::world::{SHADOW_CHECK, World};
 
 /// One fault.
@@ -15,52 +15,39 @@ pub(super) enum Fault {
     None,
     KillRouter,
     KillEdge,
+    /// A connection of an edge to a router breaks.
     EdgeLane,
+    /// A connection between two routers breaks.
     PeerLane,
+    /// Several connections of both kinds break.
     AllLanes,
+    /// The state store does not answer until the cluster heals.
     ShadowAway,
+    /// The same for many times as long as a lease lasts.
     ShadowLongAway,
+    /// The state store loses everything.
     ShadowFlushed,
+    /// Requests to the state store, and its answers, are lost or late now and then.
     ShadowFlaky,
+    /// A replica of the state store takes over that lacks the last writes.
     ShadowFailOver,
+    /// The same after slots have moved to other routers.
     MoveAndFailOver,
+    /// Storage does not answer until the cluster heals.
     StorageAway,
+    /// A router is suspended, for so short a time that its lease may or may not end meanwhile.
     Pause,
+    /// A router is suspended, most often until its lease has ended.
     Suspend,
+    /// Slots are handed over to other routers.
     HandOver,
+    /// A standby of the database takes over that lacks the last commits.
     CommitsLost,
     Partition(Partition),
     Lease(LeaseFault),
+    /// Frames of kinds that this version does not know.
     UnknownFrames,
 }
-
-const FAULTS: [Fault; 25] = [
-    Fault::None,
-    Fault::KillRouter,
-    Fault::KillRouter,
-    Fault::KillRouter,
-    Fault::KillEdge,
-    Fault::KillEdge,
-    Fault::EdgeLane,
-    Fault::PeerLane,
-    Fault::AllLanes,
-    Fault::ShadowAway,
-    Fault::ShadowLongAway,
-    Fault::ShadowFlushed,
-    Fault::ShadowFlaky,
-    Fault::ShadowFlaky,
-    Fault::ShadowFailOver,
-    Fault::ShadowFailOver,
-    Fault::MoveAndFailOver,
-    Fault::MoveAndFailOver,
-    Fault::StorageAway,
-    Fault::Pause,
-    Fault::Suspend,
-    Fault::Suspend,
-    Fault::HandOver,
-    Fault::CommitsLost,
-    Fault::CommitsLost,
-];
 
 impl World {
     /// Does one fault.
@@ -74,10 +61,7 @@ impl World {
                 }
             }
             Fault::KillEdge => {
-                let alive: Vec<usize> = (0..self.edges.len())
-                    .filter(|e| self.edges[*e].alive)
-                    .collect();
-                if let Some(edge) = self.rng.pick(&alive).copied() {
+                if let Some(edge) = self.any_edge() {
                     self.kill_edge(edge);
                 }
             }
@@ -132,20 +116,15 @@ impl World {
         }
     }
 
-    /// The shadow is away for many leases, and clients go on: they talk, enter, leave, and change their
-    /// presence and nicks.
+    /// The state store is away for many times as long as a lease lasts, and clients go on: they talk,
+    /// enter and leave rooms, and change their presence and nicks.
     fn long_without_shadow(&mut self) {
         self.shadow.away = true;
         let until = self.now + 2000 + self.rng.below(8000);
-        while self.now < until {
-            let acts = 10 + self.rng.below(40);
-            self.run(acts);
-            // What is on its way arrives: nobody is late only because time passes in leaps here.
-            self.run_some(60);
-            self.now += self.rng.below(300);
-        }
+        self.pass_time(until, 300);
     }
 
+    /// A replica of the state store takes over that lacks some of the last writes.
     fn fail_over(&mut self) {
         let lacks = 1 + self.rng.below(12) as usize;
         self.note(|| format!("!! the state store loses {lacks} writes"));
@@ -153,13 +132,7 @@ impl World {
         self.whole_at = self.now + 2 * SHADOW_CHECK;
     }
 
-    pub(super) fn any_host(&mut self) -> Option<usize> {
-        let running: Vec<usize> = (0..self.hosts.len())
-            .filter(|h| self.hosts[*h].is_running())
-            .collect();
-        self.rng.pick(&running).copied()
-    }
-
+    /// Breaks so many connections: of edges to routers, or between routers.
     fn break_some(&mut self, count: usize, edges: bool) {
         for _ in 0..count {
             let open: Vec<u64> = self
@@ -171,21 +144,21 @@ impl World {
                 .map(|(id, _)| *id)
                 .collect();
             if let Some(conn) = self.rng.pick(&open).copied() {
-                self.break_conn(conn);
+                self.net.lock().break_it(conn, &mut self.rng);
+                self.note(|| format!("!! connection {conn} breaks"));
             }
         }
     }
 
+    /// Orders that some slot is handed over.
     fn order_hand_over(&mut self) {
         let slot = *self.rng.pick(&self.slots).unwrap_or(&1);
         self.order_hand_over_of(slot);
     }
 
+    /// Orders that a slot is handed over to another router, chosen by the seed.
     pub(super) fn order_hand_over_of(&mut self, slot: u16) {
-        let map = &self.storage.map;
-        let owner = (map.owners[usize::from(slot)] as usize)
-            .checked_sub(1)
-            .map(|i| map.routers[i].incarnation);
+        let owner = self.storage.owner(slot).map(|owner| owner.incarnation);
         let Some(owner) = owner.and_then(|o| self.host_index(o)) else {
             return;
         };
@@ -197,10 +170,10 @@ impl World {
         }
         let node = self.hosts[to].node.clone();
         self.note(|| format!("== slot {slot} is to go to {}", node.name));
-        self.hosts[owner].hand_over(&[slot], &node);
+        self.hosts[owner].hand_over(slot, &node);
     }
 
-    /// Everything is there again.
+    /// Ends all faults: the stores answer, the network is whole, and processes start for those that died.
     pub(super) fn heal(&mut self) {
         self.shadow.away = false;
         self.shadow.flaky = false;
@@ -208,139 +181,11 @@ impl World {
         self.calm_from = self.now;
         self.note(|| "== healing".to_owned());
         self.mend_network();
-        while self.hosts.iter().filter(|h| h.is_running()).count()
-            + self
-                .hosts
-                .iter()
-                .filter(|h| matches!(h.life, Life::Suspended { .. }))
-                .count()
-            < 3
-        {
+        while self.hosts.iter().filter(|h| h.is_alive()).count() < 3 {
             self.start_host();
         }
         while self.edges.iter().filter(|e| e.alive).count() < 2 {
             self.start_edge();
         }
     }
-
-    /// Talks, breaks something, heals, rests. What is wrong then.
-    pub(super) fn round(&mut self, faults: &[Fault]) -> Vec<String> {
-        self.talking = true;
-        let acts = 60 + self.rng.below(200);
-        self.run(acts);
-        for fault in faults {
-            self.fault(*fault);
-            let acts = 20 + self.rng.below(150);
-            self.run(acts);
-        }
-        if self.rng.one_in(2) {
-            self.heal();
-            let acts = self.rng.below(200);
-            self.run(acts);
-        }
-        self.talking = false;
-        let acts = self.rng.below(100);
-        self.run_some(acts);
-        self.heal();
-        self.come_to_rest()
-    }
-
-    /// A round that may cost something, and then one that may not.
-    fn forgiven_round(&mut self, faults: &[Fault]) -> Vec<String> {
-        let wrong = self.round(faults);
-        if wrong.first().is_some_and(|first| first == RESTLESS) {
-            return wrong;
-        }
-        self.forgive();
-        self.round(&[])
-    }
-
-    pub(super) fn run_some(&mut self, steps: u64) {
-        for _ in 0..steps {
-            self.step();
-        }
-    }
-
-    /// It never rests: what is wrong all the time may be why.
-    fn restless(&self) -> Vec<String> {
-        let mut wrong = vec![RESTLESS.to_owned()];
-        wrong.extend(check(self));
-        wrong
-    }
-
-    pub(super) fn come_to_rest(&mut self) -> Vec<String> {
-        // Longer than a suspension and the waits of clients last.
-        let until = (self.now + 8000).max(self.whole_at + 1000);
-        while self.now < until {
-            if !self.rest(400, 20_000) {
-                return self.restless();
-            }
-            if self.hosts.iter().any(Host::reads_in_bulk) {
-                // It goes on when its client has acknowledged what it has.
-                talk::acknowledge_all(self);
-            }
-            let waits = self
-                .clients
-                .iter()
-                .any(|c| (c.wanted && !c.is_online()) || matches!(c.mode, Mode::Broken { .. }))
-                || self.hosts.iter().any(|h| {
-                    // Whom its client has forgotten is forgotten when its time is over; what is
-                    // stored is asked for again when storage was away.
-                    matches!(h.life, Life::Suspended { .. })
-                        || h.has_detached()
-                        || h.reads_in_bulk()
-                });
-            if !waits && self.now >= self.whole_at {
-                break;
-            }
-        }
-        for _ in 0..2 {
-            talk::acknowledge_all(self);
-            // Each router asks now and then whether the store has everything: where three of them take
-            // turns, there is less between two questions.
-            if !self.rest(900, 10_000) && !self.rest(700, 10_000) {
-                return self.restless();
-            }
-        }
-        let wrong = check(self);
-        talk::settle_in(self);
-        wrong
-    }
-}
-
-/// What is wrong if things go on happening although nobody does anything.
-const RESTLESS: &str = "it does not come to rest";
-
-/// Runs a seed. What was wrong, and what happened.
-pub fn run(seed: u64, traced: bool, network: bool) -> (Vec<String>, Vec<String>) {
-    let mut world = World::with(seed, traced, network);
-    let all: &[Fault] = if network { &NETWORK } else { &FAULTS };
-    let overlapping = seed % 8 == 7;
-    let rounds = 5;
-    let mut wrong = world.come_to_rest();
-    for _ in 0..rounds {
-        if !wrong.is_empty() {
-            break;
-        }
-        // The default mix has the choices that it always had.
-        if network && world.rng.one_in(3) {
-            wrong = world.whole_round();
-            continue;
-        }
-        let one = *world.rng.pick(all).unwrap_or(&Fault::None);
-        if overlapping {
-            let two = *world.rng.pick(all).unwrap_or(&Fault::None);
-            let faults = match world.rng.below(3) {
-                0 => [Fault::ShadowLongAway, Fault::KillRouter],
-                _ => [one, two],
-            };
-            // Two at once may cost something, but then all is as it should be.
-            wrong = world.forgiven_round(&faults);
-        } else if matches!(one, Fault::Partition(which) if which.is_double()) {
-            wrong = world.forgiven_round(&[one]);
-        } else {
-            wrong = world.round(&[one]);
-        }
-    }
-    (wrong, world.trace.take().unwrap_or_default())
 }

@@ -1,21 +1,23 @@
-//! A client that never reads, and is sent much: it fills what it may fill, and harms nobody.
+//! A client that never reads, and is sent much: its queues fill up to their bounds, and other clients do
+//! not notice.
 
 use super::client::What;
+use super::setup::Settings;
 use super::talk;
-use super::world::{Settings, World};
+use super::world::World;
 
 /// The client that does not read.
 const HOARDER: usize = 6;
-/// Those who go on talking. One of them has its slot, one is in the same rooms.
+/// The clients that go on talking. One is in the slot of the hoarder, two are in its room.
 const OTHERS: [usize; 5] = [0, 2, 3, 5, 8];
-/// Messages for the hoarder from each of the others, between two messages among these.
+/// Messages from each of the others to the hoarder, before the others write to each other once.
 const AT_ONCE: usize = 6;
-/// How often.
+/// How often all of that happens.
 const TIMES: usize = 24;
-/// What the others say to each other arrives within so many simulated milliseconds.
+/// How long a message among the others may take, in simulated milliseconds.
 const WITHIN: u64 = 2000;
 
-/// What is held is a few kilobytes, so that all bounds are met.
+/// Bounds of a few kilobytes, so that all of them are met.
 const SMALL: Settings = Settings {
     session_queue: 12 << 10,
     user_queue: 14 << 10,
@@ -24,30 +26,26 @@ const SMALL: Settings = Settings {
 };
 
 impl World {
-    /// Runs until these messages have come to whom they were for; says which did not, in time.
-    fn expect(&mut self, numbers: std::ops::Range<u64>) -> Vec<String> {
-        let end = self.now + WITHIN;
-        loop {
-            let missing = self.sent.range(numbers.clone()).filter(|(number, sent)| {
+    /// Goes on until all receivers of these messages have them, but for the hoarder. Returns what is
+    /// wrong if that takes too long.
+    fn expect(&mut self, numbers: std::ops::Range<u64>) -> Option<String> {
+        let missing = |world: &World| {
+            let missing = world.sent.range(numbers.clone()).filter(|(number, sent)| {
                 let cover = sent.cover.iter().filter(|who| who.0 != HOARDER);
-                let mut all = cover.map(|who| &self.clients[who.0]);
+                let mut all = cover.map(|who| &world.clients[who.0]);
                 all.any(|client| !client.got.contains(number))
             });
             let missing: Vec<u64> = missing.map(|(number, _)| *number).collect();
-            if missing.is_empty() {
-                return Vec::new();
-            }
-            if self.now > end {
-                return vec![format!(
-                    "messages {missing:?} did not come within {WITHIN} ms"
-                )];
-            }
-            self.step();
-        }
+            (!missing.is_empty()).then_some(missing)
+        };
+        let missing = self.run_until(WITHIN, missing).err()?;
+        Some(format!(
+            "messages {missing:?} did not come within {WITHIN} ms"
+        ))
     }
 }
 
-/// What was wrong, and how many sessions ended because too much waited for them.
+/// Returns what was wrong, and how many sessions ended because too much waited for them.
 pub fn a_client_never_reads(seed: u64) -> (Vec<String>, u64) {
     let mut world = World::bounded(seed, false, false, &SMALL);
     let mut wrong = world.come_to_rest();
@@ -76,7 +74,7 @@ pub fn a_client_never_reads(seed: u64) -> (Vec<String>, u64) {
     let overflows = world.hosts.iter().map(|host| host.counters.overflows());
     let overflows = overflows.sum();
     world.clients[HOARDER].reads = true;
-    // Its sessions have ended, as they should.
+    // Sessions of the hoarder have ended, as they should.
     world.given_up = super::check::given_up(&world);
     wrong.extend(world.come_to_rest());
     let said = world

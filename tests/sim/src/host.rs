@@ -1,61 +1,45 @@
-//! A router process around its workers: what `process` does with tasks, here step by step.
+//! A router process around its workers: what `process` of the router does with tasks happens here step
+//! by step.
+//!
+//! - [`table`]: its slot table, and the processes that it takes for alive
+
+mod table;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-use sestina_api::shadow::{Loading, ShadowError};
-use sestina_cluster::slot_map::{SlotTable, newer};
+use sestina_cluster::slot_map::SlotTable;
 use sestina_proto as proto;
 use sestina_proto::peer_frame::Body as PeerBody;
 
 use super::client::number_in;
-use super::state_store::{Fate, Shadow};
-use super::stores::Storage;
+use super::jobs::{Asker, JobState};
 use sestina_router::config::RouterConfig;
 use sestina_router::simulation::{
-    Command, Counters, Input, Job, JobDone, Known, PeerRef, Worker, split_event,
+    Command, Counters, Input, Job, LaneRef, PeerRef, Worker, split_event,
 };
 
-/// What a process is doing.
+/// What a router process is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Life {
     Running,
-    /// Stopped by its machine until then.
+    /// Its machine has stopped it until this time.
     Suspended {
         until: u64,
     },
-    /// Back after it was replaced: works that many turns before it learns of it.
+    /// It goes on after its slots were given to others, and works so many turns before it learns that.
     Late {
         turns: u32,
     },
     Dead,
 }
 
-/// A job on its way to a store, or an answer on its way back.
-#[derive(Debug)]
-pub(super) enum JobState {
-    Asked {
-        worker: usize,
-        job: Job,
-        at: u64,
-    },
-    Answered {
-        worker: usize,
-        done: JobDone,
-    },
-    /// A slot is being loaded.
-    Loading {
-        worker: usize,
-        slot: u16,
-        epoch: u64,
-        loading: Loading,
-    },
-}
-
-/// Lane to another router.
+/// The lane of a router to another one.
 #[derive(Debug, Default)]
 pub(super) struct Keeper {
+    /// Its connection, if one is open.
     pub(super) conn: Option<u64>,
+    /// When to open it again.
     pub(super) retry_at: u64,
 }
 
@@ -65,18 +49,23 @@ pub(super) struct Host {
     pub(super) life: Life,
     pub(super) workers: Vec<Worker>,
     pub(super) counters: Counters,
+    /// The inputs that wait for each worker.
     pub(super) inbox: Vec<VecDeque<Input>>,
+    /// The newest slot table that it has read.
     pub(super) table: Arc<SlotTable>,
-    /// The table that the workers have.
+    /// The position of the table that its workers have.
     pub(super) watched: proto::Position,
-    /// The newest timeline on which it has asserted what it holds; 0: it knows no table.
+    /// The newest timeline on which it has told storage what it holds; 0: it has no table yet.
     pub(super) timeline: u64,
+    /// The slots that it has told its workers to take, with their epochs.
     mine: BTreeMap<u16, u64>,
+    /// The processes that it takes for alive, by incarnation.
     pub(super) live: BTreeMap<u64, proto::Node>,
+    /// Its lanes to other routers, by their incarnations.
     pub(super) keepers: BTreeMap<u64, Keeper>,
     pub(super) jobs: Vec<JobState>,
     last_tick: u64,
-    /// How far its clock is ahead of others'.
+    /// How far its wall clock is ahead of the true time, in milliseconds.
     pub(super) wall_ahead: i64,
 }
 
@@ -101,21 +90,30 @@ impl Host {
         }
     }
 
+    /// This router as one that asks for a job.
+    pub(super) fn asker(&self, at: u64) -> Asker {
+        Asker {
+            node: self.node.clone(),
+            known: self.table.position(),
+            at,
+        }
+    }
+
     pub(super) fn incarnation(&self) -> u64 {
         self.node.incarnation
     }
 
-    /// Whether it does anything.
+    /// Whether its workers work: it runs, or has not learned yet that it was replaced.
     pub(super) fn acts(&self) -> bool {
         matches!(self.life, Life::Running | Life::Late { .. })
     }
 
-    /// It has what it holds: it may be suspended, but is not replaced.
+    /// Whether what it holds counts as held: it may be suspended, but is neither dead nor replaced.
     pub(super) fn is_alive(&self) -> bool {
         matches!(self.life, Life::Running | Life::Suspended { .. })
     }
 
-    /// Whether it is storing a message.
+    /// Whether the message with this number is on its way from it to the offline store.
     pub(super) fn stores(&self, number: u64) -> bool {
         self.jobs.iter().any(|job| match job {
             JobState::Asked {
@@ -132,22 +130,24 @@ impl Host {
         self.life == Life::Running
     }
 
-    /// Whether a session waits for a resumption here.
+    /// Whether one of its sessions has no connection and waits for a resumption.
     pub(super) fn has_detached(&self) -> bool {
         self.workers.iter().any(Worker::has_detached)
     }
 
-    /// Whether a session is being given what is stored, or pages of its archive.
+    /// Whether one of its sessions is being sent offline messages or pages of its archive.
     pub(super) fn reads_in_bulk(&self) -> bool {
         self.workers.iter().any(Worker::reads_in_bulk)
     }
 
+    /// Puts an input behind those that wait for a worker.
     pub(super) fn push(&mut self, worker: usize, input: Input) {
         if let Some(inbox) = self.inbox.get_mut(worker) {
             inbox.push_back(input);
         }
     }
 
+    /// Puts an input behind those that wait for each worker.
     pub(super) fn push_all(&mut self, mut input: impl FnMut() -> Input) {
         for inbox in &mut self.inbox {
             inbox.push_back(input());
@@ -158,7 +158,7 @@ impl Host {
         slot as usize % self.workers.len().max(1)
     }
 
-    /// A frame of another router, or of another worker of this one.
+    /// Takes a frame of another router, or of another worker of this one.
     pub(super) fn dispatch(&mut self, from: PeerRef, frame: proto::PeerFrame) {
         match frame.body {
             Some(PeerBody::SlotMap(map)) => self.offer(&map),
@@ -190,124 +190,26 @@ impl Host {
         }
     }
 
-    pub(super) fn edge_frame(
-        &mut self,
-        lane: sestina_router::simulation::LaneRef,
-        frame: proto::ToRouter,
-    ) {
+    /// Takes a frame of an edge.
+    pub(super) fn edge_frame(&mut self, lane: LaneRef, frame: proto::ToRouter) {
         let worker = match &frame.body {
             Some(proto::to_router::Body::LaneAck(ack)) => ack.worker as usize,
             _ => self.worker_of(frame.slot),
         };
-        // The process's own batches are acknowledged to nobody.
+        // An acknowledgement of a batch that the process itself has sent names no worker, and is dropped.
         self.push(worker, Input::Edge { lane, frame });
     }
 
-    pub(super) fn offer(&mut self, map: &proto::SlotMap) {
-        if newer(map.position(), self.table.position())
-            && let Ok(table) = SlotTable::new(map.clone())
-        {
-            self.table = Arc::new(table);
-        }
+    /// Orders that a slot is handed over to another router.
+    pub(super) fn hand_over(&mut self, slot: u16, to: &proto::Node) {
+        let command = Command::HandOver {
+            slots: vec![slot],
+            to: to.clone(),
+        };
+        self.push(self.worker_of(slot.into()), Input::Command(command));
     }
 
-    /// Whether it has to assert what it holds before it believes its table.
-    pub(super) fn has_to_assert(&self) -> bool {
-        self.timeline > 0 && self.table.position().timeline > self.timeline
-    }
-
-    /// Tells storage what it holds. What is on its way to its workers comes before the question.
-    pub(super) fn assert(&mut self, storage: &mut Storage, now: u64) {
-        for worker in 0..self.workers.len() {
-            self.turn(worker, usize::MAX, now);
-        }
-        let held: BTreeMap<u16, u64> = self.workers.iter().flat_map(Worker::held).collect();
-        for slot in storage.assert(&self.node, &held) {
-            let epoch = storage.map.epochs[usize::from(slot)].max(held[&slot] + 1);
-            self.push(self.worker_of(slot.into()), Input::Lose { slot, epoch });
-        }
-        self.offer(&storage.map);
-        self.timeline = self.table.position().timeline;
-    }
-
-    /// What both authorities say of who is alive.
-    pub(super) fn refresh(&mut self, fresh: &BTreeMap<u64, proto::Node>) {
-        let me = self.incarnation();
-        let gone: Vec<u64> = self
-            .live
-            .keys()
-            .filter(|i| !fresh.contains_key(i) && **i != me)
-            .copied()
-            .collect();
-        for incarnation in gone {
-            self.live.remove(&incarnation);
-            self.push_all(|| Input::NodeGone { incarnation });
-        }
-        self.live.extend(fresh.iter().map(|(i, n)| (*i, n.clone())));
-    }
-
-    /// Tells the workers of a newer table.
-    pub(super) fn watch(&mut self, fresh: &BTreeMap<u64, proto::Node>) {
-        let table = self.table.clone();
-        self.watched = table.position();
-        self.timeline = self.watched.timeline;
-        self.push_all(|| Input::Table(table.clone()));
-        let owned: BTreeMap<u16, u64> = table
-            .slots_of(&self.node)
-            .map(|slot| (slot, table.epoch(slot)))
-            .collect();
-        let lost: Vec<u16> = self
-            .mine
-            .keys()
-            .filter(|s| !owned.contains_key(s))
-            .copied()
-            .collect();
-        for slot in lost {
-            self.mine.remove(&slot);
-            let worker = self.worker_of(slot.into());
-            self.push(
-                worker,
-                Input::Lose {
-                    slot,
-                    epoch: table.epoch(slot),
-                },
-            );
-        }
-        let new: Vec<(u16, u64)> = owned
-            .into_iter()
-            .filter(|(slot, epoch)| self.mine.get(slot) != Some(epoch))
-            .collect();
-        if new.is_empty() {
-            return;
-        }
-        self.refresh(fresh);
-        let live: Arc<[proto::Node]> = self.live.values().cloned().collect();
-        for (slot, epoch) in new {
-            self.mine.insert(slot, epoch);
-            let worker = self.worker_of(slot.into());
-            self.push(
-                worker,
-                Input::Take {
-                    slot,
-                    epoch,
-                    live: live.clone(),
-                },
-            );
-        }
-    }
-
-    pub(super) fn hand_over(&mut self, slots: &[u16], to: &proto::Node) {
-        for slot in slots {
-            let worker = self.worker_of((*slot).into());
-            let command = Command::HandOver {
-                slots: vec![*slot],
-                to: to.clone(),
-            };
-            self.push(worker, Input::Command(command));
-        }
-    }
-
-    /// One turn of a worker with the first `count` inputs that wait for it.
+    /// One turn of a worker, with the first `count` of the inputs that wait for it.
     pub(super) fn turn(&mut self, worker: usize, count: usize, now: u64) {
         let count = count.min(self.inbox[worker].len());
         let inputs: Vec<Input> = self.inbox[worker].drain(..count).collect();
@@ -330,7 +232,7 @@ impl Host {
         }
     }
 
-    /// Whether its workers should look at their timers.
+    /// Whether its workers are due to look at their timers; if so, counts that as done.
     pub(super) fn tick_due(&mut self, now: u64) -> bool {
         let patience = self.workers.iter().filter_map(Worker::patience).min();
         let told = self.workers.iter().filter_map(Worker::progress_due);
@@ -341,159 +243,4 @@ impl Host {
         }
         due
     }
-}
-
-/// Who asks for a job, and the table that it has.
-#[derive(Clone, Debug)]
-pub(super) struct Asker {
-    pub(super) node: proto::Node,
-    pub(super) known: proto::Position,
-    pub(super) at: u64,
-}
-
-/// Does a job at the stores; `None` if it has to wait.
-pub(super) fn perform(
-    job: &Job,
-    asker: &Asker,
-    now: u64,
-    storage: &mut Storage,
-    shadow: &mut Shadow,
-    fate: Fate,
-) -> Option<JobDone> {
-    const QUESTION: u64 = 500;
-    let late = now > asker.at + QUESTION;
-    Some(match job {
-        Job::Archive { rows, works } => {
-            if storage.away {
-                return None;
-            }
-            let fenced = storage.archive(rows);
-            let refused = |row: &proto::ArchiveRow| {
-                fenced.contains(&row.fence.as_ref().map_or(0, |f| f.slot))
-            };
-            let both = rows.iter().cloned().zip(works.iter().copied());
-            let fenced = both.filter(|(row, _)| refused(row)).collect();
-            JobDone::Archive {
-                slots: rows.iter().map(|r| fence_slot(r.fence.as_ref())).collect(),
-                works: works.clone(),
-                fenced,
-            }
-        }
-        Job::Offline { rows, works } => {
-            if storage.away {
-                return None;
-            }
-            let fenced = storage.offline_append(rows);
-            let refused = |row: &proto::OfflineRow| {
-                fenced.contains(&row.fence.as_ref().map_or(0, |f| f.slot))
-            };
-            let both = rows.iter().cloned().zip(works.iter().copied());
-            let fenced = both.filter(|(row, _)| refused(row)).collect();
-            JobDone::Offline {
-                slots: rows.iter().map(|r| fence_slot(r.fence.as_ref())).collect(),
-                works: works.clone(),
-                fenced,
-                full: Vec::new(),
-            }
-        }
-        Job::UserKnown { slot, bare, keys } => {
-            if storage.away && !late {
-                return None;
-            }
-            let known = if storage.away {
-                Err(())
-            } else {
-                Ok(Known {
-                    exists: storage.accounts.contains(bare),
-                    stored: storage.offline_known(bare, keys),
-                })
-            };
-            JobDone::UserKnown {
-                slot: *slot,
-                bare: bare.clone(),
-                known,
-            }
-        }
-        Job::OfflineList(read) => {
-            if storage.away && !late {
-                return None;
-            }
-            let page = if storage.away {
-                storage.unread.insert(read.request.bare.clone());
-                Err(())
-            } else {
-                Ok(storage.offline_list(&read.request))
-            };
-            let read = read.clone();
-            JobDone::OfflineList { read, page }
-        }
-        Job::Keys { .. } => JobDone::Keys,
-        Job::OfflineRemove {
-            slot,
-            session,
-            request,
-        } => {
-            if storage.away {
-                return None;
-            }
-            let fenced = !storage.offline_remove(request);
-            JobDone::OfflineRemoved {
-                slot: *slot,
-                session: *session,
-                request: request.clone(),
-                fenced,
-            }
-        }
-        Job::ArchiveQuery { query, request } => {
-            if storage.away && !late {
-                return None;
-            }
-            let page = if storage.away {
-                Err(())
-            } else {
-                Ok(storage.page(request))
-            };
-            let query = query.clone();
-            JobDone::ArchiveQuery { query, page }
-        }
-        Job::Shadow { slot, at, ops } => JobDone::Shadow {
-            slot: *slot,
-            at: *at,
-            result: shadow.write(*slot, *at, ops, fate, now),
-        },
-        Job::ShadowList { slot, at } => {
-            let away = ShadowError::Away("simulated".to_owned());
-            JobDone::ShadowListed {
-                slot: *slot,
-                at: *at,
-                result: match fate {
-                    Fate::Answered => shadow.list(*slot, *at),
-                    Fate::Unanswered => shadow.list(*slot, *at).and(Err(away)),
-                    Fate::Lost | Fate::Late { .. } => Err(away),
-                },
-            }
-        }
-        // In parts: see `World::load`.
-        Job::ShadowLoad { .. } => return None,
-        Job::Release { slot, epoch, to } => {
-            let moved = !storage.away
-                && !shadow.away
-                && storage.move_slot((*slot, *epoch), (&asker.node, to), asker.known);
-            JobDone::Released {
-                slot: *slot,
-                epoch: *epoch,
-                done: moved,
-            }
-        }
-        Job::Raise { slot, known } => {
-            if !storage.away {
-                storage.raise(*slot, *known, &asker.node, asker.known);
-            }
-            JobDone::Raised { slot: *slot }
-        }
-    })
-}
-
-fn fence_slot(fence: Option<&proto::Fence>) -> (u16, u64) {
-    fence.map_or((u16::MAX, 0), |f| (f.slot as u16, f.epoch))
 }

@@ -1,15 +1,61 @@
-//! Jobs of routers at the stores: when they are asked, and what they answer.
+//! Jobs of routers at the stores: requests to storage and to the state store, and their answers.
+//!
+//! - [`network`]: what the network lets through of them
+//! - [`perform`](mod@perform): what the stores answer
+
+mod network;
+mod perform;
+
+pub(super) use perform::{Asker, perform};
 
 use sestina_api::shadow::{Loading, Stamp};
 use sestina_router::simulation::{Input, Job, JobDone};
 use sestina_runtime::guard;
 
-use super::host::{Asker, JobState};
 use super::partition::Place;
 use super::trace;
 use super::world::World;
+use perform::QUESTION;
+
+/// A job of a router's worker.
+#[derive(Debug)]
+pub(super) enum JobState {
+    /// The request is on its way to a store.
+    Asked { worker: usize, job: Job, at: u64 },
+    /// The answer is on its way back.
+    Answered { worker: usize, done: JobDone },
+    /// A slot is being loaded from the state store, part by part.
+    Loading {
+        worker: usize,
+        slot: u16,
+        epoch: u64,
+        loading: Loading,
+    },
+}
 
 impl World {
+    /// Whether a job of a router cannot go on now, because a store does not answer.
+    pub(super) fn job_waits(&self, router: u64, job: &JobState) -> bool {
+        let JobState::Asked { job, at, .. } = job else {
+            return false;
+        };
+        match job {
+            Job::Archive { .. } | Job::Offline { .. } | Job::OfflineRemove { .. } => {
+                self.is_away(router, Place::Storage)
+            }
+            Job::UserKnown { .. } | Job::OfflineList(_) | Job::ArchiveQuery { .. } => {
+                self.gives_nothing(router, Place::Storage) && self.now <= at + QUESTION
+            }
+            Job::ShadowLoad { .. } => self.gives_nothing(router, Place::Shadow),
+            Job::Shadow { .. }
+            | Job::ShadowList { .. }
+            | Job::Release { .. }
+            | Job::Raise { .. }
+            | Job::Keys { .. } => false,
+        }
+    }
+
+    /// Takes a job one step further; false if it has to wait.
     pub(super) fn job(&mut self, host: usize, index: usize) -> bool {
         let state = self.hosts[host].jobs.remove(index);
         match state {
@@ -31,11 +77,7 @@ impl World {
                 if let Job::ShadowLoad { slot, epoch } = job {
                     return self.begin_load(host, worker, slot, epoch, at);
                 }
-                let asker = Asker {
-                    node: self.hosts[host].node.clone(),
-                    known: self.hosts[host].table.position(),
-                    at,
-                };
+                let asker = self.hosts[host].asker(at);
                 let me = asker.node.incarnation;
                 let done = self.through_network(&job, &asker);
                 self.note(|| format!("stores: r-{host} {} -> {done:?}", trace::job(&job)));
@@ -59,13 +101,13 @@ impl World {
         }
     }
 
-    /// The first step of a load: the epoch is installed.
+    /// The first step of a load: the state store takes the epoch, and lists the objects of the slot.
     fn begin_load(&mut self, host: usize, worker: usize, slot: u16, epoch: u64, at: u64) -> bool {
         let me = self.hosts[host].incarnation();
         let away = self.gives_nothing(me, Place::Shadow);
         let next = if away {
             if !self.is_away(me, Place::Shadow) {
-                // The question arrives: the epoch is installed, though nobody hears so.
+                // The request arrives, so the epoch is installed; only the answer is lost.
                 self.shadow.list(slot, Stamp::new(epoch, 0)).ok();
             }
             let job = Job::ShadowLoad { slot, epoch };
@@ -93,7 +135,7 @@ impl World {
         !away
     }
 
-    /// Another part of a load; from the beginning if that cannot be had.
+    /// Loads another part of a slot; begins anew if the state store does not give that part.
     fn go_on_loading(
         &mut self,
         host: usize,

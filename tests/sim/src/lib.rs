@@ -1,30 +1,41 @@
 //! A simulation of a whole cluster around the real workers: one thread, one seed, one order of
 //! events.
 //!
-//! Routers are the workers themselves, driven turn by turn; edges hold their sessions with the code
-//! of the edge (`sestina_edge::attachment`); stores, clients and the network are models that keep
-//! their contracts to the letter. Every step is one of the things that could
-//! happen next, chosen by the seed: a frame arrives, a worker turns, a commit answers, a client
-//! speaks. Faults come one at a time; when the cluster is whole again and at rest, `check` says
-//! what is wrong.
+//! The workers of routers are the real ones, driven turn by turn, and edges hold their sessions with the
+//! real code of the edge (`sestina_edge::attachment`). The stores, the clients and the network are models
+//! that keep the contracts of what they stand for. The simulation goes on in steps. Each step is one of
+//! the acts that are possible then, chosen by the seed: a frame arrives, a worker has a turn, a store
+//! answers, a client connects. Faults happen one at a time. When all faults are over and the cluster is at
+//! rest, `check` tells what is wrong.
 //!
-//! - [`seeds`]: many seeds on many threads; [`scenarios`]: runs with a fault of their own; [`scripts`]:
-//!   faults in an order that is written down
-//! - `world`: what there is; `acts`, `steps`: what may happen next, and that it does; `faults`:
-//!   what goes wrong; `talk`: what clients do
-//! - `host`: a router process; `jobs`: what it asks of stores; `edge`, `socket`: an edge process; `client`, `heard`, `stores`, `state_store`,
-//!   `net`: the models
-//! - `partition`: what the network does not let through; `lease`: who has a lease; `planner`: who
-//!   claims slots of the dead
-//! - `skew`: frames of versions to come
-//! - `whole`: a death when the cluster says that it can bear one
-//! - [`hoard`]: a client that takes all that it may, and harms nobody
-//! - `check`: what must hold; `places`: who is in which room, to all concerned; `trace`: what is printed of a run that failed
+//! Runs:
+//! - [`seeds`]: many seeds on many threads
+//! - [`scenarios`], [`scripts`], [`hoard`]: runs with given faults, in a given order, or with a client that
+//!   never reads
+//! - `rounds`, `redundant`: what happens in the run of a seed
+//!
+//! The cluster:
+//! - `world`: everything that exists; `setup`: what exists at the beginning; `processes`: routers and edges
+//!   start and die
+//! - `acts`, `steps`: what is possible next, and doing it
+//! - `host`: a router process; `jobs`: its requests to the stores; `planner`: it takes slots from dead
+//!   routers
+//! - `edge`: an edge process; `socket`, `elements`: its connections to clients
+//! - `client`, `heard`: a client, and what it has been told of others; `talk`: what clients send
+//! - `net`, `wires`, `frames`: connections, how they are opened, and what arrives on them
+//! - `stores`, `commits`: storage; `state_store`: the state store
+//! - `lease`: leases of processes, where they are renewed
+//!
+//! Faults:
+//! - `faults`: all of them; `partition`: cuts of the network; `skew`: frames of later versions
+//!
+//! Judgement:
+//! - `check`, `places`: what must hold; `trace`: the lines that are printed of a run
 //!
 //! `cargo xtask sim` runs it. `SESTINA_SIM_SEED=n` replays one seed with its trace,
-//! `SESTINA_SIM_SEEDS=n` runs that many, `SESTINA_SIM_FIRST=n` from that one on,
-//! `SESTINA_SIM_ENOUGH=1` up to the first that fails, `SESTINA_SIM_NETWORK=true` with faults of the
-//! network and of leases.
+//! `SESTINA_SIM_SEEDS=n` runs that many, `SESTINA_SIM_FIRST=n` begins with that one,
+//! `SESTINA_SIM_ENOUGH=1` stops at the first that fails, and `SESTINA_SIM_NETWORK=true` takes faults of
+//! the network and of leases.
 
 #![allow(
     clippy::unwrap_used,
@@ -37,7 +48,9 @@ mod check;
 mod client;
 mod commits;
 mod edge;
+mod elements;
 mod faults;
+mod frames;
 mod heard;
 pub mod hoard;
 mod host;
@@ -47,10 +60,14 @@ mod net;
 mod partition;
 mod places;
 mod planner;
+mod processes;
+mod redundant;
 mod rng;
+mod rounds;
 pub mod scenarios;
 pub mod scripts;
 pub mod seeds;
+mod setup;
 mod skew;
 mod socket;
 mod state_store;
@@ -58,8 +75,5 @@ mod steps;
 mod stores;
 mod talk;
 mod trace;
-mod whole;
 mod wires;
 mod world;
-
-pub use faults::run;

@@ -13,25 +13,25 @@ use sestina_sim::seeds::{self, GUARDS, Plan};
 #[derive(Debug, Parser)]
 #[command(name = "sestina-sim")]
 struct Options {
-    /// How many seeds.
+    /// How many seeds to run.
     #[arg(long, env = "SESTINA_SIM_SEEDS", default_value_t = seeds::SEEDS)]
     seeds: u64,
-    /// The first of them.
+    /// The first seed.
     #[arg(long, env = "SESTINA_SIM_FIRST", default_value_t = 0)]
     first: u64,
-    /// One seed, with its trace.
+    /// Runs this seed only, and prints its trace.
     #[arg(long, env = "SESTINA_SIM_SEED")]
     seed: Option<u64>,
-    /// The first seed that fails is enough.
+    /// Stops at the first seed that fails.
     #[arg(long)]
     enough: bool,
-    /// Each guard is switched off in turn, until the first seed that fails; none is an error.
+    /// Switches each guard off in turn, and runs seeds until one fails; if none does, that is an error.
     #[arg(long)]
     guards: bool,
-    /// Faults of the network and of leases instead of the others.
+    /// Takes faults of the network and of leases instead of the others.
     #[arg(long, env = "SESTINA_SIM_NETWORK")]
     network: bool,
-    /// Threads; 0: one for each core.
+    /// How many threads; 0: one for each core.
     #[arg(long, default_value_t = 0)]
     threads: usize,
 }
@@ -67,11 +67,9 @@ fn main() -> Result<ExitCode> {
     Ok(ExitCode::FAILURE)
 }
 
+/// Runs one seed, and prints its trace and what is wrong with it.
 fn replay(seed: u64, network: bool) -> ExitCode {
-    let (wrong, trace) = seeds::wrong_with(seed, true, network);
-    for line in &trace {
-        println!("{line}");
-    }
+    let wrong = seeds::replay(seed, network);
     if wrong.is_empty() {
         return ExitCode::SUCCESS;
     }
@@ -79,8 +77,8 @@ fn replay(seed: u64, network: bool) -> ExitCode {
     ExitCode::FAILURE
 }
 
-/// Runs this program once for each guard, with the guard off: guards are switched off for a whole
-/// process.
+/// Runs this program once for each guard, with that guard switched off: a guard can only be switched off
+/// for a whole process.
 fn guards(options: &Options) -> Result<ExitCode> {
     let mut missed = ExitCode::SUCCESS;
     let program = std::env::current_exe().context("this program has no path")?;

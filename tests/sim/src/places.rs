@@ -1,5 +1,5 @@
-//! Who is in which room: to the room's owner, to the owner of the session, and to the client. And what
-//! is judged no more after more than one fault.
+//! Which sessions are in which rooms: the owner of a room, the owners of the sessions and the clients must
+//! agree on that.
 
 use std::collections::BTreeMap;
 
@@ -7,34 +7,14 @@ use super::client::Client;
 use super::world::World;
 use sestina_router::simulation::{Place, Worker};
 
-impl World {
-    /// What was said until now may have been lost, and what was asked may have no answer.
-    pub(super) fn forgive(&mut self) {
-        self.note(|| "== from here on all is judged".to_owned());
-        self.judged_from = self.last_number + 1;
-        self.trouble = super::check::silent(self);
-        self.given_up = super::check::given_up(self);
-        self.misjudged = super::check::misjudged(self);
-        for client in &mut self.clients {
-            client.asking.clear();
-            client.pages.clear();
-            client.rooms.retain(|_, inside| *inside);
-        }
-        for edge in &mut self.edges {
-            edge.forgive();
-        }
-    }
-}
-
-/// By room and session.
+/// The places of sessions in rooms.
 type Places = BTreeMap<(String, u128), Place>;
 
 fn places(world: &World, of: impl Fn(&Worker) -> Vec<((String, u128), Place)>) -> Places {
-    let running = world.hosts.iter().filter(|host| host.is_running());
-    running.flat_map(|h| &h.workers).flat_map(of).collect()
+    world.running_workers().flat_map(of).collect()
 }
 
-/// All must agree on who is in which room, and how.
+/// Finds rooms, sessions and clients that do not agree.
 pub(super) fn check(world: &World, wrong: &mut Vec<String>) {
     let inside = places(world, Worker::places);
     let believed = places(world, Worker::believed_places);
@@ -62,7 +42,7 @@ pub(super) fn check(world: &World, wrong: &mut Vec<String>) {
 
 fn client_knows(client: &Client, inside: &Places, wrong: &mut Vec<String>) {
     let at = format!("c{} ({:04x})", client.index, client.session & 0xffff);
-    for (room, _) in client.rooms.iter().filter(|(_, inside)| **inside) {
+    for room in client.login.rooms_inside() {
         match inside.get(&(room.clone(), client.session)) {
             None => wrong.push(format!("{at} is in {room}, which does not have it")),
             Some(place) if format!("{room}/{}", place.nick) != client.address_in(room) => {
@@ -73,11 +53,12 @@ fn client_knows(client: &Client, inside: &Places, wrong: &mut Vec<String>) {
         }
     }
     let rooms = inside.keys().filter(|(_, s)| *s == client.session);
-    for (room, _) in rooms.filter(|(room, _)| !client.rooms.contains_key(room)) {
+    for (room, _) in rooms.filter(|(room, _)| !client.login.rooms.contains_key(room)) {
         wrong.push(format!("{at} is not in {room}, which has it"));
     }
 }
 
+/// A session for people: its client, if that still has it.
 fn name(world: &World, session: u128) -> String {
     let mut clients = world.clients.iter();
     match clients.find(|c| c.session == session) {

@@ -1,8 +1,12 @@
-//! Claims of slots whose owner has lost its lease, as the server makes them, step by step.
+//! Slots whose owner has lost its lease are given to other routers.
 //!
-//! A planner reads the table and the leases, marks those of dead owners with the state store, and sends
-//! a claim, which comes to storage some time later: the planner may be dead then, another may plan, the
-//! owner may have renewed its lease, and the table may be another. What storage does is its own code.
+//! Runs with leases do that step by step, as the server does. A planner reads the slot table and the
+//! leases, has the state store mark the leases of dead owners as ended, and sends a claim, which arrives at
+//! storage some time later. By then the planner may be dead, another router may be the planner, the owner
+//! may have renewed its lease, and the table may have changed. Which moves storage makes then, the code of
+//! storage itself decides ([`moved`]).
+//!
+//! In other runs one change of the table does it all ([`World::plan`]).
 
 use std::collections::BTreeSet;
 
@@ -10,12 +14,14 @@ use sestina_cluster::reach::Reach;
 use sestina_proto as proto;
 use sestina_storage::simulation::{Holder, moved};
 
+use super::host::Host;
 use super::lease::STORAGE;
 use super::partition::Place;
-use super::stores::Storage;
+use super::stores::{Storage, owner_in};
 use super::world::{LEASE, World};
 
-/// How long a planner's own lease lasts, and how long it waits for the answer to a claim.
+/// How long a planner's own lease lasts, and how long it waits for the answer to a claim, in simulated
+/// milliseconds.
 const TERM: u64 = LEASE * 3 / 4;
 
 /// A claim on its way to storage.
@@ -27,32 +33,33 @@ pub(super) struct Claim {
     moves: Vec<proto::SlotMove>,
 }
 
-/// What planners share.
+/// The planner's lease, and the claims under way.
 #[derive(Debug, Default)]
 pub(super) struct Planning {
-    /// Who plans, and until when by the clock of storage.
+    /// The router that plans, and until when it may by the clock of storage.
     holder: (u64, u64),
     claims: Vec<Claim>,
 }
 
 impl Planning {
-    /// No planner's lease ends later than that.
+    /// Shortens the planner's lease to end at this time at the latest.
     pub(super) fn end_by(&mut self, until: u64) {
         self.holder.1 = until.min(self.holder.1);
     }
 }
 
 impl Storage {
-    /// Who holds a slot, and under which epoch.
+    /// The owner of a slot, and its epoch.
     fn row(&self, slot: u16) -> (Holder, u64) {
-        let slot = usize::from(slot);
-        let owner = (self.map.owners[slot] as usize).checked_sub(1);
-        let owner = owner.and_then(|place| self.map.routers.get(place));
+        let owner = self.owner(slot);
         let holder = owner.map(|node| (node.name.clone(), node.incarnation));
-        (holder.unwrap_or_default(), self.map.epochs[slot])
+        (
+            holder.unwrap_or_default(),
+            self.map.epochs[usize::from(slot)],
+        )
     }
 
-    /// Makes the moves that may be made, in one commit; returns those.
+    /// Makes those of the moves that are allowed, in one commit; returns them.
     pub(super) fn make_moves(
         &mut self,
         moves: &[proto::SlotMove],
@@ -88,7 +95,8 @@ impl Storage {
 }
 
 impl World {
-    /// The router that may plan, of those that can: it has the planner's lease, or that has ended.
+    /// The one of these routers that may plan: the holder of the planner's lease, or the first if that
+    /// lease has ended.
     pub(super) fn planner_of(&self, able: &[usize]) -> Option<usize> {
         let Some(leases) = &self.leases else {
             return able.first().copied();
@@ -99,7 +107,43 @@ impl World {
         able.find(|host| ended || self.hosts[*host].incarnation() == holder)
     }
 
-    /// Whether a planner has something to claim, and does not wait for an answer.
+    /// A router plans. Without leases, one change of the table gives all slots of routers whose leases have
+    /// ended to others.
+    pub(super) fn plan(&mut self) {
+        let fresh = self.fresh();
+        let running: Vec<u64> = self.running_hosts().map(Host::incarnation).collect();
+        let Some(planner) = self.planner() else {
+            return;
+        };
+        if self.leases.is_some() {
+            return self.plan_round(planner);
+        }
+        let known = self.hosts[planner].table.clone();
+        let old = self.storage.map.clone();
+        let mut map = old.clone();
+        map.routers.retain(|r| fresh.contains_key(&r.incarnation));
+        for slot in self.slots.clone() {
+            let above = self.shadow.epoch(slot).max(known.epoch(slot));
+            let owner = owner_in(&old, slot).map(|owner| owner.incarnation);
+            let stays = owner.filter(|o| fresh.contains_key(o));
+            let slot = usize::from(slot);
+            let next = stays.or_else(|| {
+                map.epochs[slot] = map.epochs[slot].max(above) + 1;
+                self.rng.pick(&running).copied()
+            });
+            let index = map.routers.iter().position(|r| Some(r.incarnation) == next);
+            map.owners[slot] = index.map_or(0, |i| i as u32 + 1);
+        }
+        self.storage.change(|now| *now = map);
+        for router in old.routers {
+            if !fresh.contains_key(&router.incarnation) {
+                self.ended.insert(router.incarnation);
+            }
+        }
+        self.note(|| "== slots move to others".to_owned());
+    }
+
+    /// Whether a planner has something to claim, and does not wait for the answer to another claim.
     pub(super) fn has_to_claim(&self, host: usize) -> bool {
         let Some(leases) = &self.leases else {
             return true;
@@ -112,7 +156,7 @@ impl World {
         !waits && self.slots.iter().any(dead)
     }
 
-    /// Claims that arrive, though their planners may not wait for an answer any more.
+    /// The claims that can arrive now, even if their planners do not wait for an answer any more.
     pub(super) fn claims_on_their_way(&self) -> Vec<usize> {
         let claims = self.leases.iter().flat_map(|l| l.planning.claims.iter());
         let arrives = |claim: &Claim| !self.is_away(claim.planner.incarnation, Place::Storage);
@@ -123,7 +167,7 @@ impl World {
             .collect()
     }
 
-    /// A router plans: what it wants is on its way to storage afterwards.
+    /// A router plans, and sends its claim to storage.
     pub(super) fn plan_round(&mut self, host: usize) {
         let me = self.hosts[host].node.clone();
         self.hosts[host].offer(&self.storage.map);
@@ -172,7 +216,7 @@ impl World {
         self.note(|| format!("== {} claims slots of the dead", me.name));
     }
 
-    /// A claim comes to storage, and its answer to the planner.
+    /// A claim arrives at storage, and its answer at the planner.
     pub(super) fn claim(&mut self, index: usize) {
         let Some(leases) = &mut self.leases else {
             return;

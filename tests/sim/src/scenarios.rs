@@ -1,4 +1,4 @@
-//! Runs in which one thing goes wrong while all is at rest.
+//! Runs in which the state store loses everything while the cluster is at rest.
 
 use std::collections::BTreeSet;
 
@@ -7,11 +7,10 @@ use sestina_router::simulation::Worker;
 
 use super::world::{SHADOW_CHECK, World};
 
-/// What the shadow has when all is at rest; the same a while after it was emptied, with nobody
-/// doing anything.
+/// The state store loses everything. Returns the objects that it had, and those that it has some time
+/// later, though no client did anything.
 pub fn flush_at_rest(seed: u64) -> (Vec<String>, Vec<String>) {
-    let mut world = World::new(seed, false);
-    world.come_to_rest();
+    let mut world = World::at_rest(seed);
     world.round(&[]);
     let before = world.shadow.objects();
     world.shadow.flush();
@@ -22,11 +21,10 @@ pub fn flush_at_rest(seed: u64) -> (Vec<String>, Vec<String>) {
     (before, world.shadow.objects())
 }
 
-/// Who is in which room when all is at rest; the same after the shadow was emptied and, before it
-/// was written again, a router died with its rooms.
+/// The state store loses everything, and before the objects are written again, the router with the most
+/// rooms dies. Returns the occupants of all rooms before and after that.
 pub fn flush_and_kill(seed: u64) -> (BTreeSet<Inside>, BTreeSet<Inside>) {
-    let mut world = World::new(seed, false);
-    world.come_to_rest();
+    let mut world = World::at_rest(seed);
     world.round(&[]);
     let before = inside(&world);
     let rooms = |world: &World, host: usize| {
@@ -46,7 +44,5 @@ pub fn flush_and_kill(seed: u64) -> (BTreeSet<Inside>, BTreeSet<Inside>) {
 }
 
 fn inside(world: &World) -> BTreeSet<Inside> {
-    let running = world.hosts.iter().filter(|host| host.is_running());
-    let workers = running.flat_map(|host| &host.workers);
-    workers.flat_map(Worker::inside).collect()
+    world.running_workers().flat_map(Worker::inside).collect()
 }

@@ -1,23 +1,17 @@
-//! Faults in an order that is written down: interleavings that were found once.
+//! Faults in a given order: each is an interleaving that once showed a defect.
 
 use super::faults::Fault;
 use super::talk;
 use super::world::World;
 
-/// How long a script waits for something.
+/// How long a script waits for something, in simulated milliseconds.
 const PATIENCE: u64 = 20_000;
 
 impl World {
-    /// Runs steps until it is so; says what it waited for in vain.
+    /// Goes on until a condition is true; an error says what it has waited for in vain.
     fn until(&mut self, what: &str, so: impl Fn(&World) -> bool) -> Result<(), String> {
-        let end = self.now + PATIENCE;
-        while !so(self) {
-            if self.now > end {
-                return Err(format!("in vain: {what}"));
-            }
-            self.step();
-        }
-        Ok(())
+        let missing = |world: &World| (!so(world)).then(|| format!("in vain: {what}"));
+        self.run_until(PATIENCE, missing)
     }
 
     /// The router that owns a slot.
@@ -27,7 +21,7 @@ impl World {
         (0..self.hosts.len()).filter(running).find(owns)
     }
 
-    /// The slot has an owner that says that nothing of it would be lost with it.
+    /// Whether a slot has an owner which says that nothing of the slot would be lost with it.
     fn is_redundant(&self, slot: u16) -> bool {
         self.owner(slot).is_some_and(|host| {
             let mut workers = self.hosts[host].workers.iter();
@@ -36,12 +30,18 @@ impl World {
     }
 }
 
-/// A detached session's queue is written, but the answer does not come; it is written again, with
-/// more in it, and acknowledged. The first write comes now. Then the owner dies.
+/// An older write to the state store arrives after a newer one, and then the owner dies.
+///
+/// The owner of a detached session writes the session's queue to the state store, and gets no answer. It
+/// writes the queue again, with more messages in it, and that is acknowledged. Now the first write arrives.
+/// Returns what is wrong at rest.
+///
+/// # Errors
+///
+/// What the script has waited for in vain.
 pub fn an_older_write_comes_last(seed: u64) -> Result<Vec<String>, String> {
     const CLIENT: usize = 3;
-    let mut world = World::new(seed, false);
-    world.come_to_rest();
+    let mut world = World::at_rest(seed);
     world.round(&[]);
     if !world.clients[CLIENT].is_online() || !world.clients[5].is_online() {
         return Err("the clients are not there".to_owned());
@@ -54,7 +54,7 @@ pub fn an_older_write_comes_last(seed: u64) -> Result<Vec<String>, String> {
         talk::say_to(&mut world, 5, CLIENT);
     }
     talk::acknowledge_all(&mut world);
-    world.until("the messages", |w| w.clients[5].sent.is_empty())?;
+    world.until("the messages", |w| w.clients[5].login.sent.is_empty())?;
     world.until("redundant", |w| w.is_redundant(slot))?;
     world.shadow.let_go();
     world.until("the older write", |w| w.shadow.on_their_way() == 0)?;
@@ -64,11 +64,14 @@ pub fn an_older_write_comes_last(seed: u64) -> Result<Vec<String>, String> {
     Ok(world.come_to_rest())
 }
 
-/// Slots change hands, and the database loses that they did. Nobody is cut off, and all goes on: slots
-/// move, and routers die.
+/// Slots are handed over to other routers, and then the database loses the commits of that. All slots stay
+/// served, more slots move, and a router dies. Returns what is wrong at rest.
+///
+/// # Errors
+///
+/// What the script has waited for in vain.
 pub fn a_database_loses_commits(seed: u64) -> Result<Vec<String>, String> {
-    let mut world = World::new(seed, false);
-    world.come_to_rest();
+    let mut world = World::at_rest(seed);
     let mut wrong = world.round(&[]);
     talk::acknowledge_all(&mut world);
     world.rest(400, 20_000);
@@ -85,7 +88,7 @@ pub fn a_database_loses_commits(seed: u64) -> Result<Vec<String>, String> {
     }
     world.until("a new timeline", |w| w.storage.map.timeline == 2)?;
     wrong.extend(world.round(&[]));
-    for host in world.hosts.iter().filter(|host| host.is_running()) {
+    for host in world.running_hosts() {
         if host.timeline != 2 {
             wrong.push(format!(
                 "{} is on timeline {}",
@@ -98,18 +101,24 @@ pub fn a_database_loses_commits(seed: u64) -> Result<Vec<String>, String> {
     Ok(wrong)
 }
 
-/// The store is away, and nothing that is written meanwhile comes to it. Some enter a room, one leaves it, one has another nick and one another presence;
-/// one loses its connection, and comes back when all is over. Then the room's owner dies.
+/// A room changes while the state store is away, and then the owner of the room dies.
+///
+/// Nothing that is written to the state store meanwhile arrives. Clients enter the room, one leaves it, one
+/// takes another nick, and one changes its presence. With even seeds one of them loses its connection
+/// before the owner dies, and resumes its session later. Returns what is wrong at rest.
+///
+/// # Errors
+///
+/// What the script has waited for in vain.
 pub fn a_room_changes_while_the_store_is_away(seed: u64) -> Result<Vec<String>, String> {
     const SLOT: u16 = 5;
-    let mut world = World::new(seed, false);
-    world.come_to_rest();
+    let mut world = World::at_rest(seed);
     let room = world.rooms[1].clone();
     let inside = |world: &World, who: &[usize]| {
         who.iter()
-            .all(|c| world.clients[*c].rooms.get(&room) == Some(&true))
+            .all(|c| world.clients[*c].login.rooms.get(&room) == Some(&true))
     };
-    let heard = |w: &World| w.clients.iter().all(|c| c.sent.is_empty());
+    let heard = |w: &World| w.clients.iter().all(|c| c.login.sent.is_empty());
     for client in [0, 3, 5] {
         talk::enter(&mut world, client, &room);
     }

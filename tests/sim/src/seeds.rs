@@ -1,16 +1,17 @@
-//! Many seeds, on as many threads as there are cores.
+//! Runs of many seeds, on as many threads as there are cores.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 
 use parking_lot::Mutex;
 
-use super::faults::run;
+use super::rounds::run;
 
-/// Seeds of a run that is not told how many.
+/// How many seeds are run by default.
 pub const SEEDS: u64 = 160;
 
-/// Guards that the simulation misses: without one of them a seed fails.
+/// The guards ([`sestina_runtime::mutation`]) that the simulation proves: with one of them switched off, some
+/// seed fails.
 pub const GUARDS: &[&str] = &[
     "epoch",
     "generation",
@@ -29,22 +30,22 @@ pub const GUARDS: &[&str] = &[
     "stream-order",
 ];
 
-/// What is run.
+/// Which seeds to run, and how. The default is what the environment says (`SESTINA_SIM_*`).
 #[derive(Clone, Debug)]
 pub struct Plan {
     /// The first seed.
     pub first: u64,
-    /// How many.
+    /// How many seeds.
     pub seeds: u64,
-    /// The first that fails is enough.
+    /// Whether to stop at the first seed that fails.
     pub enough: bool,
-    /// Threads; 0: one for each core.
+    /// How many threads; 0: one for each core.
     pub threads: usize,
-    /// Faults of the network instead of the others.
+    /// Whether to take faults of the network and of leases instead of the others.
     pub network: bool,
 }
 
-/// A seed that fails, and why.
+/// A seed that fails, and everything that is wrong with it.
 pub type Failed = (u64, Vec<String>);
 
 impl Default for Plan {
@@ -59,7 +60,7 @@ impl Default for Plan {
     }
 }
 
-/// The seed that `SESTINA_SIM_SEED` names.
+/// The seed that `SESTINA_SIM_SEED` names, if it names one.
 pub fn chosen() -> Option<u64> {
     number("SESTINA_SIM_SEED")
 }
@@ -73,8 +74,18 @@ fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()
 }
 
-/// What is wrong with a seed, and what happened in it; a panic is wrong too.
-pub fn wrong_with(seed: u64, traced: bool, network: bool) -> (Vec<String>, Vec<String>) {
+/// Runs one seed and prints its trace. Returns everything that is wrong with it.
+pub fn replay(seed: u64, network: bool) -> Vec<String> {
+    let (wrong, trace) = wrong_with(seed, true, network);
+    for line in &trace {
+        println!("{line}");
+    }
+    wrong
+}
+
+/// Runs one seed. Returns everything that is wrong with it, a panic too, and its trace if it is to be
+/// `traced`.
+fn wrong_with(seed: u64, traced: bool, network: bool) -> (Vec<String>, Vec<String>) {
     std::panic::catch_unwind(|| run(seed, traced, network)).unwrap_or_else(|panic| {
         let text = panic
             .downcast_ref::<String>()
@@ -85,7 +96,7 @@ pub fn wrong_with(seed: u64, traced: bool, network: bool) -> (Vec<String>, Vec<S
     })
 }
 
-/// Runs the seeds of a plan, and returns those that fail, in order.
+/// Runs the seeds of a plan, and prints what is wrong with those that fail. Returns these in order.
 pub fn failing(plan: &Plan) -> Vec<Failed> {
     let threads = match plan.threads {
         0 => thread::available_parallelism().map_or(1, usize::from),

@@ -1,4 +1,5 @@
-//! A socket: what an edge writes waits in a queue, then in the network, then the client has it.
+//! The socket between an edge and a client. What the edge writes waits in a queue at the edge, then in the
+//! network, until the client reads it.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -12,8 +13,8 @@ use sestina_xmpp::ext::sm::SmId;
 use sestina_xmpp::stanza::Stanza;
 use sestina_xmpp::stream::Framing;
 
-use super::client::{FromServer, ToServer};
 use super::edge::{EdgeSession, Ground};
+use super::elements::{FromServer, ToServer};
 use super::world::SM_KEY;
 
 /// One connection of a client.
@@ -21,35 +22,38 @@ pub(super) struct Sock {
     pub(super) client: usize,
     pub(super) edge: usize,
     pub(super) pipe: Arc<Pipe>,
+    /// What the client has written and the edge has not read.
     pub(super) up: VecDeque<ToServer>,
+    /// The edge knows that the socket is closed.
     pub(super) edge_told: bool,
+    /// The client knows that the socket is closed.
     pub(super) client_told: bool,
 }
 
-/// What the edge's end of a connection is.
+/// The state of a socket at the edge.
 #[derive(Clone)]
 pub(super) enum End {
-    /// Nothing was asked for.
+    /// The client has not asked for anything yet.
     New,
-    /// Slot and handle of a bind or a resumption.
+    /// A bind or a resumption waits for its answer: slot and handle.
     Asking(u16, u64),
-    /// A session.
+    /// It belongs to a session.
     Session(Arc<EdgeSession>),
 }
 
-/// The writing half.
+/// The half of a socket that the edge writes to.
 pub(super) struct Pipe {
-    /// Queued, and not given to the network.
+    /// What waits at the edge.
     queue: RefCell<VecDeque<Queued>>,
     queued_bytes: Cell<usize>,
     limit: Cell<usize>,
-    /// In the network.
+    /// What is in the network.
     pub(super) down: RefCell<VecDeque<FromServer>>,
-    /// So many elements are in the network at once.
+    /// How many elements may be in the network at once.
     window: Cell<usize>,
-    /// Nothing more is written; what is in the network is read.
+    /// If not, nothing more is written, but the client still reads what is in the network.
     open: Cell<bool>,
-    /// It ends when the queue is empty.
+    /// It is closed when the queue is empty.
     ending: Cell<bool>,
     overflowed: Cell<bool>,
     written: Cell<u64>,
@@ -85,12 +89,12 @@ impl Pipe {
         self.open.get()
     }
 
-    /// Bytes of the client came.
+    /// Notes that something has come from the client.
     pub(super) fn hear(&self, now: Instant) {
         self.heard.set(now);
     }
 
-    /// The connection is gone: what was queued is lost.
+    /// Closes the socket: what waits at the edge is lost.
     pub(super) fn cut(&self) {
         self.open.set(false);
         self.queue.borrow_mut().clear();
@@ -104,6 +108,7 @@ impl Pipe {
         read
     }
 
+    /// Puts an element into the queue; false if the socket takes no more.
     fn append(&self, number: u64, bytes: usize, what: FromServer) -> bool {
         if !self.open.get() || self.ending.get() {
             return false;
@@ -122,6 +127,7 @@ impl Pipe {
         true
     }
 
+    /// Moves elements from the queue into the network, as far as there is room.
     fn push(&self) {
         let mut queue = self.queue.borrow_mut();
         let mut down = self.down.borrow_mut();

@@ -1,6 +1,11 @@
-//! The state store, as its contract says, and what goes wrong on the way to it: an answer that does
-//! not come says nothing of the write, which may be lost, done, or still on its way; what is on its
-//! way comes late, twice, and in any order; a replica that takes over lacks the last writes.
+//! The state store as its contract describes it, with the faults that the contract allows.
+//!
+//! If a write is not answered, it may be lost, done, or still under way. Writes that are under way arrive
+//! late, twice, and in any order. A replica that takes over lacks the last writes.
+
+mod slot;
+
+pub(super) use slot::Fields;
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -10,155 +15,30 @@ use sestina_router::simulation::contains;
 use sestina_runtime::guard;
 
 use super::rng::Rng;
+use slot::ShadowSlot;
 
-/// Writes that a replica may lack.
+/// How many of the last writes a replica may lack.
 const LAG: usize = 24;
 
-/// Fields of an object.
-pub(super) type Fields = BTreeMap<String, Bytes>;
-
-#[derive(Clone, Debug)]
-struct Object {
-    version: Stamp,
-    fields: Fields,
-}
-
-#[derive(Clone, Debug, Default)]
-struct ShadowSlot {
-    found: Found,
-    before: Stamp,
-    objects: BTreeMap<String, Object>,
-    staged: Option<Object>,
-}
-
-impl ShadowSlot {
-    /// Notes a write that is newer than the last; tells what was known before.
-    fn note(&mut self, at: Stamp) -> Result<Found, ShadowError> {
-        let last = self.found.last;
-        let replaced = at.epoch < last.epoch && guard!("epoch");
-        let older = at.epoch == last.epoch && at.n <= last.n && at.n > 0;
-        if replaced || (older && guard!("write-order")) {
-            self.found.refused += 1;
-            return Err(ShadowError::Fenced { found: self.found });
-        }
-        let found = self.found;
-        if at.epoch > last.epoch {
-            self.before = last;
-        }
-        self.found.last = last.max(at);
-        Ok(found)
-    }
-
-    /// Whether a change finds what it is a change of.
-    fn fits(&self, op: &ShadowOp) -> Result<(), String> {
-        let staged_is = |at: Stamp| self.staged.as_ref().is_some_and(|s| s.version == at);
-        let (object, base, staged) = match op {
-            ShadowOp::Update { object, base, .. } => (object, Some(base), None),
-            ShadowOp::ReplaceStaged { object, staged } => (object, None, Some(staged)),
-            ShadowOp::UpdateStaged {
-                object,
-                base,
-                staged,
-                ..
-            } => (object, Some(base), Some(staged)),
-            ShadowOp::Stage { base: Some(at), .. } if !staged_is(*at) => {
-                return Err(String::new());
-            }
-            _ => return Ok(()),
-        };
-        if staged.is_some_and(|staged| !staged_is(*staged)) {
-            return Err(String::new());
-        }
-        let stored = self.objects.get(object).map(|object| &object.version);
-        if base.is_some() && stored != base {
-            return Err(object.clone());
-        }
-        Ok(())
-    }
-
-    fn change(&mut self, at: Stamp, op: &ShadowOp) {
-        match op {
-            ShadowOp::Replace { object, fields } => {
-                let fields = fields.iter().cloned().collect();
-                let version = at;
-                self.objects
-                    .insert(object.clone(), Object { version, fields });
-            }
-            ShadowOp::Update {
-                object,
-                set,
-                remove,
-                ..
-            } => self.update(at, object, set.iter().cloned(), remove),
-            ShadowOp::Delete { object } => {
-                self.objects.remove(object);
-            }
-            ShadowOp::Stage { base, parts } => {
-                let mut staged = self.staged.take().filter(|_| base.is_some());
-                let staged = staged.get_or_insert_with(|| Object {
-                    version: at,
-                    fields: Fields::new(),
-                });
-                staged.version = at;
-                for part in parts {
-                    let whole = match staged.fields.get(&part.field) {
-                        Some(before) if part.append => [&before[..], &part.value].concat().into(),
-                        _ => part.value.clone(),
-                    };
-                    staged.fields.insert(part.field.clone(), whole);
-                }
-                self.staged = Some(staged.clone());
-            }
-            ShadowOp::ReplaceStaged { object, .. } => {
-                if let Some(mut staged) = self.staged.take() {
-                    staged.version = at;
-                    self.objects.insert(object.clone(), staged);
-                }
-            }
-            ShadowOp::UpdateStaged { object, remove, .. } => {
-                if let Some(staged) = self.staged.take() {
-                    self.update(at, object, staged.fields, remove);
-                }
-            }
-        }
-    }
-
-    fn update(
-        &mut self,
-        at: Stamp,
-        object: &str,
-        set: impl IntoIterator<Item = (String, Bytes)>,
-        remove: &[String],
-    ) {
-        if let Some(object) = self.objects.get_mut(object) {
-            object.version = at;
-            for field in remove {
-                object.fields.remove(field);
-            }
-            object.fields.extend(set);
-        }
-    }
-}
-
-/// A write that is on its way although its owner has given it up.
+/// A write that is still under way although its owner has given it up.
 #[derive(Debug)]
 struct Late {
-    /// Not before; never by itself if it is held.
+    /// It does not arrive before; far in the future for a write that is held back.
     due: u64,
     slot: u16,
     at: Stamp,
     ops: Vec<ShadowOp>,
 }
 
-/// What becomes of a write.
+/// What becomes of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Fate {
     Answered,
-    /// Nobody answers, and it is lost.
+    /// It is lost.
     Lost,
-    /// It is done, but nobody answers.
+    /// It is done, but the answer is lost.
     Unanswered,
-    /// Nobody answers, and it comes after `wait`; `twice` also later.
+    /// It arrives after `wait` simulated milliseconds, and once more later if `twice`; no answer arrives.
     Late {
         wait: u64,
         twice: bool,
@@ -171,9 +51,9 @@ pub(super) struct Shadow {
     pub(super) away: bool,
     /// The network to it loses answers and writes, and delays them.
     pub(super) flaky: bool,
-    /// While it is away, nothing of what is sent to it arrives, later either.
+    /// Requests that are sent while it is away never arrive.
     pub(super) cut_off: bool,
-    /// The next write is held back until it is let go.
+    /// The next write is held back until [`Shadow::let_go`].
     pub(super) hold_next: bool,
     /// How often it has lost something.
     pub(super) losses: u64,
@@ -184,7 +64,7 @@ pub(super) struct Shadow {
 }
 
 impl Shadow {
-    /// As when Redis restarts.
+    /// Loses everything, as Redis does when it restarts.
     pub(super) fn flush(&mut self) {
         self.losses += 1;
         self.slots.clear();
@@ -226,33 +106,33 @@ impl Shadow {
         }
     }
 
-    /// Lets go what was held back.
+    /// Lets writes arrive that were held back.
     pub(super) fn let_go(&mut self) {
         for late in &mut self.late {
             late.due = 0;
         }
     }
 
-    /// Writes that may arrive now although nobody waits for them.
+    /// The writes that may arrive now although their owners have given them up.
     pub(super) fn late(&self, now: u64) -> impl Iterator<Item = usize> {
         let due = self.late.iter().enumerate();
         due.filter(move |(_, late)| !self.away && late.due <= now)
             .map(|(index, _)| index)
     }
 
-    /// How many are on their way.
+    /// How many of such writes are under way.
     pub(super) fn on_their_way(&self) -> usize {
         self.late.len()
     }
 
-    /// One of them arrives.
+    /// One of them arrives; returns a line for the trace.
     pub(super) fn arrive(&mut self, index: usize) -> String {
         let Late { slot, at, ops, .. } = self.late.swap_remove(index);
         let result = self.apply(slot, at, &ops);
         format!("late: {slot}@{at} -> {result:?}")
     }
 
-    /// How many objects it holds.
+    /// The names of all objects that it holds.
     pub(super) fn objects(&self) -> Vec<String> {
         self.slots
             .values()
@@ -280,7 +160,7 @@ impl Shadow {
         slot.objects.get(object).map(|object| &object.fields)
     }
 
-    /// A write comes, and its answer or none goes back.
+    /// Takes a write; without an answer the owner gets an error.
     pub(super) fn write(
         &mut self,
         slot: u16,
@@ -327,6 +207,7 @@ impl Shadow {
         Ok(found)
     }
 
+    /// Takes the epoch of a new owner, and lists the objects of the slot.
     pub(super) fn list(&mut self, number: u16, at: Stamp) -> Result<Listing, ShadowError> {
         let before = self.slots.get(&number).cloned().unwrap_or_default();
         let slot = self.slots.entry(number).or_default();
@@ -344,7 +225,7 @@ impl Shadow {
         Ok(listing)
     }
 
-    /// One object at a time, and two of its fields.
+    /// Loads the first part of these objects behind a field: small parts, two fields of one object.
     pub(super) fn load_part(&self, slot: u16, names: &[String], after: Option<&str>) -> LoadPart {
         let slot = self.slots.get(&slot).cloned().unwrap_or_default();
         let mut part = LoadPart {

@@ -1,38 +1,67 @@
-//! One step of the world: an act, and frames that come where they were sent.
+//! The simulation goes on step by step: each is one of the acts that are possible then.
 
 use sestina_edge::attachment::hands::Hands as _;
-use sestina_proto as proto;
-use sestina_proto::to_edge::Body as Down;
 
 use super::acts::Act;
-use super::host::{self, Keeper};
-use super::net::{Conn, Ends};
+use super::jobs::perform;
 use super::state_store::Fate;
-use super::trace;
-use super::world::*;
-use sestina_router::simulation::Input;
-use sestina_router::simulation::{LaneRef, PeerRef};
+use super::talk;
+use super::world::World;
 
-/// Longer than anything waits that still comes by itself.
+/// If no act was possible for so many simulated milliseconds, none becomes possible by itself.
 const IDLE: u64 = 20_000;
 
 impl World {
-    /// Runs steps until so many acts happened, or nothing is left to do (no edge lives, say).
+    /// Goes on until so many acts have happened, or none is possible any more (because no edge lives, say).
     pub(super) fn run(&mut self, acts: u64) {
         let mut left = acts;
         let mut acted = self.now;
         while left > 0 && self.now < acted + IDLE {
-            if self.step() {
+            if self.step_and_talk() {
                 left -= 1;
                 acted = self.now;
-            }
-            if self.talking && self.rng.one_in(4) {
-                super::talk::talk(self);
             }
         }
     }
 
-    /// Runs until nothing happens any more; says whether it came to that.
+    /// Goes on for so many steps, while no client sends anything on its own.
+    pub(super) fn run_some(&mut self, steps: u64) {
+        for _ in 0..steps {
+            self.step();
+        }
+    }
+
+    /// Goes on until nothing is missing any more, or says what is missing after so many simulated
+    /// milliseconds.
+    pub(super) fn run_until<M>(
+        &mut self,
+        limit: u64,
+        missing: impl Fn(&World) -> Option<M>,
+    ) -> Result<(), M> {
+        let end = self.now + limit;
+        while let Some(missing) = missing(self) {
+            if self.now > end {
+                return Err(missing);
+            }
+            self.step_and_talk();
+        }
+        Ok(())
+    }
+
+    /// Goes on until a time that is far away. Now and then, when what is under way has arrived, the clock
+    /// leaps, by less than `leap` simulated milliseconds.
+    pub(super) fn pass_time(&mut self, until: u64, leap: u64) {
+        while self.now < until {
+            let acts = 10 + self.rng.below(40);
+            self.run(acts);
+            // Otherwise the leap alone would make things late.
+            self.run_some(60);
+            self.now += self.rng.below(leap);
+        }
+    }
+
+    /// Goes on until nothing has happened for `quiet` simulated milliseconds; false if that takes more
+    /// than `limit` steps.
     pub(super) fn rest(&mut self, quiet: u64, limit: u64) -> bool {
         let end = self.steps + limit;
         self.last_act = self.now;
@@ -48,7 +77,16 @@ impl World {
         true
     }
 
-    /// One step; false if there was nothing to do but to wait.
+    /// One step; false if no act was possible. Afterwards a client may send something.
+    fn step_and_talk(&mut self) -> bool {
+        let acted = self.step();
+        if self.talking && self.rng.one_in(4) {
+            talk::talk(self);
+        }
+        acted
+    }
+
+    /// One step; false if no act was possible, and only time has passed.
     pub(super) fn step(&mut self) -> bool {
         self.steps += 1;
         self.wake();
@@ -71,6 +109,7 @@ impl World {
         true
     }
 
+    /// Edges and routers do what is due by their clocks.
     pub(super) fn ticks(&mut self) {
         if self.now >= self.edge_tick {
             self.edge_tick = self.now + 50;
@@ -90,7 +129,7 @@ impl World {
         }
     }
 
-    /// One turn of a worker, and a look at what it has done.
+    /// One turn of a worker; the checks look at what it has done.
     fn turn(&mut self, host: usize, worker: usize, count: usize) {
         self.hosts[host].turn(worker, count, self.now);
         if self.hosts[host].is_running() {
@@ -99,7 +138,7 @@ impl World {
         }
     }
 
-    /// Does it; false if it does not count as something happening.
+    /// Does an act; false if it does not count as something that happens.
     pub(super) fn act(&mut self, act: Act) -> bool {
         match act {
             Act::Up(conn) => self.up(conn),
@@ -120,7 +159,7 @@ impl World {
             Act::Orphan(index) => {
                 let (job, asker) = self.orphans.swap_remove(index);
                 let (storage, shadow) = (&mut self.storage, &mut self.shadow);
-                host::perform(&job, &asker, self.now, storage, shadow, Fate::Answered);
+                perform(&job, &asker, self.now, storage, shadow, Fate::Answered);
             }
             Act::LateWrite(index) => {
                 let text = self.shadow.arrive(index);
@@ -139,20 +178,18 @@ impl World {
                 let fresh = self.fresh();
                 let host = &mut self.hosts[host];
                 host.refresh(&fresh);
-                let gone: Vec<u64> = host
-                    .keepers
-                    .keys()
-                    .filter(|i| !fresh.contains_key(i))
-                    .copied()
-                    .collect();
-                for incarnation in gone {
-                    if let Some(conn) = host.keepers.remove(&incarnation).and_then(|k| k.conn)
-                        && let Some(conn) = self.net.lock().conns.get_mut(&conn)
+                let mut net = self.net.lock();
+                host.keepers.retain(|router, keeper| {
+                    let stays = fresh.contains_key(router);
+                    if !stays
+                        && let Some(conn) = keeper.conn
+                        && let Some(conn) = net.conns.get_mut(&conn)
                     {
                         conn.broken = true;
                         conn.opener_told = true;
                     }
-                }
+                    stays
+                });
             }
             Act::Plan => self.plan(),
             Act::Claim(index) => self.claim(index),
@@ -176,109 +213,5 @@ impl World {
             }
         }
         true
-    }
-
-    /// What is next on one way of a connection, and between whom.
-    fn taken<T>(&self, id: u64, next: impl FnOnce(&mut Conn) -> Option<T>) -> Option<(Ends, T)> {
-        let mut net = self.net.lock();
-        let conn = net.conns.get_mut(&id)?;
-        next(conn).map(|taken| (conn.ends, taken))
-    }
-
-    pub(super) fn up(&mut self, id: u64) {
-        let taken = self.taken(id, |conn| conn.up.pop_front());
-        let Some((Ends::Edge { edge, router, lane }, frame)) = taken else {
-            return;
-        };
-        self.note(|| format!("e{edge}->r{router} {}", trace::up(&frame)));
-        let alive = self.edge_index(edge).is_some_and(|e| self.edges[e].alive);
-        if let Some(proto::to_router::Body::Resume(resume)) = &frame.body
-            && !alive
-        {
-            let session = sestina_api::key::join(resume.session_hi, resume.session_lo);
-            self.late_resumes.insert(session);
-        }
-        if let Some(host) = self.host_index(router) {
-            self.hosts[host].edge_frame(LaneRef { edge, lane }, frame);
-        }
-    }
-
-    pub(super) fn down(&mut self, id: u64) {
-        let taken = self.taken(id, |conn| conn.down.pop_front());
-        let Some((Ends::Edge { edge, router, .. }, batch)) = taken else {
-            return;
-        };
-        self.note(|| format!("r{router}->e{edge} {}", trace::down(&batch)));
-        if !self.serves(edge) {
-            // Its lease is about to end: it takes nothing, and has it sent again.
-            return self.give_up(id, 0);
-        }
-        if let Some(index) = self.edge_index(edge) {
-            self.edges[index].take_batch(self.now, id, batch);
-            self.look_at_told(index);
-        }
-    }
-
-    pub(super) fn peer(&mut self, id: u64) {
-        let taken = self.taken(id, |conn| conn.peer.pop_front());
-        let Some((Ends::Peer { from, to }, frame)) = taken else {
-            return;
-        };
-        self.note(|| format!("r{from}->r{to} {}", trace::peer(&frame)));
-        if let Some(host) = self.host_index(to) {
-            self.hosts[host].dispatch(PeerRef(from), frame);
-        }
-    }
-
-    pub(super) fn tell_opener(&mut self, id: u64) {
-        let Some(ends) = self.net.lock().conns.get_mut(&id).map(|c| {
-            c.opener_told = true;
-            c.ends
-        }) else {
-            return;
-        };
-        match ends {
-            Ends::Edge { edge, .. } => {
-                if let Some(index) = self.edge_index(edge) {
-                    self.edges[index].lane_ended(id, self.now);
-                }
-            }
-            Ends::Peer { from, to } => {
-                let Some(host) = self.host_index(from) else {
-                    return;
-                };
-                let host = &mut self.hosts[host];
-                if let Some(keeper) = host.keepers.get_mut(&to).filter(|k| k.conn == Some(id)) {
-                    *keeper = Keeper {
-                        conn: None,
-                        retry_at: self.now + 20,
-                    };
-                    host.push_all(|| Input::PeerLaneClosed { peer: PeerRef(to) });
-                }
-            }
-        }
-    }
-
-    pub(super) fn tell_acceptor(&mut self, id: u64) {
-        let Some(ends) = self.net.lock().conns.get_mut(&id).map(|c| {
-            c.acceptor_told = true;
-            c.ends
-        }) else {
-            return;
-        };
-        if let Ends::Edge { edge, router, lane } = ends
-            && let Some(host) = self.host_index(router)
-        {
-            let lane = LaneRef { edge, lane };
-            self.hosts[host].push_all(|| Input::EdgeLaneClosed { lane, instance: id });
-        }
-    }
-}
-
-pub(super) fn process_frame(body: Down) -> proto::ToEdge {
-    proto::ToEdge {
-        slot: 0,
-        epoch: 0,
-        body: Some(body),
     }
 }

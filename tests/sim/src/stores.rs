@@ -1,4 +1,4 @@
-//! Storage, as its contract says: fences, keys.
+//! Storage as its contract describes it: archives and offline messages, with fences and idempotency keys.
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
@@ -11,7 +11,7 @@ use sestina_runtime::guard;
 use super::client::number_in;
 use super::commits::{Commits, Undo};
 
-/// One archived message.
+/// An archived message.
 #[derive(Clone, Debug)]
 pub(super) struct Archived {
     pub(super) place: (u64, u64),
@@ -19,10 +19,10 @@ pub(super) struct Archived {
     pub(super) row: proto::ArchiveRow,
 }
 
-/// One offline message: its place, the row, whether it was delivered.
+/// An offline message: its place (two numbers), the row, and whether it was delivered.
 pub(super) type OfflineRow = (u64, u64, proto::OfflineRow, bool);
 
-/// A key, in order.
+/// An idempotency key, as it is ordered.
 pub(super) type KeyOf = (u64, u64, u64, u32);
 
 /// A user's offline messages by key.
@@ -37,8 +37,14 @@ pub(super) struct Storage {
     pub(super) offline: BTreeMap<String, OfflineRows>,
     pub(super) accounts: BTreeSet<String>,
     pub(super) commits: Commits,
-    /// Users whose stored messages were asked for in vain: they are given what is new before those.
+    /// Users whose offline messages could not be read: they receive new messages before those.
     pub(super) unread: BTreeSet<String>,
+}
+
+/// The owner of a slot in a slot table.
+pub(super) fn owner_in(map: &proto::SlotMap, slot: u16) -> Option<&proto::Node> {
+    let place = (map.owners[usize::from(slot)] as usize).checked_sub(1)?;
+    Some(&map.routers[place])
 }
 
 fn key_of(key: Option<&proto::Key>) -> KeyOf {
@@ -58,6 +64,17 @@ impl Storage {
         }
     }
 
+    /// The owner of a slot.
+    pub(super) fn owner(&self, slot: u16) -> Option<&proto::Node> {
+        owner_in(&self.map, slot)
+    }
+
+    /// What is read from storage; an error if it is away.
+    pub(super) fn if_there<T>(&self, read: impl FnOnce(&Storage) -> T) -> Result<T, ()> {
+        if self.away { Err(()) } else { Ok(read(self)) }
+    }
+
+    /// Whether a fence is that of the slot's owner.
     fn admits(&self, fence: Option<&proto::Fence>) -> bool {
         let Some(fence) = fence else { return false };
         let newest = self
@@ -69,7 +86,7 @@ impl Storage {
         (fence.epoch == newest && newest > 0) || !guard!("epoch")
     }
 
-    /// Appends rows; returns the fenced slots.
+    /// Appends archive rows; returns the slots whose rows were refused.
     pub(super) fn archive(&mut self, rows: &[proto::ArchiveRow]) -> Vec<u32> {
         let mut fenced = BTreeSet::new();
         let mut commit = Vec::new();
@@ -101,6 +118,7 @@ impl Storage {
         fenced.into_iter().collect()
     }
 
+    /// A page of an archive, of six messages at the most.
     pub(super) fn page(&self, request: &proto::ArchiveQueryRequest) -> proto::ArchiveQueryReply {
         let rows: Vec<proto::ArchiveRow> = self
             .archives
@@ -125,6 +143,7 @@ impl Storage {
         }
     }
 
+    /// Appends offline rows; returns the slots whose rows were refused.
     pub(super) fn offline_append(&mut self, rows: &[proto::OfflineRow]) -> Vec<u32> {
         let mut fenced = BTreeSet::new();
         let mut commit = Vec::new();
@@ -145,7 +164,7 @@ impl Storage {
         fenced.into_iter().collect()
     }
 
-    /// The undelivered messages of a user behind a place, in order.
+    /// A page of the undelivered messages of a user behind a place, in order.
     pub(super) fn offline_list(
         &self,
         request: &proto::OfflineListRequest,
@@ -167,7 +186,7 @@ impl Storage {
         proto::OfflineListReply { rows: page, more }
     }
 
-    /// The places of a user's messages, delivered ones included, by their numbers.
+    /// The places of a user's messages, delivered ones included, by message number.
     pub(super) fn offline_places(&self, bare: &str) -> BTreeMap<u64, (u64, u64)> {
         let rows = self.offline.get(bare).into_iter().flat_map(|u| u.values());
         let place = |row: &OfflineRow| {
@@ -177,6 +196,7 @@ impl Storage {
         rows.filter_map(place).collect()
     }
 
+    /// All undelivered messages of a user.
     pub(super) fn offline_all(&self, bare: &str) -> impl Iterator<Item = &proto::OfflineRow> {
         let rows = self.offline.get(bare).into_iter().flat_map(|u| u.values());
         rows.filter(|r| !r.3).map(|r| &r.2)
@@ -189,7 +209,7 @@ impl Storage {
         keys.iter().filter(has).map(EffectKey::from).collect()
     }
 
-    /// Marks messages as delivered; false if it is fenced.
+    /// Marks messages as delivered; false if the fence refuses that.
     pub(super) fn offline_remove(&mut self, request: &proto::OfflineRemoveRequest) -> bool {
         if !self.admits(request.fence.as_ref()) {
             return false;

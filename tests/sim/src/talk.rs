@@ -1,17 +1,19 @@
-//! What clients do when nobody makes them.
+//! What clients do on their own: they send messages, presences and questions, enter and leave rooms, and
+//! come and go.
 
 use sestina_xmpp::ns;
 use sestina_xmpp::stanza::{Kind, Stanza};
 use sestina_xmpp::xml::Element;
 
-use super::client::{self, Client, Mode, ToServer, What};
+use super::client::{self, Client, Mode, What};
+use super::elements::ToServer;
 use super::world::{DOMAIN, MUC, Sent, World};
 
-/// The clients that come and go: the only one of a user, and one of two.
+/// The clients that come and go. One is the only client of its user, the other one of two.
 pub(super) const FLAKY: [usize; 2] = [6, 7];
-/// A client of which so many stanzas are not acknowledged waits.
+/// A client waits if more of its stanzas than these are not acknowledged.
 const UNHEARD: usize = 60;
-/// Messages that come in a row for a user who is away.
+/// Messages in a row for a user that may be away.
 const FLOOD: u64 = 24;
 
 /// One of the clients does something.
@@ -23,7 +25,7 @@ pub(super) fn talk(world: &mut World) {
     if world.rng.one_in(200) {
         return flood(world, index);
     }
-    if !world.clients[index].is_online() || world.clients[index].sent.len() > UNHEARD {
+    if !world.clients[index].is_online() || world.clients[index].login.sent.len() > UNHEARD {
         return;
     }
     match world.rng.below(100) {
@@ -33,18 +35,14 @@ pub(super) fn talk(world: &mut World) {
         72..=81 => ask(world, index),
         82..=85 => {
             let mut presence = Stanza::new(Kind::Presence);
-            let show: &[u8] = match world.clients[index].sent_count % 2 {
+            let show: &[u8] = match world.clients[index].login.sent_count % 2 {
                 0 => b"<show>away</show>",
                 _ => b"<show>chat</show>",
             };
             presence.push_raw(show, "show", ns::CLIENT);
             world.clients[index].send(&mut world.socks, presence);
         }
-        86..=93 => {
-            let client = &mut world.clients[index];
-            client.write(&mut world.socks, ToServer::Ack(client.h));
-            client.write(&mut world.socks, ToServer::Request);
-        }
+        86..=93 => world.clients[index].acknowledge(&mut world.socks),
         94..=95 => change_in_room(world, index),
         96 => {
             let pause = world.rng.below(150);
@@ -54,7 +52,7 @@ pub(super) fn talk(world: &mut World) {
     }
 }
 
-/// Many messages at once for a client that may be away.
+/// A client sends many messages at once to one that may be away.
 fn flood(world: &mut World, from: usize) {
     let to = *world.rng.pick(&FLAKY).unwrap_or(&0);
     if from == to || !world.clients[from].is_online() {
@@ -62,35 +60,28 @@ fn flood(world: &mut World, from: usize) {
     }
     let address = world.clients[to].bare.clone();
     for _ in 0..FLOOD {
-        send_numbered(
-            world,
-            from,
-            What::Message,
-            address.clone(),
-            Vec::new(),
-            Vec::new(),
-        );
+        let to = address.clone();
+        send_numbered(world, from, What::Message, to, Vec::new(), Vec::new());
     }
 }
 
+/// A client logs in, logs out, or loses its connection for longer than its session lasts.
 fn come_and_go(world: &mut World, index: usize) {
     let pause = world.rng.below(100);
     let choice = world.rng.below(3);
     let client = &mut world.clients[index];
     match client.mode {
         Mode::Offline => client.wanted = true,
-        Mode::Online if client.resumable => {
+        Mode::Online if client.login.resumable => {
             client.wanted = choice != 1;
             if choice == 0 {
-                // Away for longer than the server waits.
+                // Longer than the server waits for a resumption.
                 world.cut_client(index, 6000 + pause);
-                world.clients[index].settled_in = false;
+                world.clients[index].login.settled_in = false;
             } else {
                 client.write(&mut world.socks, ToServer::Close);
                 client.sock = None;
-                client.resumable = false;
                 client.mode = Mode::Offline;
-                client.settled_in = false;
                 client.forget();
                 world.note(|| format!("c{index} logs out"));
             }
@@ -99,11 +90,12 @@ fn come_and_go(world: &mut World, index: usize) {
     }
 }
 
-/// Whether a session is one that must get what is sent now.
+/// Whether a session must receive what is sent to it now.
 fn stays(client: &Client) -> bool {
-    client.settled_in && !FLAKY.contains(&client.index)
+    client.login.settled_in && !FLAKY.contains(&client.index)
 }
 
+/// A client sends a message to another, chosen by the seed.
 fn say(world: &mut World, from: usize) {
     let to = world.rng.below(world.clients.len() as u64) as usize;
     if to != from {
@@ -111,9 +103,9 @@ fn say(world: &mut World, from: usize) {
     }
 }
 
-/// One client says something to another.
+/// A client sends a message to another.
 pub(super) fn say_to(world: &mut World, from: usize, to: usize) {
-    // Each pair keeps to one form of address, so that there is one order.
+    // Each pair always uses the same form of address, because order is promised for one address.
     let bare = (from + to).is_multiple_of(2);
     let target = &world.clients[to];
     let address = if bare {
@@ -132,8 +124,11 @@ pub(super) fn say_to(world: &mut World, from: usize, to: usize) {
     let copies = |c: &&Client| {
         let received = !bare && c.bare == target.bare && c.index != to && stays(target);
         let sent = c.bare == world.clients[from].bare && c.index != from;
-        stays(c) && c.carbons_settled && (received || sent) && c.bare != world.clients[from].bare
-            || (stays(c) && c.carbons_settled && sent && target.bare != c.bare)
+        stays(c)
+            && c.login.carbons_settled
+            && (received || sent)
+            && c.bare != world.clients[from].bare
+            || (stays(c) && c.login.carbons_settled && sent && target.bare != c.bare)
     };
     let carbons = world
         .clients
@@ -144,31 +139,27 @@ pub(super) fn say_to(world: &mut World, from: usize, to: usize) {
     send_numbered(world, from, What::Message, address, cover, carbons);
 }
 
-/// Something is said in one of the rooms that a client is in.
+/// A client sends a message to one of the rooms that it is in.
 fn say_in_room(world: &mut World, from: usize) {
-    let joined: Vec<String> = world.clients[from]
-        .rooms
-        .iter()
-        .filter(|(_, inside)| **inside)
-        .map(|(room, _)| room.clone())
-        .collect();
+    let joined: Vec<String> = world.clients[from].login.rooms_inside().cloned().collect();
     if let Some(room) = world.rng.pick(&joined).cloned() {
         say_to_room(world, from, &room);
     }
 }
 
-/// A client says something in a room that it is in.
+/// A client sends a message to a room that it is in.
 pub(super) fn say_to_room(world: &mut World, from: usize, room: &str) {
     let cover = world
         .clients
         .iter()
-        .filter(|c| stays(c) && c.rooms_settled.contains(room))
+        .filter(|c| stays(c) && c.login.rooms_settled.contains(room))
         .map(|c| (c.index, c.session_no))
         .collect();
     let room = room.to_owned();
     send_numbered(world, from, What::Groupchat, room, cover, Vec::new());
 }
 
+/// Sends a message, and notes which sessions must receive it (`cover`) or a carbon of it.
 fn send_numbered(
     world: &mut World,
     from: usize,
@@ -193,11 +184,11 @@ fn send_numbered(
         to,
         cover,
         carbons,
-        count: client.sent_count,
+        count: client.login.sent_count,
         accepted: false,
         losses,
     };
-    let place = (client.session, client.sent_count);
+    let place = (client.session, client.login.sent_count);
     let text = format!(
         "c{from} says m{number} to {} ({what:?}), cover {:?}",
         sent.to, sent.cover
@@ -207,12 +198,13 @@ fn send_numbered(
     world.numbers.insert(place, number);
 }
 
+/// A client enters one of the rooms, or leaves it.
 fn join_or_leave(world: &mut World, index: usize) {
     let Some(room) = world.rng.pick(&world.rooms).cloned() else {
         return;
     };
     let leaves = world.rng.one_in(4);
-    match world.clients[index].rooms.get(&room).copied() {
+    match world.clients[index].login.rooms.get(&room).copied() {
         None => enter(world, index, &room),
         Some(true) if leaves => leave(world, index, &room),
         Some(_) => {}
@@ -224,7 +216,7 @@ pub(super) fn enter(world: &mut World, index: usize, room: &str) {
     let client = &mut world.clients[index];
     // Sessions of one user share a nick.
     let address = client.address_in(room);
-    client.rooms.insert(room.to_owned(), false);
+    client.login.rooms.insert(room.to_owned(), false);
     client.send(&mut world.socks, client::room_presence(&address, ""));
     world.note(|| format!("c{index} enters {address}"));
 }
@@ -233,13 +225,13 @@ pub(super) fn enter(world: &mut World, index: usize, room: &str) {
 pub(super) fn leave(world: &mut World, index: usize, room: &str) {
     let client = &mut world.clients[index];
     let address = client.address_in(room);
-    client.rooms.remove(room);
-    client.rooms_settled.remove(room);
+    client.login.rooms.remove(room);
+    client.login.rooms_settled.remove(room);
     client.send(
         &mut world.socks,
         client::room_presence(&address, "unavailable"),
     );
-    // What it has not got yet, the room may get after it has left.
+    // Messages that it has not received yet may arrive at the room after it has left.
     let got = |number: &u64| {
         let mut log = client.log.iter();
         log.any(|r| r.what == What::Groupchat && r.number == *number)
@@ -251,11 +243,9 @@ pub(super) fn leave(world: &mut World, index: usize, room: &str) {
     world.note(|| format!("c{index} leaves {address}"));
 }
 
-/// Another presence in a room, or another nick.
+/// A client changes its presence in one of its rooms, or its nick too.
 fn change_in_room(world: &mut World, index: usize) {
-    let rooms = world.clients[index].rooms.iter();
-    let inside = rooms.filter(|(_, inside)| **inside);
-    let rooms: Vec<String> = inside.map(|(room, _)| room.clone()).collect();
+    let rooms: Vec<String> = world.clients[index].login.rooms_inside().cloned().collect();
     let Some(room) = world.rng.pick(&rooms).cloned() else {
         return;
     };
@@ -263,12 +253,12 @@ fn change_in_room(world: &mut World, index: usize) {
     change(world, index, room, renames);
 }
 
-/// A client that is in a room has another presence there, or another nick too.
+/// A client that is in a room changes its presence there; if it `renames`, its nick too.
 pub(super) fn change(world: &mut World, index: usize, room: String, renames: bool) {
     let number = world.next_number();
     let client = &mut world.clients[index];
     if renames {
-        let nick = client.nicks.entry(room.clone()).or_default();
+        let nick = client.login.nicks.entry(room.clone()).or_default();
         *nick = (*nick + 1) % 3;
     }
     let mut presence = Stanza::new(Kind::Presence);
@@ -279,17 +269,16 @@ pub(super) fn change(world: &mut World, index: usize, room: String, renames: boo
     world.clients[index].send(&mut world.socks, presence);
 }
 
+/// A client sends an IQ: a ping, or a question to its own account.
 fn ask(world: &mut World, index: usize) {
     let number = world.next_number();
     let other = world.rng.below(world.clients.len() as u64) as usize;
     let full = world.clients[other].full.clone();
     let sure = other == index || stays(&world.clients[other]);
     let ping = Element::new("ping", ns::PING);
-    let own_room = world.clients[index]
-        .rooms
-        .iter()
-        .find(|(_, inside)| **inside);
-    let own = own_room.map(|(room, _)| world.clients[index].address_in(room));
+    let client = &world.clients[index];
+    let own_room = client.login.rooms_inside().next();
+    let own = own_room.map(|room| client.address_in(room));
     let choice = world.rng.below(7);
     let carbons = Element::new("enable", ns::CARBONS);
     let query = Element::new("query", ns::MAM).with_attr("queryid", number.to_string());
@@ -302,33 +291,28 @@ fn ask(world: &mut World, index: usize) {
         _ => (client::iq(&full, "get", number, &ping), sure),
     };
     let client = &mut world.clients[index];
-    client.carbons |= choice == 3;
-    client.asking.insert(number, sure);
+    client.login.carbons |= choice == 3;
+    client.login.asking.insert(number, sure);
     client.send(&mut world.socks, stanza);
     world.note(|| format!("c{index} asks i{number} ({choice}, {full})"));
 }
 
-/// Everybody says how far it got and asks the same.
+/// All clients acknowledge what they have received, and ask the server to do the same.
 pub(super) fn acknowledge_all(world: &mut World) {
     for client in world.clients.iter().filter(|c| c.is_online()) {
-        client.write(&mut world.socks, ToServer::Ack(client.h));
-        client.write(&mut world.socks, ToServer::Request);
+        client.acknowledge(&mut world.socks);
     }
 }
 
-/// The cluster is whole and at rest: what is there now stays.
+/// The cluster is at rest: from now on, sessions that are available must receive everything.
 pub(super) fn settle_in(world: &mut World) {
     world.round_from = world.last_number + 1;
     for client in &mut world.clients {
-        if client.is_online() && client.available {
-            client.settled_in = true;
-            client.carbons_settled = client.carbons;
-            client.rooms_settled = client
-                .rooms
-                .iter()
-                .filter(|(_, inside)| **inside)
-                .map(|(room, _)| room.clone())
-                .collect();
+        if client.is_online() && client.login.available {
+            let login = &mut client.login;
+            login.settled_in = true;
+            login.carbons_settled = login.carbons;
+            login.rooms_settled = login.rooms_inside().cloned().collect();
         }
     }
 }

@@ -1,11 +1,11 @@
-//! One line for each thing that happens, for whoever replays a seed.
+//! The trace of a run: one line for each thing that happens, for people who replay a seed.
 
 use sestina_proto as proto;
 use sestina_proto::peer_frame::Body as Peer;
 use sestina_proto::to_edge::Body as Down;
 use sestina_proto::to_router::Body as Up;
 
-use super::client::{FromServer, ToServer};
+use super::elements::{FromServer, ToServer};
 use sestina_router::simulation::Job;
 
 fn stanza(stanza: Option<&proto::Stanza>) -> String {
@@ -27,6 +27,7 @@ fn stanza(stanza: Option<&proto::Stanza>) -> String {
     )
 }
 
+/// The end of a JID, which tells it from others.
 fn short(jid: &str) -> &str {
     jid.get(jid.len().saturating_sub(24)..).unwrap_or(jid)
 }
@@ -37,6 +38,7 @@ fn key(key: Option<&proto::Key>) -> String {
     })
 }
 
+/// A frame of an edge to a router.
 pub(super) fn up(frame: &proto::ToRouter) -> String {
     let head = format!("[{}@{}]", frame.slot, frame.epoch);
     let body = match &frame.body {
@@ -73,6 +75,7 @@ pub(super) fn up(frame: &proto::ToRouter) -> String {
     format!("{head} {body}")
 }
 
+/// A batch of a router to an edge.
 pub(super) fn down(batch: &proto::ToEdgeBatch) -> String {
     let frames: Vec<String> = batch.frames.iter().map(down_frame).collect();
     format!(
@@ -114,6 +117,7 @@ fn down_frame(frame: &proto::ToEdge) -> String {
     format!("{head} {body}")
 }
 
+/// A frame of a router to another.
 pub(super) fn peer(frame: &proto::PeerFrame) -> String {
     let head = format!("[{}@{}]", frame.slot, frame.epoch);
     let body = match &frame.body {
@@ -168,6 +172,7 @@ pub(super) fn peer(frame: &proto::PeerFrame) -> String {
     format!("{head} {body}")
 }
 
+/// A job of a router at a store.
 pub(super) fn job(job: &Job) -> String {
     match job {
         Job::Archive { rows, .. } => {
@@ -217,6 +222,7 @@ pub(super) fn job(job: &Job) -> String {
     }
 }
 
+/// An element of a client.
 pub(super) fn said(said: &ToServer) -> String {
     match said {
         ToServer::Stanza(s) => stanza(Some(s)),
@@ -224,6 +230,7 @@ pub(super) fn said(said: &ToServer) -> String {
     }
 }
 
+/// An element for a client.
 pub(super) fn heard(heard: &FromServer) -> String {
     match heard {
         FromServer::Stanza(s) => stanza(Some(s)),

@@ -1,4 +1,5 @@
-//! Connections of a simulated cluster: lanes are opened, clients connect, sockets end.
+//! Connections are made and used: lanes are opened, clients connect, edges and clients read from sockets,
+//! and sockets are closed.
 
 use std::sync::Arc;
 
@@ -8,26 +9,26 @@ use sestina_edge::attachment::pending::Ask;
 use sestina_proto as proto;
 use sestina_proto::to_edge::Body as Down;
 
-use super::client::{FromServer, Mode, ToServer};
-use super::edge::{self};
+use super::edge::{LANES, LaneKey, lane_ends};
+use super::elements::{FromServer, ToServer};
+use super::frames::process_frame;
 use super::host::Keeper;
 use super::net::{End, Ends};
 use super::socket::{End as SockEnd, Pipe, Sock};
-use super::steps::process_frame;
 use super::trace;
-use super::world::*;
-use sestina_router::simulation::Input;
-use sestina_router::simulation::{LaneRef, PeerRef};
+use super::world::World;
+use sestina_router::simulation::{Input, LaneRef, PeerRef};
 
-/// Elements that are in the network of a socket at once.
+/// How many elements may be in the network of a socket at once.
 const WINDOW: usize = 64;
 
 impl World {
+    /// A router opens a lane to another router.
     pub(super) fn open_peer(&mut self, host: usize, to: u64) {
         let from = self.hosts[host].incarnation();
         let conn = self.net.lock().open(Ends::Peer { from, to });
         if let Some(conn) = self.net.lock().conns.get_mut(&conn) {
-            // Whoever accepts a lane of a router hears of its end by the next one.
+            // The router that accepts a lane learns of its end only when the next one is opened.
             conn.acceptor_told = true;
         }
         self.note(|| format!("r{from}->r{to} opens {conn}"));
@@ -55,12 +56,13 @@ impl World {
         );
     }
 
-    pub(super) fn open_lane(&mut self, edge: usize, lane: (u64, u32)) {
+    /// An edge opens a lane to a router.
+    pub(super) fn open_lane(&mut self, edge: usize, lane: LaneKey) {
         let Some(host) = self.host_index(lane.0) else {
             return;
         };
         let incarnation = self.edges[edge].incarnation();
-        let conn = self.net.lock().open(edge::lane_ends(incarnation, lane));
+        let conn = self.net.lock().open(lane_ends(incarnation, lane));
         self.note(|| format!("e{incarnation}->r{} opens {conn}", lane.0));
         self.edges[edge].opened(lane, conn);
         let map = self.hosts[host].table.as_proto().clone();
@@ -75,7 +77,6 @@ impl World {
                 frames,
             });
         }
-        self.last_instance = conn;
         let sink = Arc::new(End {
             conn,
             net: self.net.clone(),
@@ -87,22 +88,16 @@ impl World {
         self.hosts[host].push_all(|| Input::EdgeLane {
             lane,
             instance: conn,
-            lanes: edge::LANES,
+            lanes: LANES,
             sink: sink.clone(),
         });
     }
 
     // ---- sockets
 
+    /// A client connects to an edge, chosen by the seed.
     pub(super) fn connect(&mut self, client: usize) {
-        let alive: Vec<usize> = self
-            .edges
-            .iter()
-            .enumerate()
-            .filter(|(_, e)| e.alive)
-            .map(|(i, _)| i)
-            .collect();
-        let Some(edge) = self.rng.pick(&alive).copied() else {
+        let Some(edge) = self.any_edge() else {
             return;
         };
         self.last_sock += 1;
@@ -129,8 +124,8 @@ impl World {
         self.note(|| format!("c{client}/{full} connects to e{to}: {mode:?}"));
     }
 
-    /// Whether the edge reads that socket: not while a bind or a resumption waits, nor while too
-    /// much is unsettled.
+    /// Whether the edge reads from a socket: not while a bind or a resumption waits for its answer, nor while
+    /// too many bytes of the session are not settled.
     pub(super) fn reads(&self, sock: &Sock) -> bool {
         match &*sock.pipe.end.borrow() {
             SockEnd::New => true,
@@ -139,7 +134,7 @@ impl World {
         }
     }
 
-    /// An edge reads one thing that a client wrote.
+    /// An edge reads an element that a client wrote.
     pub(super) fn sock_up(&mut self, id: u64) {
         let Some(sock) = self.socks.get_mut(&id) else {
             return;
@@ -174,7 +169,7 @@ impl World {
                     }
                     ToServer::Close => session.closed_by_client(ground),
                 }
-                // The end of what was read at once.
+                // A read from the socket may end behind any element.
                 if last || self.rng.one_in(2) {
                     session.finish_reading(ground);
                 }
@@ -182,7 +177,7 @@ impl World {
         }
     }
 
-    /// The first thing on a socket.
+    /// The edge takes the first element on a socket.
     fn log_in(&mut self, client: usize, edge: usize, pipe: &Arc<Pipe>, said: &ToServer) {
         let c = &self.clients[client];
         let (bare, resource) = (c.bare.clone(), c.resource.clone());
@@ -215,7 +210,7 @@ impl World {
         }
     }
 
-    /// An edge hears that a socket ended.
+    /// An edge learns that a socket is closed.
     pub(super) fn sock_told(&mut self, id: u64) {
         let Some(sock) = self.socks.get_mut(&id) else {
             return;
@@ -231,6 +226,7 @@ impl World {
         self.forget_socks();
     }
 
+    /// A client reads an element from its socket.
     pub(super) fn sock_down(&mut self, id: u64) {
         let Some(sock) = self.socks.get_mut(&id) else {
             return;
@@ -245,17 +241,20 @@ impl World {
         }
         let answer = !self.talking || self.rng.one_in(2);
         let client = &mut self.clients[index];
-        // A resumption that a dead edge had asked for may be answered after a later one.
+        // The resumption that a dead edge has asked for may take effect after a later one, and end that.
         let late = self.late_resumes.contains(&client.session)
             && matches!(&said, FromServer::Error(condition) if condition == "conflict");
         if late {
-            // What waited for that session ends with it.
-            let others = self.clients.iter_mut().flat_map(|c| c.asking.values_mut());
+            // Requests that other clients have sent to that session are not answered then.
+            let others = self
+                .clients
+                .iter_mut()
+                .flat_map(|c| c.login.asking.values_mut());
             others.for_each(|sure| *sure = false);
         }
         let client = &mut self.clients[index];
         let wrong = client.take(&mut self.socks, said, answer, self.steps);
-        let (told, session) = (client.told_h, client.session_no);
+        let (told, session) = (client.login.told_h, client.session_no);
         for sent in self
             .sent
             .values_mut()
@@ -263,26 +262,19 @@ impl World {
         {
             sent.accepted |= sent.count <= told;
         }
-        // Some clients stay away for longer than the server waits.
+        // Flaky clients may stay away for longer than the server waits for a resumption.
         self.trouble
             .extend(wrong.filter(|_| !super::talk::FLAKY.contains(&index) && !late));
     }
 
+    /// A client learns that its socket is closed.
     pub(super) fn sock_gone(&mut self, id: u64) {
         let Some(sock) = self.socks.get(&id) else {
             return;
         };
         let client = &mut self.clients[sock.client];
         if client.sock == Some(id) {
-            client.sock = None;
-            let pause = self.rng.below(120);
-            client.mode = if client.resumable {
-                Mode::Broken {
-                    until: self.now + pause,
-                }
-            } else {
-                Mode::Offline
-            };
+            client.lose_socket(self.now, self.rng.below(120));
         }
         if let Some(sock) = self.socks.get_mut(&id) {
             sock.client_told = true;
@@ -290,13 +282,14 @@ impl World {
         self.forget_socks();
     }
 
+    /// Removes sockets that are closed for both ends.
     pub(super) fn forget_socks(&mut self) {
         self.socks.retain(|_, s| !(s.client_told && s.edge_told));
     }
 
-    /// The client's network is gone.
+    /// A client loses its connection; it tries to resume its session after a pause.
     pub(super) fn cut_client(&mut self, client: usize, pause: u64) {
-        let Some(id) = self.clients[client].sock.take() else {
+        let Some(id) = self.clients[client].sock else {
             return;
         };
         if let Some(sock) = self.socks.get_mut(&id) {
@@ -305,18 +298,11 @@ impl World {
             sock.up.truncate(up);
             sock.pipe.down.borrow_mut().clear();
         }
-        let client = &mut self.clients[client];
-        client.mode = if client.resumable {
-            Mode::Broken {
-                until: self.now + pause,
-            }
-        } else {
-            Mode::Offline
-        };
-        let index = client.index;
-        self.note(|| format!("!! c{index} loses its socket"));
+        self.clients[client].lose_socket(self.now, pause);
+        self.note(|| format!("!! c{client} loses its socket"));
     }
 
+    /// The number of the next message or question.
     pub(super) fn next_number(&mut self) -> u64 {
         self.last_number += 1;
         self.last_number

@@ -1,12 +1,12 @@
-//! Memory: no process holds more than its bounds say, at any time; and when nothing is under way, nothing
-//! is left.
+//! Memory: no process holds more than its bounds allow, at any time. When nothing is under way, nothing
+//! that was needed for it is left.
 
 use std::collections::BTreeSet;
 
 use super::super::world::World;
 
 impl World {
-    /// After a turn of a worker.
+    /// Called after each turn of a worker: notes what exceeds its bounds.
     pub(in super::super) fn look_at_bounds(&mut self, host: usize, worker: usize) {
         if let Some(worker) = self.hosts[host].workers.get(worker) {
             let over = worker.over_bounds();
@@ -15,11 +15,11 @@ impl World {
     }
 }
 
-/// What is left.
+/// Finds what is left at rest, and gauges that are wrong.
 pub(super) fn check(world: &World, wrong: &mut Vec<String>) {
     let online = world.clients.iter().filter(|c| c.is_online());
     let online: BTreeSet<u128> = online.map(|c| c.session).collect();
-    for host in world.hosts.iter().filter(|h| h.is_running()) {
+    for host in world.running_hosts() {
         let name = &host.node.name;
         let (mut sessions, mut rooms, mut occupants) = (0, 0, 0);
         for worker in &host.workers {

@@ -1,10 +1,13 @@
-//! What is acknowledged has two holders, at the moment at which it is: a stanza that is settled is in a
-//! store, or in two processes, or its receiver has it; and a client that is told that a stanza was
-//! accepted is told so by an edge that holds it, when its owner holds it too.
+//! A stanza that is acknowledged is held twice from that moment on.
 //!
-//! Judged is what was sent since a process died, or the state store lost something: what was held twice
-//! before may be held once then. Not judged are faults of the network, where a process may be there
-//! and hold something that it has no right to any more.
+//! - When a stanza is settled, its receiver has it, or a store has it, or two processes hold it.
+//! - When a client is told that a stanza is accepted, both its edge and the owner of its session hold the
+//!   stanza.
+//!
+//! Only stanzas are judged that were sent after the last process died and after a store lost something
+//! the last time: such an event may leave one holder of an earlier stanza. Runs with faults of
+//! the network are not judged, because there a process may still run and hold a stanza after it has lost
+//! its right to it.
 
 use sestina_router::simulation::Worker;
 
@@ -17,12 +20,12 @@ fn body_of(number: u64) -> Vec<u8> {
 }
 
 impl World {
-    /// How often a holder was lost.
+    /// How often a process or store lost what it held.
     pub(in super::super) fn losses(&self) -> u64 {
         self.deaths + self.shadow.losses + self.storage.commits.losses
     }
 
-    /// After a turn of a worker: looks at what is settled now and was not before.
+    /// Called after each turn of a worker: judges the stanzas that were settled in that turn.
     pub(in super::super) fn look_at_settled(&mut self, host: usize, worker: usize) {
         if self.leases.is_some() {
             return;
@@ -34,7 +37,7 @@ impl World {
         let settled: Vec<(u128, u64)> = worker.settled().collect();
         for (session, settled) in settled {
             let before = self.settled.insert((incarnation, session), settled);
-            // What it was told of by an edge or the store was settled by an owner before it.
+            // When this owner sees the session for the first time, an earlier owner has settled these.
             for n in before.unwrap_or(settled) + 1..=settled {
                 if let Some(number) = self.numbers.get(&(session, n)).copied() {
                     self.look_at_holders(number);
@@ -43,6 +46,7 @@ impl World {
         }
     }
 
+    /// Judges a message that is settled.
     fn look_at_holders(&mut self, number: u64) {
         let Some(sent) = self.sent.get(&number) else {
             return;
@@ -51,7 +55,7 @@ impl World {
             return;
         }
         let names = self.holders(number);
-        // Of a slot that is given away its owner before has a copy, until the next one has it.
+        // While a slot is handed over, its former owner still has a copy, which is not counted here.
         let on_its_way = self.shadow.holds(&body_of(number)) && self.is_giving_away();
         if names.len() + usize::from(on_its_way) < 2 {
             let text = format!("m{number} {sent:?} is settled, and held by {names:?} only");
@@ -59,7 +63,7 @@ impl World {
         }
     }
 
-    /// Somebody got it, or it is stored.
+    /// Whether a client has received the message, or the offline store has it.
     fn is_taken(&self, number: u64, sent: &Sent) -> bool {
         let got = |client: &Client| client.got.contains(&number);
         let stored = || {
@@ -69,11 +73,10 @@ impl World {
         self.clients.iter().any(got) || (sent.what == What::Message && stored())
     }
 
-    /// Whether some slot has no owner that serves it.
+    /// Whether there is a slot that no router serves.
     fn is_giving_away(&self) -> bool {
         let served = |slot: &u16| {
-            let running = self.hosts.iter().filter(|host| host.is_running());
-            let mut workers = running.flat_map(|host| &host.workers);
+            let mut workers = self.running_workers();
             workers.any(|worker| worker.serves(*slot))
         };
         !self.slots.iter().all(served)
@@ -101,7 +104,7 @@ impl World {
         names
     }
 
-    /// After an edge has worked something: looks at what clients are told to be accepted.
+    /// Called after an edge has taken frames: judges the stanzas whose acceptance it has told clients.
     pub(in super::super) fn look_at_told(&mut self, edge: usize) {
         if self.leases.is_some() {
             return;

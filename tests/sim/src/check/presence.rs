@@ -1,5 +1,5 @@
-//! Presence is complete and right: each client knows the sessions of its user and the occupants of its
-//! rooms that are there, with the last presence of each, and no others.
+//! Each client knows exactly those sessions of its user and occupants of its rooms that are available,
+//! with the last presence of each.
 
 use std::collections::BTreeMap;
 
@@ -9,15 +9,15 @@ use super::super::client::Client;
 use super::super::world::{MUC, World};
 use super::bare;
 
-/// A client, its login, and the address of which it does not know what is true.
+/// A client, its login, and the address whose presence it is wrong about.
 pub(in super::super) type Misjudged = (usize, u32, String);
 
-/// By address.
+/// What presences say, by address.
 type Presences = BTreeMap<String, String>;
 
-/// All that clients believe falsely, unless it is forgiven.
+/// Everything that clients are wrong about, unless it is forgiven; each with a text.
 pub(super) fn wrong(world: &World) -> Vec<(Misjudged, String)> {
-    let rooms: Vec<Seen> = workers(world).flat_map(Worker::seen).collect();
+    let rooms: Vec<Seen> = world.running_workers().flat_map(Worker::seen).collect();
     let mut all = Vec::new();
     for client in world.clients.iter().filter(|c| c.is_online()) {
         let mut right = of_user(world, client);
@@ -29,14 +29,13 @@ pub(super) fn wrong(world: &World) -> Vec<(Misjudged, String)> {
     all
 }
 
-fn workers(world: &World) -> impl Iterator<Item = &Worker> {
-    let running = world.hosts.iter().filter(|host| host.is_running());
-    running.flat_map(|host| &host.workers)
-}
-
-/// The sessions of its own user, its own among them (RFC 6121 §4.2.2), once it is available.
+/// What a client should know of its user's sessions, its own among them (RFC 6121 §4.2.2): nothing before
+/// it is available.
 fn of_user(world: &World, client: &Client) -> Presences {
-    let all: Vec<_> = workers(world).flat_map(Worker::available).collect();
+    let all: Vec<_> = world
+        .running_workers()
+        .flat_map(Worker::available)
+        .collect();
     if !all.iter().any(|other| other.session == client.session) {
         return Presences::new();
     }
@@ -46,7 +45,7 @@ fn of_user(world: &World, client: &Client) -> Presences {
     own.map(|other| (other.jid, other.presence)).collect()
 }
 
-/// Those who are in the rooms that have it.
+/// What a client should know of the occupants of rooms that it is in.
 fn in_rooms(client: &Client, rooms: &[Seen]) -> Presences {
     let mine = |room: &str| {
         let mut there = rooms.iter().filter(|seen| seen.room == room);
@@ -60,11 +59,12 @@ fn in_rooms(client: &Client, rooms: &[Seen]) -> Presences {
     .collect()
 }
 
+/// Compares what a client believes with what is `right`.
 fn compare(client: &Client, right: &Presences, rooms: &[Seen], all: &mut Vec<(Misjudged, String)>) {
     let at = |address: &String| (client.index, client.session_no, address.clone());
     let believed = &client.heard.presences;
     for (address, presence) in right {
-        // Of those who share its nick it is told what it or another one says, whichever was last.
+        // Several sessions under its own nick: the client may have been told the presence of another one.
         let shared = rooms.iter().any(|seen| {
             let own = seen.sessions.len() > 1 && seen.sessions.contains(&client.session);
             own && *address == format!("{}/{}", seen.room, seen.nick)
@@ -80,9 +80,9 @@ fn compare(client: &Client, right: &Presences, rooms: &[Seen], all: &mut Vec<(Mi
         all.push((at(address), text));
     }
     for (address, presence) in believed {
-        // What a room says that it has left is nothing to it.
+        // What it was told of a room that it has left does not count.
         let room = bare(address);
-        let stranger = room.ends_with(MUC) && !client.rooms.contains_key(room);
+        let stranger = room.ends_with(MUC) && !client.login.rooms.contains_key(room);
         if !right.contains_key(address) && !stranger {
             let text = format!(
                 "c{}: {address} is not there, and it was told {presence:?}",
@@ -93,16 +93,19 @@ fn compare(client: &Client, right: &Presences, rooms: &[Seen], all: &mut Vec<(Mi
     }
 }
 
-/// What rooms and owners of sessions show is what the clients have sent last.
+/// Compares the presences that rooms and owners of sessions show with those that clients sent last.
 fn said_last(world: &World, rooms: &[Seen], all: &mut Vec<(Misjudged, String)>) {
-    let available: Vec<_> = workers(world).flat_map(Worker::available).collect();
+    let available: Vec<_> = world
+        .running_workers()
+        .flat_map(Worker::available)
+        .collect();
     for client in world.clients.iter().filter(|c| c.is_online()) {
         let own = available.iter().filter(|a| a.session == client.session);
         let own = own.map(|a| (String::new(), &a.presence));
         let inside = rooms.iter().filter(|seen| seen.main == client.session);
         let inside = inside.map(|seen| (seen.room.clone(), &seen.presence));
         for (place, presence) in own.chain(inside) {
-            let last = client.shows.get(&place);
+            let last = client.login.shows.get(&place);
             if last != Some(presence) {
                 let text = format!(
                     "c{} is shown in {place:?} with {presence:?}; it said {last:?} last",

@@ -1,17 +1,17 @@
-//! Liveness: some time after the last fault all slots are served, and all clients are back. Not judged
-//! are faults of the network, where leases take their time to end.
+//! Liveness: some time after the last fault is over, all slots are served and all clients are back. Runs
+//! with faults of the network are not judged, because there leases take longer to end.
 
 use super::super::client::Mode;
 use super::super::host::Life;
 use super::super::world::World;
 
-/// So long it may take, from when the last fault is over, in simulated milliseconds: a lease ends, its
-/// slots are taken, and clients log in.
+/// How long that may take, in simulated milliseconds: a lease ends, other routers take its slots, and
+/// clients log in.
 const SERVED_WITHIN: u64 = 5000;
 
 impl World {
-    /// While nobody makes anything happen any more: looks whether all are served that should be. A
-    /// suspended process and a client that stays away are faults for as long as that lasts.
+    /// Called now and then while the cluster comes to rest: judges whether all slots and clients are served.
+    /// The last fault is not over while a process is suspended or a client stays away.
     pub(in super::super) fn look_at_service(&mut self) {
         if self.leases.is_some() {
             return;
@@ -37,14 +37,10 @@ impl World {
         }
     }
 
-    /// Slots without an owner, and clients that are not back.
+    /// The slots that no router serves, and the clients that are not back.
     fn unserved(&self) -> Vec<String> {
-        let workers = || {
-            let running = self.hosts.iter().filter(|host| host.is_running());
-            running.flat_map(|host| &host.workers)
-        };
-        let slots = self.slots.iter();
-        let slots = slots.filter(|slot| !workers().any(|worker| worker.serves(**slot)));
+        let served = |slot: u16| self.running_workers().any(|worker| worker.serves(slot));
+        let slots = self.slots.iter().filter(|slot| !served(**slot));
         let clients = self.clients.iter();
         let clients = clients.filter(|client| client.wanted && !client.is_online());
         slots

@@ -1,6 +1,7 @@
-//! Rooms tell everybody everything: whoever was in a room from one rest to the next has got all that was
-//! said there between, once and in one order; whoever came or went has got a piece of that without gaps,
-//! what the room told a newcomer of its history first.
+//! Rooms deliver everything to all occupants. A client that was in a room from one rest to the next has
+//! received all messages that were sent there between, once and in one order. A client that entered or
+//! left meanwhile has received a part of them without gaps; the history that the room sends to a new
+//! occupant is the first of that part.
 
 use std::collections::BTreeSet;
 
@@ -11,7 +12,9 @@ use super::super::world::World;
 pub(super) fn check(world: &World, wrong: &mut Vec<String>) {
     for room in &world.rooms {
         let stays = |client: &Client| {
-            client.settled_in && client.is_online() && client.rooms_settled.contains(room)
+            client.login.settled_in
+                && client.is_online()
+                && client.login.rooms_settled.contains(room)
         };
         let of_all: Vec<(&Client, &Stay)> = world
             .clients
@@ -42,13 +45,13 @@ pub(super) fn check(world: &World, wrong: &mut Vec<String>) {
     }
 }
 
-/// What was said since the last rest.
+/// The messages that were sent since the last rest, and are judged.
 fn judged(world: &World, said: &[u64]) -> Vec<u64> {
     let from = world.judged_from.max(world.round_from);
     said.iter().copied().filter(|n| *n >= from).collect()
 }
 
-/// A newcomer's piece goes on to the end; that of one who left ends somewhere.
+/// The part of a client that entered goes on to the end; that of a client that left may end anywhere.
 fn piece(world: &World, client: &Client, stay: &Stay, whole: &[u64], wrong: &mut Vec<String>) {
     let mut heard = judged(world, &stay.history);
     heard.extend(judged(world, &stay.said));
@@ -57,7 +60,7 @@ fn piece(world: &World, client: &Client, stay: &Stay, whole: &[u64], wrong: &mut
         true => whole.ends_with(&heard),
         false => heard.is_empty() || whole.windows(heard.len()).any(|piece| piece == heard),
     };
-    // All that was said is in the history, unless it is full.
+    // Unless the history is full, it has everything from before the client entered.
     let full = stay.history.len() >= world.config.room_history;
     let lacks = stays && !full && heard.len() < whole.len();
     if !fits || lacks {
@@ -68,7 +71,7 @@ fn piece(world: &World, client: &Client, stay: &Stay, whole: &[u64], wrong: &mut
     }
 }
 
-/// What a client knows to be accepted was said.
+/// The room has sent every message whose acceptance its sender was told.
 fn accepted(world: &World, room: &str, whole: &[u64], wrong: &mut Vec<String>) {
     let said: BTreeSet<u64> = whole.iter().copied().collect();
     let from = world.judged_from.max(world.round_from);

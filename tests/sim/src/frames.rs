@@ -1,0 +1,153 @@
+//! Frames arrive where they were sent, and the ends of connections learn that those are over.
+
+use std::collections::BTreeSet;
+
+use sestina_proto as proto;
+use sestina_proto::to_edge::Body as Down;
+
+use super::host::Keeper;
+use super::net::{Conn, Ends};
+use super::trace;
+use super::world::World;
+use sestina_router::simulation::{Input, LaneRef, PeerRef};
+
+/// A frame that a router process itself sends to an edge, not one of its workers for a slot.
+pub(super) fn process_frame(body: Down) -> proto::ToEdge {
+    proto::ToEdge {
+        slot: 0,
+        epoch: 0,
+        body: Some(body),
+    }
+}
+
+impl World {
+    /// Takes the next frame of one direction of a connection; with the ends of the connection.
+    fn taken<T>(&self, id: u64, next: impl FnOnce(&mut Conn) -> Option<T>) -> Option<(Ends, T)> {
+        let mut net = self.net.lock();
+        let conn = net.conns.get_mut(&id)?;
+        next(conn).map(|taken| (conn.ends, taken))
+    }
+
+    /// A frame of an edge arrives at a router.
+    pub(super) fn up(&mut self, id: u64) {
+        let taken = self.taken(id, |conn| conn.up.pop_front());
+        let Some((Ends::Edge { edge, router, lane }, frame)) = taken else {
+            return;
+        };
+        self.note(|| format!("e{edge}->r{router} {}", trace::up(&frame)));
+        let alive = self.edge_index(edge).is_some_and(|e| self.edges[e].alive);
+        if let Some(proto::to_router::Body::Resume(resume)) = &frame.body
+            && !alive
+        {
+            let session = sestina_api::key::join(resume.session_hi, resume.session_lo);
+            self.late_resumes.insert(session);
+        }
+        if let Some(host) = self.host_index(router) {
+            self.hosts[host].edge_frame(LaneRef { edge, lane }, frame);
+        }
+    }
+
+    /// A batch of a router arrives at an edge.
+    pub(super) fn down(&mut self, id: u64) {
+        let taken = self.taken(id, |conn| conn.down.pop_front());
+        let Some((Ends::Edge { edge, router, .. }, batch)) = taken else {
+            return;
+        };
+        self.note(|| format!("r{router}->e{edge} {}", trace::down(&batch)));
+        if !self.serves(edge) {
+            // Its lease is about to end. It gives the lane up, so that the frames are sent again later.
+            return self.give_up(id, 0);
+        }
+        if let Some(index) = self.edge_index(edge) {
+            self.edges[index].take_batch(self.now, id, batch);
+            self.look_at_told(index);
+        }
+    }
+
+    /// A frame of a router arrives at another one.
+    pub(super) fn peer(&mut self, id: u64) {
+        let taken = self.taken(id, |conn| conn.peer.pop_front());
+        let Some((Ends::Peer { from, to }, frame)) = taken else {
+            return;
+        };
+        self.note(|| format!("r{from}->r{to} {}", trace::peer(&frame)));
+        if let Some(host) = self.host_index(to) {
+            self.hosts[host].dispatch(PeerRef(from), frame);
+        }
+    }
+
+    /// The process that opened a connection learns that it is over.
+    pub(super) fn tell_opener(&mut self, id: u64) {
+        let Some(ends) = self.net.lock().conns.get_mut(&id).map(|c| {
+            c.opener_told = true;
+            c.ends
+        }) else {
+            return;
+        };
+        match ends {
+            Ends::Edge { edge, .. } => {
+                if let Some(index) = self.edge_index(edge) {
+                    self.edges[index].lane_ended(id, self.now);
+                }
+            }
+            Ends::Peer { from, to } => {
+                let Some(host) = self.host_index(from) else {
+                    return;
+                };
+                let host = &mut self.hosts[host];
+                if let Some(keeper) = host.keepers.get_mut(&to).filter(|k| k.conn == Some(id)) {
+                    *keeper = Keeper {
+                        conn: None,
+                        retry_at: self.now + 20,
+                    };
+                    host.push_all(|| Input::PeerLaneClosed { peer: PeerRef(to) });
+                }
+            }
+        }
+    }
+
+    /// The router that accepted a connection learns that it is over.
+    pub(super) fn tell_acceptor(&mut self, id: u64) {
+        let Some(ends) = self.net.lock().conns.get_mut(&id).map(|c| {
+            c.acceptor_told = true;
+            c.ends
+        }) else {
+            return;
+        };
+        if let Ends::Edge { edge, router, lane } = ends
+            && let Some(host) = self.host_index(router)
+        {
+            let lane = LaneRef { edge, lane };
+            self.hosts[host].push_all(|| Input::EdgeLaneClosed { lane, instance: id });
+        }
+    }
+
+    /// A router sends its slot table to edges and other routers: on one of its lanes to each.
+    pub(super) fn publish(&mut self, host: usize) {
+        let me = self.hosts[host].incarnation();
+        let map = self.hosts[host].table.as_proto().clone();
+        let workers = self.workers;
+        let mut told = BTreeSet::new();
+        for conn in self.net.lock().conns.values_mut().filter(|c| !c.broken) {
+            match conn.ends {
+                Ends::Edge { edge, router, .. } if router == me && told.insert(edge) => {
+                    let frames = vec![process_frame(Down::SlotMap(map.clone()))];
+                    conn.down.push_back(proto::ToEdgeBatch {
+                        worker: workers,
+                        seq: 0,
+                        frames,
+                    });
+                }
+                Ends::Peer { from, .. } if from == me => {
+                    let body = Some(proto::peer_frame::Body::SlotMap(map.clone()));
+                    conn.peer.push_back(proto::PeerFrame {
+                        slot: 0,
+                        epoch: 0,
+                        body,
+                    });
+                }
+                _ => {}
+            }
+        }
+    }
+}

@@ -1,0 +1,139 @@
+//! A slot in the state store: its objects with their versions, and which writes it takes.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use sestina_api::shadow::{Found, ShadowError, ShadowOp, Stamp};
+use sestina_runtime::guard;
+
+/// Fields of an object.
+pub(crate) type Fields = BTreeMap<String, Bytes>;
+
+/// An object: its fields, and the write that changed them last.
+#[derive(Clone, Debug)]
+pub(super) struct Object {
+    pub(super) version: Stamp,
+    pub(super) fields: Fields,
+}
+
+/// See the module.
+#[derive(Clone, Debug, Default)]
+pub(super) struct ShadowSlot {
+    /// The last write, and how many were refused.
+    pub(super) found: Found,
+    /// The last write of an earlier epoch.
+    pub(super) before: Stamp,
+    pub(super) objects: BTreeMap<String, Object>,
+    /// The parts of a large write that have arrived so far.
+    pub(super) staged: Option<Object>,
+}
+
+impl ShadowSlot {
+    /// Notes a write if it is newer than the last one; returns what was known before.
+    pub(super) fn note(&mut self, at: Stamp) -> Result<Found, ShadowError> {
+        let last = self.found.last;
+        let replaced = at.epoch < last.epoch && guard!("epoch");
+        let older = at.epoch == last.epoch && at.n <= last.n && at.n > 0;
+        if replaced || (older && guard!("write-order")) {
+            self.found.refused += 1;
+            return Err(ShadowError::Fenced { found: self.found });
+        }
+        let found = self.found;
+        if at.epoch > last.epoch {
+            self.before = last;
+        }
+        self.found.last = last.max(at);
+        Ok(found)
+    }
+
+    /// Whether the object has the version that a change is based on; an error names the object.
+    pub(super) fn fits(&self, op: &ShadowOp) -> Result<(), String> {
+        let staged_is = |at: Stamp| self.staged.as_ref().is_some_and(|s| s.version == at);
+        let (object, base, staged) = match op {
+            ShadowOp::Update { object, base, .. } => (object, Some(base), None),
+            ShadowOp::ReplaceStaged { object, staged } => (object, None, Some(staged)),
+            ShadowOp::UpdateStaged {
+                object,
+                base,
+                staged,
+                ..
+            } => (object, Some(base), Some(staged)),
+            ShadowOp::Stage { base: Some(at), .. } if !staged_is(*at) => {
+                return Err(String::new());
+            }
+            _ => return Ok(()),
+        };
+        if staged.is_some_and(|staged| !staged_is(*staged)) {
+            return Err(String::new());
+        }
+        let stored = self.objects.get(object).map(|object| &object.version);
+        if base.is_some() && stored != base {
+            return Err(object.clone());
+        }
+        Ok(())
+    }
+
+    /// Makes a change.
+    pub(super) fn change(&mut self, at: Stamp, op: &ShadowOp) {
+        match op {
+            ShadowOp::Replace { object, fields } => {
+                let fields = fields.iter().cloned().collect();
+                let version = at;
+                self.objects
+                    .insert(object.clone(), Object { version, fields });
+            }
+            ShadowOp::Update {
+                object,
+                set,
+                remove,
+                ..
+            } => self.update(at, object, set.iter().cloned(), remove),
+            ShadowOp::Delete { object } => {
+                self.objects.remove(object);
+            }
+            ShadowOp::Stage { base, parts } => {
+                let mut staged = self.staged.take().filter(|_| base.is_some());
+                let staged = staged.get_or_insert_with(|| Object {
+                    version: at,
+                    fields: Fields::new(),
+                });
+                staged.version = at;
+                for part in parts {
+                    let whole = match staged.fields.get(&part.field) {
+                        Some(before) if part.append => [&before[..], &part.value].concat().into(),
+                        _ => part.value.clone(),
+                    };
+                    staged.fields.insert(part.field.clone(), whole);
+                }
+                self.staged = Some(staged.clone());
+            }
+            ShadowOp::ReplaceStaged { object, .. } => {
+                if let Some(mut staged) = self.staged.take() {
+                    staged.version = at;
+                    self.objects.insert(object.clone(), staged);
+                }
+            }
+            ShadowOp::UpdateStaged { object, remove, .. } => {
+                if let Some(staged) = self.staged.take() {
+                    self.update(at, object, staged.fields, remove);
+                }
+            }
+        }
+    }
+
+    fn update(
+        &mut self,
+        at: Stamp,
+        object: &str,
+        set: impl IntoIterator<Item = (String, Bytes)>,
+        remove: &[String],
+    ) {
+        if let Some(object) = self.objects.get_mut(object) {
+            object.version = at;
+            for field in remove {
+                object.fields.remove(field);
+            }
+            object.fields.extend(set);
+        }
+    }
+}
