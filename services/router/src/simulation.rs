@@ -1,7 +1,11 @@
-//! The door for the simulation (`tests/sim`): workers without a process around them, the inputs
-//! they take and the jobs they ask for, and a look at what they hold.
+//! What the simulation of a cluster (`tests/sim`) uses of this crate: workers without a process around
+//! them, the inputs that they take, the jobs that they ask for, and queries of what they hold.
 //!
-//! Only with the feature `simulation`, which the server is not built with.
+//! - [`presence`]: the occupants and sessions that other users see
+//! - [`held`]: the memory that a worker holds, and its bounds
+//! - [`counters`]: what a process counts
+//!
+//! Only with the feature `simulation`; the server is built without it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -40,26 +44,26 @@ pub use presence::{Available, Seen};
 /// A worker of a router.
 pub struct Worker(turn::Worker);
 
-/// An occupant's session: room, nick, role, session.
+/// A session in a room: the room's JID, the occupant's nick and role, and the identity of the session.
 pub type Inside = (String, String, &'static str, u128);
 
-/// What is known of a session in a room.
+/// The place of a session in a room, as the room or the session knows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Place {
-    /// Its nick.
+    /// The nick of its occupant.
     pub nick: String,
-    /// Its affiliation and role.
+    /// The affiliation and role of its occupant, as one number.
     pub standing: u32,
-    /// What its presence says.
+    /// The payload of its presence in the room.
     pub presence: String,
-    /// The event that told it so.
+    /// The number of the room's event by which the session has learned this.
     pub seq: u64,
 }
 
-/// A room, and a session in it.
+/// The JID of a room, and the identity of a session in it.
 pub type At = (String, u128);
 
-/// The workers of one router process, and what it counts.
+/// Makes the workers of one router process, `count` of them, and the counters that they share.
 pub fn workers(
     node: &proto::Node,
     config: &Arc<RouterConfig>,
@@ -84,8 +88,9 @@ pub fn workers(
 }
 
 impl Worker {
-    /// One turn: works the inputs, sends what is to leave on its lanes, and hands out frames for
-    /// other workers and jobs.
+    /// One turn: takes the inputs and sends frames on its lanes. Frames for workers of other slots are added
+    /// to `others`, and requests to the stores to `jobs`. Both clocks are in milliseconds: `now_ms` never
+    /// goes back, `wall_ms` is Unix time.
     pub fn turn(
         &mut self,
         inputs: impl IntoIterator<Item = Input>,
@@ -97,38 +102,47 @@ impl Worker {
         self.0.turn(inputs, now_ms, wall_ms, others, jobs);
     }
 
-    /// How soon it looks again although nothing came.
+    /// After how many milliseconds it needs a turn although no input comes; `None`: it can wait for the next
+    /// regular one.
     pub fn patience(&self) -> Option<u64> {
         self.0.patience()
     }
 
-    /// When edges are to be told of progress, if there is any.
+    /// When edges are to be told of progress, on the clock `now_ms`; `None`: there is none to tell.
     pub fn progress_due(&self) -> Option<u64> {
         self.0.progress_due()
     }
 
-    /// Whether a session waits for a resumption here.
+    /// Whether one of its sessions has no connection and waits for a resumption.
     pub fn has_detached(&self) -> bool {
-        let mut sessions = self.0.slots.iter().flat_map(|slot| slot.sessions.values());
-        sessions.any(|s| s.is_live() && s.edge().is_none())
+        self.live_sessions().any(|s| s.edge().is_none())
     }
 
-    /// Whether a session is being given what is stored, or pages of its archive.
+    /// Whether one of its sessions is being sent offline messages or pages of its archive.
     pub fn reads_in_bulk(&self) -> bool {
-        let mut sessions = self.0.slots.iter().flat_map(|slot| slot.sessions.values());
-        sessions.any(|s| s.stored.is_some() || s.pages.is_some())
+        self.all_sessions()
+            .any(|s| s.stored.is_some() || s.pages.is_some())
+    }
+
+    fn all_sessions(&self) -> impl Iterator<Item = &Session> {
+        let slots = self.0.slots.iter();
+        slots.flat_map(|slot| slot.sessions.values().map(Box::as_ref))
+    }
+
+    fn live_sessions(&self) -> impl Iterator<Item = &Session> {
+        self.all_sessions().filter(|session| session.is_live())
     }
 
     fn rooms(&self) -> impl Iterator<Item = &Room> {
         self.0.slots.iter().flat_map(|slot| slot.rooms.values())
     }
 
-    /// How many rooms there are.
+    /// How many rooms it owns.
     pub fn room_count(&self) -> usize {
         self.rooms().count()
     }
 
-    /// What the shadow has to have of its rooms: slot, name and fields of each object.
+    /// What the state store has to hold of its rooms: the slot, name and fields of each object.
     pub fn rooms_stored(&self) -> Vec<(u16, String, BTreeMap<String, Bytes>)> {
         let slots = self.0.slots.iter();
         let rooms = slots.flat_map(|slot| slot.rooms.values().map(|room| (slot.slot, room)));
@@ -139,7 +153,7 @@ impl Worker {
         stored.collect()
     }
 
-    /// The slots that it holds, each with its epoch.
+    /// The slots that it holds, whether it serves them or not, each with its epoch.
     pub fn held(&self) -> Vec<(u16, u64)> {
         let slots = self.0.slots.iter();
         slots.map(|slot| (slot.slot, slot.epoch)).collect()
@@ -151,14 +165,14 @@ impl Worker {
         slots.any(|s| s.slot == slot && s.is_active())
     }
 
-    /// Whether it serves a slot and says that nothing of it would be lost with this process.
+    /// Whether it serves a slot, and nothing of the slot would be lost if this process died now.
     pub fn is_redundant(&self, slot: u16) -> bool {
         let doubts = self.0.core.checks.doubts;
         let mut slots = self.0.slots.iter().filter(|s| s.slot == slot);
         slots.any(|s| s.is_active() && s.shadow.is_idle() && s.shadow.in_doubt(doubts) == 0)
     }
 
-    /// What status says of it.
+    /// Its counts, as the status page shows them.
     pub fn counts(&self) -> Counts {
         self.0.counts()
     }
@@ -174,7 +188,7 @@ impl Worker {
         all
     }
 
-    /// What its rooms know of the sessions in them.
+    /// The places of sessions in its rooms, as the rooms know them.
     pub fn places(&self) -> Vec<(At, Place)> {
         let places = self.rooms().flat_map(|room| {
             room.members().map(|(occupant, session)| {
@@ -190,11 +204,9 @@ impl Worker {
         places.collect()
     }
 
-    /// What its sessions know of the rooms that they are in.
+    /// The places of its sessions in rooms, as the sessions know them.
     pub fn believed_places(&self) -> Vec<(At, Place)> {
-        let sessions = self.0.slots.iter().flat_map(|slot| slot.sessions.values());
-        let live = sessions.filter(|session| session.is_live());
-        let places = live.flat_map(|session| {
+        let places = self.live_sessions().flat_map(|session| {
             session.joined.iter().filter_map(|(room, joined)| {
                 let member = joined.member.as_ref()?;
                 let place = Place {
@@ -209,8 +221,8 @@ impl Worker {
         places.collect()
     }
 
-    /// What a worker must not hold when the cluster is whole and nothing is under way. `name` is
-    /// that of its process, `owns` tells the slots that the table gives to it.
+    /// Describes what is unfinished: nothing may be when all faults are over and nothing is under way. `name`
+    /// is the name of its process, and `owns` tells which slots the slot table gives to that.
     pub fn unfinished(&self, name: &str, owns: impl Fn(u16) -> bool) -> Vec<String> {
         let mut wrong = Vec::new();
         let works = self.0.core.works.len();
@@ -232,6 +244,7 @@ impl Worker {
     }
 }
 
+/// The payload of a presence as text.
 fn said(payload: &[u8]) -> String {
     String::from_utf8_lossy(payload).into_owned()
 }

@@ -305,7 +305,7 @@ impl Slot {
 }
 
 impl Room {
-    /// Nothing of it waits for an answer.
+    /// Whether it waits for no answer about the sessions in it.
     #[cfg(feature = "simulation")]
     pub(crate) fn is_checked(&self) -> bool {
         self.to_check.is_empty()

@@ -131,7 +131,7 @@ impl Room {
         format!("{}/{nick}", self.jid)
     }
 
-    /// Nick, role and session of everybody.
+    /// The nick, role and session identity of every session in the room.
     #[cfg(any(test, feature = "simulation"))]
     pub(crate) fn inside(&self) -> Vec<(String, &'static str, u128)> {
         let all = self.occupants.values().flat_map(|occupant| {
@@ -141,14 +141,14 @@ impl Room {
         all.collect()
     }
 
-    /// All sessions that are in, with what the room knows of each.
+    /// All sessions in the room, each with its occupant.
     #[cfg(any(test, feature = "simulation"))]
     pub(crate) fn members(&self) -> impl Iterator<Item = (&Occupant, &RoomSession)> {
         let occupants = self.occupants.values();
         occupants.flat_map(|occupant| occupant.sessions().map(move |s| (occupant, s)))
     }
 
-    /// Whether its history or an event that not all have holds these bytes.
+    /// Whether these bytes occur in its history, or in an event that some receiver has not confirmed.
     #[cfg(feature = "simulation")]
     pub(crate) fn holds(&self, part: &[u8]) -> bool {
         let is = |payload: &[u8]| crate::simulation::contains(payload, part);
@@ -156,8 +156,14 @@ impl Room {
         self.history.iter().any(|(_, said, _)| is(&said.payload)) || told().any(|v| is(&v.payload))
     }
 
-    /// How many: sessions that enter, slots that missed events, sessions that have left and are known
-    /// for what was sent to them, keys, fields to take out of the store, messages in its history.
+    /// Counts what the room still keeps for work under way, and its history. In this order:
+    ///
+    /// 1. sessions that are entering
+    /// 2. slots that have missed events, which are to be sent again
+    /// 3. sessions that have left, of which it still knows the last event that was sent to them
+    /// 4. idempotency keys
+    /// 5. fields that are to be removed from its object in the state store
+    /// 6. messages in its history
     #[cfg(feature = "simulation")]
     pub(crate) fn open_ends(&self) -> (usize, usize, usize, usize, usize, usize) {
         let left = |session: &&u128| !self.by_session.contains_key(*session);

@@ -1,5 +1,5 @@
-//! How much a worker holds: against its bounds after each turn, and what is left of it when nothing is
-//! under way. And whether it holds a message.
+//! The memory that a worker holds: whether it keeps within its bounds after each turn, what is left of it
+//! when nothing is under way, and whether a given message is in it.
 
 use std::collections::BTreeMap;
 
@@ -9,11 +9,12 @@ use crate::worker::core::Core;
 use crate::worker::session::{OutItem, Session};
 use crate::worker::slot::Slot;
 
-/// Frames that a full lane takes all the same (answers, news of sessions), in bytes of one turn, about.
+/// About how many bytes of small frames (answers, changes of sessions) a worker puts in one turn on a lane
+/// that is full: lanes never refuse these.
 const SMALL_FRAMES: usize = 16 << 10;
 
 impl Worker {
-    /// What exceeds its bound, or is not counted as it is.
+    /// Describes queues that exceed their bounds, and those whose bytes are counted wrongly.
     pub fn over_bounds(&self) -> Vec<String> {
         let core = &self.0.core;
         let mut wrong = Vec::new();
@@ -34,7 +35,8 @@ impl Worker {
         wrong
     }
 
-    /// What is left although nothing is under way. `name` is that of the process.
+    /// Describes what is left over: there must be nothing when nothing is under way. `name` is the name of
+    /// its process.
     pub fn leftovers(&self, name: &str) -> Vec<String> {
         let core = &self.0.core;
         let mut left = Left {
@@ -73,26 +75,27 @@ impl Worker {
         left.wrong
     }
 
-    /// All its sessions, those too that have ended.
+    /// All sessions that it holds, ended ones included: identity and full JID of each.
     pub fn sessions(&self) -> impl Iterator<Item = (u128, &str)> {
-        let sessions = self.0.slots.iter().flat_map(|slot| slot.sessions.values());
+        let sessions = self.all_sessions();
         sessions.map(|session| (session.id, session.jid.as_str()))
     }
 
-    /// Each session, and up to which of its stanzas all are settled.
+    /// For each session, its identity and the highest number up to which all of its stanzas are settled.
     pub fn settled(&self) -> impl Iterator<Item = (u128, u64)> {
-        let sessions = self.0.slots.iter().flat_map(|slot| slot.sessions.values());
+        let sessions = self.all_sessions();
         sessions.map(|session| (session.id, session.settled))
     }
 
-    /// Up to which of its stanzas a session's owner has accepted all, if that is here.
+    /// The highest number up to which all stanzas of a session are accepted; `None` if it does not hold the
+    /// session.
     pub fn accepted(&self, id: u128) -> Option<u64> {
         let mut slots = self.0.slots.iter();
         slots.find_map(|slot| Some(slot.sessions.get(&id)?.accepted))
     }
 
-    /// Whether a message is in a session's queue or in a room, or is to be stored: one whose body is
-    /// `body`, or an error about it.
+    /// Whether a message is in the queue of a session, in a room, or among the rows for the offline store.
+    /// It is one with `body` in its payload, or an error with `error_id` as its id.
     pub fn holds(&self, body: &[u8], error_id: &str) -> bool {
         let is = |item: &OutItem| {
             contains(&item.stanza.payload, body)
@@ -112,7 +115,7 @@ impl Worker {
     }
 }
 
-/// Whether there are these bytes among others.
+/// Whether `part` occurs in `bytes`; `part` must not be empty.
 pub fn contains(bytes: &[u8], part: &[u8]) -> bool {
     bytes.windows(part.len()).any(|window| window == part)
 }
@@ -132,7 +135,7 @@ fn slot_over_bounds(core: &Core, slot: &Slot, wrong: &mut Vec<String>) {
         if of_slot != slot.held.load(std::sync::atomic::Ordering::Relaxed) {
             wrong.push(format!("{}: counts in another slot", at()));
         }
-        // After a takeover it ends when its edge has sent again what was accepted.
+        // It is to end, but after a takeover only when its edge has sent again what was accepted.
         let ends = session.close_asked.is_some();
         closes |= ends;
         if session.is_live() && !ends && session.is_full(config.session_queue_bytes) {
@@ -159,13 +162,14 @@ fn slot_over_bounds(core: &Core, slot: &Slot, wrong: &mut Vec<String>) {
     }
 }
 
-/// Collects what is left.
+/// Collects descriptions of what is left over.
 struct Left {
     at: String,
     wrong: Vec<String>,
 }
 
 impl Left {
+    /// Notes something of which there must be none.
     fn none(&mut self, what: &str, count: usize) {
         if count > 0 {
             self.wrong
@@ -205,7 +209,7 @@ fn session_leftovers(session: &Session, left: &mut Left) {
 }
 
 impl Room {
-    /// What should be gone when nothing is under way.
+    /// Counts what must be gone when nothing is under way; `history` is how many messages it may keep.
     fn leftovers(&self, history: usize) -> [(&'static str, usize); 6] {
         let (joining, blocked, strangers, keys, stale, told) = self.open_ends();
         let over = told.saturating_sub(history);

@@ -1,19 +1,19 @@
-//! Who is there, as a worker would tell others.
+//! The occupants of rooms and the available sessions, with the presences that a worker sends to others.
 
 use super::{Worker, said};
 
-/// Somebody in a room, as others see it.
+/// An occupant of a room, as other occupants see it.
 #[derive(Clone, Debug)]
 pub struct Seen {
-    /// The room.
+    /// The JID of the room.
     pub room: String,
-    /// The nick.
+    /// The nick of the occupant.
     pub nick: String,
-    /// The session whose presence others see.
+    /// The identity of the session whose presence other occupants see.
     pub main: u128,
-    /// What that presence says.
+    /// The payload of that presence.
     pub presence: String,
-    /// All sessions under that nick.
+    /// The identities of all sessions under that nick.
     pub sessions: Vec<u128>,
 }
 
@@ -24,12 +24,12 @@ pub struct Available {
     pub jid: String,
     /// Its identity.
     pub session: u128,
-    /// What its last presence says.
+    /// The payload of its last presence.
     pub presence: String,
 }
 
 impl Worker {
-    /// All who are in its rooms.
+    /// All occupants of its rooms.
     pub fn seen(&self) -> Vec<Seen> {
         let rooms = self.rooms();
         let seen = rooms.flat_map(|room| {
@@ -45,11 +45,9 @@ impl Worker {
         seen.collect()
     }
 
-    /// Its sessions that are available.
+    /// Those of its sessions that are available.
     pub fn available(&self) -> Vec<Available> {
-        let sessions = self.0.slots.iter().flat_map(|slot| slot.sessions.values());
-        let live = sessions.filter(|session| session.is_live());
-        let available = live.filter_map(|session| {
+        let available = self.live_sessions().filter_map(|session| {
             Some(Available {
                 jid: session.jid.as_str().to_owned(),
                 session: session.id,

@@ -89,7 +89,7 @@ impl<T> Batch<T> {
         }
     }
 
-    /// Rows that have not left.
+    /// The rows that have not been sent to the store yet.
     #[cfg(feature = "simulation")]
     pub(crate) fn rows(&self) -> &[T] {
         &self.rows

@@ -161,7 +161,7 @@ impl Core {
             .is_some_and(|state| bytes(state) >= self.config.lane_bytes)
     }
 
-    /// What is on its way to edges.
+    /// The bytes that are under way on each lane to an edge.
     #[cfg(feature = "simulation")]
     pub(crate) fn lane_levels(&self) -> impl Iterator<Item = (LaneRef, usize)> {
         let lanes = self.lanes.iter();

@@ -88,7 +88,7 @@ impl Core {
             .is_some_and(|p| p.refused.is_some() || p.out_bytes >= self.config.lane_bytes)
     }
 
-    /// What waits for lanes to routers.
+    /// The bytes that wait for each lane to a router.
     #[cfg(feature = "simulation")]
     pub(crate) fn peer_levels(&self) -> impl Iterator<Item = (PeerRef, usize)> {
         let peers = self.peers.iter();

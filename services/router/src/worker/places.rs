@@ -35,7 +35,7 @@ pub(crate) struct Untold {
 }
 
 impl Untold {
-    /// Nothing is to be told.
+    /// Whether no room is left to be told of a session.
     #[cfg(feature = "simulation")]
     pub(crate) fn is_empty(&self) -> bool {
         self.rooms.is_empty()

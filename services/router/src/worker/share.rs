@@ -27,7 +27,7 @@ impl Held {
         self.bytes
     }
 
-    /// Bytes of its user and of its slot.
+    /// The bytes that are held for its user, and for its slot.
     #[cfg(feature = "simulation")]
     pub(crate) fn totals(&self) -> (usize, usize) {
         (self.user.load(Relaxed), self.slot.load(Relaxed))
