@@ -1,4 +1,4 @@
-//! What a client has been told of others: who is there, with which presence, and what was said in rooms.
+//! What a client has been told of others: their presences, and the messages of rooms.
 
 use std::collections::BTreeMap;
 
@@ -10,20 +10,20 @@ use super::client::Came;
 /// See the module.
 #[derive(Debug, Default)]
 pub(super) struct Heard {
-    /// The last presence from each address that is there.
+    /// The last presence from each address that is available.
     pub(super) presences: BTreeMap<String, String>,
-    /// Its times in rooms, in order.
+    /// Its stays in rooms, in order.
     pub(super) stays: Vec<Stay>,
 }
 
-/// A client's time in a room, from when the room let it in.
+/// A stay of a client in a room, from when the room has let it in.
 #[derive(Debug)]
 pub(super) struct Stay {
     pub(super) room: String,
     pub(super) over: bool,
-    /// What the room had in its history.
+    /// The numbers of messages that came from the room's history.
     pub(super) history: Vec<u64>,
-    /// What was said since.
+    /// The numbers of messages that were sent since.
     pub(super) said: Vec<u64>,
 }
 
@@ -38,7 +38,7 @@ impl Stay {
     }
 }
 
-/// What a presence says of its sender, without what rooms and servers add.
+/// The elements of a presence that its sender has put into it.
 pub(super) fn says(presence: &Stanza) -> String {
     let own = presence
         .children()
@@ -52,13 +52,14 @@ fn room_of(address: &str) -> &str {
 }
 
 impl Heard {
+    /// The present stay in a room.
     fn stay(&mut self, room: &str) -> Option<&mut Stay> {
         let mut stays = self.stays.iter_mut().rev();
         stays.find(|stay| stay.room == room && !stay.over)
     }
 
-    /// A presence came; `own` is the client's own in a room, `renamed` if it goes on there under another
-    /// nick.
+    /// Takes a presence. `own`: it is the client's own in a room. `renamed`: the client stays there under
+    /// another nick.
     pub(super) fn presence(&mut self, stanza: &Stanza, own: bool, renamed: bool) {
         let room = room_of(&stanza.from).to_owned();
         match stanza.type_.as_str() {
@@ -81,11 +82,11 @@ impl Heard {
         }
     }
 
-    /// A room has said something.
+    /// Takes a message of a room.
     pub(super) fn said(&mut self, from: &str, number: u64, came: Came) {
         let room = room_of(from);
         let history = came == Came::History;
-        // Who enters again is told again what was said before.
+        // A history after other messages, or for the second time, begins a new stay.
         let again =
             |stay: &Stay| history && (stay.history.contains(&number) || !stay.said.is_empty());
         if let Some(stay) = self.stay(room).filter(|stay| again(stay)) {

@@ -1,4 +1,4 @@
-//! The network: connections that keep order, are late as one likes, and break.
+//! The network: connections that keep the order of frames, delay them for any time, and break.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -10,32 +10,32 @@ use sestina_proto as proto;
 
 use super::rng::Rng;
 
-/// Who is connected.
+/// The processes that a connection joins, by incarnation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Ends {
-    /// A lane of an edge to a router (incarnations).
+    /// A lane of an edge to a router.
     Edge { edge: u64, router: u64, lane: u32 },
     /// A lane that one router opened to another: frames flow to `to`.
     Peer { from: u64, to: u64 },
 }
 
-/// What a direction of a lane holds, in bytes: as in the server, it takes one thing more while less
-/// waits. Small, so that it is met.
+/// The bound of each direction of a lane, in bytes: as in the server, it takes one more frame while fewer
+/// bytes wait. Small, so that it is met.
 const LANE_BYTES: usize = 600;
-/// What stands for [`BULK`] here.
+/// What counts as [`BULK`] here, in bytes.
 const BULK_BYTES: usize = 256;
 
-/// Bytes that wait.
+/// The bytes that wait in a direction of a lane.
 fn waiting<M: prost::Message>(queue: &VecDeque<M>) -> usize {
     queue.iter().map(prost::Message::encoded_len).sum()
 }
 
-/// The same as what [`BULK`] is compared with.
+/// The bytes that wait, scaled so that they can be compared with [`BULK`].
 pub(super) fn in_bulks<M: prost::Message>(queue: &VecDeque<M>) -> usize {
     waiting(queue) * (BULK / BULK_BYTES)
 }
 
-/// Puts something into a direction of a lane, unless it is full.
+/// Puts a frame into a direction of a lane, unless that is full.
 pub(super) fn offer<M: prost::Message>(queue: &mut VecDeque<M>, item: M) -> Result<(), Unsent<M>> {
     if waiting(queue) >= LANE_BYTES {
         return Err(Unsent::full(item));
@@ -51,21 +51,21 @@ pub(super) struct Conn {
     pub(super) up: VecDeque<proto::ToRouter>,
     pub(super) down: VecDeque<proto::ToEdgeBatch>,
     pub(super) peer: VecDeque<proto::PeerFrame>,
-    /// Nothing more goes in; what is left in the queues still arrives.
+    /// It takes nothing more; what is in its queues still arrives.
     pub(super) broken: bool,
-    /// The side that opened it knows that it is over.
+    /// The process that opened it knows that it is over.
     pub(super) opener_told: bool,
     /// The router that accepted it knows that it is over.
     pub(super) acceptor_told: bool,
-    /// When its ends give it up because nothing comes any more, the one that opened it first: the
-    /// network is cut between them.
+    /// The network is cut between its ends: when each of them gives it up, because nothing comes any more.
+    /// The end that opened it is the first.
     pub(super) gives_up: Option<[u64; 2]>,
-    /// Ends that have given it up without the other's knowledge: what comes for them is lost.
+    /// Which ends have given it up, without the other's knowledge: what comes for them is lost.
     pub(super) left: [bool; 2],
 }
 
 impl Conn {
-    /// Who opened it, and who accepted it.
+    /// The process that opened it, and the one that accepted it.
     pub(super) fn ends(&self) -> (u64, u64) {
         match self.ends {
             Ends::Edge { edge, router, .. } => (edge, router),
@@ -84,6 +84,7 @@ pub(super) struct Net {
 pub(super) type SharedNet = Arc<Mutex<Net>>;
 
 impl Net {
+    /// Opens a connection; returns its number.
     pub(super) fn open(&mut self, ends: Ends) -> u64 {
         self.last += 1;
         let conn = Conn {
@@ -101,7 +102,7 @@ impl Net {
         self.last
     }
 
-    /// Breaks a connection: of what is under way, the first part arrives, the rest is lost.
+    /// Breaks a connection: the first part of what is under way still arrives, the rest is lost.
     pub(super) fn break_it(&mut self, id: u64, rng: &mut Rng) {
         if let Some(conn) = self.conns.get_mut(&id)
             && !conn.broken
@@ -116,7 +117,8 @@ impl Net {
         }
     }
 
-    /// A process died: what it had sent may arrive in part, what was sent to it is lost.
+    /// Breaks the connections of a process that has died: the first part of what it had sent may still
+    /// arrive, what was sent to it is lost.
     pub(super) fn kill(&mut self, incarnation: u64, rng: &mut Rng) {
         let ids: Vec<u64> = self.conns.keys().copied().collect();
         for id in ids {
@@ -139,7 +141,7 @@ impl Net {
         }
     }
 
-    /// Forgets what is over for all.
+    /// Removes connections that are over for both ends.
     pub(super) fn sweep(&mut self) {
         self.conns.retain(|_, c| {
             !(c.broken
@@ -159,6 +161,7 @@ pub(super) struct End {
 }
 
 impl End {
+    /// Sends something on the connection, if it is not over.
     fn with<T>(
         &self,
         item: T,

@@ -1,4 +1,4 @@
-//! Numbers that a seed repeats.
+//! Random numbers that are the same for the same seed.
 
 use std::cell::Cell;
 
@@ -13,7 +13,7 @@ impl Rng {
         ))
     }
 
-    /// SplitMix64.
+    /// The next number (SplitMix64).
     fn next(&self) -> u64 {
         let seed = self.0.get().wrapping_add(0x9e37_79b9_7f4a_7c15);
         self.0.set(seed);
@@ -32,7 +32,7 @@ impl Rng {
         self.below(n) == 0
     }
 
-    /// One of these.
+    /// One of these; none if there are none.
     pub(super) fn pick<'a, T>(&mut self, of: &'a [T]) -> Option<&'a T> {
         of.get(self.below(of.len() as u64) as usize)
     }

@@ -1,5 +1,5 @@
-//! Versions that differ: frames of kinds that this one does not know. Protobuf reads them as frames
-//! without a body; they change nothing, and cost no lane.
+//! Frames of later versions, of kinds that this one does not know. Protobuf reads them as frames without
+//! a body; they must change nothing, and must not end the lane.
 
 use sestina_proto as proto;
 
@@ -7,7 +7,7 @@ use super::net::Ends;
 use super::world::World;
 
 impl World {
-    /// One frame of an unknown kind in each direction of each lane, behind what is there.
+    /// Puts a frame of an unknown kind into each direction of each lane, behind the frames that are there.
     pub(super) fn unknown_frames(&mut self) {
         let slots = self.slots.clone();
         for conn in self.net.lock().conns.values_mut().filter(|c| !c.broken) {
@@ -20,7 +20,7 @@ impl World {
                     conn.up.push_back(proto::ToRouter { slot, epoch, body });
                     let body = None;
                     conn.down.push_back(proto::ToEdgeBatch {
-                        // As the process itself sends, not one of its workers.
+                        // This number stands for the process itself; those of its workers are lower.
                         worker: self.workers,
                         seq: 0,
                         frames: vec![proto::ToEdge { slot, epoch, body }],

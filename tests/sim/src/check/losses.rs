@@ -1,16 +1,17 @@
-//! Losses are counted: nothing is given up after one fault, and after two at once whatever is missing
-//! shows in some counter of what was given up.
+//! Losses are counted. After one fault nothing is given up. After two faults at once something may be
+//! missing, but then a counter of what was given up has changed.
 
 use sestina_edge::metrics::Count;
 
 use super::super::world::World;
 
-/// How often something was given up, by all processes that ever were.
+/// How often something was given up, by all processes, dead ones included.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(in super::super) struct GivenUp {
-    /// After one fault nothing of this may happen.
+    /// Events that must not happen after one fault, in the order of [`NAMES`].
     never: [u64; 4],
-    /// This may: rooms that went on without the state store, sessions that were away for too long.
+    /// Events that may happen after one fault: a room sends without the state store, a session was away for
+    /// too long.
     beside: u64,
 }
 
@@ -22,6 +23,7 @@ const NAMES: [&str; 4] = [
     "sessions were not known to a new owner",
 ];
 
+/// What all processes have counted until now.
 pub(in super::super) fn given_up(world: &World) -> GivenUp {
     let mut all = GivenUp::default();
     for counters in world.hosts.iter().map(|host| &host.counters) {
@@ -37,7 +39,7 @@ pub(in super::super) fn given_up(world: &World) -> GivenUp {
     all
 }
 
-/// After one fault nothing was given up.
+/// After one fault, nothing was given up since that was forgiven the last time.
 pub(super) fn check(world: &World, wrong: &mut Vec<String>) {
     let now = given_up(world);
     let before = world.given_up;
@@ -48,7 +50,7 @@ pub(super) fn check(world: &World, wrong: &mut Vec<String>) {
     }
 }
 
-/// After two faults something may be missing, but not without a word.
+/// After two faults: the messages that are missing, if no counter has changed.
 pub(in super::super) fn silent(world: &World) -> Vec<String> {
     let mut missing = Vec::new();
     super::messages(world, &mut missing);

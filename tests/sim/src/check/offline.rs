@@ -1,16 +1,16 @@
-//! The order of what comes from the offline store: as it was stored, and as it was sent, whichever
-//! session of the user is given it.
+//! Messages from the offline store come in the order in which they were stored, and in which each sender
+//! has sent them, whichever session of the user receives them.
 //!
-//! A session that has not sent its first presence is given what is sent to its full JID, at once; it
-//! has not asked for what is stored. What it does not take of that is stored behind what was stored
-//! meanwhile. So the order of sending is judged for messages to the bare JID.
+//! The second part is judged for messages to the bare JID only. A session that has not sent its first
+//! presence receives messages to its full JID at once, before the stored ones. Those that it does not
+//! acknowledge are stored later, behind others that were stored meanwhile.
 
 use std::collections::BTreeMap;
 
 use super::super::client::{Came, Client, Received, What};
 use super::super::world::World;
 
-/// One session of a sender, and the address that it wrote to.
+/// A sender, its session, and the address that the messages are for.
 type Stream<'a> = (usize, u32, &'a str);
 
 pub(super) fn check(world: &World, wrong: &mut Vec<String>) {
@@ -23,8 +23,8 @@ pub(super) fn check(world: &World, wrong: &mut Vec<String>) {
     }
 }
 
-/// Messages of a client's log that are judged. What the database has forgotten to be delivered, or has
-/// lost, comes again in any order.
+/// The messages of a client's log that are judged: not those that the database has lost, or whose delivery
+/// it has forgotten, because these may come again in any order.
 fn judged<'a>(world: &'a World, client: &'a Client) -> impl Iterator<Item = &'a Received> {
     let commits = &world.storage.commits;
     let log = client.log.iter();
@@ -43,8 +43,8 @@ fn is_to_bare((_, _, to): Stream<'_>) -> bool {
     !to.contains('/')
 }
 
-/// One session is given what is stored in the order of the store, which is that in which each sender
-/// has sent it.
+/// Within a session, messages from the store come in the order of the store, and those of one sender in
+/// the order in which they were sent.
 fn within_sessions(world: &World, client: &Client, wrong: &mut Vec<String>) {
     let places = world.storage.offline_places(&client.bare);
     let mut last: BTreeMap<(u32, Stream<'_>), ((u64, u64), u64)> = BTreeMap::new();
@@ -72,8 +72,9 @@ fn within_sessions(world: &World, client: &Client, wrong: &mut Vec<String>) {
     }
 }
 
-/// A user with one resource: what its sessions were given last, one after the other, is in the order in
-/// which it was sent. What a session did not take comes again, and all that came after it too.
+/// Over all sessions of a user with one resource, messages come in the order in which they were sent. A
+/// message that a session did not acknowledge comes again, and so do all later ones: of each, only the
+/// last time counts.
 fn across_sessions(world: &World, client: &Client, wrong: &mut Vec<String>) {
     let mut last: BTreeMap<u64, &Received> = BTreeMap::new();
     for received in judged(world, client) {
@@ -88,7 +89,7 @@ fn across_sessions(world: &World, client: &Client, wrong: &mut Vec<String>) {
         let Some(stream) = stream.filter(|stream| is_to_bare(*stream)) else {
             continue;
         };
-        // Without the store a session goes on with what is new.
+        // When the store could not be read, new messages go to the session before stored ones.
         let apart = unread && received.came == Came::Stored;
         let newest = newest.entry((stream, apart)).or_default();
         if received.number < *newest {
