@@ -1,23 +1,20 @@
-//! Which versions of the protocol between tiers a process speaks: told with every call and every answer
-//! between tiers, and checked on both sides.
+//! Which versions of the protocol between tiers a process speaks: a header of every call and of every
+//! answer between tiers, which both sides check.
 
-use std::collections::BTreeSet;
 use std::sync::OnceLock;
 
-use parking_lot::Mutex;
 use sestina_proto::versions::{NoCommon, Range};
+use sestina_runtime::logged::Logged;
 use tonic::Status;
 use tonic::codegen::http::{HeaderMap, HeaderName, HeaderValue};
 use tonic::metadata::MetadataMap;
 
-/// `oldest-newest`. A process that does not say so is of the time when there was one version.
+/// `oldest-newest`. A process that sends no such header is from before there was a second version.
 const VERSIONS: HeaderName = HeaderName::from_static("sestina-versions");
-/// Says that a refusal is for the versions.
+/// Marks a refusal whose reason is the versions.
 const REFUSED: HeaderName = HeaderName::from_static("sestina-versions-refused");
-/// So many processes are named in the log.
-const NAMED: usize = 256;
 
-/// How a process calls itself to another.
+/// What a process calls itself in errors.
 const US: &str = "this process";
 
 fn ours() -> &'static HeaderValue {
@@ -29,7 +26,7 @@ fn ours() -> &'static HeaderValue {
     })
 }
 
-/// Adds what this process speaks.
+/// Adds the versions that this process speaks.
 pub(crate) fn tell(headers: &mut HeaderMap) {
     headers.insert(VERSIONS, ours().clone());
 }
@@ -46,14 +43,14 @@ fn told(header: Option<&HeaderValue>) -> Range {
 /// Whether this process and another have a version in common.
 pub(crate) fn check(headers: &HeaderMap, them: &str) -> Result<(), NoCommon> {
     let theirs = headers.get(VERSIONS);
-    // Nearly always the same program.
+    // Nearly always both run the same program.
     if theirs == Some(ours()) {
         return Ok(());
     }
     Range::ours().with(US, them, told(theirs)).map(drop)
 }
 
-/// The same of a refusal, which says nothing of versions if the other side did not get so far.
+/// The same for a refusal, which carries no versions if it was made before they were added.
 pub(crate) fn check_refusal(metadata: &MetadataMap, them: &str) -> Result<(), NoCommon> {
     match metadata.as_ref().contains_key(VERSIONS) {
         true => check(metadata.as_ref(), them),
@@ -61,7 +58,7 @@ pub(crate) fn check_refusal(metadata: &MetadataMap, them: &str) -> Result<(), No
     }
 }
 
-/// The refusal for the wire, or of an answer.
+/// The error that refuses a call, or an answer.
 pub(crate) fn refusal(error: &NoCommon) -> Status {
     let mut headers = HeaderMap::new();
     headers.insert(REFUSED, HeaderValue::from_static("1"));
@@ -69,25 +66,24 @@ pub(crate) fn refusal(error: &NoCommon) -> Status {
     Status::with_metadata(tonic::Code::FailedPrecondition, error.to_string(), metadata)
 }
 
-/// Whether a call was refused for the versions: another replica may speak others.
+/// Whether a call was refused because of the versions: another replica may speak others.
 pub(crate) fn is_refusal(status: &Status) -> bool {
     status.metadata().as_ref().contains_key(REFUSED)
 }
 
-/// Says that a process was refused, once for each.
+/// Logs that a process was refused, once for each process.
 pub(crate) fn warn(them: &str, error: &NoCommon) -> bool {
-    static TOLD: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
-    let mut told = TOLD.lock();
-    // Callers have another port with each connection.
+    static REFUSED: Logged = Logged::new();
+    // A caller has another port on each connection.
     let name = match them.rsplit_once(':') {
         Some((host, _)) if !them.contains('(') => host,
         _ => them,
     };
-    let new = told.len() < NAMED && told.insert(format!("{name} {}", error.theirs));
-    if new {
+    let first = REFUSED.is_first(format!("{name} {}", error.theirs));
+    if first {
         tracing::warn!(peer = them, %error, "refused a process of another version");
     }
-    new
+    first
 }
 
 #[cfg(test)]
@@ -120,10 +116,10 @@ mod tests {
     }
 
     #[test]
-    fn a_refused_process_is_told_of_once() {
+    fn a_refused_process_is_logged_once() {
         let error = check(&headers("900-901"), "r9").expect_err("a far version");
-        assert!(warn("10.9.8.7:5000", &error), "not told");
-        assert!(!warn("10.9.8.7:5001", &error), "told at each connection");
+        assert!(warn("10.9.8.7:5000", &error), "not logged");
+        assert!(!warn("10.9.8.7:5001", &error), "logged at each connection");
         assert!(warn("10.9.8.8:5001", &error), "another host");
     }
 }

@@ -5,6 +5,7 @@
 //! - [`shutdown`]: signals become tokens
 //! - [`backoff`]: jittered exponential waits
 //! - [`linger`]: what nobody waits for leaves together
+//! - [`logged`]: log lines that are written once for each cause
 //! - [`mailbox`]: a queue bounded by count and bytes, pushed without waiting and drained whole
 //! - [`clock`]: the clock that leases are counted on
 //! - [`memory`]: how much of it there is for this process
@@ -18,6 +19,7 @@ pub mod clock;
 pub mod failpoint;
 pub mod lease_thread;
 pub mod linger;
+pub mod logged;
 pub mod mailbox;
 pub mod memory;
 pub mod mutation;

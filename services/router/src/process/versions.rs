@@ -1,7 +1,7 @@
-//! Which versions of the protocol between tiers the processes of the cluster speak: with whom this
-//! router works, and what all of them speak.
+//! The versions of the protocol between tiers: the one that the whole cluster speaks, the one of each
+//! lane, and the processes that are refused because there is none in common.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::time::Instant;
 
 use parking_lot::Mutex;
@@ -9,18 +9,16 @@ use sestina_api::link::LinkError;
 use sestina_cluster::speaks::Speaks;
 use sestina_proto as proto;
 use sestina_proto::versions::{NoCommon, Range, admits};
+use sestina_runtime::logged::Logged;
 
 use super::Shared;
 
-/// So many refused processes are remembered, so that each is told of once.
-const NAMED: usize = 256;
-
-/// What is known of versions.
+/// What this router knows of versions.
 #[derive(Default)]
 pub(super) struct Versions {
     speaks: Mutex<Speaks>,
-    /// Processes that were refused, and told of.
-    refused: Mutex<BTreeSet<String>>,
+    /// The refusals that are in the log.
+    refused: Logged,
 }
 
 impl Shared {
@@ -48,8 +46,7 @@ impl Shared {
     }
 
     fn refuse(&self, who: &str, error: &NoCommon) -> LinkError {
-        let mut refused = self.versions.refused.lock();
-        if refused.len() < NAMED && refused.insert(error.to_string()) {
+        if self.versions.refused.is_first(error.to_string()) {
             tracing::warn!(peer = who, %error, "refused a process of another version");
         }
         LinkError::Refused {
@@ -58,7 +55,7 @@ impl Shared {
         }
     }
 
-    /// Takes the processes that live.
+    /// Takes note of the processes that hold a lease.
     pub(super) fn note_versions(&self, live: &HashMap<u64, proto::Node>, complete: bool) {
         let mut speaks = self.versions.speaks.lock();
         if let Some(version) = speaks.note(live.values(), complete, Instant::now()) {
