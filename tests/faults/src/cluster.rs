@@ -72,6 +72,32 @@ pub struct At {
     pub number: usize,
 }
 
+impl At {
+    /// An edge.
+    pub const fn edge(number: usize) -> At {
+        At {
+            tier: Tier::Edge,
+            number,
+        }
+    }
+
+    /// A router.
+    pub const fn router(number: usize) -> At {
+        At {
+            tier: Tier::Router,
+            number,
+        }
+    }
+
+    /// A storage process.
+    pub const fn storage(number: usize) -> At {
+        At {
+            tier: Tier::Storage,
+            number,
+        }
+    }
+}
+
 /// See the module.
 pub struct Cluster {
     /// What it was started with.
@@ -303,6 +329,11 @@ impl Cluster {
         Process::start(name, tier.command(), &own, &[])
     }
 
+    /// The slot table as the first router knows it.
+    pub async fn slot_table(&mut self) -> Result<serde_json::Value> {
+        self.process(At::router(0)).ask("slots", "").await
+    }
+
     /// How many slots the router of that name has in the table of another.
     pub async fn owned(&mut self, asked: At, name: &str) -> Result<u64> {
         let slots = self.process(asked).ask("slots", "").await?;
@@ -331,10 +362,7 @@ impl Cluster {
         for name in names {
             let jid = format!("{name}@{}", crate::settings::HOST);
             let json = serde_json::json!({ "jid": jid, "password": name }).to_string();
-            let at = At {
-                tier: Tier::Router,
-                number: 0,
-            };
+            let at = At::router(0);
             self.process(at).ask("user.add", &json).await?;
         }
         Ok(())

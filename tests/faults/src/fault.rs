@@ -104,8 +104,7 @@ async fn struck(world: &World, victim: At, done: &AtomicBool) -> Result<Option<(
 async fn leave_edge(world: &World, edge: usize) -> Result<()> {
     tokio::time::sleep(Duration::from_millis(300)).await;
     let edges = world.ports().len();
-    for who in world.everybody() {
-        let client = world.client(who);
+    for client in world.clients() {
         if client.edge() == Some(edge) {
             client.go((edge + 1) % edges)?;
         }
@@ -125,9 +124,8 @@ pub async fn run(world: &World, fault: &Fault, tag: &str) -> Result<Outcome> {
         tag: tag.to_owned(),
     };
     let broken: Vec<usize> = world
-        .everybody()
-        .into_iter()
-        .map(|who| world.client(who).broken().len())
+        .clients()
+        .map(|client| client.broken().len())
         .collect();
     let gate = Gate {
         world,
@@ -211,14 +209,8 @@ async fn recover(world: &World, fault: &Fault, at: Instant) -> Result<()> {
 }
 
 async fn check(world: &World, fault: &Fault, broken: &[usize], talked: &[Talked]) -> Result<()> {
-    for (who, before) in world.everybody().into_iter().zip(broken) {
-        let client = world.client(who);
-        let lost = client.lost();
-        ensure!(
-            lost.is_empty(),
-            "{} has lost its session: {lost:?}",
-            client.name
-        );
+    for (client, before) in world.clients().zip(broken) {
+        client.kept_its_session()?;
         for broken in client.broken().iter().skip(*before) {
             let touched = fault.victim.tier == Tier::Edge && fault.victim.number == broken.edge;
             ensure!(
@@ -230,16 +222,13 @@ async fn check(world: &World, fault: &Fault, broken: &[usize], talked: &[Talked]
             );
         }
     }
-    for who in world.everybody() {
-        deeds::ping(world.client(who))
-            .await
-            .context("after the fault")?;
+    for client in world.clients() {
+        deeds::ping(client).await.context("after the fault")?;
     }
     for (a, b, tag) in talked {
         deeds::archives_agree(world, *a, *b, tag).await?;
     }
-    for who in world.everybody() {
-        let client = world.client(who);
+    for client in world.clients() {
         let twice = doubled(&client.log(0));
         ensure!(
             twice.is_empty(),

@@ -4,13 +4,13 @@ use std::fs::{self, File};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::{OnceLock, mpsc};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
 use rustix::process::{Pid, Signal, kill_process};
 use sestina_api::admin::AdminHandler;
 use sestina_rpc::AdminClient;
+use sestina_testkit::{find_program, spawn};
 
 /// Names the binary to test; without it, the one that was built beside this test is taken.
 pub const BINARY_VARIABLE: &str = "SESTINA_BIN";
@@ -215,7 +215,7 @@ impl Drop for Process {
 fn program(name: &str, folder: &Path, environment: &[(String, String)]) -> Result<Command> {
     let binary = binary()?;
     // setpriv becomes the program itself, so that the child's id is the program's.
-    let mut command = match sestina_testkit::find_program("setpriv") {
+    let mut command = match find_program("setpriv") {
         Some(setpriv) => {
             let mut command = Command::new(setpriv);
             command.args(["--pdeathsig", "KILL", "--"]).arg(binary);
@@ -238,27 +238,4 @@ fn program(name: &str, folder: &Path, environment: &[(String, String)]) -> Resul
         .stdout(log.try_clone()?)
         .stderr(log);
     Ok(command)
-}
-
-/// Starts a process from a thread that lives as long as the test: the kernel tells a child of its
-/// parent's death when the *thread* that made it ends.
-fn spawn(command: Command) -> Result<Child> {
-    type Job = (Command, mpsc::SyncSender<std::io::Result<Child>>);
-    static SPAWNER: OnceLock<mpsc::Sender<Job>> = OnceLock::new();
-    let spawner = SPAWNER.get_or_init(|| {
-        let (sender, jobs) = mpsc::channel::<Job>();
-        std::thread::spawn(move || {
-            for (mut command, answer) in jobs {
-                answer.send(command.spawn()).ok();
-            }
-        });
-        sender
-    });
-    let (answer, result) = mpsc::sync_channel(1);
-    spawner
-        .send((command, answer))
-        .context("the thread that starts processes has ended")?;
-    Ok(result
-        .recv()
-        .context("the thread that starts processes has ended")??)
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use sestina_cluster::rendezvous;
 use sestina_cluster::slots::slot_of_bare;
 use tokio::sync::Mutex;
@@ -120,8 +120,8 @@ impl World {
     }
 
     async fn settle_in(&self) -> Result<()> {
-        for who in self.everybody() {
-            self.client(who).send("<presence/>")?;
+        for client in self.clients() {
+            client.send("<presence/>")?;
         }
         for group in 0..self.groups.len() {
             let two = self.client(Who {
@@ -150,8 +150,8 @@ impl World {
                     .await?;
             }
         }
-        for who in self.everybody() {
-            self.client(who).acknowledged(LIMIT).await?;
+        for client in self.clients() {
+            client.acknowledged(LIMIT).await?;
         }
         Ok(())
     }
@@ -173,6 +173,11 @@ impl World {
         (0..self.groups.len())
             .flat_map(|group| PARTS.map(|part| Who { group, part }))
             .collect()
+    }
+
+    /// The clients of all these sessions.
+    pub fn clients(&self) -> impl Iterator<Item = &Client> {
+        self.everybody().into_iter().map(|who| self.client(who))
     }
 
     /// Those who are in all rooms.
@@ -211,10 +216,7 @@ impl World {
     pub async fn go_home(&self) -> Result<()> {
         for who in self.everybody() {
             let client = self.client(who);
-            let lost = client.lost();
-            if !lost.is_empty() {
-                bail!("{} has lost its session: {lost:?}", client.name);
-            }
+            client.kept_its_session()?;
             if client.connected(LIMIT).await? != self.home(who) {
                 client.go(self.home(who))?;
             }

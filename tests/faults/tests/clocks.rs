@@ -15,17 +15,10 @@ use sestina_faults::world::{LIMIT, Part, Who, World};
 
 const MAM: &str = "urn:xmpp:mam:2";
 
-fn router(number: usize) -> At {
-    At {
-        tier: Tier::Router,
-        number,
-    }
-}
-
 async fn set_clocks(world: &World, wrong: &str) -> Result<()> {
     let mut cluster = world.cluster.lock().await;
     for number in 0..cluster.count(Tier::Router) {
-        cluster.clock(router(number))?.set(wrong)?;
+        cluster.clock(At::router(number))?.set(wrong)?;
     }
     Ok(())
 }
@@ -119,8 +112,8 @@ async fn a_jump_is_over_when_it_is_corrected() -> Result<()> {
     let corrected = said;
     // A new owner does not go by what the archive holds either.
     let mut cluster = world.cluster.lock().await;
-    cluster.process(router(0)).kill();
-    cluster.process(router(0)).start_again()?;
+    cluster.process(At::router(0)).kill();
+    cluster.process(At::router(0)).start_again()?;
     cluster.whole(LIMIT).await?;
     drop(cluster);
     said += 1;

@@ -5,18 +5,14 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use sestina_faults::client::{Client, Heard};
+use sestina_faults::client::{Client, Heard, message_ids};
 use sestina_faults::cluster::{At, Size};
 use sestina_faults::crowd::run;
 use sestina_faults::deeds;
 use sestina_faults::link::Link;
-use sestina_faults::process::Tier;
 use sestina_faults::world::{LIMIT, Part, Who, World};
 
-const ROUTER: At = At {
-    tier: Tier::Router,
-    number: 0,
-};
+const ROUTER: At = At::router(0);
 
 /// How long a message is waited for that is lost: more than it takes to send it again.
 const MISSED: Duration = Duration::from_secs(10);
@@ -51,14 +47,7 @@ async fn hears(
     ids: &[String],
     limit: Duration,
 ) -> Result<()> {
-    let heard = |log: &[Heard]| -> Vec<String> {
-        log.iter()
-            .filter(|heard| heard.element.name == "message")
-            .filter_map(|heard| heard.element.attr("id"))
-            .filter(|id| id.starts_with(prefix))
-            .map(str::to_owned)
-            .collect()
-    };
+    let heard = |log: &[Heard]| message_ids(log, prefix, |_| true);
     let all = |log: &[Heard]| (heard(log).len() >= ids.len()).then_some(());
     // What is missing is told below.
     client.hears("all messages", from, limit, all).await.ok();
@@ -76,8 +65,7 @@ async fn owner_dies(world: &World, who: Who) -> Result<()> {
     drop(cluster);
     world.client(who).go(world.home(who))?;
     world.client(who).connected(LIMIT).await?;
-    ensure!(world.client(who).lost().is_empty(), "the session is lost");
-    Ok(())
+    world.client(who).kept_its_session()
 }
 
 /// A session loses its socket while nothing passes between routers and Redis: the write of it is

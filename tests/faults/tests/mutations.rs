@@ -12,7 +12,6 @@ use sestina_faults::crowd::run;
 use sestina_faults::deeds::{self, Deed};
 use sestina_faults::fault::{self, Blow, Fault, Outcome};
 use sestina_faults::matrix::tier_of;
-use sestina_faults::process::Tier;
 use sestina_faults::world::{LIMIT, Part, Who, World};
 use sestina_proto as proto;
 
@@ -163,10 +162,7 @@ async fn late_close(mutation: &str, limit: Duration) -> Result<Option<String>> {
         part: Part::One,
     };
     let (client, old) = (world.client(who), world.home(who));
-    let older = At {
-        tier: Tier::Edge,
-        number: old,
-    };
+    let older = At::edge(old);
     let point = "edge.session_left";
     world.arm(older, &format!("{point}=error")).await?;
     let new = (old + 1) % world.ports().len();
@@ -200,17 +196,7 @@ fn generations_are_missed() {
 
 /// Who owns how many slots, by name and incarnation.
 async fn owners(world: &World) -> Result<Vec<(String, String, u64)>> {
-    let at = At {
-        tier: Tier::Router,
-        number: 0,
-    };
-    let slots = world
-        .cluster
-        .lock()
-        .await
-        .process(at)
-        .ask("slots", "")
-        .await?;
+    let slots = world.cluster.lock().await.slot_table().await?;
     let routers = slots["routers"].as_array().cloned().unwrap_or_default();
     let text = |value: &serde_json::Value| value.as_str().unwrap_or_default().to_owned();
     Ok(routers

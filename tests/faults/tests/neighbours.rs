@@ -7,22 +7,15 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use serde_json::Value;
+use sestina_faults::client::Client;
 use sestina_faults::cluster::{At, Cluster, Size};
 use sestina_faults::crowd::run;
 use sestina_faults::deeds::{self, Deed};
-use sestina_faults::process::Tier;
 use sestina_faults::wait::until;
 use sestina_faults::world::{LIMIT, World};
 
 /// Longer than moves of slots wait for anybody.
 const WATCHED: Duration = Duration::from_secs(14);
-
-fn router(number: usize) -> At {
-    At {
-        tier: Tier::Router,
-        number,
-    }
-}
 
 async fn people_go_on(world: &World, tag: &str) -> Result<()> {
     deeds::go_on(world, &[Deed::Chat, Deed::RoomMessage, Deed::Join], tag).await
@@ -30,24 +23,14 @@ async fn people_go_on(world: &World, tag: &str) -> Result<()> {
 
 /// Waits until that router owns nothing any more in the table of the first one.
 async fn has_lost_all(cluster: &mut Cluster, name: &str) -> Result<()> {
-    until(
-        "its slots have other owners",
-        LIMIT,
-        async || match cluster.owned(router(0), name).await {
-            Ok(0) => Ok(()),
-            seen => Err(format!("{seen:?}")),
-        },
-    )
+    until("its slots have other owners", LIMIT, async || match cluster
+        .owned(At::router(0), name)
+        .await
+    {
+        Ok(0) => Ok(()),
+        seen => Err(format!("{seen:?}")),
+    })
     .await
-}
-
-/// Nobody's connection broke.
-fn nobody_was_cut(world: &World) -> Result<()> {
-    for who in world.everybody() {
-        let client = world.client(who);
-        ensure!(client.broken().is_empty(), "{:?}", client.broken());
-    }
-    Ok(())
 }
 
 /// A router comes back with an address at which nobody is: it gets no slot, however long the others
@@ -56,26 +39,19 @@ fn nobody_was_cut(world: &World) -> Result<()> {
 async fn an_unreachable_router_gets_nothing() -> Result<()> {
     let world = World::start(Size::default()).await?;
     let mut cluster = world.cluster.lock().await;
-    cluster.process(router(2)).kill();
-    until("its slots have other owners", LIMIT, async || match cluster
-        .owned(router(0), "router-3")
-        .await
-    {
-        Ok(0) => Ok(()),
-        seen => Err(format!("{seen:?}")),
-    })
-    .await?;
+    cluster.process(At::router(2)).kill();
+    has_lost_all(&mut cluster, "router-3").await?;
     let listens = "[cluster]\n";
     // Nothing listens on the port of a multiplexer that nobody uses any more.
     let wrong = format!("{listens}advertise = \"127.0.0.1:1\"\n");
-    cluster.reconfigure(router(2), |text| text.replace(listens, &wrong))?;
-    cluster.process(router(2)).start_again()?;
+    cluster.reconfigure(At::router(2), |text| text.replace(listens, &wrong))?;
+    cluster.process(At::router(2)).start_again()?;
     drop(cluster);
     let logs = async || -> Result<String> {
         let mut cluster = world.cluster.lock().await;
         let mut all = String::new();
         for number in 0..3 {
-            all += &fs::read_to_string(cluster.process(router(number)).log())?;
+            all += &fs::read_to_string(cluster.process(At::router(number)).log())?;
         }
         Ok(all)
     };
@@ -100,20 +76,20 @@ async fn an_unreachable_router_gets_nothing() -> Result<()> {
             .cluster
             .lock()
             .await
-            .owned(router(0), "router-3")
+            .owned(At::router(0), "router-3")
             .await?;
         ensure!(slots == 0, "it was given {slots} slots");
     }
     println!("{round} rounds");
     let mut cluster = world.cluster.lock().await;
-    cluster.reconfigure(router(2), |text| text.replace(&wrong, listens))?;
-    cluster.process(router(2)).kill();
-    cluster.process(router(2)).start_again()?;
+    cluster.reconfigure(At::router(2), |text| text.replace(&wrong, listens))?;
+    cluster.process(At::router(2)).kill();
+    cluster.process(At::router(2)).start_again()?;
     cluster.whole(2 * LIMIT).await?;
-    ensure!(cluster.owned(router(0), "router-3").await? > 1000);
+    ensure!(cluster.owned(At::router(0), "router-3").await? > 1000);
     drop(cluster);
     people_go_on(&world, "again").await?;
-    nobody_was_cut(&world)
+    world.clients().try_for_each(Client::kept_its_connection)
 }
 
 /// Two clusters whose processes have the same names use one Redis: neither takes from the other.
@@ -132,7 +108,7 @@ async fn two_clusters_share_a_redis() -> Result<()> {
         round += 1;
         people_go_on(&world, &format!("shared-{round}")).await?;
         for (cluster, count) in [(&mut *world.cluster.lock().await, 3), (&mut other, 2)] {
-            let status: Value = cluster.process(router(0)).ask("status", "").await?;
+            let status: Value = cluster.process(At::router(0)).ask("status", "").await?;
             let routers = status["routers"].as_array().map_or(0, Vec::len);
             ensure!(
                 routers == count && status["whole"] == true,
@@ -141,14 +117,14 @@ async fn two_clusters_share_a_redis() -> Result<()> {
         }
     }
     // A death in one is none in the other.
-    other.process(router(1)).kill();
+    other.process(At::router(1)).kill();
     has_lost_all(&mut other, "router-2").await?;
     let mut cluster = world.cluster.lock().await;
-    ensure!(cluster.owned(router(0), "router-2").await? > 1000);
+    ensure!(cluster.owned(At::router(0), "router-2").await? > 1000);
     cluster.whole(LIMIT).await?;
     drop(cluster);
     people_go_on(&world, "after").await?;
-    nobody_was_cut(&world)
+    world.clients().try_for_each(Client::kept_its_connection)
 }
 
 #[test]

@@ -3,11 +3,11 @@
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
 use anyhow::{Context, Result, ensure};
+use sestina_faults::client::Client;
 use sestina_faults::cluster::{At, Size};
 use sestina_faults::crowd::run;
 use sestina_faults::deeds::{self, Deed};
 use sestina_faults::fault::{self, Blow, Fault, Outcome};
-use sestina_faults::process::Tier;
 use sestina_faults::redis::Mode;
 use sestina_faults::world::{LIMIT, World};
 
@@ -17,10 +17,7 @@ async fn router_dies(world: &World, number: usize, point: &str, deed: Deed) -> R
         point: point.to_owned(),
         deed,
         blow: Blow::Kill,
-        victim: At {
-            tier: Tier::Router,
-            number,
-        },
+        victim: At::router(number),
     };
     let outcome = fault::run(world, &fault, &format!("r{number}"))
         .await
@@ -59,16 +56,13 @@ async fn lives_through(mode: Mode) -> Result<()> {
 async fn rooms_outlive_both() -> Result<()> {
     let world = World::start(Size::default()).await?;
     people_go_on(&world, "before").await?;
-    for who in world.everybody() {
-        world.client(who).acknowledged(LIMIT).await?;
+    for client in world.clients() {
+        client.acknowledged(LIMIT).await?;
     }
     let redis = {
         let mut cluster = world.cluster.lock().await;
         cluster.redis.lock().kill9()?;
-        let victim = At {
-            tier: Tier::Router,
-            number: 0,
-        };
+        let victim = At::router(0);
         cluster.process(victim).kill();
         cluster.process(victim).start_again()?;
         cluster.redis.clone()
@@ -77,11 +71,7 @@ async fn rooms_outlive_both() -> Result<()> {
     let whole = world.cluster.lock().await.whole(2 * LIMIT).await;
     whole.context("with Redis and a router again")?;
     people_go_on(&world, "after").await?;
-    for who in world.everybody() {
-        let client = world.client(who);
-        ensure!(client.broken().is_empty(), "{:?}", client.broken());
-    }
-    Ok(())
+    world.clients().try_for_each(Client::kept_its_connection)
 }
 
 #[test]

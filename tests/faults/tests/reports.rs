@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use sestina_cluster::slots::slot_of_bare;
-use sestina_faults::client::{Client, Heard};
+use sestina_faults::client::{Client, Heard, message_ids};
 use sestina_faults::cluster::{At, Cluster, Size, name};
 use sestina_faults::crowd::run;
 use sestina_faults::deeds;
@@ -21,15 +21,9 @@ const HOST: &str = "example.org";
 const ROOMS: &str = "rooms.example.org";
 
 /// It holds almost all sessions.
-const EDGE: At = At {
-    tier: Tier::Edge,
-    number: 0,
-};
+const EDGE: At = At::edge(0);
 /// It owns the slots of almost all sessions and of all rooms.
-const ROUTER: At = At {
-    tier: Tier::Router,
-    number: 0,
-};
+const ROUTER: At = At::router(0);
 
 /// How long a slot of the dead router may be without an owner: its lease, and far more than the rest
 /// takes. Reports in one piece took minutes, or for ever.
@@ -72,20 +66,7 @@ fn message(to: &str, id: &str, bytes: usize) -> String {
 
 /// The ids of messages from that address with that prefix, in order.
 fn ids(log: &[Heard], from: &str, prefix: &str) -> Vec<String> {
-    let messages = log.iter().filter(|heard| {
-        let bare = heard
-            .element
-            .attr("from")
-            .unwrap_or_default()
-            .split('/')
-            .next();
-        heard.element.name == "message" && bare == Some(from)
-    });
-    messages
-        .filter_map(|heard| heard.element.attr("id"))
-        .filter(|id| id.starts_with(prefix))
-        .map(str::to_owned)
-        .collect()
+    message_ids(log, prefix, |heard| heard.sender() == from)
 }
 
 /// A client hears exactly these, in order.
@@ -110,12 +91,8 @@ async fn hears(
 
 fn nobody_was_cut<'a>(clients: impl IntoIterator<Item = &'a Client>) -> Result<()> {
     for client in clients {
-        let (broken, lost) = (client.broken(), client.lost());
-        ensure!(
-            broken.is_empty() && lost.is_empty(),
-            "{}: {broken:?}, {lost:?}",
-            client.name
-        );
+        client.kept_its_connection()?;
+        client.kept_its_session()?;
     }
     Ok(())
 }
@@ -374,8 +351,7 @@ async fn some_give_way() -> Result<()> {
     ensure!(given_way > 0.0, "no session gave way");
     ensure!(given_way < SESSIONS as f64, "more gave way than had to");
     for client in &full {
-        let lost = client.lost();
-        ensure!(lost.is_empty(), "{}: {lost:?}", client.name);
+        client.kept_its_session()?;
         client.acknowledges(true)?;
         deeds::ping(client).await?;
     }

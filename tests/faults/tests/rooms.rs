@@ -7,18 +7,14 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use sestina_faults::client::{Client, Heard};
+use sestina_faults::client::{Client, Heard, message_ids};
 use sestina_faults::cluster::{At, Size};
 use sestina_faults::crowd::run;
 use sestina_faults::deeds;
-use sestina_faults::process::Tier;
 use sestina_faults::world::{LIMIT, Part, Who, World};
 
 /// The owner of the first room.
-const ROUTER: At = At {
-    tier: Tier::Router,
-    number: 0,
-};
+const ROUTER: At = At::router(0);
 
 /// How long a message is waited for that is lost, once the room is served again.
 const MISSED: Duration = Duration::from_secs(10);
@@ -61,17 +57,9 @@ fn shown(log: &[Heard], room: &str) -> Roster {
 
 /// Messages of a room with that prefix, in order.
 fn said(log: &[Heard], room: &str, prefix: &str) -> Vec<String> {
-    let messages = log.iter().filter(|heard| {
-        let from = heard.element.attr("from").unwrap_or_default();
-        heard.element.name == "message"
-            && heard.element.attr("type") == Some("groupchat")
-            && from.split('/').next() == Some(room)
-    });
-    messages
-        .filter_map(|heard| heard.element.attr("id"))
-        .filter(|id| id.starts_with(prefix))
-        .map(str::to_owned)
-        .collect()
+    message_ids(log, prefix, |heard| {
+        heard.element.attr("type") == Some("groupchat") && heard.sender() == room
+    })
 }
 
 /// Sends a presence to a room, and waits until the room has told it to its sender.
@@ -274,12 +262,8 @@ async fn owner_dies_after_unseen_changes(
     others_hear_nothing(&changed, &room).await?;
     world.cluster.lock().await.whole(2 * LIMIT).await?;
     for client in changed.inside.iter().chain(&changed.outside) {
-        let (broken, lost) = (client.broken(), client.lost());
-        ensure!(
-            broken.is_empty() && lost.is_empty(),
-            "{}: {broken:?}, {lost:?}",
-            client.name
-        );
+        client.kept_its_connection()?;
+        client.kept_its_session()?;
     }
     Ok(())
 }

@@ -9,9 +9,8 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use sestina_faults::alone::Alone;
 use sestina_faults::client::Client;
-use sestina_faults::cluster::{At, Size};
+use sestina_faults::cluster::Size;
 use sestina_faults::crowd;
-use sestina_faults::process::Tier;
 use sestina_faults::throttle::Throttle;
 use sestina_faults::world::World;
 
@@ -72,12 +71,7 @@ async fn talk(client: &Client, to: String, stop: &AtomicBool) {
 
 /// Who owns which slots, under which epochs.
 async fn table(world: &World) -> Result<String> {
-    let at = At {
-        tier: Tier::Router,
-        number: 0,
-    };
-    let mut cluster = world.cluster.lock().await;
-    let slots = cluster.process(at).ask("slots", "").await?;
+    let slots = world.cluster.lock().await.slot_table().await?;
     Ok(slots["ranges"].to_string())
 }
 
@@ -97,10 +91,9 @@ async fn nothing_is_cut(work: impl AsyncFnOnce(&World) -> Result<()>) -> Result<
     let done = crowd::while_they_talk(&stop, talking, work(&world)).await;
     let checked = async {
         done?;
-        for who in world.everybody() {
-            let client = world.client(who);
+        for client in world.clients() {
             client.acknowledged(LIMIT).await?;
-            ensure!(client.broken().is_empty(), "{:?}", client.broken());
+            client.kept_its_connection()?;
         }
         ensure!(table(&world).await? == before, "slots have moved");
         told_nothing(&world, "ran out").await
@@ -195,7 +188,7 @@ fn one_process_with_a_tenth_of_a_core_cuts_nobody() {
             done?;
             for client in &clients {
                 client.acknowledged(LIMIT).await?;
-                ensure!(client.broken().is_empty(), "{:?}", client.broken());
+                client.kept_its_connection()?;
             }
             Ok(())
         };

@@ -12,6 +12,7 @@ use prost::Message;
 use sestina_api::store::Stores;
 use sestina_certs::Role;
 use sestina_faults::certificates::Certificates;
+use sestina_faults::client::Client;
 use sestina_faults::cluster::{At, Size};
 use sestina_faults::crowd::run;
 use sestina_faults::deeds::{self, Deed};
@@ -26,14 +27,8 @@ use tonic::transport::Channel;
 use tonic::{Code, Request, Status};
 use tonic_prost::ProstCodec;
 
-const ROUTER: At = At {
-    tier: Tier::Router,
-    number: 0,
-};
-const STORAGE: At = At {
-    tier: Tier::Storage,
-    number: 0,
-};
+const ROUTER: At = At::router(0);
+const STORAGE: At = At::storage(0);
 
 /// The name of the cluster, as its processes are configured, and the header that tells it.
 const CLUSTER: &str = "sestina";
@@ -54,13 +49,7 @@ fn size() -> Size {
 
 /// What must not change: who holds a lease, and who owns which slots under which epochs.
 async fn everything(world: &World, stores: &GrpcStores) -> Result<String> {
-    let slots = world
-        .cluster
-        .lock()
-        .await
-        .process(ROUTER)
-        .ask("slots", "")
-        .await?;
+    let slots = world.cluster.lock().await.slot_table().await?;
     let leases = stores.lease_list(proto::Empty {}).await?.leases;
     let mut holders: Vec<(String, u64)> = leases
         .into_iter()
@@ -124,10 +113,9 @@ impl Scene {
         self.world.cluster.lock().await.whole(LIMIT).await?;
         let all = [Deed::Chat, Deed::RoomMessage, Deed::Join];
         deeds::go_on(&self.world, &all, "after").await?;
-        for who in self.world.everybody() {
-            let broken = self.world.client(who).broken();
-            ensure!(broken.is_empty(), "{broken:?}");
-        }
+        self.world
+            .clients()
+            .try_for_each(Client::kept_its_connection)?;
         Ok(())
     }
 }

@@ -7,7 +7,6 @@ use sestina_faults::client::Client;
 use sestina_faults::cluster::{At, Size};
 use sestina_faults::crowd::run;
 use sestina_faults::deeds;
-use sestina_faults::process::Tier;
 use sestina_faults::wait::until;
 use sestina_faults::world::{LIMIT, World};
 
@@ -17,13 +16,6 @@ const MORE: usize = 28;
 const TABLES: [&str; 5] = ["slot_table", "slot_history", "planner", "lease", "slot"];
 /// How long a change of the tables is tried: others change them too.
 const TRIES: usize = 20;
-
-fn router(number: usize) -> At {
-    At {
-        tier: Tier::Router,
-        number,
-    }
-}
 
 /// Tables of the cluster, as they are now.
 async fn keep(world: &World) -> Result<Vec<String>> {
@@ -110,17 +102,16 @@ async fn loses_commits() -> Result<()> {
         client.send("<presence/>")?;
         more.push(client);
     }
-    let everybody = world.everybody();
-    let mut clients: Vec<&Client> = everybody.iter().map(|who| world.client(*who)).collect();
+    let mut clients: Vec<&Client> = world.clients().collect();
     clients.extend(&more);
     // Who changes places finds all slots where they belong, and nobody's slots move meanwhile.
     all_talk(&world, &clients, "before").await?;
     let tables = keep(&world).await?;
     {
         let mut cluster = world.cluster.lock().await;
-        cluster.process(router(0)).drain();
-        cluster.process(router(0)).ended(2 * LIMIT).await?;
-        cluster.process(router(0)).start_again()?;
+        cluster.process(At::router(0)).drain();
+        cluster.process(At::router(0)).ended(2 * LIMIT).await?;
+        cluster.process(At::router(0)).start_again()?;
         cluster.whole(2 * LIMIT).await?;
     }
     all_talk(&world, &clients, "moved").await?;
@@ -134,19 +125,19 @@ async fn loses_commits() -> Result<()> {
     ensure!(timeline == 2, "the table is on timeline {timeline}");
     world.cluster.lock().await.whole(2 * LIMIT).await?;
     for client in &clients {
-        ensure!(client.broken().is_empty(), "{:?}", client.broken());
+        client.kept_its_connection()?;
     }
     // A router that dies has its slots taken, and gets some again.
     {
         let mut cluster = world.cluster.lock().await;
-        cluster.process(router(1)).kill();
-        cluster.process(router(1)).start_again()?;
+        cluster.process(At::router(1)).kill();
+        cluster.process(At::router(1)).start_again()?;
         let whole = cluster.whole(2 * LIMIT).await;
         whole.context("with a router that started again")?;
     }
     all_talk(&world, &clients, "again").await?;
     for client in &clients {
-        ensure!(client.lost().is_empty(), "{:?}", client.lost());
+        client.kept_its_session()?;
     }
     Ok(())
 }

@@ -22,10 +22,6 @@ const EVERY: Duration = Duration::from_millis(60);
 
 const TIERS: [Tier; 3] = [Tier::Storage, Tier::Router, Tier::Edge];
 
-fn at(tier: Tier, number: usize) -> At {
-    At { tier, number }
-}
-
 /// Stops a process in order and starts it as one of another version; empty: of this one.
 async fn restart(world: &World, at: At, version: &str) -> Result<()> {
     let mut cluster = world.cluster.lock().await;
@@ -169,7 +165,7 @@ async fn unknown(world: &World, at: At) -> Result<f64> {
 async fn upgrade(world: &World) -> Result<()> {
     all_speak(world, NEWEST).await?;
     for tier in TIERS {
-        replace(world, at(tier, 0), "next").await?;
+        replace(world, At { tier, number: 0 }, "next").await?;
     }
     let everything = [
         Deed::Chat,
@@ -181,7 +177,7 @@ async fn upgrade(world: &World) -> Result<()> {
     deeds::go_on(world, &everything, "mixed").await?;
     // The old edge has lanes to the new router, and the old router to the new edge and router.
     for tier in [Tier::Router, Tier::Edge] {
-        let counted = unknown(world, at(tier, 1)).await?;
+        let counted = unknown(world, At { tier, number: 1 }).await?;
         println!("{tier:?}: {counted} frames of unknown kinds");
         ensure!(counted > 0.0, "the old {tier:?} got nothing unknown");
     }
@@ -195,7 +191,7 @@ async fn upgrade(world: &World) -> Result<()> {
         .cluster
         .lock()
         .await
-        .process(at(Tier::Router, 0))
+        .process(At::router(0))
         .ask("status", "")
         .await?;
     let told = [&status["processes"], &status["storages"]].map(|list| {
@@ -208,8 +204,8 @@ async fn upgrade(world: &World) -> Result<()> {
         "the status does not tell: {status}"
     );
     for tier in TIERS {
-        stays_out(world, at(tier, 1)).await?;
-        replace(world, at(tier, 1), "next").await?;
+        stays_out(world, At { tier, number: 1 }).await?;
+        replace(world, At { tier, number: 1 }, "next").await?;
     }
     for (at, said) in speaks(world).await? {
         ensure!(
@@ -217,11 +213,11 @@ async fn upgrade(world: &World) -> Result<()> {
             "{at:?} says {said} beside an old router"
         );
     }
-    replace(world, at(Tier::Router, 2), "next").await?;
+    replace(world, At::router(2), "next").await?;
     all_speak(world, NEWEST + 1).await?;
     deeds::go_on(world, &everything, "new").await?;
     // One that is taken back works with them, and the cluster speaks what it knows.
-    replace(world, at(Tier::Router, 1), "").await?;
+    replace(world, At::router(1), "").await?;
     all_speak(world, NEWEST).await?;
     deeds::go_on(world, &[Deed::Chat, Deed::RoomMessage], "back").await
 }
@@ -260,10 +256,9 @@ fn a_cluster_is_upgraded_process_by_process_while_all_talk() {
             println!("{}", world.cluster.lock().await.keep_logs());
         }
         done.unwrap();
-        for who in world.everybody() {
-            let client = world.client(who);
+        for client in world.clients() {
             client.acknowledged(LIMIT).await.unwrap();
-            assert!(client.lost().is_empty(), "{:?}", client.lost());
+            client.kept_its_session().unwrap();
         }
     });
 }

@@ -6,6 +6,7 @@
 //! - [`RedisCluster`]: three masters of a Redis Cluster
 //! - [`RedisCertificates`]: with these, any of the three speaks TLS and nothing else
 //! - [`Postgres`]: one PostgreSQL server
+//! - [`spawn`]: a child that is not killed with the thread that started it
 //! - [`ensure_installed`]: installs the packages with apt-get where they are missing
 //!
 //! The environment variables `SESTINA_TEST_REDIS` and `SESTINA_TEST_POSTGRES` name running servers
@@ -28,7 +29,7 @@ mod wait;
 pub use install::{ensure_installed, find_program};
 pub use port::free_port;
 pub use postgres::{Postgres, PostgresOptions};
-pub use process::ServerProcess;
+pub use process::{ServerProcess, spawn};
 pub use redis::{Redis, RedisCertificates};
 pub use redis_cluster::RedisCluster;
 pub use redis_sentinel::RedisSentinel;

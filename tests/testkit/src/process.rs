@@ -167,9 +167,14 @@ fn command(program: &Program) -> Result<Command> {
     Ok(command)
 }
 
-/// Starts a process from a thread that lives as long as this process: the kernel sends the
-/// parent-death signal when the *thread* that made the child ends, and test threads come and go.
-fn spawn(command: Command) -> Result<Child> {
+/// Starts a process from a thread that lives as long as this process. The kernel sends the
+/// parent-death signal (`setpriv --pdeathsig`) when the *thread* that made the child ends, and
+/// the thread of a test ends before the tests do.
+///
+/// # Errors
+///
+/// When the program cannot be started.
+pub fn spawn(command: Command) -> Result<Child> {
     type Job = (Command, mpsc::SyncSender<std::io::Result<Child>>);
     static SPAWNER: OnceLock<mpsc::Sender<Job>> = OnceLock::new();
     let spawner = SPAWNER.get_or_init(|| {
@@ -184,10 +189,10 @@ fn spawn(command: Command) -> Result<Child> {
     let (answer, result) = mpsc::sync_channel(1);
     spawner
         .send((command, answer))
-        .context("the thread that starts servers has ended")?;
+        .context("the thread that starts processes has ended")?;
     Ok(result
         .recv()
-        .context("the thread that starts servers has ended")??)
+        .context("the thread that starts processes has ended")??)
 }
 
 fn signal(pid: u32, signal: Signal) {

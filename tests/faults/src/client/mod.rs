@@ -11,7 +11,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, anyhow};
+use anyhow::{Result, anyhow, ensure};
 use parking_lot::Mutex;
 use sestina_xmpp::xml::Element;
 use tokio::sync::{Notify, mpsc};
@@ -26,6 +26,24 @@ pub struct Heard {
     pub element: Element,
     /// When.
     pub at: Instant,
+}
+
+impl Heard {
+    /// The bare address of the sender; empty if the server named none.
+    pub fn sender(&self) -> &str {
+        let from = self.element.attr("from").unwrap_or_default();
+        from.split('/').next().unwrap_or_default()
+    }
+}
+
+/// The ids, in order, of those messages among the wanted ones whose id begins with the prefix.
+pub fn message_ids(log: &[Heard], prefix: &str, wanted: impl Fn(&Heard) -> bool) -> Vec<String> {
+    log.iter()
+        .filter(|heard| heard.element.name == "message" && wanted(heard))
+        .filter_map(|heard| heard.element.attr("id"))
+        .filter(|id| id.starts_with(prefix))
+        .map(str::to_owned)
+        .collect()
 }
 
 /// A connection that ended although nobody asked for it.
@@ -279,6 +297,28 @@ impl Client {
     /// Why it has no session any more; empty if it has.
     pub fn lost(&self) -> Vec<String> {
         self.shared.state.lock().lost.clone()
+    }
+
+    /// Fails if one of its connections broke.
+    pub fn kept_its_connection(&self) -> Result<()> {
+        let broken = self.broken();
+        ensure!(
+            broken.is_empty(),
+            "{} was disconnected: {broken:?}",
+            self.name
+        );
+        Ok(())
+    }
+
+    /// Fails if it has no session any more.
+    pub fn kept_its_session(&self) -> Result<()> {
+        let lost = self.lost();
+        ensure!(
+            lost.is_empty(),
+            "{} has lost its session: {lost:?}",
+            self.name
+        );
+        Ok(())
     }
 }
 

@@ -3,7 +3,7 @@
 use anyhow::{Context, Result, ensure};
 use sestina_xmpp::xml::Element;
 
-use super::{Gate, Scene, Talked, expect, message_ids, named};
+use super::{Gate, Scene, Talked, expect, named, plain_ids};
 use crate::client::{Client, Heard};
 use crate::world::{LIMIT, Part, Who, World};
 
@@ -82,14 +82,10 @@ pub(crate) fn is_history(element: &Element) -> bool {
 fn said(log: &[Heard], room: &str, tag: &str) -> Vec<String> {
     let of_room: Vec<Heard> = log
         .iter()
-        .filter(|heard| {
-            heard.element.attr("from").is_some_and(|from| {
-                from.split('/').next() == Some(room) && !is_history(&heard.element)
-            })
-        })
+        .filter(|heard| heard.sender() == room && !is_history(&heard.element))
         .cloned()
         .collect();
-    message_ids(&of_room, tag, "groupchat")
+    plain_ids(&of_room, tag, "groupchat")
 }
 
 pub(super) async fn room_message(

@@ -17,9 +17,8 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 
-use crate::client::{Client, Heard};
+use crate::client::{Client, Heard, message_ids};
 use crate::cluster::At;
-use crate::process::Tier;
 use crate::world::{LIMIT, Part, Who, World};
 
 pub use talk::{archives_agree, ping};
@@ -191,10 +190,7 @@ pub async fn run(world: &World, deed: Deed, scene: &Scene, gate: &Gate<'_>) -> R
 
 /// Does these deeds without a fault, between the same people as if the first router were the victim.
 pub async fn go_on(world: &World, deeds: &[Deed], tag: &str) -> Result<()> {
-    let victim = At {
-        tier: Tier::Router,
-        number: 0,
-    };
+    let victim = At::router(0);
     let (me, you) = world.scene(victim);
     let quiet = Gate {
         world,
@@ -240,14 +236,12 @@ fn named<'a>(log: &'a [Heard], name: &'a str) -> impl Iterator<Item = &'a Heard>
 }
 
 /// The ids of plain messages (no copies, no archive) that begin with that tag, in order.
-pub(crate) fn message_ids(log: &[Heard], tag: &str, kind: &str) -> Vec<String> {
-    named(log, "message")
-        .filter(|heard| heard.element.attr("type").unwrap_or("normal") == kind)
-        .filter(|heard| heard.element.child("body", "jabber:client").is_some())
-        .filter_map(|heard| heard.element.attr("id"))
-        .filter(|id| id.starts_with(tag))
-        .map(str::to_owned)
-        .collect()
+fn plain_ids(log: &[Heard], tag: &str, kind: &str) -> Vec<String> {
+    message_ids(log, tag, |heard| {
+        let element = &heard.element;
+        element.attr("type").unwrap_or("normal") == kind
+            && element.child("body", "jabber:client").is_some()
+    })
 }
 
 /// Waits until at least as many were found as expected, then compares.

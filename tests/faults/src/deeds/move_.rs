@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 
-use super::{Gate, Scene, Talked, expect, message_ids, talk};
+use super::{Gate, Scene, Talked, expect, plain_ids, talk};
 use crate::cluster::At;
-use crate::process::{Seen, Tier};
+use crate::process::Seen;
 use crate::world::{LIMIT, Part, Who, World};
 
 const TIMES: usize = 3;
@@ -54,7 +54,7 @@ pub(super) async fn resume(world: &World, scene: &Scene, gate: &Gate<'_>) -> Res
             "what came while it was away",
             from,
             &ids(group),
-            |log| message_ids(log, &format!("{tag}-{group}-"), "chat"),
+            |log| plain_ids(log, &format!("{tag}-{group}-"), "chat"),
         )
         .await?;
         talk::ping(own).await?;
@@ -76,10 +76,7 @@ pub(super) async fn hand_over(
     gate: &Gate<'_>,
     leaver: usize,
 ) -> Result<Vec<Talked>> {
-    let at = At {
-        tier: Tier::Router,
-        number: leaver,
-    };
+    let at = At::router(leaver);
     gate.open().await?;
     world.cluster.lock().await.process(at).drain();
     let quiet = Gate {

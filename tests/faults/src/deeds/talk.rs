@@ -3,7 +3,7 @@
 use anyhow::{Context, Result, ensure};
 use sestina_xmpp::xml::Element;
 
-use super::{Gate, Scene, Talked, expect, message_ids, named};
+use super::{Gate, Scene, Talked, expect, named, plain_ids};
 use crate::client::{Client, Heard};
 use crate::wait::until;
 use crate::world::{LIMIT, Part, Who, World};
@@ -27,7 +27,7 @@ fn say(from: &Client, to: &str, id: &str) -> Result<()> {
 }
 
 fn chat_ids(log: &[Heard], tag: &str, from: &Client) -> Vec<String> {
-    message_ids(log, &format!("{tag}-{}-", from.user()), "chat")
+    plain_ids(log, &format!("{tag}-{}-", from.user()), "chat")
 }
 
 pub(super) async fn chat(world: &World, scene: &Scene, gate: &Gate<'_>) -> Result<Vec<Talked>> {
@@ -113,22 +113,13 @@ pub(super) async fn carbon(world: &World, scene: &Scene, gate: &Gate<'_>) -> Res
             chat_ids(log, &tag, peer)
         })
         .await?;
-        expect(
-            two,
-            "copies of what came",
-            two_from,
-            &ids(&tag, peer),
-            |log| copies(log, "received", &tag, peer),
-        )
-        .await?;
-        expect(
-            two,
-            "copies of what was sent",
-            two_from,
-            &ids(&tag, one),
-            |log| copies(log, "sent", &tag, one),
-        )
-        .await?;
+        for (direction, from) in [("received", peer), ("sent", one)] {
+            let what = format!("copies of {direction} messages");
+            expect(two, &what, two_from, &ids(&tag, from), |log| {
+                copies(log, direction, &tag, from)
+            })
+            .await?;
+        }
         one.acknowledged(LIMIT).await?;
     }
     let one = |group| Who {
