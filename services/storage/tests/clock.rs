@@ -11,7 +11,7 @@ use sestina_api::store::Stores;
 use sestina_proto as proto;
 use sestina_testkit::Postgres;
 use sqlx::{Connection, Executor, PgConnection, SqliteConnection};
-use support::{claim, first_move, node, open, secret};
+use support::{claim, first_move, node, open, renew};
 
 /// Puts the ends of all leases and of the planner's an hour ahead.
 const SET_BACK: [&str; 2] = [
@@ -26,17 +26,8 @@ const TTL_MS: u32 = 200;
 /// After a step back a lease lasts no longer than its term, and the planner's part neither.
 async fn clock_set_back(stores: Arc<dyn Stores>, set_back: impl AsyncFn()) {
     let (dead, heir) = (node("dead", 1), node("heir", 2));
-    let renew = |node: &proto::Node, ttl_ms| {
-        let request = proto::LeaseRenewRequest {
-            node: Some(node.clone()),
-            ttl_ms,
-            secret: secret(),
-        };
-        let stores = Arc::clone(&stores);
-        async move { stores.lease_renew(request).await.unwrap() }
-    };
-    renew(&dead, TTL_MS).await;
-    renew(&heir, 60_000).await;
+    renew(&*stores, &dead, TTL_MS).await;
+    renew(&*stores, &heir, 60_000).await;
     let plan = |moves, by: &proto::Node| proto::SlotClaimRequest {
         planner_ttl_ms: TTL_MS,
         ..claim(moves, by)
@@ -79,7 +70,7 @@ async fn clock_set_back(stores: Arc<dyn Stores>, set_back: impl AsyncFn()) {
         assert!(began.elapsed() < LIMIT, "nothing fails over: {reply:?}");
     }
     assert!(
-        renew(&dead, TTL_MS).await.lost,
+        renew(&*stores, &dead, TTL_MS).await.lost,
         "the claim has ended the lease"
     );
 }

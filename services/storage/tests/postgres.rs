@@ -22,11 +22,11 @@ fn impatient(url: &str) -> StorageConfig {
     }
 }
 
-/// Repeats an operation while the database is away.
-async fn back(storage: &Storage) -> proto::ClusterSecretReply {
+/// Repeats a call while the database is away, and returns its reply.
+async fn while_away<T>(call: impl AsyncFn() -> Result<T, StoreError>) -> T {
     let start = Instant::now();
     loop {
-        match storage.cluster_secret(proto::Empty {}).await {
+        match call().await {
             Ok(reply) => return reply,
             Err(StoreError::Away(_)) => {}
             Err(error) => panic!("{error}"),
@@ -36,6 +36,11 @@ async fn back(storage: &Storage) -> proto::ClusterSecretReply {
             "it never came back"
         );
     }
+}
+
+/// Waits until the database is back.
+async fn back(storage: &Storage) -> proto::ClusterSecretReply {
+    while_away(async || storage.cluster_secret(proto::Empty {}).await).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -116,12 +121,7 @@ async fn a_hung_or_killed_database_is_away_and_comes_back() {
                 let (append, read) = tokio::join!(append, storage.archive_query(ask("a@h", 1)));
                 assert!(matches!(append, Err(StoreError::Away(_))), "{append:?}");
                 assert!(matches!(read, Err(StoreError::Away(_))), "{read:?}");
-                let lease = proto::LeaseRenewRequest {
-                    node: Some(node("x", 1)),
-                    ttl_ms: 1,
-                    secret: support::secret(),
-                };
-                let lease = storage.lease_renew(lease).await;
+                let lease = storage.lease_renew(renewal(&node("x", 1), 1)).await;
                 assert!(matches!(lease, Err(StoreError::Away(_))), "{lease:?}");
             })
         })
@@ -160,19 +160,11 @@ async fn a_hung_or_killed_database_is_away_and_comes_back() {
 
 /// Appends as the router does: again while storage is away.
 async fn repeat(storage: &Storage, rows: Vec<proto::ArchiveRow>) {
-    let start = Instant::now();
-    loop {
+    let append = async || {
         let request = proto::ArchiveAppendRequest { rows: rows.clone() };
-        match storage.archive_append(request).await {
-            Ok(reply) => return assert!(reply.fenced_slots.is_empty()),
-            Err(StoreError::Away(_)) => {}
-            Err(error) => panic!("{error}"),
-        }
-        assert!(
-            start.elapsed() < Duration::from_secs(60),
-            "it never came back"
-        );
-    }
+        storage.archive_append(request).await
+    };
+    assert!(while_away(append).await.fenced_slots.is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -206,13 +198,8 @@ async fn leases_do_not_wait_for_archives() {
             tokio::spawn(async move { storage.archive_query(ask("a@h", 1)).await })
         })
         .collect();
-    let request = proto::LeaseRenewRequest {
-        node: Some(node("x", 1)),
-        ttl_ms: 4000,
-        secret: support::secret(),
-    };
     let start = Instant::now();
-    storage.lease_renew(request).await.unwrap();
+    renew(&*storage, &node("x", 1), 4000).await;
     assert!(
         start.elapsed() < Duration::from_millis(1000),
         "{:?}",

@@ -130,15 +130,7 @@ pub(crate) async fn claims_against_writes(stores: Arc<dyn Stores>) {
 
 pub(crate) async fn slot_claims(stores: Arc<dyn Stores>) {
     let (a, b) = (node("a", 1), node("b", 1));
-    let renew = |node: &proto::Node, ttl_ms| {
-        let request = proto::LeaseRenewRequest {
-            node: Some(node.clone()),
-            ttl_ms,
-            secret: secret(),
-        };
-        let stores = Arc::clone(&stores);
-        async move { stores.lease_renew(request).await.unwrap().lost }
-    };
+    let renew = async |node: &proto::Node, ttl_ms| renew(&*stores, node, ttl_ms).await.lost;
     assert!(!renew(&a, 60_000).await && !renew(&b, 60_000).await);
     let whole = (0..4096).map(|slot| first_move(slot, &a)).collect();
     let reply = stores.slot_claim(claim(whole, &a)).await.unwrap();
@@ -239,13 +231,8 @@ pub(crate) async fn renewals_against_claims(stores: Arc<dyn Stores>) {
         .await
         .unwrap();
     let renew = |node: &proto::Node, ttl_ms| {
-        let stores = Arc::clone(&stores);
-        let request = proto::LeaseRenewRequest {
-            node: Some(node.clone()),
-            ttl_ms,
-            secret: secret(),
-        };
-        tokio::spawn(async move { stores.lease_renew(request).await.unwrap().lost })
+        let (stores, node) = (Arc::clone(&stores), node.clone());
+        tokio::spawn(async move { renew(&*stores, &node, ttl_ms).await.lost })
     };
     let mut epoch = 1;
     for round in 1..=60 {

@@ -8,15 +8,7 @@ use sestina_proto as proto;
 use crate::support::*;
 
 pub(crate) async fn leases(stores: Arc<dyn Stores>) {
-    let renew = |node: &proto::Node, ttl_ms| {
-        let stores = Arc::clone(&stores);
-        let request = proto::LeaseRenewRequest {
-            node: Some(node.clone()),
-            ttl_ms,
-            secret: secret(),
-        };
-        async move { stores.lease_renew(request).await.unwrap().lost }
-    };
+    let renew = async |node: &proto::Node, ttl_ms| renew(&*stores, node, ttl_ms).await.lost;
     let remaining = |node: proto::Node| {
         let stores = Arc::clone(&stores);
         async move {
@@ -81,12 +73,9 @@ pub(crate) async fn secrets(stores: Arc<dyn Stores>) {
     let me = node("r", 7);
     let renew = |secret: bytes::Bytes| {
         let stores = Arc::clone(&stores);
-        let node = Some(me.clone());
-        let ttl_ms = 60_000;
         let request = proto::LeaseRenewRequest {
-            node,
-            ttl_ms,
             secret,
+            ..renewal(&me, 60_000)
         };
         async move { stores.lease_renew(request).await }
     };

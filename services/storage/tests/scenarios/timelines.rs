@@ -5,7 +5,7 @@ use std::sync::Arc;
 use sestina_api::store::{StoreError, Stores};
 use sestina_proto as proto;
 
-use crate::support::*;
+use crate::support::{self, *};
 
 fn at(timeline: u64, version: u64, token: u64) -> proto::Position {
     proto::Position {
@@ -20,12 +20,7 @@ async fn renew(stores: &dyn Stores, name: &str, installed: proto::Position, ttl_
         installed: Some(installed),
         ..node(name, 1)
     };
-    let request = proto::LeaseRenewRequest {
-        node: Some(node),
-        ttl_ms,
-        secret: secret(),
-    };
-    let reply = stores.lease_renew(request).await.unwrap();
+    let reply = support::renew(stores, &node, ttl_ms).await;
     assert!(!reply.lost && !reply.wrong_secret);
 }
 

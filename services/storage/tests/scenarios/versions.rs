@@ -19,22 +19,13 @@ fn speaking(name: &str, incarnation: u64, oldest: u32, newest: u32) -> proto::No
     }
 }
 
-async fn renew(stores: &Storage, node: &proto::Node, ttl_ms: u32) -> proto::LeaseRenewReply {
-    let request = proto::LeaseRenewRequest {
-        node: Some(node.clone()),
-        ttl_ms,
-        secret: secret(),
-    };
-    stores.lease_renew(request).await.unwrap()
-}
-
 /// A process that has no version in common with one that lives gets no lease, and one that has keeps it.
 pub(crate) async fn versions(stores: Arc<Storage>) {
     let (old, new) = (speaking("old", 1, 1, 1), speaking("new", 2, 1, 2));
-    assert_eq!(renew(&stores, &old, 60_000).await.refused, "");
-    assert_eq!(renew(&stores, &new, 60_000).await.refused, "");
+    assert_eq!(renew(&*stores, &old, 60_000).await.refused, "");
+    assert_eq!(renew(&*stores, &new, 60_000).await.refused, "");
     let only = speaking("only", 3, 2, 3);
-    let reply = renew(&stores, &only, 60_000).await;
+    let reply = renew(&*stores, &only, 60_000).await;
     assert!(reply.lost, "a process that knows no refusals stops too");
     for word in ["only", "version 2 to 3", "old", "version 1,"] {
         assert!(
@@ -54,11 +45,11 @@ pub(crate) async fn versions(stores: Arc<Storage>) {
     // Its predecessor, of another version, does not stand in its way, and what has a lease keeps it.
     let again = speaking("old", 4, 2, 3);
     assert_eq!(
-        renew(&stores, &again, 60_000).await.refused,
+        renew(&*stores, &again, 60_000).await.refused,
         "",
         "only its own predecessor speaks version 1 alone"
     );
-    assert_eq!(renew(&stores, &old, 60_000).await.refused, "");
+    assert_eq!(renew(&*stores, &old, 60_000).await.refused, "");
     let end = |node: &proto::Node| {
         let request = proto::LeaseEndRequest {
             node: Some(node.clone()),
@@ -67,7 +58,7 @@ pub(crate) async fn versions(stores: Arc<Storage>) {
         stores.lease_end(request)
     };
     end(&old).await.unwrap();
-    assert_eq!(renew(&stores, &only, 60_000).await.refused, "");
+    assert_eq!(renew(&*stores, &only, 60_000).await.refused, "");
 }
 
 /// Storage processes are listed for as long as they say that they live, and are refused likewise.
@@ -89,7 +80,7 @@ pub(crate) async fn storage_processes(stores: Arc<Storage>) {
     };
     assert_eq!(listed().await, [first.clone(), second.clone()]);
     let router = speaking("r1", 3, 2, 2);
-    let refused = renew(&stores, &router, 60_000).await.refused;
+    let refused = renew(&*stores, &router, 60_000).await.refused;
     assert!(refused.contains("s1"), "{refused}");
     let error = stores.register(&storage("s3", 4, 2, 2), TERM).await;
     let Err(StoreError::Invalid(text)) = error else {
@@ -98,5 +89,5 @@ pub(crate) async fn storage_processes(stores: Arc<Storage>) {
     assert!(text.contains("s3") && text.contains("s1"), "{text}");
     stores.leave(&first).await.unwrap();
     assert_eq!(listed().await, [second]);
-    assert_eq!(renew(&stores, &router, 60_000).await.refused, "");
+    assert_eq!(renew(&*stores, &router, 60_000).await.refused, "");
 }

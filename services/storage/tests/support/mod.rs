@@ -59,6 +59,24 @@ pub(crate) fn secret() -> bytes::Bytes {
     bytes::Bytes::from_static(b"only these tests know this")
 }
 
+/// The renewal of a lease by its holder.
+pub(crate) fn renewal(node: &proto::Node, ttl_ms: u32) -> proto::LeaseRenewRequest {
+    proto::LeaseRenewRequest {
+        node: Some(node.clone()),
+        ttl_ms,
+        secret: secret(),
+    }
+}
+
+/// Renews a lease.
+pub(crate) async fn renew(
+    stores: &dyn Stores,
+    node: &proto::Node,
+    ttl_ms: u32,
+) -> proto::LeaseRenewReply {
+    stores.lease_renew(renewal(node, ttl_ms)).await.unwrap()
+}
+
 /// Gives slots 0 to 7 to one owner and returns their epoch.
 pub(crate) async fn own(stores: &dyn Stores) -> u64 {
     let owner = node("owner", 1);

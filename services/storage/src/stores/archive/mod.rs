@@ -2,6 +2,7 @@
 //!
 //! - `place`: where a new row goes; the rules, without a database
 //! - `postgres`, `sqlite`: appending
+//! - `tail`: reading the times of the last rows
 //! - `query`: reading pages
 //! - `window`: which part of an archive a query asks for
 //!
@@ -13,6 +14,7 @@ mod place;
 mod postgres;
 mod query;
 mod sqlite;
+mod tail;
 mod window;
 
 use std::collections::{BTreeMap, BTreeSet};

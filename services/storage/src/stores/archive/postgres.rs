@@ -10,12 +10,9 @@ use parking_lot::Mutex;
 use sqlx::PgConnection;
 
 use super::place::{Head, Place, Placed, fresh, late, order, place};
-use super::{Fenced, Rows, admit, blob, peers, slots};
+use super::{Fenced, Rows, admit, blob, peers, slots, tail};
 use crate::error::Fault;
 use crate::fence;
-
-/// Rows of the tail that are read at once when a row comes late.
-const TAIL: i64 = 512;
 
 /// The months known to have a partition: first millisecond and the one after the last.
 #[derive(Debug, Default)]
@@ -91,7 +88,7 @@ pub(crate) async fn append(
         let owner = owners.get(*jid).ok_or(sqlx::Error::RowNotFound)?;
         let fresh = fresh(rows, &known.remove(&owner.id).unwrap_or_default());
         let tail = match late(&fresh, owner.head) {
-            Some(lowest) => tail(conn, owner.id, lowest).await?,
+            Some(lowest) => tail::pg::read(conn, owner.id, lowest).await?,
             None => BTreeMap::new(),
         };
         let (placed, newest) = place(&fresh, owner.head, tail)?;
@@ -271,41 +268,6 @@ async fn known_ids(
         known.entry(archive).or_default().insert(id);
     }
     Ok(known)
-}
-
-/// The times of the last rows, down to the neighbour before `lowest`.
-async fn tail(
-    conn: &mut PgConnection,
-    archive: i64,
-    lowest: (i64, i64),
-) -> Result<BTreeMap<(i64, i64), i64>, Fault> {
-    let mut tail = BTreeMap::new();
-    let mut below = (i64::MAX, i64::MAX);
-    loop {
-        let rows: Vec<Place> = sqlx::query_as(
-            "SELECT at_ms, epoch, counter FROM archive
-             WHERE archive = $1 AND (epoch, counter) < ($2, $3)
-             ORDER BY epoch DESC, counter DESC LIMIT $4",
-        )
-        .bind(archive)
-        .bind(below.0)
-        .bind(below.1)
-        .bind(TAIL)
-        .fetch_all(&mut *conn)
-        .await?;
-        let Some(last) = rows.last() else {
-            return Ok(tail);
-        };
-        below = (last.1, last.2);
-        let more = rows.len() as i64 == TAIL && below >= lowest;
-        tail.extend(
-            rows.into_iter()
-                .map(|(at_ms, epoch, counter)| ((epoch, counter), at_ms)),
-        );
-        if !more {
-            return Ok(tail);
-        }
-    }
 }
 
 /// Writes rows, keys and heads in one statement.

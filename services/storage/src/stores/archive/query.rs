@@ -136,6 +136,27 @@ fn count_text(with: With<'_>) -> &'static str {
     }
 }
 
+/// Binds the parameters of a statement: those that all have, then what `with` asks for.
+macro_rules! bound {
+    ($query:expr, $archive:expr, $with:expr, $window:expr, $limit:expr) => {{
+        let Window { above, below } = $window;
+        let query = $query
+            .bind($archive)
+            .bind(above.0)
+            .bind(above.1)
+            .bind(above.2)
+            .bind(below.0)
+            .bind(below.1)
+            .bind(below.2)
+            .bind($limit);
+        match $with {
+            With::Anyone | With::Nobody => query,
+            With::Peer(peer) => query.bind(peer),
+            With::Resource(peer, resource) => query.bind(peer).bind(resource.to_owned()),
+        }
+    }};
+}
+
 fn validate(request: &proto::ArchiveQueryRequest) -> Result<(), StoreError> {
     checked(&request.archive)?;
     checked(&request.with_bare)?;
@@ -361,21 +382,8 @@ dialects! {
         backwards: bool,
         limit: i64,
     ) -> Result<Vec<i64>, Fault> {
-        let Window { above, below } = window;
-        let mut query = sqlx::query_scalar(sizes_text(with, backwards))
-            .bind(archive)
-            .bind(above.0)
-            .bind(above.1)
-            .bind(above.2)
-            .bind(below.0)
-            .bind(below.1)
-            .bind(below.2)
-            .bind(limit);
-        match with {
-            With::Anyone | With::Nobody => {}
-            With::Peer(peer) => query = query.bind(peer),
-            With::Resource(peer, resource) => query = query.bind(peer).bind(resource.to_owned()),
-        }
+        let query = sqlx::query_scalar(sizes_text(with, backwards));
+        let query = bound!(query, archive, with, window, limit);
         Ok(query.fetch_all(conn).await?)
     }
 
@@ -387,21 +395,8 @@ dialects! {
         backwards: bool,
         limit: i64,
     ) -> Result<Vec<Row>, Fault> {
-        let Window { above, below } = window;
-        let mut query = sqlx::query_as(page_text(with, backwards))
-            .bind(archive)
-            .bind(above.0)
-            .bind(above.1)
-            .bind(above.2)
-            .bind(below.0)
-            .bind(below.1)
-            .bind(below.2)
-            .bind(limit);
-        match with {
-            With::Anyone | With::Nobody => {}
-            With::Peer(peer) => query = query.bind(peer),
-            With::Resource(peer, resource) => query = query.bind(peer).bind(resource.to_owned()),
-        }
+        let query = sqlx::query_as(page_text(with, backwards));
+        let query = bound!(query, archive, with, window, limit);
         Ok(query.fetch_all(conn).await?)
     }
 
@@ -411,21 +406,8 @@ dialects! {
         with: With<'_>,
         window: Window,
     ) -> Result<u64, Fault> {
-        let Window { above, below } = window;
-        let mut query = sqlx::query_scalar(count_text(with))
-            .bind(archive)
-            .bind(above.0)
-            .bind(above.1)
-            .bind(above.2)
-            .bind(below.0)
-            .bind(below.1)
-            .bind(below.2)
-            .bind(COUNTED);
-        match with {
-            With::Anyone | With::Nobody => {}
-            With::Peer(peer) => query = query.bind(peer),
-            With::Resource(peer, resource) => query = query.bind(peer).bind(resource.to_owned()),
-        }
+        let query = sqlx::query_scalar(count_text(with));
+        let query = bound!(query, archive, with, window, COUNTED);
         let count: i64 = query.fetch_one(conn).await?;
         Ok(count as u64)
     }

@@ -6,12 +6,9 @@ use std::sync::Arc;
 use sqlx::SqliteConnection;
 
 use super::place::{Head, Place, Placed, fresh, late, order, place};
-use super::{Fenced, Rows, admit, blob, peers, slots};
+use super::{Fenced, Rows, admit, blob, peers, slots, tail};
 use crate::error::Fault;
 use crate::fence;
-
-/// Rows of the tail that are read at once when a row comes late.
-const TAIL: i64 = 512;
 
 /// Appends a batch.
 pub(crate) async fn append(
@@ -47,7 +44,7 @@ pub(crate) async fn append(
         }
         let fresh = fresh(rows, &known);
         let tail = match late(&fresh, head) {
-            Some(lowest) => tail(conn, id, lowest).await?,
+            Some(lowest) => tail::lite::read(conn, id, lowest).await?,
             None => BTreeMap::new(),
         };
         let (placed, newest) = place(&fresh, head, tail)?;
@@ -111,41 +108,6 @@ async fn owner(conn: &mut SqliteConnection, jid: &str) -> Result<(i64, Head), Fa
         .fetch_one(conn)
         .await?;
     Ok((id, (-1, -1, -1)))
-}
-
-/// The times of the last rows, down to the neighbour before `lowest`.
-async fn tail(
-    conn: &mut SqliteConnection,
-    archive: i64,
-    lowest: (i64, i64),
-) -> Result<BTreeMap<(i64, i64), i64>, Fault> {
-    let mut tail = BTreeMap::new();
-    let mut below = (i64::MAX, i64::MAX);
-    loop {
-        let rows: Vec<Place> = sqlx::query_as(
-            "SELECT at_ms, epoch, counter FROM archive
-             WHERE archive = $1 AND (epoch, counter) < ($2, $3)
-             ORDER BY epoch DESC, counter DESC LIMIT $4",
-        )
-        .bind(archive)
-        .bind(below.0)
-        .bind(below.1)
-        .bind(TAIL)
-        .fetch_all(&mut *conn)
-        .await?;
-        let Some(last) = rows.last() else {
-            return Ok(tail);
-        };
-        below = (last.1, last.2);
-        let more = rows.len() as i64 == TAIL && below >= lowest;
-        tail.extend(
-            rows.into_iter()
-                .map(|(at_ms, epoch, counter)| ((epoch, counter), at_ms)),
-        );
-        if !more {
-            return Ok(tail);
-        }
-    }
 }
 
 async fn insert(
