@@ -229,94 +229,91 @@ pub(super) fn retry() -> Backoff {
     Backoff::new(Duration::from_millis(50), Duration::from_secs(1))
 }
 
-/// Appends until it is done: the rows' stanzas wait for it. A row that the database refuses for
-/// good is named in the log and counted as lost; the others of its batch are written.
-/// Returns the rows whose slot has another epoch in the table.
-async fn archive(
+/// Rows, each with the pending operation that waits for it.
+type Batch<R> = Vec<(R, WorkId)>;
+
+/// Appends rows until it is done, because their stanzas wait for it; returns each batch with
+/// storage's reply. A row that the database refuses for good is named in the log and counted as
+/// lost; the others of its batch are written.
+async fn append_all<R: Clone, T, F>(
     shared: &Shared,
-    rows: Vec<proto::ArchiveRow>,
-    works: &[WorkId],
-) -> Vec<(proto::ArchiveRow, WorkId)> {
-    failpoint!("router.archive_flush");
+    rows: Batch<R>,
+    lost: Lost,
+    append: impl Fn(Vec<R>) -> F,
+) -> Vec<(Batch<R>, T)>
+where
+    F: Future<Output = Result<T, StoreError>>,
+{
     let mut backoff = retry();
-    let mut fenced = Vec::new();
-    let mut batches = vec![
-        rows.into_iter()
-            .zip(works.iter().copied())
-            .collect::<Vec<_>>(),
-    ];
+    let mut done = Vec::new();
+    let mut batches = vec![rows];
     while let Some(batch) = batches.pop() {
-        let rows = batch.iter().map(|(row, _)| row.clone()).collect();
-        let request = proto::ArchiveAppendRequest { rows };
-        match shared.ports.stores.archive_append(request).await {
-            Ok(reply) => fenced.extend(batch.into_iter().filter(|(row, _)| {
-                let slot = row.fence.map(|fence| fence.slot);
-                slot.is_some_and(|slot| reply.fenced_slots.contains(&slot))
-            })),
+        match append(batch.iter().map(|(row, _)| row.clone()).collect()).await {
+            Ok(reply) => done.push((batch, reply)),
             Err(StoreError::Away(reason)) => {
-                tracing::debug!(reason, rows = batch.len(), "archiving; trying again");
+                let rows = batch.len();
+                tracing::debug!(reason, rows, row = ?lost, "appending; trying again");
                 batches.push(batch);
                 backoff.wait().await;
             }
             Err(error) if batch.len() == 1 => {
-                tracing::error!(%error, "storage refuses an archive row for good");
-                shared.metrics.lost[Lost::ArchiveRow].inc();
+                tracing::error!(%error, row = ?lost, "storage refuses a row for good");
+                shared.metrics.lost[lost].inc();
             }
             Err(_) => batches.extend(batch.into_iter().rev().map(|row| vec![row])),
         }
+    }
+    done
+}
+
+/// Whether the slot of a row has another epoch in the table.
+fn is_fenced(fence: Option<proto::Fence>, fenced_slots: &[u32]) -> bool {
+    fence.is_some_and(|fence| fenced_slots.contains(&fence.slot))
+}
+
+/// Appends to archives; returns the rows that were fenced.
+async fn archive(
+    shared: &Shared,
+    rows: Vec<proto::ArchiveRow>,
+    works: &[WorkId],
+) -> Batch<proto::ArchiveRow> {
+    failpoint!("router.archive_flush");
+    let rows = rows.into_iter().zip(works.iter().copied()).collect();
+    let stores = &shared.ports.stores;
+    let append = |rows| stores.archive_append(proto::ArchiveAppendRequest { rows });
+    let mut fenced = Vec::new();
+    for (mut batch, reply) in append_all(shared, rows, Lost::ArchiveRow, append).await {
+        batch.retain(|(row, _)| is_fenced(row.fence, &reply.fenced_slots));
+        fenced.append(&mut batch);
     }
     failpoint!("router.archived");
     fenced
 }
 
-/// What became of offline rows: those whose slot has another epoch in the table, and the works of
-/// those whose user has too many.
-type Stored = (
-    Vec<(proto::OfflineRow, WorkId)>,
-    Vec<(WorkId, proto::Stanza)>,
-);
+/// What became of offline rows: those that were fenced, and the pending operations of those whose
+/// user has too many.
+type Stored = (Batch<proto::OfflineRow>, Vec<(WorkId, proto::Stanza)>);
 
-/// Stores until it is done; names the rows whose user has too many.
+/// Appends offline messages; names the rows whose user has too many.
 async fn offline(shared: &Shared, rows: Vec<proto::OfflineRow>, works: &[WorkId]) -> Stored {
-    let mut backoff = retry();
+    let rows = rows.into_iter().zip(works.iter().copied()).collect();
+    let stores = &shared.ports.stores;
+    let max_rows = shared.config.offline_limit;
+    let append = |rows| stores.offline_append(proto::OfflineAppendRequest { rows, max_rows });
     let (mut fenced, mut full) = (Vec::new(), Vec::new());
-    let mut batches = vec![
-        rows.into_iter()
-            .zip(works.iter().copied())
-            .collect::<Vec<_>>(),
-    ];
-    while let Some(batch) = batches.pop() {
-        let rows = batch.iter().map(|(row, _)| row.clone()).collect();
-        let max_rows = shared.config.offline_limit;
-        let request = proto::OfflineAppendRequest { rows, max_rows };
-        match shared.ports.stores.offline_append(request).await {
-            Ok(reply) => {
-                let refused = reply
-                    .full
-                    .iter()
-                    .filter_map(|index| batch.get(*index as usize));
-                full.extend(refused.filter_map(|(row, work)| Some((*work, row.stanza.clone()?))));
-                fenced.extend(batch.into_iter().filter(|(row, _)| {
-                    let slot = row.fence.map(|fence| fence.slot);
-                    slot.is_some_and(|slot| reply.fenced_slots.contains(&slot))
-                }));
-            }
-            Err(StoreError::Away(reason)) => {
-                tracing::debug!(reason, rows = batch.len(), "storing offline; trying again");
-                batches.push(batch);
-                backoff.wait().await;
-            }
-            Err(error) if batch.len() == 1 => {
-                tracing::error!(%error, "storage refuses an offline row for good");
-                shared.metrics.lost[Lost::OfflineRow].inc();
-            }
-            Err(_) => batches.extend(batch.into_iter().rev().map(|row| vec![row])),
-        }
+    for (mut batch, reply) in append_all(shared, rows, Lost::OfflineRow, append).await {
+        let refused = reply
+            .full
+            .iter()
+            .filter_map(|index| batch.get(*index as usize));
+        full.extend(refused.filter_map(|(row, work)| Some((*work, row.stanza.clone()?))));
+        batch.retain(|(row, _)| is_fenced(row.fence, &reply.fenced_slots));
+        fenced.append(&mut batch);
     }
     (fenced, full)
 }
 
-/// Prunes now and then what storage does not need any more.
+/// Lets storage delete old rows about once an hour.
 pub(super) async fn maintain(shared: Arc<Shared>) {
     let token = shared.tasks.token();
     loop {
