@@ -5,11 +5,10 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use serde_json::json;
 use sestina_testkit::{find_program, free_port};
 
 use super::prosody::wait_listening;
-use super::{Measured, Other, certificate};
+use super::{Measured, certificate, other};
 use crate::child::{Process, Spec};
 
 /// The user that the Debian package makes.
@@ -89,22 +88,7 @@ modules:
         user: Some(USER.to_owned()),
     })?;
     wait_listening(&mut process, port)?;
-    let pid = process.pid();
-    Ok(Measured {
-        spec: json!({
-            "name": "ejabberd",
-            "addresses": [format!("127.0.0.1:{port}")],
-            "transport": "direct-tls",
-            "domain": "localhost",
-            "muc": "conference.localhost",
-            "auth": {"mechanism": "ANONYMOUS"},
-            "pids": {"server": [pid]},
-        }),
-        _alive: Box::new(Other {
-            _process: process,
-            _folder: folder,
-        }),
-    })
+    Ok(other("ejabberd", port, process, folder))
 }
 
 /// It runs as a user of its own where this runs as root: that user reads and writes here.

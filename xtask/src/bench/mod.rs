@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Result, ensure};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::child::Process;
 use crate::repo;
@@ -136,6 +136,25 @@ fn measure(
 struct Other {
     _process: Process,
     _folder: tempfile::TempDir,
+}
+
+/// What is measured of such a server: anonymous users log in over TLS, and there are rooms.
+fn other(name: &str, port: u16, process: Process, folder: tempfile::TempDir) -> Measured {
+    Measured {
+        spec: json!({
+            "name": name,
+            "addresses": [format!("127.0.0.1:{port}")],
+            "transport": "direct-tls",
+            "domain": "localhost",
+            "muc": "conference.localhost",
+            "auth": {"mechanism": "ANONYMOUS"},
+            "pids": {"server": [process.pid()]},
+        }),
+        _alive: Box::new(Other {
+            _process: process,
+            _folder: folder,
+        }),
+    }
 }
 
 /// A certificate for `localhost` (ECDSA P-256) in PEM, from the server that is measured too.

@@ -5,10 +5,9 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use serde_json::json;
 use sestina_testkit::{find_program, free_port, wait_for};
 
-use super::{Measured, Other, certificate};
+use super::{Measured, certificate, other};
 use crate::child::{Process, Spec};
 
 /// Starts it on a free port of 127.0.0.1.
@@ -62,22 +61,7 @@ Component "conference.localhost" "muc"
         user: None,
     })?;
     wait_listening(&mut process, port)?;
-    let pid = process.pid();
-    Ok(Measured {
-        spec: json!({
-            "name": "Prosody",
-            "addresses": [format!("127.0.0.1:{port}")],
-            "transport": "direct-tls",
-            "domain": "localhost",
-            "muc": "conference.localhost",
-            "auth": {"mechanism": "ANONYMOUS"},
-            "pids": {"server": [pid]},
-        }),
-        _alive: Box::new(Other {
-            _process: process,
-            _folder: folder,
-        }),
-    })
+    Ok(other("Prosody", port, process, folder))
 }
 
 /// Waits until something listens on the port; fails at once if the process has ended.

@@ -181,6 +181,15 @@ impl Bound {
         })
     }
 
+    /// The owner lacks what the session sent from this number on.
+    pub(super) fn redirect(&self, n: u64) -> ToEdge {
+        ToEdge::Redirect(proto::Redirect {
+            handle: self.handle,
+            generation: self.generation,
+            n,
+        })
+    }
+
     pub(super) fn deliver(&self, number: u64, text: &str) {
         self.frame(self.delivery(number, text));
     }

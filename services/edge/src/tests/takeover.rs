@@ -152,16 +152,9 @@ async fn redirected_frames_are_sent_again_in_order() {
     let rig = Rig::new(1).await;
     let mut bound = rig.session().await;
     three(&mut bound).await;
-    let redirect = |n| {
-        ToEdge::Redirect(proto::Redirect {
-            handle: bound.handle,
-            generation: 1,
-            n,
-        })
-    };
     bound
         .router
-        .batch("edge1", bound.slot, bound.epoch, vec![redirect(3)]);
+        .batch("edge1", bound.slot, bound.epoch, vec![bound.redirect(3)]);
     bound.heard(&bound.router, 3, "three").await;
     bound.say(&["four"]).await;
     bound.heard(&bound.router, 4, "four").await;
@@ -239,15 +232,8 @@ async fn an_owner_that_thaws_is_sent_everything_again() {
     let rig = Rig::new(1).await;
     let mut bound = rig.session().await;
     three(&mut bound).await;
-    let redirect = |n| {
-        ToEdge::Redirect(proto::Redirect {
-            handle: bound.handle,
-            generation: 1,
-            n,
-        })
-    };
     // It has less than it said: what is settled is the floor.
-    let frames = vec![redirect(3), redirect(2)];
+    let frames = vec![bound.redirect(3), bound.redirect(2)];
     bound.router.batch("edge1", bound.slot, bound.epoch, frames);
     for (n, id) in [(2, "two"), (3, "three")] {
         bound.heard(&bound.router, n, id).await;

@@ -45,6 +45,18 @@ fn trusting(certs: &[&Path], versions: &[&'static SupportedProtocolVersion]) -> 
         .with_no_client_auth()
 }
 
+fn with_files(certificates: Vec<CertFiles>) -> TlsConfig {
+    TlsConfig {
+        certificates,
+        ..TlsConfig::default()
+    }
+}
+
+/// A store with the certificates in these files.
+fn serving(certificates: Vec<CertFiles>) -> Arc<CertStore> {
+    CertStore::open(&with_files(certificates)).unwrap()
+}
+
 fn write_pair(folder: &Path, name: &str, domains: &[&str]) -> CertFiles {
     let domains: Vec<String> = domains.iter().map(|&domain| domain.to_owned()).collect();
     let files = CertFiles {
@@ -130,11 +142,7 @@ fn the_name_decides_and_the_first_is_the_default() {
     let (one_cert, two_cert) = (leaf(&one.cert), leaf(&two.cert));
     let config = trusting(&[&one.cert, &two.cert], &ALL);
     let config = Arc::new(config);
-    let store = CertStore::open(&TlsConfig {
-        certificates: vec![one, two],
-        ..TlsConfig::default()
-    })
-    .unwrap();
+    let store = serving(vec![one, two]);
     for (name, cert) in [
         ("one.example", &one_cert),
         ("two.example", &two_cert),
@@ -165,11 +173,7 @@ fn the_name_decides_and_the_first_is_the_default() {
 fn sessions_resume_until_the_certificates_change() {
     let folder = tempfile::tempdir().unwrap();
     let files = write_pair(folder.path(), "c", &["c.example"]);
-    let store = CertStore::open(&TlsConfig {
-        certificates: vec![files.clone()],
-        ..TlsConfig::default()
-    })
-    .unwrap();
+    let store = serving(vec![files.clone()]);
     for version in ALL {
         let other = write_pair(folder.path(), "other", &["c.example"]);
         let config = Arc::new(trusting(&[&files.cert, &other.cert], &[version]));
@@ -189,11 +193,7 @@ fn sessions_resume_until_the_certificates_change() {
 fn a_session_is_resumed_on_another_edge_after_its_key_was_rotated() {
     let folder = tempfile::tempdir().unwrap();
     let files = write_pair(folder.path(), "c", &["c.example"]);
-    let config = TlsConfig {
-        certificates: vec![files.clone()],
-        ..TlsConfig::default()
-    };
-    let edges = [CertStore::open(&config), CertStore::open(&config)].map(Result::unwrap);
+    let edges = [(); 2].map(|()| serving(vec![files.clone()]));
     let install = |edge: usize, numbers: &[u8]| {
         let bytes: Vec<[u8; 32]> = numbers.iter().map(|number| [*number; 32]).collect();
         let keys = numbers
@@ -224,11 +224,7 @@ fn a_session_is_resumed_on_another_edge_after_its_key_was_rotated() {
 fn changed_files_are_noticed_and_broken_ones_are_not_used() {
     let folder = tempfile::tempdir().unwrap();
     let files = write_pair(folder.path(), "c", &["c.example"]);
-    let store = CertStore::open(&TlsConfig {
-        certificates: vec![files.clone()],
-        ..TlsConfig::default()
-    })
-    .unwrap();
+    let store = serving(vec![files.clone()]);
     let before = store.current().server_end_point(None);
     assert!(!store.reload_if_changed());
     // A key of another certificate, as between the two steps of a renewal.
@@ -258,11 +254,7 @@ fn a_broken_certificate_does_not_keep_another_host_from_its_new_one() {
     let folder = tempfile::tempdir().unwrap();
     let one = write_pair(folder.path(), "one", &["one.example"]);
     let two = write_pair(folder.path(), "two", &["two.example"]);
-    let store = CertStore::open(&TlsConfig {
-        certificates: vec![one.clone(), two.clone()],
-        ..TlsConfig::default()
-    })
-    .unwrap();
+    let store = serving(vec![one.clone(), two.clone()]);
     let before = store.current().server_end_point(Some("one.example"));
     std::fs::write(&one.cert, "not a certificate").unwrap();
     let renewed = write_pair(folder.path(), "renewed", &["two.example"]);
@@ -287,17 +279,13 @@ fn a_start_with_one_broken_certificate_serves_the_others() {
     let mut one = write_pair(folder.path(), "one", &["one.example"]);
     let two = write_pair(folder.path(), "two", &["two.example"]);
     one.key = two.key.clone();
-    let config = |certificates| TlsConfig {
-        certificates,
-        ..TlsConfig::default()
-    };
-    let store = CertStore::open(&config(vec![one.clone(), two.clone()])).unwrap();
+    let store = serving(vec![one.clone(), two.clone()]);
     let wanted = server_end_point(&leaf(&two.cert));
     assert_eq!(
         store.current().server_end_point(Some("two.example")),
         wanted
     );
-    let error = CertStore::open(&config(vec![one])).err().unwrap();
+    let error = CertStore::open(&with_files(vec![one])).err().unwrap();
     assert!(error.to_string().contains("does not belong"), "{error}");
 }
 

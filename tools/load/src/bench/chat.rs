@@ -9,9 +9,10 @@ use anyhow::{Context as _, Result};
 use super::open::Target;
 use super::outcome::Outcome;
 use super::spec::{ChatSpec, Timing};
-use super::traffic::{Meter, Open, Readers, Traffic, body, run};
+use super::traffic::{
+    Meter, Open, Readers, Traffic, body, floor_delivery, floor_stanza, pair_stanzas, run,
+};
 use crate::client::handle::Handle;
-use crate::client::stanza;
 use crate::floor::hello::{Hello, Role};
 
 const CONCURRENCY: usize = 16;
@@ -43,12 +44,8 @@ pub async fn chat(target: &Target, timing: &Timing, spec: &ChatSpec) -> Result<O
     let sessions = spec.pairs * 2;
     let group = rand::random();
     let text = body(spec.body);
-    let floor_stanza = stanza::message(false, "chat", "floor", "m", &text);
-    let outgoing = if spec.floor_bytes > 0 {
-        spec.floor_bytes
-    } else {
-        spec.body + 230
-    };
+    let incoming = floor_stanza(&text).len();
+    let outgoing = floor_delivery(spec.floor_bytes, spec.body);
     let hello = |number: usize| Hello {
         group,
         role: if number < sessions {
@@ -57,7 +54,7 @@ pub async fn chat(target: &Target, timing: &Timing, spec: &ChatSpec) -> Result<O
             Role::Idle
         },
         number,
-        incoming: floor_stanza.len(),
+        incoming,
         outgoing,
         ask_every: timing.floor_ask_every,
     };
@@ -65,13 +62,7 @@ pub async fn chat(target: &Target, timing: &Timing, spec: &ChatSpec) -> Result<O
     let online = sessions..sessions + spec.background;
     let background = target.open(online, CONCURRENCY, true, hello).await?;
 
-    let websocket = members.first().context("no session")?.stream.is_websocket();
-    let stanzas = (0..sessions)
-        .map(|index| match target.is_floor() {
-            true => floor_stanza.clone(),
-            false => stanza::message(websocket, "chat", &members[index ^ 1].jid, "m", &text),
-        })
-        .collect();
+    let stanzas = pair_stanzas(target, &members, &text)?;
     let traffic = Arc::new(Chat {
         handles: members
             .iter()

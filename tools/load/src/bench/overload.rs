@@ -20,9 +20,8 @@ use super::leases;
 use super::open::Target;
 use super::outcome::{Latency, Outcome, Overload, Start};
 use super::spec::{OverloadSpec, Timing};
-use super::traffic::{Readers, body};
+use super::traffic::{Readers, body, floor_delivery, floor_stanza, pair_stanzas};
 use crate::client::handle::Handle;
-use crate::client::stanza;
 use crate::floor::hello::{Hello, Role};
 use crate::measure::histogram::Histogram;
 use crate::measure::process::{own, usage};
@@ -172,23 +171,17 @@ async fn open(
     let sessions = spec.pairs * 2;
     let group = rand::random();
     let text = body(spec.body);
-    let floor_stanza = stanza::message(false, "chat", "floor", "m", &text);
+    let incoming = floor_stanza(&text).len();
     let hello = |number: usize| Hello {
         group,
         role: Role::Peer(number ^ 1),
         number,
-        incoming: floor_stanza.len(),
-        outgoing: spec.body + 230,
+        incoming,
+        outgoing: floor_delivery(0, spec.body),
         ask_every: timing.floor_ask_every,
     };
     let members = target.open(0..sessions, CONCURRENCY, true, hello).await?;
-    let websocket = members.first().context("no session")?.stream.is_websocket();
-    let stanzas = (0..sessions)
-        .map(|index| match target.is_floor() {
-            true => floor_stanza.clone(),
-            false => stanza::message(websocket, "chat", &members[index ^ 1].jid, "m", &text),
-        })
-        .collect();
+    let stanzas = pair_stanzas(target, &members, &text)?;
     let handles = members.iter().map(|m| Arc::clone(&m.handle)).collect();
     let state = State {
         sent: vec![VecDeque::new(); sessions],

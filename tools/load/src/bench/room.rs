@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result, ensure};
 use super::open::{Member, Target};
 use super::outcome::Outcome;
 use super::spec::{RoomSpec, Timing};
-use super::traffic::{Meter, Open, Readers, Traffic, body, run, wait_for};
+use super::traffic::{Meter, Open, Readers, Traffic, body, floor_delivery, run, wait_for};
 use crate::client::handle::Handle;
 use crate::client::stanza;
 use crate::client::stream::Stream;
@@ -48,11 +48,7 @@ pub async fn room(target: &Target, timing: &Timing, spec: &RoomSpec) -> Result<O
     let text = body(spec.body);
     let floor_stanza = stanza::message(false, "groupchat", "floor", "m", &text);
     let group = rand::random();
-    let outgoing = if spec.floor_bytes > 0 {
-        spec.floor_bytes
-    } else {
-        spec.body + 230
-    };
+    let outgoing = floor_delivery(spec.floor_bytes, spec.body);
     let hello = |number: usize| Hello {
         group,
         role: Role::Everyone,

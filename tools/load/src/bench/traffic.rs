@@ -9,10 +9,11 @@ use memchr::memmem;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
-use super::open::Member;
+use super::open::{Member, Target};
 use super::outcome::{Latency, Outcome, Start};
 use super::spec::{ServerSpec, Timing};
 use crate::client::handle::{Handle, Kind};
+use crate::client::stanza;
 use crate::client::stream::Stream;
 use crate::measure::histogram::Histogram;
 use crate::measure::process::{own, usage};
@@ -26,6 +27,35 @@ pub const MARK: &str = "bench:";
 pub fn body(bytes: usize) -> String {
     let padding = bytes.saturating_sub(MARK.len());
     format!("{MARK}{}", "x".repeat(padding))
+}
+
+/// How large the floor's deliveries are: as large as the plan says, or (0) about as large as what a
+/// server makes of a message with such a body.
+#[must_use]
+pub fn floor_delivery(planned: usize, body: usize) -> usize {
+    match planned {
+        0 => body + 230,
+        bytes => bytes,
+    }
+}
+
+/// The message that the floor gets from each session of a pair.
+#[must_use]
+pub fn floor_stanza(text: &str) -> Vec<u8> {
+    stanza::message(false, "chat", "floor", "m", text)
+}
+
+/// What each session sends, where session 2p writes to session 2p + 1 and back.
+///
+/// # Errors
+/// When there is no session.
+pub fn pair_stanzas(target: &Target, members: &[Member], text: &str) -> Result<Vec<Vec<u8>>> {
+    let websocket = members.first().context("no session")?.stream.is_websocket();
+    let stanza = |index: usize| match target.is_floor() {
+        true => floor_stanza(text),
+        false => stanza::message(websocket, "chat", &members[index ^ 1].jid, "m", text),
+    };
+    Ok((0..members.len()).map(stanza).collect())
 }
 
 /// Counts deliveries while a measurement runs.
