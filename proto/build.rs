@@ -14,7 +14,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         println!("cargo:rerun-if-changed={file}");
     }
     let descriptors = protox::compile(files, ["."])?;
-    // For what has to know all methods and frames, as the table of who may call what.
+    // For code that has to know all methods and frames, such as the table of which role may call
+    // which method.
     let bytes = prost::Message::encode_to_vec(&descriptors);
     let out = std::path::PathBuf::from(std::env::var("OUT_DIR")?);
     std::fs::write(out.join("descriptors.bin"), bytes)?;

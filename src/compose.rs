@@ -27,7 +27,7 @@ use sestina_xmpp::xml::Limits;
 const CREDITS_IN_QUEUE: usize = 4;
 /// Unsettled input of a session: room for this many of the largest stanzas.
 const STANZAS_UNSETTLED: usize = 4;
-/// One part in so many of the memory is for what sessions hold, unless the configuration says otherwise.
+/// Sessions may hold one part in this many of the memory, unless the configuration says otherwise.
 const HELD_OF_MEMORY: usize = 4;
 /// Names of listeners, as in logs.
 const HTTP: &str = "http";
@@ -37,7 +37,7 @@ const PLAINTEXT: &str = "c2s_plaintext";
 pub fn node(name: &str, role: proto::NodeRole, address: &str) -> proto::Node {
     proto::Node {
         name: name.to_owned(),
-        // 0 stands for nobody.
+        // 0 stands for no process.
         incarnation: rand::random::<u64>().max(1),
         role: role.into(),
         address: address.to_owned(),
@@ -74,7 +74,7 @@ fn session_credit(config: &Config) -> usize {
     (*config.edge.limits.output_queue / CREDITS_IN_QUEUE).max(1)
 }
 
-/// Settings of a router. Alone in its process it has nobody to hold copies: `alone`.
+/// Settings of a router. `alone`: it is the only process, so there is no other to hold copies.
 pub fn router(config: &Config, alone: bool) -> RouterConfig {
     let hosts = config.host.iter().map(|host| HostConfig {
         domain: host.domain.clone(),
@@ -296,7 +296,7 @@ pub fn redis(config: &Config) -> anyhow::Result<Option<RedisConfig>> {
     Ok(Some(to))
 }
 
-/// Reads the certificates for Redis; what is wrong with them is told at the start, not when
+/// Reads the certificates for Redis, so that errors in them show at the start and not when
 /// connecting.
 fn redis_tls(
     ca: &Option<PathBuf>,

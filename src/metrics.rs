@@ -242,7 +242,7 @@ fn store_op(operation: &str) -> StoreOp {
     }
 }
 
-/// A lease authority that tells what became of this process's own lease.
+/// A lease authority that counts the outcomes of renewals of this process's own lease.
 pub struct MeteredLeases {
     inner: Arc<dyn LeaseAuthority>,
     authority: Authority,
@@ -251,7 +251,7 @@ pub struct MeteredLeases {
 }
 
 impl MeteredLeases {
-    /// Counts the renewals of `node`; those that it does for others are not counted.
+    /// Counts the renewals of `node`; renewals for other processes are not counted.
     pub fn new(
         inner: Arc<dyn LeaseAuthority>,
         authority: Authority,

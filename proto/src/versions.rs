@@ -1,11 +1,12 @@
 //! Versions of the protocol between tiers: which ones this program speaks, and what two processes, or
 //! a whole cluster, have in common.
 //!
-//! A version is a number, of its own: releases of the program that change nothing between tiers share
-//! one. Each process tells the oldest and the newest that it speaks, in the Hello of each lane, with its
-//! lease, and with each call between tiers. A lane speaks the highest that both ends know, and the
-//! cluster the highest that all its processes know. What came with a later version is sent only where
-//! that version is spoken; what comes all the same is ignored or refused by name.
+//! A version is a number, of its own: releases of the program that change nothing between tiers
+//! share one. Each process sends the oldest and the newest that it speaks in the Hello of each
+//! lane, with its lease, and with each call between tiers. A lane speaks the highest that both ends
+//! know, and the cluster the highest that all its processes know. Frames and fields of a later
+//! version are sent only where that version is spoken. A process that gets unknown ones
+//! nevertheless ignores them, or refuses them by name.
 //!
 //! A change that a process of the version before would get wrong needs a new number: add it to
 //! [`NAMES`], and keep speaking the one before it.
@@ -32,9 +33,9 @@ const _: () = assert!(
 /// Versions that a process, or a cluster, speaks: all from the oldest to the newest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Range {
-    /// The first of them.
+    /// The oldest version.
     pub oldest: u32,
-    /// The last of them.
+    /// The newest version.
     pub newest: u32,
 }
 
@@ -56,7 +57,7 @@ pub struct NoCommon {
     pub ours: Range,
     /// The other process.
     pub them: String,
-    /// What that one speaks.
+    /// The versions that it speaks.
     pub theirs: Range,
 }
 
@@ -102,8 +103,8 @@ impl Range {
         }
     }
 
-    /// As told on the wire. A process that tells nothing, or no oldest version, is of the time when
-    /// there was one.
+    /// The range that a message carries. A process that sends none, or no oldest version, is from
+    /// before there was a second version.
     pub fn told(oldest: u32, newest: u32) -> Range {
         let newest = newest.max(1);
         Range {
@@ -146,7 +147,8 @@ impl Node {
         Range::told(self.oldest, self.newest)
     }
 
-    /// The same node, which tells what this program speaks, and the program's own version.
+    /// The same node, with the versions of the protocol that this program speaks and the program's
+    /// own version.
     pub fn speaking(self, program: &str) -> Node {
         let Range { oldest, newest } = Range::ours();
         Node {
@@ -174,8 +176,8 @@ pub fn admits<'a>(node: &Node, others: impl IntoIterator<Item = &'a Node>) -> Re
     })
 }
 
-/// The variable by which a test makes a process be of the version after this one: `next`, or
-/// `next-only` for one that does not speak ours.
+/// The variable by which a test makes a process pretend to be of the version after this one:
+/// `next`, or `next-only` for a process that does not speak this version.
 pub const ENV: &str = "SESTINA_VERSION";
 
 /// What a process pretends to be, for tests.
@@ -263,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn what_tells_no_versions_speaks_the_first() {
+    fn a_process_that_sends_no_versions_speaks_the_first() {
         assert_eq!(Range::told(0, 0), range(1, 1));
         assert_eq!(Range::told(0, 1), range(1, 1));
         assert_eq!(Range::told(2, 3), range(2, 3));

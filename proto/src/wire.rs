@@ -1,6 +1,6 @@
-//! The codec of all calls between tiers: prost's, behind which a test makes a process send what a later
-//! version may send (see [`crate::versions::ENV`]). Each message, and each frame in it, has then a field
-//! that nobody knows, and now and then comes a frame of a kind that nobody knows.
+//! The codec of all calls between tiers. It is prost's, except where a test makes a process pretend
+//! to be of a later version (see [`crate::versions::ENV`]). Such a process adds an unknown field to
+//! each message and to each frame in it, and from time to time it sends a frame of an unknown kind.
 
 use std::any::TypeId;
 use std::marker::PhantomData;
@@ -18,7 +18,7 @@ use crate::{PeerBatch, ToEdgeBatch, ToRouterBatch};
 
 /// The number of the field that no version has.
 const UNKNOWN: u32 = 19_000 - 1;
-/// One message with frames in so many ends with a frame of a kind that no version has.
+/// Of this many messages with frames, one ends with a frame of a kind that no version has.
 const EVERY: u64 = 8;
 
 static MESSAGES: AtomicU64 = AtomicU64::new(0);

@@ -107,7 +107,7 @@ impl RouterAdmin {
         })
     }
 
-    /// Asks all other routers that are alive; who did not answer is named.
+    /// Asks all other live routers; names those that did not answer.
     pub(super) async fn ask_others(
         &self,
         running: &Running,

@@ -66,7 +66,7 @@ pub struct Sessions {
     pub sessions: Vec<SessionInfo>,
     /// All routers answered.
     pub complete: bool,
-    /// Who did not answer, and why.
+    /// Routers that did not answer, and why.
     pub missing: Vec<String>,
 }
 
@@ -77,7 +77,7 @@ pub struct Closed {
     pub closed: usize,
     /// All routers answered.
     pub complete: bool,
-    /// Who did not answer, and why.
+    /// Routers that did not answer, and why.
     pub missing: Vec<String>,
 }
 
@@ -88,7 +88,7 @@ pub struct Done {
     pub jid: String,
 }
 
-/// Who owns which slots.
+/// Which router owns which slots.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Slots {
     /// Version of the table.
@@ -125,7 +125,7 @@ pub struct SlotOwner {
     pub slots: usize,
 }
 
-/// Whether only the asked process is to be told of.
+/// Which processes the status is about.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct StatusQuery {
@@ -177,7 +177,7 @@ pub struct NodeStatus {
     pub reason: String,
 }
 
-/// One of the two who say who is alive.
+/// One of the two lease authorities.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AuthorityStatus {
     /// `redis` or `storage`.
@@ -225,7 +225,7 @@ pub struct Status {
     pub missing: Vec<String>,
     /// All routers answered.
     pub complete: bool,
-    /// Who answers.
+    /// The process that answers.
     pub node: String,
     /// Version of the program.
     pub program: String,

@@ -182,7 +182,7 @@ pub(super) fn status(status: &Status) -> String {
         plural(status.rooms, "room"),
         plural(status.occupants, "occupant"),
     ));
-    // One process alone has neither.
+    // A single process has neither.
     let cluster = status.authorities.iter().any(|a| a.name == "redis");
     let versions = |process: &ProcessStatus| match (process.oldest, process.newest) {
         (_, 0) => "-".to_owned(),

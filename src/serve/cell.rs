@@ -7,7 +7,7 @@ use sestina_api::lease::LeaseAuthority;
 use sestina_proto as proto;
 use sestina_router::Router;
 
-/// A router and who it is.
+/// A router and its incarnation.
 #[derive(Clone)]
 pub struct Running {
     /// The router.
@@ -20,7 +20,7 @@ pub struct Running {
     pub storage_leases: Arc<dyn LeaseAuthority>,
 }
 
-/// Where those who ask find the router of the moment.
+/// Where requests find the router that runs at the moment.
 #[derive(Clone, Default)]
 pub struct RouterCell(Arc<Inner>);
 

@@ -19,7 +19,7 @@ use sestina_telemetry::{Guard, Metrics};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
-/// How often readiness is looked at for those that are told of changes.
+/// How often readiness is checked for subscribers to its changes.
 const LOOK: Duration = Duration::from_millis(250);
 /// How long tasks and servers have to end.
 pub const LAST: Duration = Duration::from_secs(5);
@@ -114,7 +114,7 @@ impl Process {
         thread.map_or_else(Handle::current, |thread| thread.handle().clone())
     }
 
-    /// Serves `/metrics`, `/health` and `/ready`; what is returned tells of readiness too.
+    /// Serves `/metrics`, `/health` and `/ready`; the receiver that it returns shows readiness too.
     pub async fn announce(&self, ready: Ready) -> anyhow::Result<watch::Receiver<bool>> {
         let draining = self.draining.clone();
         let ready: Ready = Arc::new(move || {

@@ -31,7 +31,8 @@ use crate::metrics::{MeteredLeases, metered_stores};
 /// How often a port that our own last server still holds is tried again.
 const LISTEN_TRIES: u32 = 10;
 
-/// How long one authority may take to say who lives, and how often both are asked by a router that waits.
+/// How long one authority may take to list the live processes, and how often a router that waits
+/// asks both.
 const AUTHORITY: Duration = Duration::from_secs(1);
 const AGAIN: Duration = Duration::from_secs(1);
 
@@ -65,7 +66,7 @@ async fn serve(process: &mut Process) -> anyhow::Result<()> {
     let storages = compose::targets("cluster.storages", &config.cluster.storages)?;
     let stores: Arc<dyn Stores> = Arc::new(GrpcStores::new(dialer.clone(), storages));
     let stores = metered_stores(stores, process.metrics.clone());
-    // What is wrong with it is told at once; it is used when the cluster's id is known.
+    // Checked now, so that errors show at once; it is used when the cluster's id is known.
     live_state_config(&config)?;
     let cell = RouterCell::new();
     let admin = RouterAdmin::new(
@@ -112,7 +113,7 @@ async fn serve(process: &mut Process) -> anyhow::Result<()> {
     served
 }
 
-/// Learns the cluster's id from storage, for which it waits.
+/// Waits for storage, and learns the cluster's id from it.
 async fn join(
     stores: &Arc<dyn Stores>,
     cluster: &Cluster,

@@ -110,7 +110,8 @@ impl Database {
     }
 }
 
-/// Opens the database, and waits for one that is not there. What waiting does not mend is an error.
+/// Opens the database, and waits while it is not there. A fault that waiting cannot repair is an
+/// error.
 async fn open(config: &Config, database: &Database) -> anyhow::Result<Arc<Storage>> {
     let mut backoff = Backoff::new(FIRST_TRY, LAST_TRY);
     let mut said = String::new();
@@ -191,13 +192,13 @@ async fn work(
         Err(error) => Err(error).context("change cluster.listen"),
     };
     if let Err(error) = storage.leave(node).await {
-        tracing::info!(%error, "this process is counted as a living one for some seconds more");
+        tracing::info!(%error, "this process could not unregister; it counts as live for some seconds more");
     }
     storage.close().await;
     served
 }
 
-/// Keeps this process among those that live, so that its versions count.
+/// Keeps this process registered as live, so that its versions count.
 async fn stay(storage: Arc<Storage>, node: proto::Node, token: CancellationToken) {
     loop {
         tokio::select! {
@@ -205,13 +206,13 @@ async fn stay(storage: Arc<Storage>, node: proto::Node, token: CancellationToken
             () = tokio::time::sleep(COUNTED) => {}
         }
         if let Err(error) = storage.register(&node, TERM).await {
-            // If the database is away, nobody reads there who lives.
-            tracing::warn!(%error, "this process is not counted among those that live");
+            // If the database is away, no process can read there which processes live.
+            tracing::warn!(%error, "this process could not register as live");
         }
     }
 }
 
-/// Asks the database now and then whether it is there, and can store what it is given.
+/// Checks at intervals whether the database is there and can store what it is given.
 async fn probe(
     storage: Arc<Storage>,
     stores: Arc<dyn Stores>,

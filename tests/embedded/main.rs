@@ -60,7 +60,7 @@ fn until_ready_is(address: SocketAddr, wanted: &str) -> String {
     }
 }
 
-/// An address that nobody uses.
+/// An address that is not in use.
 fn free() -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], sestina_testkit::free_port().unwrap()))
 }

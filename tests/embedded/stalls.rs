@@ -1,4 +1,4 @@
-//! A server that stands still, or whose log is not read, cuts nobody.
+//! A server that stands still for a while, or whose log is not read, disconnects no client.
 
 use super::*;
 

@@ -1,4 +1,4 @@
-//! A database of another cluster, one that is not there yet, and one that is gone.
+//! A database of another cluster, a database that is not there yet, and one that is gone.
 
 use super::*;
 

@@ -12,8 +12,8 @@ use sestina_testkit::find_program;
 pub(crate) fn root() -> &'static Path {
     static ROOT: OnceLock<PathBuf> = OnceLock::new();
     ROOT.get_or_init(|| {
-        // Two clones may share a target folder, and with it this program: cargo says for which of
-        // them it runs.
+        // Two clones may share a target folder, and with it this program: the variable says for
+        // which clone it runs.
         let here = std::env::var_os("CARGO_MANIFEST_DIR")
             .map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")), PathBuf::from);
         here.parent().map_or(here.clone(), Path::to_path_buf)
@@ -61,7 +61,8 @@ pub(crate) fn target() -> Result<&'static Path> {
 /// The cargo that runs this, in the top folder.
 pub(crate) fn cargo() -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    // What cargo tells the program that it runs must not reach the cargo that the program runs.
+    // Variables that cargo sets for the program that it runs must not reach the cargo that this
+    // program runs.
     for (name, _) in std::env::vars_os() {
         let text = name.to_string_lossy();
         let inherited = text.starts_with("CARGO_PKG_")

@@ -1,4 +1,5 @@
-//! The two authorities on who is alive (the shadow store and storage), seen alike.
+//! The two lease authorities (the shadow store and storage), behind one trait. A process lives
+//! while one of them says that its lease is fresh.
 
 use std::time::Duration;
 
@@ -12,9 +13,9 @@ use crate::identity::{Holder, Proved};
 pub enum LeaseState {
     /// Held by this incarnation, for about this long by the authority's clock.
     Fresh {
-        /// Who.
+        /// The incarnation of the holder.
         incarnation: u64,
-        /// What remains.
+        /// Time that is left.
         remaining: Duration,
     },
     /// Ended: it ran out, was given back, or was marked by a claimer.
@@ -30,8 +31,8 @@ pub enum Renewal {
     Lost,
     /// That incarnation has left the hash of another secret; nothing was done.
     WrongSecret,
-    /// The process has no version of the protocol between tiers in common with another one that lives;
-    /// nothing was done. Why, in words.
+    /// The process has no version of the protocol between tiers in common with another live
+    /// process; nothing was done. The text says why.
     Refused(String),
 }
 

@@ -7,8 +7,9 @@ use sestina_proto as proto;
 
 use crate::identity::Holder;
 
-/// What goes in bulk (reports, all that is sent again after a lane broke) is added to a lane while
-/// less than this many bytes wait on it, so that there is room for what is new.
+/// Frames that go in bulk (reports, and all frames that are sent again after a lane broke) are
+/// added to a lane only while less than this many bytes wait on it, so that there is room for new
+/// frames.
 pub const BULK: usize = 1 << 20;
 
 /// A lane is gone: the peer died, or the connection broke.
@@ -19,7 +20,7 @@ pub struct LaneClosed;
 
 /// What a lane did not take.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[must_use = "what a full lane refused has to be sent again when there is room"]
+#[must_use = "a frame that a full lane refused has to be sent again when there is room"]
 pub enum Unsent<T> {
     /// Too much waits for the lane; the frame is handed back. The lane goes on: the sender keeps the
     /// frame where it is bounded (a session's queue, a report that goes in parts) and sends it again

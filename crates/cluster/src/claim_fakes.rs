@@ -23,7 +23,7 @@ pub(super) struct FakeStorage {
     pub(super) leases: MemoryLeases,
     pub(super) clock: Arc<ManualClock>,
     pub(super) away: AtomicBool,
-    /// Who renews just before the next claim's transaction.
+    /// The holder that renews its lease just before the transaction of the next claim.
     pub(super) renews_first: Mutex<Option<proto::Node>>,
     pub(super) state: Mutex<(Option<(proto::Node, BootInstant)>, proto::SlotMap)>,
 }

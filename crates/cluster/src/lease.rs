@@ -127,7 +127,7 @@ impl LeaseKeeper {
         }
     }
 
-    /// Until when this process may serve, for those who ask often.
+    /// Until when this process may serve. It costs little to ask often.
     pub fn deadline(&self) -> Arc<LeaseDeadline> {
         self.deadline.clone()
     }

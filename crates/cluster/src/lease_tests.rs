@@ -216,7 +216,7 @@ async fn waits_for_a_former_incarnation_to_end() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_the_node_says_is_told_at_once() {
+async fn a_change_of_the_node_is_sent_to_both_authorities_at_once() {
     let setup = start();
     setup.keeper.wait_serving().await.unwrap();
     setup.keeper.update_node(|node| node.draining = true);

@@ -82,7 +82,7 @@ fn the_first_router_gets_all_at_once() {
 }
 
 #[test]
-fn nobody_alive_is_nobodys_plan() {
+fn without_live_routers_the_plan_is_empty() {
     assert_eq!(
         plan(&SlotTable::empty(), &[], PlanLimits::default()),
         Plan::default()

@@ -76,7 +76,7 @@ fn a_router_that_is_not_reached_gets_no_slot() {
     let table = owned_by(&[1, 2]);
     let all = wrong_address();
     assert_eq!(planned(&table, &all), Plan::default(), "moved to router 3");
-    // Nor what a dead router leaves, or one that drains.
+    // Nor does it get the slots of a router that has died, or of one that drains.
     let dead = planned(&table, &[all[0].clone(), all[2].clone(), all[3].clone()]);
     assert_eq!(given(&dead, 3), 0);
     assert_eq!(given(&dead, 1), table.slots_of(&all[1]).count());

@@ -190,7 +190,7 @@ impl SharedSlotTable {
         self.shared.table.load_full()
     }
 
-    /// Takes the table if it is newer than the present one; tells whether it was.
+    /// Takes the table if it is newer than the present one; returns whether it was.
     pub fn replace_if_newer(&self, table: SlotTable) -> bool {
         let table = Arc::new(table);
         // The watch's lock makes the comparison and the swap one step.

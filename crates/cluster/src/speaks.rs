@@ -1,10 +1,10 @@
 //! The version of the protocol between tiers that the cluster speaks: the highest that all its
 //! processes know.
 //!
-//! What a later version brought, and what is read by others than the other end of a lane, is done only
-//! while the cluster speaks that version. The number falls at once when a process of an older version
-//! comes, and rises only some time after the last of them is gone: one that is not heard of for a moment
-//! is not gone.
+//! Some of what a later version adds is read by processes other than the far end of a lane. That is
+//! done only while the cluster speaks this later version. The number falls at once when a process
+//! of an older version comes. It rises only some time after the last such process is gone, because
+//! a process that is not heard of for a moment may still be there.
 
 use std::time::{Duration, Instant};
 
@@ -30,8 +30,9 @@ impl Default for Speaks {
 }
 
 impl Speaks {
-    /// For a process that speaks these versions. Until it has heard of the others, it says that the
-    /// cluster speaks the oldest of them: a process that does not know that one cannot be in it.
+    /// For a process that speaks these versions. Until it has heard of the others, it assumes that
+    /// the cluster speaks the oldest of these versions: a process that does not know that version
+    /// cannot be in the cluster.
     pub fn new(ours: Range) -> Speaks {
         Speaks {
             ours,
@@ -60,7 +61,7 @@ impl Speaks {
         if all <= self.version {
             self.rising = None;
         } else if !complete {
-            // Those that were not heard of may be older.
+            // Processes that were not heard of may be older.
             self.rising = None;
             return None;
         } else if now.duration_since(*self.rising.get_or_insert(now)) < RISE {

@@ -25,7 +25,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn who_knows_an_older_timeline_is_awaited() {
+    fn a_process_that_knows_an_older_timeline_is_awaited() {
         let node = |name: &str, timeline| proto::Node {
             name: name.to_owned(),
             installed: Some(proto::Position {

@@ -169,7 +169,7 @@ pub(crate) fn speaks_as(
 
 fn refused(peer: &PeerInfo, node: &proto::Node, reason: &str) -> Status {
     tracing::warn!(peer = %peer.address, name = node.name, reason,
-        "refused a call: the caller is not what it says");
+        "refused a call: the caller is not the process that it claims to be");
     let text = format!("{} {reason}", node.name);
     match &peer.proof {
         Proof::Certificate(info) => Status::permission_denied(format!(
@@ -209,7 +209,8 @@ pub(crate) fn claim_of(
     Ok(())
 }
 
-/// Whether an edge sends such frames on a lane that is open. Who it is, it has said once.
+/// Whether an edge may send such a frame on an open lane. It has named itself when it opened the
+/// lane, so a second Hello is refused.
 pub(crate) fn edge_sends(frame: &proto::ToRouter) -> bool {
     match &frame.body {
         Some(EdgeBody::Hello(_)) => !guard!("roles"),
@@ -233,7 +234,8 @@ pub(crate) fn edge_sends(frame: &proto::ToRouter) -> bool {
 /// Whether the router `node` sends such frames on a lane that is open.
 pub(crate) fn router_sends(node: &proto::Node, frame: &proto::PeerFrame) -> bool {
     match &frame.body {
-        // It says again that it can answer: as the one that it is.
+        // A further Hello says that the router can answer again. It must name the same process as
+        // the first.
         Some(PeerBody::Hello(hello)) => {
             let named = hello.router.as_ref();
             named.is_some_and(|named| {

@@ -52,7 +52,7 @@ pub struct Dialer {
     limits: LaneLimits,
     pub(crate) stop: CancellationToken,
     pub(crate) tasks: TaskTracker,
-    /// Frames that nobody waits for leave together.
+    /// Coalesces frames for which no caller waits.
     pub(crate) linger: Arc<Linger>,
 }
 
@@ -96,8 +96,8 @@ impl Dialer {
         request
     }
 
-    /// An answer, if it is of this process's cluster and of a version that this process speaks. Where one
-    /// of the two processes is of another one, it is said here, whichever of them has refused.
+    /// Returns the answer of a process of the same cluster that speaks a version in common. If the
+    /// clusters or versions differ, this logs it, whichever of the two processes has refused.
     pub(crate) fn checked<T>(
         &self,
         peer: &Peer,
@@ -183,7 +183,7 @@ impl Dialer {
         self.lazy(&Peer::any(target))
     }
 
-    /// The same for leases: its connections are for nothing else, and the lease thread drives them.
+    /// The same for leases. These connections carry nothing else, and the lease thread drives them.
     pub(crate) fn lazy_for_leases(self: &Arc<Self>, peer: &Peer) -> Result<Channel, LinkError> {
         let endpoint = self.endpoint(peer)?;
         // The task that drives the channel belongs to the runtime in which the channel is made.

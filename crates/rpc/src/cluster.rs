@@ -1,5 +1,5 @@
-//! Which cluster a process belongs to: told with every call and every answer between tiers, and
-//! checked on both sides, so that a wrong address or certificate never joins two clusters.
+//! Which cluster a process belongs to. Every call and every answer between tiers names it, and both
+//! sides check it, so that a wrong address or certificate never joins two clusters.
 //!
 //! The name is configured; the id is in the database. A storage process knows it, and the others learn
 //! it from the first answer that they get.
@@ -134,7 +134,7 @@ impl Cluster {
         }
     }
 
-    /// Says that a process of another cluster was met: with both names, and now and then only,
+    /// Logs that this process met one of another cluster, with both names. It does so at intervals,
     /// because a wrong address is tried again and again.
     pub(crate) fn warn(&self, peer: &str, error: &OtherCluster) -> bool {
         let mut warned = self.0.warned.lock();
@@ -146,7 +146,8 @@ impl Cluster {
         true
     }
 
-    /// The same of a refusal, which says nothing of a cluster if the other side did not get so far.
+    /// The same for a refusal. It names no cluster if the call was refused before the other side
+    /// adds the name.
     pub(crate) fn check_refusal(&self, metadata: &MetadataMap) -> Result<(), OtherCluster> {
         match metadata.as_ref().contains_key(NAME) {
             true => self.check(metadata.as_ref()),
@@ -154,7 +155,8 @@ impl Cluster {
         }
     }
 
-    /// The same of an answer: its id is learnt, if none is known.
+    /// The same for an answer. If the id of the cluster is not known yet, it is taken from the
+    /// answer.
     pub(crate) fn check_answer(&self, metadata: &MetadataMap) -> Result<(), OtherCluster> {
         let headers = metadata.as_ref();
         self.check(headers)?;
@@ -209,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_of_another_cluster_is_known_by_its_name_and_told_now_and_then() {
+    fn a_refusal_by_another_cluster_is_recognised_and_logged_at_intervals() {
         let ours = Cluster::new("prod");
         let refusal = |name| MetadataMap::from_headers(headers(name, None));
         assert_eq!(ours.check_refusal(&MetadataMap::new()), Ok(()));

@@ -59,9 +59,9 @@ pub(crate) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
     text
 }
 
-/// Says what to do about an error where its own words do not: of a certificate that the other side does
-/// not accept, that tells the name of an alert only. (HTTP/2 keeps the words of what broke a connection,
-/// and not the error itself.)
+/// Adds advice to an error that gives none. When the other side does not accept a certificate, the
+/// error holds only the name of a TLS alert. (HTTP/2 keeps the text of the error that broke a
+/// connection, not the error itself.)
 pub(crate) fn advised(text: String) -> String {
     if text.contains("received fatal alert") {
         return format!(

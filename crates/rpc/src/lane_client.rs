@@ -1,4 +1,4 @@
-//! Lanes at those who dial: an edge to a router, a router to another.
+//! Lanes at the side that dials: from an edge to a router, or from a router to another one.
 
 use std::collections::HashMap;
 use std::future::Future;
@@ -148,7 +148,8 @@ pub(crate) fn request<T>(message: T, limit: Duration) -> Request<T> {
     request
 }
 
-/// The queue as the request of the call; how it ended is told by dropping the call.
+/// The queue as the request of the call. The other side learns from the end of the call how it
+/// ended.
 fn requests<T: Send + 'static, M: Send + 'static>(
     outgoing: Outgoing<T, M>,
 ) -> impl Stream<Item = M> + Send + 'static {

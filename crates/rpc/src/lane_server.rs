@@ -70,7 +70,7 @@ impl LaneServer {
 
 type Replies<M> = Pin<Box<dyn Stream<Item = Result<M, Status>> + Send>>;
 
-/// The queue as the answer of the call; the peer is told why it ends.
+/// The queue as the answer of the call; an error at its end tells the peer that the lane broke.
 fn replies<T: Send + 'static, M: Send + 'static>(outgoing: Outgoing<T, M>) -> Replies<M> {
     Box::pin(outgoing.filter_map(|item| {
         std::future::ready(match item {

@@ -52,8 +52,8 @@ pub use tls::{MutualTls, Security, TlsFiles};
 
 use std::time::Duration;
 
-/// The largest message taken. HTTP/2 cuts a message into frames of 16 KiB by itself, so what
-/// bounds memory is the queue of a lane; this is only the end of what a peer may claim.
+/// The largest message taken. HTTP/2 cuts a message into frames of 16 KiB by itself, so the queue
+/// of a lane bounds the memory; this only limits the length that a peer may announce.
 pub const MAX_MESSAGE: usize = 128 << 20;
 
 /// Flow-control window of one stream. The reader of a lane never waits, so this only has to cover

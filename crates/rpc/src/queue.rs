@@ -433,7 +433,7 @@ mod tests {
     }
 
     #[test]
-    fn room_for_what_goes_in_bulk_is_told_each_time() {
+    fn room_for_bulk_frames_is_reported_each_time() {
         let told = Arc::new(AtomicU64::new(0));
         let q = queue(100);
         q.on_room({
@@ -455,7 +455,7 @@ mod tests {
     }
 
     #[test]
-    fn what_waits_is_known_until_it_is_gone() {
+    fn bytes_that_wait_are_counted_until_they_are_taken() {
         static LEVEL: Level = Level::new();
         let q = ByteQueue::new(100, CancellationToken::new(), &LEVEL);
         let mut out = Outgoing::new(Arc::clone(&q), 64, |batch: Vec<u32>| batch);

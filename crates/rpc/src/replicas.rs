@@ -44,7 +44,7 @@ impl Replicas {
         })
     }
 
-    /// Those that are known.
+    /// The replicas of the last lookup.
     pub(crate) fn known(&self) -> Arc<Vec<Arc<Replica>>> {
         self.found.load_full()
     }
@@ -98,7 +98,7 @@ impl Replicas {
                     }
                 }
                 Err(reason) => {
-                    // What was known of it is better than nothing.
+                    // Its replicas of the last lookup are better than none.
                     tracing::warn!(%target, %reason, "no storage behind this address");
                     found.extend(old.iter().filter(|r| r.target == index).cloned());
                 }

@@ -50,7 +50,8 @@ pub(crate) fn check(headers: &HeaderMap, them: &str) -> Result<(), NoCommon> {
     Range::ours().with(US, them, told(theirs)).map(drop)
 }
 
-/// The same for a refusal, which carries no versions if it was made before they were added.
+/// The same for a refusal. It carries no versions if the call was refused before the other side
+/// adds them.
 pub(crate) fn check_refusal(metadata: &MetadataMap, them: &str) -> Result<(), NoCommon> {
     match metadata.as_ref().contains_key(VERSIONS) {
         true => check(metadata.as_ref(), them),
@@ -97,7 +98,8 @@ mod tests {
     }
 
     #[test]
-    fn a_process_without_a_common_version_is_refused_and_one_that_says_nothing_speaks_the_first() {
+    fn a_process_without_a_common_version_is_refused_and_one_that_sends_no_versions_speaks_the_first()
+     {
         let mut own = HeaderMap::new();
         tell(&mut own);
         assert_eq!(check(&own, "r1"), Ok(()));

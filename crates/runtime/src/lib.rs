@@ -1,10 +1,10 @@
 //! Small tools that every tier uses to run: owned tasks, shutdown, bounded queues, back-off, the
 //! suspend-proof clock, and the switches by which tests make a process fail at a chosen place.
 //!
-//! - [`spawn`]: task groups that end together and name who did not
+//! - [`spawn`]: task groups that end together; tasks that did not end are named
 //! - [`shutdown`]: signals become tokens
 //! - [`backoff`]: jittered exponential waits
-//! - [`linger`]: what nobody waits for leaves together
+//! - [`linger`]: coalesces items for which no caller waits
 //! - [`logged`]: log lines that are written once for each cause
 //! - [`mailbox`]: a queue bounded by count and bytes, pushed without waiting and drained whole
 //! - [`clock`]: the clock that leases are counted on

@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_waits_for_a_timer_that_cannot_run() {
+    fn no_item_waits_for_a_timer_that_cannot_run() {
         let linger = Linger::new();
         let counter: Arc<Counter> = Arc::default();
         linger.add(counter.clone());

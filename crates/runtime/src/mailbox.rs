@@ -16,7 +16,7 @@ use tokio::sync::Notify;
 
 use crate::linger::{Linger, Waiting};
 
-/// So many trailing items are work enough to wake the reader.
+/// This many trailing items wake the reader.
 const COMPANY: usize = 64;
 
 /// How much a mailbox holds.
@@ -24,8 +24,8 @@ const COMPANY: usize = 64;
 pub struct Limits {
     /// Items.
     pub count: usize,
-    /// Bytes, as told by the pushers. An empty mailbox takes one item of any size, so that an
-    /// item larger than the bound is not refused for ever.
+    /// Bytes, by the sizes that the pushers give. An empty mailbox takes one item of any size, so
+    /// that an item larger than the bound is not refused for ever.
     pub bytes: usize,
 }
 
@@ -122,7 +122,8 @@ impl<T> Sender<T> {
         }
     }
 
-    /// Appends an item that nobody waits for: it is read with the next other one, or at the next beat.
+    /// Appends a trailing item: it is read with the next item that is not trailing, or when the
+    /// coalescing timer fires.
     pub fn push_trailing(
         &self,
         item: T,
@@ -212,7 +213,7 @@ impl<T> Queue<T> {
         self.bytes = self.bytes.saturating_add(bytes);
     }
 
-    /// True if somebody waits for room.
+    /// Moves all items to the end of `into`. True if a pusher waits for room.
     fn drain(&mut self, into: &mut Vec<T>) -> bool {
         self.bytes = 0;
         self.ready = false;

@@ -34,9 +34,10 @@ const INTERVAL: Duration = Duration::from_millis(20);
 #[derive(Debug)]
 pub struct Pressure {
     high: watch::Sender<bool>,
-    /// It falls then, unless there is another sign of it; nanoseconds of the boot clock.
+    /// When the pressure falls, unless another sign of it comes before; nanoseconds of the boot
+    /// clock.
     falls: AtomicU64,
-    /// Held by the one whose turn is next.
+    /// Held by the caller whose turn is next.
     turns: Semaphore,
 }
 
@@ -146,8 +147,8 @@ impl Pressure {
         }
     }
 
-    /// Measures the runtime that this runs on, until `stop`. `told` gets each tick's lateness, and
-    /// whether the pressure is high.
+    /// Measures the runtime that this runs on, until `stop`. At each tick it calls `told` with the
+    /// lateness of the tick and whether the pressure is high.
     pub async fn measure(&self, stop: CancellationToken, told: impl Fn(Duration, bool)) {
         loop {
             let due = Instant::now() + TICK;

@@ -3,11 +3,11 @@
 //! A task of its own connects; callers only ever wait for it within their own time limit. While
 //! Redis is known to be down calls fail at once instead of each waiting for its limit.
 //!
-//! A command is sent again only if the server said that it did not do it (a redirection, say). After
-//! a time-out nobody knows: its bytes may be anywhere between here and the server, and may arrive
-//! later than those of a connection that was made since. What must not happen then is refused by the
-//! scripts. A connection is given up if nothing at all was answered on it since the command was
-//! sent; commands that others have sent on it wait for their own limits all the same.
+//! A command is sent again only if the server said that it did not do it (a redirection, say).
+//! After a time-out it is unknown whether the command was done. Its bytes may be anywhere between
+//! here and the server, and may arrive later than those of a newer connection; the scripts refuse a
+//! command that comes too late. A connection is given up if no answer at all came on it since the
+//! command was sent. Other commands on it still wait for their own limits.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -28,13 +28,14 @@ use tokio::time::{sleep, timeout};
 use crate::config::{RedisConfig, RedisConfigError, RedisMode};
 use crate::{format, sentinel, tls};
 
-/// So many commands may wait for the socket; more wait for their turn, within their time limit.
+/// The most commands that wait for the socket; further ones wait for their turn, within their time
+/// limit.
 const PIPELINE: usize = 1024;
 /// How often a command is sent again that the server has refused to do yet.
 const REFUSALS: u32 = 4;
-/// The wait before that, unless the server told another to ask.
+/// The wait before that, unless the answer named another server to ask.
 const REFUSED_WAIT: Duration = Duration::from_millis(20);
-/// A cluster's connection mends itself; after so many failures in a row it is made anew.
+/// A cluster's connection repairs itself; after this many failures in a row it is made anew.
 const CLUSTER_FAILURES: u32 = 8;
 
 /// A script with its source at hand for servers that do not know it.

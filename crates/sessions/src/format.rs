@@ -1,6 +1,6 @@
-//! The format in which a cluster's state is written in Redis, under a key of its own. A program that does
-//! not know the format uses nothing of that Redis, so it takes nothing for something else. Fields that are
-//! only added to records do not change the number.
+//! The format in which a cluster's state is written in Redis, under a key of its own. A program
+//! that does not know the format neither reads nor writes there, so it cannot misread anything.
+//! Adding fields to records does not change the number.
 
 use redis::aio::ConnectionLike;
 use redis::{Cmd, FromRedisValue, RedisError, Value};
@@ -11,8 +11,8 @@ pub(crate) const FORMAT: u64 = 1;
 /// The key that holds the number; the cluster's prefix is put before it.
 pub(crate) const KEY: &str = "{lease}:format";
 
-/// Whether this program knows the format of what is there; why not, in words. Where there is nothing yet,
-/// it is written in ours from now on.
+/// Checks that this program knows the format of the state that is there; the error says why it does
+/// not. If there is no state yet, its format is this program's from now on.
 pub(crate) async fn check(connection: &mut impl ConnectionLike, key: &str) -> Result<(), String> {
     let mut get = redis::cmd("GET");
     get.arg(key);

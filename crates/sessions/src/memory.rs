@@ -74,7 +74,7 @@ impl MemoryShadow {
 }
 
 impl Slot {
-    /// Notes a write, and tells what was known before; refuses it if it is not newer.
+    /// Notes a write and returns what was known before; refuses the write if it is not newer.
     fn note(&mut self, at: Stamp) -> Result<Found, ShadowError> {
         let last = self.found.last;
         let replaced = at.epoch < last.epoch && guard!("epoch");
@@ -93,7 +93,7 @@ impl Slot {
         Ok(found)
     }
 
-    /// The objects whose base is another than what their change would find.
+    /// The objects whose stored version is not the one on which their change is based.
     fn stale(&self, at: Stamp, ops: &[ShadowOp]) -> Vec<String> {
         let stored = |object: &str| self.objects.get(object).map(|object| object.version);
         let mut staging = self.staged.as_ref().map(|staged| staged.version);

@@ -255,9 +255,10 @@ redis.call('SET', KEYS[2], '1', 'PX', ARGV[2])
 return 1
 "#;
 
-/// KEYS: nodes, terms, holders… ARGV: their names. Returns holder and remaining milliseconds of each
-/// (-1: none), and removes from the nodes who holds nothing. Redis counts by the clock of its machine:
-/// a lease of which more than its term is left ends one term from now, because that clock was set back.
+/// KEYS: nodes, terms, holders… ARGV: their names. Returns holder and remaining milliseconds of
+/// each (-1: none), and removes the nodes that hold no lease. Redis counts by the clock of its
+/// machine: a lease of which more than its term is left ends one term from now, because that clock
+/// was set back.
 pub(crate) const FRESH: &str = r#"
 local all = {}
 for at, name in ipairs(ARGV) do

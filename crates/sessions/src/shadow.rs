@@ -25,12 +25,12 @@ use crate::config::{RedisConfig, RedisConfigError};
 use crate::connection::{Link, Lua};
 use crate::scripts;
 
-/// Objects that one part of a load asks for.
+/// How many objects one part of a load asks for.
 const FETCH_AT_ONCE: usize = 32;
-/// Bytes that one answer to a load should hold.
+/// How many bytes one answer to a load should hold.
 const FETCH_BYTES: usize = 256 << 10;
-/// KiB of commits that are under way at one time: what Redis works off well within a time limit.
-/// After it was away all slots have something to write.
+/// KiB of commits that are under way at one time, few enough for Redis to finish well within a time
+/// limit: after an outage all slots have something to write.
 const COMMITS_KIB: u32 = 8 << 10;
 /// Epochs asked for at one time.
 const EPOCHS_AT_ONCE: usize = 128;
@@ -292,7 +292,7 @@ fn encode(slot: u16, at: Stamp, ops: Vec<ShadowOp>) -> (Vec<String>, Vec<Vec<u8>
     (script.keys, script.arguments)
 }
 
-/// What the store knew before, and what else was answered; the refusals become errors.
+/// What the store knew before, and the rest of the answer; a refusal becomes an error.
 fn accepted(words: Vec<Vec<u8>>) -> Result<(Found, Vec<Vec<u8>>), ShadowError> {
     let mut words = words.into_iter();
     let answer = words.next().unwrap_or_default();

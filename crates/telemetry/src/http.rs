@@ -193,7 +193,7 @@ mod tests {
             }
         });
         let metrics = Metrics::new();
-        // Where nobody else gets the port once it is free.
+        // An address of this test alone: no other process takes its port once it is free.
         let own = ["127.83.69.83:0".parse().unwrap()];
         let bound = serve(&tasks, &own, metrics.clone(), ready).await.unwrap()[0];
         metrics.rooms.set(41);

@@ -28,7 +28,7 @@ pub struct Finished {
     pub id: String,
     /// Id of its parent; zeros for a root.
     pub parent: String,
-    /// Everything that is said of it beside: names of attributes and their values.
+    /// Names and values of its attributes.
     pub attributes: Vec<(String, String)>,
 }
 
@@ -68,12 +68,13 @@ impl Capture {
     }
 }
 
-/// A place in the code that logs asks once, at its first line, whether anybody wants to have it.
-/// If another thread's test is just asking while this one begins to listen, the answer may be "no"
-/// for good. So somebody is there always who says "ask me each time", and then does not want it.
+/// At its first line each log statement asks once whether any subscriber wants its lines. If it
+/// asks in the thread of another test just when this test begins to listen, the answer may be "no"
+/// for ever. So one subscriber is always registered. It answers "ask me each time", and then takes
+/// no line.
 fn keep_interest() {
     static ONCE: Once = Once::new();
-    // Where there is a global subscriber already, that one answers.
+    // Fails if there is a global subscriber already, which then answers.
     ONCE.call_once(|| drop(tracing::subscriber::set_global_default(Undecided)));
 }
 

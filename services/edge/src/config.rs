@@ -1,4 +1,4 @@
-//! What an edge is told. Plain values: the configuration is mapped onto them.
+//! The settings of an edge, as plain values; the configuration is mapped onto them.
 
 use std::time::Duration;
 
@@ -58,7 +58,7 @@ pub struct StreamLimits {
     pub burst_bytes: u64,
 }
 
-/// All of it.
+/// All settings of an edge.
 #[derive(Clone, Debug)]
 pub struct EdgeConfig {
     /// Name of this process, unique in the cluster.

@@ -25,7 +25,7 @@ const SHUTDOWN: Duration = Duration::from_secs(5);
 /// Why an edge does not start.
 #[derive(Debug, thiserror::Error)]
 pub enum EdgeError {
-    /// Nobody could log in.
+    /// Without a host no client could log in.
     #[error("no host is configured, add one")]
     NoHosts,
     /// The lease could not be kept with these times.
@@ -177,7 +177,7 @@ impl Edge {
             next += pause;
             tokio::time::sleep_until(next).await;
         }
-        // Those that logged in meanwhile.
+        // Sessions of clients that logged in meanwhile.
         for session in self.shared.attachments.all_sessions() {
             session.hand_off(&self.shared);
         }

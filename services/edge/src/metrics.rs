@@ -67,7 +67,7 @@ named! {
         BytesOut = "bytes_out",
         /// A slow reader was cut off.
         SlowReader = "slow_reader",
-        /// A session lost its socket because all of them held too much, and it held most.
+        /// A session lost its socket because all sessions together held too much, and it held most.
         GaveWay = "gave_way",
         /// A socket was lost with the stream open.
         SocketLost = "socket_lost",
@@ -87,7 +87,7 @@ named! {
         Redirected = "redirected",
         /// A session was closed because no owner took its stanzas in time.
         OwnerTimeout = "owner_timeout",
-        /// A stanza that the client had been told to be accepted was given up unsettled.
+        /// A stanza was given up unsettled although the client had been told that it was accepted.
         InputLost = "input_lost",
         /// An epoch was installed on a slot.
         EpochInstalled = "epoch_installed",
@@ -206,7 +206,7 @@ pub trait EdgeMetrics: Send + Sync + 'static {
     fn stream_error(&self, _condition: StreamCondition) {
         self.count(Count::StreamError, 1);
     }
-    /// The certificate of this host does for so many seconds more.
+    /// The certificate of this host is valid for this many more seconds.
     fn certificate(&self, _host: &str, _seconds_left: i64) {}
     /// `what` took this long.
     fn timing(&self, what: Timing, took: Duration);

@@ -31,7 +31,7 @@ const MEMBERS_PART: usize = 256 << 10;
 const REPORT_PART: usize = 256 << 10;
 
 fn new_incarnation() -> (u64, Secret) {
-    // 0 stands for nobody.
+    // 0 stands for no process.
     (rand::random::<u64>().max(1), Secret::random())
 }
 
@@ -49,7 +49,7 @@ pub(crate) struct Shared {
     pub(crate) stop: CancellationToken,
     pub(crate) directory: Directory,
     pub(crate) lease: Lease,
-    /// Lanes were opened or lost: routers are told with the lease which of them are reached.
+    /// Lanes were opened or lost: the next renewal of the lease says which routers are reached.
     pub(crate) reach_changed: Notify,
     /// A lane has room again for what goes in bulk.
     pub(crate) lane_room: Notify,
@@ -150,7 +150,7 @@ impl Shared {
         }
     }
 
-    /// The lease was lost: whoever comes now is somebody else.
+    /// The lease was lost: from now on this edge is another incarnation.
     pub(crate) fn renew_incarnation(&self) {
         *self.incarnation.lock() = new_incarnation();
     }

@@ -29,7 +29,7 @@ pub struct SessionInfo {
     pub queued_bytes: usize,
     /// Copies of messages are on (XEP-0280).
     pub carbons: bool,
-    /// What was stored for it is being read; what comes meanwhile is behind that.
+    /// Its offline messages are being read; what comes meanwhile is delivered after them.
     pub catching_up: bool,
     /// Rooms it is in.
     pub rooms: usize,
@@ -80,15 +80,15 @@ pub struct Counts {
     pub occupants: usize,
     /// What waits for an answer or a commit.
     pub works: usize,
-    /// Detached sessions and rooms that the shadow may not have, so that they would not outlive
-    /// this router.
+    /// Detached sessions and rooms that may be missing in the shadow, and would be lost with this
+    /// router.
     #[serde(default)]
     pub in_doubt: usize,
     /// Sessions of which one process alone has something: their edge may be dead, has still to send
     /// again what an owner before this one had accepted, or the shadow has yet to take them.
     #[serde(default)]
     pub sole: usize,
-    /// One of them, and why.
+    /// One of these sessions, and why.
     #[serde(default)]
     pub sole_one: Option<String>,
     /// Slots that this router, as the planner, is having moved from one live router to another.

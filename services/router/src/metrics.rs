@@ -52,7 +52,7 @@ impl Metrics {
         self.all.owned_sessions.inc();
     }
 
-    /// Stanzas that clients were told to be accepted, and that nobody has any more.
+    /// Stanzas that are lost although clients were told that they are accepted.
     pub(crate) fn input_lost(&self, stanzas: u64) {
         self.all.lost[telemetry::Lost::Input].add(stanzas);
     }
@@ -97,7 +97,7 @@ impl Metrics {
         self.all.store_errors[telemetry::StoreOp::ShadowApply].inc();
     }
 
-    /// A commit of so many bytes leaves for the state store.
+    /// A commit of this many bytes leaves for the state store.
     pub(crate) fn replica_commit(&self, bytes: usize) {
         self.all.replica_commits.inc();
         self.all.replica_commit_bytes.add(bytes as u64);
@@ -108,7 +108,7 @@ impl Metrics {
         self.all.fenced[Fence::Write].add(count);
     }
 
-    /// More (or less) slots are written anew.
+    /// The number of slots that are being written anew changes by this much.
     pub(crate) fn rewriting(&self, change: i64) {
         self.all.rewriting_slots.add(change);
     }

@@ -179,7 +179,7 @@ async fn open_sqlite(config: &StorageConfig) -> Result<(Lite, ClusterIdentity), 
     Ok((lite, identity))
 }
 
-/// Makes partitions ahead: at once, then now and then. Ends with the storage.
+/// Makes partitions ahead: at once, and then at intervals until the storage ends.
 async fn keep_ahead(inner: Weak<Inner>, mut stopping: watch::Receiver<bool>) {
     loop {
         let Some(inner) = inner.upgrade() else { return };
@@ -191,7 +191,7 @@ async fn keep_ahead(inner: Weak<Inner>, mut stopping: watch::Receiver<bool>) {
                 Ok(months) => months
                     .into_iter()
                     .for_each(|month| inner.months.learn(month)),
-                // An append makes the one that it needs.
+                // An append makes a partition that it lacks.
                 Err(fault) => tracing::warn!(?fault, "cannot make archive partitions ahead"),
             }
         } else {

@@ -9,7 +9,7 @@ use sestina_proto as proto;
 
 use crate::stores::slots::table;
 
-/// Who holds a slot: name and incarnation; an empty name for nobody.
+/// The holder of a slot: name and incarnation; the name is empty if there is none.
 pub type Holder = (String, u64);
 
 /// The holder and epoch of a slot after a move, or none if the move is refused: the slot is not as the

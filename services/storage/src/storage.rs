@@ -87,8 +87,8 @@ impl Inner {
         Err(Fault::Partitions(Vec::new()).into())
     }
 
-    /// Makes partitions in a transaction of its own: the append holds locks that whoever makes
-    /// partitions may be waiting for.
+    /// Makes partitions in a transaction of its own, because another process that makes partitions
+    /// may be waiting for locks that the append holds.
     async fn make_months(&self, pg: &Pg, times: Vec<i64>) -> Result<(), StoreError> {
         for at_ms in times {
             let month = pg
@@ -228,8 +228,9 @@ impl Storage {
         operate!(self, write Control, identity => rename, NewName(name.to_owned()))
     }
 
-    /// Notes that this storage process lives, for `term` from now. Refused if it cannot work with a
-    /// process that lives, whose versions of the protocol between tiers it does not know; why, in words.
+    /// Notes that this storage process lives, for `term` from now. It is refused if it has no
+    /// version of the protocol between tiers in common with another live process; the error names
+    /// that process.
     pub async fn register(&self, node: &proto::Node, term: Duration) -> Result<(), StoreError> {
         let node = node.clone();
         operate!(self, write Control, versions => register, Member { node, term })

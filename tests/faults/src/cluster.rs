@@ -408,8 +408,9 @@ impl Cluster {
         Ok(String::new())
     }
 
-    /// A fault is to strike who owns what the fault is about: that every router has its share again
-    /// is more than the cluster needs to take the next fault.
+    /// How many slots are at another router than the one to which they belong. The cluster could
+    /// take the next fault without this check, but that fault is to strike the owner of the slots
+    /// in question.
     async fn misplaced(&self) -> Result<Option<String>> {
         let Some(router) = self.routers.first() else {
             return Ok(None);

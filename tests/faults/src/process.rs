@@ -160,7 +160,7 @@ impl Process {
         self.signal(Signal::TERM);
     }
 
-    /// Its id, for those who stop it again and again.
+    /// Its id, for code that stops it again and again.
     pub fn pid(&self) -> Option<Pid> {
         i32::try_from(self.child.id()).ok().and_then(Pid::from_raw)
     }

@@ -12,8 +12,8 @@ use crate::cluster::{At, Cluster, Size, name};
 use crate::process::Tier;
 use crate::settings::{HOST, ROOMS};
 
-/// How long anything may take that is promised in spite of a fault. Far more than the budgets,
-/// which are measured elsewhere: here machines are slow and builds are not optimised.
+/// How long anything may take that is promised to work in spite of a fault. It is far more than the
+/// budgets, which are measured elsewhere: machines are slow here, and builds are not optimised.
 pub const LIMIT: Duration = Duration::from_secs(30);
 
 /// The user of a session.
@@ -25,14 +25,15 @@ pub enum Part {
     Two,
     /// The session of another user.
     Other,
-    /// The session of one who comes to rooms and leaves them.
+    /// The session of a user who enters rooms and leaves them.
     Guest,
 }
 
 /// One session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Who {
-    /// Whose slots belong to which router while all routers are there.
+    /// The group of the user; its slots belong to the router of the same number while all routers
+    /// are there.
     pub group: usize,
     /// Which session of the group.
     pub part: Part,
@@ -139,7 +140,7 @@ impl World {
                 client.send(format!(
                     "<presence to='{room}/{nick}'><x xmlns='http://jabber.org/protocol/muc'/></presence>"
                 ))?;
-                // One after the other: who is there first hears who comes.
+                // One after the other, so that a session in the room sees the later ones enter.
                 let own = format!("{room}/{nick}");
                 client
                     .hears("its own presence in a room", 0, LIMIT, |log| {
@@ -180,7 +181,7 @@ impl World {
         self.everybody().into_iter().map(|who| self.client(who))
     }
 
-    /// Those who are in all rooms.
+    /// The sessions that are in all rooms.
     pub fn members(&self) -> Vec<Who> {
         let mut all = self.everybody();
         all.retain(|who| matches!(who.part, Part::One | Part::Other));
@@ -197,7 +198,7 @@ impl World {
         self.groups[group].room.clone()
     }
 
-    /// The user of a group who is not there.
+    /// The user of a group who is offline.
     pub fn offline(&self, group: usize) -> String {
         self.groups[group].offline.clone()
     }
@@ -227,8 +228,7 @@ impl World {
         Ok(())
     }
 
-    /// The groups in whose midst a fault strikes: one whose slots or first session are on the
-    /// victim, and one where they are not.
+    /// Two groups: one whose slots or first session are on the victim, and one whose are not.
     pub fn scene(&self, victim: At) -> (usize, usize) {
         let me = victim.number % self.groups.len();
         (me, (me + 1) % self.groups.len())

@@ -93,7 +93,7 @@ async fn a_jump_is_over_when_it_is_corrected() -> Result<()> {
     say(from, to, "m1").await?;
     let today = last_day(to, said).await?;
     set_clocks(&world, "+400d").await?;
-    // Routers look at the clock now and then.
+    // Routers read the clock at intervals.
     let ahead = loop {
         said += 1;
         say(from, to, &format!("m{said}")).await?;
@@ -110,7 +110,7 @@ async fn a_jump_is_over_when_it_is_corrected() -> Result<()> {
         }
     }
     let corrected = said;
-    // A new owner does not go by what the archive holds either.
+    // Nor does a new owner take the time of the newest row in the archive for the present.
     let mut cluster = world.cluster.lock().await;
     cluster.process(At::router(0)).kill();
     cluster.process(At::router(0)).start_again()?;

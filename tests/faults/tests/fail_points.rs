@@ -14,7 +14,7 @@ use sestina_faults::world::World;
 
 const PROMISED: &str = include_str!("../reached.txt");
 
-/// After so many broken promises the rest is not tried.
+/// After this many failures the rest is not tried.
 const ENOUGH: usize = 12;
 
 fn count(size: &Size) -> impl Fn(Tier) -> usize {
@@ -26,7 +26,7 @@ fn count(size: &Size) -> impl Fn(Tier) -> usize {
     }
 }
 
-/// Which deed reaches which point. What does not even hold without a fault is told at once.
+/// Which deed reaches which point. If a deed fails even without a fault, the test fails at once.
 async fn measure(mut world: World) -> Result<(World, Reached)> {
     let mut reached = Reached::new();
     let mut broken = Vec::new();
@@ -62,7 +62,8 @@ async fn measure(mut world: World) -> Result<(World, Reached)> {
     Ok((world, reached))
 }
 
-/// Which of the storages is asked is not for a test to say: if one was not, the next is struck.
+/// A test cannot choose which storage process is asked: if the one that was to be struck was not
+/// asked, the next is struck.
 async fn strike_one(world: &World, fault: &Fault, number: usize) -> Result<Outcome> {
     let storages = match fault.victim.tier {
         Tier::Storage => world.cluster.lock().await.count(Tier::Storage),

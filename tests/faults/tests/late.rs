@@ -49,7 +49,7 @@ async fn hears(
 ) -> Result<()> {
     let heard = |log: &[Heard]| message_ids(log, prefix, |_| true);
     let all = |log: &[Heard]| (heard(log).len() >= ids.len()).then_some(());
-    // What is missing is told below.
+    // If messages are missing, the comparison below shows which.
     client.hears("all messages", from, limit, all).await.ok();
     deeds::ping(client).await?;
     let heard = heard(&client.log(from));
@@ -98,8 +98,8 @@ async fn an_older_write_arrives_last(mutations: &str, limit: Duration) -> Result
     world.cluster.lock().await.whole(LIMIT).await
 }
 
-/// Sessions with megabytes that nobody has taken lose their sockets at once: no command to Redis is
-/// large, all of it is stored, and a death of their router loses nothing of it.
+/// Sessions with megabytes of unacknowledged messages lose their sockets at the same time: no
+/// command to Redis is large, all messages are stored, and none is lost when their router dies.
 async fn much_is_stored_in_small_parts() -> Result<()> {
     const MESSAGES: usize = 25;
     const BYTES: usize = 100_000;

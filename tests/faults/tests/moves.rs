@@ -188,7 +188,7 @@ async fn measure(world: &World, victim: usize) -> Result<()> {
     Ok(())
 }
 
-/// Does something with a cluster while everybody in it talks; nobody is disconnected by it.
+/// Does something with a cluster while all its clients talk; no client is disconnected by it.
 fn while_all_talk(work: impl AsyncFnOnce(&World) -> Result<()>) {
     let _turn = TURN.lock();
     crowd::run(async {
@@ -222,8 +222,8 @@ fn a_router_that_comes_back_has_its_share_soon() {
     });
 }
 
-/// Redis stops answering while a router gives its slots away: those that are just moving are not
-/// silent until it is back, and then the rest moves.
+/// Redis stops answering while a router gives its slots away. The slots that are just moving are
+/// served again before Redis is back, and the others move afterwards.
 #[test]
 fn redis_hangs_while_slots_move() {
     while_all_talk(async |world| {
@@ -232,7 +232,7 @@ fn redis_hangs_while_slots_move() {
     });
 }
 
-/// The new owners cannot read what the shadow has of the slots: the old one tells them.
+/// The new owners cannot read the slots' state in the shadow: the old owner sends it to them.
 async fn unread_while_moving(world: &World) -> Result<()> {
     for number in [1, 2] {
         world.arm(At::router(number), "shadow.load=error").await?;
@@ -283,7 +283,7 @@ async fn hang_while_moving(world: &World) -> Result<()> {
     })
     .await?;
     world.cluster.lock().await.redis.lock().suspend()?;
-    // The fault itself: longer than anybody may be silent.
+    // The fault itself, longer than a slot may be without service.
     tokio::time::sleep(HANG).await;
     let hung = Instant::now();
     world.cluster.lock().await.redis.lock().resume();
@@ -302,8 +302,8 @@ async fn hang_while_moving(world: &World) -> Result<()> {
     not_silent(world, began, hung)
 }
 
-/// The only router has nobody to give its slots to: it leaves at once, and its sessions wait at
-/// their edges for the next one.
+/// There is no other router that could take the slots of the only one: it leaves at once, and its
+/// sessions wait at their edges for the next router.
 #[test]
 fn the_last_router_does_not_wait() {
     let _turn = TURN.lock();

@@ -1,5 +1,5 @@
-//! Every guard is missed when it is gone: with it switched off, the faults that it is there for
-//! break a promise. With all guards on the same faults break nothing.
+//! Tests notice when a guard is missing: with it switched off, the faults that it guards against
+//! break a promise. With all guards on, the same faults break none.
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
 use std::time::{Duration, Instant};
@@ -37,7 +37,8 @@ async fn broken(mutation: &str, faults: &[Fault]) -> Result<Option<String>> {
     };
     let world = World::start(size).await?;
     for (number, fault) in faults.iter().enumerate() {
-        // The victims take turns: who came back gets its slots only after a while.
+        // The victims take turns, because a router that has come back gets its slots only after a
+        // while.
         let mut fault = fault.clone();
         fault.victim.number = number;
         match fault::run(&world, &fault, &format!("x{number}")).await {
@@ -148,9 +149,9 @@ fn epochs_are_missed() {
 /// How long nothing may break with all guards on: many times as long as a frame takes.
 const AFTERWARDS: Duration = Duration::from_secs(1);
 
-/// A session is resumed on another edge, of which the older one does not hear before its connection
-/// ends: it tells the router, late, that the session has lost its socket. What breaks by that, if
-/// anything does within that time.
+/// A session is resumed on another edge, and the older edge does not learn of it before its own
+/// connection to the client ends. So it reports, late, that the session has lost its socket.
+/// Returns which connection breaks because of that, if one does within that time.
 async fn late_close(mutation: &str, limit: Duration) -> Result<Option<String>> {
     let size = Size {
         mutations: mutation.to_owned(),
@@ -194,7 +195,7 @@ fn generations_are_missed() {
     .unwrap();
 }
 
-/// Who owns how many slots, by name and incarnation.
+/// How many slots each router owns, by name and incarnation.
 async fn owners(world: &World) -> Result<Vec<(String, String, u64)>> {
     let slots = world.cluster.lock().await.slot_table().await?;
     let routers = slots["routers"].as_array().cloned().unwrap_or_default();

@@ -1,5 +1,5 @@
-//! Processes that should have no part in what a cluster does: a router that nobody reaches, and those
-//! of another cluster on the same Redis.
+//! Processes that must have no part in a cluster: a router that no other process reaches, and the
+//! processes of another cluster on the same Redis.
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
 use std::fs;
@@ -14,7 +14,7 @@ use sestina_faults::deeds::{self, Deed};
 use sestina_faults::wait::until;
 use sestina_faults::world::{LIMIT, World};
 
-/// Longer than moves of slots wait for anybody.
+/// Longer than a move of slots waits for any process.
 const WATCHED: Duration = Duration::from_secs(14);
 
 async fn people_go_on(world: &World, tag: &str) -> Result<()> {
@@ -33,16 +33,16 @@ async fn has_lost_all(cluster: &mut Cluster, name: &str) -> Result<()> {
     .await
 }
 
-/// A router comes back with an address at which nobody is: it gets no slot, however long the others
-/// wait, an error names it and who does not reach it, and everybody goes on. With the right address it
-/// has its share again.
+/// A router comes back and publishes an address at which no process listens. It gets no slot,
+/// however long the test watches; an error in the log names it and the processes that do not reach
+/// it; and all clients go on. With the right address it gets its share again.
 async fn an_unreachable_router_gets_nothing() -> Result<()> {
     let world = World::start(Size::default()).await?;
     let mut cluster = world.cluster.lock().await;
     cluster.process(At::router(2)).kill();
     has_lost_all(&mut cluster, "router-3").await?;
     let listens = "[cluster]\n";
-    // Nothing listens on the port of a multiplexer that nobody uses any more.
+    // Nothing listens on port 1 (tcpmux, an obsolete service).
     let wrong = format!("{listens}advertise = \"127.0.0.1:1\"\n");
     cluster.reconfigure(At::router(2), |text| text.replace(listens, &wrong))?;
     cluster.process(At::router(2)).start_again()?;
@@ -128,7 +128,7 @@ async fn two_clusters_share_a_redis() -> Result<()> {
 }
 
 #[test]
-fn a_router_that_nobody_reaches_is_given_nothing() {
+fn a_router_that_no_process_reaches_is_given_no_slot() {
     run(an_unreachable_router_gets_nothing()).unwrap();
 }
 

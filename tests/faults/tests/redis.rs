@@ -1,5 +1,6 @@
-//! The whole server over Redis with sentinels, and over a Redis Cluster: servers of it die while
-//! people talk, and routers die before and after. And Redis and a router die at once.
+//! The whole server over Redis with sentinels, and over a Redis Cluster: Redis servers die while
+//! people talk, and routers die before and after. Another test kills Redis and a router at the same
+//! time.
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
 use anyhow::{Context, Result, ensure};
@@ -51,8 +52,8 @@ async fn lives_through(mode: Mode) -> Result<()> {
     router_dies(&world, 1, "router.settled", Deed::Chat).await
 }
 
-/// Beyond one fault: Redis dies with all that it had, and at once the owner of rooms. They go on
-/// with those who are in them.
+/// More than one fault: Redis dies with all its data, and at the same time the owner of rooms dies.
+/// The rooms go on with the same occupants.
 async fn rooms_outlive_both() -> Result<()> {
     let world = World::start(Size::default()).await?;
     people_go_on(&world, "before").await?;

@@ -1,7 +1,7 @@
-//! One edge holds far more than a lane takes at once: what its clients have not acknowledged, who is in
-//! which rooms, and what clients send faster than the owner of their slots takes it. Nothing ends by that,
-//! and slots are taken over in parts. Where it is more than the edge may hold, those that hold most give
-//! way.
+//! One edge holds far more than a lane takes at once: deliveries that its clients have not
+//! acknowledged, memberships in rooms, and stanzas that clients send faster than the owner of their
+//! slots takes them. No connection ends because of that, and slots are taken over in parts. Beyond
+//! the bound of the edge, the sessions that hold most lose their sockets.
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
 use std::time::{Duration, Instant};
@@ -47,7 +47,7 @@ fn routers() -> [String; 2] {
     [0, 1].map(|number| name(Tier::Router, number))
 }
 
-/// So many sessions of a user, on one edge.
+/// This many sessions of a user, on one edge.
 async fn sessions(user: &str, count: usize, edge: usize, ports: &[u16]) -> Result<Vec<Client>> {
     let mut sessions = Vec::new();
     for n in 0..count {
@@ -155,8 +155,9 @@ impl Crowd {
     }
 }
 
-/// Three accounts with four sessions each do not acknowledge 40 MiB, and all are in many rooms of one
-/// slot. Their router dies: the edge reports all of it in parts, which other slots do not wait for.
+/// Three accounts with four sessions each leave 40 MiB unacknowledged, and all sessions are in many
+/// rooms of one slot. Their router dies: the edge reports all of that in parts, and other slots do
+/// not wait for these.
 async fn much_is_reported(mutations: &str, limit: Duration) -> Result<()> {
     const ACCOUNTS: usize = 3;
     const SESSIONS: usize = 4;
@@ -238,17 +239,17 @@ async fn much_is_reported(mutations: &str, limit: Duration) -> Result<()> {
     nobody_was_cut(full.iter().chain(&strangers).chain([&speaker]))
 }
 
-/// Many sessions, all of whose slots use one lane, send more than it takes, to a router that is slow:
-/// the lane refuses, and what it refused goes on when it has room.
+/// Many sessions whose slots all use one lane send more than the lane takes, because the router is
+/// slow. The lane refuses frames, and they are sent when it has room again.
 async fn a_lane_is_full(mutations: &str, limit: Duration) -> Result<()> {
     const ACCOUNTS: usize = 10;
     const SESSIONS: usize = 4;
-    /// Of one session: less than pauses it, so that nothing comes behind what was refused.
+    /// Of one session: too few to pause it, so that no later stanza follows a refused one.
     const MESSAGES: usize = 15;
     const BYTES: usize = 60_000;
     const ALL: usize = ACCOUNTS * SESSIONS * MESSAGES * BYTES;
     const { assert!(ALL > 2 * LANE) };
-    // The router gets a part in so many of a core.
+    // The router gets one part in this many of a core.
     const PART: u32 = 20;
     let mut cluster = Cluster::start(Size {
         lease: Duration::from_secs(20),
@@ -297,8 +298,8 @@ async fn a_lane_is_full(mutations: &str, limit: Duration) -> Result<()> {
     nobody_was_cut(&clients)
 }
 
-/// An edge may hold 8 MiB, and sessions that do not acknowledge get 14: some of them have to resume
-/// elsewhere and miss nothing; the others do not notice.
+/// An edge may hold 8 MiB, and sessions that do not acknowledge get 14. Some of them have to resume
+/// on another edge, and lose nothing; the other sessions are not disturbed.
 async fn some_give_way() -> Result<()> {
     const SESSIONS: usize = 4;
     const QUIET: usize = 3;

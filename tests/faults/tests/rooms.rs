@@ -1,6 +1,7 @@
-//! Rooms change while Redis does not hear of it, and then their owner dies: what the new owner finds in
-//! Redis is old, or nothing. It learns from edges and routers who is in: no client is in a room that does
-//! not know it, and no client is shown an occupant that has left.
+//! Rooms change while Redis is away, and then their owner dies: the new owner finds old state in
+//! Redis, or none. It learns from edges and routers which sessions are in. No client takes itself
+//! for an occupant of a room that does not know it, and no client is shown an occupant that has
+//! left.
 #![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeMap;
@@ -31,7 +32,7 @@ enum Away {
 /// The occupants of a room, with their status texts.
 type Roster = BTreeMap<String, String>;
 
-/// Whom a client takes for occupants of a room, by all that it was told.
+/// The occupants of a room, by the presences that a client got.
 fn shown(log: &[Heard], room: &str) -> Roster {
     let mut roster = Roster::new();
     let presences = log.iter().filter(|heard| heard.element.name == "presence");
@@ -62,7 +63,7 @@ fn said(log: &[Heard], room: &str, prefix: &str) -> Vec<String> {
     })
 }
 
-/// Sends a presence to a room, and waits until the room has told it to its sender.
+/// Sends a presence to a room, and waits until it comes back from the room.
 async fn present(client: &Client, room: &str, nick: &str, status: &str) -> Result<()> {
     let from = client.heard();
     let muc = "<x xmlns='http://jabber.org/protocol/muc'/>";
@@ -80,7 +81,7 @@ async fn present(client: &Client, room: &str, nick: &str, status: &str) -> Resul
     own.await.map(drop)
 }
 
-/// Leaves a room, and waits until the room has told so.
+/// Leaves a room, and waits until the room confirms it.
 async fn leave(client: &Client, room: &str) -> Result<()> {
     let from = client.heard();
     let own = format!("{room}/{}", client.user());
@@ -100,15 +101,15 @@ async fn gone(client: &Client, from: usize, occupant: &str) -> Result<()> {
     client.hears("that it has left", from, LIMIT, left).await
 }
 
-/// Who is in the room after all changes, and who is not any more.
+/// Which clients are in the room after all changes, and which have left.
 struct Changed<'a> {
     inside: Vec<&'a Client>,
     outside: Vec<&'a Client>,
     roster: Roster,
 }
 
-/// Changes the first room in every way. Of those who do the same, the session of one has the owner of
-/// the room as its owner too, and that of the other has not.
+/// Changes the first room in every way. Each change is made by two clients: one whose session has
+/// the same owner as the room, and one whose session has another owner.
 async fn change<'a>(world: &'a World, room: &str) -> Result<Changed<'a>> {
     let client = |group, part| world.client(Who { group, part });
     let nick = |client: &Client| client.user().to_owned();
@@ -153,8 +154,8 @@ async fn change<'a>(world: &'a World, room: &str) -> Result<Changed<'a>> {
     })
 }
 
-/// Every occupant says something; all of them hear all of it in one order. `limit` is for what is lost
-/// without a guard; the room is served by then.
+/// Every occupant says something, and all of them hear all of it in one order. `limit` bounds the
+/// wait for messages that are lost without a guard; the room is served again before it begins.
 async fn all_are_heard(changed: &Changed<'_>, room: &str, limit: Duration) -> Result<()> {
     let heard = |client: &Client| said(&client.log(0), room, "after-");
     let first = changed.inside.first().context("the room has occupants")?;
@@ -188,9 +189,9 @@ fn say(client: &Client, room: &str, id: &str) -> Result<()> {
     ))
 }
 
-/// What is said now, no client hears that has left. (Redis had not heard of that, so the new owner put
-/// it in order anew; what was said before may have come to the client. All occupants have seen it leave
-/// by now.)
+/// No client that has left hears what is said now. (Redis did not know that it had left, and the
+/// new owner has found out by now, as all occupants have seen. Earlier messages may still have come
+/// to the client.)
 async fn others_hear_nothing(changed: &Changed<'_>, room: &str) -> Result<()> {
     let first = changed.inside.first().context("the room has occupants")?;
     say(first, room, "last-1")?;
@@ -209,7 +210,7 @@ async fn others_hear_nothing(changed: &Changed<'_>, room: &str) -> Result<()> {
     Ok(())
 }
 
-/// Every occupant, and one that enters now, is shown those who are in, and nobody else.
+/// Every occupant, and one that enters now, is shown exactly the occupants.
 async fn all_are_shown(world: &World, changed: &Changed<'_>, room: &str) -> Result<()> {
     let newcomer = world.client(Who {
         group: 2,

@@ -14,13 +14,13 @@ use sestina_faults::crowd;
 use sestina_faults::throttle::Throttle;
 use sestina_faults::world::World;
 
-/// Longer than the time for which a renewal is good in which serving goes on, less the time between
-/// two: an edge that is stopped just before a renewal finds that its lease was not renewed in time, and
-/// has to renew it before it ends.
+/// Longer than an edge goes on serving after a renewal, less the time between two renewals. So an
+/// edge that is stopped just before a renewal finds that its lease was not renewed in time, and has
+/// to renew it before it ends.
 const STALL: Duration = Duration::from_millis(2500);
 /// Between two stalls of one process.
 const BETWEEN: Duration = Duration::from_millis(1700);
-/// A process gets one part in so many of a core.
+/// A process gets one part in this many of a core.
 const PART: u32 = 10;
 /// How often each client says something.
 const EVERY: Duration = Duration::from_millis(500);
@@ -69,7 +69,7 @@ async fn talk(client: &Client, to: String, stop: &AtomicBool) {
     }
 }
 
-/// Who owns which slots, under which epochs.
+/// Which router owns which slots, under which epochs.
 async fn table(world: &World) -> Result<String> {
     let slots = world.cluster.lock().await.slot_table().await?;
     Ok(slots["ranges"].to_string())
@@ -118,7 +118,7 @@ async fn told_nothing(world: &World, words: &str) -> Result<()> {
 }
 
 #[test]
-fn processes_that_stand_still_again_and_again_cut_nobody() {
+fn processes_that_stand_still_again_and_again_disconnect_no_client() {
     run(nothing_is_cut(async |world| {
         let all = world.cluster.lock().await.all();
         for at in all {
@@ -154,7 +154,7 @@ fn leases_hold_with_a_tenth_of_a_core_for_each_process() {
 }
 
 #[test]
-fn one_process_with_a_tenth_of_a_core_cuts_nobody() {
+fn one_process_with_a_tenth_of_a_core_disconnects_no_client() {
     run(async {
         let mut one = Alone::start().await?;
         let names: Vec<String> = (0..8).map(|n| format!("user{n}")).collect();

@@ -1,6 +1,7 @@
-//! Callers that are not what they say, at routers and storages that run: with a certificate of another
-//! tier, of another process or of another authority, without the secret of an incarnation, or of another
-//! cluster. Each call is refused with an error that says why, and nothing changes.
+//! Callers that are not what they claim to be call routers and storage processes that run: with a
+//! certificate of another tier, of another process or of another authority, without the secret of
+//! an incarnation, or from another cluster. Each call is refused with an error that says why, and
+//! nothing changes.
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
 use std::fs;
@@ -47,7 +48,7 @@ fn size() -> Size {
     }
 }
 
-/// What must not change: who holds a lease, and who owns which slots under which epochs.
+/// What must not change: the holders of leases, and the owners and epochs of slots.
 async fn everything(world: &World, stores: &GrpcStores) -> Result<String> {
     let slots = world.cluster.lock().await.slot_table().await?;
     let leases = stores.lease_list(proto::Empty {}).await?.leases;
@@ -266,7 +267,8 @@ impl Word {
             }
             Word::Renew(request) => call(channel, method, request, cluster).await,
             Word::LeaseRenew(request) => {
-                // Routers are told so in the answer: they must know it from an authority that is away.
+                // A wrong secret is a field of the answer here: a router must be able to tell it
+                // from an authority that is away.
                 let reply: proto::LeaseRenewReply = call(channel, method, request, cluster).await?;
                 match reply.wrong_secret {
                     true => Err(Status::permission_denied("the secret is wrong")),
@@ -378,7 +380,7 @@ async fn calls_are_refused() -> Result<()> {
     };
     let calls = other_roles(&scene).await?;
     println!("{calls} calls by other roles are refused");
-    // The router that is called is another one than that in whose name the call is.
+    // The router that is called is not the one in whose name the call is made.
     let table = stores
         .slot_table(proto::SlotTableRequest::default())
         .await?

@@ -104,7 +104,7 @@ async fn loses_commits() -> Result<()> {
     }
     let mut clients: Vec<&Client> = world.clients().collect();
     clients.extend(&more);
-    // Who changes places finds all slots where they belong, and nobody's slots move meanwhile.
+    // All slots are where they belong before the router moves, and no other slots move meanwhile.
     all_talk(&world, &clients, "before").await?;
     let tables = keep(&world).await?;
     {

@@ -1,5 +1,5 @@
-//! Versions side by side: a cluster whose processes are replaced, one after the other, by those of the
-//! next version, which say more than this one knows.
+//! Versions side by side: the processes of a cluster are replaced, one after the other, by
+//! processes of the next version, which send fields and frames that this version does not know.
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
 use std::fs;
@@ -117,7 +117,7 @@ async fn talk(client: &Client, to: &str, room: &str, stop: &AtomicBool) -> usize
     number
 }
 
-/// What is heard of a talker, in order.
+/// The numbers of a talker's messages that were heard, in order.
 fn heard(log: &[Heard], kind: &str, name: &str) -> Vec<usize> {
     let tag = format!("{kind}-{name}-");
     let ids = log
@@ -216,7 +216,8 @@ async fn upgrade(world: &World) -> Result<()> {
     replace(world, At::router(2), "next").await?;
     all_speak(world, NEWEST + 1).await?;
     deeds::go_on(world, &everything, "new").await?;
-    // One that is taken back works with them, and the cluster speaks what it knows.
+    // A process that is taken back to this version works with the others, and the cluster speaks
+    // this version.
     replace(world, At::router(1), "").await?;
     all_speak(world, NEWEST).await?;
     deeds::go_on(world, &[Deed::Chat, Deed::RoomMessage], "back").await

@@ -277,7 +277,7 @@ fn fail(error: &anyhow::Error) -> ExitCode {
 }
 
 fn say(line: &str) {
-    // Whoever reads this may have gone away; what it is about goes on.
+    // The reader of standard output may have gone away; the work goes on.
     drop(writeln!(std::io::stdout().lock(), "{line}"));
 }
 

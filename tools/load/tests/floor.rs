@@ -115,7 +115,7 @@ async fn a_certificate_that_is_not_believed_ends_the_handshake() {
 }
 
 #[tokio::test]
-async fn what_is_no_hello_is_hung_up_on() {
+async fn a_connection_that_sends_no_hello_is_closed() {
     let floor = FloorProcess::start_program(Path::new(PROGRAM), Mode::Plain)
         .await
         .unwrap();

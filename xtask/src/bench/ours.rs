@@ -77,7 +77,7 @@ pub(super) struct Version {
 }
 
 impl Version {
-    /// The one that was built of this tree.
+    /// The version that was built from this tree.
     pub(super) fn this(programs: &Path) -> Version {
         Version {
             name: "sestina",

@@ -15,8 +15,7 @@ use crate::rng::Rng;
 const PAST_LEASE: Duration = Duration::from_secs(6);
 /// Shorter than the term of a lease.
 const SHORT_OF_LEASE: Duration = Duration::from_secs(2);
-/// Longer than the term of a lease and all that those need who take over: it meets them when it is
-/// back.
+/// Longer than the term of a lease and a takeover: when the process is back, others own its slots.
 const PAST_TAKEOVER: Duration = Duration::from_secs(8);
 
 /// How long a process may take to renew its lease once it can.
@@ -25,7 +24,7 @@ const RENEWED: Duration = Duration::from_secs(30);
 /// How long a flood lasts.
 const FLOOD_SECONDS: u64 = 8;
 
-/// What is done to what.
+/// A fault and its target.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum What {
     /// SIGKILL, and a new start.
@@ -299,7 +298,8 @@ impl Fault {
         Ok(())
     }
 
-    /// Ends it; what was killed is started again. Says what promises it broke by itself.
+    /// Ends the fault; a process that was killed is started again. Returns the promises that the
+    /// fault itself has broken.
     pub(super) fn end(&self, scene: &mut Scene) -> Result<Vec<String>> {
         match self.what {
             What::Kill(role, n) => scene.restart(role, n)?,
@@ -325,8 +325,8 @@ impl Fault {
 }
 
 impl Fault {
-    /// Waits until a process that could not renew its lease has done it: until then it may still
-    /// lose it, because what was on its way when packets vanished is sent again a while later.
+    /// Waits until a process that could not renew its lease has renewed it. Until then it may still
+    /// lose the lease, because packets that vanished are sent again only after a while.
     pub(super) fn wait_renewed(&self, scene: &mut Scene) -> Result<Vec<String>> {
         let What::Partition(partition) = self.what else {
             return Ok(Vec::new());

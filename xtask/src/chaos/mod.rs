@@ -178,7 +178,7 @@ fn strike(
         }
         fault.begin(scene, rng)?;
     }
-    // The one that is to last the longest ends last.
+    // The fault that is to last the longest ends last.
     let mut ending: Vec<&Fault> = faults.iter().collect();
     ending.sort_by_key(|fault| fault.hold());
     let mut broken = Vec::new();

@@ -29,7 +29,7 @@ pub(super) struct Scene {
 
 /// How long guests may take to come to their end, over their own time.
 const FLOODED: Duration = Duration::from_secs(200);
-/// Accounts of those who abuse.
+/// Accounts of the guests that abuse the server.
 const ABUSERS: [&str; 4] = ["hoarder", "reader", "joiner", "shouter"];
 /// Accounts of floods.
 const GUESTS: [&str; 7] = [
@@ -163,7 +163,7 @@ impl Scene {
                 continue;
             };
             println!("  guests: {outcome}");
-            // What abusers lose is not judged, and they do not say it.
+            // Messages that abusers lose do not count, and their outcome has no such numbers.
             for key in ["lost", "doubled"] {
                 if outcome[key].as_u64().is_some_and(|count| count > 0) {
                     broken.push(format!("{} messages of a flood {key}", outcome[key]));

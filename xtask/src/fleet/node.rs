@@ -62,7 +62,7 @@ pub(crate) struct Node {
     pub(crate) role: Role,
     pub(crate) ip: Ipv4Addr,
     pub(crate) process: Process,
-    /// Between it and those that call it.
+    /// The proxy between this process and its callers.
     pub(crate) proxy: Option<Proxy>,
     pub(crate) admin: Admin,
 }

@@ -90,7 +90,7 @@ mod tests {
     const LABELS: &str = "    pub enum Lane(\"lane\") {\n        Peer = \"peer\",\n        PeerToo = \"peer_too\",\n    }\n    pub enum Why(\"why\") {\n        Other = \"other\",\n    }\n";
 
     #[test]
-    fn what_nobody_counts_is_named() {
+    fn a_metric_without_a_counter_is_named() {
         let code = "all.lanes[Lane::PeerToo].inc(); Why::named(x)";
         assert_eq!(unused(METRICS, LABELS, code), ["whole", "Lane::Peer"]);
         let code = "all.lanes[Lane::PeerToo].inc(); .whole.set(1); Lane::Peer; Why::Other";

@@ -392,7 +392,7 @@ fn frames<M: Message + Default>(of: &str) -> Vec<(String, M)> {
 }
 
 #[test]
-fn on_an_open_lane_each_side_sends_its_own_frames_and_stays_who_it_is() {
+fn on_an_open_lane_each_side_sends_its_own_frames_and_keeps_its_identity() {
     let edges = frames::<proto::ToRouter>("ToRouter");
     assert!(edges.len() > 10, "{edges:?}");
     for (name, frame) in edges {

@@ -42,7 +42,7 @@ async fn a_hundred_thousand_frames_keep_their_order() {
 }
 
 #[tokio::test]
-async fn what_was_queued_before_a_close_arrives_and_both_ends_hear_of_it_once() {
+async fn frames_queued_before_a_close_arrive_and_both_ends_see_the_close_once() {
     let router = Router::new();
     let server = router.serve(Security::Plaintext).await;
     let dialer = Dialer::new(Security::Plaintext);

@@ -339,7 +339,7 @@ pub(super) fn inbound(n: u64, payload: usize) -> proto::ToRouter {
 pub(super) struct Edge {
     batches: mpsc::UnboundedSender<proto::ToEdgeBatch>,
     pub(super) closed: watch::Sender<usize>,
-    /// Told when its lane has room again.
+    /// Notified when its lane has room again.
     pub(super) roomy: Notify,
 }
 

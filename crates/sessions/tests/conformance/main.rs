@@ -220,7 +220,8 @@ async fn put(
     shadow.apply(slot, at, vec![op]).await
 }
 
-/// Applies until it is not away any more, each time under another number; tells which it was.
+/// Applies until the store is there again, each time under another number; returns the number that
+/// was applied.
 async fn eventually(shadow: &dyn Shadow, slot: u16, op: ShadowOp) -> Stamp {
     eventually_from(shadow, slot, op, 1000).await
 }
@@ -318,7 +319,7 @@ async fn a_suspended_redis_is_away_in_time_and_comes_back() {
         assert!(leases.renew(&held(&node("a", 1)), TTL).await.is_err());
         assert!(began.elapsed() < config.lease_timeout + Duration::from_millis(400));
     }
-    // By now it is known to be away: nobody waits for the limit.
+    // By now it is known to be away, so no call waits for the limit.
     let began = Instant::now();
     let many: Vec<_> = (0..10).map(|_| shadow.epochs(&[1])).collect();
     for epochs in many {

@@ -1,4 +1,4 @@
-//! The label values: closed sets, so that nobody outside can make series without end.
+//! The label values: closed sets, so that input from outside cannot create series without end.
 
 use super::kinds::Label;
 
@@ -123,7 +123,7 @@ labels! {
         OwnerAway = "owner_away",
     }
 
-    /// Who says that a lease is held.
+    /// The authority that says that a lease is held.
     pub enum Authority("authority") {
         /// Redis (or memory).
         Redis = "redis",

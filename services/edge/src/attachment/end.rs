@@ -1,4 +1,4 @@
-//! The ways a session ends, and who is told.
+//! The ways a session ends, and whether its owner and its client are told.
 
 use bytes::Bytes;
 use sestina_proto as proto;
@@ -13,8 +13,9 @@ use crate::metrics::{Count, Level};
 use crate::transport::CloseKind;
 
 impl<H: Hands> Session<H> {
-    /// The socket is gone without the stream having been closed: the owner detaches the session
-    /// (or ends it, if it cannot be resumed). What is held stays until it has.
+    /// The socket is gone although the stream was not closed. The owner detaches the session (or
+    /// ends it, if it cannot be resumed); until it has, this edge keeps what it holds of the
+    /// session.
     pub fn lose(&self, hands: &H) {
         self.lose_locked(hands, &mut self.state.lock());
     }
@@ -121,7 +122,8 @@ impl<H: Hands> Session<H> {
         self.room.wake();
     }
 
-    /// Nothing may be written any more and nobody is told: this edge has lost its lease.
+    /// This edge has lost its lease: nothing may be written any more, and neither the client nor
+    /// the owner is told.
     pub fn cut(&self, hands: &H) {
         self.forget(hands, &mut self.state.lock());
         self.wire.close(CloseKind::Abort);

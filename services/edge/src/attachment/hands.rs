@@ -122,7 +122,7 @@ pub struct Limits {
 
 /// What became of a frame.
 #[derive(Debug)]
-#[must_use = "what a full lane refused has to be sent again"]
+#[must_use = "a frame that a full lane refused has to be sent again"]
 pub enum Sent {
     /// It is on its way, in order.
     Yes,

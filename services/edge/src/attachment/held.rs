@@ -1,12 +1,12 @@
-//! How much all sessions of an edge hold together, and what gives way when it is too much.
+//! How much all sessions of an edge hold together, and which of them give way when it is too much.
 //!
-//! Counted are the stanzas for clients, each once however many sessions hold it, until the last of them
-//! needs it no more; and what clients sent that is not settled. The count changes once for a delivery
-//! to many sessions, and is compared with the bound at a tick. Beyond the bound:
+//! Two things are counted: stanzas for clients, each once however many sessions hold it, until the
+//! last session drops it; and stanzas from clients that are not settled. The count changes once for
+//! a delivery to many sessions, and is compared with the bound at a tick. Beyond the bound:
 //!
-//! - The sessions that hold most of what their clients have not acknowledged lose their sockets, as one
-//!   does whose own queue is full: the owner detaches such a session, or ends it and stores the rest.
-//!   A session that holds little never does, so a client that acknowledges is not cut.
+//! - The sessions with the most unacknowledged stanzas lose their sockets, like a session whose own
+//!   queue is full: the owner detaches such a session, or ends it and stores the rest. A session
+//!   that holds little keeps its socket, so a client that acknowledges is not cut.
 //! - Clients are read only while little of theirs is unsettled.
 //! - Logins wait.
 

@@ -15,7 +15,7 @@
 //! - [`pending`]: binds and resumptions that wait for their owner
 //! - [`rooms`]: which sessions are in which rooms, for a room that nobody else knows any more
 //! - [`end`]: the ways a session ends
-//! - [`silence`]: clients that have gone without a word
+//! - [`silence`]: clients whose connection died unnoticed
 //! - [`timers`]: two shared queues instead of timers per session
 //! - [`slots`]: for each slot its epoch, its owner, and the sessions that are held here
 //! - [`turn`]: one batch of frames from a router
@@ -59,11 +59,11 @@ pub fn slot_of_handle(handle: u64) -> u16 {
 pub struct Attachments<H: Hands> {
     /// By number.
     pub slots: Vec<H::Lock<Slot<H>>>,
-    /// Who is in which room.
+    /// Which sessions are in which rooms.
     pub rooms: Rooms<H>,
     /// How much all sessions hold.
     pub held: Arc<Held>,
-    /// Who is looked at later.
+    /// Sessions that are looked at later.
     pub timers: Timers<H>,
     /// Slots with parts of reports to send.
     pub reports: Reports<H>,
@@ -76,7 +76,7 @@ pub struct Attachments<H: Hands> {
 }
 
 impl<H: Hands> Attachments<H> {
-    /// Nothing, in so many slots.
+    /// This many slots without sessions.
     pub fn new(slots: usize, limits: &Limits) -> Attachments<H> {
         Attachments {
             slots: (0..slots).map(|_| H::Lock::new(Slot::default())).collect(),

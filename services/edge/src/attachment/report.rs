@@ -254,8 +254,8 @@ impl Part {
         (self.report, Some(rest))
     }
 
-    /// Adds a session whose deliveries up to `told` are in parts before. If not all of it fits, tells
-    /// up to where it did.
+    /// Adds a session whose deliveries up to `told` are in earlier parts. If not all of it fits,
+    /// returns the last delivery that did.
     fn add<H: Hands>(&mut self, session: &Session<H>, state: &State<H>, told: u64) -> Option<u64> {
         let mut report = session.report(state);
         self.bytes += 2 * ENTRY + report.state.len() + report.jid.len();

@@ -1,11 +1,11 @@
-//! Clients that have gone without a word: a socket that says nothing for a while is asked, and
-//! one that does not answer counts as lost.
+//! Clients whose connection died unnoticed: if nothing comes from a socket for a while, the client
+//! is asked, and the socket of a client that does not answer counts as lost.
 //!
-//! XEP-0198 §4: who has enabled it answers `<r/>` with `<a/>` at once. Without it a WebSocket is
-//! pinged (RFC 6455 §5.5.2). A plain stream without either has nothing that must be answered;
-//! there the kernel's probes of the connection have to do.
+//! A client that has enabled XEP-0198 answers `<r/>` with `<a/>` at once (§4). Otherwise a
+//! WebSocket is pinged (RFC 6455 §5.5.2). A plain stream without either has nothing that a client
+//! must answer, so only the kernel's probes of the connection watch it.
 //!
-//! No timer and no list of their own: the sweep that passes all sessions every few seconds looks.
+//! This needs no timer and no list: the sweep over all sessions, every few seconds, does it.
 
 use std::sync::Arc;
 use std::time::Instant;

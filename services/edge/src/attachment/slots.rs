@@ -21,8 +21,8 @@ pub struct Retry {
     pub tries: u32,
 }
 
-/// One slot. Its lock is held while a frame of it is worked, so that nothing of an older owner
-/// comes in after a new one was told what this edge holds. Order of locks: slot, session, wire.
+/// One slot. Its lock is held while a frame of it is worked, so that no frame of an older owner is
+/// worked after a new owner was told what this edge holds. Order of locks: slot, session, wire.
 pub struct Slot<H: Hands> {
     /// The highest epoch known.
     pub epoch: u64,
@@ -32,7 +32,7 @@ pub struct Slot<H: Hands> {
     pub parts: Option<Parts<H>>,
     /// Lanes to the owner.
     pub route: Option<H::Route>,
-    /// If something of it waits.
+    /// When to try again what waits in this slot, if anything does.
     pub retry: Option<Retry>,
     /// By handle; those without a socket too, until the owner has taken them over.
     pub sessions: BTreeMap<u64, Arc<Session<H>>>,
@@ -111,8 +111,8 @@ impl<H: Hands> Slot<H> {
                 .any(|s| matches!(s.state.lock().link, Link::Waiting))
     }
 
-    /// Sends again what waits. Sessions that do not wait are left alone: what they would add to the lane
-    /// again and again could keep out those that do.
+    /// Sends again the frames of sessions that wait. The other sessions are left alone: repeating
+    /// their frames again and again could keep those of the waiting ones out of the lane.
     pub fn resend_waiting(&mut self, hands: &H, number: u16) {
         for session in self.sessions.values() {
             let mut state = session.state.lock();

@@ -128,7 +128,7 @@ pub struct HeldOut {
     pub number: u64,
     /// The key of its effect.
     pub key: Option<proto::Key>,
-    /// Dropped once the client acknowledged it; shared by all who got it.
+    /// Dropped once the client acknowledged it; shared by all sessions that got it.
     pub stanza: Option<Arc<Delivery>>,
     /// When it came, in milliseconds since 1970.
     pub at_ms: i64,
@@ -167,8 +167,8 @@ pub struct State<H: Hands> {
     pub in_base: u64,
     /// The client asked when this was its last stanza: it hears until all up to here is accepted.
     pub answer_until: u64,
-    /// The client was told less than it had sent when it asked: once all is accepted, what it sent
-    /// since then is told too. Some ask a moment before their last stanza leaves.
+    /// The client asked for a count and was told less than it had sent. Once all is accepted, it is
+    /// told the rest as well, because some clients ask a moment before they send their last stanza.
     pub answer_all: bool,
     /// The highest count told to the client; it never goes back.
     pub told: u64,
@@ -193,9 +193,9 @@ pub struct State<H: Hands> {
     pub asked_at: u64,
     /// `<r/>` was written because half the credit was used; not again until it is given back.
     pub half_asked: bool,
-    /// What the owner was told to be acknowledged.
+    /// The last acknowledged delivery that was reported to the owner.
     pub reported_acked: u64,
-    /// What it was told to be written.
+    /// The last written delivery that was reported to the owner.
     pub reported_written: u64,
     /// Bytes that came since then.
     pub unreported_bytes: usize,
@@ -320,7 +320,8 @@ impl<H: Hands> State<H> {
         last.is_none_or(|held| held.n <= self.forwarded)
     }
 
-    /// Tells what has changed of the unsettled.
+    /// Updates the gauges and the count of what the edge holds when the unsettled stanzas have
+    /// changed.
     pub fn tell_unsettled(&mut self, hands: &H) {
         let (items, bytes) = (self.held_in.len(), self.held_in_bytes);
         let before = std::mem::replace(&mut self.unsettled_told, (items, bytes));

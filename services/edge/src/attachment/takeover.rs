@@ -1,5 +1,5 @@
-//! A slot gets another owner, or its owner does not take frames: what is reported, what waits,
-//! and what is sent again.
+//! A slot gets another owner, or its owner does not take frames: which sessions are reported, which
+//! frames wait, and which are sent again.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -18,15 +18,15 @@ use crate::metrics::Count;
 /// The first wait after a redirection; each one doubles it.
 const RETRY_FIRST: Duration = Duration::from_millis(20);
 const RETRY_LAST: Duration = Duration::from_secs(1);
-/// In so many ticks all slots are swept: about five seconds.
+/// Within this many ticks all slots are swept: about five seconds.
 const SWEEP: usize = 100;
 /// A session without a socket that no owner takes over is dropped after this long.
 const LOST_LIMIT: Duration = Duration::from_secs(600);
 
 impl<H: Hands> Attachments<H> {
     /// A new owner: it is told all that this edge holds of the slot (see
-    /// [`report`](super::report)), and from now on nobody else is believed. False if the epoch is not
-    /// above those that are known here; the owner is told so.
+    /// [`report`](super::report)), and from now on frames of other routers are refused. False if
+    /// the epoch is not above those that are known here; the owner is told so.
     pub fn install_epoch(
         &self,
         hands: &H,
@@ -131,7 +131,7 @@ impl<H: Hands> Attachments<H> {
         route: &H::Route,
         redirect: &proto::Redirect,
     ) {
-        // Who is not asked any more says nothing new, whatever epoch it knows.
+        // A router that is not the owner any more has nothing new to say, whatever epoch it knows.
         if !slot
             .route
             .as_ref()
@@ -146,7 +146,7 @@ impl<H: Hands> Attachments<H> {
                 return;
             }
             if redirect.n > 0 && redirect.n <= state.accepted {
-                // It knows less than its predecessor had told.
+                // The owner has accepted less than its predecessor had reported.
                 state.accepted = state.settled.max(redirect.n - 1);
             }
             if matches!(state.link, Link::Waiting) {
@@ -285,7 +285,8 @@ impl<H: Hands> Attachments<H> {
     }
 }
 
-/// Counts what the client was told to be accepted and nobody has taken from this edge.
+/// Counts the stanzas that are lost: the client was told that they are accepted, and no owner has
+/// taken them from this edge.
 fn give_up<H: Hands>(hands: &H, session: &Session<H>) {
     let state = session.state.lock();
     let promised = |held: &&HeldIn| held.n <= state.told;

@@ -1,5 +1,6 @@
-//! Two queues with one delay each, instead of timers per session: who is to be asked for an
-//! acknowledgement, and whose writes are to be reported. An idle session is in neither.
+//! Two queues with a fixed delay each, instead of timers per session: sessions whose clients are to
+//! be asked for an acknowledgement, and sessions whose writes are to be reported. An idle session
+//! is in neither.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Weak};

@@ -64,7 +64,8 @@ impl<H: Hands> Turn<H> {
 }
 
 impl<H: Hands> Attachments<H> {
-    /// Works a batch; tells the slots of which it refused something because another owns them now.
+    /// Works a batch; returns the slots of which it refused frames because another router owns them
+    /// now.
     pub fn take_batch(
         &self,
         hands: &H,

@@ -42,7 +42,7 @@ pub(crate) struct LaneSet {
     pub(crate) port: Arc<dyn RouterPort>,
     pub(crate) lanes: Vec<Arc<Lane>>,
     stop: CancellationToken,
-    /// That it answers with a version which is not known here was told.
+    /// Whether it is in the log already that the router answers with an unknown version.
     told: AtomicBool,
 }
 
@@ -94,7 +94,8 @@ impl std::fmt::Debug for LaneSet {
     }
 }
 
-/// One opening of a lane. What was sent into one that is over is sent again on the next.
+/// One opening of a lane. Frames that were sent on an opening that has ended are sent again on the
+/// next.
 #[derive(Clone)]
 pub(crate) struct Opened {
     lane: Arc<Lane>,
@@ -258,7 +259,7 @@ impl EdgeSink for Receiver {
                 self.lane.end(self.attempt);
                 return;
             }
-            // It chooses among those that Hello has told.
+            // The router chooses among the versions that Hello offers.
             if !Range::ours().has(welcome.version) {
                 if !self.set.told.swap(true, Ordering::AcqRel) {
                     tracing::error!(

@@ -63,9 +63,9 @@ pub(crate) async fn run(shared: Arc<Shared>) {
     }
 }
 
-/// Ends the lease of an incarnation that holds nothing any more, so that nobody waits for it: a
-/// slot that moves is served only once every edge that lives has heard of it. Where no router
-/// answers (false) it runs out.
+/// Ends the lease of an incarnation that holds nothing any more. Otherwise routers would wait for
+/// it: a slot that moves is served only once every live edge has heard of the move. If no router
+/// answers (false), the lease runs out.
 pub(crate) async fn end(ports: &[Arc<dyn RouterPort>], holder: &Holder) -> bool {
     for port in ports {
         let request = proto::RenewLeaseRequest {
@@ -195,8 +195,8 @@ fn renewed(
 }
 
 impl Shared {
-    /// A router did not renew the lease. One that refuses says why, which stands for readiness too; it is
-    /// told once, for as long as it stays the same.
+    /// A router did not renew the lease. If it refuses, its reason is shown with readiness too, and
+    /// is logged once for as long as it stays the same.
     fn not_renewed(&self, error: &LinkError) {
         tracing::debug!(%error, "the lease was not renewed there");
         let LinkError::Refused { .. } = error else {

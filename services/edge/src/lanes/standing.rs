@@ -23,7 +23,7 @@ use crate::config::EdgeConfig;
 use crate::metrics::{Count, Timing};
 use crate::shared::Shared;
 
-/// How often is looked whether a pause is over, should nobody tell.
+/// How often to check whether a pause is over, if no notification comes.
 const LOOK: Duration = Duration::from_millis(50);
 
 /// A term of the lease.
@@ -55,11 +55,11 @@ pub(crate) enum Standing {
 /// The lease.
 pub(crate) struct Lease {
     term: Mutex<Option<Term>>,
-    /// Told at each renewal, and when the lease is over.
+    /// Notified at each renewal, and when the lease is over.
     changed: Notify,
-    /// The pause has been told.
+    /// Whether the pause is in the log.
     paused: AtomicBool,
-    /// Someone noticed that it ran out, and is cutting everything.
+    /// Whether a task has noticed that the lease ran out, and is cutting everything.
     lapsing: AtomicBool,
     /// An incarnation whose lease ran out, and that holds nothing any more.
     pub(super) over: Mutex<Option<Holder>>,
@@ -69,7 +69,7 @@ pub(crate) struct Lease {
 }
 
 impl Lease {
-    /// None yet. `time` gets what renewals tell.
+    /// No lease yet. `time` gets the durations that renewals measure.
     pub(crate) fn new(
         config: &EdgeConfig,
         time: impl Fn(Timing, Duration) + Send + Sync + 'static,
@@ -117,7 +117,7 @@ impl Lease {
 
 impl Shared {
     /// Whether this edge may serve. If its lease has just run out, everything it holds is cut,
-    /// before this returns to the one who asked.
+    /// before this returns.
     pub(crate) fn check_lease(&self) -> bool {
         self.standing() == Standing::Serving
     }
@@ -132,14 +132,15 @@ impl Shared {
         standing
     }
 
-    /// The same for those who can wait: a pause is waited for, which is no longer than the margin.
+    /// The same for callers that can wait: it waits for the end of a pause, which is no longer than
+    /// the margin.
     pub(crate) async fn await_lease(&self) -> bool {
         loop {
             let changed = self.lease.changed.notified();
             match self.standing() {
                 Standing::Serving => return true,
                 Standing::Over => return false,
-                // Timed out or told: looked at again either way.
+                // Whether the time passed or a notification came, the standing is checked again.
                 Standing::Paused => drop(tokio::time::timeout(LOOK, changed).await),
             }
         }
@@ -156,8 +157,8 @@ impl Shared {
         self.metrics.count(Count::LeasePaused, 1);
     }
 
-    /// Nobody may be written to any more: sockets are cut without a word, so that clients resume
-    /// elsewhere, and this edge starts over as another incarnation.
+    /// Nothing may be written to clients any more: their sockets are cut without a stream error, so
+    /// that they resume elsewhere, and this edge starts over as another incarnation.
     fn lapse(&self) {
         let lease = &self.lease;
         if lease.term.lock().is_none() || lease.lapsing.swap(true, Ordering::AcqRel) {

@@ -43,7 +43,7 @@ async fn a_failed_login_leaves_one_line_that_fail2ban_understands() {
 }
 
 #[tokio::test]
-async fn what_is_no_account_and_what_is_no_login_is_not_in_the_log() {
+async fn names_that_are_no_account_or_mechanism_are_not_in_the_log() {
     let lines = Lines::start();
     let rig = Rig::new(1).await;
     let mut client = rig.client(SECURE).await;

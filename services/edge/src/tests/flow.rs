@@ -95,9 +95,10 @@ async fn deliveries_are_spliced_asked_for_and_reported() {
     assert_eq!(rig.tally.get(Count::StanzaOut), 25);
 }
 
-/// XEP-0198 §4: who closes its stream soon after a message has been asked whether it got it.
+/// XEP-0198 §4: a client that closes its stream soon after it got a message has been asked to
+/// acknowledge it before.
 #[tokio::test]
-async fn where_little_is_sent_is_asked_at_once() {
+async fn few_deliveries_ask_for_an_acknowledgement_at_once() {
     let cluster = Cluster::new(1);
     let config = EdgeConfig {
         ask_after: Duration::from_millis(50),
@@ -321,7 +322,7 @@ async fn the_owner_ends_a_session() {
 }
 
 #[tokio::test]
-async fn what_a_closed_session_had_is_held_until_the_owner_needs_it_no_more() {
+async fn deliveries_of_a_closed_session_are_held_until_the_owner_releases_them() {
     let rig = Rig::new(2).await;
     let mut bound = rig.managed(SECURE).await;
     bound.deliver(1, "not acknowledged");

@@ -154,7 +154,7 @@ async fn a_frame_of_an_unknown_kind_is_ignored_and_what_is_around_it_is_taken() 
         .frames("edge1", bound.slot, bound.epoch, bodies);
     let heard = bound.client.until("behind").await;
     assert!(heard.contains("before"), "{heard}");
-    // Neither an old epoch nor a slot that does not exist makes it anything else.
+    // The same holds for an unknown frame with an old epoch, or of a slot that does not exist.
     for (slot, epoch) in [(bound.slot, 0), (u16::MAX - 3, 1)] {
         bound.router.frames("edge1", slot, epoch, vec![None]);
     }

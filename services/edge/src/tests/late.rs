@@ -12,7 +12,7 @@ use crate::EdgeConfig;
 use crate::metrics::{Count, Level, Timing};
 
 #[tokio::test]
-async fn a_lease_renewed_before_its_end_cuts_nobody() {
+async fn a_lease_renewed_before_its_end_cuts_no_session() {
     let config = EdgeConfig {
         lease_ttl: Duration::from_secs(20),
         lease_every: Duration::from_millis(50),

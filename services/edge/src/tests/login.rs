@@ -169,7 +169,7 @@ async fn wrong_passwords_and_unknown_users_look_alike_and_are_few() {
     client.plain("nobody", "guess").await;
     assert_eq!(client.until("</failure>").await, known);
     assert!(known.contains("not-authorized"), "{known}");
-    // A disabled account says so only to who knows its password.
+    // That an account is disabled is said only to a client that knows its password.
     client.plain("tybalt", "guess").await;
     assert_eq!(client.until("</failure>").await, known);
     let end = client.rest().await;
@@ -187,7 +187,8 @@ async fn wrong_passwords_and_unknown_users_look_alike_and_are_few() {
     client.open("c.example").await;
 }
 
-// RFC 6120 §6.4.3: who sends no initial response is asked for one, with an empty challenge.
+// RFC 6120 §6.4.3: a client that sends no initial response is asked for one, with an empty
+// challenge.
 #[tokio::test]
 async fn a_first_message_can_follow_an_empty_challenge() {
     let rig = Rig::new(1).await;
@@ -360,7 +361,8 @@ async fn a_client_that_leaves_before_bind_leaves_nothing() {
     .await;
 }
 
-/// XEP-0198 §3: whoever enables stream management too early is refused, and goes on.
+/// XEP-0198 §3: a client that enables stream management too early is refused, and its login goes
+/// on.
 #[tokio::test]
 async fn stream_management_before_sasl_is_refused_and_the_login_goes_on() {
     let rig = Rig::new(1).await;
@@ -390,7 +392,8 @@ async fn stream_management_before_sasl_is_refused_and_the_login_goes_on() {
     }
 }
 
-/// RFC 6120 §4.7.2: who says who it is hears it again, as a bare JID, and nobody else does.
+/// RFC 6120 §4.7.2: the answer to a header with `from` has that address, as a bare JID, in `to`;
+/// the answer to a header without it has no `to`.
 #[tokio::test]
 async fn the_answer_to_a_header_is_to_whom_the_header_is_from() {
     let rig = Rig::new(1).await;

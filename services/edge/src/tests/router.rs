@@ -97,7 +97,7 @@ impl RouterConnector for Connector {
     }
 }
 
-/// One of them.
+/// One router of the cluster.
 pub(super) struct Router {
     pub(super) node: proto::Node,
     cluster: Weak<Cluster>,

@@ -162,7 +162,7 @@ async fn redirected_frames_are_sent_again_in_order() {
 }
 
 #[tokio::test]
-async fn a_session_that_nobody_takes_is_closed_in_the_end() {
+async fn a_session_that_no_owner_takes_is_closed_in_the_end() {
     let cluster = Cluster::new(1);
     let config = EdgeConfig {
         owner_deadline: Duration::from_millis(100),

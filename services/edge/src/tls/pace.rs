@@ -62,7 +62,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_waits_for_a_client_holds_up_nobody() {
+    async fn a_handshake_that_waits_for_its_client_delays_no_other() {
         let pace = Pace::new(1);
         let silent = pace.clone();
         let silent = tokio::spawn(async move { silent.run(std::future::pending::<()>()).await });

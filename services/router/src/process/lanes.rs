@@ -116,7 +116,7 @@ impl PeerSink for FromPeer {
                 self.shared.order_hand_over(order);
                 Ok(())
             }
-            // One of its workers can answer now: what was asked of it goes again.
+            // One of its workers can answer now: questions to it are sent again.
             Some(PeerBody::Hello(_)) => {
                 let peer = self.peer;
                 self.shared
@@ -165,8 +165,9 @@ impl Shared {
         }
     }
 
-    /// Whether a lane is for this process: one that had its address before is still sought there
-    /// for a while, and such a lane would take the place of the right one.
+    /// Whether a lane is for this process. For a while, edges and routers still look for the
+    /// process that had this address before, and a lane for that process would take the place of
+    /// the right one.
     fn is_meant(&self, incarnation: u64) -> Result<(), LinkError> {
         if incarnation == 0 || incarnation == self.node.incarnation {
             return Ok(());
@@ -189,7 +190,8 @@ impl Shared {
         self.note_mismatch(who.incarnation, differs);
     }
 
-    /// Notes whether a process is configured otherwise than this one. One that is gone is not.
+    /// Notes whether a process is configured differently from this one; a process that is gone is
+    /// not.
     pub(super) fn note_mismatch(&self, incarnation: u64, differs: bool) {
         let mut all = self.mismatches.lock();
         let changed = if differs {

@@ -1,4 +1,4 @@
-//! Who is alive: both authorities are asked often; a process is gone when both say so.
+//! Which processes are alive. Both authorities are asked often; a process is gone when both say so.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -37,7 +37,7 @@ impl Default for Live {
 }
 
 impl Live {
-    /// All of them.
+    /// All live processes.
     pub(super) fn nodes(&self) -> Vec<proto::Node> {
         self.nodes.lock().values().cloned().collect()
     }
@@ -55,14 +55,14 @@ impl Live {
         }
     }
 
-    /// Told at each change.
+    /// Changes whenever the set of live processes does.
     pub(super) fn subscribe(&self) -> watch::Receiver<u64> {
         self.changed.subscribe()
     }
 }
 
 impl Shared {
-    /// Returns once nobody has been there for a while who could take slots.
+    /// Returns once there has been no process for a while that could take slots.
     pub(super) async fn alone(&self) {
         let mut changes = self.live.subscribe();
         loop {
@@ -105,7 +105,7 @@ impl Shared {
     }
 }
 
-/// What the authorities say now; none if neither answers. `complete`: both did.
+/// The live processes by both authorities, or none if neither answers. The flag says that both did.
 pub(super) async fn ask(shared: &Shared) -> Option<(HashMap<u64, proto::Node>, bool)> {
     let (shadow, storage) = tokio::join!(
         fresh(&*shared.ports.shadow_leases),

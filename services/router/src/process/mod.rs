@@ -60,8 +60,8 @@ use crate::worker::turn::Worker;
 /// How long a router that has given away all slots waits to hear of their new owners.
 const INSTALLED: Duration = Duration::from_secs(1);
 
-/// How long a router that leaves waits for another one that could take its slots: longer than
-/// leases of those that have just begun take to be heard of.
+/// How long a router that leaves waits for another one that could take its slots: longer than it
+/// takes until the lease of a router that has just started is seen.
 const ALONE: Duration = Duration::from_secs(2);
 
 /// Everything a router talks to.
@@ -104,9 +104,9 @@ pub enum StartError {
 /// How a router ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RouterEnd {
-    /// Its lease was lost: another process owns its slots, start anew with another incarnation.
+    /// Its lease was lost: other processes own its slots; start anew as another incarnation.
     LeaseLost(String),
-    /// It was told to stop.
+    /// It was asked to stop.
     Stopped,
 }
 
@@ -122,7 +122,7 @@ pub(crate) struct Shared {
     pub(crate) pipeline: Arc<Pipeline>,
     mailboxes: mailboxes::Mailboxes,
     pub(crate) epochs: Arc<[AtomicU64]>,
-    /// Slots given away whose new owners were not heard of.
+    /// Slots that were given away and whose new owners have not answered yet.
     pub(crate) given_away: Arc<GivenAway>,
     pub(crate) ports: ClaimPorts,
     pub(crate) peers: Arc<dyn PeerConnector>,
@@ -298,7 +298,8 @@ impl Router {
     }
 
     /// Hands all slots over to other routers, as far as there are any; returns when this process
-    /// owns none, when nobody is there to take them, or after `limit`. False if some are left.
+    /// owns none, when there is no router that could take them, or after `limit`. False if some are
+    /// left.
     pub async fn drain(&self, limit: Duration) -> bool {
         self.shared.lease.update_node(|n| n.draining = true);
         let me = self.shared.node.clone();
@@ -317,10 +318,10 @@ impl Router {
                     return;
                 }
             }
-            // Whoever takes a slot needs an answer of this process, or the end of its lease.
+            // A router that takes a slot needs an answer of this process, or the end of its lease.
             let all = self.shared.given_away.all_installed();
             if tokio::time::timeout(INSTALLED, all).await.is_err() {
-                tracing::info!("not all new owners of slots were heard of; leaving all the same");
+                tracing::info!("not all new owners of slots have answered; leaving anyway");
             }
         };
         tokio::select! {

@@ -143,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn what_waits_goes_together_whoever_gets_it() {
+    fn releases_that_wait_are_written_together_whichever_router_gets_them() {
         let releases = Releases::default();
         assert!(releases.add(release(1, 7)));
         assert!(!releases.add(release(2, 8)));

@@ -31,7 +31,7 @@ impl Slot {
         self.room_enters(core, hand, origin, room_jid, nick, stanza, false);
     }
 
-    /// The same for a session that was `told` who is in, or was not.
+    /// The same for a session that was already `told` the occupants in parts, or was not.
     #[allow(clippy::too_many_arguments)]
     pub(super) fn room_enters(
         &mut self,
@@ -136,7 +136,8 @@ impl Room {
         })
     }
 
-    /// Puts a session under a nick; true if nobody had it, who has these rights then.
+    /// Puts a session under a nick. True if the nick was free: a new occupant has it now, with
+    /// these rights.
     pub(super) fn enter(
         &mut self,
         nick: &str,

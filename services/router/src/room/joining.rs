@@ -1,8 +1,9 @@
-//! Entering a room that has more to tell than a newcomer takes at once: its occupants are told in
-//! parts, each when the owner of the session has passed the part before it on.
+//! Entering a room with more presences than are sent to a newcomer at once. The presences of the
+//! occupants are sent in parts, each when the owner of the session has passed on the part before
+//! it.
 //!
-//! The session is in when all of it was told: until then it hears what changes among the occupants, but
-//! nothing that is said. Nothing of this is kept elsewhere: the request is not settled before, and a new
+//! The session is in after the last part. Until then it gets changes of the occupants, but no
+//! messages. No copy of this state is kept: the request is not settled before the end, so a new
 //! owner of the room gets it again and begins anew.
 
 use std::ops::Bound;
@@ -18,10 +19,10 @@ use crate::worker::receive::InHand;
 use crate::worker::slot::Slot;
 use crate::worker::work::WorkId;
 
-/// Bytes of presences that are told at once.
+/// Bytes of presences that are sent at once.
 const PART_BYTES: usize = 256 << 10;
 
-/// A session that is being told who is in a room.
+/// A session that is entering and is sent the occupants in parts.
 #[derive(Debug)]
 pub(crate) struct Joining {
     hand: InHand,
@@ -30,7 +31,7 @@ pub(crate) struct Joining {
     stanza: Stanza,
     /// As a receiver of events.
     me: RoomSession,
-    /// Occupants up to this nick were told.
+    /// Occupants up to this nick were sent.
     after: Option<String>,
     /// The event with the last part.
     part: u64,
@@ -44,7 +45,7 @@ impl Joining {
 }
 
 impl Room {
-    /// Whether the presences of others are more than is told at once.
+    /// Whether the presences of the others are more than is sent at once.
     pub(super) fn is_told_in_parts(&self, nick: &str) -> bool {
         let others = self.occupants.values().filter(|o| o.nick != nick);
         let bytes: usize = others.map(|o| o.main.presence.payload.len()).sum();
@@ -57,7 +58,7 @@ impl Room {
         all.filter(|me| !self.by_session.contains_key(&me.session))
     }
 
-    /// Whether a session is to be told of others before it is in.
+    /// Whether a session is being sent the occupants before it is in.
     pub(super) fn is_joining(&self, session: u128) -> bool {
         self.joining.iter().any(|j| j.me.session == session)
     }
@@ -74,7 +75,7 @@ impl Room {
             .collect()
     }
 
-    /// The next part of the occupants for a session; none if it was told all.
+    /// The next part of the occupants for a session; none if it was sent all.
     fn next_part(&mut self, session: u128) -> Option<Emission> {
         let at = self.joining.iter().position(|j| j.me.session == session)?;
         let joining = self.joining.get(at)?;
@@ -100,7 +101,7 @@ impl Room {
 }
 
 impl Slot {
-    /// Begins to tell a session who is in, before it is in itself.
+    /// Begins to send a session the occupants, before it is in itself.
     pub(super) fn room_joins_in_parts(
         &mut self,
         core: &mut Core,
@@ -135,7 +136,7 @@ impl Slot {
         self.room_tells_on(core, room_jid, session);
     }
 
-    /// Tells a session the next part; with the last one it is in.
+    /// Sends a session the next part; after the last one it is in.
     pub(super) fn room_tells_on(&mut self, core: &mut Core, room_jid: &Jid, session: u128) {
         let Some(room) = self.rooms.get_mut(room_jid) else {
             return;
@@ -164,7 +165,7 @@ impl Slot {
         core.part_done(hand.work);
     }
 
-    /// A session that was being told does not want to enter any more, or is gone.
+    /// A session that was being sent the occupants does not enter any more, or is gone.
     pub(super) fn room_joining_ends(&mut self, core: &mut Core, room_jid: &Jid, session: u128) {
         let Some(room) = self.rooms.get_mut(room_jid) else {
             return;

@@ -74,7 +74,7 @@ fn a_newcomer_is_told_of_all_occupants_as_fast_as_it_reads() {
 }
 
 #[test]
-fn what_is_said_meanwhile_is_history_and_who_leaves_has_left() {
+fn messages_during_a_join_are_history_and_occupants_that_leave_are_gone() {
     let mut verona = masque();
     verona.says(2, presence("juliet", "", 1));
     let mut hello = message(ROOM, "hello");

@@ -1,4 +1,5 @@
-//! Who is in a room: an occupant has a nick, and under it one session or several of one user.
+//! The occupants of a room: an occupant has a nick, and under it one or several sessions of one
+//! user.
 
 use std::borrow::Cow;
 
@@ -66,11 +67,11 @@ pub(crate) struct RoomSession {
     pub(crate) slot: u16,
     /// Latest presence, as the client sent it, without what the room adds.
     pub(crate) presence: Stanza,
-    /// The event that told the session so.
+    /// The event that carried this presence to the session.
     pub(crate) seq: u64,
 }
 
-/// Somebody in a room.
+/// An occupant of a room.
 #[derive(Clone, Debug)]
 pub(crate) struct Occupant {
     /// As it was chosen.
@@ -79,8 +80,8 @@ pub(crate) struct Occupant {
     key: Option<Box<str>>,
     pub(crate) affiliation: Affiliation,
     pub(crate) role: Role,
-    /// The session whose presence others see, and that is asked what others ask: the first that
-    /// came, as long as it is there.
+    /// The session whose presence others see, and that gets their IQ requests: the first that
+    /// entered, as long as it is there.
     pub(crate) main: RoomSession,
     /// Further sessions of the same user under this nick (§7.2.8), in the order in which they came.
     pub(crate) others: Vec<RoomSession>,
@@ -89,7 +90,7 @@ pub(crate) struct Occupant {
 /// What a session that is no more under a nick leaves behind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Rest {
-    /// Nobody has the nick now.
+    /// The nick is free now.
     Nobody,
     /// Another session is the main one now.
     Successor,
@@ -132,7 +133,7 @@ impl Occupant {
         self.key.as_deref().unwrap_or(&self.nick)
     }
 
-    /// What its sessions are told of it, beside their presence: never 0.
+    /// Affiliation and role as they are sent to its sessions beside their presence; never 0.
     pub(crate) fn standing(&self) -> u32 {
         (self.affiliation as u32) << 8 | self.role as u32
     }
@@ -171,7 +172,8 @@ impl Occupant {
         None
     }
 
-    /// Takes a session away; whose it was the last is left with it, to be forgotten.
+    /// Takes a session away. The last session of an occupant stays in it: the caller forgets the
+    /// whole occupant.
     pub(super) fn leave(&mut self, session: u128) -> Rest {
         if self.main.session != session {
             self.others.retain(|s| s.session != session);

@@ -166,7 +166,7 @@ impl Slot {
                 if rest == Rest::Successor {
                     room.announce(&mut emission, left, me.session);
                 }
-                // For the one who left it the nick is somebody else's from here.
+                // From here on the session that left takes the nick for another occupant's.
                 let moderator = occupant.role == Role::Moderator;
                 emission.say(room.presence_of(left, &left.main, moderator, &[]), [me]);
                 if core.config.shadow {
@@ -186,8 +186,8 @@ impl Slot {
         self.room_emit(core, room_jid, emission, Some(hand.key), Some(hand.work));
     }
 
-    /// §7.14: a session is out, and with the last one its occupant. Who left by itself gets its own
-    /// presence back, with 110.
+    /// §7.14: a session is out, and with its last session the occupant. A client that left by
+    /// itself gets its own presence back, with status 110.
     #[allow(clippy::too_many_arguments)]
     pub(super) fn room_leaves(
         &mut self,
@@ -266,20 +266,20 @@ pub(super) fn stripped(mut presence: Stanza, room: &Jid) -> (String, Stanza) {
     (id, presence)
 }
 
-/// Takes out what is for the room alone, and what only the room may say.
+/// Removes elements that are for the room alone, and elements that only a room may send.
 pub(super) fn retain_own(presence: &mut Stanza, room: &Jid) {
     presence.retain_children(|c| c.ns != ns::MUC && !muc::is_said_by_rooms(c, room.as_str()));
 }
 
-/// One's own presence comes back with the id that one gave it: clients that read of stable ids wait
-/// for it.
+/// A client's own presence comes back with the id that the client gave it: clients that know of
+/// stable ids wait for it.
 pub(super) fn with_id(mut own: Stanza, id: &str) -> Stanza {
     own.id = id.to_owned();
     own
 }
 
 impl Room {
-    /// An occupant as it is now, and that session of it.
+    /// The occupant of a session, and the session as the occupant has it.
     pub(super) fn find(&self, session: u128) -> Option<(&Occupant, &RoomSession)> {
         let occupant = self.occupant_of(session)?;
         Some((occupant, occupant.session(session)?))

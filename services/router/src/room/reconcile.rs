@@ -1,10 +1,11 @@
-//! A room's new owner learns from sessions who is in it.
+//! A room's new owner learns from sessions which of them are in it.
 //!
-//! What the shadow has is old if the owner before died after the shadow had been away; and it may have
-//! nothing of the room. Each session knows what the room told it of itself last, and by which event: who
-//! says so by a later event than the shadow knows is right, and who is not known to the shadow is in. Then
-//! the owners of all sessions are asked whether these are still there, and who is not leaves. History,
-//! subject, and what was not sent to all, are as the shadow has them.
+//! The shadow's copy is old if it was away before the former owner died; it may also have no copy
+//! at all. Each session knows the last presence of itself that the room sent it, and the number of
+//! that event. If its event is later than the one in the shadow, the session is right; a session
+//! that the shadow does not know is in. Then the owners of all sessions are asked whether these
+//! still exist, and sessions that do not exist leave. History, subject, and events that not all
+//! sessions have are as in the shadow.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -20,7 +21,7 @@ use super::state::{Emission, Room};
 use crate::worker::core::{Core, PeerRef};
 use crate::worker::slot::Slot;
 
-/// Who was not told of is asked about again after this long.
+/// The owner of a session that has not answered is asked again after this long.
 const AGAIN_MS: u64 = 500;
 
 /// What became of a session that takes itself for an occupant.
@@ -30,11 +31,11 @@ enum Admitted {
     Known,
     /// It is in now, or it is there otherwise than before.
     Changed,
-    /// Somebody else has its nick.
+    /// Another occupant has its nick.
     Refused,
 }
 
-/// A membership with all that it needs.
+/// A membership whose fields are all there.
 struct Member {
     nick: String,
     standing: u32,
@@ -56,7 +57,7 @@ impl Member {
         Some((room, Member { nick, standing, me }))
     }
 
-    /// One that has asked to be let in, and does not know what the room has said.
+    /// A session that has asked to enter, and does not know what the room has answered.
     fn unsure(mut membership: proto::RoomMembership) -> Option<(Jid, Member)> {
         membership.member = Some(proto::RoomMember {
             nick: std::mem::take(&mut membership.nick),
@@ -68,7 +69,8 @@ impl Member {
 }
 
 impl Slot {
-    /// Puts the rooms of this slot right, by what sessions tell; makes those that nothing else knows.
+    /// Corrects the rooms of this slot by what sessions report, and makes the rooms that only
+    /// sessions know.
     pub(crate) fn rooms_reconcile(&mut self, core: &mut Core, told: Vec<proto::RoomMembership>) {
         let mut rooms: BTreeMap<Jid, Vec<Member>> = BTreeMap::new();
         if guard!("room-members") {
@@ -89,14 +91,15 @@ impl Slot {
                     tracing::warn!(
                         room = jid.as_str(),
                         occupants,
-                        "nobody had this room any more but those in it: it goes on without its history"
+                        "only the sessions in it knew this room any more: it goes on without its history"
                     );
                 }
             }
         }
     }
 
-    /// The owners of sessions tell by themselves that these are in rooms, or how.
+    /// The owners of sessions report, without being asked, that these are in rooms, or with which
+    /// presence.
     pub(crate) fn members_told(
         &mut self,
         core: &mut Core,
@@ -140,8 +143,9 @@ impl Slot {
         }
     }
 
-    /// A session does not know whether it is in: it is told so, again. That it is not in, too: its
-    /// client may have been told that it is, by what the session's owner before did not note.
+    /// A session does not know whether it is in, and is told again. It is also told that it is not
+    /// in: its client may have been told that it is, by an event that the session's former owner
+    /// did not note.
     fn room_tells_own(&mut self, core: &mut Core, membership: proto::RoomMembership) {
         let Some((jid, member)) = Member::unsure(membership) else {
             return;
@@ -188,7 +192,7 @@ impl Slot {
         let new = || Room::new(jid.clone(), slot, after);
         let room = self.rooms.entry(jid.clone()).or_insert_with(new);
         members.sort_by_key(|member| member.me.seq);
-        // These are there for certain: nobody else can have their nicks.
+        // These sessions certainly exist: no other occupant can have their nicks.
         for member in &members {
             room.to_check.remove(&member.me.session);
         }
@@ -216,7 +220,7 @@ impl Slot {
         }
     }
 
-    /// A session that is not in is told so, as one that was in: the client can enter again.
+    /// Tells a session that is not in that it has left, so that its client can enter again.
     fn room_puts_out(&mut self, core: &mut Core, jid: &Jid, member: &Member) {
         let mut out = super::presence::not_inside(&member.me.presence);
         out.id.clear();
@@ -311,7 +315,7 @@ impl Room {
         self.to_check.is_empty()
     }
 
-    /// Lets a session in that was told to be, or puts right how it is.
+    /// Lets a session in that takes itself for an occupant, or corrects its presence.
     fn admit(&mut self, member: &Member) -> Admitted {
         let me = &member.me;
         if let Some((occupant, known)) = self.find(me.session) {
@@ -347,7 +351,8 @@ impl Room {
         }
     }
 
-    /// Whether the last that it is told of itself, by events that not all have got, is that it is out.
+    /// Whether, by the events that not all sessions have got yet, the last one about this session
+    /// itself says that it is out.
     fn tells_out(&self, session: u128) -> bool {
         let mut told = self.tail.values().rev();
         let last = told.find_map(|event| event.own_of(session));
@@ -361,7 +366,8 @@ impl Room {
         later.any(|(_, event)| event.takes_out(member.me.session, &address))
     }
 
-    /// Takes those out who have a nick that is somebody else's now; false if they are there for certain.
+    /// Removes the sessions whose nick belongs to another occupant now; false if they certainly
+    /// exist.
     fn make_way(&mut self, member: &Member) -> bool {
         while self.is_taken(&member.nick, &member.me.jid) {
             let key = sestina_xmpp::precis::nickname_key(&member.nick);

@@ -34,7 +34,7 @@ pub(crate) struct Room {
     /// (event number, message, time)
     pub(super) history: VecDeque<(u64, Stanza, i64)>,
     pub(super) tail: BTreeMap<u64, TailEvent>,
-    /// Sessions that are being told who is in.
+    /// Sessions that are being sent the occupants.
     pub(super) joining: Vec<Joining>,
     /// Slots that missed an event: sent again in order at the next tick or map.
     pub(super) blocked: HashSet<u16>,
@@ -51,7 +51,7 @@ pub(crate) struct Room {
     /// The same, and the shadow has them no more: they can never be sent again.
     pub(super) marked: u64,
     pub(super) mark_told: u64,
-    /// Slots that got events since all of them were told the mark.
+    /// Slots that got events since all of them were sent the low-water mark.
     pub(super) mark_targets: BTreeSet<u16>,
     pub(super) deleted: bool,
     /// Sessions of which it is not known whether they are in, and when they were asked for last.
@@ -104,7 +104,7 @@ impl Room {
         self.tail.is_empty()
     }
 
-    /// The shadow has nothing of it any more that is over.
+    /// Whether the shadow has no outdated fields of it any more.
     pub(crate) fn is_cut(&self) -> bool {
         self.stale_fields.is_empty()
     }
@@ -115,7 +115,7 @@ impl Room {
         keys.map(|field| (field.clone(), Bytes::new()))
     }
 
-    /// Events up to here will never be sent again, whoever dies.
+    /// Events up to here will never be sent again, whichever process dies.
     pub(super) fn mark(&self) -> u64 {
         self.marked
     }
@@ -183,7 +183,7 @@ impl Room {
         self.occupants.values()
     }
 
-    /// Everybody who gets what is said here.
+    /// All sessions that get the messages of the room.
     pub(super) fn sessions(&self) -> impl Iterator<Item = &RoomSession> {
         self.occupants.values().flat_map(Occupant::sessions)
     }
@@ -383,7 +383,7 @@ pub(super) fn user_element(
     x
 }
 
-/// Who gets which variant of an event.
+/// Which receiver gets which variant of an event.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Receiver {
     pub(super) slot: u16,
@@ -394,7 +394,7 @@ pub(super) struct Receiver {
     pub(super) standing: u32,
 }
 
-/// What a room wants said: variants, and who gets which.
+/// An event that a room is about to send: its variants, and which receiver gets which.
 #[derive(Debug, Default)]
 pub(super) struct Emission {
     pub(super) variants: Vec<Arc<proto::Stanza>>,
@@ -429,7 +429,7 @@ impl Emission {
         self.say_as(own, occupant.standing(), to);
     }
 
-    /// The same for one that is no occupant.
+    /// The same for a receiver that is no occupant.
     pub(super) fn say_as(&mut self, own: Stanza, standing: u32, to: &RoomSession) {
         self.say(own, [to]);
         if let Some(target) = self.targets.last_mut() {

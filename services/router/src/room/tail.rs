@@ -234,7 +234,8 @@ impl Slot {
         }
     }
 
-    /// Tells marks of rooms that went quiet, and tries blocked receivers again; run at each tick.
+    /// Sends the low-water marks of rooms that went quiet, and tries blocked receivers again; run
+    /// at each tick.
     pub(crate) fn rooms_tick(&mut self, core: &mut Core) {
         let rooms: Vec<Jid> = self.rooms.keys().cloned().collect();
         for room in rooms {
@@ -368,7 +369,8 @@ impl Slot {
 }
 
 impl Room {
-    /// Those who have left have got all events: nothing that they get later comes behind one of these.
+    /// Forgets sessions that have left: they have got all their events, so nothing that they get
+    /// later can come behind one of these.
     fn forget_sessions(&mut self) {
         if std::mem::take(&mut self.any_left) {
             let (inside, joining) = (&self.by_session, &self.joining);
@@ -378,9 +380,10 @@ impl Room {
         }
     }
 
-    /// The number of the next event. Events that left while the shadow was away, or that it has
-    /// lost, had higher numbers than it tells the next owner, and receivers drop what is not higher
-    /// than the last: so the numbers of each epoch are above all that an earlier one can have given.
+    /// The number of the next event. Events that were sent while the shadow was away, or that it
+    /// has lost, had higher numbers than the shadow gives the next owner, and receivers drop an
+    /// event whose number is not higher than the last. So the numbers of each epoch are above all
+    /// that an earlier epoch can have given.
     fn next_seq(&mut self, epoch: u64) -> u64 {
         let seq = self.coming_seq(epoch);
         if self.seq == 0 {
@@ -410,7 +413,7 @@ impl Room {
         (self.identity == origin).then(|| self.mark())
     }
 
-    /// The slots that may hold keys of this room; all are told when nothing is open.
+    /// The slots that may hold keys of this room: all of them when no event is open.
     fn mark_slots(&mut self) -> BTreeSet<u16> {
         if self.tail.is_empty() {
             std::mem::take(&mut self.mark_targets)

@@ -18,7 +18,7 @@ use crate::worker::work::WorkId;
 pub(crate) struct TailEvent {
     pub(super) variants: Vec<Arc<proto::Stanza>>,
     pub(super) targets: Vec<Receiver>,
-    /// Slots whose owner has not acknowledged, and to whom it was sent.
+    /// Slots whose owner has not acknowledged it, and the router to which it was sent.
     pub(super) waiting: HashMap<u16, Option<PeerRef>>,
     /// Open until the event is in the shadow (or, without it, until all have it).
     pub(super) work: Option<WorkId>,
@@ -55,7 +55,7 @@ impl TailEvent {
         said.any(|stanza| stanza.r#type == "unavailable" && stanza.from == address)
     }
 
-    /// What it tells a session of its own presence.
+    /// The session's own presence in this event.
     pub(super) fn own_of(&self, session: u128) -> Option<&proto::Stanza> {
         let is = |t: &&Receiver| t.session == session && t.standing != 0;
         let own = self.targets.iter().rfind(is)?;

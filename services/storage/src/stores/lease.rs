@@ -80,7 +80,7 @@ fn proof_of(secret: &Bytes) -> Result<[u8; 32], StoreError> {
     proof.ok_or_else(|| StoreError::Invalid("the incarnation's secret is missing".to_owned()))
 }
 
-/// What a request is told that speaks for an incarnation without its secret.
+/// The error of a request that speaks for an incarnation without its secret.
 pub(crate) fn wrong_secret(name: &str) -> StoreError {
     StoreError::Invalid(format!(
         "the secret is not that of this incarnation of {name}"
@@ -165,8 +165,8 @@ dialects! {
         Ok(held.is_some())
     }
 
-    /// Whether a secret with this hash speaks for the incarnation: one that has left none yet is
-    /// anybody's.
+    /// Whether a secret with this hash speaks for the incarnation. Any secret speaks for an
+    /// incarnation that has left none yet.
     pub(crate) async fn speaks(
         conn: &mut Conn,
         name: &str,
@@ -216,8 +216,8 @@ dialects! {
         }
     }
 
-    /// Notes that a process has asserted what it owns on this timeline; true with the first time. It
-    /// needs a lease that has not ended, and the secret that it left with it.
+    /// Notes that a process has asserted what it owns on this timeline; true the first time. The
+    /// process needs a lease that has not ended, and the secret that it left with that lease.
     pub(crate) async fn asserts(
         conn: &mut Conn,
         node: &proto::Node,

@@ -269,8 +269,8 @@ pub(crate) async fn archive_replays(stores: Arc<dyn Stores>) {
     assert_eq!(counters(&reply), [1, 2, 3, 4, 5, 6, 7]);
     let at: Vec<i64> = reply.rows.iter().map(|row| row.at_ms).collect();
     assert_eq!(at[3..], times.map(|(_, at_ms)| at_ms));
-    // Pages follow the order, and times only choose: what was written while the clock was wrong is
-    // found under the wrong time, what came afterwards under the right one.
+    // Pages follow the order, and times only select rows: a row that was written while the clock
+    // was wrong is found under the wrong time, a later one under the right time.
     let since = |start_ms, max, after: Vec<u8>| proto::ArchiveQueryRequest {
         start_ms: Some(start_ms),
         end_ms: Some(T0 + 2 * MONTH),
@@ -308,7 +308,7 @@ pub(crate) async fn archive_replays(stores: Arc<dyn Stores>) {
     };
     let reply = stores.archive_query(bounded).await.unwrap();
     assert_eq!((counters(&reply), reply.complete), (vec![1, 2], false));
-    // A small step back is levelled out: who asks for what came since the last row misses nothing.
+    // A small step back is levelled out: a query from the time of the last row on misses nothing.
     for (counter, at_ms) in [(1, T0 + 5000), (2, T0 + 4990)] {
         let row = proto::ArchiveRow {
             at_ms,
@@ -320,7 +320,8 @@ pub(crate) async fn archive_replays(stores: Arc<dyn Stores>) {
     let at: Vec<i64> = reply.rows.iter().map(|row| row.at_ms).collect();
     assert_eq!(at, [T0 + 5000, T0 + 5000]);
 
-    // One that comes late takes its place by (epoch, counter), and near its neighbours' times.
+    // A row that comes late takes its place by (epoch, counter), and a time near those of its
+    // neighbours.
     append(&*stores, vec![row("c@h", epoch, 10), row("c@h", epoch, 20)]).await;
     let late = proto::ArchiveRow {
         at_ms: T0 + 21_000,
@@ -415,7 +416,7 @@ pub(crate) async fn archive_moves(stores: Arc<dyn Stores>) {
     let expected = [1, 3, 2, 4, 11, 10].map(|n| id(n).to_vec());
     let reply = stores.archive_query(ask("a@h", 9)).await.unwrap();
     assert_eq!(ids(&reply), expected);
-    // One that is not there is appended as any other.
+    // A row that moves and is not there yet is appended like any other.
     let new = proto::ArchiveRow {
         counter: 13,
         stanza_id: id(9).into(),
@@ -428,7 +429,7 @@ pub(crate) async fn archive_moves(stores: Arc<dyn Stores>) {
 
 pub(crate) async fn maintenance(stores: Arc<dyn Stores>) {
     let epoch = own(&*stores).await;
-    // 2023 and far ahead, so that neither depends on today.
+    // In 2023 and in the far future, so that the test does not depend on the date.
     let old = proto::ArchiveRow {
         at_ms: 1_680_000_000_000,
         ..row("a@h", epoch, 1)

@@ -165,14 +165,16 @@ pub(crate) async fn slot_claims(stores: Arc<dyn Stores>) {
         .unwrap();
     assert!(!reply.planner && reply.refused_slots == [0]);
     assert_eq!(reply.map.unwrap().version, 1);
-    // The planner may not rob a fresh holder, nor act on a wrong belief.
+    // The planner may take no slot from a holder whose lease is fresh, or whose entry in the table
+    // differs from what the planner has read.
     let reply = stores
         .slot_claim(claim(vec![take(0, 1), take(1, 7)], &a))
         .await
         .unwrap();
     assert!(reply.planner && reply.refused_slots == [0, 1]);
     assert_eq!(reply.map.unwrap().version, 1);
-    // A hand-over needs neither: the holder released it.
+    // A hand-over needs neither the planner nor the end of the lease: the holder has released the
+    // slot.
     let released = proto::SlotMove {
         released: true,
         min_epoch: 9,
@@ -190,7 +192,7 @@ pub(crate) async fn slot_claims(stores: Arc<dyn Stores>) {
     let map = reply.map.unwrap();
     assert_eq!((map.version, map.owners[5], map.epochs[5]), (2, 2, 9));
 
-    // Once its lease has run out it is robbed, and a renewal that comes later is told so.
+    // Once a holder's lease has run out its slots can be taken, and its next renewal fails.
     assert!(!renew(&a, 1).await);
     loop {
         let reply = stores

@@ -35,7 +35,8 @@ pub(crate) async fn leases(stores: Arc<dyn Stores>) {
         remaining(draining.clone()).await.is_some(),
         "what the node says of itself is kept"
     );
-    // It runs out by the database's clock, and may be renewed while nobody claimed.
+    // A lease runs out by the database's clock, and may be renewed until a claim takes slots of its
+    // holder.
     let short = node("short", 3);
     assert!(!renew(&short, 1).await);
     while remaining(short.clone()).await.unwrap() > 0 {
@@ -110,7 +111,7 @@ pub(crate) async fn secrets(stores: Arc<dyn Stores>) {
         !renew(secret()).await.unwrap().lost,
         "a thief ended the lease"
     );
-    // Neither plans nor releases a thief in its name.
+    // Without the secret a process can neither plan nor release slots in the name of another.
     let steal = proto::SlotClaimRequest {
         secret: guess(),
         ..claim(vec![first_move(0, &me)], &me)

@@ -46,7 +46,7 @@ pub fn message_ids(log: &[Heard], prefix: &str, wanted: impl Fn(&Heard) -> bool)
         .collect()
 }
 
-/// A connection that ended although nobody asked for it.
+/// A connection that ended although the test did not end it.
 #[derive(Clone, Debug)]
 pub struct Broken {
     /// To which edge it was.
@@ -108,7 +108,7 @@ pub struct Client {
     pub name: String,
 }
 
-/// Orders that wait for a connection. Nobody gives as many.
+/// Orders that wait for a connection; no test gives as many.
 const ORDERS: usize = 4096;
 
 impl Client {
@@ -143,7 +143,7 @@ impl Client {
         Ok(client)
     }
 
-    /// Waits until what this client has seen has something.
+    /// Waits until `look` finds something in what this client has seen.
     async fn wait<T>(
         &self,
         what: &str,
@@ -221,7 +221,7 @@ impl Client {
         self.order(Order::Send(stanza.into()))
     }
 
-    /// Whether it acknowledges what comes (XEP-0198 §4). It does, unless told otherwise.
+    /// Whether it acknowledges stanzas (XEP-0198 §4). It does by default.
     pub fn acknowledges(&self, whether: bool) -> Result<()> {
         self.order(Order::Acknowledge(whether))
     }
@@ -236,8 +236,8 @@ impl Client {
         self.order(Order::Go(edge))
     }
 
-    /// Resumes on that edge while the older connection is still there, as one does whose address
-    /// has changed; that one ends once the session is here.
+    /// Resumes on that edge while the older connection is still there, like a client whose address
+    /// has changed. The older connection ends once the session is on the new one.
     pub fn roam(&self, edge: usize) -> Result<()> {
         self.order(Order::Roam(edge))
     }

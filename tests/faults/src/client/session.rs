@@ -19,9 +19,9 @@ const PAUSE: Duration = Duration::from_millis(50);
 /// Why a connection is not used any more.
 enum End {
     Broke(String),
-    /// Somewhere else, or away until told where.
+    /// To another edge, or to none until it is told to go to one.
     Left(Option<usize>),
-    /// Somewhere else, and gone only when the session is there.
+    /// To another edge; the connection ends only when the session is there.
     Roams(usize),
     Finished,
 }
@@ -252,7 +252,7 @@ async fn obey(shared: &Shared, line: &mut Line, order: Order) -> Result<Option<E
         Order::Close => {
             line.write("</stream:stream>").await.ok();
             let end = async { while line.read().await.is_ok() {} };
-            // A session whose server dies just now ends by itself.
+            // If the server dies just now, the session ends by itself.
             tokio::time::timeout(ATTEMPT, end).await.ok();
             Ok(Some(End::Finished))
         }

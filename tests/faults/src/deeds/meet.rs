@@ -69,8 +69,8 @@ pub(super) async fn presence(world: &World, scene: &Scene, gate: &Gate<'_>) -> R
     Ok(Vec::new())
 }
 
-/// Whether it is what a room tells newcomers of before (XEP-0045 §7.2.14): what a resumed session
-/// gets late was delayed by the server, not by the room.
+/// Whether a message is from the history that a room sends to newcomers (XEP-0045 §7.2.14). A
+/// message that a resumed session gets late is marked as delayed by the server, not by the room.
 pub(crate) fn is_history(element: &Element) -> bool {
     let from = element.attr("from").unwrap_or_default();
     let room = from.split('/').next().unwrap_or_default();
@@ -211,7 +211,7 @@ pub(super) async fn join(world: &World, scene: &Scene, gate: &Gate<'_>) -> Resul
             .await?;
         }
     }
-    // Whoever came is there: what it says is heard, also by itself.
+    // Every session that has entered is in: all of them hear what it says, itself included.
     for (guest, room, _) in &comers {
         let id = format!("{tag}-{}", guest.user());
         guest.send(format!(

@@ -1,5 +1,5 @@
 //! What people do while a fault strikes. Each deed arms the fail point just before it begins, and
-//! checks by itself that what was promised came true: once, and in order.
+//! checks by itself that all its stanzas came: once, and in order.
 //!
 //! - `talk`: chat, carbons, offline messages, the archive
 //! - `ask`: IQs between clients and to the server
@@ -30,7 +30,7 @@ pub enum Deed {
     Chat,
     /// Messages of which another session of the user gets copies.
     Carbon,
-    /// Messages to one who is not there and comes later.
+    /// Messages to a user who is offline and logs in later.
     Offline,
     /// Reading one's archive.
     Archive,
@@ -94,10 +94,10 @@ impl fmt::Display for Deed {
     }
 }
 
-/// Where and on whom a deed happens.
+/// Where a deed happens, and which process is struck.
 #[derive(Clone, Debug)]
 pub struct Scene {
-    /// Who is struck, if anyone.
+    /// The process that is struck, if any.
     pub victim: At,
     /// Group of the victim.
     pub me: usize,
@@ -119,9 +119,10 @@ pub const COUNT: &str = "pause:0";
 /// Between two looks at what was counted.
 const LOOK: Duration = Duration::from_millis(10);
 
-/// Arms a point at the moment that a deed says; nothing for one that only accompanies another.
+/// Arms a point at the moment that the deed chooses. It arms nothing for a deed that only
+/// accompanies another.
 pub struct Gate<'a> {
-    /// Whose processes.
+    /// The world whose processes are armed.
     pub world: &'a World,
     /// Where, which point, what happens.
     pub arms: Vec<(At, String, String)>,
@@ -163,7 +164,8 @@ impl Gate<'_> {
     }
 }
 
-/// Two who talked, and the tag of their messages: their archives are compared when all is whole.
+/// Two sessions that talked, and the tag of their messages: their archives are compared once the
+/// cluster is whole.
 pub type Talked = (Who, Who, String);
 
 /// Does it.
@@ -210,7 +212,7 @@ pub async fn go_on(world: &World, deeds: &[Deed], tag: &str) -> Result<()> {
     Ok(())
 }
 
-/// What goes on meanwhile among those who have nothing to do with the deed.
+/// What sessions do meanwhile that have no part in the deed.
 pub async fn accompany(world: &World, scene: &Scene) -> Result<Vec<Talked>> {
     let gate = Gate {
         world,

@@ -123,8 +123,8 @@ pub async fn all(plan: &Plan, progress: impl Fn(&str)) -> Result<Findings> {
     ensure!(!servers.is_empty(), "the plan has no server");
     let mut findings = Findings::default();
     for named in &plan.scenarios {
-        // What a process takes for its first sessions it may keep: only the first run tells.
-        // Overload lasts long.
+        // A process may keep the memory of its first sessions, so only the first run of `idle`
+        // counts. Overload runs once because it takes long.
         let runs = match named.scenario {
             Scenario::Idle(_) | Scenario::Overload(_) => 1,
             _ => plan.runs,

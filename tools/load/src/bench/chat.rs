@@ -128,7 +128,7 @@ impl Traffic for Chat {
         let mut state = self.state();
         let sent = state.sent[index]
             .pop_front()
-            .context("a message came that nobody sent")?;
+            .context("a message came that no session sent")?;
         state.outstanding -= 1;
         state.meter.record(sent.elapsed(), bytes);
         if !state.closed_loop {

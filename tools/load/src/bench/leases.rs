@@ -7,7 +7,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-/// Where a server tells it.
+/// Where a server counts lost leases.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Leases {
@@ -24,7 +24,7 @@ pub async fn lost(leases: &Option<Leases>) -> Option<u64> {
     let leases = leases.as_ref()?;
     let mut sum = 0.0;
     for address in &leases.addresses {
-        // A process that does not answer has clients that tell it.
+        // If a process does not answer, its clients show it.
         if let Some(text) = get(address).await {
             sum += counted(&text, &leases.counter, &leases.label);
         }

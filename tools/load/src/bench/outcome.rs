@@ -40,14 +40,14 @@ pub struct Outcome {
     pub overload: Option<Overload>,
 }
 
-/// What became of more than a server can do.
+/// What became of a load that is more than the server can do.
 #[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
 pub struct Overload {
     /// Deliveries a second in a closed loop before.
     pub capacity_per_second: f64,
     /// Messages a second that were to be sent.
     pub offered_per_second: f64,
-    /// Of these, those whose session could not send: its connection took no more.
+    /// Of these, messages that were not sent because the session's connection took no more bytes.
     pub skipped_per_second: f64,
     /// Sessions that were cut.
     pub cut: u64,

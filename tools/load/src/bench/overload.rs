@@ -76,7 +76,7 @@ impl Pairs {
     fn delivered(&self, index: usize) -> Result<()> {
         let mut state = self.state();
         let sent = state.sent[index].pop_front();
-        let sent = sent.context("a message came that nobody sent")?;
+        let sent = sent.context("a message came that no session sent")?;
         state.delivered += 1;
         state.latency.record(sent.elapsed());
         let more = state.closed_loop;
@@ -126,7 +126,7 @@ pub async fn overload(target: &Target, timing: &Timing, spec: &OverloadSpec) -> 
         let latency = std::mem::take(&mut state.latency);
         (latency, state.offered, state.skipped, state.delivered)
     };
-    // What holds the server is let go before the rest is awaited.
+    // The throttle ends before the wait for the remaining messages.
     drop(held);
     let deadline = Instant::now() + DRAIN;
     while pairs.outstanding() > 0 && Instant::now() < deadline {
@@ -143,7 +143,7 @@ pub async fn overload(target: &Target, timing: &Timing, spec: &OverloadSpec) -> 
     };
     let why = readers.check().err();
     readers.close().await;
-    // A server that ended has no processor time to tell; its clients were cut, which says more.
+    // A server that has ended has no processor time to read; that its clients were cut says more.
     let end = end.unwrap_or_else(|_| start.clone());
     ensure!(
         delivered > 0,

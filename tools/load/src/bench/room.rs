@@ -213,7 +213,7 @@ impl Traffic for Room {
         let (sent, lacking) = state
             .under_way
             .get_mut(place)
-            .context("a message came that nobody sent")?;
+            .context("a message came that no session sent")?;
         *lacking -= 1;
         let complete = *lacking == 0;
         state.meter.record(sent.elapsed(), bytes);

@@ -48,13 +48,13 @@ pub struct ServerSpec {
     /// WebSocket path.
     #[serde(default = "websocket_path")]
     pub path: String,
-    /// Who logs in.
+    /// How clients log in.
     #[serde(default)]
     pub auth: AuthSpec,
-    /// Processes by group; `server` is the one that ratios are made of.
+    /// Processes by group; ratios are computed from the group `server`.
     #[serde(default)]
     pub pids: Groups,
-    /// Where its processes tell of lost leases, if it has any.
+    /// Where its processes count lost leases, if it has leases.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub leases: Option<Leases>,
 }

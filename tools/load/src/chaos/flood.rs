@@ -179,7 +179,7 @@ impl Writer {
                 self.user = again(endpoint, &plan.addresses[0], self.user).await?.0;
             }
         }
-        bail!("what was written was not acknowledged within {LIMIT:?}")
+        bail!("the messages were not acknowledged within {LIMIT:?}")
     }
 
     fn burst(&mut self, to: &str, mark: &str, filling: &str) -> Result<()> {

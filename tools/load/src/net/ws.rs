@@ -142,7 +142,7 @@ impl Decoder {
         };
         ensure!(
             first & 0x70 == 0,
-            "a WebSocket frame uses an extension nobody asked for"
+            "a WebSocket frame uses an extension that was not negotiated"
         );
         ensure!(second & 0x80 == 0, "the server masks its WebSocket frames");
         let (length, header) = match second & 0x7F {

@@ -1,5 +1,5 @@
-//! Logins take turns where the process is overloaded, and wait where its sessions hold too much, so that
-//! those who are logged in are served.
+//! Logins take turns while the process is overloaded, and wait while its sessions hold too much.
+//! Sessions that exist are served first.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use crate::shared::Shared;
 /// How long a login waits before the client is asked to try later. Less than the time for a login.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Waits for room and for a turn; false if these did not come in time.
+/// Waits for room and for a turn; false if either did not come in time.
 pub(super) async fn take(shared: &Shared) -> bool {
     let end = Instant::now() + PATIENCE;
     let turn = match wait_for_room(shared, end).await {
@@ -36,7 +36,8 @@ pub(super) async fn take(shared: &Shared) -> bool {
 async fn wait_for_room(shared: &Shared, end: Instant) -> Turn {
     let mut turn = Turn::AtOnce;
     loop {
-        // It is told of what happens from here on.
+        // Registered before the check, so that no notification between the check and the wait is
+        // missed.
         let room = shared.held_room.notified();
         if !shared.attachments.held.is_full() {
             return turn;

@@ -128,7 +128,8 @@ dialects! {
         request: &proto::SlotTableRequest,
     ) -> Result<proto::SlotTableReply, Fault> {
         let at = history::position(conn).await?;
-        // Nor who knows one that was lost: it keeps that until it has reported it.
+        // A caller that knows a table which was lost gets none either: it keeps that table until it
+        // has reported it.
         let known = request.known.unwrap_or_default();
         if at == known || history::is_lost(conn, known).await? {
             return Ok(proto::SlotTableReply { map: None });
@@ -154,7 +155,7 @@ dialects! {
         let at = history::lock(conn).await?;
         let hand_over = only_hand_overs(request);
         let planner = plan(conn, request, !hand_over).await?;
-        // Who asks only for the planner's part asks often, and is told no table.
+        // A request for the planner's part alone comes often, and is answered without the table.
         if request.moves.is_empty() {
             return Ok(proto::SlotClaimReply { planner, ..Default::default() });
         }
@@ -205,7 +206,7 @@ dialects! {
         Ok(proto::SlotAssertReply { done: true, refused_slots, map })
     }
 
-    /// Whether the caller is the planner; becomes it, if `take` and nobody else is.
+    /// Whether the caller is the planner. With `take` it becomes the planner if there is no other.
     async fn plan(
         conn: &mut Conn,
         request: &proto::SlotClaimRequest,

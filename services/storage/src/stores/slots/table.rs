@@ -11,7 +11,7 @@ use crate::stores::lease::{LeaseRow, to_lease};
 /// A row of the table: slot, owner's name and incarnation, epoch.
 pub(crate) type SlotRow = (i64, String, i64, i64);
 
-/// Who holds something: name and incarnation.
+/// A holder: name and incarnation.
 pub(crate) type Holder = (String, u64);
 
 /// The row after the move, or None if the move must be refused: the table is not as the claimer
@@ -41,9 +41,10 @@ pub(crate) fn moved(
     Some((*slot, name, incarnation, epoch))
 }
 
-/// What an owner's assertion does to the rows, and the slots that it does not own: the table knows a
-/// higher epoch, or the same of another. With its `first` assertion rows lose their owner that name
-/// it and that it does not assert: the database lost that it had given them away.
+/// What an owner's assertion does to the rows, and the asserted slots that it does not own because
+/// the table knows a higher epoch, or the same epoch of another holder. With an owner's `first`
+/// assertion, rows that name it and are not asserted lose their owner: it had given these slots
+/// away, and the database has lost that.
 pub(super) fn asserted(
     rows: &[SlotRow],
     holder: &Holder,
