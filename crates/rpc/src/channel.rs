@@ -282,9 +282,10 @@ impl Dialer {
     }
 }
 
-/// Few small frames that others wait for: none waits for the peer's delayed acknowledgement (some
-/// 40 ms), and what is lost goes again after the same short time as before, not each time after
-/// twice as long, so that a network that was away is used as soon as it is back.
+/// For few small frames on which other processes wait. No frame waits for the peer's delayed
+/// acknowledgement (some 40 ms). A lost packet is sent again after the same short time each time,
+/// not after twice the time of the attempt before, so that a network that was away is used as soon
+/// as it is back.
 pub(crate) fn prompt(tcp: &TcpStream) -> io::Result<()> {
     tcp.set_nodelay(true)?;
     #[cfg(target_os = "linux")]

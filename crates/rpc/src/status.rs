@@ -45,7 +45,7 @@ pub fn to_store(status: &Status) -> StoreError {
         };
     }
     if crate::versions::is_refusal(status) {
-        // Another replica, or this one once it is upgraded, may speak what we do.
+        // Another replica, or this one once it is upgraded, may speak a version in common.
         return StoreError::Away(describe(status));
     }
     match status.code() {

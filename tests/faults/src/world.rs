@@ -77,7 +77,8 @@ fn name_owned_by(kind: &str, domain: &str, router: usize, routers: &[String]) ->
 }
 
 impl World {
-    /// Starts a cluster and logs everybody in; all first and other sessions are in all rooms.
+    /// Starts a cluster and logs all sessions in; those of the parts `One` and `Other` are in all
+    /// rooms.
     pub async fn start(size: Size) -> Result<World> {
         let (routers, edges) = (size.routers, size.edges);
         let mut cluster = Cluster::start(size).await?;
@@ -213,7 +214,7 @@ impl World {
         home(who, self.edges)
     }
 
-    /// Brings everybody home, to the edge where they were at first.
+    /// Brings all sessions home, to the edges where they were at first.
     pub async fn go_home(&self) -> Result<()> {
         for who in self.everybody() {
             let client = self.client(who);

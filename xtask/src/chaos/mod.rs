@@ -7,7 +7,7 @@
 //!
 //! Faults of the network are what proxies on loopback can do: connections that are cut or freeze.
 //! With `--namespaces`, which needs root, each process has a network namespace of its own, and what
-//! fails is the network between them: packets vanish, and nobody is told.
+//! fails is the network between them: packets vanish, and no process is notified.
 //!
 //! - [`fault`]: the faults, and how a seed chooses them; [`scene`]: what they hit
 //! - [`partition`]: those that need namespaces

@@ -228,7 +228,7 @@ impl Scene {
         Ok(())
     }
 
-    /// Starts processes again that ended though nobody had asked for it; returns their names.
+    /// Starts processes again that ended unexpectedly; returns their names.
     pub(super) fn restart_what_ended(&mut self) -> Result<Vec<String>> {
         let mut found = Vec::new();
         for node in &mut self.fleet.nodes {

@@ -190,7 +190,8 @@ impl<H: Hands> Attachments<H> {
         }
     }
 
-    /// Everything is over at once: sockets are cut without a word, and what was held is forgotten.
+    /// Ends everything at once: sockets are cut without a stream error, and what was held is
+    /// forgotten.
     pub fn cut_everything(&self, hands: &H) {
         for cell in &self.slots {
             let mut slot = cell.lock();

@@ -13,7 +13,7 @@
 //! - [`link`]: which lane a session speaks on, and what is sent again on a new one
 //! - [`report`]: what a new owner of a slot is told, in parts
 //! - [`pending`]: binds and resumptions that wait for their owner
-//! - [`rooms`]: which sessions are in which rooms, for a room that nobody else knows any more
+//! - [`rooms`]: which sessions are in which rooms, for a room that no other process knows any more
 //! - [`end`]: the ways a session ends
 //! - [`silence`]: clients whose connection died unnoticed
 //! - [`timers`]: two shared queues instead of timers per session

@@ -340,7 +340,7 @@ impl RouterAcceptor for Acceptor {
         request: proto::RenewLeaseRequest,
     ) -> Result<proto::RenewLeaseReply, LinkError> {
         let node = request.node.unwrap_or_default();
-        // What a router says of its own lease it says to the authorities itself.
+        // A router renews its own lease with the authorities itself.
         if node.role() != proto::NodeRole::Edge && guard!("roles") {
             return Err(self.refusal("a router passes on the leases of edges only"));
         }
@@ -381,8 +381,8 @@ impl RouterAcceptor for Acceptor {
         }
         self.shared.live.heard_of(&holder.node);
         let table = ports.table.load();
-        // Of an edge that knows no table the first thing wanted is a lane: to this router at least,
-        // whether it owns anything yet or not.
+        // An edge that knows no table has to open a lane first, at least to this router, even if
+        // this router owns nothing yet.
         let known = request.known.unwrap_or_default();
         let slot_map = match known.timeline {
             0 => {

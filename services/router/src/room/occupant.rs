@@ -158,8 +158,8 @@ impl Occupant {
         self.main.jid.bare() == jid.bare()
     }
 
-    /// Adds a session, or takes what it says now. Returns an older session of the same full JID:
-    /// it is gone, or this one could not be there.
+    /// Adds a session, or takes its new presence. Returns an older session of the same full JID,
+    /// which must be gone, because two sessions cannot have the same address.
     pub(super) fn enter(&mut self, new: RoomSession) -> Option<u128> {
         let all = std::iter::once(&mut self.main).chain(&mut self.others);
         for known in all {

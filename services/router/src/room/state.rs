@@ -29,7 +29,7 @@ pub(crate) struct Room {
     pub(super) by_session: HashMap<u128, String>,
     pub(super) subject: Option<Stanza>,
     pub(super) subject_at_ms: i64,
-    /// New: its owner has not accepted its configuration, and nobody else has entered.
+    /// New: its owner has not accepted its configuration, and no other session has entered.
     pub(super) unconfigured: bool,
     /// (event number, message, time)
     pub(super) history: VecDeque<(u64, Stanza, i64)>,

@@ -400,7 +400,8 @@ impl Room {
         self.seq.max(last) + 1
     }
 
-    /// A new owner has the room: what has a lower number and is not in its tail never comes again.
+    /// A new owner has the room: an event with a lower number that is not in its tail is never sent
+    /// again.
     pub(super) fn begin_epoch(&mut self, epoch: u64) {
         if self.tail.is_empty() {
             self.trimmed = self.coming_seq(epoch) - 1;

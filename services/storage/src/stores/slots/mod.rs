@@ -2,8 +2,8 @@
 //!
 //! A claim is one transaction. It takes, in this order: the table's version row (claims queue
 //! there), the planner's row, the lease rows of the holders it takes slots from, the slots' locks.
-//! Nobody else holds one of these while waiting for another, so it cannot deadlock: renewals that
-//! begin a timeline, and assertions, take them in the same order.
+//! No other transaction holds one of these while it waits for another, so claims cannot deadlock:
+//! renewals that begin a timeline, and assertions, take them in the same order.
 //!
 //! The lease rows are locked before they are judged and marked as ended in the same transaction:
 //! a renewal that comes at the same time either is seen by the claim, which then refuses, or waits
