@@ -91,10 +91,7 @@ async fn stays_out(world: &World, at: At) -> Result<()> {
         .lines()
         .filter(|line| (line.contains("ERROR") || line.contains("WARN")) && names_both(line));
     let told = told.count();
-    ensure!(
-        (1..=6).contains(&told),
-        "it is told {told} times in its log"
-    );
+    ensure!((1..=6).contains(&told), "its log says so {told} times");
     deeds::go_on(world, &[Deed::Chat], &format!("beside-{at:?}")).await
 }
 
