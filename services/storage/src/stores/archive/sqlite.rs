@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use sqlx::SqliteConnection;
 
-use super::place::{Head, Place, Placed, fresh, late, order, place};
+use super::place::{Head, Placed, fresh, late, order, place};
 use super::{Fenced, Rows, admit, blob, peers, slots, tail};
 use crate::error::Fault;
 use crate::fence;
