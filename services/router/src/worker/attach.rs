@@ -79,6 +79,7 @@ impl Slot {
             return;
         };
         session.attaching();
+        session.given = true;
         core.attached_told(lane, self.slot, session);
         let (session_hi, session_lo) = split(id);
         let bound = proto::Bound {
@@ -180,7 +181,6 @@ impl Slot {
         };
         session.transport = resume.transport;
         session.remote = resume.remote;
-        session.state_dirty = true;
         session.on_acked(core, acked);
         if !repeated && guard!("spare-copies") {
             session.spare = Some(Spare {
@@ -193,6 +193,8 @@ impl Slot {
         session.tell_again();
         session.sm_told = true;
         let (session_hi, session_lo) = split(id);
+        // The record leaves with the answer: a new owner takes from the edge what this session was.
+        session.state_dirty = false;
         let resumed = proto::Resumed {
             handle: resume.handle,
             generation: session.generation,
@@ -204,7 +206,7 @@ impl Slot {
             in_base: sm.in_base,
             out_base: sm.out_base,
             acked: session.acked,
-            state: bytes::Bytes::new(),
+            state: prost::Message::encode_to_vec(&session.record()).into(),
         };
         session.detached_from = None;
         self.handles.insert((lane.edge, resume.handle), id);

@@ -96,6 +96,77 @@ fn a_message_that_an_ended_session_did_not_take_is_settled_when_it_is_stored() {
     assert_eq!(settled(&mut router), (1, 1));
 }
 
+/// Juliet has three sessions, which get a message to her bare JID; the clients of `taking` take it, and
+/// those of `ending` end without it, in this order. Returns what is stored at each end.
+fn ends_without(taking: &[u64], ending: &[u64]) -> Vec<usize> {
+    let mut router = Router::new(1, &[], || 0);
+    router.session(ROMEO, 1);
+    let juliet = router.session(BALCONY, 2);
+    for (handle, resource) in [(3, "chamber"), (4, "garden")] {
+        let bind = proto::Bind {
+            handle,
+            bare: "juliet@c.example".to_owned(),
+            resource: resource.to_owned(),
+            ..proto::Bind::default()
+        };
+        router.edge_says(juliet, RouterBody::Bind(bind), 0);
+    }
+    for handle in [2, 3, 4] {
+        says(&mut router, juliet, handle, Stanza::new(Kind::Presence));
+    }
+    let romeo = router.config.slot_of(&Jid::from_wire(ROMEO));
+    assert!(says(&mut router, romeo, 1, message("juliet@c.example", "adieu")).is_empty());
+    let next = |router: &mut Router, handle: u64| {
+        let slot = router.worker.slots.get_mut(juliet).unwrap();
+        let mut sessions = slot.sessions.values();
+        let session = sessions.find(|s| s.edge() == Some((LANE, handle)));
+        session.unwrap().next
+    };
+    for handle in taking {
+        let number = next(&mut router, *handle);
+        let acked = proto::Acked {
+            handle: *handle,
+            generation: 1,
+            number,
+            written: number,
+        };
+        router.edge_says(juliet, RouterBody::Acked(acked), 0);
+    }
+    // The message is settled: nobody needs its key any more.
+    for session in router
+        .worker
+        .slots
+        .get_mut(juliet)
+        .unwrap()
+        .sessions
+        .values_mut()
+    {
+        (1..=session.next).for_each(|number| session.release(number));
+    }
+    let stored = |jobs: Vec<Job>| jobs.iter().map(offline_rows).sum();
+    let ends = ending.iter().copied();
+    ends.map(|handle| stored(closes(&mut router, juliet, handle)))
+        .collect()
+}
+
+fn offline_rows(job: &Job) -> usize {
+    match job {
+        Job::Offline { rows, .. } => rows.len(),
+        _ => 0,
+    }
+}
+
+#[test]
+fn a_message_that_one_client_took_is_not_stored_when_the_others_end_without_it() {
+    assert_eq!(ends_without(&[4], &[2, 3]), [0, 0]);
+    assert_eq!(ends_without(&[2], &[3, 4]), [0, 0]);
+}
+
+#[test]
+fn a_message_that_no_client_took_is_stored_when_the_last_session_ends() {
+    assert_eq!(ends_without(&[], &[2, 3, 4]), [0, 0, 1]);
+}
+
 /// After a takeover the end of a session may come behind the presence of the one that has its address
 /// now.
 #[test]

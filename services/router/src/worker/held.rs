@@ -13,6 +13,12 @@ use crate::room::room_ack;
 /// Bytes of effects and events that a slot holds while it is taken; more are refused.
 const HELD_BYTES: usize = 1 << 20;
 
+/// Whom an event is for.
+fn sessions(event: &proto::RoomEvent) -> impl Iterator<Item = (u64, u64, u32)> {
+    let targets = event.targets.iter();
+    targets.map(|target| (target.session_hi, target.session_lo, target.variant))
+}
+
 impl Slot {
     /// Keeps an effect for when the slot serves; returns those that it cannot keep.
     pub(crate) fn hold_effect(
@@ -41,6 +47,14 @@ impl Slot {
         let Phase::Taking(taking) = &mut self.phase else {
             return Some(event);
         };
+        // The room asks again while this waits: one answer to the last question is enough.
+        let again = |held: &&mut (PeerRef, proto::RoomEvent)| {
+            held.1.key == event.key && sessions(&held.1).eq(sessions(&event))
+        };
+        if let Some(held) = taking.held_events.iter_mut().find(again) {
+            *held = (from, event);
+            return None;
+        }
         let payloads = event.variants.iter().map(|v| 128 + v.payload.len());
         let bytes = 256 + payloads.sum::<usize>() + event.targets.len() * 48;
         if taking.held_bytes + bytes > HELD_BYTES {

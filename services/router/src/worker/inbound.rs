@@ -256,6 +256,15 @@ impl Slot {
         if session.generation != close.generation && guard!("generation") {
             return;
         }
+        if session.owes() {
+            // An owner before this one has accepted more: the edge sends that again, and then this.
+            let again = proto::Redirect {
+                handle: close.handle,
+                generation: close.generation,
+                n: session.accepted + 1,
+            };
+            return core.send_edge(lane, self.slot, self.epoch, Body::Redirect(again));
+        }
         let resumable = session.sm.is_some_and(|s| s.resume);
         if !close.clean && resumable {
             self.detach(core, id);

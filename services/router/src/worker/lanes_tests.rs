@@ -227,6 +227,55 @@ fn effects_wait_while_the_lane_of_their_router_is_full_and_follow_in_order() {
     assert_eq!(router.worker.patience(), None);
 }
 
+/// Its owner may die before it says anything more: the next one asks the edge what the session was.
+#[test]
+fn the_edge_that_a_session_is_resumed_at_is_given_its_record_with_the_answer() {
+    let mut router = Router::new(1, &[], || 0);
+    let slot = router.session(ROMEO, 1);
+    let enable = proto::EnableSm {
+        handle: 1,
+        generation: 1,
+        resume: true,
+        ..proto::EnableSm::default()
+    };
+    router.edge_says(slot, RouterBody::EnableSm(enable), 0);
+    let presence = proto::Inbound {
+        handle: 1,
+        generation: 1,
+        n: 1,
+        stanza: Some(Stanza::new(Kind::Presence).into()),
+        ..proto::Inbound::default()
+    };
+    router.edge_says(slot, RouterBody::Inbound(presence), 0);
+    let resume = resume(&mut router, slot);
+    router.edge.0.lock().clear();
+    router.edge_says(slot, RouterBody::Resume(resume), 0);
+    let bodies = std::mem::take(&mut *router.edge.0.lock());
+    let resumed = bodies.iter().find_map(|body| match body {
+        EdgeBody::Resumed(resumed) => Some(resumed),
+        _ => None,
+    });
+    let record = resumed.unwrap().state.clone();
+    let record: proto::SessionState = prost::Message::decode(record).unwrap();
+    assert_eq!(record.generation, 2);
+    assert!(record.presence.is_some());
+    assert!(record.sm_resume);
+}
+
+/// A resumption of Romeo's session at another socket.
+fn resume(router: &mut Router, slot: u16) -> proto::Resume {
+    let slot = router.worker.slots.get_mut(slot).unwrap();
+    let id = *slot.sessions.keys().next().unwrap();
+    let (session_hi, session_lo) = sestina_api::key::split(id);
+    proto::Resume {
+        handle: 2,
+        session_hi,
+        session_lo,
+        bare: "romeo@c.example".to_owned(),
+        ..proto::Resume::default()
+    }
+}
+
 /// What the client sent on the older socket before, and is not settled, is at that edge alone.
 #[test]
 fn a_late_stanza_on_the_socket_of_a_resumed_session_leaves_its_edge_what_it_holds() {
@@ -239,18 +288,7 @@ fn a_late_stanza_on_the_socket_of_a_resumed_session_leaves_its_edge_what_it_hold
         ..proto::EnableSm::default()
     };
     router.edge_says(slot, RouterBody::EnableSm(enable), 0);
-    let id = {
-        let slot = router.worker.slots.get_mut(slot).unwrap();
-        *slot.sessions.keys().next().unwrap()
-    };
-    let (session_hi, session_lo) = sestina_api::key::split(id);
-    let resume = proto::Resume {
-        handle: 2,
-        session_hi,
-        session_lo,
-        bare: "romeo@c.example".to_owned(),
-        ..proto::Resume::default()
-    };
+    let resume = resume(&mut router, slot);
     router.edge_says(slot, RouterBody::Resume(resume), 0);
     router.edge.0.lock().clear();
     router.edge_says(slot, disco(1, 1), 0);

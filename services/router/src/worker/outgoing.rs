@@ -13,7 +13,9 @@ use sestina_xmpp::stanza::{Kind, Stanza};
 
 use super::core::{Core, LaneRef};
 use super::passage::Passage;
-use super::session::{Attachment, Older, OutItem, Session, Source, is_stored, stanza_weight};
+use super::session::{
+    Attachment, Older, OutItem, Session, Source, Taken, is_stored, stanza_weight,
+};
 use super::work::WorkId;
 use crate::chance::HashSet;
 use crate::config::RouterConfig;
@@ -62,9 +64,19 @@ impl Session {
             passage,
             source,
             row: source == Source::Stored,
+            taken: None,
         });
         self.unreleased.insert(self.next, key);
         self.next
+    }
+
+    /// The stanza of that number was given to other sessions of the user as well.
+    pub(crate) fn share(&mut self, number: u64, taken: &Taken) {
+        let place = number.checked_sub(self.acked + 1);
+        let place = place.and_then(|place| usize::try_from(place).ok());
+        if let Some(item) = place.and_then(|place| self.queue.get_mut(place)) {
+            item.taken = Some(taken.clone());
+        }
     }
 
     fn weigh(&mut self, source: Source, weight: usize) {
@@ -157,6 +169,7 @@ impl Session {
             return;
         }
         self.sm_told = true;
+        self.given = true;
         if let Some(enabled) = self.sm_enabled(handle, slot, &core.config.sm_key) {
             core.send_edge(lane, slot, epoch, proto::to_edge::Body::SmEnabled(enabled));
         }
@@ -203,6 +216,9 @@ impl Session {
             self.acked += 1;
             if let Some(item) = self.queue.pop_front() {
                 self.weigh_out(item.source, item.weight);
+                if let Some(taken) = &item.taken {
+                    taken.set();
+                }
                 if item.row {
                     let cursor = self.stored.get_or_insert_default();
                     cursor.took(row_key(item.key));
@@ -334,6 +350,7 @@ impl Session {
             passage: Passage::default(),
             source,
             row: source == Source::Stored,
+            taken: None,
         });
         self.unreleased.insert(item.number, key);
         self.restored.insert(key);

@@ -14,7 +14,7 @@ use sestina_xmpp::stanza::Stanza;
 use sestina_xmpp::stanza::error::Condition;
 
 use super::core::{Core, PeerRef};
-use super::session::Source;
+use super::session::{Source, Taken};
 use super::slot::{Entity, Seen, Slot, entity_of};
 use super::work::{OnDone, WorkId};
 
@@ -250,10 +250,10 @@ impl Slot {
         kind: EffectKind,
         stanza: &Arc<proto::Stanza>,
     ) {
-        self.deliver_effect_as(core, hand, session, kind, stanza, Source::Live);
+        self.deliver_effect_as(core, hand, session, kind, stanza, None);
     }
 
-    /// The same for one that may be [`Source::Shared`].
+    /// The same for a message that other sessions of the user are given as well (`taken`).
     pub(crate) fn deliver_effect_as(
         &mut self,
         core: &mut Core,
@@ -261,14 +261,24 @@ impl Slot {
         session: u128,
         kind: EffectKind,
         stanza: &Arc<proto::Stanza>,
-        source: Source,
+        taken: Option<&Taken>,
     ) {
         let key = hand.key.sibling(kind);
         let work = Some(hand.work);
+        // Others depend on the message, and not on a copy of it.
+        let source = match taken.is_some() && kind == EffectKind::Route {
+            true => Source::Shared,
+            false => Source::Live,
+        };
         if let Some(number) = self.deliver_as(core, session, key, stanza.clone(), work, source) {
             let place = (hand.key.origin, hand.key.n, hand.entity, hand.key.kind);
             if let Some(Seen::Open { sessions, .. }) = self.seen.get_mut(&place) {
                 sessions.push((session, number));
+            }
+            if let Some(taken) = taken
+                && let Some(session) = self.sessions.get_mut(&session)
+            {
+                session.share(number, taken);
             }
         }
     }

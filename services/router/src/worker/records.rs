@@ -14,6 +14,7 @@ use sestina_xmpp::stanza::Stanza;
 use sha2::{Digest, Sha256};
 
 use super::core::Core;
+use super::session::Taken;
 use super::slot::Slot;
 use super::work::WorkId;
 
@@ -137,6 +138,7 @@ impl Slot {
         user: &Jid,
         stanza: &Stanza,
         direct: &[u128],
+        taken: Option<&Taken>,
     ) {
         let others = self.carbon_targets(user, direct);
         if others.is_empty() {
@@ -145,7 +147,8 @@ impl Slot {
         let copy = carbons::wrap(Direction::Received, stanza, user.as_str(), "");
         let copy = Arc::new(proto::Stanza::from(copy));
         for other in others {
-            self.deliver_effect(core, hand, other, EffectKind::CarbonReceived, &copy);
+            let kind = EffectKind::CarbonReceived;
+            self.deliver_effect_as(core, hand, other, kind, &copy, taken);
         }
     }
 }

@@ -78,3 +78,43 @@ fn who_did_not_get_a_message_under_the_owner_before_gets_it_when_it_comes_again(
 fn who_has_a_later_message_does_not_get_an_earlier_one_behind_it() {
     assert_eq!(given_again(&[2]), [0; 0]);
 }
+
+/// The owner before this one had stored a message for a session that has ended, and had not told anybody
+/// to read it.
+#[test]
+fn what_an_owner_before_has_stored_for_a_session_that_ended_is_read_for_one_that_is_there() {
+    let mut successor = Successor::new(USER);
+    let (slot, origin) = (successor.slot, new_origin(1));
+    successor.take(successor::edge(), Vec::new());
+    successor.reported(vec![report(slot, "orchard", 1, origin, &[])]);
+    let mut message = message();
+    message.to = format!("{USER}/garden");
+    successor.comes_again(origin, 1, 1, &message);
+    let key = sestina_api::key::EffectKey::new(origin, 1, EffectKind::Offline);
+    let jobs = successor.stored(USER, key);
+    let read = |job: &Job| matches!(job, Job::OfflineList(read) if read.request.bare == USER);
+    assert!(jobs.iter().any(read), "{jobs:?}");
+}
+
+/// A message that one session had and another gets now is in the archive where that one gets it: what
+/// the same sender wrote before may be there, too.
+#[test]
+fn a_message_that_some_session_gets_when_it_comes_again_moves_to_the_end_of_the_archive() {
+    for (other, moves) in [(&[][..], true), (&[1, 2], false)] {
+        let mut successor = Successor::new(USER);
+        let (slot, origin) = (successor.slot, new_origin(1));
+        successor.take(successor::edge(), Vec::new());
+        successor.reported(vec![
+            report(slot, "orchard", 1, origin, &[1, 2]),
+            report(slot, "garden", 2, origin, other),
+        ]);
+        successor.comes_again(origin, 1, 1, &message());
+        let jobs = successor.not_stored(USER);
+        let rows = jobs.iter().filter_map(|job| match job {
+            Job::Archive { rows, .. } => Some(rows),
+            _ => None,
+        });
+        let moved: Vec<bool> = rows.flatten().map(|row| row.moves).collect();
+        assert_eq!(moved, [moves]);
+    }
+}

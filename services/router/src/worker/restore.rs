@@ -13,6 +13,28 @@ use super::core::{Core, LaneRef};
 use super::session::{Attachment, Older, Session, Spare};
 use super::slot::Slot;
 
+impl Session {
+    /// Notes an attachment that was resumed from, if it holds what its successor does not: it sends
+    /// that first. False if it holds nothing that is needed.
+    pub(super) fn needs_older(
+        &mut self,
+        lane: LaneRef,
+        report: &proto::SessionReport,
+        until: u64,
+    ) -> bool {
+        let needed = self.settled < until || self.spare.is_some();
+        if needed {
+            self.older.push(Older {
+                lane,
+                handle: report.handle,
+                generation: report.generation,
+                until,
+            });
+        }
+        needed
+    }
+}
+
 impl Slot {
     /// After more than one fault (the edge of an older attachment and the owner are dead) nobody has
     /// stanzas any more that the client was told to be accepted, or nobody who has their number knows
@@ -37,31 +59,6 @@ impl Slot {
         );
         core.metrics.input_lost(lost);
         report.settled = held_from;
-    }
-
-    /// An attachment that was resumed from holds what its successor does not: it sends that first.
-    pub(super) fn restore_older(
-        &mut self,
-        lane: LaneRef,
-        id: u128,
-        report: &proto::SessionReport,
-        until: u64,
-    ) -> Option<proto::ProgressItem> {
-        let needed = |s: &&mut Box<Session>| s.settled < until || s.spare.is_some();
-        let session = self.sessions.get_mut(&id).filter(needed)?;
-        session.older.push(Older {
-            lane,
-            handle: report.handle,
-            generation: report.generation,
-            until,
-        });
-        Some(proto::ProgressItem {
-            handle: report.handle,
-            generation: report.generation,
-            accepted: session.accepted,
-            settled: session.settled,
-            released: report.released,
-        })
     }
 
     /// Rebuilds a session from what its edge holds, and from what that edge did not get before the

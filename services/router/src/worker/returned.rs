@@ -8,7 +8,7 @@ use sestina_xmpp::stanza::error::Condition;
 
 use super::archive_again::is_from_others;
 use super::core::Core;
-use super::session::{OutItem, Session, Source};
+use super::session::{OutItem, Session, Source, Taken};
 use super::slot::Slot;
 use super::work::{OnDone, WorkId};
 use crate::chance::{HashMap, HashSet};
@@ -54,9 +54,8 @@ impl Slot {
             } else if !is_from_others(item.key) {
                 // A copy that was not taken: the message depends on the session that has it.
                 let message = (item.key.origin, item.key.n);
-                for (session, place) in elsewhere.originals.get(&message).into_iter().flatten() {
-                    self.is_alone(core, *session, *place, work);
-                }
+                let places = elsewhere.originals.get(&message);
+                self.depends_on(core, &item, places.map(Vec::as_slice), work);
             }
             if let Some(waits) = waits {
                 core.part_done(waits);
@@ -133,9 +132,10 @@ impl Slot {
     ) -> bool {
         let message = (item.key.origin, item.key.n);
         if let Some(places) = elsewhere.queued.get(&item.key) {
-            for (session, place) in places {
-                self.is_alone(core, *session, *place, work);
-            }
+            self.depends_on(core, item, Some(places), work);
+            return true;
+        }
+        if item.taken.as_ref().is_some_and(Taken::is_set) {
             return true;
         }
         // A copy that is not taken may come to nothing as well.
@@ -150,6 +150,23 @@ impl Slot {
         }
         self.may_come_again(id, item.key);
         true
+    }
+
+    /// A session ended without a message, or its copy, which sessions at these places wait with. Where
+    /// that is a single one, the message depends on it, unless some other has taken the message.
+    fn depends_on(
+        &mut self,
+        core: &mut Core,
+        item: &OutItem,
+        places: Option<&[(u128, usize)]>,
+        work: WorkId,
+    ) {
+        let taken = item.taken.as_ref().is_some_and(Taken::is_set);
+        if let Some([(session, place)]) = places
+            && !taken
+        {
+            self.is_alone(core, *session, *place, work);
+        }
     }
 
     /// A message was sent to other sessions of the user as well, and none of them has it or knows its

@@ -6,6 +6,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use sestina_api::key::{EffectKey, EffectKind};
 use sestina_proto as proto;
@@ -60,6 +61,25 @@ pub(crate) struct OutItem {
     pub(crate) source: Source,
     /// A row of the offline store holds it until the client has taken it.
     pub(crate) row: bool,
+    /// Of a message that other sessions of the user were given too, by this owner.
+    pub(crate) taken: Option<Taken>,
+}
+
+/// Whether the client of some session has taken a message that several sessions of its user were given,
+/// as itself or as a copy (XEP-0280). All of them share it.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Taken(Arc<AtomicBool>);
+
+impl Taken {
+    /// A client has acknowledged it.
+    pub(crate) fn set(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether a client has acknowledged it.
+    pub(crate) fn is_set(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
 }
 
 /// How a stanza came into a session's queue.

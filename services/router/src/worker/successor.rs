@@ -188,6 +188,19 @@ impl Successor {
         })])
     }
 
+    /// Storage answers that the user exists, and that this message is stored.
+    pub(crate) fn stored(&mut self, bare: &str, key: EffectKey) -> Vec<Job> {
+        let known = Known {
+            exists: true,
+            stored: vec![key],
+        };
+        self.router.turn(vec![Input::Done(JobDone::UserKnown {
+            slot: self.slot,
+            bare: bare.to_owned(),
+            known: Ok(known),
+        })])
+    }
+
     /// What was sent to the edge since this was asked last.
     pub(crate) fn told(&mut self) -> Vec<proto::to_edge::Body> {
         std::mem::take(&mut *self.router.edge.0.lock())

@@ -16,6 +16,7 @@ use sestina_runtime::{failpoint, guard};
 use super::archive_again::Held;
 use super::claims::Claims;
 use super::core::{Core, LaneRef, PeerRef};
+use super::detach::superseded;
 use super::passage::Passage;
 use super::reports;
 use super::slot::{Phase, Slot};
@@ -308,18 +309,33 @@ impl Slot {
                 restored.entry(lane).or_default().push(item);
             }
         }
+        let mut superfluous = Vec::new();
         for (lane, report) in older {
             let id = join(report.session_hi, report.session_lo);
             let until = began.get(&id).copied().unwrap_or(0);
-            if let Some(item) = self.restore_older(lane, id, &report, until) {
-                restored.entry(lane).or_default().push(item);
+            let Some(session) = self.sessions.get_mut(&id) else {
+                continue;
+            };
+            let item = proto::ProgressItem {
+                handle: report.handle,
+                generation: report.generation,
+                accepted: session.accepted,
+                settled: session.settled,
+                released: report.released,
+            };
+            if !session.needs_older(lane, &report, until) {
+                superfluous.push((lane, superseded(report.handle, report.generation)));
             }
+            restored.entry(lane).or_default().push(item);
         }
         for (lane, items) in restored {
             if !items.is_empty() || core.lanes.contains_key(&lane) {
                 let body = Body::Restored(proto::Restored { items });
                 core.send_edge(lane, self.slot, self.epoch, body);
             }
+        }
+        for (lane, close) in superfluous {
+            core.send_edge(lane, self.slot, self.epoch, close);
         }
         self.archive_again(core, taken);
         let ids: Vec<u128> = self.sessions.keys().copied().collect();

@@ -64,6 +64,79 @@ fn a_session_is_closed_once_its_edge_has_sent_all_of_it_again() {
     assert_eq!(sessions(&mut successor), 0);
 }
 
+/// Its socket is lost before that: the session waits for a resumption only when all of it has come.
+#[test]
+fn a_session_is_detached_once_its_edge_has_sent_all_of_it_again() {
+    let mut successor = Successor::new(ROMEO);
+    successor.take(successor::edge(), Vec::new());
+    let record = successor::record(successor.slot, ROMEO);
+    successor.reported(vec![proto::SessionReport {
+        settled: 3,
+        accepted: 5,
+        sent: 5,
+        ..successor::report(&record, 1)
+    }]);
+    let lost = |successor: &mut Successor| {
+        successor.told();
+        successor.edge_says(RouterBody::Close(proto::Close {
+            handle: 1,
+            generation: 1,
+            clean: false,
+        }));
+        let told = successor.told();
+        let asked = told.iter().find_map(|body| match body {
+            Body::Redirect(redirect) => Some(redirect.n),
+            _ => None,
+        });
+        let slot = successor.router.worker.slots.get_mut(successor.slot);
+        let session = slot.unwrap().sessions.values().next().unwrap();
+        (asked, session.edge().is_none())
+    };
+    assert_eq!(lost(&mut successor), (Some(4), false));
+    again(&mut successor, 4);
+    assert_eq!(lost(&mut successor), (Some(5), false));
+    again(&mut successor, 5);
+    assert_eq!(lost(&mut successor), (None, true));
+}
+
+/// The edge of the older attachment knows less than that of the newer one: nothing of it is lost.
+#[test]
+fn an_attachment_that_was_resumed_from_is_told_so_by_a_new_owner() {
+    let mut successor = Successor::new(ROMEO);
+    successor.take(successor::edge(), Vec::new());
+    let record = successor::record(successor.slot, ROMEO);
+    let older = proto::SessionReport {
+        settled: 1,
+        accepted: 3,
+        ..successor::report(&record, 1)
+    };
+    let newer = proto::SessionReport {
+        generation: 2,
+        began: 3,
+        settled: 3,
+        accepted: 3,
+        ..successor::report(&record, 2)
+    };
+    successor.reported(vec![older, newer]);
+    let told = successor.told();
+    let restored = told.iter().find_map(|body| match body {
+        Body::Restored(restored) => Some(restored),
+        _ => None,
+    });
+    let items = restored.unwrap().items.iter();
+    let mut items: Vec<_> = items.map(|item| (item.handle, item.settled)).collect();
+    items.sort_unstable();
+    assert_eq!(items, [(1, 3), (2, 3)]);
+    let closed: Vec<_> = told
+        .iter()
+        .filter_map(|body| match body {
+            Body::Close(close) => Some((close.handle, close.keep, &close.condition[..])),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(closed, [(1, true, "conflict")]);
+}
+
 /// How many seconds a session from the shadow waits under its new owner.
 fn waits(resumable_until_ms: i64) -> u64 {
     let mut successor = Successor::new(ROMEO);

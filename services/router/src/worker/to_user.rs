@@ -13,7 +13,7 @@ use sestina_xmpp::stanza::error::Condition;
 use super::core::Core;
 use super::receive::{InHand, stamp};
 use super::replay::Before;
-use super::session::{Session, Source};
+use super::session::{Session, Taken};
 use super::slot::Slot;
 use crate::hooks::{Effect, IqContext, IqTarget, MessageContext, Point};
 
@@ -103,6 +103,12 @@ impl Slot {
             // Whoever comes for what is stored gets it there, or got it.
             Before::Stored => Vec::new(),
         };
+        if before == Before::Stored
+            && let Some(reader) = self.offline_left(core, &user)
+        {
+            // The session that had it may have ended with its owner: nobody has been told to read it.
+            self.keep_registry(core, reader, hand.work);
+        }
         if targets.is_empty() && before != Before::Given {
             let kept = self.undeliverable(core, hand, &context, &pipeline, to, stanza);
             // It comes to its addressee behind what is stored; other devices hear of it now.
@@ -115,12 +121,21 @@ impl Slot {
             {
                 let mut has_it = vec![id];
                 has_it.extend(self.own_device(&user, &peer));
-                self.carbons_received(core, hand, &user, &stanza, &has_it);
+                self.carbons_received(core, hand, &user, &stanza, &has_it, None);
             }
             return;
         }
-        // What a dead owner archived and could not deliver is in the archive where it is delivered.
-        let moves = before == Before::Unknown;
+        // What a dead owner archived and did not deliver, to some session or to all, is in the archive
+        // where it is delivered: messages of one sender are there in the order of sending.
+        let lacks = |id: &u128| {
+            let session = self.sessions.get(id);
+            session.is_some_and(|s| s.number_of(hand.key).is_none())
+        };
+        let moves = match before {
+            Before::Nothing | Before::Stored => false,
+            Before::Unknown => true,
+            Before::Given => targets.iter().any(lacks),
+        };
         let mut carbons = false;
         for effect in pipeline.observe(Point::MessageIn, &context, &stanza) {
             match effect {
@@ -136,16 +151,14 @@ impl Slot {
         let mut has_it = targets.clone();
         has_it.extend(self.own_device(&user, &peer));
         let copies = carbons && !self.carbon_targets(&user, &has_it).is_empty();
-        let source = match targets.len() > 1 || copies {
-            true => Source::Shared,
-            false => Source::Live,
-        };
+        let taken = (targets.len() > 1 || copies).then(Taken::default);
         let wire = Arc::new(proto::Stanza::from(stanza.clone()));
         for target in &targets {
-            self.deliver_effect_as(core, hand, *target, EffectKind::Route, &wire, source);
+            let kind = EffectKind::Route;
+            self.deliver_effect_as(core, hand, *target, kind, &wire, taken.as_ref());
         }
         if carbons && !targets.is_empty() {
-            self.carbons_received(core, hand, &user, &stanza, &has_it);
+            self.carbons_received(core, hand, &user, &stanza, &has_it, taken.as_ref());
         }
     }
 

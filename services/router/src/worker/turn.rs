@@ -303,6 +303,10 @@ impl Worker {
                 key,
                 ack,
             } => {
+                // Of what is held until its slot serves there is nothing to say yet.
+                if ack.is_empty() {
+                    return;
+                }
                 let frame = proto::PeerFrame {
                     slot: u32::from(room_slot),
                     epoch: room_epoch,

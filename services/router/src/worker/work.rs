@@ -58,6 +58,13 @@ pub(crate) struct RoomAckParts {
     pub(crate) gone: Vec<(u16, u128)>,
 }
 
+impl RoomAckParts {
+    /// Whether it says nothing.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.done.is_empty() && self.not_owner.is_empty() && self.gone.is_empty()
+    }
+}
+
 #[derive(Debug)]
 struct Work {
     stamp: u32,
