@@ -213,7 +213,7 @@ pub(super) fn misjudged(world: &World) -> BTreeSet<Misjudged> {
     wrong.map(|(misjudged, _)| misjudged).collect()
 }
 
-fn bare(jid: &str) -> &str {
+pub(super) fn bare(jid: &str) -> &str {
     jid.split('/').next().unwrap_or(jid)
 }
 
@@ -306,6 +306,33 @@ fn archives(world: &World, wrong: &mut Vec<String>) {
     for client in &world.clients {
         archive_order(world, client, wrong);
     }
+    for archive in world.storage.archives.keys() {
+        sending_order(world, archive, wrong);
+    }
+}
+
+/// An archive has what one session sent to one address in the order in which it was sent.
+fn sending_order(world: &World, archive: &str, wrong: &mut Vec<String>) {
+    let mut last: BTreeMap<(usize, u32, &str), u64> = BTreeMap::new();
+    let rows = world.storage.archives.get(archive).into_iter().flatten();
+    let numbers = rows.filter_map(|row| number_in(row.row.stanza.as_ref()));
+    let lost = &world.storage.commits.archived;
+    for number in numbers.filter(|n| *n >= world.judged_from && !lost.contains(n)) {
+        let Some(sent) = world.sent.get(&number).filter(|s| s.what == What::Message) else {
+            continue;
+        };
+        // What a user sends to itself has two rows.
+        if bare(&sent.to) == world.clients[sent.from].bare {
+            continue;
+        }
+        let before = last.entry((sent.from, sent.session, &sent.to)).or_default();
+        if number < *before {
+            wrong.push(format!(
+                "{archive}: the archive has m{before} before m{number}"
+            ));
+        }
+        *before = number.max(*before);
+    }
 }
 
 /// The archive has the messages that a session received live in the order in which it received them.
@@ -318,11 +345,19 @@ fn archive_order(world: &World, client: &Client, wrong: &mut Vec<String>) {
         .enumerate()
         .map(|(at, row)| (sestina_router::simulation::id_text(&row.id), at))
         .collect();
-    // Another session of the user had received it before: here it came late, after a takeover.
-    let earlier = |r: &Received| {
+    // Where one session of a user had got a message and another gets it after a takeover, they may get
+    // it in different places: the archive can have only one of these.
+    let came_again = |number: u64| {
         let others = world.clients.iter().filter(|c| c.bare == client.bare);
-        let mut all = others.flat_map(|c| &c.log);
-        all.any(|o| o.what == r.what && o.number == r.number && o.at < r.at)
+        let all = others.flat_map(|c| c.log.iter().map(move |r| (c.index, r)));
+        let got = all.filter(|(_, r)| r.what == What::Message && r.number == number);
+        let sent = world.sent.get(&number).map_or(0, |sent| sent.epoch);
+        let (mut sessions, mut late) = (BTreeSet::new(), false);
+        for (index, r) in got {
+            sessions.insert((index, r.session));
+            late |= r.when.epoch > sent;
+        }
+        late && sessions.len() > 1
     };
     let mut last: BTreeMap<u32, (usize, u64)> = BTreeMap::new();
     let live = client.log.iter();
@@ -335,6 +370,9 @@ fn archive_order(world: &World, client: &Client, wrong: &mut Vec<String>) {
         if world.storage.commits.archived.contains(&r.number) {
             continue;
         }
+        if came_again(r.number) {
+            continue;
+        }
         let Some(at) = place.get(&r.stanza_id) else {
             wrong.push(format!(
                 "c{}: m{} has id {}, not in the archive",
@@ -345,7 +383,7 @@ fn archive_order(world: &World, client: &Client, wrong: &mut Vec<String>) {
         let before = last.entry(r.session).or_insert((0, 0));
         if *at >= before.0 {
             *before = (*at, r.number);
-        } else if !earlier(r) {
+        } else {
             wrong.push(format!(
                 "c{}: the archive has m{} before m{}, which came first",
                 client.index, r.number, before.1

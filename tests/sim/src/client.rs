@@ -9,7 +9,7 @@ mod reading;
 mod received;
 mod stanzas;
 
-pub(super) use received::{Came, Received, What};
+pub(super) use received::{Came, Received, What, When};
 pub(super) use stanzas::{iq, message, number_in, room_presence};
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -48,6 +48,8 @@ pub(super) struct Client {
     /// The slot of its user.
     pub(super) slot: u16,
     pub(super) mode: Mode,
+    /// Since when it is without its session.
+    pub(super) away_since: Option<u64>,
     pub(super) sock: Option<u64>,
     /// Whether it is to log in, and to stay so.
     pub(super) wanted: bool,
@@ -124,6 +126,7 @@ impl Client {
             resource: resource.to_owned(),
             slot,
             mode: Mode::Offline,
+            away_since: None,
             sock: None,
             wanted: true,
             session_no: 0,
@@ -175,6 +178,7 @@ impl Client {
     /// Its socket is gone: it resumes its session after a pause, or logs in anew at once.
     pub(super) fn lose_socket(&mut self, now: u64, pause: u64) {
         self.sock = None;
+        self.away_since.get_or_insert(now);
         self.mode = if self.login.resumable {
             Mode::Broken { until: now + pause }
         } else {
@@ -233,11 +237,12 @@ impl Client {
         socks: &mut Socks,
         what: FromServer,
         answer: bool,
-        at: u64,
+        when: When,
     ) -> Option<String> {
         match what {
             FromServer::Bound => {
                 self.mode = Mode::Online;
+                self.away_since = None;
                 self.write(socks, ToServer::Enable);
             }
             FromServer::Enabled { session } => {
@@ -251,6 +256,7 @@ impl Client {
             }
             FromServer::Resumed { h } => {
                 self.mode = Mode::Online;
+                self.away_since = None;
                 let wrong = self.acked(h);
                 for (_, stanza) in &self.login.sent {
                     self.write(socks, ToServer::Stanza(stanza.clone()));
@@ -276,7 +282,7 @@ impl Client {
                 if self.login.counting {
                     self.login.h += 1;
                 }
-                self.read(socks, &Stanza::from(stanza), at);
+                self.read(socks, &Stanza::from(stanza), when);
             }
         }
         None

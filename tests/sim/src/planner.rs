@@ -11,6 +11,7 @@
 use std::collections::BTreeSet;
 
 use sestina_cluster::reach::Reach;
+use sestina_cluster::slots::slot_of_bare;
 use sestina_proto as proto;
 use sestina_storage::simulation::{Holder, moved};
 
@@ -49,6 +50,11 @@ impl Planning {
 }
 
 impl Storage {
+    /// The epoch of a user's or room's slot.
+    pub(super) fn epoch_of(&self, bare: &str) -> u64 {
+        self.map.epochs[usize::from(slot_of_bare(bare))]
+    }
+
     /// The owner of a slot, and its epoch.
     fn row(&self, slot: u16) -> (Holder, u64) {
         let owner = self.owner(slot);

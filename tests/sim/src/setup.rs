@@ -15,7 +15,7 @@ use super::net::Net;
 use super::rng::Rng;
 use super::state_store::Shadow;
 use super::stores::Storage;
-use super::world::{DOMAIN, MUC, SHADOW_CHECK, SM_KEY, World};
+use super::world::{DOMAIN, MUC, RESUMABLE, SHADOW_CHECK, SM_KEY, World};
 
 /// Bounds of queues, in bytes.
 #[derive(Clone, Copy, Debug)]
@@ -53,7 +53,7 @@ fn config(rng: &mut Rng, settings: &Settings) -> RouterConfig {
             muc: MUC.to_owned(),
         }],
         archive: !rng.one_in(3),
-        sm_resume_max_s: 4,
+        sm_resume_max_s: (RESUMABLE / 1000) as u32,
         sm_key: SM_KEY.to_vec(),
         session_queue_bytes: settings.session_queue,
         user_queue_bytes: settings.user_queue,

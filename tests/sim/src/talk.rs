@@ -5,6 +5,7 @@ use sestina_xmpp::ns;
 use sestina_xmpp::stanza::{Kind, Stanza};
 use sestina_xmpp::xml::Element;
 
+use super::check::bare;
 use super::client::{self, Client, Mode, What};
 use super::elements::ToServer;
 use super::world::{DOMAIN, MUC, Sent, World};
@@ -175,6 +176,7 @@ fn send_numbered(
         "chat"
     };
     let losses = world.losses();
+    let epoch = world.storage.epoch_of(bare(&to));
     let client = &mut world.clients[from];
     client.send(&mut world.socks, client::message(&to, type_, number));
     let sent = Sent {
@@ -187,6 +189,7 @@ fn send_numbered(
         count: client.login.sent_count,
         accepted: false,
         losses,
+        epoch,
     };
     let place = (client.session, client.login.sent_count);
     let text = format!(

@@ -9,6 +9,7 @@ use sestina_edge::attachment::pending::Ask;
 use sestina_proto as proto;
 use sestina_proto::to_edge::Body as Down;
 
+use super::client::When;
 use super::edge::{LANES, LaneKey, lane_ends};
 use super::elements::{FromServer, ToServer};
 use super::frames::process_frame;
@@ -16,7 +17,7 @@ use super::host::Keeper;
 use super::net::{End, Ends};
 use super::socket::{End as SockEnd, Pipe, Sock};
 use super::trace;
-use super::world::World;
+use super::world::{RESUMABLE, World};
 use sestina_router::simulation::{Input, LaneRef, PeerRef};
 
 /// How many elements may be in the network of a socket at once.
@@ -253,7 +254,14 @@ impl World {
             others.for_each(|sure| *sure = false);
         }
         let client = &mut self.clients[index];
-        let wrong = client.take(&mut self.socks, said, answer, self.steps);
+        let when = When {
+            step: self.steps,
+            epoch: self.storage.epoch_of(&client.bare),
+        };
+        // The network may have kept it away for longer than the server waits.
+        let since = client.away_since.unwrap_or(self.now);
+        let expired = matches!(said, FromServer::Refused(_)) && self.now >= since + RESUMABLE;
+        let mut wrong = client.take(&mut self.socks, said, answer, when);
         let (told, session) = (client.login.told_h, client.session_no);
         for sent in self
             .sent
@@ -262,9 +270,20 @@ impl World {
         {
             sent.accepted |= sent.count <= told;
         }
+        if expired {
+            wrong = None;
+            self.session_expired((index, session));
+        }
         // Flaky clients may stay away for longer than the server waits for a resumption.
         self.trouble
             .extend(wrong.filter(|_| !super::talk::FLAKY.contains(&index) && !late));
+    }
+
+    /// A session is over that was to stay: what is sent to it goes to others of its user.
+    fn session_expired(&mut self, who: (usize, u32)) {
+        for sent in self.sent.values_mut().filter(|s| s.cover.contains(&who)) {
+            sent.carbons.clear();
+        }
     }
 
     /// A client learns that its socket is closed.

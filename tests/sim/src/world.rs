@@ -19,6 +19,8 @@ use sestina_router::simulation::{Job, Worker};
 
 /// How long a lease lasts without a renewal, in simulated milliseconds.
 pub(super) const LEASE: u64 = 500;
+/// How long a session can be resumed, in simulated milliseconds.
+pub(super) const RESUMABLE: u64 = 4000;
 /// The key of XEP-0198 ids.
 pub(super) const SM_KEY: &[u8] = &[7; 32];
 /// How often a router asks whether the state store has all objects of a slot, in simulated milliseconds.
@@ -49,6 +51,8 @@ pub(super) struct Sent {
     pub(super) accepted: bool,
     /// How often a process or store had lost what it held when the message was sent.
     pub(super) losses: u64,
+    /// The epoch of its addressee's slot when it was sent.
+    pub(super) epoch: u64,
 }
 
 /// See the module.

@@ -63,9 +63,15 @@ impl World {
         }
     }
 
-    /// Whether a client has received the message, or the offline store has it.
+    /// Whether a client has received the message, or the offline store has it, or a room that goes on
+    /// without the state store has told it to occupants of whom none is left.
     fn is_taken(&self, number: u64, sent: &Sent) -> bool {
         let got = |client: &Client| client.got.contains(&number);
+        let inside =
+            |client: &Client| client.is_online() && client.login.rooms.contains_key(&sent.to);
+        if sent.what == What::Groupchat && self.shadow.away && !self.clients.iter().any(inside) {
+            return true;
+        }
         let stored = || {
             let mut rows = self.storage.offline_all(bare(&sent.to));
             rows.any(|row| number_in(row.stanza.as_ref()) == Some(number))

@@ -5,9 +5,9 @@
 //! presence receives messages to its full JID at once, before the stored ones. Those that it does not
 //! acknowledge are stored later, behind others that were stored meanwhile.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use super::super::client::{Came, Client, Received, What};
+use super::super::client::{Came, Client, Received, What, number_in};
 use super::super::world::World;
 
 /// A sender, its session, and the address that the messages are for.
@@ -76,12 +76,17 @@ fn within_sessions(world: &World, client: &Client, wrong: &mut Vec<String>) {
 /// message that a session did not acknowledge comes again, and so do all later ones: of each, only the
 /// last time counts.
 fn across_sessions(world: &World, client: &Client, wrong: &mut Vec<String>) {
+    // What waits in the store will come again.
+    let stored = world.storage.offline_all(&client.bare);
+    let waits: BTreeSet<u64> = stored
+        .filter_map(|row| number_in(row.stanza.as_ref()))
+        .collect();
     let mut last: BTreeMap<u64, &Received> = BTreeMap::new();
-    for received in judged(world, client) {
+    for received in judged(world, client).filter(|r| !waits.contains(&r.number)) {
         last.insert(received.number, received);
     }
     let mut in_order: Vec<&Received> = last.into_values().collect();
-    in_order.sort_by_key(|received| received.at);
+    in_order.sort_by_key(|received| received.when.step);
     let unread = world.storage.unread.contains(&client.bare);
     let mut newest: BTreeMap<(Stream<'_>, bool), u64> = BTreeMap::new();
     for received in in_order {

@@ -5,11 +5,11 @@ use sestina_xmpp::stanza::{Kind, Stanza};
 
 use super::archive::ArchivePage;
 use super::stanzas::{body_number, part, stanza_id};
-use super::{Came, Client, Received, Socks, What};
+use super::{Came, Client, Received, Socks, What, When};
 
 impl Client {
-    /// Reads a stanza that came at a step of the simulation.
-    pub(super) fn read(&mut self, socks: &mut Socks, stanza: &Stanza, at: u64) {
+    /// Reads a stanza.
+    pub(super) fn read(&mut self, socks: &mut Socks, stanza: &Stanza, when: When) {
         let payload = String::from_utf8_lossy(&stanza.payload).into_owned();
         match stanza.kind {
             Kind::Message if payload.contains("<result") => {
@@ -18,21 +18,21 @@ impl Client {
                 let id = part(result, " id='", "'").unwrap_or_default();
                 self.login.results.entry(query).or_default().push(id);
             }
-            Kind::Message => self.read_message(stanza, &payload, at),
+            Kind::Message => self.read_message(stanza, &payload, when),
             Kind::Presence => self.read_presence(stanza, &payload),
             Kind::Iq if matches!(stanza.type_.as_str(), "get" | "set") => {
                 let reply = stanza.result_reply(None);
                 self.send(socks, reply);
             }
-            Kind::Iq => self.read_answer(stanza, &payload, at),
+            Kind::Iq => self.read_answer(stanza, &payload, when),
         }
     }
 
     /// Records a numbered stanza.
-    fn record(&mut self, stanza: &Stanza, payload: &str, at: u64, what: What, number: u64) {
+    fn record(&mut self, stanza: &Stanza, payload: &str, when: When, what: What, number: u64) {
         self.got.insert(number);
         self.log.push(Received {
-            at,
+            when,
             session: self.session_no,
             what,
             number,
@@ -42,7 +42,7 @@ impl Client {
         });
     }
 
-    fn read_message(&mut self, stanza: &Stanza, payload: &str, at: u64) {
+    fn read_message(&mut self, stanza: &Stanza, payload: &str, when: When) {
         // An error may come without the body of the message that it is about.
         let named = || stanza.id.strip_prefix('m')?.parse().ok();
         let of_error = || stanza.is_error().then(named).flatten();
@@ -64,7 +64,7 @@ impl Client {
         } else {
             What::Message
         };
-        self.record(stanza, payload, at, what, number);
+        self.record(stanza, payload, when, what, number);
         if what == What::Groupchat {
             self.heard.said(&stanza.from, number, Came::of(stanza));
         }
@@ -95,12 +95,12 @@ impl Client {
     }
 
     /// Reads the answer to one of its own IQs.
-    fn read_answer(&mut self, stanza: &Stanza, payload: &str, at: u64) {
+    fn read_answer(&mut self, stanza: &Stanza, payload: &str, when: When) {
         let number = stanza.id.strip_prefix('i').and_then(|n| n.parse().ok());
         let Some(number) = number else {
             return;
         };
-        self.record(stanza, payload, at, What::Reply, number);
+        self.record(stanza, payload, when, What::Reply, number);
         self.login.asking.remove(&number);
         let ids = self.login.results.remove(&number.to_string());
         if payload.contains("<fin") {

@@ -8,8 +8,7 @@ use sestina_xmpp::xml::Element;
 /// One stanza that a client received.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Received {
-    /// The step of the simulation at which it was received.
-    pub(crate) at: u64,
+    pub(crate) when: When,
     /// The client's session, counted from its first.
     pub(crate) session: u32,
     pub(crate) what: What,
@@ -19,6 +18,15 @@ pub(crate) struct Received {
     /// Its archive id (XEP-0359); empty if it has none.
     pub(crate) stanza_id: String,
     pub(crate) from: String,
+}
+
+/// When a client received something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct When {
+    /// The step of the simulation.
+    pub(crate) step: u64,
+    /// The epoch of the client's slot in the table.
+    pub(crate) epoch: u64,
 }
 
 /// The kind of a received stanza.
