@@ -1,4 +1,8 @@
 //! Three tiers of real processes.
+//!
+//! - [`whole`]: whether the cluster could take the next fault
+
+mod whole;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -6,10 +10,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use parking_lot::Mutex;
 use sestina_certs::Role;
-use sestina_cluster::rendezvous;
 use sestina_rpc::{Dialer, GrpcStores, Security, TlsFiles};
 use sestina_testkit::{Postgres, PostgresOptions, free_port};
 use tempfile::TempDir;
@@ -22,7 +25,6 @@ use crate::link::Link;
 use crate::process::{Process, Seen, Tier};
 use crate::redis::{self, Stores};
 use crate::settings::{Addresses, Ports, file};
-use crate::wait::until;
 
 /// How large, and how.
 #[derive(Clone, Debug)]
@@ -366,89 +368,6 @@ impl Cluster {
             self.process(at).ask("user.add", &json).await?;
         }
         Ok(())
-    }
-
-    /// Why the cluster is not whole, if it is not.
-    async fn missing(&mut self) -> Result<String> {
-        for at in self.all() {
-            let process = self.process(at);
-            let seen = process.seen()?;
-            if matches!(seen, Seen::Killed | Seen::Ended) {
-                bail!("{} has ended: {seen:?}", process.name);
-            }
-        }
-        let (edges, routers) = (self.edges.len(), self.routers.len());
-        for router in &self.routers {
-            let status = match router.ask("status", "").await {
-                Ok(status) => status,
-                Err(error) => return Ok(error.to_string()),
-            };
-            let missing = status["missing"].as_array().cloned().unwrap_or_default();
-            if !missing.is_empty() {
-                return Ok(format!("{}: {missing:?}", router.name));
-            }
-            let processes = status["processes"].as_array().map_or(0, Vec::len);
-            if processes != edges + routers {
-                return Ok(format!(
-                    "{}: {processes} processes have a lease",
-                    router.name
-                ));
-            }
-        }
-        if let Some(missing) = self.misplaced().await? {
-            return Ok(missing);
-        }
-        for process in self.edges.iter().chain(&self.storages) {
-            match process.ask("status", "").await {
-                Ok(status) if status["ready"] == true => {}
-                Ok(status) => return Ok(format!("{}: {}", process.name, status["reason"])),
-                Err(error) => return Ok(error.to_string()),
-            }
-        }
-        Ok(String::new())
-    }
-
-    /// How many slots are at another router than the one to which they belong. The cluster could
-    /// take the next fault without this check, but that fault is to strike the owner of the slots
-    /// in question.
-    async fn misplaced(&self) -> Result<Option<String>> {
-        let Some(router) = self.routers.first() else {
-            return Ok(None);
-        };
-        let names: Vec<String> = self.routers.iter().map(|r| r.name.clone()).collect();
-        let slots = match router.ask("slots", "").await {
-            Ok(slots) => slots,
-            Err(error) => return Ok(Some(error.to_string())),
-        };
-        let mut misplaced = 0;
-        for range in slots["ranges"].as_array().into_iter().flatten() {
-            let bound = |name: &str| range[name].as_u64().and_then(|n| u16::try_from(n).ok());
-            let (first, last) = bound("first")
-                .zip(bound("last"))
-                .context("a range of slots")?;
-            for slot in first..=last {
-                let owner = rendezvous::owner(slot, &names).map(|at| names[at].as_str());
-                misplaced += usize::from(range["owner"].as_str() != owner);
-            }
-        }
-        Ok((misplaced > 0).then(|| format!("{misplaced} slots are not where they belong")))
-    }
-
-    /// Waits until every process is there and the cluster can take the next fault.
-    pub async fn whole(&mut self, limit: Duration) -> Result<()> {
-        let mut broken = None;
-        until("the cluster is whole", limit, async || {
-            match self.missing().await {
-                Ok(missing) if missing.is_empty() => Ok(()),
-                Ok(missing) => Err(missing),
-                Err(error) => {
-                    broken = Some(error);
-                    Ok(())
-                }
-            }
-        })
-        .await?;
-        broken.map_or(Ok(()), Err)
     }
 
     /// A metric of a process: the sum of all its series, or one series, if the name has its labels as

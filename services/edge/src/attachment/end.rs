@@ -1,4 +1,5 @@
-//! The ways a session ends, and whether its owner and its client are told.
+//! A session ends at its edge: which frame the router that owns it gets, and which stream error or
+//! `</stream>` the client gets.
 
 use bytes::Bytes;
 use sestina_proto as proto;
@@ -122,8 +123,8 @@ impl<H: Hands> Session<H> {
         self.room.wake();
     }
 
-    /// This edge has lost its lease: nothing may be written any more, and neither the client nor
-    /// the owner is told.
+    /// This edge has lost its lease: it may write nothing any more, so that it sends nothing to the
+    /// client or to the owner.
     pub fn cut(&self, hands: &H) {
         self.forget(hands, &mut self.state.lock());
         self.wire.close(CloseKind::Abort);

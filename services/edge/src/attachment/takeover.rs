@@ -24,9 +24,9 @@ const SWEEP: usize = 100;
 const LOST_LIMIT: Duration = Duration::from_secs(600);
 
 impl<H: Hands> Attachments<H> {
-    /// A new owner: it is told all that this edge holds of the slot (see
-    /// [`report`](super::report)), and from now on frames of other routers are refused. False if
-    /// the epoch is not above those that are known here; the owner is told so.
+    /// The slot has a new owner. This edge sends it all that it holds of the slot (see
+    /// [`report`](super::report)), and from now on refuses frames of other routers. False if the epoch
+    /// is not above those that this edge knows; the caller sends that to the router.
     pub fn install_epoch(
         &self,
         hands: &H,

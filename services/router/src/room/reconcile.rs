@@ -143,9 +143,9 @@ impl Slot {
         }
     }
 
-    /// A session does not know whether it is in, and is told again. It is also told that it is not
-    /// in: its client may have been told that it is, by an event that the session's former owner
-    /// did not note.
+    /// The record of a session does not say whether the session is in the room: the room sends it its
+    /// own presence again, or that it is not in. The latter too, because its client may have received
+    /// a presence from the room that the owner before did not put into the record.
     fn room_tells_own(&mut self, core: &mut Core, membership: proto::RoomMembership) {
         let Some((jid, member)) = Member::unsure(membership) else {
             return;

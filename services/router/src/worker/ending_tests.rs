@@ -132,7 +132,7 @@ fn ends_without(taking: &[u64], ending: &[u64]) -> Vec<usize> {
         };
         router.edge_says(juliet, RouterBody::Acked(acked), 0);
     }
-    // The message is settled: nobody needs its key any more.
+    // The message is settled, so that its sender cannot send it again: the sessions forget its key.
     for session in router
         .worker
         .slots

@@ -230,15 +230,7 @@ fn effects_wait_while_the_lane_of_their_router_is_full_and_follow_in_order() {
 /// Its owner may die before it says anything more: the next one asks the edge what the session was.
 #[test]
 fn the_edge_that_a_session_is_resumed_at_is_given_its_record_with_the_answer() {
-    let mut router = Router::new(1, &[], || 0);
-    let slot = router.session(ROMEO, 1);
-    let enable = proto::EnableSm {
-        handle: 1,
-        generation: 1,
-        resume: true,
-        ..proto::EnableSm::default()
-    };
-    router.edge_says(slot, RouterBody::EnableSm(enable), 0);
+    let (mut router, slot) = resumable();
     let presence = proto::Inbound {
         handle: 1,
         generation: 1,
@@ -262,6 +254,20 @@ fn the_edge_that_a_session_is_resumed_at_is_given_its_record_with_the_answer() {
     assert!(record.sm_resume);
 }
 
+/// A router with a session of Romeo's that can be resumed; its handle is 1.
+fn resumable() -> (Router, u16) {
+    let mut router = Router::new(1, &[], || 0);
+    let slot = router.session(ROMEO, 1);
+    let enable = proto::EnableSm {
+        handle: 1,
+        generation: 1,
+        resume: true,
+        ..proto::EnableSm::default()
+    };
+    router.edge_says(slot, RouterBody::EnableSm(enable), 0);
+    (router, slot)
+}
+
 /// A resumption of Romeo's session at another socket.
 fn resume(router: &mut Router, slot: u16) -> proto::Resume {
     let slot = router.worker.slots.get_mut(slot).unwrap();
@@ -279,15 +285,7 @@ fn resume(router: &mut Router, slot: u16) -> proto::Resume {
 /// What the client sent on the older socket before, and is not settled, is at that edge alone.
 #[test]
 fn a_late_stanza_on_the_socket_of_a_resumed_session_leaves_its_edge_what_it_holds() {
-    let mut router = Router::new(1, &[], || 0);
-    let slot = router.session(ROMEO, 1);
-    let enable = proto::EnableSm {
-        handle: 1,
-        generation: 1,
-        resume: true,
-        ..proto::EnableSm::default()
-    };
-    router.edge_says(slot, RouterBody::EnableSm(enable), 0);
+    let (mut router, slot) = resumable();
     let resume = resume(&mut router, slot);
     router.edge_says(slot, RouterBody::Resume(resume), 0);
     router.edge.0.lock().clear();

@@ -43,9 +43,9 @@ fn report(
     }
 }
 
-/// Handles to which a message is given that comes again, of which one session had the first and the
-/// second, and the other those of these numbers.
-fn given_again(other: &[u64]) -> Vec<u64> {
+/// The first of two messages comes again. One session has both of them, another one those of these
+/// numbers. Returns the new owner, and its jobs.
+fn first_again(other: &[u64]) -> (Successor, Vec<Job>) {
     let mut successor = Successor::new(USER);
     let (slot, origin) = (successor.slot, new_origin(1));
     successor.take(successor::edge(), Vec::new());
@@ -55,7 +55,13 @@ fn given_again(other: &[u64]) -> Vec<u64> {
     ]);
     successor.told();
     successor.comes_again(origin, 1, 1, &message());
-    successor.not_stored(USER);
+    let jobs = successor.not_stored(USER);
+    (successor, jobs)
+}
+
+/// The handles that it is given to.
+fn given_again(other: &[u64]) -> Vec<u64> {
+    let (mut successor, _) = first_again(other);
     let told = successor.told();
     let delivered = told.iter().filter_map(|body| match body {
         EdgeBody::Deliver(deliver) => Some(deliver),
@@ -79,8 +85,8 @@ fn who_has_a_later_message_does_not_get_an_earlier_one_behind_it() {
     assert_eq!(given_again(&[2]), [0; 0]);
 }
 
-/// The owner before this one had stored a message for a session that has ended, and had not told anybody
-/// to read it.
+/// The owner before this one had stored a message for a session that has ended, and had not made another
+/// session of the user read it.
 #[test]
 fn what_an_owner_before_has_stored_for_a_session_that_ended_is_read_for_one_that_is_there() {
     let mut successor = Successor::new(USER);
@@ -91,7 +97,7 @@ fn what_an_owner_before_has_stored_for_a_session_that_ended_is_read_for_one_that
     message.to = format!("{USER}/garden");
     successor.comes_again(origin, 1, 1, &message);
     let key = sestina_api::key::EffectKey::new(origin, 1, EffectKind::Offline);
-    let jobs = successor.stored(USER, key);
+    let jobs = successor.stored(USER, vec![key]);
     let read = |job: &Job| matches!(job, Job::OfflineList(read) if read.request.bare == USER);
     assert!(jobs.iter().any(read), "{jobs:?}");
 }
@@ -101,15 +107,7 @@ fn what_an_owner_before_has_stored_for_a_session_that_ended_is_read_for_one_that
 #[test]
 fn a_message_that_some_session_gets_when_it_comes_again_moves_to_the_end_of_the_archive() {
     for (other, moves) in [(&[][..], true), (&[1, 2], false)] {
-        let mut successor = Successor::new(USER);
-        let (slot, origin) = (successor.slot, new_origin(1));
-        successor.take(successor::edge(), Vec::new());
-        successor.reported(vec![
-            report(slot, "orchard", 1, origin, &[1, 2]),
-            report(slot, "garden", 2, origin, other),
-        ]);
-        successor.comes_again(origin, 1, 1, &message());
-        let jobs = successor.not_stored(USER);
+        let (_, jobs) = first_again(other);
         let rows = jobs.iter().filter_map(|job| match job {
             Job::Archive { rows, .. } => Some(rows),
             _ => None,

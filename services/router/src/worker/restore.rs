@@ -14,9 +14,9 @@ use super::session::{Attachment, Older, Session, Spare};
 use super::slot::Slot;
 
 impl Session {
-    /// Notes an attachment that was resumed from, if it holds what its successor does not: it sends
-    /// that first. False if it holds nothing that is needed.
-    pub(super) fn needs_older(
+    /// Keeps an attachment that the session was resumed from, if its edge holds stanzas that the edge
+    /// of the attachment after it does not: it sends those first. False if nothing of it is needed.
+    pub(super) fn keep_older(
         &mut self,
         lane: LaneRef,
         report: &proto::SessionReport,

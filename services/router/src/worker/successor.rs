@@ -177,22 +177,15 @@ impl Successor {
     /// Storage answers that the user exists, and that none of the messages that it was asked about is
     /// stored.
     pub(crate) fn not_stored(&mut self, bare: &str) -> Vec<Job> {
-        let known = Known {
-            exists: true,
-            stored: Vec::new(),
-        };
-        self.router.turn(vec![Input::Done(JobDone::UserKnown {
-            slot: self.slot,
-            bare: bare.to_owned(),
-            known: Ok(known),
-        })])
+        self.stored(bare, Vec::new())
     }
 
-    /// Storage answers that the user exists, and that this message is stored.
-    pub(crate) fn stored(&mut self, bare: &str, key: EffectKey) -> Vec<Job> {
+    /// Storage answers that the user exists, and which of the messages that it was asked about are
+    /// stored.
+    pub(crate) fn stored(&mut self, bare: &str, stored: Vec<EffectKey>) -> Vec<Job> {
         let known = Known {
             exists: true,
-            stored: vec![key],
+            stored,
         };
         self.router.turn(vec![Input::Done(JobDone::UserKnown {
             slot: self.slot,

@@ -323,7 +323,7 @@ impl Slot {
                 settled: session.settled,
                 released: report.released,
             };
-            if !session.needs_older(lane, &report, until) {
+            if !session.keep_older(lane, &report, until) {
                 superfluous.push((lane, superseded(report.handle, report.generation)));
             }
             restored.entry(lane).or_default().push(item);

@@ -17,7 +17,7 @@ use crate::worker::successor::{self, EPOCH, Successor};
 
 const ROMEO: &str = "romeo@c.example/orchard";
 
-/// Romeo's n-th stanza, sent again; what his edge is told.
+/// Romeo's edge sends his n-th stanza again. Returns the frames that the router sends to the edge.
 fn again(successor: &mut Successor, n: u64) -> Vec<EdgeBody> {
     let mut stanza = Stanza::new(Kind::Message);
     stanza.to = "juliet@c.example".to_owned();
@@ -38,9 +38,9 @@ fn closed(bodies: &[EdgeBody]) -> Option<&str> {
     })
 }
 
-/// What the client knows to be accepted is not lost when its session is closed just then.
-#[test]
-fn a_session_is_closed_once_its_edge_has_sent_all_of_it_again() {
+/// The next owner of Romeo's slot: the owner before had accepted five stanzas of his session and settled
+/// three of them, and his edge holds six.
+fn owing() -> Successor {
     let mut successor = Successor::new(ROMEO);
     successor.take(successor::edge(), Vec::new());
     let record = successor::record(successor.slot, ROMEO);
@@ -50,6 +50,13 @@ fn a_session_is_closed_once_its_edge_has_sent_all_of_it_again() {
         sent: 6,
         ..successor::report(&record, 1)
     }]);
+    successor
+}
+
+/// What the client knows to be accepted is not lost when its session is closed just then.
+#[test]
+fn a_session_is_closed_once_its_edge_has_sent_all_of_it_again() {
+    let mut successor = owing();
     let (answer, asked) = oneshot::channel();
     let jid = ROMEO.to_owned();
     successor
@@ -67,15 +74,7 @@ fn a_session_is_closed_once_its_edge_has_sent_all_of_it_again() {
 /// Its socket is lost before that: the session waits for a resumption only when all of it has come.
 #[test]
 fn a_session_is_detached_once_its_edge_has_sent_all_of_it_again() {
-    let mut successor = Successor::new(ROMEO);
-    successor.take(successor::edge(), Vec::new());
-    let record = successor::record(successor.slot, ROMEO);
-    successor.reported(vec![proto::SessionReport {
-        settled: 3,
-        accepted: 5,
-        sent: 5,
-        ..successor::report(&record, 1)
-    }]);
+    let mut successor = owing();
     let lost = |successor: &mut Successor| {
         successor.told();
         successor.edge_says(RouterBody::Close(proto::Close {

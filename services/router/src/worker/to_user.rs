@@ -106,7 +106,8 @@ impl Slot {
         if before == Before::Stored
             && let Some(reader) = self.offline_left(core, &user)
         {
-            // The session that had it may have ended with its owner: nobody has been told to read it.
+            // The message was stored when a session ended without it. The owner before this one may have
+            // died before it had another session of the user read the store.
             self.keep_registry(core, reader, hand.work);
         }
         if targets.is_empty() && before != Before::Given {

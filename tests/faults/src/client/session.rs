@@ -19,7 +19,8 @@ const PAUSE: Duration = Duration::from_millis(50);
 /// Why a connection is not used any more.
 enum End {
     Broke(String),
-    /// To another edge, or to none until it is told to go to one.
+    /// The session lets its connection go and connects to another edge, or, with no edge named, waits
+    /// until the test names one.
     Left(Option<usize>),
     /// To another edge; the connection ends only when the session is there.
     Roams(usize),
