@@ -320,7 +320,7 @@ impl Room {
 
     /// What all but one session are told of its occupant that is gone: moderators see the real JID
     /// (a semi-anonymous room, §4.2).
-    fn tell_others(
+    pub(super) fn tell_others(
         &self,
         emission: &mut Emission,
         session: u128,

@@ -16,13 +16,17 @@ use sestina_runtime::guard;
 use sestina_xmpp::jid::Jid;
 use sestina_xmpp::stanza::{Kind, Stanza};
 
-use super::occupant::{RoomSession, from_standing};
+use super::occupant::{Occupant, Rest, RoomSession, from_standing};
 use super::state::{Emission, Room};
 use crate::worker::core::{Core, PeerRef};
 use crate::worker::slot::Slot;
 
 /// The owner of a session that has not answered is asked again after this long.
 const AGAIN_MS: u64 = 500;
+
+/// So many occupants of whom only their own sessions knew are announced to the others: each is told to
+/// all. Those with the latest events: what happened long ago, all have been told.
+const ANNOUNCED: usize = 100;
 
 /// What became of a session that takes itself for an occupant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -196,13 +200,14 @@ impl Slot {
         for member in &members {
             room.to_check.remove(&member.me.session);
         }
-        let mut changed = false;
+        let mut changed = Vec::new();
+        let mut gone = Vec::new();
         let mut refused = Vec::new();
         for member in &members {
-            match room.admit(member) {
+            match room.admit(member, &mut gone) {
                 Admitted::Known => {}
                 Admitted::Changed => {
-                    changed = true;
+                    changed.push(member.me.session);
                     room.seq = room.seq.max(member.me.seq);
                 }
                 Admitted::Refused => refused.push(member),
@@ -212,8 +217,12 @@ impl Slot {
         let inside = sessions.filter(|session| room.by_session.contains_key(session));
         let inside: BTreeSet<u128> = inside.collect();
         room.to_check.extend(inside);
-        if changed {
+        if !changed.is_empty() {
+            let emission = room.announce_changed(&changed, &gone);
             self.shadow_rewrite_room(core, jid);
+            if !emission.targets.is_empty() {
+                self.room_emit(core, jid, emission, None, None);
+            }
         }
         for member in refused {
             self.room_puts_out(core, jid, member);
@@ -315,8 +324,38 @@ impl Room {
         self.to_check.is_empty()
     }
 
-    /// Lets a session in that takes itself for an occupant, or corrects its presence.
-    fn admit(&mut self, member: &Member) -> Admitted {
+    /// What the others are told after sessions were let in, or their presences corrected: the event in
+    /// which the owner before announced it may have been lost before all had it. Who has it gets it
+    /// twice. `gone` are occupants that are not there any more.
+    fn announce_changed(&self, changed: &[u128], gone: &[(Occupant, RoomSession)]) -> Emission {
+        let mut emission = Emission::default();
+        for (before, me) in gone {
+            if !self.occupants.contains_key(&before.nick) {
+                let left = |show_jid| self.unavailable_of(before, me, show_jid, None, None, &[]);
+                self.tell_others(&mut emission, me.session, left);
+            }
+        }
+        let silent = changed.len().saturating_sub(ANNOUNCED);
+        if silent > 0 {
+            tracing::warn!(
+                room = self.jid.as_str(),
+                silent,
+                "occupants of whom the state store did not know are not announced again to all"
+            );
+        }
+        for session in &changed[silent..] {
+            if let Some((occupant, me)) = self.find(*session)
+                && occupant.main.session == me.session
+            {
+                self.announce(&mut emission, occupant, me.session);
+            }
+        }
+        emission
+    }
+
+    /// Lets a session in that takes itself for an occupant, or corrects its presence. Occupants that
+    /// make way for it are added to `gone`.
+    fn admit(&mut self, member: &Member, gone: &mut Vec<(Occupant, RoomSession)>) -> Admitted {
         let me = &member.me;
         if let Some((occupant, known)) = self.find(me.session) {
             let presence = |stanza: &Stanza| proto::Stanza::from(stanza.clone()).hash();
@@ -335,10 +374,10 @@ impl Room {
         if self.sessions().any(later) {
             return Admitted::Known;
         }
-        if !self.make_way(member) {
+        if !self.make_way(member, gone) {
             return Admitted::Refused;
         }
-        self.leave(me.session);
+        self.leaves_for(me.session, gone);
         self.put(member);
         Admitted::Changed
     }
@@ -368,7 +407,7 @@ impl Room {
 
     /// Removes the sessions whose nick belongs to another occupant now; false if they certainly
     /// exist.
-    fn make_way(&mut self, member: &Member) -> bool {
+    fn make_way(&mut self, member: &Member, gone: &mut Vec<(Occupant, RoomSession)>) -> bool {
         while self.is_taken(&member.nick, &member.me.jid) {
             let key = sestina_xmpp::precis::nickname_key(&member.nick);
             let is = |o: &&super::occupant::Occupant| {
@@ -383,10 +422,17 @@ impl Room {
                 return false;
             }
             for session in sessions {
-                self.leave(session);
+                self.leaves_for(session, gone);
                 self.last_sent.remove(&session);
             }
         }
         true
+    }
+
+    /// Takes a session out; its occupant is `gone` if it was the last one.
+    fn leaves_for(&mut self, session: u128, gone: &mut Vec<(Occupant, RoomSession)>) {
+        if let Some((before, me, Rest::Nobody)) = self.leave(session) {
+            gone.push((before, me));
+        }
     }
 }

@@ -200,17 +200,30 @@ impl Garden {
 
     /// Types and senders of what the room tells a session of its own presence.
     fn own_of(&mut self, session: u64) -> Vec<(String, String)> {
+        self.told_to(session, |target| target.standing != 0)
+    }
+
+    /// Types and senders of what the room tells a session of other occupants.
+    fn told_of_others(&mut self, session: u64) -> Vec<(String, String)> {
+        self.told_to(session, |target| target.standing == 0)
+    }
+
+    fn told_to(
+        &mut self,
+        session: u64,
+        is: impl Fn(&proto::RoomTailTarget) -> bool,
+    ) -> Vec<(String, String)> {
         let slot = self.router.worker.slots.get_mut(self.slot).unwrap();
         let room = slot.rooms.get(&Jid::from_wire(GARDEN)).unwrap();
-        let mut own = Vec::new();
+        let mut told = Vec::new();
         for event in events(room) {
-            let to = |t: &&proto::RoomTailTarget| t.session_lo == session && t.standing != 0;
-            own.extend(event.targets.iter().filter(to).map(|target| {
+            let to = |t: &&proto::RoomTailTarget| t.session_lo == session && is(t);
+            told.extend(event.targets.iter().filter(to).map(|target| {
                 let said = &event.variants[target.variant as usize];
                 (said.r#type.clone(), said.from.clone())
             }));
         }
-        own
+        told
     }
 
     /// What went to the other router since it was asked last.
@@ -293,6 +306,17 @@ fn a_member_that_the_store_lacks_is_in_and_one_that_has_another_nick_has_it() {
             is("juliet", "participant", 1, "here"),
             is("romeo", "participant", 4, "in love"),
             is("tybalt", "participant", 3, "calm"),
+        ]
+    );
+    // The events that told the others may be lost.
+    let told = |type_: &str, nick: &str| (type_.to_owned(), format!("{GARDEN}/{nick}"));
+    assert_eq!(
+        garden.told_of_others(1),
+        [
+            told("unavailable", "nurse"),
+            told("", "angelica"),
+            told("", "tybalt"),
+            told("", "romeo"),
         ]
     );
 }
