@@ -241,7 +241,11 @@ impl Slot {
         for room in rooms {
             self.room_unblock(core, &room);
             self.room_check(core, &room);
-            self.room_cut(core, &room);
+            // While the slot is being released nothing more is written: what its new owner is told of the
+            // shadow, with the keys that are only forgotten here, would not be so any more.
+            if !self.is_releasing() {
+                self.room_cut(core, &room);
+            }
             let Some(this) = self.rooms.get_mut(&room) else {
                 continue;
             };

@@ -60,17 +60,21 @@ impl Parting {
 }
 
 impl Slot {
-    /// What the shadow holds of a slot that is being given away and has written everything; none
-    /// before that, or if it is much.
-    pub(super) fn parting_state(&self) -> Option<proto::SlotState> {
-        let releasing = matches!(
+    /// Whether the table is being told that another process owns it.
+    pub(crate) fn is_releasing(&self) -> bool {
+        matches!(
             self.phase,
             Phase::Frozen {
                 releasing: true,
                 ..
             }
-        );
-        if !releasing || !self.shadow.is_idle() {
+        )
+    }
+
+    /// What the shadow holds of a slot that is being given away and has written everything; none
+    /// before that, or if it is much.
+    pub(super) fn parting_state(&self) -> Option<proto::SlotState> {
+        if !self.is_releasing() || !self.shadow.is_idle() {
             return None;
         }
         let mut bytes = 0;

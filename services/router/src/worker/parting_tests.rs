@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use prost::Message as _;
 use sestina_api::shadow::{Found, ShadowError, Stamp};
 use sestina_proto::peer_frame::Body as PeerBody;
 use sestina_proto::to_router::Body as RouterBody;
@@ -140,6 +141,44 @@ fn the_new_owner_has_the_slot_although_the_shadow_does_not_answer() {
         assert!(slot.is_serving(), "early: {early}");
         assert!(slot.sessions.values().any(|s| s.jid.as_str() == ROMEO));
     }
+}
+
+/// A write that only forgets keys is one that the shadow may not have, and the state would not be told.
+#[test]
+fn marks_that_come_during_the_release_do_not_keep_the_state_from_the_new_owner() {
+    let (mut old, slot) = giving();
+    let origin = crate::worker::slot::new_origin(1);
+    let garden = "garden@muc.c.example";
+    let meta = proto::RoomState {
+        jid: garden.to_owned(),
+        ..proto::RoomState::default()
+    };
+    let fields = vec![
+        ("meta".to_owned(), meta.encode_to_vec().into()),
+        (format!("k:{origin:032x}:1:1"), bytes::Bytes::new()),
+    ];
+    let room = Room::from_shadow(fields).unwrap();
+    let owned = old.worker.slots.get_mut(slot).unwrap();
+    owned.rooms.insert(Jid::from_wire(garden), room);
+    let (origin_hi, origin_lo) = sestina_api::key::split(origin);
+    let mark = proto::Mark {
+        origin_hi,
+        origin_lo,
+        mark: 1,
+    };
+    let marks = proto::Marks { marks: vec![mark] };
+    let frame = proto::PeerFrame {
+        slot: slot.into(),
+        epoch: 0,
+        body: Some(PeerBody::Marks(marks)),
+    };
+    let from = PeerRef(2);
+    old.turn(vec![Input::Peer { from, frame }]);
+    old.now_ms += old.config.tick_ms;
+    let jobs = old.turn(Vec::new());
+    assert!(!jobs.iter().any(|job| matches!(job, Job::Shadow { .. })));
+    released(&mut old, slot);
+    assert!(state(&installed(&mut old, slot, 2)).is_some());
 }
 
 /// Somebody has owned the slot in between: what this process knew is old.
