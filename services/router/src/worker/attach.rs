@@ -188,26 +188,8 @@ impl Slot {
                 keys: session.acked,
             });
         }
-        session.attaching();
         session.stamp_late();
         session.tell_again();
-        session.sm_told = true;
-        let (session_hi, session_lo) = split(id);
-        // The record leaves with the answer: a new owner takes from the edge what this session was.
-        session.state_dirty = false;
-        let resumed = proto::Resumed {
-            handle: resume.handle,
-            generation: session.generation,
-            jid: session.jid.as_str().to_owned(),
-            session_hi,
-            session_lo,
-            accepted: core.config.reported(session.accepted, session.settled),
-            settled: session.settled,
-            in_base: sm.in_base,
-            out_base: sm.out_base,
-            acked: session.acked,
-            state: prost::Message::encode_to_vec(&session.record()).into(),
-        };
         session.detached_from = None;
         self.handles.insert((lane.edge, resume.handle), id);
         if let Some((old_lane, old_handle)) = old {
@@ -218,14 +200,55 @@ impl Slot {
             let close = super::detach::superseded(old_handle, old_generation);
             core.send_edge(old_lane, self.slot, self.epoch, close);
         }
-        core.send_edge(lane, self.slot, self.epoch, Body::Resumed(resumed));
+        self.answer_resumed(core, lane, resume.handle, id);
         if let Some(session) = self.sessions.get_mut(&id) {
-            core.attached_told(lane, self.slot, session);
             session.pump(core, self.slot, self.epoch);
         }
         core.metrics.resumed();
         self.read_on(core, id);
         self.touch(core, id);
+    }
+
+    fn answer_resumed(&mut self, core: &mut Core, lane: LaneRef, handle: u64, id: u128) {
+        let Some(session) = self.sessions.get_mut(&id) else {
+            return;
+        };
+        session.attaching();
+        session.sm_told = true;
+        // The record leaves with the answer: a new owner takes from the edge what this session was.
+        session.state_dirty = false;
+        core.attached_told(lane, self.slot, session);
+        let (in_base, out_base) = session.sm.map_or((0, 0), |sm| (sm.in_base, sm.out_base));
+        let (session_hi, session_lo) = split(id);
+        let resumed = proto::Resumed {
+            handle,
+            generation: session.generation,
+            jid: session.jid.as_str().to_owned(),
+            session_hi,
+            session_lo,
+            accepted: core.config.reported(session.accepted, session.settled),
+            settled: session.settled,
+            in_base,
+            out_base,
+            acked: session.acked,
+            state: prost::Message::encode_to_vec(&session.record()).into(),
+        };
+        core.send_edge(lane, self.slot, self.epoch, Body::Resumed(resumed));
+    }
+
+    /// The lane opened again before the edge had taken the answer to a bind or a resumption: it may not
+    /// know the session, and would drop what is delivered to it. One that does ignores the answer.
+    pub(super) fn answer_again(&mut self, core: &mut Core, id: u128) {
+        let Some(session) = self.sessions.get(&id) else {
+            return;
+        };
+        let (Some((lane, handle)), first) = (session.edge(), session.generation == 1) else {
+            return;
+        };
+        match first {
+            true => self.answer_bound(core, lane, handle, id),
+            false => self.answer_resumed(core, lane, handle, id),
+        }
     }
 
     /// XEP-0198 §3: counting begins here, in both directions.

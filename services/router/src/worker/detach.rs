@@ -245,11 +245,17 @@ impl Slot {
     /// ignores what it has.
     pub(crate) fn lane_reopened(&mut self, core: &mut Core, lane: LaneRef) {
         let (slot, epoch) = (self.slot, self.epoch);
+        let unanswered = self.sessions.values().filter(|session| {
+            let here = session.edge().is_some_and(|(l, _)| l == lane);
+            here && !session.edge_knows
+        });
+        for id in unanswered.map(|session| session.id).collect::<Vec<u128>>() {
+            self.answer_again(core, id);
+        }
         let mut touched = Vec::new();
         for session in self.sessions.values_mut() {
             if session.edge().is_some_and(|(l, _)| l == lane) {
-                if !session.edge_knows || session.spare.is_some() {
-                    // It took the session before, or asks for it again first.
+                if session.edge_knows && session.spare.is_some() {
                     core.attached_told(lane, slot, session);
                 }
                 session.tell_again();

@@ -92,6 +92,33 @@ fn an_edge_that_does_not_know_the_session_holds_nothing_of_it() {
     }
 }
 
+/// The answers to a bind and a message were lost with the lane: the edge has to know the session before
+/// what it holds of it counts.
+#[test]
+fn a_lane_that_opens_again_tells_of_a_session_before_what_is_for_it() {
+    let (mut router, romeo, _) = verona();
+    let edge = router.edge.clone();
+    router.turn(vec![Input::EdgeLaneClosed {
+        lane: LANE,
+        instance: 1,
+    }]);
+    edge.0.lock().clear();
+    router.turn(vec![Input::EdgeLane {
+        lane: LANE,
+        instance: 2,
+        lanes: 1,
+        sink: edge.clone(),
+    }]);
+    let told = std::mem::take(&mut *edge.0.lock());
+    let bound = |body: &EdgeBody| matches!(body, EdgeBody::Bound(bound) if bound.handle == 2);
+    let delivered = |body: &EdgeBody| matches!(body, EdgeBody::Deliver(_));
+    let bound = told.iter().position(bound).unwrap();
+    let delivered = told.iter().position(delivered).unwrap();
+    assert!(bound < delivered);
+    acknowledges(&mut router, &[]);
+    assert_eq!(settled(&mut router, romeo), 1);
+}
+
 #[test]
 fn the_guards_are_missed() {
     for (guard, test) in [
