@@ -345,17 +345,15 @@ fn archive_order(world: &World, client: &Client, wrong: &mut Vec<String>) {
         .enumerate()
         .map(|(at, row)| (sestina_router::simulation::id_text(&row.id), at))
         .collect();
-    // Where one session of a user had got a message and another gets it after a takeover, they may get
-    // it in different places: the archive can have only one of these.
+    // Where one session of a user had got a message and another is given it after a takeover, they may
+    // get it in different places: the archive can have only one of these.
     let came_again = |number: u64| {
-        let others = world.clients.iter().filter(|c| c.bare == client.bare);
-        let all = others.flat_map(|c| c.log.iter().map(move |r| (c.index, r)));
-        let got = all.filter(|(_, r)| r.what == What::Message && r.number == number);
+        let given = world.given.get(&(client.bare.clone(), number));
         let sent = world.sent.get(&number).map_or(0, |sent| sent.epoch);
         let (mut sessions, mut late) = (BTreeSet::new(), false);
-        for (index, r) in got {
-            sessions.insert((index, r.session));
-            late |= r.when.epoch > sent;
+        for (session, epoch) in given.into_iter().flatten() {
+            sessions.insert(session);
+            late |= *epoch > sent;
         }
         late && sessions.len() > 1
     };

@@ -5,6 +5,8 @@ use std::collections::BTreeSet;
 use sestina_proto as proto;
 use sestina_proto::to_edge::Body as Down;
 
+use super::check::bare;
+use super::client::number_in;
 use super::host::Keeper;
 use super::net::{Conn, Ends};
 use super::trace;
@@ -58,9 +60,40 @@ impl World {
             // Its lease is about to end. It gives the lane up, so that the frames are sent again later.
             return self.give_up(id, 0);
         }
+        self.note_given(edge, &batch);
         if let Some(index) = self.edge_index(edge) {
             self.edges[index].take_batch(self.now, id, batch);
             self.look_at_told(index);
+        }
+    }
+
+    /// Notes which sessions are given which messages.
+    fn note_given(&mut self, edge: u64, batch: &proto::ToEdgeBatch) {
+        for frame in &batch.frames {
+            let (handle, hi, lo, jid) = match &frame.body {
+                Some(Down::Bound(b)) => (b.handle, b.session_hi, b.session_lo, &b.jid),
+                Some(Down::Resumed(r)) => (r.handle, r.session_hi, r.session_lo, &r.jid),
+                Some(Down::Deliver(deliver)) => {
+                    self.note_deliveries(edge, deliver);
+                    continue;
+                }
+                _ => continue,
+            };
+            let session = sestina_api::key::join(hi, lo);
+            let user = bare(jid).to_owned();
+            self.sessions_at.insert((edge, handle), (user, session));
+        }
+    }
+
+    fn note_deliveries(&mut self, edge: u64, deliver: &proto::Deliver) {
+        for target in &deliver.targets {
+            let variant = deliver.variants.get(target.variant as usize);
+            let number = variant.and_then(|variant| number_in(variant.stanza.as_ref()));
+            let session = self.sessions_at.get(&(edge, target.handle));
+            if let (Some(number), Some((user, session))) = (number, session) {
+                let given = self.given.entry((user.clone(), number)).or_default();
+                given.insert((*session, target.epoch));
+            }
         }
     }
 

@@ -152,6 +152,8 @@ impl World {
             judged_from: 0,
             round_from: 0,
             misjudged: BTreeSet::new(),
+            sessions_at: BTreeMap::new(),
+            given: BTreeMap::new(),
             given_up: GivenUp::default(),
             late_resumes: BTreeSet::new(),
             deaths: 0,

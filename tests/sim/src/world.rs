@@ -125,6 +125,10 @@ pub(super) struct World {
     /// What clients wrongly believed of others after more than one fault; not judged until they are told
     /// again.
     pub(super) misjudged: BTreeSet<Misjudged>,
+    /// Connections, by edge and handle: their users and sessions.
+    pub(super) sessions_at: BTreeMap<(u64, u64), (String, u128)>,
+    /// The sessions of a user that were given a message of some number, each with the epoch of its slot.
+    pub(super) given: BTreeMap<(String, u64), BTreeSet<(u128, u64)>>,
     /// What processes had counted as given up when that was forgiven.
     pub(super) given_up: GivenUp,
     /// Sessions whose resumption an edge had asked for when it died.

@@ -192,7 +192,7 @@ impl Slot {
     }
 
     fn room_reconciles(&mut self, core: &mut Core, jid: &Jid, mut members: Vec<Member>) {
-        let (slot, after) = (self.slot, self.rooms_seq);
+        let (slot, epoch, after) = (self.slot, self.epoch, self.rooms_seq);
         let new = || Room::new(jid.clone(), slot, after);
         let room = self.rooms.entry(jid.clone()).or_insert_with(new);
         members.sort_by_key(|member| member.me.seq);
@@ -218,7 +218,7 @@ impl Slot {
         let inside: BTreeSet<u128> = inside.collect();
         room.to_check.extend(inside);
         if !changed.is_empty() {
-            let emission = room.announce_changed(&changed, &gone);
+            let emission = room.announce_changed(epoch, &changed, &gone);
             self.shadow_rewrite_room(core, jid);
             if !emission.targets.is_empty() {
                 self.room_emit(core, jid, emission, None, None);
@@ -324,15 +324,38 @@ impl Room {
         self.to_check.is_empty()
     }
 
-    /// What the others are told after sessions were let in, or their presences corrected: the event in
-    /// which the owner before announced it may have been lost before all had it. Who has it gets it
-    /// twice. `gone` are occupants that are not there any more.
-    fn announce_changed(&self, changed: &[u128], gone: &[(Occupant, RoomSession)]) -> Emission {
+    /// What is told after sessions were let in, or their presences corrected: the event in which the
+    /// owner before told it may have been lost before all had it. Who has it gets it twice. `gone` are
+    /// occupants that are not there any more, each with the session that was its last.
+    fn announce_changed(
+        &mut self,
+        epoch: u64,
+        changed: &[u128],
+        gone: &[(Occupant, RoomSession)],
+    ) -> Emission {
         let mut emission = Emission::default();
+        let seq = self.coming_seq(epoch);
         for (before, me) in gone {
-            if !self.occupants.contains_key(&before.nick) {
-                let left = |show_jid| self.unavailable_of(before, me, show_jid, None, None, &[]);
-                self.tell_others(&mut emission, me.session, left);
+            if self.occupants.contains_key(&before.nick) {
+                continue;
+            }
+            let renamed = self.find(me.session);
+            let renamed = renamed.map(|(occupant, now)| (occupant.nick.clone(), now.clone()));
+            let nick = renamed.as_ref().map(|(nick, _)| nick.as_str());
+            let status: &[u16] = if nick.is_some() { &[303] } else { &[] };
+            let left = |show_jid| self.unavailable_of(before, me, show_jid, None, nick, status);
+            self.tell_others(&mut emission, me.session, left);
+            if let Some((nick, mut now)) = renamed {
+                let left = self.unavailable_of(before, me, true, None, Some(&nick), &[303, 110]);
+                emission.say(left, [&now]);
+                now.seq = seq;
+                if let Some(occupant) = self.occupants.get_mut(&nick) {
+                    occupant.enter(now.clone());
+                }
+                if let Some(occupant) = self.occupants.get(&nick) {
+                    let own = self.presence_of(occupant, &now, true, &[110]);
+                    emission.say_own(own, occupant, &now);
+                }
             }
         }
         let silent = changed.len().saturating_sub(ANNOUNCED);

@@ -319,6 +319,9 @@ fn a_member_that_the_store_lacks_is_in_and_one_that_has_another_nick_has_it() {
             told("", "romeo"),
         ]
     );
+    // So may what told the session itself.
+    assert_eq!(garden.own_of(2), [told("", "angelica")]);
+    assert_eq!(garden.told_of_others(2)[0], told("unavailable", "nurse"));
 }
 
 /// What the store has is newer: the event that tells it is sent again.
