@@ -69,6 +69,10 @@ impl World {
             client.login.asking.clear();
             client.pages.clear();
             client.login.rooms.retain(|_, inside| *inside);
+            // The answer to a client that left may have been lost.
+            for stay in &mut client.heard.stays {
+                stay.over |= !client.login.rooms.contains_key(&stay.room);
+            }
         }
         for edge in &mut self.edges {
             edge.forgive();

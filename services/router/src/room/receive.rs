@@ -119,9 +119,13 @@ impl Slot {
         said: &mut Incoming,
         work: WorkId,
     ) -> Taken {
-        let Some(session) = self.sessions.get_mut(&id).filter(|s| s.is_live()) else {
+        let Some(session) = self.sessions.get_mut(&id) else {
             return Taken::Gone;
         };
+        if session.is_ending() {
+            // Its end tells the room, behind what its client said there before.
+            return Taken::Yes;
+        }
         let previous = target.previous;
         let last = session.room_seq.get(&key.origin).copied();
         // Further variants of the event in hand are part of it.

@@ -256,6 +256,7 @@ impl Slot {
         match result {
             Ok(found) => {
                 failpoint!("router.shadow_committed");
+                self.look_for_unanswered(core, found);
                 self.answered(core, at, found);
                 if let Kind::Objects(objects) = flight.kind {
                     self.shadow.taken(at, &objects);
@@ -302,7 +303,10 @@ impl Slot {
                 self.shadow.to_list = false;
                 self.shadow.failed = false;
                 self.answered(core, at, listing.found);
-                let mut objects = self.stored_objects();
+                let mut objects = match self.shadow.rewriting {
+                    true => self.stored_objects(),
+                    false => Vec::new(),
+                };
                 let there = listing.names.into_iter();
                 objects.extend(there.filter(|object| !self.is_stored(object)));
                 for object in objects {
@@ -346,6 +350,16 @@ impl Slot {
         self.shadow.acked = at;
     }
 
+    /// If the store has taken a write whose answer did not come, it is asked which objects it has: what
+    /// that write found is not known, and of writes that were lost before it, a removal shows in nothing
+    /// else.
+    fn look_for_unanswered(&mut self, core: &mut Core, found: Found) {
+        if found.last > self.shadow.acked {
+            self.shadow.to_list = true;
+            self.shadow_list(core);
+        }
+    }
+
     /// The store has lost writes: it is asked which objects it has, all of the slot's are written
     /// anew, and those that the slot does not have are removed.
     pub(super) fn shadow_list_anew(&mut self, core: &mut Core) {
@@ -384,6 +398,7 @@ impl Slot {
             }
             ShadowError::Stale { found, .. } => {
                 self.doubt(core);
+                self.look_for_unanswered(core, *found);
                 self.answered(core, at, *found);
             }
             ShadowError::Away(reason) => {
