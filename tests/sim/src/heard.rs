@@ -1,11 +1,12 @@
 //! What a client has been told of others: their presences, and the messages of rooms.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use sestina_xmpp::ns;
 use sestina_xmpp::stanza::Stanza;
 
 use super::client::Came;
+use super::world::MUC;
 
 /// See the module.
 #[derive(Debug, Default)]
@@ -72,13 +73,29 @@ impl Heard {
             "unavailable" => {
                 self.presences.remove(&stanza.from);
                 if own && !renamed {
-                    self.presences.retain(|from, _| room_of(from) != room);
-                    if let Some(stay) = self.stay(&room) {
-                        stay.over = true;
-                    }
+                    self.leaves(&room);
                 }
             }
             _ => {}
+        }
+    }
+
+    /// It is not in the room any more.
+    fn leaves(&mut self, room: &str) {
+        self.presences.retain(|from, _| room_of(from) != room);
+        if let Some(stay) = self.stay(room) {
+            stay.over = true;
+        }
+    }
+
+    /// It is in these rooms: the answers to a client that has left others were lost.
+    pub(super) fn is_only_in(&mut self, rooms: &BTreeMap<String, bool>) {
+        let of_presences = self.presences.keys().map(|from| room_of(from));
+        let of_stays = self.stays.iter().map(|stay| stay.room.as_str());
+        let known = of_presences.filter(|room| room.ends_with(MUC));
+        let known: BTreeSet<String> = known.chain(of_stays).map(str::to_owned).collect();
+        for room in known.iter().filter(|room| !rooms.contains_key(*room)) {
+            self.leaves(room);
         }
     }
 

@@ -69,10 +69,7 @@ impl World {
             client.login.asking.clear();
             client.pages.clear();
             client.login.rooms.retain(|_, inside| *inside);
-            // The answer to a client that left may have been lost.
-            for stay in &mut client.heard.stays {
-                stay.over |= !client.login.rooms.contains_key(&stay.room);
-            }
+            client.heard.is_only_in(&client.login.rooms);
         }
         for edge in &mut self.edges {
             edge.forgive();

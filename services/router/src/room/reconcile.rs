@@ -18,6 +18,7 @@ use sestina_xmpp::stanza::{Kind, Stanza};
 
 use super::occupant::{Occupant, Rest, RoomSession, from_standing};
 use super::state::{Emission, Room};
+use super::tail_event::TailEvent;
 use crate::worker::core::{Core, PeerRef};
 use crate::worker::slot::Slot;
 
@@ -260,6 +261,11 @@ impl Slot {
             let Some((_, known)) = room.find(*session) else {
                 continue;
             };
+            // Its owner does not know yet that it is in, or in again: it learns that first.
+            let told = |event: &TailEvent| !event.owes_own(known.slot, *session);
+            if !room.tail.values().all(told) {
+                continue;
+            }
             let (session_hi, session_lo) = split(*session);
             let presence = proto::Stanza::from(known.presence.clone());
             asked

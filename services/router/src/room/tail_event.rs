@@ -62,6 +62,12 @@ impl TailEvent {
         self.variants.get(own.variant as usize).map(Arc::as_ref)
     }
 
+    /// Whether it tells a session its own presence, and the owner of the session's slot has not
+    /// acknowledged it.
+    pub(super) fn owes_own(&self, slot: u16, session: u128) -> bool {
+        self.waiting.contains_key(&slot) && self.own_of(session).is_some()
+    }
+
     pub(super) fn field(&self, seq: u64) -> (String, Bytes) {
         let event = proto::RoomTailEvent {
             seq,

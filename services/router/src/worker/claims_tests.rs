@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use sestina_api::key::{EffectKey, EffectKind};
 use sestina_api::shadow::{Loaded, ShadowObject, Stamp};
 use sestina_proto::peer_frame::Body as PeerBody;
 use sestina_proto::to_edge::Body as EdgeBody;
@@ -465,4 +466,49 @@ fn a_session_that_does_not_know_whether_it_is_in_a_room_of_nobody_is_told_so() {
     let own = ("unavailable".to_owned(), format!("{GARDEN}/juliet"));
     assert_eq!(garden.own_of(1), [own]);
     assert!(garden.inside().is_empty());
+}
+
+/// Its owner has last heard that the session has left: it would say so, and hear then that the session is
+/// in again.
+#[test]
+fn nobody_is_asked_about_a_member_before_its_own_presence_is_taken() {
+    let enters = proto::RoomTailEvent {
+        seq: 6,
+        variants: vec![proto::Stanza {
+            from: format!("{GARDEN}/nurse"),
+            ..presence("sighing")
+        }],
+        targets: vec![proto::RoomTailTarget {
+            slot: 1,
+            session_lo: 2,
+            standing: NONE,
+            ..proto::RoomTailTarget::default()
+        }],
+    };
+    let mut garden = Garden::new(vec![
+        stored("juliet", 1, 5, "here"),
+        stored("nurse", 2, 6, "sighing"),
+        ("e:6".to_owned(), enters.encode_to_vec().into()),
+    ]);
+    garden.router_tells(Vec::new());
+    garden.edge_tells(Vec::new());
+    let asked = |garden: &mut Garden| -> Vec<u64> {
+        garden.router.now_ms += 1_000;
+        garden.router.turn(Vec::new());
+        let checks = garden.sent().into_iter().filter_map(|body| match body {
+            PeerBody::RoomCheck(check) => Some(check.sessions),
+            _ => None,
+        });
+        let sessions = checks.flatten().map(|session| session.session_lo);
+        let sessions: std::collections::BTreeSet<u64> = sessions.collect();
+        sessions.into_iter().collect()
+    };
+    assert_eq!(asked(&mut garden), [1]);
+    let taken = EffectKey::new(7, 6, EffectKind::RoomEvent);
+    garden.peer(PeerBody::RoomAck(proto::RoomAck {
+        key: Some(taken.into()),
+        done: vec![1],
+        ..proto::RoomAck::default()
+    }));
+    assert_eq!(asked(&mut garden), [1, 2]);
 }

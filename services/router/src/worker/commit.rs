@@ -354,7 +354,8 @@ impl Slot {
     /// that write found is not known, and of writes that were lost before it, a removal shows in nothing
     /// else.
     fn look_for_unanswered(&mut self, core: &mut Core, found: Found) {
-        if found.last > self.shadow.acked {
+        let acked = self.shadow.acked.max(Stamp::new(self.epoch, 0));
+        if found.last > acked {
             self.shadow.to_list = true;
             self.shadow_list(core);
         }
