@@ -1,10 +1,11 @@
 #![allow(clippy::unwrap_used)]
 
+use sestina_proto::peer_frame::Body as PeerBody;
 use sestina_proto::to_router::Body as RouterBody;
 use sestina_xmpp::stanza::{Kind, Stanza};
 
 use super::*;
-use crate::worker::core::Job;
+use crate::worker::core::{Job, PeerRef};
 use crate::worker::input::{Input, JobDone};
 use crate::worker::session::Available;
 use crate::worker::slot::new_origin;
@@ -212,4 +213,49 @@ fn the_end_of_a_session_says_nothing_of_the_one_that_has_its_address_now() {
         let expected = if later { "" } else { "unavailable" };
         assert_eq!(told, [expected]);
     }
+}
+
+/// What its client said in the room before may still be on its way there: a room that takes the session
+/// out would refuse it.
+#[test]
+fn a_room_hears_of_an_end_from_what_tells_it_alone() {
+    let mut router = Router::new(1, &[], || 0);
+    let romeo = router.session(ROMEO, 1);
+    let owned = router.worker.slots.get_mut(romeo).unwrap();
+    let session = owned.session_of(&Jid::from_wire(ROMEO)).unwrap();
+    closes(&mut router, romeo, 1);
+    let owned = router.worker.slots.get_mut(romeo).unwrap();
+    assert!(owned.sessions[&session].is_ending());
+    let gone = |router: &mut Router, session: u128| {
+        let (session_hi, session_lo) = sestina_api::key::split(session);
+        let event = proto::RoomEvent {
+            key: Some(EffectKey::new(new_origin(7), 1, EffectKind::RoomEvent).into()),
+            room_slot: 7,
+            room_epoch: 1,
+            variants: vec![message(ROMEO, "ho").into()],
+            targets: vec![proto::RoomTarget {
+                slot: romeo.into(),
+                session_hi,
+                session_lo,
+                ..proto::RoomTarget::default()
+            }],
+            ..proto::RoomEvent::default()
+        };
+        let frame = proto::PeerFrame {
+            slot: romeo.into(),
+            epoch: 1,
+            body: Some(PeerBody::RoomEvent(event)),
+        };
+        router.peer.0.lock().clear();
+        let from = PeerRef(2);
+        router.turn(vec![Input::Peer { from, frame }]);
+        let told = std::mem::take(&mut *router.peer.0.lock());
+        let acks = told.into_iter().filter_map(|frame| match frame.body {
+            Some(PeerBody::RoomAck(ack)) => Some(ack.gone.len()),
+            _ => None,
+        });
+        acks.collect::<Vec<usize>>()
+    };
+    assert_eq!(gone(&mut router, session), [0]);
+    assert_eq!(gone(&mut router, new_origin(romeo)), [1], "nobody");
 }
