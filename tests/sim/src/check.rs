@@ -209,8 +209,8 @@ fn is_direct(received: &Received) -> bool {
 
 /// What clients wrongly believe of others.
 pub(super) fn misjudged(world: &World) -> BTreeSet<Misjudged> {
-    let wrong = presence::wrong(world).into_iter();
-    wrong.map(|(misjudged, _)| misjudged).collect()
+    let all = presence::misjudged(world).into_iter();
+    all.map(|(misjudged, _)| misjudged).collect()
 }
 
 pub(super) fn bare(jid: &str) -> &str {

@@ -168,7 +168,7 @@ impl Slot {
             return if held { Taken::Yes } else { Taken::OutOfOrder };
         }
         if let Some(variant) = variant {
-            // Only what a newcomer asked for has several parts.
+            // What a newcomer asked for has several parts, and what a new owner tells again.
             let source = if in_hand { Source::Join } else { Source::Live };
             self.deliver_as(core, id, key, variant, Some(work), source);
         }

@@ -19,15 +19,17 @@ use sestina_xmpp::stanza::{Kind, Stanza};
 use super::occupant::{Occupant, Rest, RoomSession, from_standing};
 use super::state::{Emission, Room};
 use super::tail_event::TailEvent;
+use crate::chance::HashSet;
 use crate::worker::core::{Core, PeerRef};
 use crate::worker::slot::Slot;
 
 /// The owner of a session that has not answered is asked again after this long.
 const AGAIN_MS: u64 = 500;
 
-/// So many occupants of whom only their own sessions knew are announced to the others: each is told to
-/// all. Those with the latest events: what happened long ago, all have been told.
-const ANNOUNCED: usize = 100;
+/// Presences that a new owner sends at most because the state store did not know of some occupants, about:
+/// each of these is announced to all others. Those with the latest events come first, because what
+/// happened longer ago all have been told.
+const ANNOUNCED: usize = 20_000;
 
 /// What became of a session that takes itself for an occupant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,6 +40,14 @@ enum Admitted {
     Changed,
     /// Another occupant has its nick.
     Refused,
+}
+
+/// A session that has left its nick while others were not told.
+struct Left {
+    /// Its occupant as it was.
+    before: Occupant,
+    me: RoomSession,
+    rest: Rest,
 }
 
 /// A membership whose fields are all there.
@@ -112,6 +122,7 @@ impl Slot {
         told: Vec<proto::RoomMembership>,
     ) {
         let mut heard: BTreeMap<u32, Vec<proto::AskedMember>> = BTreeMap::new();
+        let mut rooms: BTreeMap<Jid, Vec<Member>> = BTreeMap::new();
         for membership in told {
             let asked = proto::AskedMember {
                 room: membership.room.clone(),
@@ -126,14 +137,16 @@ impl Slot {
             let Some((jid, member)) = Member::of(membership) else {
                 continue;
             };
-            if core.config.slot_of(&jid) != self.slot || !guard!("room-members") {
-                continue;
+            if core.config.slot_of(&jid) == self.slot && guard!("room-members") {
+                rooms.entry(jid).or_default().push(member);
             }
+        }
+        for (jid, members) in rooms {
             let before = self.rooms.get(&jid).map_or(0, Room::occupant_count);
             if !self.rooms.contains_key(&jid) {
                 core.metrics.rooms(1);
             }
-            self.room_reconciles(core, &jid, vec![member]);
+            self.room_reconciles(core, &jid, members);
             let after = self.rooms.get(&jid).map_or(0, Room::occupant_count);
             let count = |occupants| i64::try_from(occupants).unwrap_or(i64::MAX);
             core.metrics.occupants(count(after) - count(before));
@@ -202,10 +215,10 @@ impl Slot {
             room.to_check.remove(&member.me.session);
         }
         let mut changed = Vec::new();
-        let mut gone = Vec::new();
+        let mut left = Vec::new();
         let mut refused = Vec::new();
         for member in &members {
-            match room.admit(member, &mut gone) {
+            match room.admit(member, &mut left) {
                 Admitted::Known => {}
                 Admitted::Changed => {
                     changed.push(member.me.session);
@@ -219,7 +232,7 @@ impl Slot {
         let inside: BTreeSet<u128> = inside.collect();
         room.to_check.extend(inside);
         if !changed.is_empty() {
-            let emission = room.announce_changed(epoch, &changed, &gone);
+            let emission = room.announce_changed(epoch, &changed, &left);
             self.shadow_rewrite_room(core, jid);
             if !emission.targets.is_empty() {
                 self.room_emit(core, jid, emission, None, None);
@@ -256,14 +269,14 @@ impl Slot {
         let inside = &room.by_session;
         room.to_check.retain(|session| inside.contains_key(session));
         room.checked_ms = core.now_ms;
+        let untold: HashSet<u128> = room.tail.values().flat_map(TailEvent::owes_own).collect();
         let mut asked: BTreeMap<u16, Vec<proto::CheckedSession>> = BTreeMap::new();
         for session in &room.to_check {
             let Some((_, known)) = room.find(*session) else {
                 continue;
             };
             // Its owner does not know yet that it is in, or in again: it learns that first.
-            let told = |event: &TailEvent| !event.owes_own(known.slot, *session);
-            if !room.tail.values().all(told) {
+            if untold.contains(session) {
                 continue;
             }
             let (session_hi, session_lo) = split(*session);
@@ -331,40 +344,33 @@ impl Room {
     }
 
     /// What is told after sessions were let in, or their presences corrected: the event in which the
-    /// owner before told it may have been lost before all had it. Who has it gets it twice. `gone` are
-    /// occupants that are not there any more, each with the session that was its last.
-    fn announce_changed(
-        &mut self,
-        epoch: u64,
-        changed: &[u128],
-        gone: &[(Occupant, RoomSession)],
-    ) -> Emission {
+    /// owner before told it may have been lost before all had got it. Those who have got it are told twice.
+    /// `left` are sessions that have another nick now, or none.
+    fn announce_changed(&mut self, epoch: u64, changed: &[u128], left: &[Left]) -> Emission {
         let mut emission = Emission::default();
         let seq = self.coming_seq(epoch);
-        for (before, me) in gone {
-            if self.occupants.contains_key(&before.nick) {
-                continue;
-            }
-            let renamed = self.find(me.session);
-            let renamed = renamed.map(|(occupant, now)| (occupant.nick.clone(), now.clone()));
-            let nick = renamed.as_ref().map(|(nick, _)| nick.as_str());
-            let status: &[u16] = if nick.is_some() { &[303] } else { &[] };
-            let left = |show_jid| self.unavailable_of(before, me, show_jid, None, nick, status);
-            self.tell_others(&mut emission, me.session, left);
-            if let Some((nick, mut now)) = renamed {
-                let left = self.unavailable_of(before, me, true, None, Some(&nick), &[303, 110]);
-                emission.say(left, [&now]);
-                now.seq = seq;
-                if let Some(occupant) = self.occupants.get_mut(&nick) {
-                    occupant.enter(now.clone());
-                }
-                if let Some(occupant) = self.occupants.get(&nick) {
-                    let own = self.presence_of(occupant, &now, true, &[110]);
-                    emission.say_own(own, occupant, &now);
-                }
+        let room = ANNOUNCED / self.by_session.len().max(1) + 1;
+        let silent_left = left.len().saturating_sub(room);
+        let mut renamed = HashSet::default();
+        for left in &left[silent_left..] {
+            if self.announce_left(&mut emission, left, seq) {
+                renamed.insert(left.me.session);
             }
         }
-        let silent = changed.len().saturating_sub(ANNOUNCED);
+        let mut silent = changed.len().saturating_sub(room);
+        let latest = &changed[silent..];
+        // A session with a new nick is announced in any case: its old one was said to be gone.
+        let early = changed[..silent].iter().filter(|s| renamed.contains(*s));
+        let mut told = HashSet::default();
+        for session in early.chain(latest) {
+            if let Some((occupant, me)) = self.find(*session)
+                && occupant.main.session == me.session
+                && told.insert(*session)
+            {
+                self.announce(&mut emission, occupant, me.session);
+            }
+        }
+        silent += silent_left;
         if silent > 0 {
             tracing::warn!(
                 room = self.jid.as_str(),
@@ -372,19 +378,51 @@ impl Room {
                 "occupants of whom the state store did not know are not announced again to all"
             );
         }
-        for session in &changed[silent..] {
-            if let Some((occupant, me)) = self.find(*session)
-                && occupant.main.session == me.session
-            {
-                self.announce(&mut emission, occupant, me.session);
-            }
-        }
         emission
     }
 
-    /// Lets a session in that takes itself for an occupant, or corrects its presence. Occupants that
-    /// make way for it are added to `gone`.
-    fn admit(&mut self, member: &Member, gone: &mut Vec<(Occupant, RoomSession)>) -> Admitted {
+    /// Tells that a session has left its nick, as [`Slot::room_renames`] does; true if it has another one.
+    fn announce_left(&mut self, emission: &mut Emission, left: &Left, seq: u64) -> bool {
+        let Left { before, me, rest } = left;
+        let renamed = self.find(me.session);
+        let renamed = renamed.map(|(occupant, now)| (occupant.nick.clone(), now.clone()));
+        let nick = renamed.as_ref().map(|(nick, _)| nick.clone());
+        let nick = nick.as_deref();
+        let gone = |room: &Room, show_jid, statuses: &[u16]| {
+            room.unavailable_of(before, me, show_jid, None, nick, statuses)
+        };
+        let status: &[u16] = if nick.is_some() { &[303] } else { &[] };
+        let mut others_know = false;
+        match (rest, self.occupants.get(&before.nick)) {
+            // Somebody else has the nick now, and is announced.
+            (Rest::Nobody, Some(other)) if !other.is_of(&me.jid) => {}
+            (Rest::Nobody, None) => {
+                self.tell_others(emission, me.session, |show_jid| {
+                    gone(self, show_jid, status)
+                });
+                others_know = true;
+            }
+            (Rest::Successor, Some(other)) => self.announce(emission, other, me.session),
+            _ => {}
+        }
+        let Some((nick, mut now)) = renamed else {
+            return false;
+        };
+        emission.say(gone(self, true, &[303, 110]), [&now]);
+        now.seq = seq;
+        if let Some(occupant) = self.occupants.get_mut(&nick) {
+            occupant.enter(now.clone());
+        }
+        if let Some(occupant) = self.occupants.get(&nick) {
+            let own = self.presence_of(occupant, &now, true, &[110]);
+            emission.say_own(own, occupant, &now);
+        }
+        others_know
+    }
+
+    /// Lets a session in that takes itself for an occupant, or corrects its presence. Sessions
+    /// that leave their nicks for it are added to `left`.
+    fn admit(&mut self, member: &Member, left: &mut Vec<Left>) -> Admitted {
         let me = &member.me;
         if let Some((occupant, known)) = self.find(me.session) {
             let presence = |stanza: &Stanza| proto::Stanza::from(stanza.clone()).hash();
@@ -403,10 +441,10 @@ impl Room {
         if self.sessions().any(later) {
             return Admitted::Known;
         }
-        if !self.make_way(member, gone) {
+        if !self.make_way(member, left) {
             return Admitted::Refused;
         }
-        self.leaves_for(me.session, gone);
+        self.leaves_for(me.session, left);
         self.put(member);
         Admitted::Changed
     }
@@ -436,7 +474,7 @@ impl Room {
 
     /// Removes the sessions whose nick belongs to another occupant now; false if they certainly
     /// exist.
-    fn make_way(&mut self, member: &Member, gone: &mut Vec<(Occupant, RoomSession)>) -> bool {
+    fn make_way(&mut self, member: &Member, left: &mut Vec<Left>) -> bool {
         while self.is_taken(&member.nick, &member.me.jid) {
             let key = sestina_xmpp::precis::nickname_key(&member.nick);
             let is = |o: &&super::occupant::Occupant| {
@@ -451,17 +489,17 @@ impl Room {
                 return false;
             }
             for session in sessions {
-                self.leaves_for(session, gone);
+                self.leaves_for(session, left);
                 self.last_sent.remove(&session);
             }
         }
         true
     }
 
-    /// Takes a session out; its occupant is `gone` if it was the last one.
-    fn leaves_for(&mut self, session: u128, gone: &mut Vec<(Occupant, RoomSession)>) {
-        if let Some((before, me, Rest::Nobody)) = self.leave(session) {
-            gone.push((before, me));
+    /// Takes a session out; it is added to those that have `left`.
+    fn leaves_for(&mut self, session: u128, left: &mut Vec<Left>) {
+        if let Some((before, me, rest)) = self.leave(session) {
+            left.push(Left { before, me, rest });
         }
     }
 }

@@ -241,8 +241,8 @@ impl Slot {
         for room in rooms {
             self.room_unblock(core, &room);
             self.room_check(core, &room);
-            // While the slot is being released nothing more is written: what its new owner is told of the
-            // shadow, with the keys that are only forgotten here, would not be so any more.
+            // While the slot is being released nothing more is written: its new owner is told what the shadow
+            // has, together with the keys that are only forgotten here.
             if !self.is_releasing() {
                 self.room_cut(core, &room);
             }

@@ -62,10 +62,12 @@ impl TailEvent {
         self.variants.get(own.variant as usize).map(Arc::as_ref)
     }
 
-    /// Whether it tells a session its own presence, and the owner of the session's slot has not
+    /// The sessions that it tells their own presences, where the owners of their slots have not
     /// acknowledged it.
-    pub(super) fn owes_own(&self, slot: u16, session: u128) -> bool {
-        self.waiting.contains_key(&slot) && self.own_of(session).is_some()
+    pub(super) fn owes_own(&self) -> impl Iterator<Item = u128> {
+        let own = self.targets.iter().filter(|target| target.standing != 0);
+        own.filter(|target| self.waiting.contains_key(&target.slot))
+            .map(|target| target.session)
     }
 
     pub(super) fn field(&self, seq: u64) -> (String, Bytes) {

@@ -164,6 +164,7 @@ impl Slot {
         let old = session.edge().filter(|_| !repeated);
         let holder = old.or(session.detached_from);
         let old_generation = session.generation;
+        let knew = session.edge_knows;
         if !repeated {
             session.generation += 1;
         }
@@ -173,6 +174,7 @@ impl Slot {
                 handle,
                 generation: old_generation,
                 until: session.accepted,
+                knew,
             });
         }
         session.attachment = Attachment::Edge {

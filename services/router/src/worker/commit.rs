@@ -117,7 +117,8 @@ impl Slot {
         let slot = self.slot;
         let at = Stamp::new(self.epoch, shadow.n + 1);
         shadow.n = at.n;
-        if shadow.to_list {
+        // Asking which objects there are takes away what is staged.
+        if shadow.to_list && shadow.staging.is_none() {
             let kind = Kind::Listing;
             shadow.in_flight = Some(InFlight { at, kind });
             return core.jobs.push(Job::ShadowList { slot, at });
@@ -313,11 +314,17 @@ impl Slot {
                     let waiting = Waiting::default();
                     self.not_written(core, object, waiting);
                 }
-                self.shadow.rewriting = !self.shadow.doubtful.is_empty() || self.shadow.to_list;
+                self.shadow.rewriting &= !self.shadow.doubtful.is_empty() || self.shadow.to_list;
             }
             Err(error) => {
                 if !self.commit_failed(core, at, &error) {
                     return false;
+                }
+                // Rooms go on meanwhile, as when a write fails.
+                for (_, pending) in &mut self.shadow.changes {
+                    for (room, seq) in pending.waiting.events.drain(..) {
+                        core.room_uncommitted.push((self.slot, room, seq));
+                    }
                 }
             }
         }
@@ -350,9 +357,8 @@ impl Slot {
         self.shadow.acked = at;
     }
 
-    /// If the store has taken a write whose answer did not come, it is asked which objects it has: what
-    /// that write found is not known, and of writes that were lost before it, a removal shows in nothing
-    /// else.
+    /// If the store has done a write whose answer did not come, it is asked which objects it has. Had it
+    /// lost the removal of an object before that, only that answer would have told so.
     fn look_for_unanswered(&mut self, core: &mut Core, found: Found) {
         let acked = self.shadow.acked.max(Stamp::new(self.epoch, 0));
         if found.last > acked {

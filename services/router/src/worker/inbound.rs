@@ -296,8 +296,16 @@ impl Slot {
         };
         let here =
             session.generation == generation && session.edge().is_some_and(|(l, _)| l == lane);
-        if here && !session.edge_knows {
-            // It came before its session, which the edge asks for anew.
+        let knew = match session.generation == generation {
+            true => session.edge_knows,
+            false => session
+                .older
+                .iter()
+                .find(|older| older.generation == generation)
+                .is_none_or(|older| older.knew),
+        };
+        if !knew {
+            // It came before its session, and the edge has dropped it.
             return;
         }
         session.on_held(core, number);
@@ -307,10 +315,12 @@ impl Slot {
         }
     }
 
-    /// An edge took the answer to a resumption: it has the session.
+    /// An edge took the answer to a bind or a resumption: it has the session, unless its socket was gone
+    /// by then.
     pub(crate) fn attachment_held(&mut self, core: &mut Core, id: u128, attached_no: u32) {
         if let Some(session) = self.sessions.get_mut(&id)
             && session.attached_no == attached_no
+            && session.edge().is_some()
         {
             session.edge_knows = true;
             session.edge_has = session.edge_has.max(session.acked);

@@ -221,10 +221,6 @@ impl Slot {
             .given
             .extract_if((origin, 0, 0)..=(origin, mark, Entity::MAX), |_| true);
         gone.for_each(drop);
-        if mark == u64::MAX {
-            let ended = (origin, 0)..=(origin, Entity::MAX);
-            self.moved.extract_if(ended, |_| true).for_each(drop);
-        }
         if self.any_restored {
             self.release_restored(core, origin, mark);
         }

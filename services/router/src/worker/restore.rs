@@ -29,6 +29,7 @@ impl Session {
                 handle: report.handle,
                 generation: report.generation,
                 until,
+                knew: true,
             });
         }
         needed

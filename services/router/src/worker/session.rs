@@ -150,6 +150,8 @@ pub(crate) struct Older {
     pub(crate) generation: u32,
     /// Its stanzas were accepted up to here.
     pub(crate) until: u64,
+    /// Its edge had taken the answer to its bind or resumption.
+    pub(crate) knew: bool,
 }
 
 /// What attachments before this one, and the shadow, hold of a session that was resumed: all of it
@@ -271,8 +273,8 @@ pub(crate) struct Session {
     pub(crate) was_before: bool,
     /// Held elsewhere until the edge has it.
     pub(crate) spare: Option<Spare>,
-    /// Counts the answers to resumptions; the edge has taken the last one, and has deliveries up to
-    /// there.
+    /// Counts the answers to binds and resumptions; the edge has taken the last one, and has deliveries up
+    /// to there.
     pub(crate) attached_no: u32,
     pub(crate) edge_knows: bool,
     pub(crate) edge_has: u64,

@@ -76,7 +76,7 @@ pub(crate) struct SlotShadow {
     pub(super) acked: Stamp,
     /// How many writes the store had refused as old.
     pub(super) refused: Option<u64>,
-    /// The store has lost writes: it is to be asked which objects it has.
+    /// The store has lost writes, or may have lost a removal: it is to be asked which objects it has.
     pub(super) to_list: bool,
     /// Since then not all objects were written anew.
     pub(super) rewriting: bool,

@@ -134,9 +134,6 @@ pub(crate) struct Slot {
     pub(crate) any_restored: bool,
     /// What sessions that have ended since the takeover had got before it, by (origin, n, user).
     pub(crate) given: BTreeSet<(u128, u64, Entity)>,
-    /// Senders and users: rows of what comes again may have moved to where it was delivered, until the
-    /// sender says something new.
-    pub(crate) moved: BTreeSet<(u128, Entity)>,
     pub(crate) archive_counter: u64,
     pub(crate) offline_counter: u64,
     /// Offline rows on their way to storage.
@@ -173,7 +170,6 @@ impl Slot {
             waiting_marks: HashSet::default(),
             any_restored: false,
             given: BTreeSet::new(),
-            moved: BTreeSet::new(),
             archive_counter: 0,
             offline_counter: 0,
             offline_open: 0,

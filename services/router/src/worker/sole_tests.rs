@@ -86,6 +86,7 @@ fn resumed_and_detached() -> Session {
         handle: 1,
         generation: 1,
         until: 4,
+        knew: true,
     });
     session
 }

@@ -126,25 +126,17 @@ impl Slot {
             }
             return;
         }
-        // What a dead owner archived and did not deliver is in the archive where it is delivered: messages
-        // of one sender are there in the order of sending. What some session has is there already, where
-        // that session got it, and others may have come since: it stays, unless an earlier message of the
-        // same sender has moved.
+        // What a dead owner archived and did not deliver, to some session or to all, is in the archive
+        // where it is delivered: messages of one sender are there in the order of sending.
         let lacks = |id: &u128| {
             let session = self.sessions.get(id);
             session.is_some_and(|s| s.number_of(hand.key).is_none())
         };
-        let sender = (hand.key.origin, hand.entity);
         let moves = match before {
             Before::Nothing | Before::Stored => false,
             Before::Unknown => true,
-            Before::Given => targets.iter().any(lacks) && self.moved.contains(&sender),
+            Before::Given => targets.iter().any(lacks),
         };
-        if moves {
-            self.moved.insert(sender);
-        } else if before == Before::Nothing {
-            self.moved.remove(&sender);
-        }
         let mut carbons = false;
         for effect in pipeline.observe(Point::MessageIn, &context, &stanza) {
             match effect {

@@ -17,6 +17,13 @@ type Presences = BTreeMap<String, String>;
 
 /// Everything that clients are wrong about, unless it is forgiven; each with a text.
 pub(super) fn wrong(world: &World) -> Vec<(Misjudged, String)> {
+    let mut all = misjudged(world);
+    all.retain(|(misjudged, _)| !world.misjudged.contains(misjudged));
+    all
+}
+
+/// The same with what is forgiven.
+pub(super) fn misjudged(world: &World) -> Vec<(Misjudged, String)> {
     let rooms: Vec<Seen> = world.running_workers().flat_map(Worker::seen).collect();
     let mut all = Vec::new();
     for client in world.clients.iter().filter(|c| c.is_online()) {
@@ -25,7 +32,6 @@ pub(super) fn wrong(world: &World) -> Vec<(Misjudged, String)> {
         compare(client, &right, &rooms, &mut all);
     }
     said_last(world, &rooms, &mut all);
-    all.retain(|(misjudged, _)| !world.misjudged.contains(misjudged));
     all
 }
 
