@@ -321,7 +321,7 @@ impl Slot {
                     return false;
                 }
                 // Rooms go on meanwhile, as when a write fails.
-                for (_, pending) in &mut self.shadow.changes {
+                for pending in self.shadow.changes.values_mut() {
                     for (room, seq) in pending.waiting.events.drain(..) {
                         core.room_uncommitted.push((self.slot, room, seq));
                     }

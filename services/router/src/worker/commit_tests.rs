@@ -2,6 +2,7 @@
 
 use sestina_proto as proto;
 use sestina_proto::to_router::Body as RouterBody;
+use sestina_xmpp::jid::Jid;
 
 use super::*;
 use crate::config::RouterConfig;
@@ -212,6 +213,28 @@ fn after_a_write_without_an_answer_what_does_not_belong_there_is_removed() {
         object: "s:0".to_owned(),
     };
     assert_eq!(owner.ops, [removed]);
+}
+
+/// Rooms do not stand still until the store has told which objects it has.
+#[test]
+fn what_waits_for_a_listing_that_fails_goes_on_uncommitted() {
+    let mut owner = Owner::new(RouterConfig::default());
+    owner.answer(Err(ShadowError::Away("no answer".to_owned())));
+    assert!(owner.wait(owner.router.config.shadow_retry_ms));
+    assert!(owner.answer(Ok(found(1))));
+    let slot = owner.router.worker.slots.get_mut(owner.slot).unwrap();
+    let garden = Jid::from_wire("garden@muc.c.example");
+    let waiting = slot.shadow.put("r:garden".to_owned(), Change::Replace);
+    waiting.events.push((garden, 1));
+    let done = JobDone::ShadowListed {
+        slot: owner.slot,
+        at: owner.at,
+        result: Err(ShadowError::Away("no answer".to_owned())),
+    };
+    owner.router.turn(vec![Input::Done(done)]);
+    let slot = owner.router.worker.slots.get_mut(owner.slot).unwrap();
+    let mut left = slot.shadow.changes.values();
+    assert!(left.all(|pending| pending.waiting.events.is_empty()));
 }
 
 /// There is nothing to be written, so that nothing else would ask the store.

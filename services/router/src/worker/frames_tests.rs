@@ -17,6 +17,12 @@ fn verona() -> (Router, u16, u16) {
     let mut router = Router::new(1, &[], || 0);
     let romeo = router.session(ROMEO, 1);
     let juliet = router.session(BALCONY, 2);
+    asks(&mut router, romeo);
+    (router, romeo, juliet)
+}
+
+/// Romeo asks Juliet.
+fn asks(router: &mut Router, romeo: u16) {
     let mut stanza = Stanza::new(Kind::Iq);
     stanza.type_ = "get".to_owned();
     stanza.id = "question".to_owned();
@@ -41,7 +47,6 @@ fn verona() -> (Router, u16, u16) {
             router.turn(vec![Input::Done(done)]);
         }
     }
-    (router, romeo, juliet)
 }
 
 /// Up to which of his stanzas all are settled.
@@ -90,6 +95,42 @@ fn an_edge_that_does_not_know_the_session_holds_nothing_of_it() {
         assert_eq!(slot.sessions[&id].held, held);
         slot.attachment_held(&mut worker.core, id, attached_no);
     }
+}
+
+/// The edge got the answer to a resumption when its client was gone, and dropped what came behind it.
+#[test]
+fn what_came_behind_an_answer_that_nobody_waited_for_is_not_held() {
+    let mut router = Router::new(1, &[], || 0);
+    let romeo = router.session(ROMEO, 1);
+    let juliet = router.session(BALCONY, 2);
+    let enable = proto::EnableSm {
+        handle: 2,
+        generation: 1,
+        resume: true,
+        max_s: 300,
+        ..proto::EnableSm::default()
+    };
+    router.edge_says(juliet, RouterBody::EnableSm(enable), 0);
+    let slot = router.worker.slots.get_mut(juliet).unwrap();
+    let session = slot.session_of(&Jid::from_wire(BALCONY)).unwrap();
+    let (session_hi, session_lo) = sestina_api::key::split(session);
+    let resume = proto::Resume {
+        handle: 3,
+        session_hi,
+        session_lo,
+        bare: "juliet@c.example".to_owned(),
+        ..proto::Resume::default()
+    };
+    router.edge_says(juliet, RouterBody::Resume(resume), 0);
+    asks(&mut router, romeo);
+    let close = proto::Close {
+        handle: 3,
+        generation: 2,
+        clean: false,
+    };
+    router.edge_says(juliet, RouterBody::Close(close), 0);
+    acknowledges(&mut router, &[]);
+    assert_eq!(settled(&mut router, romeo), 0);
 }
 
 /// The answers to a bind and a message were lost with the lane: the edge has to know the session before
