@@ -12,10 +12,11 @@
 //! - [`iq`]: questions to the room, and to somebody in it
 //! - [`owner`]: what its owner asks of it
 //! - [`tail`]: numbering, commit, fan-out, acknowledgement of events; [`tail_event`]: one of them
-//! - [`reconcile`]: a room's new owner learns from sessions who is in it
+//! - [`reconcile`]: a room's new owner learns from sessions who is in it; [`announce`]: and tells the others
 //! - [`receive`]: a room's event at the owner of its receivers' sessions
 //! - [`incoming`]: the points that a message of a room passes there
 
+mod announce;
 mod incoming;
 mod input;
 mod iq;

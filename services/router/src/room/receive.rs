@@ -123,7 +123,8 @@ impl Slot {
             return Taken::Gone;
         };
         if session.is_ending() {
-            // Its end tells the room, behind what its client said there before.
+            // The session tells the room that it leaves, after the stanzas that its client has sent there. Were
+            // it reported as gone, the room could remove it first, and refuse those.
             return Taken::Yes;
         }
         let previous = target.previous;
@@ -168,7 +169,8 @@ impl Slot {
             return if held { Taken::Yes } else { Taken::OutOfOrder };
         }
         if let Some(variant) = variant {
-            // What a newcomer asked for has several parts, and what a new owner tells again.
+            // An event has several variants for one session if the session enters the room, or if the room's
+            // new owner announces changes again.
             let source = if in_hand { Source::Join } else { Source::Live };
             self.deliver_as(core, id, key, variant, Some(work), source);
         }

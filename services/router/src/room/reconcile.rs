@@ -16,7 +16,8 @@ use sestina_runtime::guard;
 use sestina_xmpp::jid::Jid;
 use sestina_xmpp::stanza::{Kind, Stanza};
 
-use super::occupant::{Occupant, Rest, RoomSession, from_standing};
+use super::announce::Left;
+use super::occupant::{RoomSession, from_standing};
 use super::state::{Emission, Room};
 use super::tail_event::TailEvent;
 use crate::chance::HashSet;
@@ -25,11 +26,6 @@ use crate::worker::slot::Slot;
 
 /// The owner of a session that has not answered is asked again after this long.
 const AGAIN_MS: u64 = 500;
-
-/// Presences that a new owner sends at most because the state store did not know of some occupants, about:
-/// each of these is announced to all others. Those with the latest events come first, because what
-/// happened longer ago all have been told.
-const ANNOUNCED: usize = 20_000;
 
 /// What became of a session that takes itself for an occupant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,14 +36,6 @@ enum Admitted {
     Changed,
     /// Another occupant has its nick.
     Refused,
-}
-
-/// A session that has left its nick while others were not told.
-struct Left {
-    /// Its occupant as it was.
-    before: Occupant,
-    me: RoomSession,
-    rest: Rest,
 }
 
 /// A membership whose fields are all there.
@@ -275,7 +263,8 @@ impl Slot {
             let Some((_, known)) = room.find(*session) else {
                 continue;
             };
-            // Its owner does not know yet that it is in, or in again: it learns that first.
+            // The owner of the session does not know yet that the session is in, or in again. It is asked
+            // when it has acknowledged the event that tells it so.
             if untold.contains(session) {
                 continue;
             }
@@ -341,83 +330,6 @@ impl Room {
     #[cfg(feature = "simulation")]
     pub(crate) fn is_checked(&self) -> bool {
         self.to_check.is_empty()
-    }
-
-    /// What is told after sessions were let in, or their presences corrected: the event in which the
-    /// owner before told it may have been lost before all had got it. Those who have got it are told twice.
-    /// `left` are sessions that have another nick now, or none.
-    fn announce_changed(&mut self, epoch: u64, changed: &[u128], left: &[Left]) -> Emission {
-        let mut emission = Emission::default();
-        let seq = self.coming_seq(epoch);
-        let room = ANNOUNCED / self.by_session.len().max(1) + 1;
-        let silent_left = left.len().saturating_sub(room);
-        let mut renamed = HashSet::default();
-        for left in &left[silent_left..] {
-            if self.announce_left(&mut emission, left, seq) {
-                renamed.insert(left.me.session);
-            }
-        }
-        let mut silent = changed.len().saturating_sub(room);
-        let latest = &changed[silent..];
-        // A session with a new nick is announced in any case: its old one was said to be gone.
-        let early = changed[..silent].iter().filter(|s| renamed.contains(*s));
-        let mut told = HashSet::default();
-        for session in early.chain(latest) {
-            if let Some((occupant, me)) = self.find(*session)
-                && occupant.main.session == me.session
-                && told.insert(*session)
-            {
-                self.announce(&mut emission, occupant, me.session);
-            }
-        }
-        silent += silent_left;
-        if silent > 0 {
-            tracing::warn!(
-                room = self.jid.as_str(),
-                silent,
-                "occupants of whom the state store did not know are not announced again to all"
-            );
-        }
-        emission
-    }
-
-    /// Tells that a session has left its nick, as [`Slot::room_renames`] does; true if it has another one.
-    fn announce_left(&mut self, emission: &mut Emission, left: &Left, seq: u64) -> bool {
-        let Left { before, me, rest } = left;
-        let renamed = self.find(me.session);
-        let renamed = renamed.map(|(occupant, now)| (occupant.nick.clone(), now.clone()));
-        let nick = renamed.as_ref().map(|(nick, _)| nick.clone());
-        let nick = nick.as_deref();
-        let gone = |room: &Room, show_jid, statuses: &[u16]| {
-            room.unavailable_of(before, me, show_jid, None, nick, statuses)
-        };
-        let status: &[u16] = if nick.is_some() { &[303] } else { &[] };
-        let mut others_know = false;
-        match (rest, self.occupants.get(&before.nick)) {
-            // Somebody else has the nick now, and is announced.
-            (Rest::Nobody, Some(other)) if !other.is_of(&me.jid) => {}
-            (Rest::Nobody, None) => {
-                self.tell_others(emission, me.session, |show_jid| {
-                    gone(self, show_jid, status)
-                });
-                others_know = true;
-            }
-            (Rest::Successor, Some(other)) => self.announce(emission, other, me.session),
-            _ => {}
-        }
-        let Some((nick, mut now)) = renamed else {
-            return false;
-        };
-        emission.say(gone(self, true, &[303, 110]), [&now]);
-        now.seq = seq;
-        if let Some(occupant) = self.occupants.get_mut(&nick) {
-            occupant.enter(now.clone());
-        }
-        if let Some(occupant) = self.occupants.get(&nick) {
-            let own = self.presence_of(occupant, &now, true, &[110]);
-            emission.say_own(own, occupant, &now);
-        }
-        others_know
     }
 
     /// Lets a session in that takes itself for an occupant, or corrects its presence. Sessions

@@ -241,8 +241,8 @@ impl Slot {
         for room in rooms {
             self.room_unblock(core, &room);
             self.room_check(core, &room);
-            // While the slot is being released nothing more is written: its new owner is told what the shadow
-            // has, together with the keys that are only forgotten here.
+            // A slot that is being released writes nothing more to the shadow. This process tells the new owner
+            // what the shadow has; were a write under way, it could not know that.
             if !self.is_releasing() {
                 self.room_cut(core, &room);
             }

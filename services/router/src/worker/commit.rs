@@ -117,7 +117,7 @@ impl Slot {
         let slot = self.slot;
         let at = Stamp::new(self.epoch, shadow.n + 1);
         shadow.n = at.n;
-        // Asking which objects there are takes away what is staged.
+        // The request for the names of all objects also deletes what is staged.
         if shadow.to_list && shadow.staging.is_none() {
             let kind = Kind::Listing;
             shadow.in_flight = Some(InFlight { at, kind });
@@ -320,7 +320,7 @@ impl Slot {
                 if !self.commit_failed(core, at, &error) {
                     return false;
                 }
-                // Rooms go on meanwhile, as when a write fails.
+                // Events of rooms do not wait for the shadow while it is away.
                 for pending in self.shadow.changes.values_mut() {
                     for (room, seq) in pending.waiting.events.drain(..) {
                         core.room_uncommitted.push((self.slot, room, seq));
@@ -357,8 +357,9 @@ impl Slot {
         self.shadow.acked = at;
     }
 
-    /// If the store has done a write whose answer did not come, it is asked which objects it has. Had it
-    /// lost the removal of an object before that, only that answer would have told so.
+    /// Asks the store which objects it has, if it has done a write whose answer this process did not get.
+    /// The store may have lost the removal of an object before that write, and only the missing answer would
+    /// have said so.
     fn look_for_unanswered(&mut self, core: &mut Core, found: Found) {
         let acked = self.shadow.acked.max(Stamp::new(self.epoch, 0));
         if found.last > acked {

@@ -305,7 +305,7 @@ impl Slot {
                 .is_none_or(|older| older.knew),
         };
         if !knew {
-            // It came before its session, and the edge has dropped it.
+            // The edge did not have the session when the delivery came, and has dropped the delivery.
             return;
         }
         session.on_held(core, number);
@@ -315,8 +315,8 @@ impl Slot {
         }
     }
 
-    /// An edge took the answer to a bind or a resumption: it has the session, unless its socket was gone
-    /// by then.
+    /// An edge took the answer to a bind or a resumption: it has the session, unless the socket was lost
+    /// before the answer came.
     pub(crate) fn attachment_held(&mut self, core: &mut Core, id: u128, attached_no: u32) {
         if let Some(session) = self.sessions.get_mut(&id)
             && session.attached_no == attached_no

@@ -29,6 +29,8 @@ mod doubted;
 mod ending;
 mod ends;
 mod frames;
+#[cfg(test)]
+pub(crate) mod garden;
 pub(crate) mod given_away;
 mod handover;
 mod held;
