@@ -4,11 +4,13 @@
 //! - [`arrows`]: which crate may depend on which
 //! - [`bans`]: dependencies that must not come in, and versions that come in twice
 //! - [`metrics`]: metrics that nobody counts
+//! - [`unused`]: dependencies that no code uses
 
 mod arrows;
 mod bans;
 mod files;
 mod metrics;
+mod unused;
 
 use anyhow::{Result, bail};
 
@@ -22,6 +24,7 @@ pub(crate) fn run() -> Result<()> {
     let metadata = repo::metadata()?;
     arrows::check(&metadata, &mut found)?;
     bans::check(&metadata, &mut found)?;
+    unused::check(repo::root(), &metadata, &mut found)?;
     if let Err(error) = docs::check() {
         found.error(error.to_string());
     }
