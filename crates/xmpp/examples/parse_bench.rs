@@ -1,9 +1,14 @@
 //! Prints what reading and writing a stanza costs: `cargo run --release --example parse_bench`.
+//!
+//! With two arguments it does one thing many times, for a tool that counts instructions: `read`, `tree`
+//! or `quick-xml` (a bare pass of that parser with namespaces), and how often.
 #![allow(clippy::print_stdout, clippy::disallowed_methods)]
 
 use std::hint::black_box;
 use std::time::Instant;
 
+use quick_xml::NsReader;
+use quick_xml::events::Event;
 use sestina_xmpp::stanza::Stanza;
 use sestina_xmpp::xml::{Element, Limits, StreamEvent, StreamParser, XmlError};
 
@@ -50,7 +55,45 @@ fn read(xml: &str, parser: &mut StreamParser) -> Result<Option<StreamEvent>, Xml
     parser.next()
 }
 
+/// What a checker on top of quick-xml would do at least: events, attributes and their namespaces.
+fn quick_xml_pass(xml: &str) -> usize {
+    let mut reader = NsReader::from_str(xml);
+    let mut found = 0;
+    while let Ok((_, event)) = reader.read_resolved_event() {
+        match event {
+            Event::Eof => break,
+            Event::Start(tag) | Event::Empty(tag) => {
+                let attributes = tag.attributes().flatten();
+                found += attributes
+                    .map(|a| reader.resolver().resolve_attribute(a.key).1)
+                    .count();
+            }
+            _ => found += 1,
+        }
+    }
+    found
+}
+
+fn repeat(what: &str, rounds: usize) -> Result<(), XmlError> {
+    for (_, xml) in &STANZAS[..2] {
+        let mut parser = StreamParser::new(Limits::default());
+        read(HEADER, &mut parser)?;
+        for _ in 0..rounds {
+            match what {
+                "read" => drop(black_box(read(black_box(xml), &mut parser)?)),
+                "tree" => drop(black_box(Element::parse(black_box(xml.as_bytes()))?)),
+                _ => drop(black_box(quick_xml_pass(black_box(xml)))),
+            }
+        }
+    }
+    Ok(())
+}
+
 fn main() -> Result<(), XmlError> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    if let [what, rounds] = &arguments[..] {
+        return repeat(what, rounds.parse().unwrap_or(1000));
+    }
     for (name, xml) in STANZAS {
         let mut parser = StreamParser::new(Limits::default());
         read(HEADER, &mut parser)?;

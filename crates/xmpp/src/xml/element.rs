@@ -1,9 +1,13 @@
 //! An element as an owned tree: for what a module reads or makes, not for what passes through.
 
+use std::io;
+
 use compact_str::CompactString;
+use quick_xml::Writer;
+use quick_xml::events::{BytesEnd, BytesStart, BytesText, Event};
 
 use super::XmlError;
-use super::escape::{push_attr, push_attribute, push_text};
+use super::escape::{escape_attr, escape_text};
 
 /// An element with its attributes and content.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -130,39 +134,52 @@ impl Element {
 
     /// Appends the element as written inside a parent whose default namespace is `parent_ns`.
     pub fn write_to(&self, out: &mut Vec<u8>, parent_ns: &str) {
-        out.push(b'<');
-        out.extend_from_slice(self.name.as_bytes());
+        // Writing into memory does not fail.
+        self.write(&mut Writer::new(out), parent_ns).ok();
+    }
+
+    fn write(&self, writer: &mut Writer<&mut Vec<u8>>, parent_ns: &str) -> io::Result<()> {
+        let tag = BytesStart::from_content(self.start_tag(parent_ns), self.name.len());
+        if self.nodes.is_empty() {
+            return writer.write_event(Event::Empty(tag));
+        }
+        writer.write_event(Event::Start(tag))?;
+        for node in &self.nodes {
+            match node {
+                Node::Element(child) => child.write(writer, &self.ns)?,
+                Node::Text(text) => {
+                    let text = BytesText::from_escaped(escape_text(text));
+                    writer.write_event(Event::Text(text))?;
+                }
+            }
+        }
+        writer.write_event(Event::End(BytesEnd::new(self.name.as_str())))
+    }
+
+    /// What stands between the angle brackets. Values are between apostrophes, as is usual in XMPP;
+    /// quick-xml's own way of adding an attribute would take quotation marks.
+    fn start_tag(&self, parent_ns: &str) -> String {
+        let mut tag = self.name.to_string();
+        let mut push = |name: &str, value: &str| {
+            for part in [" ", name, "='", &escape_attr(value), "'"] {
+                tag.push_str(part);
+            }
+        };
         if self.ns != parent_ns {
-            push_attribute(out, "xmlns", &self.ns);
+            push("xmlns", &self.ns);
         }
         let mut prefixes = 0;
         for (key, value) in &self.attrs {
             match key.strip_prefix('{').and_then(|rest| rest.rsplit_once('}')) {
                 Some((ns, local)) => {
                     prefixes += 1;
-                    out.extend_from_slice(format!(" xmlns:a{prefixes}='").as_bytes());
-                    push_attr(out, ns);
-                    out.extend_from_slice(format!("' a{prefixes}:{local}='").as_bytes());
-                    push_attr(out, value);
-                    out.push(b'\'');
+                    push(&format!("xmlns:a{prefixes}"), ns);
+                    push(&format!("a{prefixes}:{local}"), value);
                 }
-                None => push_attribute(out, key, value),
+                None => push(key, value),
             }
         }
-        if self.nodes.is_empty() {
-            out.extend_from_slice(b"/>");
-            return;
-        }
-        out.push(b'>');
-        for node in &self.nodes {
-            match node {
-                Node::Element(child) => child.write_to(out, &self.ns),
-                Node::Text(text) => push_text(out, text),
-            }
-        }
-        out.extend_from_slice(b"</");
-        out.extend_from_slice(self.name.as_bytes());
-        out.push(b'>');
+        tag
     }
 
     /// The element as written inside a parent whose default namespace is `parent_ns`.

@@ -1,6 +1,12 @@
-//! Text and attribute values, escaped and unescaped.
+//! Text and attribute values, escaped and unescaped by quick-xml; what is stricter here than there is
+//! that no character is written that XML cannot carry, and what a reference may name.
 
 use std::borrow::Cow;
+
+use quick_xml::XmlVersion;
+use quick_xml::escape::partial_escape;
+use quick_xml::events::attributes::Attribute;
+use quick_xml::name::QName;
 
 /// Whether XML 1.0 §2.2 allows the character.
 pub fn is_xml_char(c: char) -> bool {
@@ -10,28 +16,22 @@ pub fn is_xml_char(c: char) -> bool {
 /// Appends text content. Characters that XML cannot carry become U+FFFD, so that whatever is
 /// written can be read again.
 pub fn push_text(out: &mut Vec<u8>, text: &str) {
-    push(out, text, |byte| match byte {
-        b'<' => Some(b"&lt;"),
-        b'>' => Some(b"&gt;"),
-        b'&' => Some(b"&amp;"),
-        b'\r' => Some(b"&#xD;"),
-        _ => None,
-    });
+    out.extend_from_slice(escape_text(text).as_bytes());
 }
 
-/// Appends an attribute value that stands between apostrophes; see [`push_text`].
+/// Text content as it is written; see [`push_text`].
+pub(crate) fn escape_text(text: &str) -> Cow<'_, str> {
+    partial_escape(carried(text))
+}
+
+/// Appends an attribute value that stands between quotes of either kind; see [`push_text`].
 pub fn push_attr(out: &mut Vec<u8>, value: &str) {
-    push(out, value, |byte| match byte {
-        b'<' => Some(b"&lt;"),
-        b'>' => Some(b"&gt;"),
-        b'&' => Some(b"&amp;"),
-        b'\'' => Some(b"&apos;"),
-        b'"' => Some(b"&quot;"),
-        b'\t' => Some(b"&#x9;"),
-        b'\n' => Some(b"&#xA;"),
-        b'\r' => Some(b"&#xD;"),
-        _ => None,
-    });
+    out.extend_from_slice(escape_attr(value).as_bytes());
+}
+
+/// An attribute value as it is written; see [`push_attr`].
+pub(crate) fn escape_attr(value: &str) -> Cow<'_, str> {
+    Attribute::from(("", carried(value))).value
 }
 
 /// Appends ` name='value'`; the name must be a valid one.
@@ -43,26 +43,29 @@ pub fn push_attribute(out: &mut Vec<u8>, name: &str, value: &str) {
     out.push(b'\'');
 }
 
-fn push(out: &mut Vec<u8>, text: &str, special: impl Fn(u8) -> Option<&'static [u8]>) {
-    let bytes = text.as_bytes();
-    let mut done = 0;
-    let mut at = 0;
-    while let Some(&byte) = bytes.get(at) {
-        let (replacement, len): (Option<&[u8]>, usize) = match byte {
-            0xEF if matches!(bytes.get(at..at + 3), Some([_, 0xBF, 0xBE | 0xBF])) => {
-                (Some("\u{FFFD}".as_bytes()), 3)
-            }
-            b'\t' | b'\n' | b'\r' | 0x20.. => (special(byte), 1),
-            _ => (Some("\u{FFFD}".as_bytes()), 1),
-        };
-        if let Some(replacement) = replacement {
-            out.extend_from_slice(&bytes[done..at]);
-            out.extend_from_slice(replacement);
-            done = at + len;
-        }
-        at += len;
+/// The text with U+FFFD in the place of each character that XML cannot carry.
+fn carried(text: &str) -> Cow<'_, str> {
+    // No early exit: almost all text is fine, and so it compiles to vector instructions. U+FFFE and
+    // U+FFFF begin with the byte EF.
+    let suspicious = text.bytes().fold(false, |found, b| {
+        found | (b == 0xEF) | ((b < 0x20) & (b != b'\t') & (b != b'\n') & (b != b'\r'))
+    });
+    if suspicious && !text.chars().all(is_xml_char) {
+        let legal = |c| if is_xml_char(c) { c } else { '\u{FFFD}' };
+        return text.chars().map(legal).collect::<String>().into();
     }
-    out.extend_from_slice(&bytes[done..]);
+    text.into()
+}
+
+/// The value that a checked attribute stands for: references resolved, each white-space
+/// character a space (XML 1.0 §3.3.3). A reference to what does not exist stays as it is.
+pub fn unescape_attr(raw: &str) -> Cow<'_, str> {
+    let attribute = Attribute {
+        key: QName(""),
+        value: raw.into(),
+    };
+    let value = attribute.normalized_value(XmlVersion::Explicit1_0);
+    value.unwrap_or(Cow::Borrowed(raw))
 }
 
 /// The character that a reference stands for, given without `&` and `;`.
@@ -91,28 +94,7 @@ fn number(digits: &[u8], radix: u32) -> Option<char> {
     char::from_u32(value).filter(|&c| is_xml_char(c))
 }
 
-/// The value that a checked attribute stands for: references resolved, each white-space
-/// character a space (XML 1.0 §3.3.3).
-pub fn unescape_attr(raw: &str) -> Cow<'_, str> {
-    unescape(raw, |byte| matches!(byte, b'\t' | b'\n' | b'\r'), " ")
-}
-
-/// The text that checked character data stands for: references resolved, line ends normalised
-/// (XML 1.0 §2.11).
-pub fn unescape_text(raw: &str) -> Cow<'_, str> {
-    unescape(raw, |byte| byte == b'\r', "\n")
-}
-
-/// CDATA content: only line ends are normalised.
-pub(crate) fn line_ends(raw: &str) -> Cow<'_, str> {
-    if raw.contains('\r') {
-        Cow::Owned(raw.replace("\r\n", "\n").replace('\r', "\n"))
-    } else {
-        Cow::Borrowed(raw)
-    }
-}
-
-/// The same for bytes that hold a carriage return.
+/// The bytes with each line end as a line feed (XML 1.0 §2.11).
 pub(crate) fn line_ends_of(bytes: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(bytes.len());
     for (at, &byte) in bytes.iter().enumerate() {
@@ -125,43 +107,6 @@ pub(crate) fn line_ends_of(bytes: &[u8]) -> Vec<u8> {
     out
 }
 
-fn unescape<'a>(raw: &'a str, folded: impl Fn(u8) -> bool, fold: &str) -> Cow<'a, str> {
-    let plain = |byte: &u8| (*byte != b'&') & !folded(*byte);
-    // No early exit: almost all values need nothing, and so it compiles to vector instructions.
-    if raw
-        .as_bytes()
-        .iter()
-        .fold(true, |all, byte| all & plain(byte))
-    {
-        return Cow::Borrowed(raw);
-    }
-    let mut out = String::with_capacity(raw.len());
-    let mut rest = raw;
-    while let Some(at) = rest.bytes().position(|byte| !plain(&byte)) {
-        out.push_str(&rest[..at]);
-        rest = &rest[at..];
-        if let Some(after) = rest.strip_prefix('&') {
-            let end = after.find(';').unwrap_or(0);
-            match reference(&after.as_bytes()[..end]) {
-                Some(c) => {
-                    out.push(c);
-                    rest = &after[end + 1..];
-                }
-                None => {
-                    out.push('&');
-                    rest = after;
-                }
-            }
-        } else {
-            out.push_str(fold);
-            // A line end of two characters is one (XML 1.0 §2.11), in values too.
-            rest = rest.strip_prefix("\r\n").unwrap_or(&rest[1..]);
-        }
-    }
-    out.push_str(rest);
-    Cow::Owned(out)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -172,11 +117,11 @@ mod tests {
         push_text(&mut out, "a<b>&\r\n\0\u{FFFE}\u{FFFD}é");
         assert_eq!(
             out,
-            "a&lt;b&gt;&amp;&#xD;\n\u{FFFD}\u{FFFD}\u{FFFD}é".as_bytes()
+            "a&lt;b&gt;&amp;&#13;\n\u{FFFD}\u{FFFD}\u{FFFD}é".as_bytes()
         );
         out.clear();
         push_attribute(&mut out, "a", "'\"\t\u{1}");
-        assert_eq!(out, " a='&apos;&quot;&#x9;\u{FFFD}'".as_bytes());
+        assert_eq!(out, " a='&apos;&quot;&#9;\u{FFFD}'".as_bytes());
     }
 
     #[test]
@@ -185,8 +130,7 @@ mod tests {
             unescape_attr("a\r\nb\tc&#9;&#xe9;&amp;lt;"),
             "a b c\t\u{e9}&lt;"
         );
-        assert_eq!(unescape_text("a\r\nb\rc\n&#13;"), "a\nb\nc\n\r");
-        assert!(matches!(unescape_text("plain"), Cow::Borrowed("plain")));
+        assert!(matches!(unescape_attr("plain"), Cow::Borrowed("plain")));
     }
 
     #[test]

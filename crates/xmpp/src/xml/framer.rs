@@ -5,7 +5,7 @@ use super::check::Checker;
 use super::event::of_unit;
 use super::outline::Outline;
 use super::token::Progress;
-use super::tree::Tree;
+use super::tree::{Unused, stream_header};
 use super::{Limits, StreamEvent, StreamFault, StreamHeader, XmlError, prolog};
 use crate::ns;
 use crate::stream::StreamCondition;
@@ -161,11 +161,10 @@ impl StreamParser {
                     _ => return Err(XmlError::syntax("the stream does not start with a header")),
                 },
                 Phase::Header => {
-                    let mut tree = Tree::default();
-                    let Progress::Done(len) = self.checker.run(rest, &mut tree)? else {
+                    let Progress::Done(len) = self.checker.run(rest, &mut Unused)? else {
                         return Ok(None);
                     };
-                    let header = self.header(&mut tree, len)?;
+                    let header = self.header(len)?;
                     return Ok(Some(StreamEvent::Open(header)));
                 }
                 Phase::Between => match *rest {
@@ -214,12 +213,10 @@ impl StreamParser {
     }
 
     /// The start tag of the stream is complete (RFC 6120 §4.7, §4.8).
-    fn header(&mut self, tree: &mut Tree, len: usize) -> Result<StreamHeader, StreamFault> {
+    fn header(&mut self, len: usize) -> Result<StreamHeader, StreamFault> {
         let unit = &self.buffer[self.start..self.start + len];
         let name = self.checker.name();
-        let element = tree
-            .take()
-            .ok_or_else(|| bad_format("there is no stream header"))?;
+        let element = stream_header(unit)?;
         if unit.ends_with(b"/>") {
             return Err(bad_format("the stream header is an empty element"));
         }

@@ -1,12 +1,18 @@
-//! Trees from checked bytes.
+//! Trees: quick-xml reads them from bytes that the checker has accepted. The checker decides what
+//! is well-formed and within the limits; what quick-xml is more lenient about never reaches it.
 
 use compact_str::CompactString;
+use quick_xml::NsReader;
+use quick_xml::escape::resolve_xml_entity;
+use quick_xml::events::{BytesStart, Event};
+use quick_xml::name::{Namespace, NamespaceResolver, PrefixDeclaration, ResolveResult};
 
 use super::check::Checker;
-use super::escape::{line_ends, unescape_attr, unescape_text};
-use super::scope::{Ns, Scope};
+use super::escape::{push_attr, unescape_attr};
+use super::scope::Scope;
 use super::token::{CloseTag, OpenTag, Progress, Sink};
 use super::{Element, Limits, XmlError};
+use crate::ns;
 
 /// Parses exactly one element whose default namespace, where undeclared, is `default`.
 pub(crate) fn parse(xml: &[u8], default: &str) -> Result<Element, XmlError> {
@@ -17,76 +23,131 @@ pub(crate) fn parse(xml: &[u8], default: &str) -> Result<Element, XmlError> {
 
 /// Parses exactly one element under the declarations of its surroundings.
 pub(crate) fn build(xml: &[u8], scope: Scope, limits: Limits) -> Result<Element, XmlError> {
+    let mut reader = reader(xml, &scope)?;
     let mut checker = Checker::new(limits);
     checker.scope = scope;
-    let mut tree = Tree::default();
-    match checker.run(xml, &mut tree)? {
-        Progress::Done(end) if end == xml.len() => tree
-            .take()
-            .ok_or_else(|| XmlError::syntax("there is no element")),
-        Progress::Done(_) => Err(XmlError::syntax("something follows the element")),
-        Progress::More => Err(XmlError::syntax("the element is not complete")),
+    match checker.run(xml, &mut Unused)? {
+        Progress::Done(end) if end == xml.len() => {}
+        Progress::Done(_) => return Err(XmlError::syntax("something follows the element")),
+        Progress::More => return Err(incomplete()),
     }
-}
-
-/// Makes a tree of what the checker finds.
-#[derive(Debug, Default)]
-pub(crate) struct Tree {
-    open: Vec<Element>,
-    done: Option<Element>,
-}
-
-impl Tree {
-    /// The element: the complete one, or else the root as far as it was read.
-    pub(crate) fn take(&mut self) -> Option<Element> {
-        let open = std::mem::take(&mut self.open);
-        self.done.take().or_else(|| open.into_iter().next())
-    }
-}
-
-impl Sink for Tree {
-    fn open(&mut self, tag: &OpenTag<'_>) {
-        let mut element = Element {
-            name: CompactString::from_utf8_lossy(tag.name.local(tag.unit)),
-            ns: tag.scope.uri(tag.ns).into(),
-            attrs: Vec::new(),
-            nodes: Vec::new(),
-        };
-        for attr in tag.attrs {
-            if attr.declares(tag.unit).is_some() {
+    let mut open: Vec<Element> = Vec::new();
+    loop {
+        let event = reader.read_event().map_err(|_| unreadable())?;
+        let done = match event {
+            Event::Start(tag) => {
+                open.push(start(reader.resolver(), &tag)?);
                 continue;
             }
-            let local = String::from_utf8_lossy(attr.name.local(tag.unit));
-            let key = match attr.ns {
-                Ns::None => CompactString::from(local),
-                Ns::Xml => compact_str::format_compact!("xml:{local}"),
-                bound => compact_str::format_compact!("{{{}}}{local}", tag.scope.uri(bound)),
-            };
-            let raw = String::from_utf8_lossy(&tag.unit[attr.start..attr.end]);
-            element.attrs.push((key, unescape_attr(&raw).into_owned()));
-        }
-        self.open.push(element);
-    }
-
-    fn text(&mut self, unit: &[u8], start: usize, end: usize, cdata: bool) {
-        let raw = String::from_utf8_lossy(&unit[start..end]);
-        let text = if cdata {
-            line_ends(&raw)
-        } else {
-            unescape_text(&raw)
+            Event::Empty(tag) => start(reader.resolver(), &tag)?,
+            Event::End(_) => open.pop().ok_or_else(unreadable)?,
+            Event::Eof => return Err(incomplete()),
+            content => {
+                let parent = open.last_mut().ok_or_else(unreadable)?;
+                parent.push_text(text(&content)?);
+                continue;
+            }
         };
-        if let Some(element) = self.open.last_mut() {
-            element.push_text(text.into_owned());
+        match open.last_mut() {
+            Some(parent) => parent.push(done),
+            None => return Ok(done),
         }
     }
+}
 
-    fn close(&mut self, _: &CloseTag<'_>) {
-        let Some(element) = self.open.pop() else {
-            return;
-        };
-        match self.open.last_mut() {
-            Some(parent) => parent.push(element),
-            None => self.done = Some(element),
-        }
+/// The start tag of a stream, which the checker has accepted, as an element without content.
+pub(crate) fn stream_header(tag: &[u8]) -> Result<Element, XmlError> {
+    let mut reader = reader(tag, &Scope::default())?;
+    match reader.read_event().map_err(|_| unreadable())? {
+        Event::Start(tag) | Event::Empty(tag) => start(reader.resolver(), &tag),
+        _ => Err(unreadable()),
     }
+}
+
+/// A reader at the start of `xml`, inside of the declarations of `scope`.
+fn reader<'a>(xml: &'a [u8], scope: &Scope) -> Result<NsReader<&'a [u8]>, XmlError> {
+    let xml =
+        std::str::from_utf8(xml).map_err(|_| XmlError::encoding("the stream is not utf-8"))?;
+    let mut reader = NsReader::from_str(xml);
+    let resolver = reader.resolver_mut();
+    // Bounded by the checker.
+    resolver.set_max_namespace_bindings(usize::MAX);
+    let mut value = Vec::new();
+    for at in 0..scope.len() {
+        // The resolver holds values as they are written.
+        value.clear();
+        push_attr(&mut value, scope.uri(super::scope::Ns::Bound(at)));
+        let value = std::str::from_utf8(&value).map_err(|_| unreadable())?;
+        let prefix = match scope.prefix(at) {
+            "" => PrefixDeclaration::Default,
+            prefix => PrefixDeclaration::Named(prefix),
+        };
+        let added = resolver.add(prefix, Namespace(value));
+        added.map_err(|_| unreadable())?;
+    }
+    Ok(reader)
+}
+
+fn start(resolver: &NamespaceResolver, tag: &BytesStart<'_>) -> Result<Element, XmlError> {
+    let (namespace, name) = resolver.resolve_element(tag.name());
+    let mut element = Element::new(name.into_inner(), &uri(&namespace)?);
+    // The checker has found no attribute twice.
+    for attribute in tag.attributes().with_checks(false) {
+        let attribute = attribute.map_err(|_| unreadable())?;
+        if attribute.key.as_namespace_binding().is_some() {
+            continue;
+        }
+        let (namespace, local) = resolver.resolve_attribute(attribute.key);
+        let (namespace, local) = (uri(&namespace)?, local.into_inner());
+        let key = match &*namespace {
+            "" => CompactString::from(local),
+            ns::XML => compact_str::format_compact!("xml:{local}"),
+            other => compact_str::format_compact!("{{{other}}}{local}"),
+        };
+        let value = unescape_attr(&attribute.value).into_owned();
+        element.attrs.push((key, value));
+    }
+    Ok(element)
+}
+
+/// The name of a namespace; empty for none.
+fn uri<'a>(resolved: &ResolveResult<'a>) -> Result<std::borrow::Cow<'a, str>, XmlError> {
+    match resolved {
+        ResolveResult::Bound(Namespace(written)) => Ok(unescape_attr(written)),
+        ResolveResult::Unbound => Ok("".into()),
+        ResolveResult::Unknown(_) => Err(unreadable()),
+    }
+}
+
+/// The text that a piece of content stands for.
+fn text(content: &Event<'_>) -> Result<String, XmlError> {
+    match content {
+        Event::Text(text) => Ok(text.xml10_content().into_owned()),
+        Event::CData(text) => Ok(text.xml10_content().into_owned()),
+        Event::GeneralRef(reference) => {
+            let number = reference.resolve_char_ref().map_err(|_| unreadable())?;
+            let named = || resolve_xml_entity(reference);
+            let text = number.map(String::from).or_else(|| named().map(Into::into));
+            text.ok_or_else(unreadable)
+        }
+        _ => Err(unreadable()),
+    }
+}
+
+fn incomplete() -> XmlError {
+    XmlError::syntax("the element is not complete")
+}
+
+/// The checker accepted it and quick-xml does not: tests and fuzzing look for such input.
+fn unreadable() -> XmlError {
+    XmlError::syntax("the element cannot be read")
+}
+
+/// Takes nothing of what the checker finds.
+pub(crate) struct Unused;
+
+impl Sink for Unused {
+    fn open(&mut self, _: &OpenTag<'_>) {}
+    fn text(&mut self, _: &[u8], _: usize, _: usize, _: bool) {}
+    fn close(&mut self, _: &CloseTag<'_>) {}
 }
