@@ -1,7 +1,7 @@
-//! Inputs on disk: the committed corpus, and what made a target fail.
+//! Inputs on disk: the committed corpus.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::{Context, Result};
 
@@ -22,17 +22,4 @@ pub fn load(target: &str) -> Result<Vec<Vec<u8>>> {
         .iter()
         .map(|path| fs::read(path).with_context(|| format!("cannot read {path:?}")))
         .collect()
-}
-
-/// Keeps an input that made a target fail; its name is made of its content.
-pub fn keep(target: &str, data: &[u8]) -> Result<PathBuf> {
-    let folder = root().join("artifacts").join(target);
-    fs::create_dir_all(&folder).with_context(|| format!("cannot make {folder:?}"))?;
-    let mut hash = 0xCBF2_9CE4_8422_2325u64;
-    for byte in data {
-        hash = (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01B3);
-    }
-    let path = folder.join(format!("{hash:016x}"));
-    fs::write(&path, data).with_context(|| format!("cannot write {path:?}"))?;
-    Ok(path)
 }

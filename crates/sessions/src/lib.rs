@@ -19,6 +19,20 @@ mod sentinel;
 pub mod shadow;
 mod tls;
 
+/// What fuzz targets call.
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing {
+    use sestina_api::shadow::{ShadowError, ShadowObject};
+
+    /// An object from the words that Redis answered with: names and values in turn.
+    pub fn read_object(
+        name: &str,
+        words: Vec<Vec<u8>>,
+    ) -> Result<Option<ShadowObject>, ShadowError> {
+        crate::shadow::stored(name, words)
+    }
+}
+
 pub use config::{RedisConfig, RedisConfigError, RedisIdentity, RedisMode, RedisTls};
 pub use leases::RedisLeases;
 pub use memory::{MemoryLeases, MemoryShadow};

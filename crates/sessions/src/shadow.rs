@@ -317,7 +317,7 @@ fn stamp(words: &mut impl Iterator<Item = Vec<u8>>) -> Result<Stamp, ShadowError
 }
 
 /// An object as it is stored; none without a version: it was evicted, and the owner writes it anew.
-fn stored(name: &str, words: Vec<Vec<u8>>) -> Result<Option<ShadowObject>, ShadowError> {
+pub(crate) fn stored(name: &str, words: Vec<Vec<u8>>) -> Result<Option<ShadowObject>, ShadowError> {
     let mut version = None;
     let mut fields = Vec::with_capacity(words.len() / 2);
     let mut words = words.into_iter();

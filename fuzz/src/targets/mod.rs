@@ -1,11 +1,19 @@
 //! The targets, one for each parser that meets outside bytes.
 
+pub mod archive_query;
+pub mod data_form;
+pub mod date_time;
 pub mod element;
+pub mod frames;
+pub mod http_query;
 pub mod jid;
+pub mod proxy_protocol;
+pub mod redis_object;
 pub mod sasl;
 pub mod sm_id;
 pub mod stream;
 pub mod websocket;
+pub mod websocket_frames;
 
 use sestina_xmpp::stanza::Stanza;
 use sestina_xmpp::xml::escape::unescape_attr;
@@ -81,5 +89,39 @@ fn check_event(event: &StreamEvent) {
         StreamEvent::BadStanza { stanza, .. } => check_stanza(stanza, false),
         StreamEvent::Nonza(element) => check_element(element),
         _ => {}
+    }
+}
+
+/// Pieces of an input, of up to 63 bytes. Their lengths depend on the length of the input alone.
+struct Cuts<'a> {
+    rest: &'a [u8],
+    state: usize,
+}
+
+impl<'a> Cuts<'a> {
+    fn of(data: &'a [u8]) -> Cuts<'a> {
+        Cuts {
+            rest: data,
+            state: data.len(),
+        }
+    }
+}
+
+impl<'a> Iterator for Cuts<'a> {
+    type Item = &'a [u8];
+
+    fn next(&mut self) -> Option<&'a [u8]> {
+        if self.rest.is_empty() {
+            return None;
+        }
+        // The multiplier and increment of Knuth's MMIX.
+        self.state = self
+            .state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        let length = 1 + (self.state >> 33) % 63;
+        let (piece, rest) = self.rest.split_at(length.min(self.rest.len()));
+        self.rest = rest;
+        Some(piece)
     }
 }

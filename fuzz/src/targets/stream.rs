@@ -2,8 +2,7 @@
 
 use sestina_xmpp::xml::{Limits, StreamEvent, StreamFault, StreamParser};
 
-use super::check_event;
-use crate::mutate::Rng;
+use super::{Cuts, check_event};
 use crate::oracle;
 
 /// What came out, and how many bytes of the input it was made of.
@@ -54,13 +53,7 @@ fn feed<'a>(pieces: impl Iterator<Item = &'a [u8]>) -> Outcome {
 pub fn run(data: &[u8]) {
     let whole = feed(std::iter::once(data));
     let bytewise = feed(data.chunks(1));
-    let mut rng = Rng::new(data.len() as u64);
-    let mut rest = data;
-    let cut = feed(std::iter::from_fn(|| {
-        let (piece, after) = rest.split_at(rng.below(64).min(rest.len()));
-        rest = after;
-        (!piece.is_empty() || !after.is_empty()).then_some(piece)
-    }));
+    let cut = feed(Cuts::of(data));
     for other in [bytewise, cut] {
         assert_eq!(other.fault, whole.fault, "the same fault however it is cut");
         assert_eq!(

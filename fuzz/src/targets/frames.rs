@@ -1,0 +1,46 @@
+//! Frames between tiers: what was decoded is the same when it is encoded and decoded again, and a
+//! stanza in it can be looked at whatever its index says.
+//!
+//! The first byte names the kind of message.
+
+use prost::Message;
+use sestina_proto as proto;
+use sestina_xmpp::stanza::Stanza;
+
+/// See the module.
+pub fn run(data: &[u8]) {
+    let Some((kind, data)) = data.split_first() else {
+        return;
+    };
+    match kind % 8 {
+        0 => twice::<proto::ToRouterBatch>(data),
+        1 => twice::<proto::ToEdgeBatch>(data),
+        2 => twice::<proto::PeerBatch>(data),
+        3 => twice::<proto::SessionState>(data),
+        4 => twice::<proto::RoomState>(data),
+        5 => twice::<proto::RoomTailEvent>(data),
+        6 => twice::<proto::AdminRequest>(data),
+        _ => stanza(data),
+    }
+}
+
+fn twice<M: Message + Default>(data: &[u8]) {
+    if let Ok(message) = M::decode(data) {
+        let bytes = message.encode_to_vec();
+        let again = M::decode(bytes.as_slice()).expect("what was encoded can be decoded");
+        // Not `==`: a number that is not a number is not itself.
+        assert_eq!(again.encode_to_vec(), bytes);
+    }
+}
+
+fn stanza(data: &[u8]) {
+    let Ok(message) = proto::Stanza::decode(data) else {
+        return;
+    };
+    let stanza = Stanza::from(message);
+    for child in stanza.children() {
+        let _element = sestina_xmpp::xml::Element::parse(child.xml);
+    }
+    let mut out = Vec::new();
+    stanza.write_to(&mut out, None, true);
+}
