@@ -8,20 +8,6 @@ use sestina_proto as proto;
 
 use crate::identity::{Holder, Proved};
 
-/// What an authority says of a lease.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum LeaseState {
-    /// Held by this incarnation, for about this long by the authority's clock.
-    Fresh {
-        /// The incarnation of the holder.
-        incarnation: u64,
-        /// Time that is left.
-        remaining: Duration,
-    },
-    /// Ended: it ran out, was given back, or was marked by a claimer.
-    Ended,
-}
-
 /// What came of a renewal.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Renewal {

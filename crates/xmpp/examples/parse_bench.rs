@@ -63,10 +63,10 @@ fn quick_xml_pass(xml: &str) -> usize {
         match event {
             Event::Eof => break,
             Event::Start(tag) | Event::Empty(tag) => {
-                let attributes = tag.attributes().flatten();
-                found += attributes
-                    .map(|a| reader.resolver().resolve_attribute(a.key).1)
-                    .count();
+                for attribute in tag.attributes().flatten() {
+                    let (_, local) = reader.resolver().resolve_attribute(attribute.key);
+                    found += local.into_inner().len();
+                }
             }
             _ => found += 1,
         }

@@ -4,12 +4,14 @@
 //! - [`arrows`]: which crate may depend on which
 //! - [`bans`]: dependencies that must not come in, and versions that come in twice
 //! - [`metrics`]: metrics that nobody counts
+//! - [`public`]: public items that nothing uses
 //! - [`unused`]: dependencies that no code uses
 
 mod arrows;
 mod bans;
 mod files;
 mod metrics;
+mod public;
 mod unused;
 
 use anyhow::{Result, bail};
@@ -21,6 +23,7 @@ pub(crate) fn run() -> Result<()> {
     let mut found = Findings::default();
     files::check(repo::root(), &mut found)?;
     metrics::check(repo::root(), &mut found)?;
+    public::check(repo::root(), &mut found)?;
     let metadata = repo::metadata()?;
     arrows::check(&metadata, &mut found)?;
     bans::check(&metadata, &mut found)?;

@@ -63,7 +63,10 @@ fn code_of(package: &Value, folder: &Path, root: &Path) -> Result<String> {
     for folder in folders {
         let mut files = Vec::new();
         files::walk(&folder, &mut files)?;
-        for file in files.iter().filter(|f| f.extension() == Some("rs".as_ref())) {
+        for file in files
+            .iter()
+            .filter(|f| f.extension() == Some("rs".as_ref()))
+        {
             code += &fs::read_to_string(file)?;
         }
     }

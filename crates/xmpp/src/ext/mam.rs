@@ -14,12 +14,6 @@ use crate::stanza::error::Condition;
 use crate::stanza::{Kind, Stanza};
 use crate::xml::Element;
 
-/// Feature of archives with `before-id`, `after-id`, `ids`, flipped pages and metadata (§7).
-pub const EXTENDED: &str = "urn:xmpp:mam:2#extended";
-
-/// Feature of archives that understand `include-groupchat` (§7).
-pub const GROUPCHAT_FIELD: &str = "urn:xmpp:mam:2#groupchat-field";
-
 /// XEP-0122, for the open list of ids.
 const VALIDATE: &str = "http://jabber.org/protocol/xdata-validate";
 

@@ -12,24 +12,8 @@ use crate::xml::Element;
 pub mod status {
     /// Any occupant may see the user's full JID.
     pub const NON_ANONYMOUS: u16 = 100;
-    /// The affiliation changed while the user was not in the room.
-    pub const AFFILIATION_CHANGED: u16 = 101;
-    /// The room now shows unavailable members.
-    pub const SHOWS_UNAVAILABLE: u16 = 102;
-    /// The room now hides unavailable members.
-    pub const HIDES_UNAVAILABLE: u16 = 103;
-    /// The room's configuration changed in other ways.
-    pub const CONFIG_CHANGED: u16 = 104;
     /// This presence is of the user whom it is sent to.
     pub const SELF: u16 = 110;
-    /// Logging is now enabled.
-    pub const LOGGING_ENABLED: u16 = 170;
-    /// Logging is now disabled.
-    pub const LOGGING_DISABLED: u16 = 171;
-    /// The room is now non-anonymous.
-    pub const NOW_NON_ANONYMOUS: u16 = 172;
-    /// The room is now semi-anonymous.
-    pub const NOW_SEMI_ANONYMOUS: u16 = 173;
     /// A new room was created.
     pub const CREATED: u16 = 201;
     /// The service assigned or changed the nickname.
@@ -40,12 +24,6 @@ pub mod status {
     pub const NICK_CHANGED: u16 = 303;
     /// The occupant is kicked.
     pub const KICKED: u16 = 307;
-    /// The occupant is removed for a change of affiliation.
-    pub const REMOVED_AFFILIATION: u16 = 321;
-    /// The occupant is removed because the room is now for members only.
-    pub const REMOVED_MEMBERS_ONLY: u16 = 322;
-    /// The occupant is removed because the service shuts down.
-    pub const REMOVED_SHUTDOWN: u16 = 332;
     /// The occupant is removed for a technical problem.
     pub const REMOVED_ERROR: u16 = 333;
 }

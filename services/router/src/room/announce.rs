@@ -5,6 +5,8 @@
 //! that it is about announces the change again. An occupant that has received the event receives the same
 //! presence twice.
 
+use sestina_xmpp::ext::muc::status;
+
 use super::occupant::{Occupant, Rest, RoomSession};
 use super::state::{Emission, Room};
 use crate::chance::HashSet;
@@ -76,11 +78,15 @@ impl Room {
         let gone = |show_jid, statuses: &[u16]| {
             self.unavailable_of(before, me, show_jid, None, nick, statuses)
         };
-        let own = gone(true, &[303, 110]);
+        let own = gone(true, &[status::NICK_CHANGED, status::SELF]);
         let mut others_know = false;
         match (rest, self.occupants.get(&before.nick)) {
             (Rest::Nobody, None) => {
-                let statuses: &[u16] = if nick.is_some() { &[303] } else { &[] };
+                let statuses: &[u16] = if nick.is_some() {
+                    &[status::NICK_CHANGED]
+                } else {
+                    &[]
+                };
                 self.tell_others(emission, me.session, |show_jid| gone(show_jid, statuses));
                 others_know = nick.is_some();
             }
@@ -97,7 +103,7 @@ impl Room {
             occupant.enter(now.clone());
         }
         if let Some(occupant) = self.occupants.get(&nick) {
-            let own = self.presence_of(occupant, &now, true, &[110]);
+            let own = self.presence_of(occupant, &now, true, &[status::SELF]);
             emission.say_own(own, occupant, &now);
         }
         others_know

@@ -1,7 +1,7 @@
 //! What occupants send to a room: messages to all, messages to one, and everything refused.
 
 use sestina_runtime::failpoint;
-use sestina_xmpp::ext::muc;
+use sestina_xmpp::ext::muc::{self, status};
 use sestina_xmpp::jid::Jid;
 use sestina_xmpp::ns;
 use sestina_xmpp::stanza::error::Condition;
@@ -163,6 +163,14 @@ impl Slot {
     /// A session that a room has, but its owner has not (any more).
     pub(super) fn room_ghost(&mut self, core: &mut Core, room: &Jid, session: u128) {
         self.room_joining_ends(core, room, session);
-        self.room_leaves(core, room, session, None, None, None, &[333]);
+        self.room_leaves(
+            core,
+            room,
+            session,
+            None,
+            None,
+            None,
+            &[status::REMOVED_ERROR],
+        );
     }
 }

@@ -44,7 +44,7 @@ impl Slot {
                     Some(&stanza),
                     Some(hand.key),
                     Some(hand.work),
-                    if ended { &[] } else { &[110] },
+                    if ended { &[] } else { &[status::SELF] },
                 );
             }
             ("unavailable" | "error", _) => {}
@@ -111,7 +111,7 @@ impl Slot {
         if occupant.main.session == me.session {
             room.announce(&mut emission, occupant, me.session);
         }
-        let own = room.presence_of(occupant, me, true, &[110]);
+        let own = room.presence_of(occupant, me, true, &[status::SELF]);
         emission.say_own(with_id(own, &id), occupant, me);
         if core.config.shadow {
             emission.fields.push(occupant.field());
@@ -156,10 +156,12 @@ impl Slot {
         let gone = |show_jid, statuses: &[u16]| {
             room.unavailable_of(&before, me, show_jid, None, Some(&nick), statuses)
         };
-        emission.say(gone(true, &[303, 110]), [me]);
+        emission.say(gone(true, &[status::NICK_CHANGED, status::SELF]), [me]);
         match room.occupants.get(old) {
             None => {
-                room.tell_others(&mut emission, me.session, |jid| gone(jid, &[303]));
+                room.tell_others(&mut emission, me.session, |jid| {
+                    gone(jid, &[status::NICK_CHANGED])
+                });
                 emission.removed.push(Occupant::field_name(old));
             }
             Some(left) => {
@@ -177,7 +179,11 @@ impl Slot {
         if fresh {
             room.announce(&mut emission, occupant, me.session);
         }
-        let statuses: &[u16] = if changed { &[110, 210] } else { &[110] };
+        let statuses: &[u16] = if changed {
+            &[status::SELF, status::NICK_ASSIGNED]
+        } else {
+            &[status::SELF]
+        };
         let own = room.presence_of(occupant, me, true, statuses);
         emission.say_own(with_id(own, &id), occupant, me);
         if core.config.shadow {
@@ -212,7 +218,7 @@ impl Slot {
         if rest == Rest::Nobody {
             core.metrics.occupants(-1);
             let ghost = own.contains(&333);
-            let statuses: &[u16] = if ghost { &[333] } else { &[] };
+            let statuses: &[u16] = if ghost { &[status::REMOVED_ERROR] } else { &[] };
             room.tell_others(&mut emission, session, |jid| left(jid, statuses));
             emission.removed.push(Occupant::field_name(&before.nick));
         } else if let Some(occupant) = room.occupants.get(&before.nick) {
@@ -305,7 +311,7 @@ impl Room {
         let presence =
             |show_jid, statuses| self.presence_of(occupant, &occupant.main, show_jid, statuses);
         let own = occupant.sessions().filter(|s| s.session != but);
-        emission.say(presence(true, &[110]), own);
+        emission.say(presence(true, &[status::SELF]), own);
         for moderators in [true, false] {
             let others = self
                 .occupants

@@ -13,6 +13,7 @@ use sestina_api::key::{join, split};
 use sestina_proto as proto;
 use sestina_proto::peer_frame::Body;
 use sestina_runtime::guard;
+use sestina_xmpp::ext::muc::status;
 use sestina_xmpp::jid::Jid;
 use sestina_xmpp::stanza::{Kind, Stanza};
 
@@ -185,7 +186,7 @@ impl Slot {
             return;
         };
         let mut emission = Emission::default();
-        let own = room.presence_of(occupant, me, true, &[110]);
+        let own = room.presence_of(occupant, me, true, &[status::SELF]);
         emission.say_own(own, occupant, me);
         if core.config.shadow {
             emission.fields.push(occupant.field());

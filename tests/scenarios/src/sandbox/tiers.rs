@@ -308,14 +308,6 @@ impl Tiers {
         Ok(drained)
     }
 
-    /// Lets an edge send its clients away, then ends it.
-    pub async fn drain_edge(&mut self, number: usize) -> Result<()> {
-        let node = self.edges.remove(number);
-        let edge = node.edge.clone();
-        node.node.run(async move { edge.drain().await }).await?;
-        stop_edge(node).await
-    }
-
     /// Redis stops answering (its connections stay open).
     pub fn pause_redis(&self) {
         self.redis.suspend();

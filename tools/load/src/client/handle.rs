@@ -135,14 +135,6 @@ impl Handle {
         Ok(Some(tags))
     }
 
-    /// Sends something that is not counted.
-    ///
-    /// # Errors
-    /// When the connection is gone.
-    pub fn send_uncounted(&self, element: &[u8]) -> io::Result<()> {
-        self.write(&[element])
-    }
-
     /// Says how many stanzas have come, unasked.
     ///
     /// # Errors

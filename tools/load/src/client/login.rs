@@ -59,12 +59,6 @@ pub async fn login(endpoint: &Endpoint, address: &str, who: &Credentials) -> Res
 }
 
 impl Authenticated {
-    /// Whether the server offers XEP-0198.
-    #[must_use]
-    pub fn offers_sm(&self) -> bool {
-        self.features.child("sm", SM).is_some()
-    }
-
     /// Binds a resource (the server chooses when `None`) and returns the full JID. Establishes a
     /// session in the old sense where a server still requires it.
     ///

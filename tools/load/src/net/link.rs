@@ -228,15 +228,6 @@ impl Link {
             .as_ref()
             .is_some_and(|tls| tls.is_handshaking())
     }
-
-    /// The protocol version that TLS settled on, for the reports.
-    #[must_use]
-    pub fn tls_version(&self) -> Option<rustls::ProtocolVersion> {
-        self.state()
-            .tls
-            .as_ref()
-            .and_then(|tls| tls.protocol_version())
-    }
 }
 
 impl ReadSide {
