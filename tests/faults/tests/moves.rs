@@ -152,6 +152,8 @@ async fn measure(world: &World, victim: usize) -> Result<()> {
         .start_again()?;
     let mut ready = None;
     let mut first = None;
+    // What was seen, and when: says what a late router waited for.
+    let mut steps: Vec<(Duration, String)> = Vec::new();
     until("it has its share", LIMIT, async || {
         let status = ask(world, victim, "status")
             .await
@@ -167,17 +169,19 @@ async fn measure(world: &World, victim: usize) -> Result<()> {
         if whole && owned > 1000 {
             Ok(())
         } else {
-            Err(format!(
-                "{owned} slots, {}, {}",
-                status["missing"], status["processes"]
-            ))
+            let step = format!("{owned} slots, missing {}", status["missing"]);
+            if steps.last().is_none_or(|(_, last)| *last != step) {
+                steps.push((again.elapsed(), step.clone()));
+            }
+            Err(format!("{step}, {}", status["processes"]))
         }
     })
     .await?;
     let share = again.elapsed();
     ensure!(
         share < SHARE,
-        "{name} came back, and had its share after {share:.2?}"
+        "{name} came back, and had its share after {share:.2?}: it answered after {ready:.2?}, had its \
+         first slots after {first:.2?}; {steps:.2?}"
     );
     println!(
         "{name} again: answers after {:.2?}, first slots after {:.2?}, its share and whole after {share:.2?}; silences: {}",
