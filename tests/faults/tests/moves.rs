@@ -24,10 +24,14 @@ const HANG: Duration = Duration::from_secs(10);
 /// How long a slot may be silent that was just moving: an answer of Redis is waited for during a
 /// second, a change of the table during two.
 const SILENT: Duration = Duration::from_secs(5);
-/// How soon a router that comes back is to have its share.
-const SHARE: Duration = Duration::from_secs(15);
+/// How soon a router that comes back is to have its share: 64 slots at a time, so in about twenty
+/// changes of the table, each of which all processes take in. With builds that are not optimised that
+/// is 4 s of all processors on a quiet machine of two, and was 16 s on one that was busy.
+const SHARE: Duration = Duration::from_secs(40);
+/// How long it may see nothing of the kind happen meanwhile.
+const STEP: Duration = Duration::from_secs(5);
 /// How long anything may take at all.
-const LIMIT: Duration = Duration::from_secs(25);
+const LIMIT: Duration = Duration::from_secs(50);
 
 /// Times are measured here: one test after the other.
 static TURN: parking_lot::Mutex<()> = parking_lot::Mutex::new(());
@@ -178,8 +182,11 @@ async fn measure(world: &World, victim: usize) -> Result<()> {
     })
     .await?;
     let share = again.elapsed();
+    let times = steps.iter().map(|(at, _)| *at);
+    let ends = times.clone().skip(1).chain([share]);
+    let longest = times.zip(ends).map(|(from, to)| to - from).max();
     ensure!(
-        share < SHARE,
+        share < SHARE && longest < Some(STEP),
         "{name} came back, and had its share after {share:.2?}: it answered after {ready:.2?}, had its \
          first slots after {first:.2?}; {steps:.2?}"
     );
