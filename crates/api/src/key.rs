@@ -26,6 +26,9 @@ pub enum EffectKind {
     Ended = 9,
     /// One of many results that precede the reply (archive pages); the index is added above bit 8.
     Result = 10,
+    /// The presence of a session that came back, told again to its user's other sessions; its number is
+    /// the session's generation.
+    Returned = 11,
 }
 
 /// A session's nonce or a room's identity.

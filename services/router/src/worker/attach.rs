@@ -207,6 +207,7 @@ impl Slot {
             session.pump(core, self.slot, self.epoch);
         }
         core.metrics.resumed();
+        self.tell_presence_again(core, id);
         self.read_on(core, id);
         self.touch(core, id);
     }

@@ -118,6 +118,7 @@ impl Slot {
             core.part_done(work);
         }
         let n = session.accepted + 1;
+        let generation = session.generation;
         session.ended_from = edge;
         if let Some((lane, handle)) = edge {
             self.handles.remove(&(lane.edge, handle));
@@ -128,21 +129,21 @@ impl Slot {
         self.end_stored(core, id, work);
         self.end_pages(core, id);
         if was.is_some() {
-            self.tell_own(core, id, n, &jid, work);
+            let key = ended_key(id, n, generation, 0);
+            self.tell_own(core, key, &jid, work);
         }
         let rooms = joined
             .iter()
             .filter_map(|(room, joined)| room.with_resource(&joined.nick).ok());
         for (index, to) in rooms.chain(directed).enumerate() {
-            let index = u32::try_from(index).unwrap_or(u32::MAX);
-            let key = EffectKey::indexed(id, n, EffectKind::Ended, index);
+            let key = ended_key(id, n, generation, 1 + index);
             let stanza = Slot::unavailable_of(&jid, &to);
             self.send_effect(core, id, key, &to, stanza, work);
         }
         core.part_done(work);
     }
 
-    fn tell_own(&mut self, core: &mut Core, id: u128, n: u64, jid: &Jid, work: WorkId) {
+    fn tell_own(&mut self, core: &mut Core, key: EffectKey, jid: &Jid, work: WorkId) {
         let targets: Vec<u128> = self
             .sessions_of(&jid.bare())
             .filter(|s| s.available.is_some())
@@ -156,7 +157,6 @@ impl Slot {
             None => Slot::unavailable_of(jid, &jid.bare()).into(),
         };
         let stanza = Arc::new(stanza);
-        let key = EffectKey::new(id, n, EffectKind::Ended);
         for target in targets {
             self.deliver_to(core, target, key, stanza.clone(), Some(work));
         }
@@ -244,6 +244,23 @@ impl Slot {
         self.release_own(core, &user, id, u64::MAX);
         self.shadow_delete_object(core, Session::shadow_object(id));
     }
+}
+
+/// The key under which one of those is told that the session is over. An owner may tell it, and die
+/// before that is written; if the client then resumes the session and sends nothing, its true end has the
+/// same number. The generation tells the two apart.
+pub(super) fn ended_key(id: u128, n: u64, generation: u32, index: usize) -> EffectKey {
+    /// More than there are addressees of one session.
+    const EACH: u32 = 1 << 12;
+    /// Numbers above these are those of what goes back to senders (`returned.rs`).
+    const TURNS: u32 = 1 << 8;
+    let index = u32::try_from(index).unwrap_or(u32::MAX) % EACH;
+    EffectKey::indexed(
+        id,
+        n,
+        EffectKind::Ended,
+        (generation % TURNS) * EACH + index,
+    )
 }
 
 #[cfg(test)]

@@ -164,6 +164,29 @@ impl Slot {
         }
     }
 
+    /// A session whose owner changed while it waited for its client is back. The user's other sessions may
+    /// have been told that it is over (see [`Session::waited`](super::session::Session::waited)).
+    pub(super) fn tell_presence_again(&mut self, core: &mut Core, id: u128) {
+        let Some(session) = self.sessions.get_mut(&id) else {
+            return;
+        };
+        if !std::mem::take(&mut session.waited) {
+            return;
+        }
+        let Some(available) = &session.available else {
+            return;
+        };
+        let stanza = Arc::new(available.stanza.clone());
+        let (generation, bare) = (session.generation, session.jid.bare());
+        let others = self.sessions_of(&bare);
+        let others = others.filter(|s| s.available.is_some() && s.id != id);
+        let others: Vec<u128> = others.map(|s| s.id).collect();
+        let key = EffectKey::new(id, u64::from(generation), EffectKind::Returned);
+        for other in others {
+            self.deliver_to(core, other, key, stanza.clone(), None);
+        }
+    }
+
     fn show_own_presences(&mut self, core: &mut Core, id: u128, n: u64, bare: &Jid, work: WorkId) {
         let others: Vec<proto::Stanza> = self
             .sessions_of(bare)

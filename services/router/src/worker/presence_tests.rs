@@ -11,6 +11,7 @@ use sestina_xmpp::xml::Element;
 use crate::config::RouterConfig;
 use crate::worker::core::PeerRef;
 use crate::worker::input::Input;
+use crate::worker::successor::{self, Successor};
 use crate::worker::testing::Router;
 
 const ROMEO: &str = "romeo@c.example/orchard";
@@ -124,4 +125,82 @@ fn a_room_that_does_not_let_a_session_in_does_not_count() {
     assert_eq!(rooms.presence("e", ""), None);
     assert_eq!(rooms.presence("f", ""), None);
     assert!(rooms.presence("g", "").is_some());
+}
+
+/// What the balcony is sent of the orchard: the types of its presences.
+fn of_the_orchard(successor: &mut Successor, balcony: u64) -> Vec<String> {
+    let mut types = Vec::new();
+    for body in successor.told() {
+        let EdgeBody::Deliver(deliver) = body else {
+            continue;
+        };
+        for target in deliver.targets.iter().filter(|t| t.handle == balcony) {
+            let variant = &deliver.variants[usize::try_from(target.variant).unwrap()];
+            let stanza = variant.stanza.as_ref().unwrap();
+            if stanza.from == "romeo@c.example/orchard" {
+                types.push(stanza.r#type.clone());
+            }
+        }
+    }
+    types
+}
+
+/// The owner before ended a session that waited for its client, told the user's other session so, and
+/// died before the end was written. The client comes back: the other session hears that too, and hears
+/// of the true end, though the client has sent nothing in between.
+#[test]
+fn a_session_that_comes_back_under_a_new_owner_is_seen_by_its_users_others_until_it_ends() {
+    let mut successor = Successor::new("romeo@c.example");
+    let available = |full: &str| {
+        let mut presence = Stanza::new(Kind::Presence);
+        presence.from = full.to_owned();
+        proto::SessionState {
+            presence: Some(presence.into()),
+            ..successor::record(successor.slot, full)
+        }
+    };
+    let orchard = available("romeo@c.example/orchard");
+    let balcony = available("romeo@c.example/balcony");
+    let id = sestina_api::key::join(orchard.session_hi, orchard.session_lo);
+    let mut over = Stanza::new(Kind::Presence);
+    over.type_ = "unavailable".to_owned();
+    over.from = "romeo@c.example/orchard".to_owned();
+    let told = proto::Outbound {
+        key: Some(crate::worker::ending::ended_key(id, 1, 1, 0).into()),
+        ..successor::held(1, id, 1, &over)
+    };
+    successor.take(successor::edge(), vec![successor::stored(&orchard)]);
+    successor.reported(vec![proto::SessionReport {
+        received: 1,
+        held: vec![told],
+        ..successor::report(&balcony, 1)
+    }]);
+    successor.told();
+    let resume = |successor: &mut Successor, handle: u64| {
+        successor.edge_says(RouterBody::Resume(proto::Resume {
+            handle,
+            session_hi: orchard.session_hi,
+            session_lo: orchard.session_lo,
+            bare: "romeo@c.example".to_owned(),
+            ..proto::Resume::default()
+        }));
+    };
+    resume(&mut successor, 2);
+    assert_eq!(of_the_orchard(&mut successor, 1), [""], "it is back");
+    resume(&mut successor, 3);
+    assert_eq!(
+        of_the_orchard(&mut successor, 1),
+        [""; 0],
+        "its owner is the same"
+    );
+    successor.edge_says(RouterBody::Close(proto::Close {
+        handle: 3,
+        generation: 3,
+        clean: true,
+    }));
+    assert_eq!(
+        of_the_orchard(&mut successor, 1),
+        ["unavailable"],
+        "it ends"
+    );
 }

@@ -232,6 +232,9 @@ pub(crate) struct Session {
     pub(crate) unreleased: Unreleased,
     /// Keys known from an edge or the shadow after a takeover: their effects may come again.
     pub(crate) restored: HashSet<EffectKey>,
+    /// It waited for its client when its owner changed. The owner before may have told others that it
+    /// is over, and died before that was written: others are told again when its client comes back.
+    pub(crate) waited: bool,
     pub(crate) released_told: u64,
     pub(crate) accepted_told: u64,
     /// The client wants to know whether all up to here is accepted.
@@ -324,6 +327,7 @@ impl Session {
             given: false,
             unreleased: Unreleased::default(),
             restored: HashSet::default(),
+            waited: false,
             released_told: 0,
             accepted_told: 0,
             asked: 0,

@@ -433,6 +433,7 @@ impl Slot {
             committed: true,
         };
         let mut session = Session::from_record(meta, attachment);
+        session.waited = true;
         session.next = session.acked;
         for (number, item) in queue {
             if number == session.next + 1 {
