@@ -181,7 +181,8 @@ impl Slot {
         let others = self.sessions_of(&bare);
         let others = others.filter(|s| s.available.is_some() && s.id != id);
         let others: Vec<u128> = others.map(|s| s.id).collect();
-        let key = EffectKey::new(id, u64::from(generation), EffectKind::Returned);
+        // No stanza of the session causes it, so no mark of the session has to be waited for.
+        let key = EffectKey::indexed(id, 0, EffectKind::Returned, generation);
         for other in others {
             self.deliver_to(core, other, key, stanza.clone(), None);
         }
