@@ -2,6 +2,8 @@
 
 use std::collections::BTreeSet;
 
+use prost::Message as _;
+use sestina_api::shadow::ShadowOp;
 use sestina_proto as proto;
 use sestina_proto::to_edge::Body as Down;
 
@@ -93,6 +95,31 @@ impl World {
             if let (Some(number), Some((user, session))) = (number, session) {
                 let given = self.given.entry((user.clone(), number)).or_default();
                 given.insert((*session, target.epoch));
+            }
+        }
+    }
+
+    /// Notes which messages an owner puts into the stored queues of sessions that wait for their clients.
+    pub(super) fn note_queued(&mut self, epoch: u64, ops: &[ShadowOp]) {
+        for op in ops {
+            let (object, fields) = match op {
+                ShadowOp::Replace { object, fields } => (object, fields),
+                ShadowOp::Update { object, set, .. } => (object, set),
+                _ => continue,
+            };
+            let id = object.strip_prefix("s:");
+            let id = id.and_then(|id| u128::from_str_radix(id, 16).ok());
+            let known = self.sessions_at.values().find(|(_, at)| Some(*at) == id);
+            let Some((user, session)) = known.cloned() else {
+                continue;
+            };
+            for (_, value) in fields.iter().filter(|(field, _)| field.starts_with("q:")) {
+                let item = proto::Outbound::decode(value.clone()).ok();
+                let number = item.and_then(|item| number_in(item.stanza.as_ref()));
+                if let Some(number) = number {
+                    let given = self.given.entry((user.clone(), number)).or_default();
+                    given.insert((session, epoch));
+                }
             }
         }
     }

@@ -55,6 +55,9 @@ impl World {
             let job = Job::Release { slot, epoch, to };
             self.orphans.push((job, asker.clone()));
         }
+        if let Job::Shadow { at, ops, .. } = job {
+            self.note_queued(at.epoch, ops);
+        }
         let away = self.storage.away;
         self.storage.away |= lost;
         let (storage, shadow) = (&mut self.storage, &mut self.shadow);
