@@ -329,6 +329,11 @@ async fn keep_open(set: Arc<LaneSet>, lane: Arc<Lane>, shared: Arc<Shared>) {
                     () = set.stop.cancelled() => None,
                     () = shared.stop.cancelled() => None,
                     () = wait_end(&lane, attempt) => Some(()),
+                    () = unwelcomed(&lane) => {
+                        tracing::warn!(router = %set.router.name, lane = lane.index,
+                            "the router does not answer to Hello; opening the lane again");
+                        Some(())
+                    }
                 };
                 let served = lane.opening.lock().served;
                 lane.end(attempt);
@@ -354,6 +359,15 @@ async fn keep_open(set: Arc<LaneSet>, lane: Arc<Lane>, shared: Arc<Shared>) {
             () = tokio::time::sleep(pause) => {}
         }
         backoff = (backoff * 2).min(LAST);
+    }
+}
+
+/// Returns when a router has left Hello without an answer for too long; never once it has answered.
+async fn unwelcomed(lane: &Lane) {
+    const WELCOME: Duration = Duration::from_secs(5);
+    tokio::time::sleep(WELCOME).await;
+    if lane.opening.lock().served {
+        std::future::pending::<()>().await;
     }
 }
 

@@ -167,3 +167,18 @@ async fn a_frame_of_an_unknown_kind_is_ignored_and_what_is_around_it_is_taken() 
     assert_eq!(*bound.router.refused.lock(), [], "it was refused");
     assert_eq!(rig.tally.get(Count::LaneLost), 0);
 }
+
+/// A call that stays open, and no Welcome in it: the lane would serve nobody, and say nothing.
+#[tokio::test]
+async fn a_lane_whose_hello_is_not_answered_is_opened_again() {
+    let rig = Rig::new(1).await;
+    let bound = rig.managed(SECURE).await;
+    let opened = rig.tally.get(Count::LaneOpened);
+    bound.router.mute.store(1, Relaxed);
+    bound.router.break_lanes();
+    until("unanswered", || bound.router.mute.load(Relaxed) == 0).await;
+    until("open again", || {
+        rig.tally.get(Count::LaneOpened) == 2 * opened
+    })
+    .await;
+}

@@ -105,6 +105,8 @@ pub(super) struct Router {
     frames: mpsc::UnboundedSender<proto::ToRouter>,
     received: tokio::sync::Mutex<mpsc::UnboundedReceiver<proto::ToRouter>>,
     seq: AtomicU64,
+    /// So many lanes are opened without an answer to their Hello.
+    pub(super) mute: AtomicUsize,
     pub(super) lane_acked: AtomicU64,
     /// Slots named in acknowledgements.
     pub(super) refused: Mutex<Vec<(u32, u64)>>,
@@ -131,6 +133,7 @@ impl Router {
             frames,
             received: tokio::sync::Mutex::new(received),
             seq: AtomicU64::new(0),
+            mute: AtomicUsize::new(0),
             lane_acked: AtomicU64::new(0),
             refused: Mutex::default(),
             room: Mutex::default(),
@@ -317,11 +320,17 @@ impl RouterPort for Port {
             epoch: 0,
             body,
         }];
-        edge.deliver(proto::ToEdgeBatch {
-            worker: 0,
-            seq: 0,
-            frames,
-        });
+        let less = |mute: usize| mute.checked_sub(1);
+        let mute = router
+            .mute
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
+        if mute.is_err() {
+            edge.deliver(proto::ToEdgeBatch {
+                worker: 0,
+                seq: 0,
+                frames,
+            });
+        }
         Ok(Arc::new(Sink {
             router: Arc::clone(router),
             opening,
