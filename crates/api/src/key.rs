@@ -26,8 +26,8 @@ pub enum EffectKind {
     Ended = 9,
     /// One of many results that precede the reply (archive pages); the index is added above bit 8.
     Result = 10,
-    /// The presence of a session that came back, told again to its user's other sessions; its number is 0,
-    /// and the session's generation is added above bit 8.
+    /// The presence of a session that was resumed under a new owner, sent again to its user's other
+    /// sessions. Its number is 0, and the session's generation is added above bit 8.
     Returned = 11,
 }
 

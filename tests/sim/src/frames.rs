@@ -99,7 +99,7 @@ impl World {
         }
     }
 
-    /// Notes which messages an owner puts into the stored queues of sessions that wait for their clients.
+    /// Notes which messages a router stores for detached sessions.
     pub(super) fn note_queued(&mut self, epoch: u64, ops: &[ShadowOp]) {
         for op in ops {
             let (object, fields) = match op {

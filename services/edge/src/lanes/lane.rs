@@ -331,7 +331,7 @@ async fn keep_open(set: Arc<LaneSet>, lane: Arc<Lane>, shared: Arc<Shared>) {
                     () = wait_end(&lane, attempt) => Some(()),
                     () = unwelcomed(&lane) => {
                         tracing::warn!(router = %set.router.name, lane = lane.index,
-                            "the router does not answer to Hello; opening the lane again");
+                            "the router accepted the lane and sent no Welcome within 5 s; opening the lane again");
                         Some(())
                     }
                 };
@@ -362,7 +362,7 @@ async fn keep_open(set: Arc<LaneSet>, lane: Arc<Lane>, shared: Arc<Shared>) {
     }
 }
 
-/// Returns when a router has left Hello without an answer for too long; never once it has answered.
+/// Returns if the router has not sent Welcome within 5 s. Never returns if it has.
 async fn unwelcomed(lane: &Lane) {
     const WELCOME: Duration = Duration::from_secs(5);
     tokio::time::sleep(WELCOME).await;

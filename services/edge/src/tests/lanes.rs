@@ -168,7 +168,8 @@ async fn a_frame_of_an_unknown_kind_is_ignored_and_what_is_around_it_is_taken() 
     assert_eq!(rig.tally.get(Count::LaneLost), 0);
 }
 
-/// A call that stays open, and no Welcome in it: the lane would serve nobody, and say nothing.
+/// The router accepts the lane and sends no Welcome. Without a limit the edge would wait for it as long
+/// as the connection lives, and no session could use the lane.
 #[tokio::test]
 async fn a_lane_whose_hello_is_not_answered_is_opened_again() {
     let rig = Rig::new(1).await;

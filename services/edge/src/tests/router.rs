@@ -105,7 +105,7 @@ pub(super) struct Router {
     frames: mpsc::UnboundedSender<proto::ToRouter>,
     received: tokio::sync::Mutex<mpsc::UnboundedReceiver<proto::ToRouter>>,
     seq: AtomicU64,
-    /// So many lanes are opened without an answer to their Hello.
+    /// The number of lanes that it will accept without sending Welcome.
     pub(super) mute: AtomicUsize,
     pub(super) lane_acked: AtomicU64,
     /// Slots named in acknowledgements.

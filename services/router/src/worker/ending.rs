@@ -246,9 +246,10 @@ impl Slot {
     }
 }
 
-/// The key under which one of those is told that the session is over. An owner may tell it, and die
-/// before that is written; if the client then resumes the session and sends nothing, its true end has the
-/// same number. The generation tells the two apart.
+/// The key of the unavailable presence that one addressee gets when a session ends. A router may send it and
+/// die before the end of the session is written. If the client then resumes the session and sends no
+/// stanza, the later end of the session has the same stanza number, and the addressee would drop its
+/// presence as a duplicate. The generation, which a resumption raises, makes the two keys different.
 pub(super) fn ended_key(id: u128, n: u64, generation: u32, index: usize) -> EffectKey {
     /// More than there are addressees of one session.
     const EACH: u32 = 1 << 12;

@@ -164,8 +164,8 @@ impl Slot {
         }
     }
 
-    /// A session whose owner changed while it waited for its client is back. The user's other sessions may
-    /// have been told that it is over (see [`Session::waited`](super::session::Session::waited)).
+    /// After a resumption: sends the presence of a session that was detached when its slot got a new owner
+    /// to the user's other sessions (see [`Session::waited`](super::session::Session::waited)).
     pub(super) fn tell_presence_again(&mut self, core: &mut Core, id: u128) {
         let Some(session) = self.sessions.get_mut(&id) else {
             return;
@@ -181,7 +181,8 @@ impl Slot {
         let others = self.sessions_of(&bare);
         let others = others.filter(|s| s.available.is_some() && s.id != id);
         let others: Vec<u128> = others.map(|s| s.id).collect();
-        // No stanza of the session causes it, so no mark of the session has to be waited for.
+        // No stanza of the session causes this delivery, so its key has number 0: it is released without
+        // waiting for a mark.
         let key = EffectKey::indexed(id, 0, EffectKind::Returned, generation);
         for other in others {
             self.deliver_to(core, other, key, stanza.clone(), None);

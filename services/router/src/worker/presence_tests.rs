@@ -145,9 +145,10 @@ fn of_the_orchard(successor: &mut Successor, balcony: u64) -> Vec<String> {
     types
 }
 
-/// The owner before ended a session that waited for its client, told the user's other session so, and
-/// died before the end was written. The client comes back: the other session hears that too, and hears
-/// of the true end, though the client has sent nothing in between.
+/// The previous owner of the slot ended the detached session `orchard`, sent its unavailable presence to
+/// `balcony`, and died before the end was written. The client then resumes `orchard`: `balcony` gets its
+/// presence again. When `orchard` ends later, `balcony` gets the unavailable presence, although the client
+/// of `orchard` has sent no stanza in between.
 #[test]
 fn a_session_that_comes_back_under_a_new_owner_is_seen_by_its_users_others_until_it_ends() {
     let mut successor = Successor::new("romeo@c.example");

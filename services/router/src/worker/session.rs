@@ -232,8 +232,9 @@ pub(crate) struct Session {
     pub(crate) unreleased: Unreleased,
     /// Keys known from an edge or the shadow after a takeover: their effects may come again.
     pub(crate) restored: HashSet<EffectKey>,
-    /// It waited for its client when its owner changed. The owner before may have told others that it
-    /// is over, and died before that was written: others are told again when its client comes back.
+    /// The session was detached when its slot got a new owner. The previous owner may have announced the
+    /// end of the session and died before the end was written. When the client resumes the session, its
+    /// presence is therefore sent again to the user's other sessions.
     pub(crate) waited: bool,
     pub(crate) released_told: u64,
     pub(crate) accepted_told: u64,
