@@ -87,10 +87,6 @@ impl Checker {
         self.limits.namespaces = limits.namespaces.min(Limits::MAX_NAMESPACES);
     }
 
-    pub(crate) fn limits(&self) -> &Limits {
-        &self.limits
-    }
-
     /// Gets ready for the next element. The declarations that are in force stay.
     pub(crate) fn restart(&mut self, header: bool) {
         self.stack.clear();

@@ -128,7 +128,8 @@ fn of_plain(
             XmlError::new(StreamCondition::BadFormat, "an <a/> needs a number in h")
         })?),
         Root::Other => {
-            StreamEvent::Nonza(tree::build(unit, checker.scope.clone(), *checker.limits())?)
+            // The checker has just accepted it, under the declarations of the stream.
+            StreamEvent::Nonza(tree::read(unit, &checker.scope)?)
         }
     })
 }

@@ -5,7 +5,7 @@ use super::check::Checker;
 use super::event::of_unit;
 use super::outline::Outline;
 use super::token::Progress;
-use super::tree::{Unused, stream_header};
+use super::tree::{Discard, stream_header};
 use super::{Limits, StreamEvent, StreamFault, StreamHeader, XmlError, prolog};
 use crate::ns;
 use crate::stream::StreamCondition;
@@ -161,7 +161,7 @@ impl StreamParser {
                     _ => return Err(XmlError::syntax("the stream does not start with a header")),
                 },
                 Phase::Header => {
-                    let Progress::Done(len) = self.checker.run(rest, &mut Unused)? else {
+                    let Progress::Done(len) = self.checker.run(rest, &mut Discard)? else {
                         return Ok(None);
                     };
                     let header = self.header(len)?;

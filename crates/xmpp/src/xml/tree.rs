@@ -16,21 +16,18 @@ use crate::ns;
 
 /// Parses exactly one element whose default namespace, where undeclared, is `default`.
 pub(crate) fn parse(xml: &[u8], default: &str) -> Result<Element, XmlError> {
-    let mut scope = Scope::default();
-    scope.declare("", default);
-    build(xml, scope, Limits::trusted())
+    let mut checker = Checker::new(Limits::trusted());
+    checker.scope.declare("", default);
+    match checker.run(xml, &mut Discard)? {
+        Progress::Done(end) if end == xml.len() => read(xml, &checker.scope),
+        Progress::Done(_) => Err(XmlError::syntax("something follows the element")),
+        Progress::More => Err(incomplete()),
+    }
 }
 
-/// Parses exactly one element under the declarations of its surroundings.
-pub(crate) fn build(xml: &[u8], scope: Scope, limits: Limits) -> Result<Element, XmlError> {
-    let mut reader = reader(xml, &scope)?;
-    let mut checker = Checker::new(limits);
-    checker.scope = scope;
-    match checker.run(xml, &mut Unused)? {
-        Progress::Done(end) if end == xml.len() => {}
-        Progress::Done(_) => return Err(XmlError::syntax("something follows the element")),
-        Progress::More => return Err(incomplete()),
-    }
+/// The tree of one element that the checker has accepted under these declarations.
+pub(crate) fn read(xml: &[u8], scope: &Scope) -> Result<Element, XmlError> {
+    let mut reader = reader(xml, scope)?;
     let mut open: Vec<Element> = Vec::new();
     loop {
         let event = reader.read_event().map_err(|_| unreadable())?;
@@ -143,10 +140,10 @@ fn unreadable() -> XmlError {
     XmlError::syntax("the element cannot be read")
 }
 
-/// Takes nothing of what the checker finds.
-pub(crate) struct Unused;
+/// Discards what the checker finds.
+pub(crate) struct Discard;
 
-impl Sink for Unused {
+impl Sink for Discard {
     fn open(&mut self, _: &OpenTag<'_>) {}
     fn text(&mut self, _: &[u8], _: usize, _: usize, _: bool) {}
     fn close(&mut self, _: &CloseTag<'_>) {}

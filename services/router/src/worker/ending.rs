@@ -1,8 +1,6 @@
 //! Sessions end: everybody is told, what was not taken is kept or sent back, and the session is
 //! forgotten once nobody holds anything of it.
 
-use std::sync::Arc;
-
 use sestina_api::key::{EffectKey, EffectKind};
 use sestina_proto as proto;
 use sestina_proto::to_edge::Body;
@@ -144,11 +142,6 @@ impl Slot {
     }
 
     fn tell_own(&mut self, core: &mut Core, key: EffectKey, jid: &Jid, work: WorkId) {
-        let targets: Vec<u128> = self
-            .sessions_of(&jid.bare())
-            .filter(|s| s.available.is_some())
-            .map(|s| s.id)
-            .collect();
         // A later session may have its address, and have said that it is there: a new owner of the slot
         // may hear of it before it hears the last of this one.
         let later = self.session_of(jid).and_then(|id| self.sessions.get(&id));
@@ -156,10 +149,7 @@ impl Slot {
             Some(available) => available.stanza.clone(),
             None => Slot::unavailable_of(jid, &jid.bare()).into(),
         };
-        let stanza = Arc::new(stanza);
-        for target in targets {
-            self.deliver_to(core, target, key, stanza.clone(), Some(work));
-        }
+        self.tell_available(core, &jid.bare(), key, stanza, None, Some(work));
     }
 
     /// Everybody was told. What the client sent before may still be under way: until it is settled

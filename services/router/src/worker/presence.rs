@@ -88,7 +88,8 @@ impl Slot {
         }));
         session.state_dirty = true;
         let bare = session.jid.bare();
-        self.tell_own_sessions(core, id, n, &bare, wire, work);
+        let key = EffectKey::new(id, n, EffectKind::Route);
+        self.tell_available(core, &bare, key, wire, None, Some(work));
         if before.is_none() {
             // RFC 6121 §4.2.2: the new resource learns of the user's others.
             self.show_own_presences(core, id, n, &bare, work);
@@ -117,14 +118,8 @@ impl Slot {
         let joined: Vec<(Jid, Joined)> = session.joined.drain().collect();
         let directed: Vec<Jid> = session.directed.drain().collect();
         if was.is_some() {
-            self.tell_own_sessions(
-                core,
-                id,
-                n,
-                &bare,
-                proto::Stanza::from(stanza.clone()),
-                work,
-            );
+            let key = EffectKey::new(id, n, EffectKind::Route);
+            self.tell_available(core, &bare, key, stanza.clone().into(), None, Some(work));
         }
         for (index, to) in joined
             .iter()
@@ -141,26 +136,28 @@ impl Slot {
         self.keep_registry(core, id, work);
     }
 
-    /// Copies a presence to the user's own available sessions, the sender's included (RFC 6121 §4.2.2).
-    fn tell_own_sessions(
+    /// The sessions of a user that are available.
+    fn available_of(&self, user: &Jid) -> Vec<u128> {
+        let sessions = self.sessions_of(user);
+        let available = sessions.filter(|s| s.available.is_some());
+        available.map(|s| s.id).collect()
+    }
+
+    /// Sends a presence to the available sessions of a user (RFC 6121 §4.2.2), but for `except`.
+    pub(super) fn tell_available(
         &mut self,
         core: &mut Core,
-        id: u128,
-        n: u64,
-        bare: &Jid,
+        user: &Jid,
+        key: EffectKey,
         stanza: proto::Stanza,
-        work: WorkId,
+        except: Option<u128>,
+        work: Option<WorkId>,
     ) {
-        let targets: Vec<u128> = self
-            .sessions_of(bare)
-            .filter(|s| s.available.is_some() || s.id == id)
-            .filter(|s| s.available.is_some())
-            .map(|s| s.id)
-            .collect();
         let stanza = Arc::new(stanza);
-        let key = EffectKey::new(id, n, EffectKind::Route);
-        for target in targets {
-            self.deliver_to(core, target, key, stanza.clone(), Some(work));
+        for target in self.available_of(user) {
+            if Some(target) != except {
+                self.deliver_to(core, target, key, stanza.clone(), work);
+            }
         }
     }
 
@@ -176,17 +173,11 @@ impl Slot {
         let Some(available) = &session.available else {
             return;
         };
-        let stanza = Arc::new(available.stanza.clone());
-        let (generation, bare) = (session.generation, session.jid.bare());
-        let others = self.sessions_of(&bare);
-        let others = others.filter(|s| s.available.is_some() && s.id != id);
-        let others: Vec<u128> = others.map(|s| s.id).collect();
+        let (stanza, user) = (available.stanza.clone(), session.jid.bare());
         // No stanza of the session causes this delivery, so its key has number 0: it is released without
         // waiting for a mark.
-        let key = EffectKey::indexed(id, 0, EffectKind::Returned, generation);
-        for other in others {
-            self.deliver_to(core, other, key, stanza.clone(), None);
-        }
+        let key = EffectKey::indexed(id, 0, EffectKind::Returned, session.generation);
+        self.tell_available(core, &user, key, stanza, Some(id), None);
     }
 
     fn show_own_presences(&mut self, core: &mut Core, id: u128, n: u64, bare: &Jid, work: WorkId) {
