@@ -102,6 +102,16 @@ impl Net {
         self.last
     }
 
+    /// Opens a connection that is over already, which the process that accepts it does not know yet.
+    pub(super) fn open_late(&mut self, ends: Ends) -> u64 {
+        let id = self.open(ends);
+        if let Some(conn) = self.conns.get_mut(&id) {
+            conn.broken = true;
+            conn.opener_told = true;
+        }
+        id
+    }
+
     /// Breaks a connection: the first part of what is under way still arrives, the rest is lost.
     pub(super) fn break_it(&mut self, id: u64, rng: &mut Rng) {
         if let Some(conn) = self.conns.get_mut(&id)

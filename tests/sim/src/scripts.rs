@@ -146,3 +146,18 @@ pub fn a_room_changes_while_the_store_is_away(seed: u64) -> Result<Vec<String>, 
     wrong.extend(world.round(&[]));
     Ok(wrong)
 }
+
+/// Each edge has opened each of its lanes twice, and the opening that it gave up reaches the router last.
+/// Then all clients talk. Returns what is wrong at rest.
+#[must_use]
+pub fn an_opening_of_a_lane_arrives_late(seed: u64) -> Vec<String> {
+    let mut world = World::at_rest(seed);
+    let mut wrong = world.round(&[]);
+    for edge in 0..world.edges.len() {
+        for lane in world.edges[edge].open_lanes() {
+            world.accept_late(edge, lane);
+        }
+    }
+    wrong.extend(world.round(&[]));
+    wrong
+}

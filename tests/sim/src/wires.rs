@@ -78,6 +78,23 @@ impl World {
                 frames,
             });
         }
+        self.accept_lane(host, incarnation, lane, conn);
+    }
+
+    /// An opening of a lane that the edge has given up reaches the router, after the opening that the edge
+    /// uses. The router learns later that its connection is over.
+    pub(super) fn accept_late(&mut self, edge: usize, lane: LaneKey) {
+        let Some(host) = self.host_index(lane.0) else {
+            return;
+        };
+        let incarnation = self.edges[edge].incarnation();
+        let conn = self.net.lock().open_late(lane_ends(incarnation, lane));
+        self.note(|| format!("e{incarnation}->r{} opened {conn} and gave it up", lane.0));
+        self.accept_lane(host, incarnation, lane, conn);
+    }
+
+    /// The workers of a router get an opening of a lane.
+    fn accept_lane(&mut self, host: usize, incarnation: u64, lane: LaneKey, conn: u64) {
         let sink = Arc::new(End {
             conn,
             net: self.net.clone(),

@@ -9,6 +9,7 @@ use sestina_sim::hoard::a_client_never_reads;
 use sestina_sim::scenarios::{flush_and_kill, flush_at_rest};
 use sestina_sim::scripts::{
     a_database_loses_commits, a_room_changes_while_the_store_is_away, an_older_write_comes_last,
+    an_opening_of_a_lane_arrives_late,
 };
 use sestina_sim::seeds::{Plan, chosen, failing, network, replay};
 
@@ -71,6 +72,12 @@ fn an_older_write_that_comes_last_changes_nothing() {
 #[test]
 fn a_database_that_lost_commits_costs_no_slot() {
     nothing_is_wrong(8, a_database_loses_commits);
+}
+
+/// A router that hears last of an opening which its edge has given up has a lane to that edge in the end.
+#[test]
+fn an_opening_of_a_lane_that_arrives_late_silences_no_session() {
+    nothing_is_wrong(8, |seed| Ok(an_opening_of_a_lane_arrives_late(seed)));
 }
 
 /// More than one fault: the state store is away, and then the room's owner dies. All occupants stay in

@@ -69,6 +69,9 @@ struct Unacked {
 pub(super) const SMALL: usize = 64;
 
 impl Core {
+    /// An opening of a lane takes the place of the one before, which ends. Openings may arrive in another
+    /// order than that in which the edge made them: after a network failure, the edge may use the one that
+    /// is replaced here. Without its end the edge would go on using it, and get no answer.
     pub(crate) fn lane_opened(
         &mut self,
         lane: LaneRef,
@@ -76,7 +79,7 @@ impl Core {
         lanes: u32,
         sink: Arc<dyn EdgeLane>,
     ) {
-        self.lane_closed(lane, self.lanes.get(&lane).map_or(0, |l| l.instance));
+        self.end_lane(lane);
         let state = EdgeLaneState {
             instance,
             lanes,
@@ -122,13 +125,18 @@ impl Core {
             .copied()
             .collect();
         for lane in lanes {
-            let instance = self.lanes.get(&lane).map_or(0, |l| l.instance);
-            if let Some(state) = self.lanes.get(&lane) {
-                state.sink.close();
-            }
-            self.lane_closed(lane, instance);
+            self.end_lane(lane);
         }
         self.forget_peer(incarnation);
+    }
+
+    /// Ends the present opening of a lane from this side.
+    fn end_lane(&mut self, lane: LaneRef) {
+        if let Some(state) = self.lanes.get(&lane) {
+            let instance = state.instance;
+            state.sink.close();
+            self.lane_closed(lane, instance);
+        }
     }
 
     pub(crate) fn send_edge(

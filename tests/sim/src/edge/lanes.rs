@@ -85,6 +85,13 @@ impl Edge {
         due.map(|(key, _)| *key).collect()
     }
 
+    /// The lanes that are open.
+    pub(crate) fn open_lanes(&self) -> Vec<LaneKey> {
+        let lanes = self.ground.lanes.borrow();
+        let open = lanes.iter().filter(|(_, lane)| lane.welcomed);
+        open.map(|(key, _)| *key).collect()
+    }
+
     /// Notes the connection that was opened for a lane.
     pub(crate) fn opened(&mut self, lane: LaneKey, conn: u64) {
         if let Some(lane) = self.ground.lanes.borrow_mut().get_mut(&lane) {
