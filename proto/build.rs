@@ -21,6 +21,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     std::fs::write(out.join("descriptors.bin"), bytes)?;
     tonic_prost_build::configure()
         .bytes(".")
+        // Ordered, so that one message has one encoding.
+        .btree_map(".")
         .build_transport(false)
         // What a later version may send can be tried with it.
         .codec_path("crate::WireCodec")

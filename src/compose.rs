@@ -1,4 +1,4 @@
-//! The configuration mapped onto what each tier is told. Pure, except for reading certificates.
+//! Derives the settings of each tier from the configuration. Pure, except for reading certificates.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -14,20 +14,22 @@ use sestina_edge::tls::{CertFiles, TlsConfig};
 use sestina_edge::transport::WireLimits;
 use sestina_edge::{EdgeConfig, StreamLimits};
 use sestina_proto as proto;
-use sestina_router::config::{HostConfig, RouterConfig};
+use sestina_router::config::{RouterConfig, RouterLimits};
+use sestina_router::services::Services;
 use sestina_rpc::target::Target;
 use sestina_rpc::{Cluster, MutualTls, Security, TlsFiles};
 use sestina_runtime::memory;
-use sestina_sessions::{RedisConfig, RedisIdentity, RedisTls};
+use sestina_state::{RedisConfig, RedisIdentity, RedisTls};
 use sestina_storage::StorageConfig;
 use sestina_xmpp::sasl::Mechanism;
 use sestina_xmpp::xml::Limits;
 
-/// The edge's socket queue is this many times what routers have on their way to one session.
+/// The edge's socket queue is this many times the bytes that routers may have under way to one
+/// session.
 const CREDITS_IN_QUEUE: usize = 4;
 /// Unsettled input of a session: room for this many of the largest stanzas.
 const STANZAS_UNSETTLED: usize = 4;
-/// Sessions may hold one part in this many of the memory, unless the configuration says otherwise.
+/// Sessions may hold this fraction of the memory (1/n), unless the configuration sets it.
 const HELD_OF_MEMORY: usize = 4;
 /// Names of listeners, as in logs.
 const HTTP: &str = "http";
@@ -37,7 +39,7 @@ const PLAINTEXT: &str = "c2s_plaintext";
 pub fn node(name: &str, role: proto::NodeRole, address: &str) -> proto::Node {
     proto::Node {
         name: name.to_owned(),
-        // 0 stands for no process.
+        // 0 means no process.
         incarnation: rand::random::<u64>().max(1),
         role: role.into(),
         address: address.to_owned(),
@@ -47,18 +49,18 @@ pub fn node(name: &str, role: proto::NodeRole, address: &str) -> proto::Node {
     .speaking(env!("CARGO_PKG_VERSION"))
 }
 
-/// `host:port` by which the other processes reach this one.
+/// `host:port` at which the other processes reach this one.
 pub fn address(config: &Config) -> String {
     let listen = || config.cluster.listen.to_string();
     config.cluster.advertise.clone().unwrap_or_else(listen)
 }
 
-/// The cluster of this process; its id is learnt from storage.
+/// The cluster of this process; storage tells its id later.
 pub fn cluster(config: &Config) -> Cluster {
     Cluster::new(&config.cluster.name)
 }
 
-/// How leases are counted.
+/// The times of leases.
 pub fn lease_terms(config: &Config) -> LeaseTerms {
     let every = *config.cluster.lease_renew;
     LeaseTerms {
@@ -69,42 +71,44 @@ pub fn lease_terms(config: &Config) -> LeaseTerms {
     }
 }
 
-/// What routers have on their way to one session, given to the edge and not yet written.
+/// The bytes that routers may have under way to one session: given to the edge and not yet written.
 fn session_credit(config: &Config) -> usize {
     (*config.edge.limits.output_queue / CREDITS_IN_QUEUE).max(1)
 }
 
-/// Settings of a router. `alone`: it is the only process, so there is no other to hold copies.
+/// Settings of a router. `alone`: it is the only process, so no other process can hold copies.
 pub fn router(config: &Config, alone: bool) -> RouterConfig {
-    let hosts = config.host.iter().map(|host| HostConfig {
-        domain: host.domain.clone(),
-        anonymous: host.anonymous,
-        accounts: !host.anonymous,
-        muc: host.muc_domain(),
+    let hosts = config.host.iter();
+    let services = hosts.fold(Services::default(), |services, host| {
+        let services = services.with_host(&host.domain, !host.anonymous);
+        services.with_rooms(&host.muc_domain(), &host.domain)
     });
     let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
     RouterConfig {
-        hosts: hosts.collect(),
+        services,
         hasher: SlotHasher::default(),
         workers: u16::try_from(config.router.workers)
             .unwrap_or(u16::MAX)
             .max(1),
-        shadow: !alone,
-        shadow_commit_bytes: *config.redis.commit_bytes,
+        state_store: !alone,
         ack_settled: alone,
         sm_resume_max_s: u32::try_from(config.sm.resume_timeout.as_secs()).unwrap_or(u32::MAX),
         archive: config.router.archive,
         offline_limit: count(config.router.offline_limit),
         carbons: config.router.carbons,
-        room_history: config.router.muc_history,
-        session_queue_bytes: *config.sm.max_queue,
-        user_queue_bytes: *config.router.user_queue,
-        slot_queue_bytes: *config.router.slot_queue,
-        lane_bytes: *config.router.edge_buffer,
-        max_rooms_per_session: config.router.session_rooms,
-        session_credit_bytes: session_credit(config),
-        max_storage_backlog_bytes: *config.router.archive_buffer,
         config_hash: config.config_hash(),
+        limits: RouterLimits {
+            room_history: config.router.muc_history,
+            max_rooms_per_session: config.router.session_rooms,
+            session_queue_bytes: *config.sm.max_queue,
+            user_queue_bytes: *config.router.user_queue,
+            slot_queue_bytes: *config.router.slot_queue,
+            session_credit_bytes: session_credit(config),
+            max_storage_backlog_bytes: *config.router.archive_buffer,
+            lane_bytes: *config.router.edge_buffer,
+            replica_commit_bytes: *config.redis.commit_bytes,
+            ..RouterLimits::default()
+        },
         ..RouterConfig::default()
     }
 }
@@ -129,7 +133,7 @@ pub fn edge(config: &Config, name: &str) -> anyhow::Result<EdgeConfig> {
     edge.address = address(config);
     edge.config_hash = config.config_hash();
     edge.listen = listen(config)?;
-    // HTTP in clear is named so, and is for a proxy that ends TLS in front.
+    // HTTP without TLS has this name; a proxy in front terminates TLS.
     edge.plaintext_listeners = vec![PLAINTEXT.to_owned(), HTTP.to_owned()];
     edge.before_login.xml.bytes = *limits.pre_auth_stanza;
     edge.after_login = StreamLimits {
@@ -142,8 +146,8 @@ pub fn edge(config: &Config, name: &str) -> anyhow::Result<EdgeConfig> {
         bytes_per_second: *limits.rate as u64,
         burst_bytes: *limits.burst as u64,
     };
-    edge.login_time = *limits.auth_timeout;
-    edge.login_tries = u32::try_from(limits.auth_attempts).unwrap_or(u32::MAX);
+    edge.login.time = *limits.auth_timeout;
+    edge.login.tries = u32::try_from(limits.auth_attempts).unwrap_or(u32::MAX);
     edge.unsettled_bytes = edge.unsettled_bytes.max(*limits.stanza * STANZAS_UNSETTLED);
     edge.held_bytes = match *limits.held {
         0 => (memory::total() / HELD_OF_MEMORY).min(edge.held_bytes),
@@ -151,12 +155,12 @@ pub fn edge(config: &Config, name: &str) -> anyhow::Result<EdgeConfig> {
     };
     edge.session_credit = session_credit(config);
     edge.lanes = u32::try_from(config.cluster.lanes).unwrap_or(1);
-    edge.lease_ttl = *config.cluster.lease_ttl;
-    edge.lease_every = *config.cluster.lease_renew;
-    edge.lease_margin = *config.cluster.lease_margin;
-    // Half of the time for ending is for waiting on owners.
-    edge.drain_over = edge.drain_over.min(*config.node.drain_timeout / 2);
-    edge.drain_wait = edge.drain_wait.min(*config.node.drain_timeout / 2);
+    edge.lease.ttl = *config.cluster.lease_ttl;
+    edge.lease.every = *config.cluster.lease_renew;
+    edge.lease.margin = *config.cluster.lease_margin;
+    // Half of the time for draining is for waiting on owners.
+    edge.drain.over = edge.drain.over.min(*config.node.drain_timeout / 2);
+    edge.drain.wait = edge.drain.wait.min(*config.node.drain_timeout / 2);
     Ok(edge)
 }
 
@@ -247,7 +251,7 @@ pub fn client_tls(config: &Config) -> TlsConfig {
     }
 }
 
-/// The option that says where the database is.
+/// The option that names the database.
 pub fn storage_option(config: &Config) -> &'static str {
     let storage = &config.storage;
     match (&storage.url_file, &storage.url) {
@@ -257,7 +261,7 @@ pub fn storage_option(config: &Config) -> &'static str {
     }
 }
 
-/// Where the database is.
+/// Settings of the database.
 pub fn storage(config: &Config) -> StorageConfig {
     let storage = &config.storage;
     StorageConfig {
@@ -271,16 +275,16 @@ pub fn storage(config: &Config) -> StorageConfig {
     }
 }
 
-/// Where Redis is; none if live state stays in this process.
+/// Settings of Redis; none if live state stays in this process.
 pub fn redis(config: &Config) -> anyhow::Result<Option<RedisConfig>> {
     let redis = &config.redis;
     let mode = match redis.mode {
         RedisMode::Memory => return Ok(None),
-        RedisMode::Single => sestina_sessions::RedisMode::Single,
-        RedisMode::Sentinel => sestina_sessions::RedisMode::Sentinel {
+        RedisMode::Single => sestina_state::RedisMode::Single,
+        RedisMode::Sentinel => sestina_state::RedisMode::Sentinel {
             master_name: redis.master_name.clone().unwrap_or_default(),
         },
-        RedisMode::Cluster => sestina_sessions::RedisMode::Cluster,
+        RedisMode::Cluster => sestina_state::RedisMode::Cluster,
     };
     let mut to = RedisConfig::new(mode, redis.urls.clone());
     to.username = redis.username.clone();
@@ -289,15 +293,15 @@ pub fn redis(config: &Config) -> anyhow::Result<Option<RedisConfig>> {
         .as_ref()
         .map(|password: &Secret| password.expose().to_owned());
     to.connect_timeout = *redis.connect_timeout;
-    to.shadow_timeout = *redis.response_timeout;
-    // A renewal that takes longer would come too late to be of use.
+    to.state_store_timeout = *redis.response_timeout;
+    // A renewal that takes longer would come too late.
     to.lease_timeout = (*redis.response_timeout).min(*config.cluster.lease_renew / 2);
     to.tls = redis_tls(&redis.tls_ca, &redis.tls_certificate, &redis.tls_key)?;
     Ok(Some(to))
 }
 
-/// Reads the certificates for Redis, so that errors in them show at the start and not when
-/// connecting.
+/// Reads the certificates for Redis now, so that errors in them show at the start and not at the
+/// first connection.
 fn redis_tls(
     ca: &Option<PathBuf>,
     certificate: &Option<PathBuf>,
@@ -332,7 +336,7 @@ fn read(key: &str, path: &Path) -> anyhow::Result<Vec<u8>> {
     std::fs::read(path).with_context(|| format!("`{key}`: cannot read {}", path.display()))
 }
 
-/// How this process's connections to other tiers are protected.
+/// The protection of this process's connections to other tiers.
 pub fn security(config: &Config) -> anyhow::Result<Security> {
     let cluster = &config.cluster;
     match (&cluster.tls_certificate, &cluster.tls_key, &cluster.tls_ca) {
@@ -357,7 +361,7 @@ pub fn targets(key: &str, list: &[String]) -> anyhow::Result<Vec<Target>> {
         .collect()
 }
 
-/// Warns if this process's certificate does not say what the process is: the others will refuse.
+/// Warns if this process's certificate lacks its role: other processes will refuse it.
 pub fn check_own_certificate(security: &Security, role: CertRole) {
     let Security::Mutual(tls) = security else {
         return;

@@ -19,9 +19,14 @@ muc = \"rooms.example\"
 fn hosts_reach_both_tiers() {
     let config = config(HOSTS);
     let router = router(&config, false);
-    assert_eq!(router.hosts.len(), 2);
-    assert!(router.has_accounts("a.example") && !router.has_accounts("anonymous.example"));
-    assert!(router.is_muc("conference.a.example") && router.is_muc("rooms.example"));
+    assert!(
+        router.services.has_accounts("a.example")
+            && !router.services.has_accounts("anonymous.example")
+    );
+    assert!(
+        router.services.is_rooms("conference.a.example")
+            && router.services.is_rooms("rooms.example")
+    );
     let edge = edge(&config, "e").unwrap();
     assert_eq!(edge.hosts[0].mechanisms.len(), 5);
     assert!(!edge.hosts[0].anonymous);
@@ -35,16 +40,16 @@ fn what_both_tiers_must_agree_on_agrees() {
     let config = config("[edge.limits]\noutput_queue = \"8MiB\"");
     let (edge, router) = (edge(&config, "e").unwrap(), router(&config, false));
     assert_eq!(edge.session_credit, 2 << 20);
-    assert_eq!(edge.session_credit, router.session_credit_bytes);
+    assert_eq!(edge.session_credit, router.limits.session_credit_bytes);
 }
 
 #[test]
 fn alone_means_acknowledging_what_is_settled() {
     let config = config("");
     let alone = router(&config, true);
-    assert!(alone.ack_settled && !alone.shadow);
+    assert!(alone.ack_settled && !alone.state_store);
     let one_of_many = router(&config, false);
-    assert!(!one_of_many.ack_settled && one_of_many.shadow);
+    assert!(!one_of_many.ack_settled && one_of_many.state_store);
 }
 
 #[test]
@@ -90,8 +95,8 @@ fn options_reach_the_edge() {
     assert_eq!(edge.listen.limits.unauthenticated_per_address, usize::MAX);
     assert_eq!(edge.listen.limits.unauthenticated, 4096);
     assert_eq!(edge.listen.limits.rate_per_second, f64::MAX);
-    assert_eq!(edge.login_time, Duration::from_secs(7));
-    assert!(edge.drain_over + edge.drain_wait <= Duration::from_secs(4));
+    assert_eq!(edge.login.time, Duration::from_secs(7));
+    assert!(edge.drain.over + edge.drain.wait <= Duration::from_secs(4));
 }
 
 #[test]
@@ -105,7 +110,7 @@ fn redis_and_storage_are_mapped() {
     assert_eq!(redis.tls, None);
     assert_eq!(
         redis.mode,
-        sestina_sessions::RedisMode::Sentinel {
+        sestina_state::RedisMode::Sentinel {
             master_name: "m".into()
         }
     );

@@ -1,5 +1,5 @@
-//! Lanes by direct calls: a frame that one side sends is taken by the other before the call
-//! returns. Nothing is queued here; each side has its own bounded queues behind its sinks.
+//! Lanes by direct calls: the receiver takes a frame before the sender's call returns. Nothing is
+//! queued here; each side has its own bounded queues behind its sinks.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -22,22 +22,22 @@ pub struct DirectConnector {
 struct Entry {
     node: proto::Node,
     acceptor: Arc<dyn RouterAcceptor>,
-    /// Lanes that end with the router.
+    /// Lanes that are closed when the router is removed.
     lanes: Vec<Weak<dyn Lane>>,
 }
 
-/// A lane that can be cut from outside.
+/// A lane that can be closed from outside.
 trait Lane: Send + Sync {
     fn cut(&self);
 }
 
 impl DirectConnector {
-    /// Nobody can be reached yet.
+    /// A connector without routers.
     pub fn new() -> DirectConnector {
         DirectConnector::default()
     }
 
-    /// From now on this router can be reached.
+    /// Makes a router reachable.
     pub fn add(&self, node: proto::Node, acceptor: Arc<dyn RouterAcceptor>) {
         let lanes = Vec::new();
         self.routers.lock().insert(
@@ -50,7 +50,7 @@ impl DirectConnector {
         );
     }
 
-    /// The router is gone: its lanes end, and it cannot be reached any more.
+    /// Removes a router: its lanes are closed, and it cannot be reached any more.
     pub fn remove(&self, incarnation: u64) {
         let entry = self.routers.lock().remove(&incarnation);
         for lane in entry.into_iter().flat_map(|entry| entry.lanes) {
@@ -68,7 +68,7 @@ impl DirectConnector {
             .ok_or_else(|| gone(node))
     }
 
-    /// The lane ends with this router. False if it has ended already.
+    /// Notes that the lane ends with this router. False if the router is gone already.
     fn keep(&self, incarnation: u64, lane: &Arc<dyn Lane>) -> bool {
         let mut routers = self.routers.lock();
         let Some(entry) = routers.get_mut(&incarnation) else {
@@ -81,7 +81,7 @@ impl DirectConnector {
 }
 
 fn gone(node: &proto::Node) -> LinkError {
-    LinkError::Away {
+    LinkError::Unavailable {
         peer: node.name.clone(),
         reason: "it has ended".to_owned(),
     }
@@ -133,7 +133,7 @@ impl RouterPort for Port {
         let lane = Arc::new(DirectLane::new(edge));
         let sink = acceptor.accept_edge(hello, lane.clone())?;
         if lane.router.set(sink.clone()).is_err() || lane.ended.load(Ordering::Acquire) {
-            // The router closed the lane while it was being opened.
+            // The router closed the lane while it was opening.
             sink.close();
             return Err(gone(&self.node));
         }
@@ -174,7 +174,7 @@ pub struct DirectLane {
 }
 
 impl DirectLane {
-    /// A lane that gives its batches to `edge`.
+    /// A lane that passes its batches to `edge`.
     pub fn new(edge: Arc<dyn EdgeSink>) -> DirectLane {
         DirectLane {
             edge,
@@ -263,7 +263,7 @@ impl PeerPort for Port {
             lane.cut();
             return Err(gone(&self.node));
         }
-        // The opener is not here itself when a test drives one router by hand.
+        // The opener is missing here if a test drives one router by itself.
         self.routers.keep(opener, &watched);
         Ok(Arc::new(OpenerSide { lane, sink }))
     }

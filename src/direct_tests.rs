@@ -50,7 +50,7 @@ impl PeerSink for Sink {
     }
 }
 
-/// A router that keeps what it is given.
+/// A router that records its input.
 #[derive(Default)]
 struct Acceptor {
     sink: Arc<Sink>,
@@ -148,7 +148,7 @@ async fn frames_pass_both_ways_until_either_side_closes() {
     assert_eq!(
         edge.closed.load(Ordering::SeqCst),
         1,
-        "whoever closes is not told"
+        "the side that closes is not notified"
     );
     let lane = acceptor.edges.lock()[1].clone();
     assert_eq!(
@@ -170,7 +170,7 @@ async fn lanes_end_with_their_router() {
     assert_eq!(acceptor.sink.closed.load(Ordering::SeqCst), 1);
     assert_eq!(sink.send(proto::ToRouter::default()), Err(Unsent::Closed));
     let again = port.open_lane(proto::Hello::default(), edge).await;
-    assert!(matches!(again, Err(LinkError::Away { peer, .. }) if peer == "r1"));
+    assert!(matches!(again, Err(LinkError::Unavailable { peer, .. }) if peer == "r1"));
     assert!(connector.seeds().await.is_empty());
     assert!(
         port.credentials(proto::CredentialsRequest::default())

@@ -1,10 +1,10 @@
-//! Sestina, put together: the only place that knows all three tiers.
+//! Sestina, composed: the only crate that uses all three tiers.
 //!
-//! - [`compose`]: the configuration mapped onto what each tier is told
-//! - [`direct`]: edge and router, router and router, joined by direct calls
-//! - [`metrics`]: what tiers and stores count, in the words of the telemetry
+//! - [`compose`]: derives the settings of each tier from the configuration
+//! - [`direct`]: lanes by direct calls between edge and router, router and router
+//! - [`metrics`]: the counts of tiers and stores as metrics
 //! - [`serve`]: one process: all tiers, or one of them
-//! - [`admin`]: the administrator's commands, as a process performs them
+//! - [`admin`]: the administrator's commands, as performed by a server process
 //! - [`cli`]: the command line
 
 pub mod admin;

@@ -1,8 +1,8 @@
-//! The `sestina` binary; everything it does is in the library of this package.
+//! The `sestina` binary; its code is in the library of this package.
 
 use std::process::ExitCode;
 
-/// Many threads free what others allocated; jemalloc gives it back to the system.
+/// Many threads free memory that others allocated; jemalloc returns it to the system.
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 

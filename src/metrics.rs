@@ -1,11 +1,11 @@
-//! What tiers and stores count, in the words of the telemetry.
+//! The counts of tiers and stores as metrics.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use sestina_api::identity::{Holder, Proved};
-use sestina_api::lease::{AuthorityAway, LeaseAuthority, Renewal};
+use sestina_api::lease::{AuthorityUnavailable, LeaseAuthority, Renewal};
 use sestina_api::store::Stores;
 use sestina_edge::metrics::{Count, EdgeMetrics, Level, Timing};
 use sestina_proto as proto;
@@ -24,13 +24,13 @@ use sestina_xmpp::stream::StreamCondition;
 pub struct EdgeCounts(pub Arc<Metrics>);
 
 impl EdgeCounts {
-    /// What became of asking for this process's lease.
+    /// Counts the result of a renewal with one authority.
     fn lease(&self, authority: Authority, event: LeaseEvent, by: u64) {
         self.0.lease_events[(authority, event)].add(by);
         self.0.lease_fresh[authority].set(i64::from(event == LeaseEvent::Renewed));
     }
 
-    /// What concerns the lease with whichever authority.
+    /// Counts an event of the lease with both authorities.
     fn both(&self, event: LeaseEvent, by: u64) {
         for authority in [Authority::Redis, Authority::Storage] {
             self.0.lease_events[(authority, event)].add(by);
@@ -66,13 +66,17 @@ impl EdgeMetrics for EdgeCounts {
             Count::OwnerTimeout | Count::NotRestored => all.lost[Lost::Session].add(by),
             Count::Replayed => all.replays.add(by),
             Count::ResumeForged => all.resumption_failures[ResumeFailure::Forged].add(by),
-            Count::ResumeUnanswered => all.resumption_failures[ResumeFailure::OwnerAway].add(by),
+            Count::ResumeUnanswered => {
+                all.resumption_failures[ResumeFailure::OwnerUnavailable].add(by)
+            }
             Count::LaneOpened => all.lanes_opened[Lane::EdgeRouter].add(by),
             Count::LaneLost => all.lanes_closed[Lane::EdgeRouter].add(by),
             Count::RedisRenewed => self.lease(Authority::Redis, LeaseEvent::Renewed, by),
-            Count::RedisAway => self.lease(Authority::Redis, LeaseEvent::Away, by),
+            Count::RedisUnavailable => self.lease(Authority::Redis, LeaseEvent::Unavailable, by),
             Count::StorageRenewed => self.lease(Authority::Storage, LeaseEvent::Renewed, by),
-            Count::StorageAway => self.lease(Authority::Storage, LeaseEvent::Away, by),
+            Count::StorageUnavailable => {
+                self.lease(Authority::Storage, LeaseEvent::Unavailable, by)
+            }
             Count::LeasePaused => self.both(LeaseEvent::Stopped, by),
             Count::LeaseResumed => self.both(LeaseEvent::Resumed, by),
             Count::LeaseLost => self.both(LeaseEvent::Lost, by),
@@ -81,7 +85,7 @@ impl EdgeMetrics for EdgeCounts {
             Count::LoginShed => all.shed[Shed::LoginRefused].add(by),
             Count::Unanswered => all.silent_sockets.add(by),
             Count::UnknownFrame => all.unknown_frames[Lane::EdgeRouter].add(by),
-            // Counted by the owner, by cause, or seen in what it leads to.
+            // Counted by the owner, or by cause, or visible in other metrics.
             Count::Connections
             | Count::Bound
             | Count::Resumed
@@ -101,11 +105,11 @@ impl EdgeMetrics for EdgeCounts {
     fn level(&self, what: Level, change: i64) {
         let all = &self.0;
         match what {
-            // Seen as logins and sessions.
+            // Visible as logins and sessions.
             Level::Sockets => {}
             Level::Logins => all.connections_unauthenticated.add(change),
             Level::Sessions => all.sessions[Transport::Tcp].add(change),
-            // They are among the sessions, which count as TCP.
+            // These sessions were counted as TCP before.
             Level::WebSocketSessions => {
                 all.sessions[Transport::Tcp].add(-change);
                 all.sessions[Transport::WebSocket].add(change);
@@ -157,13 +161,13 @@ impl EdgeMetrics for EdgeCounts {
             Timing::LeaseLate => self.0.lease_late_seconds.observe(took),
             Timing::LeaseRenewed => self.0.lease_renew_seconds.observe(took),
             Timing::LeaseLeft => self.0.lease_left_seconds.observe(took),
-            // Logins are counted, not timed: most of their time is the client's.
+            // Logins are counted, not timed: most of their time is spent by the client.
             Timing::Login | Timing::OwnerAnswer => {}
         }
     }
 }
 
-/// Lets calls to other processes carry the trace of what they are made for. Once per process.
+/// Makes calls to other processes carry the current trace. To be called once per process.
 pub fn trace_calls() {
     const HEADER: &str = "traceparent";
     let first = sestina_rpc::trace::set_inject(|metadata| {
@@ -182,7 +186,7 @@ pub fn trace_calls() {
     }
 }
 
-/// Keeps the gauges up to date of what waits for lanes to other processes.
+/// Keeps the gauges of the lanes' queues up to date.
 pub async fn watch_lanes(metrics: Arc<Metrics>, stop: CancellationToken) {
     const EVERY: Duration = Duration::from_secs(1);
     let mut refusals = [0; 2];
@@ -201,7 +205,8 @@ pub async fn watch_lanes(metrics: Arc<Metrics>, stop: CancellationToken) {
     }
 }
 
-/// Measures how late the timers of this process are, and lets it shed work while they are too late.
+/// Measures how late the timers of this process fire, and raises the pressure while they are too
+/// late.
 pub async fn watch_pressure(
     pressure: Arc<Pressure>,
     metrics: Arc<Metrics>,
@@ -215,7 +220,7 @@ pub async fn watch_pressure(
     metrics.overloaded.set(0);
 }
 
-/// Stores whose operations are timed and whose failures are counted.
+/// Times the operations of stores and counts their failures.
 pub fn metered_stores(stores: Arc<dyn Stores>, metrics: Arc<Metrics>) -> Arc<dyn Stores> {
     Arc::new(Metered::new(stores, move |operation, took, ok| {
         let op = store_op(operation);
@@ -232,7 +237,7 @@ fn store_op(operation: &str) -> StoreOp {
         "archive_query" => StoreOp::ArchiveQuery,
         "offline_append" => StoreOp::OfflineAppend,
         "offline_list" | "offline_known" | "offline_remove" => StoreOp::OfflineRead,
-        "outcome_put" => StoreOp::Outcome,
+        "entity_data_get" | "entity_data_put" => StoreOp::EntityData,
         "slot_table" => StoreOp::SlotTable,
         "slot_claim" | "slot_assert" => StoreOp::SlotClaim,
         "maintain" => StoreOp::Maintain,
@@ -242,7 +247,7 @@ fn store_op(operation: &str) -> StoreOp {
     }
 }
 
-/// A lease authority that counts the outcomes of renewals of this process's own lease.
+/// A lease authority that counts the results of renewals of this process's own lease.
 pub struct MeteredLeases {
     inner: Arc<dyn LeaseAuthority>,
     authority: Authority,
@@ -269,13 +274,13 @@ impl MeteredLeases {
 
 #[async_trait]
 impl LeaseAuthority for MeteredLeases {
-    async fn renew(&self, holder: &Holder, ttl: Duration) -> Result<Renewal, AuthorityAway> {
+    async fn renew(&self, holder: &Holder, ttl: Duration) -> Result<Renewal, AuthorityUnavailable> {
         let renewed = self.inner.renew(holder, ttl).await;
         if holder.node.incarnation == self.incarnation {
             let event = match &renewed {
                 Ok(Renewal::Renewed) => LeaseEvent::Renewed,
                 Ok(Renewal::Lost | Renewal::WrongSecret | Renewal::Refused(_)) => LeaseEvent::Lost,
-                Err(_) => LeaseEvent::Away,
+                Err(_) => LeaseEvent::Unavailable,
             };
             self.metrics.lease_events[(self.authority, event)].inc();
             let fresh = i64::from(event == LeaseEvent::Renewed);
@@ -284,7 +289,7 @@ impl LeaseAuthority for MeteredLeases {
         renewed
     }
 
-    async fn release(&self, holder: &Holder) -> Result<(), AuthorityAway> {
+    async fn release(&self, holder: &Holder) -> Result<(), AuthorityUnavailable> {
         let released = self.inner.release(holder).await;
         if holder.node.incarnation == self.incarnation {
             self.metrics.lease_fresh[self.authority].set(0);
@@ -292,19 +297,19 @@ impl LeaseAuthority for MeteredLeases {
         released
     }
 
-    async fn prove(&self, holder: &Holder) -> Result<Proved, AuthorityAway> {
+    async fn prove(&self, holder: &Holder) -> Result<Proved, AuthorityUnavailable> {
         self.inner.prove(holder).await
     }
 
-    async fn fresh(&self) -> Result<Vec<(proto::Node, Duration)>, AuthorityAway> {
+    async fn fresh(&self) -> Result<Vec<(proto::Node, Duration)>, AuthorityUnavailable> {
         self.inner.fresh().await
     }
 
-    async fn mark_ended(&self, node: &proto::Node) -> Result<bool, AuthorityAway> {
+    async fn mark_ended(&self, node: &proto::Node) -> Result<bool, AuthorityUnavailable> {
         self.inner.mark_ended(node).await
     }
 
-    async fn unmark(&self, node: &proto::Node) -> Result<(), AuthorityAway> {
+    async fn unmark(&self, node: &proto::Node) -> Result<(), AuthorityUnavailable> {
         self.inner.unmark(node).await
     }
 }
@@ -337,7 +342,7 @@ mod tests {
         let counts = EdgeCounts(Metrics::new());
         counts.count(Count::StorageRenewed, 1);
         counts.count(Count::RedisRenewed, 1);
-        counts.count(Count::StorageAway, 1);
+        counts.count(Count::StorageUnavailable, 1);
         assert_eq!(counts.0.lease_fresh[Authority::Storage].get(), 0);
         assert_eq!(counts.0.lease_fresh[Authority::Redis].get(), 1);
     }
@@ -367,6 +372,7 @@ mod tests {
         assert_eq!(store_op("account_put"), StoreOp::Account);
         assert_eq!(store_op("lease_renew"), StoreOp::Lease);
         assert_eq!(store_op("archive_append"), StoreOp::ArchiveAppend);
+        assert_eq!(store_op("entity_data_put"), StoreOp::EntityData);
         assert_eq!(store_op("cluster_secret"), StoreOp::Other);
     }
 }

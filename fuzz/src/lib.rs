@@ -1,8 +1,8 @@
 //! Fuzz targets: one for each parser of bytes from outside of a process.
 //!
-//! A target is a function of bytes that panics when the code under test does, or when what it
-//! says is not what another implementation or its own inverse says. `libfuzzer/` runs them guided by
-//! coverage; every test run gives them the committed corpus.
+//! A target is a function of bytes that panics when the code under test does, or when its result
+//! differs from that of another implementation or of its own inverse. `libfuzzer/` runs the targets
+//! guided by coverage; every test run passes them the committed corpus.
 
 pub mod corpus;
 pub mod oracle;
@@ -11,9 +11,9 @@ pub mod targets;
 /// A target: its name and its function.
 #[derive(Clone, Copy, Debug)]
 pub struct Target {
-    /// Name on the command line, and of the corpus folder.
+    /// Name on the command line and of the corpus folder.
     pub name: &'static str,
-    /// Panics if something is wrong.
+    /// Panics on an error.
     pub run: fn(&[u8]),
 }
 

@@ -1,9 +1,9 @@
-//! The second opinion on XML: rxml.
+//! The second implementation of XML: rxml.
 
 use rxml::Event;
 use sestina_xmpp::xml::{Element, Node};
 
-/// A document in a form that both implementations can be brought to, or why it was refused.
+/// A document in a form that both implementations can produce, or the reason for its refusal.
 ///
 /// Line ends are normalised first (XML 1.0 §2.11), because rxml refuses a lone carriage return.
 pub fn tree(document: &[u8]) -> Result<String, String> {
@@ -39,7 +39,7 @@ pub fn tree(document: &[u8]) -> Result<String, String> {
     }
 }
 
-/// The same form of one of our trees.
+/// The same form of an element of Sestina.
 pub fn canonical(element: &Element) -> String {
     let mut out = String::new();
     write(&mut out, element);
@@ -82,8 +82,8 @@ fn key(ns: &str, name: &str) -> String {
     }
 }
 
-/// rxml knows `standalone` only behind an `encoding`, while XML 1.0 §2.8 has it without one too:
-/// such a declaration is not put to it.
+/// Removes an XML declaration with `standalone` and without `encoding`: XML 1.0 §2.8 allows it,
+/// rxml refuses it.
 fn without_standalone(document: &[u8]) -> &[u8] {
     let end = document
         .windows(2)

@@ -1,4 +1,4 @@
-//! The committed corpus goes through each target in every test run.
+//! Every test run passes the committed corpus to each target.
 #![allow(clippy::unwrap_used)]
 
 use sestina_fuzz::{TARGETS, corpus};

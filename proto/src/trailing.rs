@@ -37,9 +37,9 @@ impl PeerFrame {
     /// Whether it may wait for company. An answer that brings a stanza or a refusal may not.
     pub fn is_trailing(&self) -> bool {
         match &self.body {
-            Some(peer_frame::Body::EffectDone(done)) => done.owner && done.reply.is_none(),
+            Some(peer_frame::Body::SlotMessageAck(done)) => done.owner && done.reply.is_none(),
             Some(peer_frame::Body::RoomAck(ack)) => ack.not_owner.is_empty(),
-            Some(peer_frame::Body::Marks(_) | peer_frame::Body::MarkQuery(_)) => true,
+            Some(peer_frame::Body::Watermarks(_) | peer_frame::Body::WatermarkQuery(_)) => true,
             _ => false,
         }
     }
@@ -48,7 +48,7 @@ impl PeerFrame {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Acked, EffectDone, Inbound, Stanza};
+    use crate::{Acked, Inbound, SlotMessageAck, Stanza};
 
     fn to_router(body: to_router::Body) -> ToRouter {
         ToRouter {
@@ -62,21 +62,21 @@ mod tests {
         assert!(to_router(to_router::Body::Acked(Acked::default())).is_trailing());
         assert!(!to_router(to_router::Body::Inbound(Inbound::default())).is_trailing());
         let done = |done| {
-            let body = Some(peer_frame::Body::EffectDone(done));
+            let body = Some(peer_frame::Body::SlotMessageAck(done));
             PeerFrame {
                 body,
                 ..PeerFrame::default()
             }
         };
-        let owner = EffectDone {
+        let owner = SlotMessageAck {
             owner: true,
-            ..EffectDone::default()
+            ..SlotMessageAck::default()
         };
         assert!(done(owner.clone()).is_trailing());
         let reply = Some(Stanza::default());
-        assert!(!done(EffectDone { reply, ..owner }).is_trailing());
+        assert!(!done(SlotMessageAck { reply, ..owner }).is_trailing());
         assert!(
-            !done(EffectDone::default()).is_trailing(),
+            !done(SlotMessageAck::default()).is_trailing(),
             "a refusal is acted on at once"
         );
     }

@@ -19,10 +19,18 @@ use crate::Node;
 /// The oldest version that this program speaks.
 pub const OLDEST: u32 = 1;
 /// The newest version that this program speaks.
-pub const NEWEST: u32 = 1;
+pub const NEWEST: u32 = 2;
+
+/// From this version on, storage keeps data of entities (`EntityDataGet`, `EntityDataPut`). A storage
+/// process of the version before refuses these calls; a router answers such a request as if storage
+/// were unavailable, and its client tries again later.
+pub const ENTITY_DATA: u32 = 2;
 
 /// Every version, and what it brought.
-pub const NAMES: &[(u32, &str)] = &[(1, "the first release")];
+pub const NAMES: &[(u32, &str)] = &[
+    (1, "the first release"),
+    (ENTITY_DATA, "storage keeps data of entities"),
+];
 
 const _: () = assert!(OLDEST >= 1 && NAMES.len() == NEWEST as usize);
 const _: () = assert!(

@@ -1,8 +1,9 @@
-//! The administrator's commands, as a process performs them.
+//! The administrator's commands, as performed by a server process.
 //!
 //! - [`types`]: arguments and answers, shared with the command line
-//! - [`node`]: what every process answers; [`router`]: what a router answers
-//! - [`users`]: accounts; [`sessions`]: sessions of all routers; [`status`]: how the cluster is
+//! - [`node`]: the commands that every process answers; [`router`]: those of a router
+//! - [`users`]: accounts; [`sessions`]: sessions of all routers; [`status`]: the state of the
+//!   cluster
 
 pub mod node;
 pub mod router;
@@ -18,7 +19,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use sestina_api::admin::AdminError;
 
-/// Reads a command's arguments; none at all stand for an empty object.
+/// Parses a command's arguments; no text counts as an empty object.
 fn arguments<T: DeserializeOwned>(json: &str) -> Result<T, AdminError> {
     let json = if json.trim().is_empty() { "{}" } else { json };
     serde_json::from_str(json)

@@ -1,4 +1,4 @@
-//! What every process answers.
+//! The commands that every process answers.
 
 use std::sync::Arc;
 
@@ -20,11 +20,11 @@ pub struct NodeAdmin {
     speaks: Speaks,
 }
 
-/// Tells the version of the protocol between tiers that the cluster speaks; 0: not known.
+/// Returns the version of the protocol between tiers that the cluster speaks; 0: not known.
 pub type Speaks = Box<dyn Fn() -> u32 + Send + Sync>;
 
 impl NodeAdmin {
-    /// For a process of this role.
+    /// The commands for a process of this role.
     pub fn new(
         config: &Config,
         role: &'static str,
@@ -76,7 +76,7 @@ impl AdminHandler for NodeAdmin {
     }
 }
 
-/// Fail points exist in every process, for tests.
+/// The commands about fail points, which every process has, for tests.
 pub(super) fn fail_points(command: &str, json: &str) -> Option<Result<String, AdminError>> {
     let invalid =
         |error: failpoint::FailpointError| AdminError::new("invalid-arguments", error.to_string());
@@ -113,7 +113,7 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
 
-    /// A later version's administrator, or router, asks for what this one does not know.
+    /// A later version's administrator or router sends a command that this version does not know.
     #[tokio::test]
     async fn unknown_commands_and_arguments_are_refused_by_name() {
         let ready: Ready = Arc::new(|| Ok(()));

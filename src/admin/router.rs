@@ -1,4 +1,4 @@
-//! What a router answers: everything.
+//! The commands of a router: all commands.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -23,27 +23,27 @@ use super::types::{SlotOwner, SlotRange, Slots, StatusQuery};
 use super::{answer, arguments};
 use crate::serve::cell::{RouterCell, Running};
 
-/// How often the metric that says whether the cluster is whole is brought up to date.
+/// How often the metric `redundant` is updated.
 const WHOLE_EVERY: Duration = Duration::from_secs(2);
 /// How long another router may take for its part of an answer.
 const PEER_LIMIT: Duration = Duration::from_secs(3);
 
-/// What routers ask each other, each for its own part of an answer.
+/// The commands that routers send each other, each for its part of an answer.
 pub const AMONG_ROUTERS: &[&str] = &["status", "sessions.list", "sessions.close"];
-/// Connections to other routers that are kept for their next question.
+/// The most connections to other routers that are kept for later requests.
 const CLIENTS: usize = 64;
 
-/// The commands of a router, or of a process that is everything.
+/// The commands of a router, or of a process with all tiers.
 pub struct RouterAdmin {
     pub(super) config: Config,
     pub(super) cell: RouterCell,
     pub(super) stores: Arc<dyn Stores>,
-    /// How to reach the other routers; none in a single process.
+    /// Connects to the other routers; none in a single process.
     dialer: Option<Arc<Dialer>>,
-    /// The other tiers, where one process is the whole system.
+    /// The other tiers, if this process is the whole system.
     pub(super) alone: Option<Alone>,
     metrics: Arc<Metrics>,
-    /// By address: a connection for each question would cost a handshake.
+    /// By address: a new connection for each request would cost a handshake.
     clients: Mutex<HashMap<String, Arc<AdminClient>>>,
 }
 
@@ -56,7 +56,7 @@ pub struct Alone {
 }
 
 impl RouterAdmin {
-    /// Over the router of the moment.
+    /// Commands for the router in this cell.
     pub fn new(
         config: &Config,
         cell: RouterCell,
@@ -76,26 +76,26 @@ impl RouterAdmin {
         })
     }
 
-    /// Keeps the metric up to date that says whether the cluster is whole.
-    pub async fn watch_whole(self: Arc<Self>, stop: CancellationToken) {
+    /// Keeps the metric `redundant` up to date.
+    pub async fn watch_redundant(self: Arc<Self>, stop: CancellationToken) {
         let mut last = None;
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = tokio::time::sleep(WHOLE_EVERY) => {}
             }
-            let (whole, missing) = match self.status().await {
-                Ok(status) => (status.whole, status.missing),
+            let (redundant, missing) = match self.status().await {
+                Ok(status) => (status.redundant, status.missing),
                 Err(error) => (false, vec![error.text]),
             };
-            self.metrics.whole.set(i64::from(whole));
-            if last != Some(whole) {
-                if whole {
-                    tracing::info!("the cluster is whole");
+            self.metrics.redundant.set(i64::from(redundant));
+            if last != Some(redundant) {
+                if redundant {
+                    tracing::info!("the cluster is redundant");
                 } else if last.is_some() {
-                    tracing::warn!(missing = missing.join("; "), "the cluster is not whole");
+                    tracing::warn!(missing = missing.join("; "), "the cluster is not redundant");
                 }
-                last = Some(whole);
+                last = Some(redundant);
             }
         }
     }
@@ -107,7 +107,8 @@ impl RouterAdmin {
         })
     }
 
-    /// Asks all other live routers; names those that did not answer.
+    /// Sends a request to all other live routers; also returns the names of those that did not
+    /// answer.
     pub(super) async fn ask_others(
         &self,
         running: &Running,
@@ -133,7 +134,7 @@ impl RouterAdmin {
                 }
             });
         }
-        // All at once: a few routers that are away cost one wait.
+        // All at once, so that several unavailable routers cost only one time-out.
         let asked: Vec<_> = questions.into_iter().map(tokio::spawn).collect();
         let (mut answers, mut missing) = (Vec::new(), Vec::new());
         for question in asked {
@@ -146,7 +147,7 @@ impl RouterAdmin {
         (answers, missing)
     }
 
-    /// The connection to that router; it connects when it is used, and again when it broke.
+    /// The connection to that router. It connects at its first use, and again after it broke.
     fn client(&self, dialer: &Arc<Dialer>, address: &str) -> Result<Arc<AdminClient>, AdminError> {
         let mut clients = self.clients.lock();
         if let Some(client) = clients.get(address) {
@@ -194,7 +195,7 @@ impl AdminHandler for RouterAdmin {
     }
 }
 
-/// The table, as people read it.
+/// The slot table in the form for people.
 pub fn slots(table: &SlotTable) -> Slots {
     let mut ranges: Vec<SlotRange> = Vec::new();
     let mut owned: BTreeMap<(String, u64), (String, usize)> = BTreeMap::new();

@@ -1,4 +1,4 @@
-//! Sessions, of all routers.
+//! The sessions of all routers.
 
 use sestina_api::admin::AdminError;
 use sestina_router::admin::SessionInfo;

@@ -1,4 +1,4 @@
-//! How the cluster is, and whether it is whole: able to take the next fault.
+//! The state of the cluster, and whether it is redundant, so that the next fault may come.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -6,6 +6,7 @@ use std::time::Duration;
 use sestina_api::admin::AdminError;
 use sestina_api::lease::LeaseAuthority;
 use sestina_cluster::claim::united;
+use sestina_cluster::reach::Reach;
 use sestina_cluster::slot_map::SlotTable;
 use sestina_cluster::slots::SLOTS;
 use sestina_cluster::timeline::awaited;
@@ -16,7 +17,7 @@ use super::types::{AuthorityStatus, ProcessStatus, RouterStatus, Status, StatusQ
 use super::{RouterAdmin, answer, arguments};
 use crate::serve::cell::Running;
 
-/// How long an authority may take.
+/// How long an authority may take to answer.
 const LIMIT: Duration = Duration::from_millis(1500);
 
 impl RouterAdmin {
@@ -24,7 +25,7 @@ impl RouterAdmin {
         let running = self.running()?;
         let json = answer(&StatusQuery { local: true })?;
         let (redis, storage, own, (others, unheard)) = tokio::join!(
-            fresh("redis", &*running.shadow_leases),
+            fresh("redis", &*running.state_store_leases),
             fresh("storage", &*running.storage_leases),
             local(&running),
             self.ask_others(&running, "status", &json),
@@ -48,7 +49,8 @@ impl RouterAdmin {
     }
 }
 
-/// One process is the whole system: there is no Redis, and its tiers are no processes.
+/// Completes the status of a process that is the whole system: there is no Redis, and the tiers are
+/// not processes.
 fn one_process(status: &mut Status, node: &proto::Node, states: [Result<(), String>; 2]) {
     status
         .authorities
@@ -62,12 +64,12 @@ fn one_process(status: &mut Status, node: &proto::Node, states: [Result<(), Stri
     for state in states {
         if let Err(why) = state {
             status.missing.push(why);
-            status.whole = false;
+            status.redundant = false;
         }
     }
 }
 
-/// How the asked router is.
+/// The state of the router that was asked.
 pub(super) async fn local(running: &Running) -> RouterStatus {
     let table = running.router.table();
     RouterStatus {
@@ -81,7 +83,7 @@ pub(super) async fn local(running: &Running) -> RouterStatus {
     }
 }
 
-/// What an authority says of leases: those that are fresh, or why it says nothing.
+/// An authority's answer: the fresh leases, or why there is none.
 type Heard = (AuthorityStatus, Vec<proto::Node>);
 
 async fn fresh(name: &str, authority: &dyn LeaseAuthority) -> Heard {
@@ -99,7 +101,7 @@ async fn fresh(name: &str, authority: &dyn LeaseAuthority) -> Heard {
     (status, nodes.into_iter().map(|(node, _)| node).collect())
 }
 
-/// The judgement, from what was heard.
+/// Judges the state of the cluster by the answers.
 fn judge(
     table: &SlotTable,
     redis: Heard,
@@ -129,18 +131,21 @@ fn judge(
             ));
         }
     }
-    for node in awaited(table, &united(&redis.1, &storage.1)) {
+    let live = united(&redis.1, &storage.1);
+    for node in awaited(table, &live) {
         let name = &node.name;
         missing.push(format!(
             "the database lost commits, and {name} has not taken part in the new slot table yet"
         ));
     }
+    unreached(&live, &mut missing);
     slots(table, &processes, &mut missing);
     let mut served = 0;
     for router in &routers {
         let (name, counts) = (&router.name, &router.counts);
-        // What is handed over is held by its owner and elsewhere until the next one has it.
-        served += counts.slots + counts.frozen;
+        // A slot that is being handed over stays redundant until the next owner has it, so it
+        // counts as served.
+        served += counts.slots + counts.quiescing;
         if !router.ready {
             missing.push(format!("router {name} does not hold its lease"));
         }
@@ -150,7 +155,8 @@ fn judge(
                 counts.taking
             ));
         }
-        // A slot on its way needs its next owner and the shadow: a fault there would silence it.
+        // A slot that is moving needs its next owner and the state store: a fault of either would
+        // stop it.
         if counts.moving > 0 {
             missing.push(format!("router {name} has {} slots moved", counts.moving));
         }
@@ -176,7 +182,7 @@ fn judge(
     missing.extend(unheard);
     let sum = |count: fn(&RouterStatus) -> usize| routers.iter().map(count).sum();
     Status {
-        whole: missing.is_empty(),
+        redundant: missing.is_empty(),
         missing,
         complete,
         node: String::new(),
@@ -194,6 +200,27 @@ fn judge(
     }
 }
 
+/// Routers to which some edge or router has no lane: the slots of such a router, or those that it
+/// gets after the next fault, cannot be reached from that process.
+fn unreached(live: &[proto::Node], missing: &mut Vec<String>) {
+    /// How many processes the line about one router names; the others are counted.
+    const NAMED: usize = 3;
+    let reach = Reach::of(live);
+    let mut apart: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for (process, router) in reach.unreached() {
+        apart.entry(&router.name).or_default().push(&process.name);
+    }
+    for (router, processes) in apart {
+        let count = processes.len();
+        let names = processes[..count.min(NAMED)].join(", ");
+        let more = match count.saturating_sub(NAMED) {
+            0 => String::new(),
+            more => format!(" and {more} more"),
+        };
+        missing.push(format!("router {router} is not reached by {names}{more}"));
+    }
+}
+
 fn processes(redis: &[proto::Node], storage: &[proto::Node]) -> Vec<ProcessStatus> {
     let mut all: BTreeMap<(String, u64), ProcessStatus> = BTreeMap::new();
     for (nodes, in_redis) in [(redis, true), (storage, false)] {
@@ -206,13 +233,13 @@ fn processes(redis: &[proto::Node], storage: &[proto::Node]) -> Vec<ProcessStatu
             entry.storage |= !in_redis;
         }
     }
-    // What a newer version may have besides is not for this one to judge.
+    // Processes of roles that only a newer version knows are not judged.
     all.into_values()
         .filter(|process| process.role != "other")
         .collect()
 }
 
-/// What a process says of itself.
+/// The properties that a process reports with its lease.
 fn described(node: &proto::Node) -> ProcessStatus {
     let Range { oldest, newest } = node.versions();
     ProcessStatus {

@@ -9,6 +9,7 @@ fn node(name: &str, role: proto::NodeRole) -> proto::Node {
         name: name.to_owned(),
         incarnation: 5,
         role: role.into(),
+        reaches: vec![5],
         ..proto::Node::default()
     }
 }
@@ -66,12 +67,12 @@ fn missing(
 ) -> Vec<String> {
     let unheard = unheard.iter().map(|text| (*text).to_owned()).collect();
     let status = judge(&table(owner), redis, storage, vec![router(counts)], unheard);
-    assert_eq!(status.whole, status.missing.is_empty());
+    assert_eq!(status.redundant, status.missing.is_empty());
     status.missing
 }
 
 #[test]
-fn whole_when_nothing_is_missing() {
+fn redundant_when_nothing_is_missing() {
     let status = judge(
         &table(1),
         heard("redis", &all()),
@@ -79,7 +80,7 @@ fn whole_when_nothing_is_missing() {
         vec![router(good())],
         Vec::new(),
     );
-    assert!(status.whole, "{:?}", status.missing);
+    assert!(status.redundant, "{:?}", status.missing);
     assert!(status.complete);
     assert_eq!((status.sessions, status.processes.len()), (4, 2));
 }
@@ -136,6 +137,23 @@ fn each_thing_that_is_missing_is_named() {
     );
     assert_eq!(found, ["the lease of edge e is not fresh in storage"]);
 
+    let apart = |name: &str| proto::Node {
+        reaches: Vec::new(),
+        ..node(name, proto::NodeRole::Edge)
+    };
+    let mut edges: Vec<proto::Node> = ["e", "f", "g", "h"].map(apart).to_vec();
+    edges.push(node("r", proto::NodeRole::Router));
+    assert_eq!(
+        missing(
+            1,
+            heard("redis", &edges),
+            heard("storage", &edges),
+            good(),
+            &[]
+        ),
+        ["router r is not reached by e, f, g and 1 more"]
+    );
+
     let (mut redis, storage) = both();
     redis.0 = AuthorityStatus {
         name: "redis".into(),
@@ -160,13 +178,13 @@ fn each_thing_that_is_missing_is_named() {
     );
 
     let (redis, storage) = both();
-    let frozen = Counts {
+    let quiescing = Counts {
         slots: SLOTS - 1,
-        frozen: 1,
+        quiescing: 1,
         ..Counts::default()
     };
     assert_eq!(
-        missing(1, redis, storage, frozen, &[]),
+        missing(1, redis, storage, quiescing, &[]),
         Vec::<String>::new(),
         "what is handed over is served"
     );
@@ -199,7 +217,7 @@ fn one_process_is_one_row_without_redis_and_tells_of_its_disk() {
     );
     let node = node("r", proto::NodeRole::Router);
     one_process(&mut status, &node, [Ok(()), Ok(())]);
-    assert!(status.whole);
+    assert!(status.redundant);
     let authorities: Vec<_> = status.authorities.iter().map(|a| a.name.as_str()).collect();
     assert_eq!(authorities, ["storage"]);
     assert_eq!(status.processes.len(), 1);
@@ -209,6 +227,6 @@ fn one_process_is_one_row_without_redis_and_tells_of_its_disk() {
         &node,
         [Err("the disk is full".to_owned()), Ok(())],
     );
-    assert!(!status.whole && !status.processes[0].storage);
+    assert!(!status.redundant && !status.processes[0].storage);
     assert_eq!(status.missing, ["the disk is full"]);
 }

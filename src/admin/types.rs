@@ -1,4 +1,4 @@
-//! Arguments and answers. The keys are what `--json` prints: they are only ever added to.
+//! Arguments and answers. `--json` prints their keys, so keys are only ever added.
 
 use serde::{Deserialize, Serialize};
 use sestina_router::admin::{Counts, SessionInfo};
@@ -21,7 +21,7 @@ pub struct UserPassword {
     pub password: String,
 }
 
-/// Which users to list.
+/// Selects users.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct UserQuery {
@@ -38,7 +38,7 @@ pub struct User {
     pub disabled: bool,
     /// Unix milliseconds.
     pub created_ms: i64,
-    /// Mechanisms that there are keys for.
+    /// Mechanisms for which the account has keys.
     pub mechanisms: Vec<String>,
 }
 
@@ -49,13 +49,13 @@ pub struct Users {
     pub users: Vec<User>,
 }
 
-/// Which sessions.
+/// Selects sessions.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct SessionQuery {
     /// Full JID, or bare for all sessions of a user; none: all.
     pub jid: Option<String>,
-    /// Only what the asked process owns.
+    /// Only sessions that the asked process owns.
     pub local: bool,
 }
 
@@ -70,7 +70,7 @@ pub struct Sessions {
     pub missing: Vec<String>,
 }
 
-/// What became of closing sessions.
+/// The result of closing sessions.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Closed {
     /// How many were closed.
@@ -81,10 +81,10 @@ pub struct Closed {
     pub missing: Vec<String>,
 }
 
-/// What became of a change.
+/// The result of a change.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Done {
-    /// What was changed.
+    /// The user that was changed.
     pub jid: String,
 }
 
@@ -117,7 +117,7 @@ pub struct SlotRange {
 pub struct SlotOwner {
     /// Its name.
     pub name: String,
-    /// Its incarnation, as text: programs lose digits of numbers of that size.
+    /// Its incarnation, as text: JSON readers lose digits of numbers of that size.
     pub incarnation: String,
     /// Its address.
     pub address: String,
@@ -125,7 +125,7 @@ pub struct SlotOwner {
     pub slots: usize,
 }
 
-/// Which processes the status is about.
+/// Selects the processes of the status.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct StatusQuery {
@@ -133,7 +133,7 @@ pub struct StatusQuery {
     pub local: bool,
 }
 
-/// How one router is.
+/// The state of one router.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RouterStatus {
     /// Its name.
@@ -149,11 +149,11 @@ pub struct RouterStatus {
     /// The version of the protocol between tiers that the cluster speaks, as this router knows it.
     #[serde(default)]
     pub speaks: u32,
-    /// What it has.
+    /// Its numbers of slots, sessions and rooms.
     pub counts: Counts,
 }
 
-/// How a process that is no router is.
+/// The state of a process that is no router.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NodeStatus {
     /// Its name.
@@ -171,9 +171,9 @@ pub struct NodeStatus {
     /// The version that the cluster speaks, as this process knows it; 0: not known.
     #[serde(default)]
     pub speaks: u32,
-    /// It can do its work.
+    /// It is ready.
     pub ready: bool,
-    /// If not, why.
+    /// If not, the reason.
     pub reason: String,
 }
 
@@ -184,7 +184,7 @@ pub struct AuthorityStatus {
     pub name: String,
     /// It answers.
     pub reachable: bool,
-    /// If not, why.
+    /// If not, the reason.
     pub reason: String,
 }
 
@@ -199,13 +199,13 @@ pub struct ProcessStatus {
     pub incarnation: String,
     /// Its address; empty inside one process.
     pub address: String,
-    /// It is leaving.
+    /// It is draining.
     pub draining: bool,
     /// Its lease is fresh in Redis (or memory).
     pub redis: bool,
     /// Its lease is fresh in storage.
     pub storage: bool,
-    /// Version of its program; empty: it does not say.
+    /// Version of its program; empty: not reported.
     #[serde(default)]
     pub program: String,
     /// The oldest version of the protocol between tiers that it speaks.
@@ -216,12 +216,12 @@ pub struct ProcessStatus {
     pub newest: u32,
 }
 
-/// How the cluster is, as one router sees it.
+/// The state of the cluster, as one router sees it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Status {
-    /// It can take the next fault: nothing is missing.
-    pub whole: bool,
-    /// What is missing.
+    /// The cluster is redundant: the next fault may come.
+    pub redundant: bool,
+    /// The reasons if it is not redundant.
     pub missing: Vec<String>,
     /// All routers answered.
     pub complete: bool,
@@ -250,15 +250,15 @@ pub struct Status {
     pub detached: usize,
     /// Live rooms.
     pub rooms: usize,
-    /// Occupants of them.
+    /// Occupants of these rooms.
     pub occupants: usize,
 }
 
-/// Fail points to arm: `name=action`, several with `;` between them.
+/// Fail points to arm: `name=action`, separated by `;`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FailpointArm {
-    /// What to arm.
+    /// The points.
     pub points: String,
 }
 
@@ -275,9 +275,9 @@ pub struct FailpointRef {
 pub struct Failpoint {
     /// Its name.
     pub name: String,
-    /// Where it is.
+    /// Its place in the code.
     pub what: String,
-    /// What it does when it is reached; none: it is not armed.
+    /// Its action when it is reached; none: it is not armed.
     pub action: Option<String>,
     /// How often it was reached since it was armed.
     pub hits: u64,

@@ -10,7 +10,7 @@ use sestina_xmpp::sasl::keys::{DEFAULT_ITERATIONS, KeyError, ScramKeys};
 use super::RouterAdmin;
 use super::types::{Done, User, UserPassword, UserQuery, UserRef, Users};
 
-/// Accounts asked for at a time.
+/// The number of accounts per request.
 const PAGE: u32 = 1000;
 
 impl RouterAdmin {
@@ -18,7 +18,8 @@ impl RouterAdmin {
         self.put(user, true).await
     }
 
-    /// A new password ends the sessions: whoever knows the old one shall not stay.
+    /// A new password ends the user's sessions, because a client that knows only the old one must
+    /// not stay.
     pub(super) async fn user_passwd(&self, user: UserPassword) -> Result<Done, AdminError> {
         self.put(user, false).await
     }
@@ -31,7 +32,7 @@ impl RouterAdmin {
             ..proto::Account::default()
         };
         if !create {
-            // What is not the password stays as it is.
+            // All fields but the password stay as they are.
             let request = proto::AccountRef { bare: bare.clone() };
             let found = self
                 .stores
@@ -206,7 +207,7 @@ fn failed(name: &str, error: StoreError) -> AdminError {
             format!("{name} exists already; set its password with `user passwd {name}`"),
         ),
         StoreError::NotFound(_) => AdminError::new("not-found", format!("there is no user {name}")),
-        StoreError::Away(_) => AdminError::new("away", error.to_string()),
+        StoreError::Unavailable(_) => AdminError::new("away", error.to_string()),
         StoreError::Invalid(_) | StoreError::Internal(_) => {
             AdminError::new("internal", error.to_string())
         }

@@ -1,4 +1,4 @@
-//! What can be written on the command line.
+//! The arguments of the command line.
 
 use std::path::PathBuf;
 
@@ -11,7 +11,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 #[derive(Debug, Parser)]
 #[command(name = "sestina", version, max_term_width = 100)]
 pub struct Cli {
-    /// What applies to all commands.
+    /// Options of all commands.
     #[command(flatten)]
     pub global: Global,
     /// The command; none: serve.
@@ -19,7 +19,7 @@ pub struct Cli {
     pub command: Option<Command>,
 }
 
-/// What applies to all commands.
+/// Options of all commands.
 #[derive(Clone, Debug, Args)]
 pub struct Global {
     /// Configuration file (TOML). Without it: `sestina.toml` in the working directory if there is
@@ -46,8 +46,8 @@ pub struct Global {
         help_heading = "Which server to ask"
     )]
     pub socket: Option<PathBuf>,
-    /// Ask a router over gRPC in place of a socket. Needs a certificate with the role admin, unless
-    /// the cluster speaks plaintext.
+    /// Send the command to a router over gRPC instead of a socket. Needs a certificate with the
+    /// role admin, unless the cluster speaks plaintext.
     #[arg(
         long,
         global = true,
@@ -91,7 +91,7 @@ pub enum Command {
     Edge,
     /// Serve as a router: the tier that owns sessions and rooms.
     Router,
-    /// Serve as a storage process: the tier that speaks to the database.
+    /// Serve as a storage process: the tier that uses the database.
     Storage,
     /// Users with an account.
     #[command(subcommand)]
@@ -101,7 +101,7 @@ pub enum Command {
     Sessions(Sessions),
     /// Which router owns which slots.
     Slots,
-    /// How the cluster is, and whether it is whole: able to take the next fault.
+    /// The state of the cluster, and whether it is redundant, so that the next fault may come.
     Status,
     /// The order in which modules handle stanzas.
     Pipeline,
@@ -122,7 +122,8 @@ pub enum Command {
 /// Users with an account.
 #[derive(Clone, Debug, Subcommand)]
 pub enum User {
-    /// Add a user. The password is asked for; without a terminal one is made and printed.
+    /// Add a user. The command asks for the password; without a terminal it makes one and prints
+    /// it.
     Add(NewPassword),
     /// Set a new password. Ends the user's sessions.
     Passwd(NewPassword),
@@ -147,7 +148,7 @@ pub enum User {
         /// The user, as in alice@example.org.
         jid: String,
     },
-    /// Delete a user with everything that is kept for them.
+    /// Delete a user with all stored data.
     Delete {
         /// The user, as in alice@example.org.
         jid: String,
@@ -157,7 +158,7 @@ pub enum User {
     },
 }
 
-/// A user, and where the password comes from.
+/// A user, and the source of the password.
 #[derive(Clone, Debug, Args)]
 pub struct NewPassword {
     /// The user, as in alice@example.org.
@@ -178,7 +179,7 @@ pub enum Sessions {
         /// Only sessions of this user.
         jid: Option<String>,
     },
-    /// Show sessions with everything that is known of them.
+    /// Show sessions with all details.
     Show {
         /// One session (full JID), or all of a user (bare JID).
         jid: String,
@@ -193,16 +194,15 @@ pub enum Sessions {
 /// The configuration.
 #[derive(Clone, Debug, Subcommand)]
 pub enum ConfigCommand {
-    /// Say what is wrong with the configuration, and with the files, folders, ports and servers that
-    /// it names.
+    /// Check the configuration, and the files, folders, ports and servers that it names.
     Check {
-        /// For which kind of process.
+        /// The role of the process.
         #[arg(long, value_enum, default_value_t = Role::Serve)]
         role: Role,
         /// Do not call Redis, the database and the other processes.
         #[arg(long)]
         offline: bool,
-        /// Take warnings for errors.
+        /// Treat warnings as errors.
         #[arg(long)]
         strict: bool,
     },
@@ -212,10 +212,10 @@ pub enum ConfigCommand {
     Docs,
 }
 
-/// A kind of process.
+/// The role of a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Role {
-    /// Everything in one process.
+    /// All tiers in one process.
     Serve,
     /// The edge tier.
     Edge,
@@ -230,7 +230,7 @@ pub enum Role {
 pub enum Certs {
     /// Make the authority.
     Ca {
-        /// Where its files are.
+        /// Folder of its files.
         #[arg(long, default_value = "certs", value_name = "DIRECTORY")]
         dir: PathBuf,
     },
@@ -239,17 +239,17 @@ pub enum Certs {
     Node {
         /// Name of the process, as in node.name; also a DNS name of the certificate.
         name: String,
-        /// What its holder may be.
+        /// Role of its holder.
         #[arg(long, value_enum)]
         role: CertRole,
         /// Further DNS names and IP addresses by which the others reach the process.
         #[arg(long = "san", value_name = "NAME")]
         sans: Vec<String>,
-        /// Where the authority's files are, and the new ones go.
+        /// Folder of the authority's files, and of the new ones.
         #[arg(long, default_value = "certs", value_name = "DIRECTORY")]
         dir: PathBuf,
     },
-    /// Show what a certificate says.
+    /// Show the content of a certificate.
     Show {
         /// Certificate (PEM).
         file: PathBuf,
@@ -269,7 +269,7 @@ pub enum ClusterCommand {
     },
 }
 
-/// What the holder of a certificate may be.
+/// The role of a certificate's holder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum CertRole {
     /// An edge.
@@ -285,10 +285,10 @@ pub enum CertRole {
 /// Places where a test makes the server fail.
 #[derive(Clone, Debug, Subcommand)]
 pub enum Failpoint {
-    /// Arm points: `name=kill`, `name=suspend`, `name=error`, `name=pause:100`, at the nth time
-    /// with `name=3*kill`.
+    /// Arm points: `name=kill`, `name=suspend`, `name=error`, `name=pause:100`; `name=3*kill` for
+    /// the third time only.
     Arm {
-        /// What to arm.
+        /// The points.
         #[arg(required = true)]
         points: Vec<String>,
     },

@@ -1,8 +1,9 @@
-//! `sestina config check`: opens what the configuration names, and changes nothing.
+//! `sestina config check`: opens the files, ports and servers of the configuration, and changes
+//! nothing.
 //!
 //! Certificates and keys are read, folders and ports tried. Redis, the database and the other
-//! processes are called, unless `--offline` is said; if one does not answer, that is a warning,
-//! because it may be started later. `--strict` makes errors of warnings.
+//! processes are called, unless `--offline` is given; one that does not answer is a warning only,
+//! because it may be started later. `--strict` turns warnings into errors.
 
 use std::net::{SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
 use std::os::unix::net::UnixStream;
@@ -17,12 +18,12 @@ use crate::compose;
 /// How long another process may take to answer.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// Something that is wrong.
+/// One problem.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Problem {
-    /// The process would not start, or would not do its work.
+    /// The process would not start, or would not work.
     pub(super) fatal: bool,
-    /// What it is and which option to change.
+    /// The problem, and the option to change.
     pub(super) text: String,
 }
 
@@ -47,7 +48,7 @@ impl Found {
     }
 }
 
-/// Everything that is wrong for a process of this role.
+/// All problems for a process of this role.
 pub(super) fn problems(config: &Config, role: Role, offline: bool) -> Vec<Problem> {
     let mut found = Found::default();
     let clients = matches!(role, Role::Serve | Role::Edge);
@@ -70,7 +71,7 @@ pub(super) fn problems(config: &Config, role: Role, offline: bool) -> Vec<Proble
     found.0
 }
 
-/// The folders that the process writes to.
+/// Checks the folders that the process writes to.
 fn folders(config: &Config, role: Role, found: &mut Found) {
     let own = config.edge.tls.certificate.is_some();
     let made = !own && config.host.iter().all(|host| host.certificate.is_none());
@@ -110,7 +111,7 @@ fn folders(config: &Config, role: Role, found: &mut Found) {
     }
 }
 
-/// Whether files can be made in a folder, or the folder be made.
+/// Whether files can be created in a folder, or the folder itself.
 fn writable(folder: &Path) -> Result<(), String> {
     let folder = match folder.as_os_str().is_empty() {
         true => Path::new("."),
@@ -135,7 +136,7 @@ fn writable_now(folder: &Path) -> Result<(), String> {
     removed.map_err(|error| format!("cannot write to {}: {error}", folder.display()))
 }
 
-/// Binds each port and lets it go, unless a server with this configuration has them.
+/// Binds and releases each port, unless a server with this configuration has them.
 fn ports(config: &Config, role: Role, found: &mut Found) {
     if UnixStream::connect(super::socket(config)).is_ok() {
         return;
@@ -144,7 +145,7 @@ fn ports(config: &Config, role: Role, found: &mut Found) {
     for (option, address) in config.listeners(role) {
         match TcpListener::bind(address) {
             Ok(listener) => held.push(listener),
-            // `[::]` leaves IPv4 to an address of its own; only the server knows how.
+            // `[::]` leaves IPv4 to an address of its own; only the server can bind both.
             Err(_) if held.iter().any(|other| beside(other, address)) => {}
             Err(error) => {
                 found.error(format!("`{option}`: cannot listen on {address}: {error}"));
@@ -159,7 +160,7 @@ fn beside(other: &TcpListener, address: SocketAddr) -> bool {
         .is_ok_and(|other| other.port() == address.port() && other.is_ipv4() != address.is_ipv4())
 }
 
-/// Certificates between tiers, for Redis and for the collector; addresses.
+/// Checks the certificates between tiers, for Redis and for the collector, and the addresses.
 fn tiers(config: &Config, role: Role, found: &mut Found) {
     use sestina_certs::Role as CertRole;
     let wanted = match role {
@@ -199,7 +200,7 @@ fn tiers(config: &Config, role: Role, found: &mut Found) {
     }
 }
 
-/// Calls what the process will need.
+/// Calls the servers that the process will need.
 fn reach(config: &Config, role: Role, found: &mut Found) {
     let cluster = &config.cluster;
     let mut lists: Vec<(&str, Vec<String>)> = Vec::new();
@@ -234,7 +235,7 @@ fn authorities(urls: &[String], port: u16) -> Vec<String> {
         let after = url.split_once("://")?.1;
         let authority = after.split(['/', '?', '#']).next()?;
         let host = authority.rsplit('@').next()?;
-        // A socket's path, or hosts in the query.
+        // The path of a socket, or a list of hosts.
         if host.is_empty() || host.contains(',') || host.contains('%') {
             return None;
         }

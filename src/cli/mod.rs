@@ -1,9 +1,9 @@
 //! The command line.
 //!
-//! - [`args`]: what can be written; [`run`]: what it does
-//! - [`check`]: what is wrong with a configuration
-//! - [`remote`]: commands that a server performs; [`local`]: those that need none
-//! - [`show`]: answers for people; [`password`]: where passwords come from
+//! - [`args`]: the arguments; [`run`]: performs them
+//! - [`check`]: checks of a configuration
+//! - [`remote`]: commands that a server performs; [`local`]: those that need no server
+//! - [`show`]: answers for people; [`password`]: sources of passwords
 
 pub mod args;
 mod check;
@@ -19,7 +19,7 @@ use std::path::PathBuf;
 pub use run::main;
 use sestina_config::Config;
 
-/// Writes to standard output; a reader that has gone is no error.
+/// Writes to standard output; a closed reader is no error.
 pub fn print(text: &str) {
     let mut out = std::io::stdout().lock();
     if let Err(error) = out.write_all(text.as_bytes()).and_then(|()| out.flush()) {

@@ -1,4 +1,4 @@
-//! Where passwords come from: standard input, the terminal, or chance.
+//! Sources of passwords: standard input, the terminal, or the random generator.
 
 use std::io::{BufRead, IsTerminal, Write};
 
@@ -8,18 +8,19 @@ use rustix::termios::{LocalModes, OptionalActions, tcgetattr, tcsetattr};
 use super::args::NewPassword;
 use super::run::Failure;
 
-/// Letters and digits that cannot be taken for one another.
+/// Letters and digits that do not look alike.
 const ALPHABET: &[u8] = b"abcdefghijkmnpqrstuvwxyzABCDEFGHJKLMNPQRSTUVWXYZ23456789";
-/// Of so many, for more than 110 bits.
+/// Characters of a password: more than 110 bits.
 const LENGTH: usize = 20;
 
-/// A password, and whether it was made up.
+/// A password, and whether it was generated.
 pub(super) struct Password {
     pub(super) text: String,
     pub(super) made: bool,
 }
 
-/// As the flags say; else from the terminal, or made up where there is none.
+/// Gets the password as the flags say; without flags from the terminal, or a generated one if there
+/// is none.
 pub(super) fn get(new: &NewPassword) -> Result<Password, Failure> {
     if new.stdin {
         let text = line(&mut std::io::stdin().lock())?;
@@ -47,7 +48,7 @@ pub(super) fn get(new: &NewPassword) -> Result<Password, Failure> {
     })
 }
 
-/// Asks a question; no without a terminal.
+/// Asks for a confirmation; an error without a terminal.
 pub(super) fn confirm(question: &str) -> Result<bool, Failure> {
     if !std::io::stdin().is_terminal() {
         return Err(Failure::new(

@@ -14,16 +14,16 @@ use super::run::{Failure, load, small_runtime};
 use super::{password, print, show};
 use crate::admin::types;
 
-/// A server to ask.
+/// The server that performs a command.
 struct Server {
     client: AdminClient,
-    /// Keeps connections that are made when first used.
+    /// Keeps the connections, which are made at their first use.
     _dialer: Option<Arc<Dialer>>,
     hint: String,
 }
 
 impl Server {
-    /// The one that the flags or the configuration name.
+    /// The server that the flags or the configuration name.
     fn find(global: &Global) -> Result<Server, Failure> {
         if let Some(address) = &global.connect {
             return Server::connect(global, address);
@@ -52,7 +52,7 @@ impl Server {
         let target: Target = address.parse().map_err(failed)?;
         let config = load(global)?.cluster;
         let own = |flag: &Option<std::path::PathBuf>| flag.clone();
-        // A node's own configuration serves as well where it holds an administrator's certificate.
+        // A node's own configuration is enough if its certificate is that of an administrator.
         let files = (
             own(&global.ca).or(config.tls_ca),
             own(&global.cert).or(config.tls_certificate),
@@ -82,7 +82,7 @@ impl Server {
     }
 }
 
-/// Asks; returns the answer as text and as a value.
+/// Sends a command; returns the answer as text and as a value.
 fn ask<A: Serialize, R: DeserializeOwned>(
     global: &Global,
     command: &str,
@@ -105,7 +105,7 @@ fn ask<A: Serialize, R: DeserializeOwned>(
     Ok((value, read))
 }
 
-/// Asks and prints, for programs or by `people`.
+/// Sends a command and prints the answer, as JSON or by `people`.
 fn tell<A: Serialize, R: DeserializeOwned>(
     global: &Global,
     command: &str,
@@ -251,7 +251,7 @@ pub(super) fn status(global: &Global) -> Result<ExitCode, Failure> {
     let query = types::StatusQuery::default();
     let (value, told) = ask::<_, Told>(global, "status", &query)?;
     let (good, text) = match &told {
-        Told::Cluster(status) => (status.whole, show::status(status)),
+        Told::Cluster(status) => (status.redundant, show::status(status)),
         Told::Node(node) => (node.ready, show::node_status(node)),
     };
     print(&if global.json {
@@ -266,7 +266,7 @@ pub(super) fn status(global: &Global) -> Result<ExitCode, Failure> {
     })
 }
 
-/// A router tells of the cluster; an edge or a storage process of itself.
+/// A router reports the state of the cluster, an edge or a storage process its own.
 #[derive(serde::Deserialize)]
 #[serde(untagged)]
 enum Told {

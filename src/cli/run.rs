@@ -1,4 +1,4 @@
-//! What the command line does.
+//! Performs the command line.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -12,14 +12,14 @@ use super::{complain, local, remote};
 use crate::serve;
 use crate::serve::process::Process;
 
-/// Taken as configuration if it lies in the working directory.
+/// The configuration file in the working directory, if it exists.
 const USUAL_FILE: &str = "sestina.toml";
 
-/// Something that a command could not do.
+/// The error of a command.
 pub(super) struct Failure {
     /// A short fixed word, for programs.
     pub(super) code: String,
-    /// What is wrong and what to do.
+    /// The error, and how to correct it.
     pub(super) text: String,
 }
 
@@ -38,7 +38,7 @@ impl From<anyhow::Error> for Failure {
     }
 }
 
-/// An error with its causes. One that has quoted its cause is not followed by it once more.
+/// An error with its causes. A cause that the error quotes already is not repeated.
 pub(super) fn chain(error: &anyhow::Error) -> String {
     let mut text = String::new();
     for cause in error.chain() {
@@ -54,7 +54,7 @@ pub(super) fn chain(error: &anyhow::Error) -> String {
     text
 }
 
-/// A text without the numbers that the system has for its errors: their names say more.
+/// A text without the numbers of system errors: their names say more.
 pub(super) fn without_numbers(text: &str) -> String {
     const START: &str = " (os error ";
     let mut rest = text;
@@ -66,8 +66,8 @@ pub(super) fn without_numbers(text: &str) -> String {
     plain + rest
 }
 
-/// Suggestions that would start something where nobody asked for it are left out; `stop` is not a
-/// command, and what to do in its place is said.
+/// Removes suggestions that would start a server. `stop` is not a command; the error says how to
+/// stop a server.
 fn explain(mut error: clap::Error) -> clap::Error {
     if error.kind() != ErrorKind::InvalidSubcommand {
         return error;
@@ -108,7 +108,7 @@ impl From<sestina_api::admin::AdminError> for Failure {
     }
 }
 
-/// Runs the program: 0 it is done, 1 it failed, 2 it was called wrongly.
+/// Runs the program; the exit code is 0 for success, 1 for failure, 2 for wrong usage.
 pub fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
@@ -164,7 +164,7 @@ fn run(cli: Cli) -> Result<ExitCode, Failure> {
     }
 }
 
-/// The configuration file that applies.
+/// The configuration file in use.
 pub(super) fn file(global: &Global) -> Option<PathBuf> {
     let usual = Path::new(USUAL_FILE);
     global
@@ -175,13 +175,13 @@ pub(super) fn file(global: &Global) -> Option<PathBuf> {
 
 /// The configuration in effect.
 pub(super) fn load(global: &Global) -> Result<Config, ConfigErrors> {
-    // Variables that are not text cannot be ours.
+    // Variables that are not text are none of Sestina's.
     let env = std::env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
     Config::load(file(global).as_deref(), env, &global.set)
 }
 
-/// A runtime for a command: one thread is enough.
+/// A runtime for a command, with one thread.
 pub(super) fn small_runtime() -> Result<tokio::runtime::Runtime, Failure> {
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -209,7 +209,7 @@ fn process(global: &Global, role: Role) -> Result<ExitCode, Failure> {
             Role::Storage => Box::pin(serve::storage::run(process)).await,
         }
     });
-    // Threads that still derive keys must not hold up the end.
+    // Threads that still derive keys must not delay the end.
     runtime.shutdown_background();
     served?;
     Ok(ExitCode::SUCCESS)

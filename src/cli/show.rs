@@ -8,7 +8,7 @@ use crate::admin::types::{
     Closed, Failpoints, NodeStatus, ProcessStatus, Sessions, Slots, Status, User, Users,
 };
 
-/// Rows under a head, each column as wide as its widest cell.
+/// Rows under a header, each column as wide as its widest cell.
 fn table(head: &[&str], rows: &[Vec<String>]) -> String {
     let mut widths: Vec<usize> = head.iter().map(|cell| cell.chars().count()).collect();
     for row in rows {
@@ -156,7 +156,7 @@ pub(super) fn slots(slots: &Slots) -> String {
     if slots.unowned > 0 {
         text.push_str(&format!("without owner: {}\n", slots.unowned));
     }
-    // Rendezvous hashing makes thousands of runs; those are for programs.
+    // With rendezvous hashing there are thousands of ranges; those are for programs.
     if slots.ranges.len() <= 32 {
         text.push('\n');
         for range in &slots.ranges {
@@ -168,9 +168,9 @@ pub(super) fn slots(slots: &Slots) -> String {
 }
 
 pub(super) fn status(status: &Status) -> String {
-    let mut text = match status.whole {
-        true => "the cluster is whole\n".to_owned(),
-        false => "the cluster is NOT whole:\n".to_owned(),
+    let mut text = match status.redundant {
+        true => "the cluster is redundant\n".to_owned(),
+        false => "the cluster is NOT redundant:\n".to_owned(),
     };
     for missing in &status.missing {
         text.push_str(&format!("  - {missing}\n"));
@@ -182,7 +182,7 @@ pub(super) fn status(status: &Status) -> String {
         plural(status.rooms, "room"),
         plural(status.occupants, "occupant"),
     ));
-    // A single process has neither.
+    // The table of a single process has fewer columns.
     let cluster = status.authorities.iter().any(|a| a.name == "redis");
     let versions = |process: &ProcessStatus| match (process.oldest, process.newest) {
         (_, 0) => "-".to_owned(),
@@ -316,12 +316,12 @@ mod tests {
             missing: vec!["redis cannot be reached: hung".into()],
             ..Status::default()
         });
-        assert!(text.starts_with("the cluster is NOT whole:\n  - redis cannot be reached"));
+        assert!(text.starts_with("the cluster is NOT redundant:\n  - redis cannot be reached"));
         let text = status(&Status {
-            whole: true,
+            redundant: true,
             ..Status::default()
         });
-        assert!(text.starts_with("the cluster is whole\n"));
+        assert!(text.starts_with("the cluster is redundant\n"));
     }
 
     #[test]

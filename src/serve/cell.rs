@@ -1,4 +1,4 @@
-//! The router that is at work now; it may be replaced when its lease was lost.
+//! The router that runs now; it may be replaced after its lease was lost.
 
 use std::sync::Arc;
 
@@ -15,19 +15,19 @@ pub struct Running {
     /// Its name, incarnation and address.
     pub node: proto::Node,
     /// Redis (or memory), as a lease authority.
-    pub shadow_leases: Arc<dyn LeaseAuthority>,
+    pub state_store_leases: Arc<dyn LeaseAuthority>,
     /// Storage, as a lease authority.
     pub storage_leases: Arc<dyn LeaseAuthority>,
 }
 
-/// Where requests find the router that runs at the moment.
+/// Gives requests the router that runs now.
 #[derive(Clone, Default)]
 pub struct RouterCell(Arc<Inner>);
 
 #[derive(Default)]
 struct Inner {
     running: RwLock<Option<Running>>,
-    /// What the next router waits for; empty: nothing in particular.
+    /// Why there is no router yet; empty: no known reason.
     waits: Mutex<String>,
 }
 
@@ -37,13 +37,13 @@ impl RouterCell {
         RouterCell::default()
     }
 
-    /// This one from now on.
+    /// Puts this router in place.
     pub fn set(&self, running: Running) {
         self.0.waits.lock().clear();
         *self.0.running.write() = Some(running);
     }
 
-    /// There is no router yet, because of that. True if it was not so before.
+    /// Notes why there is no router yet. True if the reason is new.
     pub fn waits(&self, why: String) -> bool {
         let mut waits = self.0.waits.lock();
         let new = *waits != why;
@@ -51,17 +51,17 @@ impl RouterCell {
         new
     }
 
-    /// Takes it away.
+    /// Removes the router.
     pub fn take(&self) -> Option<Running> {
         self.0.running.write().take()
     }
 
-    /// The router of the moment; none while one is being replaced.
+    /// The router that runs now; none while it is being replaced.
     pub fn get(&self) -> Option<Running> {
         self.0.running.read().clone()
     }
 
-    /// Whether it can do its work.
+    /// Whether the router can serve.
     pub fn ready(&self) -> Result<(), String> {
         let Some(running) = self.get() else {
             let waits = self.0.waits.lock().clone();

@@ -13,7 +13,7 @@ use crate::admin::NodeAdmin;
 use crate::compose;
 use crate::metrics::EdgeCounts;
 
-/// Whether an edge can do its work.
+/// Whether an edge can serve.
 pub fn ready(edge: &Edge) -> Result<(), String> {
     let status = edge.status();
     if status.draining {
@@ -54,7 +54,7 @@ async fn serve(process: &mut Process) -> anyhow::Result<()> {
         pressure: process.pressure.clone(),
     });
     let counts = Arc::new(EdgeCounts(process.metrics.clone()));
-    let edge = Arc::new(Edge::start(settings, certs, None, connector, counts)?);
+    let edge = Arc::new(Edge::start(settings, certs, connector, counts)?);
     let served = Box::pin(work(process, &edge, security)).await;
     edge.shutdown().await;
     dialer.shutdown().await;

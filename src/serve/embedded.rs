@@ -17,7 +17,7 @@ use sestina_proto as proto;
 use sestina_router::{Router, RouterDeps};
 use sestina_rpc::{CodecRouterConnector, CodecStores};
 use sestina_runtime::pressure::Pressure;
-use sestina_sessions::MemoryShadow;
+use sestina_state::MemoryStateStore;
 use sestina_storage::Storage;
 use sestina_telemetry::{Authority, Metrics};
 use tokio::runtime::Handle;
@@ -31,34 +31,34 @@ use crate::direct::DirectConnector;
 use crate::metrics::{EdgeCounts, MeteredLeases, metered_stores};
 use crate::{compose, serve};
 
-/// How often is said why it does not serve yet.
+/// How often a start that waits logs the reason.
 const STILL_WAITING: Duration = Duration::from_secs(20);
-/// How long what is written last may take.
+/// How long the last writes may take.
 const SETTLE: Duration = Duration::from_secs(3);
-/// How often is looked whether something has come about.
+/// How often conditions are checked.
 const LOOK: Duration = Duration::from_millis(5);
 
-/// All three tiers. Made from a configuration; tests make it too.
+/// All three tiers, made from a configuration.
 pub struct Embedded {
     /// The database.
     pub storage: Arc<Storage>,
-    /// What the router uses of it.
+    /// The stores that the router uses.
     pub stores: Arc<dyn Stores>,
-    /// The router of the moment.
+    /// The router that runs now.
     pub cell: RouterCell,
     /// The edge.
     pub edge: Arc<Edge>,
     /// Certificates of its listeners.
     pub certs: Arc<CertStore>,
-    shadow: Arc<MemoryShadow>,
+    state_store: Arc<MemoryStateStore>,
     connector: DirectConnector,
-    /// Keeps the data directory; none if the database is elsewhere by the caller's will.
+    /// Holds the lock of the data directory.
     _lock: DataLock,
 }
 
 impl Embedded {
-    /// Starts storage, router and edge, which shed work under `pressure`. `wire`: what passes between
-    /// them goes through the codec of the wire, as if they were apart.
+    /// Starts storage, router and edge; `pressure` makes them delay new work. `wire`: stanzas and
+    /// calls between them pass the codecs of the wire, as between separate processes.
     pub async fn start(
         config: Config,
         metrics: Arc<Metrics>,
@@ -71,7 +71,7 @@ impl Embedded {
         let storage = Storage::open(compose::storage(&config))
             .await
             .context(compose::storage_option(&config))?;
-        // The file has one user, so the holders of its leases are dead: nothing waits for their ends.
+        // The file has one user, so the holders of its leases are dead, and their leases end now.
         storage
             .end_leases()
             .await
@@ -84,16 +84,23 @@ impl Embedded {
             routers = Arc::new(CodecRouterConnector(routers));
         }
         let cell = RouterCell::new();
-        let shadow = Arc::new(MemoryShadow::new());
-        let replicas = replicas::restore(&*stores, &shadow)
+        let state_store = Arc::new(MemoryStateStore::new());
+        let replicas = replicas::restore(&*stores, &state_store)
             .await
             .context("cannot read the sessions and rooms of an earlier run")?;
         if replicas > 0 {
             tracing::info!(replicas, "sessions and rooms of the earlier run go on");
         }
-        let router = start_router(&config, &metrics, &pressure, &stores, &shadow, &connector);
+        let router = start_router(
+            &config,
+            &metrics,
+            &pressure,
+            &stores,
+            &state_store,
+            &connector,
+        );
         cell.set(router.await?);
-        // Names of leases are unique, and the router has the process's own.
+        // Names of leases are unique, and the router has the name of the process.
         let name = format!("{}-edge", config.node.name);
         let mut edge = compose::edge(&config, &name)?;
         edge.around_is(Around {
@@ -101,26 +108,26 @@ impl Embedded {
             pressure: pressure.clone(),
         });
         edge.address.clear();
-        edge.lease_ttl = FOREVER;
-        // Nobody can resume elsewhere, so there is no crowd to spread over time.
-        edge.drain_over = edge.drain_over.min(Duration::from_secs(1));
-        edge.drain_wait = edge.drain_wait.min(Duration::from_secs(2));
+        edge.lease.ttl = FOREVER;
+        // No client can resume elsewhere, so there is no reconnecting crowd to spread over time.
+        edge.drain.over = edge.drain.over.min(Duration::from_secs(1));
+        edge.drain.wait = edge.drain.wait.min(Duration::from_secs(2));
         let counts = Arc::new(EdgeCounts(metrics.clone()));
-        let edge = Arc::new(Edge::start(edge, certs.clone(), None, routers, counts)?);
+        let edge = Arc::new(Edge::start(edge, certs.clone(), routers, counts)?);
         Ok(Embedded {
             storage,
             stores,
             cell,
             edge,
             certs,
-            shadow,
+            state_store,
             connector,
             _lock: lock,
         })
     }
 
-    /// Waits until all slots are served and the edge has found the router, however long that takes:
-    /// until then the process says that it is not ready, and now and then why.
+    /// Waits, without a limit, until all slots are served and the edge has found the router. Until
+    /// then the process is not ready, and logs the reason now and then.
     pub async fn serving(&self) {
         let serving = async {
             loop {
@@ -128,8 +135,8 @@ impl Embedded {
                     && self.ready().is_ok()
                     && running.router.counts().await.slots == sestina_cluster::slots::SLOTS
                 {
-                    // What an earlier run had saved lives at the router now.
-                    self.shadow.clear();
+                    // The router has loaded the state that an earlier run had saved.
+                    self.state_store.clear();
                     return;
                 }
                 tokio::time::sleep(LOOK).await;
@@ -146,7 +153,7 @@ impl Embedded {
         }
     }
 
-    /// Whether it can do its work.
+    /// Whether the process can serve.
     pub fn ready(&self) -> Result<(), String> {
         ready(&self.storage, &self.cell, &self.edge)
     }
@@ -158,8 +165,8 @@ impl Embedded {
         }
     }
 
-    /// Lets go of the clients and saves what a next start needs: sessions that can be resumed, and
-    /// rooms. Sessions that cannot are ended, and their unread messages stored.
+    /// Disconnects the clients and saves the state for the next start: sessions that can be
+    /// resumed, and rooms. Other sessions are ended, and their unread messages stored.
     pub async fn drain(&self) {
         self.edge.drain().await;
         let Some(running) = self.cell.get() else {
@@ -171,7 +178,7 @@ impl Embedded {
             }
         }
         let settled = async {
-            while running.router.counts().await.works > 0 {
+            while running.router.counts().await.operations > 0 {
                 tokio::time::sleep(LOOK).await;
             }
         };
@@ -187,7 +194,7 @@ impl Embedded {
         }
     }
 
-    /// Ends everything: edge, router, storage, in this order.
+    /// Ends edge, router and storage, in this order.
     pub async fn shutdown(self) {
         self.edge.shutdown().await;
         self.stop_router().await;
@@ -206,21 +213,21 @@ async fn start_router(
     metrics: &Arc<Metrics>,
     pressure: &Arc<Pressure>,
     stores: &Arc<dyn Stores>,
-    shadow: &Arc<MemoryShadow>,
+    state_store: &Arc<MemoryStateStore>,
     connector: &DirectConnector,
 ) -> anyhow::Result<Running> {
     let node = compose::node(&config.node.name, proto::NodeRole::Router, "");
-    // Both authorities in one: nothing could take over from this process.
+    // One authority stands for both: no other process could take over from this one.
     let leases: Arc<dyn LeaseAuthority> = Arc::new(AloneLeases::default());
     let metered = |authority| MeteredLeases::new(leases.clone(), authority, &node, metrics.clone());
-    let shadow_leases = metered(Authority::Redis);
+    let state_store_leases = metered(Authority::Redis);
     let storage_leases = metered(Authority::Storage);
     let deps = RouterDeps {
         config: compose::router(config, true),
         node: node.clone(),
         stores: stores.clone(),
-        shadow: shadow.clone(),
-        shadow_leases: shadow_leases.clone(),
+        state_store: state_store.clone(),
+        state_store_leases: state_store_leases.clone(),
         storage_leases: storage_leases.clone(),
         peers: Arc::new(connector.clone()),
         terms: LeaseTerms::alone(),
@@ -233,12 +240,12 @@ async fn start_router(
     Ok(Running {
         router,
         node,
-        shadow_leases,
+        state_store_leases,
         storage_leases,
     })
 }
 
-/// Serves until the operator asks to end. `config_file` is named in what is printed.
+/// Serves until the operator asks to end. `config_file` appears in the printed commands.
 pub async fn run(mut process: Process, config_file: Option<PathBuf>) -> anyhow::Result<()> {
     let served = Box::pin(serve(&mut process, config_file)).await;
     process.end().await;
@@ -277,10 +284,10 @@ async fn work(
         }),
         process.metrics.clone(),
     );
-    // A server that was asked to end takes all apart; that is nothing to warn of.
+    // While the server drains, the loss of redundancy is no reason to warn.
     let drain = process.shutdown.drain.clone();
-    let watch = admin.clone().watch_whole(process.tasks.token());
-    process.tasks.spawn("whole", async move {
+    let watch = admin.clone().watch_redundant(process.tasks.token());
+    process.tasks.spawn("redundant", async move {
         drain.run_until_cancelled(watch).await;
     });
     let socket = process.admin_socket(admin).await?;

@@ -1,5 +1,5 @@
 //! A data directory has one user: two processes on one SQLite file, each with its own live state,
-//! would both take themselves for the whole system.
+//! would both act as the whole system.
 
 use std::fs::{File, TryLockError};
 use std::io::Write;
@@ -7,14 +7,14 @@ use std::path::Path;
 
 use anyhow::{Context, bail};
 
-/// Held for as long as the process serves; the system lets go of it when the process dies.
+/// The lock, held while the process serves; the system releases it when the process dies.
 #[derive(Debug)]
 pub struct DataLock {
     _file: File,
 }
 
 impl DataLock {
-    /// Makes the directory if needed and takes it.
+    /// Creates the directory if needed and locks it.
     pub fn take(dir: &Path) -> anyhow::Result<DataLock> {
         std::fs::create_dir_all(dir).with_context(|| {
             format!(
@@ -52,7 +52,7 @@ impl DataLock {
                 return Err(error).with_context(|| format!("cannot lock {}", path.display()));
             }
         }
-        // Only for the message above; the lock itself does not depend on it.
+        // The content is for the message above only; the lock does not depend on it.
         file.set_len(0)?;
         writeln!(file, "{}", std::process::id())?;
         Ok(DataLock { _file: file })

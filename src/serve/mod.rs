@@ -1,11 +1,11 @@
-//! One process at work.
+//! One process.
 //!
-//! - [`process`]: what all kinds have in common: telemetry, signals, readiness, the admin socket
-//! - [`cell`]: the router that is at work now; it may be replaced when its lease was lost
+//! - [`process`]: the common part of all roles: telemetry, signals, readiness, the admin socket
+//! - [`cell`]: the router that runs now; it may be replaced after its lease was lost
 //! - [`embedded`]: all tiers in one process; [`lock`]: its data directory has one user
-//! - [`replicas`]: what one process leaves to its next start
+//! - [`replicas`]: the state that a single process saves for its next start
 //! - [`edge`], [`router`], [`storage`]: one tier each
-//! - [`welcome`]: what is said at the start
+//! - [`welcome`]: the lines that are printed at the start
 
 pub mod cell;
 pub mod edge;

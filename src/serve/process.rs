@@ -1,4 +1,4 @@
-//! What all kinds of processes have in common: telemetry, signals, readiness, the admin socket.
+//! The common part of all roles: telemetry, signals, readiness, the admin socket.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -24,22 +24,22 @@ const LOOK: Duration = Duration::from_millis(250);
 /// How long tasks and servers have to end.
 pub const LAST: Duration = Duration::from_secs(5);
 
-/// Reads the configuration again, from where it was read at the start.
+/// Reads the configuration again, from the same sources as at the start.
 pub type Reread = Box<dyn Fn() -> Result<Config, sestina_config::ConfigErrors> + Send + Sync>;
 
-/// A process that has begun.
+/// A process that has started.
 pub struct Process {
     /// Its configuration.
     pub config: Config,
-    /// What the operator asks for.
+    /// The requests of the operator.
     pub shutdown: Shutdown,
     /// Its tasks.
     pub tasks: Tasks,
     /// Its metrics.
     pub metrics: Arc<Metrics>,
-    /// Whether it has more to do than it can.
+    /// Whether it is overloaded.
     pub pressure: Arc<Pressure>,
-    /// Renews its lease, and serves renewals of others. One process alone has no lease.
+    /// Renews its lease, and serves renewals of other processes. A single process has no lease.
     leases: Option<LeaseThread>,
     guard: Arc<Guard>,
     draining: Arc<AtomicBool>,
@@ -108,13 +108,13 @@ impl Process {
         })
     }
 
-    /// The runtime for leases and their connections: of the thread for them, where there is one.
+    /// The runtime for leases and their connections: that of the lease thread, if there is one.
     pub fn leases(&self) -> Handle {
         let thread = self.leases.as_ref();
         thread.map_or_else(Handle::current, |thread| thread.handle().clone())
     }
 
-    /// Serves `/metrics`, `/health` and `/ready`; the receiver that it returns shows readiness too.
+    /// Serves `/metrics`, `/health` and `/ready`; the returned receiver shows readiness too.
     pub async fn announce(&self, ready: Ready) -> anyhow::Result<watch::Receiver<bool>> {
         let draining = self.draining.clone();
         let ready: Ready = Arc::new(move || {
@@ -131,7 +131,7 @@ impl Process {
         self.tasks.spawn("readiness", async move {
             let (mut last, mut was_ready) = (String::from("starting"), false);
             loop {
-                // It looks at the disk, which may hang.
+                // The check reads the disk, which may hang.
                 let look = ready.clone();
                 let Ok(state) = tokio::task::spawn_blocking(move || look()).await else {
                     return;
@@ -176,7 +176,7 @@ impl Process {
             .await?)
     }
 
-    /// Reads again at SIGHUP what can be read again: certificates and the log filter.
+    /// At SIGHUP, reloads certificates and the log filter.
     pub fn reload_on_hangup(&mut self, certs: Option<Arc<CertStore>>, security: Option<Security>) {
         let Some(reread) = self.reread.take() else {
             return;
@@ -214,12 +214,12 @@ impl Process {
         });
     }
 
-    /// From now on this process says that it is not ready.
+    /// Makes this process report that it is not ready.
     pub fn begin_draining(&self) {
         self.draining.store(true, Ordering::Release);
     }
 
-    /// Waits for `work`, unless the operator asks to end at once, or it takes too long.
+    /// Waits for `work`, until the operator asks to end at once, or the drain time-out ends.
     pub async fn unless_now(&self, work: impl Future<Output = ()>) {
         let limit = *self.config.node.drain_timeout;
         tokio::select! {
@@ -230,7 +230,7 @@ impl Process {
         }
     }
 
-    /// Ends the tasks, and exports what telemetry has left.
+    /// Ends the tasks, and exports the last telemetry.
     pub async fn end(self) {
         self.tasks.shutdown();
         if let Err(error) = self.tasks.join(LAST).await {
@@ -243,8 +243,8 @@ impl Process {
     }
 }
 
-/// Raises the number of files that this process may open to what the system allows: the usual 1,024
-/// are for programs that ask for more when they need them, and each client's socket is one.
+/// Raises the limit of open files to the system's maximum: each client's socket is one, and the
+/// usual limit of 1,024 is meant for programs that raise it themselves.
 fn raise_file_limit() {
     use rustix::process::{Resource, getrlimit, setrlimit};
     let mut limit = getrlimit(Resource::Nofile);

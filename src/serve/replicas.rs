@@ -1,24 +1,24 @@
-//! What one process alone saves when it is stopped, and goes on with at its next start: rooms, and
-//! sessions whose clients will resume them (XEP-0198 §5).
+//! The state that a single process saves when it is stopped and restores at its next start: rooms,
+//! and sessions whose clients will resume them (XEP-0198 §5).
 //!
-//! A cluster has this in Redis at any time. One process keeps it in memory, and writes it to its
-//! database once, when nothing changes any more. The next start reads it and forgets it before it
-//! serves: a process that died later must not be followed by one that goes on with older sessions.
+//! A cluster has this state in Redis at any time. A single process keeps it in memory, and writes
+//! it to its database once, when it does not change any more. The next start reads and deletes it
+//! before it serves: after a crash, the process must not continue with outdated sessions.
 
-use sestina_api::shadow::{ShadowObject, Stamp};
+use sestina_api::state_store::{ReplicaObject, Stamp};
 use sestina_api::store::{StoreError, Stores};
 use sestina_cluster::slots::SLOTS;
 use sestina_proto as proto;
 use sestina_router::Router;
 use sestina_router::admin::Replica;
-use sestina_sessions::MemoryShadow;
+use sestina_state::MemoryStateStore;
 
-/// Bytes that pass at one time, as far as objects can be told apart.
+/// Bytes of one part; an object is never split.
 const PART_BYTES: usize = 1 << 20;
-/// Slots that are asked for at one time.
+/// Slots that are read at one time.
 const SLOTS_AT_ONCE: usize = 64;
 
-/// Saves all sessions without a socket, and all rooms; tells how many.
+/// Saves all sessions without a socket, and all rooms; returns their number.
 pub(super) async fn save(router: &Router, stores: &dyn Stores) -> Result<usize, StoreError> {
     let mut part = proto::ReplicaSaveRequest {
         first: true,
@@ -43,10 +43,10 @@ pub(super) async fn save(router: &Router, stores: &dyn Stores) -> Result<usize, 
     Ok(saved)
 }
 
-/// Puts what was saved into the state store of a process that starts; tells how many objects.
+/// Puts the saved objects into the state store of a process that starts; returns their number.
 pub(super) async fn restore(
     stores: &dyn Stores,
-    shadow: &MemoryShadow,
+    state_store: &MemoryStateStore,
 ) -> Result<usize, StoreError> {
     let (mut after, mut restored) = (0, 0);
     loop {
@@ -60,12 +60,12 @@ pub(super) async fn restore(
                 continue;
             };
             let fields = object.fields.into_iter().map(|f| (f.name, f.value));
-            let object = ShadowObject {
+            let object = ReplicaObject {
                 object: object.object,
                 version: Stamp::new(0, object.version),
                 fields: fields.collect(),
             };
-            shadow.preload(slot, object);
+            state_store.preload(slot, object);
             restored += 1;
         }
         after = reply.next;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use sestina_api::lease::LeaseAuthority;
-use sestina_api::shadow::Shadow;
+use sestina_api::state_store::StateStore;
 use sestina_api::store::{StoreError, Stores};
 use sestina_certs::Role as CertRole;
 use sestina_cluster::lease_storage::StorageLeases;
@@ -17,7 +17,7 @@ use sestina_rpc::{
     Cluster, Dialer, GrpcPeerConnector, GrpcStores, RpcServer, RunningServer, Security,
 };
 use sestina_runtime::backoff::Backoff;
-use sestina_sessions::{RedisConfig, RedisLeases, RedisShadow};
+use sestina_state::{RedisConfig, RedisLeases, RedisStateStore};
 use sestina_telemetry::Authority;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
@@ -28,7 +28,7 @@ use crate::admin::RouterAdmin;
 use crate::compose;
 use crate::metrics::{MeteredLeases, metered_stores};
 
-/// How often a port that our own last server still holds is tried again.
+/// How often to retry a port that the last server of this process still holds.
 const LISTEN_TRIES: u32 = 10;
 
 /// How long one authority may take to list the live processes, and how often a router that waits
@@ -36,14 +36,14 @@ const LISTEN_TRIES: u32 = 10;
 const AUTHORITY: Duration = Duration::from_secs(1);
 const AGAIN: Duration = Duration::from_secs(1);
 
-/// What outlives a router that lost its lease.
+/// The parts that outlive a router that lost its lease.
 struct Around {
     security: Security,
     cluster: Cluster,
     dialer: Arc<Dialer>,
     stores: Arc<dyn Stores>,
-    shadow: Arc<dyn Shadow>,
-    shadow_leases: Arc<dyn LeaseAuthority>,
+    state_store: Arc<dyn StateStore>,
+    state_store_leases: Arc<dyn LeaseAuthority>,
     ready: watch::Receiver<bool>,
     admin: Arc<RouterAdmin>,
     cell: RouterCell,
@@ -66,7 +66,7 @@ async fn serve(process: &mut Process) -> anyhow::Result<()> {
     let storages = compose::targets("cluster.storages", &config.cluster.storages)?;
     let stores: Arc<dyn Stores> = Arc::new(GrpcStores::new(dialer.clone(), storages));
     let stores = metered_stores(stores, process.metrics.clone());
-    // Checked now, so that errors show at once; it is used when the cluster's id is known.
+    // Checked now, so that errors show at once, and used when the cluster's id is known.
     live_state_config(&config)?;
     let cell = RouterCell::new();
     let admin = RouterAdmin::new(
@@ -81,9 +81,10 @@ async fn serve(process: &mut Process) -> anyhow::Result<()> {
     let ready = process
         .announce(Arc::new(move || readiness.ready()))
         .await?;
-    process
-        .tasks
-        .spawn("whole", admin.clone().watch_whole(process.tasks.token()));
+    process.tasks.spawn(
+        "redundant",
+        admin.clone().watch_redundant(process.tasks.token()),
+    );
     let socket = process.admin_socket(admin.clone()).await?;
     let joined = tokio::select! {
         joined = join(&stores, &cluster, &cell) => joined.map(Some),
@@ -91,14 +92,14 @@ async fn serve(process: &mut Process) -> anyhow::Result<()> {
     };
     let served = match joined {
         Ok(Some(id)) => {
-            let (shadow, shadow_leases) = live_state(&config, &id, &process.leases())?;
+            let (state_store, state_store_leases) = live_state(&config, &id, &process.leases())?;
             let around = Around {
                 security,
                 cluster,
                 dialer: dialer.clone(),
                 stores,
-                shadow,
-                shadow_leases,
+                state_store,
+                state_store_leases,
                 ready,
                 admin,
                 cell,
@@ -113,7 +114,7 @@ async fn serve(process: &mut Process) -> anyhow::Result<()> {
     served
 }
 
-/// Waits for storage, and learns the cluster's id from it.
+/// Waits for storage, and gets the cluster's id from it.
 async fn join(
     stores: &Arc<dyn Stores>,
     cluster: &Cluster,
@@ -128,7 +129,7 @@ async fn join(
                     .context("storage does not say its cluster's id")?;
                 return Ok(id.to_owned());
             }
-            Err(error @ StoreError::Away(_)) => {
+            Err(error @ StoreError::Unavailable(_)) => {
                 if cell.waits(format!("waiting for storage: {error}")) {
                     tracing::info!(%error, "waiting for storage");
                 }
@@ -144,21 +145,21 @@ fn live_state_config(config: &Config) -> anyhow::Result<RedisConfig> {
         .context("`redis.mode`: routers share their live state in Redis; set mode and urls")
 }
 
-/// Redis, as a store and as a lease authority. Several clusters may share one.
+/// Redis, as a store and as a lease authority. Several clusters may share one Redis.
 fn live_state(
     config: &Config,
     id: &str,
     leases: &Handle,
-) -> anyhow::Result<(Arc<dyn Shadow>, Arc<dyn LeaseAuthority>)> {
+) -> anyhow::Result<(Arc<dyn StateStore>, Arc<dyn LeaseAuthority>)> {
     let mut redis = live_state_config(config)?;
     redis.prefix = format!("{id}:");
-    let shadow = Arc::new(RedisShadow::connect(&redis)?);
-    // The runtime on which a connection is made drives it.
+    let state_store = Arc::new(RedisStateStore::connect(&redis)?);
+    // A connection is driven by the runtime on which it is made.
     let _on = leases.enter();
-    Ok((shadow, Arc::new(RedisLeases::connect(&redis)?)))
+    Ok((state_store, Arc::new(RedisLeases::connect(&redis)?)))
 }
 
-/// Runs one router after the other: one that lost its lease is replaced by a new incarnation.
+/// Runs one router after the other: a router that lost its lease is replaced by a new incarnation.
 async fn until_asked(process: &Process, config: &Config, around: &Around) -> anyhow::Result<()> {
     loop {
         let started = tokio::select! {
@@ -181,7 +182,7 @@ async fn until_asked(process: &Process, config: &Config, around: &Around) -> any
                 .await;
         }
         around.cell.take();
-        // The lanes end first: what others send next goes to where the slots are now.
+        // The lanes end first, so that further frames go to the new owners of the slots.
         server.shutdown(Duration::from_secs(1)).await;
         router.shutdown(LAST).await;
         match lost {
@@ -197,8 +198,8 @@ async fn until_asked(process: &Process, config: &Config, around: &Around) -> any
     }
 }
 
-/// Waits until this router can work with every process that lives: each has a version of the protocol
-/// between tiers in common with it. Where neither authority answers, the lease request decides.
+/// Waits until this router can work with every live process: each shares a version of the protocol
+/// between tiers with it. If neither authority answers, the lease request decides.
 async fn admitted(around: &Around, node: &proto::Node) {
     let storage = StorageLeases::new(around.stores.clone());
     loop {
@@ -206,7 +207,7 @@ async fn admitted(around: &Around, node: &proto::Node) {
             let asked = tokio::time::timeout(AUTHORITY, leases.fresh()).await;
             asked.ok().and_then(Result::ok).unwrap_or_default()
         };
-        let (redis, storage) = tokio::join!(fresh(&*around.shadow_leases), fresh(&storage));
+        let (redis, storage) = tokio::join!(fresh(&*around.state_store_leases), fresh(&storage));
         let live = redis.iter().chain(&storage).map(|(node, _)| node);
         let Err(error) = versions::admits(node, live) else {
             return;
@@ -229,8 +230,8 @@ async fn start(
         &compose::address(config),
     );
     admitted(around, &node).await;
-    let shadow_leases = MeteredLeases::new(
-        around.shadow_leases.clone(),
+    let state_store_leases = MeteredLeases::new(
+        around.state_store_leases.clone(),
         Authority::Redis,
         &node,
         process.metrics.clone(),
@@ -245,8 +246,8 @@ async fn start(
         config: compose::router(config, false),
         node: node.clone(),
         stores: around.stores.clone(),
-        shadow: around.shadow.clone(),
-        shadow_leases: shadow_leases.clone(),
+        state_store: around.state_store.clone(),
+        state_store_leases: state_store_leases.clone(),
         storage_leases: storage_leases.clone(),
         peers: Arc::new(GrpcPeerConnector::new(around.dialer.clone())),
         terms: compose::lease_terms(config),
@@ -269,7 +270,7 @@ async fn start(
                 around.cell.set(Running {
                     router: router.clone(),
                     node,
-                    shadow_leases,
+                    state_store_leases,
                     storage_leases,
                 });
                 return Ok((router, server));

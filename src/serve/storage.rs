@@ -20,16 +20,16 @@ use crate::admin::NodeAdmin;
 use crate::compose;
 use crate::metrics::metered_stores;
 
-/// How often the database is asked whether it is there, and how long it may take.
+/// How often the database is checked, and how long its answer may take.
 const PROBE: Duration = Duration::from_secs(1);
 const PROBE_LIMIT: Duration = Duration::from_secs(2);
-/// How often this process says that it lives, and for how long it is counted without another word.
+/// How often this process renews its registration, and for how long one counts.
 const COUNTED: Duration = Duration::from_secs(3);
 const TERM: Duration = Duration::from_secs(15);
-/// How often a database that is not there is tried again: at first, and at most.
+/// The first and the longest delay before the database is tried again.
 const FIRST_TRY: Duration = Duration::from_millis(100);
 const LAST_TRY: Duration = Duration::from_secs(2);
-/// Routers connect anew after this time, so that new replicas get their share.
+/// Routers reconnect after this time, so that new storage processes get their share.
 const CONNECTION_AGE: Duration = Duration::from_secs(600);
 
 /// Serves until the operator asks to end.
@@ -84,10 +84,10 @@ async fn serve(process: &mut Process) -> anyhow::Result<()> {
     served
 }
 
-/// How the database is.
+/// The state of the database.
 struct Database {
     state: Mutex<Result<(), String>>,
-    /// What the cluster speaks, as the database says.
+    /// The version that the cluster speaks, by the processes registered in the database.
     speaks: Mutex<Speaks>,
 }
 
@@ -110,7 +110,7 @@ impl Database {
     }
 }
 
-/// Opens the database, and waits while it is not there. A fault that waiting cannot repair is an
+/// Opens the database, and waits while it is unavailable. A fault that waiting cannot repair is an
 /// error.
 async fn open(config: &Config, database: &Database) -> anyhow::Result<Arc<Storage>> {
     let mut backoff = Backoff::new(FIRST_TRY, LAST_TRY);
@@ -118,7 +118,7 @@ async fn open(config: &Config, database: &Database) -> anyhow::Result<Arc<Storag
     loop {
         match Storage::open(compose::storage(config)).await {
             Ok(storage) => return Ok(storage),
-            Err(error @ OpenError::Away { .. }) => {
+            Err(error @ OpenError::Unavailable { .. }) => {
                 let reason = error.to_string();
                 if reason != said {
                     tracing::warn!(reason, "waiting for the database");
@@ -132,7 +132,7 @@ async fn open(config: &Config, database: &Database) -> anyhow::Result<Arc<Storag
     }
 }
 
-/// The same, and waits until this process can work with every process that lives.
+/// The same, and waits until this process can work with every live process.
 async fn open_and_join(
     config: &Config,
     node: &proto::Node,
@@ -206,13 +206,13 @@ async fn stay(storage: Arc<Storage>, node: proto::Node, token: CancellationToken
             () = tokio::time::sleep(COUNTED) => {}
         }
         if let Err(error) = storage.register(&node, TERM).await {
-            // If the database is away, no process can read there which processes live.
+            // If the database is unavailable, no process can read there which processes live.
             tracing::warn!(%error, "this process could not register as live");
         }
     }
 }
 
-/// Checks at intervals whether the database is there and can store what it is given.
+/// Checks at intervals whether the database is available and accepts writes.
 async fn probe(
     storage: Arc<Storage>,
     stores: Arc<dyn Stores>,

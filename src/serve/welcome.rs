@@ -1,4 +1,4 @@
-//! What is said on standard output when a single process has begun to serve.
+//! The lines that a single process prints when it has begun to serve.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use sestina_config::Config;
 
-/// The lines, given what is bound and where the self-signed certificate is (if one is used).
+/// The lines, from the bound addresses and the path of the self-signed certificate (if one is
+/// used).
 pub fn lines(
     config: &Config,
     command: &str,
@@ -56,7 +57,7 @@ pub fn lines(
     text
 }
 
-/// How the program was called, as far as it helps to call it again.
+/// The command with which the program was started, as it can be repeated.
 pub fn command(config_file: Option<&Path>) -> String {
     let cargo = std::env::var_os("CARGO").is_some();
     let mut command = if cargo {

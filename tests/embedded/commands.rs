@@ -35,7 +35,7 @@ fn users_are_managed() {
     let shown = json(dir, &["user", "show", "bob@localhost"]);
     assert_eq!(
         shown["disabled"], true,
-        "a new password allows nothing: {shown}"
+        "a disabled user stays disabled with a new password: {shown}"
     );
     assert!(
         call(dir, &["user", "enable", "bob@localhost"])

@@ -1,8 +1,8 @@
-//! What `config check` finds wrong.
+//! The errors that `config check` finds.
 
 use super::*;
 
-/// What `config check` says with these further lines in the configuration.
+/// The output of `config check` with these further lines in the configuration.
 fn checked(dir: &Path, more: &str) -> String {
     configure(dir);
     let path = dir.join("sestina.toml");
@@ -20,7 +20,7 @@ fn config_check_opens_what_the_configuration_names() {
     configure(dir);
     assert!(call(dir, &["config", "check"]).status.success());
     assert!(!dir.join("data").exists(), "nothing is made");
-    // Two certificates: a.test's and b.test's.
+    // Two certificates: for a.test and b.test.
     for name in ["a", "b"] {
         let mut command = program(dir);
         command.args(["certs", "node", &format!("{name}.test"), "--role", "edge"]);

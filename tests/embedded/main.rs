@@ -1,4 +1,4 @@
-//! The program itself: one process with everything in it, on free ports, in an empty directory.
+//! The program itself: one process with all tiers, on free ports, in an empty directory.
 
 #![allow(clippy::unwrap_used)]
 
@@ -16,7 +16,7 @@ mod stalls;
 mod storage;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_sestina");
-/// Far beyond what a start or an end takes; only a defect takes longer.
+/// Far longer than a start or an end; only a defect takes longer.
 const LIMIT: Duration = Duration::from_secs(60);
 
 /// Runs the program with a configuration in `dir`.
@@ -47,7 +47,7 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
-/// Waits until the page says so.
+/// Waits until `/ready` answers with this text.
 fn until_ready_is(address: SocketAddr, wanted: &str) -> String {
     let since = Instant::now();
     loop {
@@ -76,14 +76,14 @@ fn configure(dir: &Path) -> [SocketAddr; 5] {
     ports
 }
 
-/// A server; killed when the test is over, should it still run.
+/// A server, which is killed at the end of the test if it still runs.
 struct Server {
     child: Child,
     said: String,
 }
 
 impl Server {
-    /// Returns when it says that it serves.
+    /// Returns when the server has printed that it serves.
     fn start(dir: &Path) -> Server {
         let log = std::fs::File::options()
             .create(true)
@@ -171,7 +171,7 @@ fn serves_from_nothing_and_again_after_an_end_and_a_sudden_death() {
     assert_eq!(users["users"][0]["mechanisms"].as_array().unwrap().len(), 2);
 
     let status = json(dir, &["status"]);
-    assert_eq!(status["whole"], true, "{status}");
+    assert_eq!(status["redundant"], true, "{status}");
     assert_eq!(status["missing"].as_array().unwrap().len(), 0);
     assert_eq!(status["routers"][0]["counts"]["slots"], 4096);
     let processes = status["processes"].as_array().unwrap();
@@ -211,7 +211,7 @@ fn serves_from_nothing_and_again_after_an_end_and_a_sudden_death() {
     );
     assert!(!dir.join("data/admin.sock").exists());
 
-    // What was written is there, and a process that died leaves no lease to wait for.
+    // Stored data survives, and a dead process leaves no lease to wait for.
     for _ in 0..2 {
         let since = Instant::now();
         let mut server = Server::start(dir);

@@ -1,4 +1,4 @@
-//! A database of another cluster, a database that is not there yet, and one that is gone.
+//! A database of another cluster, a database that does not exist yet, and one that is gone.
 
 use super::*;
 
@@ -37,7 +37,7 @@ fn a_database_of_another_cluster_is_refused_until_it_is_renamed() {
     Server::start(dir);
 }
 
-/// A storage process that is there before its database waits, and says so.
+/// A storage process that starts before its database waits, and reports that.
 #[test]
 fn a_storage_process_waits_for_its_database_and_says_so() {
     let mut postgres = sestina_testkit::Postgres::start_own(&Default::default()).unwrap();
@@ -77,7 +77,7 @@ fn a_storage_process_waits_for_its_database_and_says_so() {
     storage.signal(rustix::process::Signal::TERM);
     assert!(storage.ended().success());
 
-    // What waiting does not mend is an error.
+    // A fault that waiting does not repair is an error.
     let wrong = url.replace("/late", "/nowhere");
     let refused = call(dir, &["storage", "--set", &format!("storage.url={wrong}")]);
     assert_eq!(refused.status.code(), Some(1));
@@ -105,7 +105,7 @@ fn a_database_file_that_is_gone_is_told_and_refuses_users_until_it_is_back() {
         "{refused:?}"
     );
     let status = json(dir, &["status"]);
-    assert_eq!(status["whole"], false, "{status}");
+    assert_eq!(status["redundant"], false, "{status}");
     assert!(
         status["missing"].to_string().contains("was deleted"),
         "{status}"

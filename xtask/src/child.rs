@@ -1,4 +1,4 @@
-//! Processes that these tools start: their output in a file, and no survivor when the tool dies.
+//! Child processes of these tools: their output goes to a file, and none survives the tool.
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use rustix::process::{Pid, Signal, kill_process};
 
-/// What to start, again and again if need be.
+/// A program to start, and to restart if needed.
 #[derive(Clone, Debug)]
 pub(crate) struct Spec {
     /// Name in messages and of the log file.
@@ -18,15 +18,15 @@ pub(crate) struct Spec {
     pub(crate) program: PathBuf,
     pub(crate) arguments: Vec<OsString>,
     pub(crate) environment: Vec<(String, String)>,
-    /// Its working folder.
+    /// Its working directory.
     pub(crate) folder: PathBuf,
     /// Its standard output and error are appended to this file.
     pub(crate) log: PathBuf,
-    /// Unix user to run as, where this tool runs as root.
+    /// Unix user to run as, if this tool runs as root.
     pub(crate) user: Option<String>,
 }
 
-/// A process, or what is left of one.
+/// A process, running or ended.
 #[derive(Debug)]
 pub(crate) struct Process {
     spec: Spec,
@@ -34,8 +34,8 @@ pub(crate) struct Process {
 }
 
 impl Process {
-    /// Starts it. The kernel kills it when the thread that started it ends, so that is the main
-    /// thread of the tool, always.
+    /// Starts the process. The kernel kills it when the thread that started it ends, so that must
+    /// always be the main thread of the tool.
     pub(crate) fn start(spec: Spec) -> Result<Process> {
         let child = spawn(&spec)?;
         Ok(Process { spec, child })
@@ -51,7 +51,7 @@ impl Process {
         self.child.id()
     }
 
-    /// Sends a signal; nothing happens if it has ended.
+    /// Sends a signal; no error if the process has ended.
     pub(crate) fn signal(&self, signal: Signal) {
         if let Some(pid) = i32::try_from(self.pid()).ok().and_then(Pid::from_raw) {
             kill_process(pid, signal).ok();
@@ -64,7 +64,7 @@ impl Process {
         self.child.wait().ok();
     }
 
-    /// How it ended, if it did.
+    /// Its exit status, if it has ended.
     pub(crate) fn ended(&mut self) -> Option<ExitStatus> {
         self.child.try_wait().ok().flatten()
     }
@@ -83,7 +83,7 @@ impl Process {
 
     /// Asks it to end (SIGTERM); kills it if that takes longer than `limit`.
     pub(crate) fn stop(&mut self, limit: Duration) {
-        // A suspended process takes no other signal.
+        // A suspended process handles no other signal.
         self.signal(Signal::CONT);
         self.signal(Signal::TERM);
         if self.wait(limit).is_none() {
@@ -91,18 +91,18 @@ impl Process {
         }
     }
 
-    /// From its next start on it is that program.
+    /// Sets the program of the next start.
     pub(crate) fn becomes(&mut self, program: PathBuf, arguments: Vec<OsString>) {
         (self.spec.program, self.spec.arguments) = (program, arguments);
     }
 
-    /// Starts it again; the one before must have ended.
+    /// Starts it again; the previous process must have ended.
     pub(crate) fn restart(&mut self) -> Result<()> {
         self.child = spawn(&self.spec)?;
         Ok(())
     }
 
-    /// Fails if it has ended, with the end of its log.
+    /// Fails with the last lines of its log if it has ended.
     pub(crate) fn check(&mut self) -> Result<()> {
         match self.ended() {
             Some(status) => bail!(
@@ -119,7 +119,7 @@ impl Process {
 impl Drop for Process {
     fn drop(&mut self) {
         if self.ended().is_none() {
-            // A shell that started the server proper would leave it behind.
+            // If the child is a shell, the server itself would survive it.
             let below = descendants(self.pid());
             self.kill();
             for pid in below.into_iter().filter_map(Pid::from_raw) {
@@ -129,7 +129,7 @@ impl Drop for Process {
     }
 }
 
-/// Processes below that one, as the kernel lists them.
+/// The descendants of a process, as the kernel lists them.
 fn descendants(of: u32) -> Vec<i32> {
     let list = format!("/proc/{of}/task/{of}/children");
     let children = std::fs::read_to_string(list).unwrap_or_default();
@@ -205,7 +205,7 @@ mod tests {
         let first = process.pid();
         process.signal(Signal::STOP);
         process.stop(Duration::from_secs(5));
-        // The log is written by then or never: the shell ended before or after its first line.
+        // The log is complete: the shell has ended, before or after its first line.
         assert!(process.ended().is_some());
         process.restart().unwrap();
         assert_ne!(process.pid(), first);

@@ -1,4 +1,4 @@
-//! `cargo xtask cluster`: what docker-compose.yml starts, without containers.
+//! `cargo xtask cluster`: the cluster of docker-compose.yml, without containers.
 
 use std::path::Path;
 use std::time::Duration;
@@ -13,10 +13,10 @@ use crate::repo;
 /// See the module.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
-    /// Accounts to make at the start, as name@localhost; their password is their name.
+    /// Accounts to add at the start, as name@localhost; the password of each is its name.
     #[arg(long)]
     user: Vec<String>,
-    /// Stop again as soon as the cluster is whole, with a non-zero exit code if it never is.
+    /// Stop as soon as the cluster is redundant, with a non-zero exit code if it never is.
     #[arg(long)]
     check: bool,
 }
@@ -44,7 +44,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         folder: folder.path().to_owned(),
         logs: logs.clone(),
     })?;
-    fleet.wait_whole(Duration::from_secs(60))?;
+    fleet.wait_redundant(Duration::from_secs(60))?;
     for bare in &options.user {
         let password = bare.split('@').next().unwrap_or(bare).to_owned();
         fleet.add_users(&[(bare.clone(), password)])?;
@@ -60,7 +60,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     Ok(())
 }
 
-/// HAProxy with the settings of the compose file, if it can be had.
+/// HAProxy with the settings of the compose file, if it is installed.
 fn front(fleet: &Fleet, folder: &Path, logs: &Path) -> Result<Option<Process>> {
     let Some(haproxy) = find_program("haproxy") else {
         return Ok(None);
@@ -125,7 +125,7 @@ fn describe(fleet: &Fleet, front: Option<&Process>, logs: &Path) {
     println!("logs: {}", logs.display());
 }
 
-/// Ctrl-C, or the signal that service managers send.
+/// Waits for Ctrl-C, or the signal that service managers send.
 fn wait_for_interrupt() -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()

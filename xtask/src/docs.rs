@@ -1,4 +1,4 @@
-//! The pages that are generated from the code, and whether they are up to date.
+//! The pages that are generated from the code, and the check that they are up to date.
 
 use std::fs;
 use std::path::PathBuf;
@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::{repo, xeps};
 
-/// Path in the repository and content.
+/// The path of each page in the repository, and its content.
 fn pages() -> Vec<(&'static str, String)> {
     vec![
         ("docs/config.md", sestina_config::docs::docs()),
@@ -19,7 +19,7 @@ fn path(page: &str) -> PathBuf {
     repo::root().join(page)
 }
 
-/// Writes all of them.
+/// Writes all pages.
 pub(crate) fn write() -> Result<()> {
     for (page, content) in pages() {
         let path = path(page);
@@ -29,7 +29,7 @@ pub(crate) fn write() -> Result<()> {
     Ok(())
 }
 
-/// Fails if one of them is not what the code says.
+/// Fails if a page differs from the generated content.
 pub(crate) fn check() -> Result<()> {
     for (page, content) in pages() {
         let found = fs::read_to_string(path(page)).unwrap_or_default();

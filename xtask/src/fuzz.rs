@@ -1,8 +1,9 @@
 //! `cargo xtask fuzz`: all fuzz targets under libFuzzer, each for a short time.
 //!
-//! The programs are built with the stable toolchain: counters of coverage and traces of comparisons are
-//! passes of the compiler, and no sanitizer is used, because there is no `unsafe` here. What a run found
-//! new stays in the target folder and is the start of the next one; `fuzz/corpus` is what is committed.
+//! The programs are built with the stable toolchain: coverage counters and traces of comparisons
+//! are passes of the compiler. No sanitizer is used, because the code has no `unsafe`. New inputs
+//! that a run found stay in the target folder and are the start of the next run; `fuzz/corpus`
+//! holds the committed inputs.
 
 use std::fs;
 use std::path::Path;
@@ -11,10 +12,10 @@ use anyhow::{Context, Result, bail};
 
 use crate::repo;
 
-/// Tells the program which target to run.
+/// The variable that selects the target.
 const TARGET: &str = "SESTINA_FUZZ_TARGET";
 
-/// Coverage as libFuzzer wants it.
+/// Coverage in the form that libFuzzer uses.
 const FLAGS: [&str; 8] = [
     "-Cpasses=sancov-module",
     "-Cllvm-args=-sanitizer-coverage-level=4",
@@ -26,7 +27,7 @@ const FLAGS: [&str; 8] = [
     "-Coverflow-checks",
 ];
 
-/// Which targets use which file of `fuzz/dictionaries`.
+/// The files of `fuzz/dictionaries` and the targets that use them.
 const DICTIONARIES: [(&[&str], &str); 8] = [
     (&["stream", "websocket", "element"], "xml"),
     (&["archive_query", "data_form"], "forms"),
@@ -47,13 +48,13 @@ pub(crate) struct Options {
     /// Seconds for each target.
     #[arg(long, default_value_t = 10)]
     seconds: u64,
-    /// The first number of libFuzzer's generator.
+    /// The seed of libFuzzer's random generator.
     #[arg(long, default_value_t = 1)]
     seed: u64,
     /// Only this target.
     #[arg(long)]
     target: Option<String>,
-    /// Run this input once, as a failure names it, and find nothing new.
+    /// Run this input once, as a failure names it, without fuzzing.
     #[arg(long, requires = "target", value_name = "FILE")]
     input: Option<String>,
 }
@@ -86,7 +87,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     Ok(())
 }
 
-/// Builds the program in a folder of its own: with other flags everything is built anew.
+/// Builds the program in a folder of its own: other flags make cargo rebuild all crates.
 fn build(folder: &Path) -> Result<std::path::PathBuf> {
     let host = repo::capture(std::process::Command::new("rustc").arg("-vV"))?;
     let host = host
@@ -97,7 +98,7 @@ fn build(folder: &Path) -> Result<std::path::PathBuf> {
         repo::cargo()
             .args(["build", "--release", "--locked"])
             .args(["--package", "sestina-libfuzzer"])
-            // With a target named, build scripts and macros are built without the flags.
+            // If a target is named, build scripts and macros are built without the flags.
             .args(["--target", host])
             .arg("--target-dir")
             .arg(folder)
@@ -138,7 +139,7 @@ fn one(options: &Options, program: &Path, folder: &Path, fuzz: &Path, target: &s
     })
 }
 
-/// The tokens from which inputs of a target are made.
+/// The tokens for the inputs of a target.
 fn dictionary(fuzz: &Path, target: &str) -> Option<String> {
     let (_, name) = DICTIONARIES.iter().find(|(of, _)| of.contains(&target))?;
     let file = fuzz.join("dictionaries").join(format!("{name}.dict"));

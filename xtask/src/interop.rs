@@ -1,8 +1,8 @@
 //! `cargo xtask interop`: clients of other projects against a server started for them.
 //!
 //! slixmpp (Python), @xmpp/client (Node, over WebSocket) and tokio-xmpp log in with certificate
-//! checking, chat, fetch the archive and resume. The scripts are in `tests/interop`; packages go
-//! into the target folder, in the versions that the tree pins.
+//! checking, chat, fetch the archive and resume. The scripts are in `tests/interop`; packages are
+//! installed in the target folder, in the versions that the tree pins.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -13,7 +13,7 @@ use anyhow::{Context, Result, bail, ensure};
 use crate::fleet::Embedded;
 use crate::repo;
 
-/// Where anybody may log in.
+/// A host with anonymous logins.
 const GUESTS: &str = "guests.localhost";
 
 /// Builds, runs and prints a closing line.
@@ -23,7 +23,7 @@ pub(crate) fn run() -> Result<()> {
     Ok(())
 }
 
-/// The number of checks that passed; an error if one did not.
+/// Returns the number of checks that passed; an error if one failed.
 pub(crate) fn run_clients() -> Result<usize> {
     let programs = repo::build_debug()?;
     let cache = repo::target()?.join("interop");
@@ -60,7 +60,7 @@ pub(crate) fn run_clients() -> Result<usize> {
     xmpp_js
         .arg(node.join("xmpp_client.mjs"))
         .arg("--service")
-        // By name: the certificate says localhost.
+        // By name, because the certificate is for localhost.
         .arg(format!(
             "wss://localhost:{}/xmpp-websocket",
             server.https.port()
@@ -80,8 +80,8 @@ pub(crate) fn run_clients() -> Result<usize> {
         ("node", &mut xmpp_js),
         ("rust", &mut tokio_xmpp),
     ] {
-        // Each has its own accounts: what one leaves unacknowledged at its end is stored for the
-        // next login.
+        // Each client has its own accounts: messages that one leaves unacknowledged at its end are
+        // stored for the next login.
         let romeo = format!("romeo-{language}@localhost");
         let juliet = format!("juliet-{language}@localhost");
         server.admin.add_user(&romeo, passwords[0])?;
@@ -133,7 +133,7 @@ fn python(cache: &Path) -> Result<PathBuf> {
         repo::capture(&mut command)
     };
     if make().is_err() {
-        // Debian ships the module without what it needs.
+        // Debian ships the module without its dependencies.
         repo::install(&["python3-venv"]);
         make().context("cannot make a virtual environment; install python3-venv")?;
     }

@@ -1,15 +1,15 @@
 //! `cargo xtask`: the project's own tools.
 //!
 //! - [`mod@test`]: all tests, with the servers they need
-//! - [`tidy`]: checks of the tree that neither the compiler nor clippy makes
+//! - [`tidy`]: checks of the tree beyond those of the compiler and clippy
 //! - [`docs`]: the pages that are generated from the code
 //! - [`fuzz`]: the fuzz targets, for a short time
 //! - [`cluster`]: a trial cluster on this machine
-//! - [`chaos`]: faults under load, and what they cost; another revision's processes beside this one's
+//! - [`chaos`]: faults under load, and their cost; processes of another revision beside this one's
 //! - [`mod@bench`]: the benchmark, side by side with other servers
 //! - [`sim`]: seeds of the simulation of a cluster
 //! - [`interop`]: clients of other projects against a running server
-//! - [`fleet`], [`child`], [`proxy`], [`sestina`], [`repo`]: what these have in common
+//! - [`fleet`], [`child`], [`proxy`], [`sestina`], [`repo`]: shared parts
 #![allow(clippy::print_stdout, clippy::print_stderr, clippy::disallowed_methods)]
 
 mod bench;
@@ -41,7 +41,7 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Runs all tests; installs PostgreSQL and Redis where they are missing (Debian, Ubuntu).
+    /// Runs all tests; installs PostgreSQL and Redis if they are missing (Debian, Ubuntu).
     Test(test::Options),
     /// Checks file lengths, headers, crate arrows, banned dependencies and generated pages.
     Tidy,
@@ -57,7 +57,8 @@ enum Command {
     Cluster(cluster::Options),
     /// Injects faults into a cluster under load and checks that nothing is lost.
     Chaos(chaos::Options),
-    /// Upgrades a cluster of another revision to this tree and takes it back, under load; for releases.
+    /// Upgrades a cluster of another revision to this tree and downgrades it, under load; for
+    /// releases.
     Versions(chaos::upgrade::Options),
     /// Measures this server beside Prosody, ejabberd and bare TLS servers.
     Bench(bench::Options),

@@ -1,7 +1,7 @@
-//! A TCP proxy between tiers, to cut and to freeze what runs through it.
+//! A TCP proxy between tiers that cuts and freezes its connections.
 //!
-//! It stands in for a broken network where namespaces and packet filters may not be used: a
-//! frozen connection is silent in both directions, as when a cable is pulled; a cut one is closed.
+//! It replaces a broken network if namespaces and packet filters cannot be used: a frozen
+//! connection passes no bytes in either direction, as when a cable is pulled; a cut one is closed.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -13,7 +13,7 @@ use crate::rng::Rng;
 
 #[derive(Default)]
 struct State {
-    /// Nothing passes while this is set.
+    /// No bytes pass while this is set.
     frozen: bool,
     stopped: bool,
     next: u64,
@@ -47,14 +47,14 @@ impl Shared {
     }
 }
 
-/// A listener that passes connections on.
+/// A listener that forwards connections.
 pub(crate) struct Proxy {
     listen: SocketAddr,
     shared: Arc<Shared>,
 }
 
 impl Proxy {
-    /// Listens on `listen` and passes every connection on to `target`.
+    /// Listens on `listen` and forwards every connection to `target`.
     pub(crate) fn start(listen: SocketAddr, target: SocketAddr) -> Result<Proxy> {
         let listener = TcpListener::bind(listen)
             .with_context(|| format!("the proxy cannot listen on {listen}"))?;
@@ -65,13 +65,13 @@ impl Proxy {
         Ok(Proxy { listen, shared })
     }
 
-    /// Where it listens.
+    /// The address on which it listens.
     #[cfg(test)]
     pub(crate) fn address(&self) -> SocketAddr {
         self.listen
     }
 
-    /// Holds back all bytes of all connections, new ones too, or lets them go on.
+    /// Holds back all bytes of all connections, including new ones, or lets them pass again.
     pub(crate) fn freeze_all(&self, frozen: bool) {
         let mut state = self.shared.lock();
         state.frozen = frozen;
@@ -109,7 +109,7 @@ impl Drop for Proxy {
         state.connections.iter().for_each(Connection::cut);
         drop(state);
         self.shared.changed.notify_all();
-        // Wakes the accepting thread, which then sees that it is over.
+        // Wakes the accepting thread, which then ends.
         TcpStream::connect(self.listen).ok();
     }
 }
@@ -119,7 +119,7 @@ fn accept(listener: &TcpListener, target: SocketAddr, shared: &Arc<Shared>) {
         if shared.lock().stopped {
             return;
         }
-        // Out of file descriptors, or the target is down: the caller sees a closed connection.
+        // No free file descriptors, or the target is down: the caller sees a closed connection.
         let Ok(near) = near else { continue };
         let Ok(far) = TcpStream::connect(target) else {
             continue;

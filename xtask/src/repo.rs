@@ -1,4 +1,4 @@
-//! Where things are, and how cargo is called.
+//! Paths of the repository, and calls of cargo.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -12,8 +12,8 @@ use sestina_testkit::find_program;
 pub(crate) fn root() -> &'static Path {
     static ROOT: OnceLock<PathBuf> = OnceLock::new();
     ROOT.get_or_init(|| {
-        // Two clones may share a target folder, and with it this program: the variable says for
-        // which clone it runs.
+        // Two clones may share a target folder, and with it this program; the variable names the
+        // clone for which it runs.
         let here = std::env::var_os("CARGO_MANIFEST_DIR")
             .map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")), PathBuf::from);
         here.parent().map_or(here.clone(), Path::to_path_buf)
@@ -25,7 +25,7 @@ pub(crate) fn settings() -> PathBuf {
     root().join("deploy/compose")
 }
 
-/// What `cargo metadata` says, with dependencies.
+/// The output of `cargo metadata`, with dependencies.
 pub(crate) fn metadata() -> Result<Value> {
     let output = cargo()
         .args(["metadata", "--format-version", "1", "--locked"])
@@ -40,7 +40,7 @@ pub(crate) fn metadata() -> Result<Value> {
     serde_json::from_slice(&output.stdout).context("cargo metadata did not print JSON")
 }
 
-/// The folder for build results; everything that runs of these tools leave behind is in it.
+/// The folder for build results; the files that these tools leave behind are in it too.
 pub(crate) fn target() -> Result<&'static Path> {
     static TARGET: OnceLock<PathBuf> = OnceLock::new();
     if let Some(found) = TARGET.get() {
@@ -58,11 +58,10 @@ pub(crate) fn target() -> Result<&'static Path> {
     Ok(TARGET.get_or_init(|| PathBuf::from(folder)))
 }
 
-/// The cargo that runs this, in the top folder.
+/// The cargo that runs this tool, in the top folder.
 pub(crate) fn cargo() -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    // Variables that cargo sets for the program that it runs must not reach the cargo that this
-    // program runs.
+    // Variables that cargo sets for this program must not reach the cargo that this program starts.
     for (name, _) in std::env::vars_os() {
         let text = name.to_string_lossy();
         let inherited = text.starts_with("CARGO_PKG_")
@@ -91,7 +90,7 @@ pub(crate) fn run(command: &mut Command) -> Result<()> {
     Ok(())
 }
 
-/// Runs a command and returns what it prints; an error holds what it said.
+/// Runs a command and returns its output; an error contains its error output.
 pub(crate) fn capture(command: &mut Command) -> Result<String> {
     let line = line(command);
     let output = command
@@ -115,10 +114,10 @@ fn line(command: &Command) -> String {
         .join(" ")
 }
 
-/// Names a folder with programs that were built elsewhere, to use instead of building them.
+/// The variable that names a folder with programs, to use instead of building them.
 const PROGRAMS_VARIABLE: &str = "SESTINA_PROGRAMS";
 
-/// Builds all programs for tests and returns the folder that they are in.
+/// Builds all programs for tests and returns their folder.
 pub(crate) fn build_debug() -> Result<PathBuf> {
     if let Some(folder) = std::env::var_os(PROGRAMS_VARIABLE) {
         return Ok(folder.into());
@@ -127,19 +126,17 @@ pub(crate) fn build_debug() -> Result<PathBuf> {
     Ok(target()?.join("debug"))
 }
 
-/// Builds binaries of these packages quickly (profile `release`) and returns the folder that they
-/// are in.
+/// Builds binaries of these packages quickly (profile `release`) and returns their folder.
 pub(crate) fn build_release(packages: &[&str]) -> Result<PathBuf> {
     build("release", packages)
 }
 
-/// Builds binaries of these packages as they are in images (profile `dist`) and returns the folder
-/// that they are in.
+/// Builds binaries of these packages as for images (profile `dist`) and returns their folder.
 pub(crate) fn build_dist(packages: &[&str]) -> Result<PathBuf> {
     build("dist", packages)
 }
 
-/// Builds binaries of these packages in that profile and returns the folder that they are in.
+/// Builds binaries of these packages in that profile and returns their folder.
 pub(crate) fn build_as(profile: &str, packages: &[&str]) -> Result<PathBuf> {
     build(profile, packages)
 }
@@ -165,7 +162,7 @@ fn build(profile: &str, packages: &[&str]) -> Result<PathBuf> {
     Ok(target()?.join(profile_folder(profile)))
 }
 
-/// Installs Debian packages unless `program` is there. False if it cannot be had.
+/// Installs Debian packages unless `program` exists. False if it cannot be installed.
 pub(crate) fn have_or_install(program: &str, packages: &[&str]) -> bool {
     find_program(program).is_some() || (install(packages) && find_program(program).is_some())
 }
@@ -178,7 +175,7 @@ pub(crate) fn install(packages: &[&str]) -> bool {
     println!("installing {}", packages.join(", "));
     let mut arguments = vec!["install", "-y", "--no-install-recommends"];
     arguments.extend(packages);
-    // The lists of packages may be missing or old; fetching them takes time.
+    // The package lists may be missing or old; fetching them takes time.
     apt_get(&apt, &arguments) || (apt_get(&apt, &["update"]) && apt_get(&apt, &arguments))
 }
 
@@ -191,7 +188,7 @@ fn apt_get(apt: &Path, arguments: &[&str]) -> bool {
             .arg(apt);
         sudo
     };
-    // Run level 1: the packages' own services are not started.
+    // Run level 1 prevents the packages' services from starting.
     command
         .args(arguments)
         .env("DEBIAN_FRONTEND", "noninteractive")

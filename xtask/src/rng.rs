@@ -1,6 +1,6 @@
 //! Random numbers from a seed (SplitMix64): the same faults in the same order on every machine.
 
-/// See the module.
+/// A SplitMix64 generator.
 #[derive(Clone, Debug)]
 pub(crate) struct Rng(u64);
 
@@ -21,7 +21,7 @@ impl Rng {
 
     /// A number below `bound` (which is not 0).
     pub(crate) fn below(&mut self, bound: usize) -> usize {
-        // The bias of the remainder is far below what any of these choices could show.
+        // The bias of the remainder is too small to affect any of these choices.
         usize::try_from(self.next() % bound.max(1) as u64).unwrap_or(0)
     }
 

@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
-/// A command whose server is suspended would wait for long.
+/// The time limit of a command: it would wait long for a suspended server.
 const LIMIT: Duration = Duration::from_secs(20);
 
-/// The command, told which process to talk to.
+/// The command, for one process.
 #[derive(Clone, Debug)]
 pub(crate) struct Admin {
     pub(crate) binary: PathBuf,
@@ -36,9 +36,9 @@ impl Admin {
         Ok(())
     }
 
-    /// What `sestina status --json` says.
+    /// The output of `sestina status --json`.
     pub(crate) fn status(&self) -> Result<Value> {
-        // Its exit code says whether the cluster is whole; so does the answer.
+        // The exit code shows whether the cluster is redundant; so does the answer.
         let (_, text, errors) = run(&mut self.command(&["status", "--json"]), "")?;
         serde_json::from_str(&text).with_context(|| {
             format!(
@@ -63,7 +63,7 @@ fn run(command: &mut Command, input: &str) -> Result<(bool, String, String)> {
     let read = |pipe: Option<Box<dyn Read + Send>>| {
         std::thread::spawn(move || {
             let mut text = String::new();
-            // What was read before an error still helps.
+            // The output before an error still helps.
             pipe.map(|mut pipe| pipe.read_to_string(&mut text));
             text
         })
@@ -91,8 +91,8 @@ fn run(command: &mut Command, input: &str) -> Result<(bool, String, String)> {
     ))
 }
 
-/// Makes the certificate of one process with the private authority in `folder`, which is made at
-/// the first call.
+/// Issues the certificate of one process with the private authority in `folder`, which is created
+/// at the first call.
 pub(crate) fn issue_certificate(
     binary: &Path,
     folder: &Path,

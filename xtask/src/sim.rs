@@ -7,22 +7,22 @@ use crate::repo;
 /// See the module.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
-    /// How many seeds [default: 160].
+    /// The number of seeds [default: 160].
     #[arg(long)]
     seeds: Option<u64>,
-    /// The first of them [default: 0].
+    /// The first seed [default: 0].
     #[arg(long)]
     first: Option<u64>,
-    /// One seed, with its trace.
+    /// Run one seed and print its trace.
     #[arg(long)]
     seed: Option<u64>,
-    /// The first seed that fails is enough.
+    /// Stop at the first seed that fails.
     #[arg(long)]
     enough: bool,
-    /// Each guard is switched off in turn, until the first seed that fails; none is an error.
+    /// Switch off each guard in turn, until the first seed that fails; it is an error if none does.
     #[arg(long)]
     guards: bool,
-    /// Faults of the network and of leases instead of the others.
+    /// Inject faults of the network and of leases instead of the others.
     #[arg(long)]
     network: bool,
     /// Threads [default: one for each core].

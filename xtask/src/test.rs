@@ -10,7 +10,7 @@ use sestina_testkit::{POSTGRES_VARIABLE, Postgres, PostgresOptions, REDIS_VARIAB
 
 use crate::{interop, repo};
 
-/// The scenarios tell here how many of them ran: a file for each topology, with a number in each
+/// The scenarios write here how many of them ran: a file for each topology, with a number in each
 /// line.
 const COUNTS: &str = "sestina-scenarios";
 
@@ -20,7 +20,7 @@ pub(crate) struct Options {
     /// Leave out the clients of other projects (they need Python and Node).
     #[arg(long)]
     no_interop: bool,
-    /// Handed to `cargo test`, as in `cargo xtask test -- -p sestina-router`.
+    /// Passed on to `cargo test`, as in `cargo xtask test -- -p sestina-router`.
     #[arg(last = true)]
     cargo: Vec<String>,
 }
@@ -36,7 +36,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let tests = cargo_test(&servers, options)?;
     let mut scenarios = tests.scenarios.clone();
     for (topology, count) in read_counts(&counts)? {
-        // The files count all, also what cargo did not print because it passed.
+        // The files count all scenarios, also those whose output cargo hides because they passed.
         scenarios.insert(topology, count);
     }
     drop(servers);
@@ -87,8 +87,8 @@ impl Servers {
         };
         let postgres = match std::env::var(POSTGRES_VARIABLE) {
             Ok(_) => None,
-            // The machine is not switched off under these tests; those that kill a server start
-            // one of their own.
+            // The machine does not fail during these tests, so the data need not reach the disk;
+            // tests that kill a server start one of their own.
             Err(_) => Some(Postgres::start_own(&PostgresOptions {
                 fsync: false,
                 settings: vec![("max_connections".to_owned(), "400".to_owned())],
@@ -107,7 +107,7 @@ impl Servers {
     }
 }
 
-/// What the test programs said in all.
+/// The sum of the results of the test programs.
 #[derive(Debug, Default)]
 struct Tests {
     succeeded: bool,
@@ -119,7 +119,7 @@ struct Tests {
 }
 
 impl Tests {
-    /// Counts in one line of output.
+    /// Counts one line of output.
     fn line(&mut self, line: &str) {
         if let Some(rest) = line.strip_prefix("test result: ") {
             self.programs += 1;

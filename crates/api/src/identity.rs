@@ -1,4 +1,4 @@
-//! What proves that a process is the incarnation that it says it is.
+//! The proof that a process is the incarnation that it says it is.
 //!
 //! A tier may share one certificate, so the certificate alone does not tell one process from
 //! another. Each incarnation makes a secret; the first lease request of (name, incarnation) leaves
@@ -34,7 +34,7 @@ impl Secret {
         self.0.clone()
     }
 
-    /// What authorities keep of it; none of a secret that is missing or too short to be one.
+    /// The hash that authorities keep; none of a secret that is missing or too short to be one.
     pub fn proof(&self) -> Option<[u8; 32]> {
         let mut hash = Sha256::new();
         hash.update(b"sestina incarnation\0");
@@ -69,7 +69,7 @@ impl Holder {
     }
 }
 
-/// What an authority says of a secret.
+/// The answer of an authority about a secret.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Proved {
     /// It is the incarnation's.

@@ -1,11 +1,11 @@
-//! Effect keys: one for each effect of each stanza, the same at each replay.
+//! Idempotency keys: one for each thing that a stanza causes, the same at each replay.
 
 use sestina_proto as proto;
 
-/// What an effect is, as the third part of its key. The numbers are a wire contract.
+/// The purpose of a thing that a stanza causes: the third part of its key. The numbers are a wire contract.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[repr(u32)]
-pub enum EffectKind {
+pub enum Purpose {
     /// The stanza itself, for its addressee (user or room).
     Route = 1,
     /// An answer or error that goes back to the origin.
@@ -29,47 +29,52 @@ pub enum EffectKind {
     /// The presence of a session that was resumed under a new owner, sent again to its user's other
     /// sessions. Its number is 0, and the session's generation is added above bit 8.
     Returned = 11,
+    /// An IQ that is pushed to the sessions of a user because of a request of one of them.
+    Push = 12,
 }
 
 /// A session's nonce or a room's identity.
 pub type OriginId = u128;
 
-/// Names one effect for ever.
+/// Names one thing that a stanza causes, for ever: a receiver that has handled it drops a replay.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct EffectKey {
+pub struct IdempotencyKey {
     /// Whose stanza (or room event) it is.
     pub origin: OriginId,
     /// The origin's number of it, from 1.
     pub n: u64,
-    /// [`EffectKind`], with an index above bit 8 where one stanza has several of a kind.
-    pub kind: u32,
+    /// [`Purpose`], with an index above bit 8 where one stanza has several things of one purpose.
+    pub purpose: u32,
 }
 
-impl EffectKey {
-    /// The key of the `kind` effect of the origin's `n`-th stanza.
-    pub fn new(origin: OriginId, n: u64, kind: EffectKind) -> EffectKey {
-        EffectKey {
+impl IdempotencyKey {
+    /// The key of what the origin's `n`-th stanza causes for a purpose.
+    pub fn new(origin: OriginId, n: u64, purpose: Purpose) -> IdempotencyKey {
+        IdempotencyKey::indexed(origin, n, purpose, 0)
+    }
+
+    /// The same, for the `index`-th thing of that purpose.
+    pub fn indexed(origin: OriginId, n: u64, purpose: Purpose, index: u32) -> IdempotencyKey {
+        IdempotencyKey {
             origin,
             n,
-            kind: kind as u32,
+            purpose: purpose as u32 | (index << 8),
         }
     }
 
-    /// The same, for the `index`-th effect of that kind.
-    pub fn indexed(origin: OriginId, n: u64, kind: EffectKind, index: u32) -> EffectKey {
-        EffectKey {
-            origin,
-            n,
-            kind: kind as u32 | (index << 8),
-        }
+    /// Another thing that the same stanza causes.
+    pub fn sibling(self, purpose: Purpose) -> IdempotencyKey {
+        IdempotencyKey::new(self.origin, self.n, purpose)
     }
 
-    /// Another effect of the same stanza.
-    pub fn sibling(self, kind: EffectKind) -> EffectKey {
-        EffectKey {
-            kind: kind as u32,
-            ..self
-        }
+    /// Whether it has that purpose, whatever its index.
+    pub fn is(self, purpose: Purpose) -> bool {
+        self.purpose & 0xff == purpose as u32
+    }
+
+    /// Which of several things of its purpose it names.
+    pub fn index(self) -> u32 {
+        self.purpose >> 8
     }
 }
 
@@ -83,25 +88,25 @@ pub fn join(hi: u64, lo: u64) -> u128 {
     (u128::from(hi) << 64) | u128::from(lo)
 }
 
-impl From<EffectKey> for proto::Key {
-    fn from(key: EffectKey) -> proto::Key {
+impl From<IdempotencyKey> for proto::Key {
+    fn from(key: IdempotencyKey) -> proto::Key {
         let (origin_hi, origin_lo) = split(key.origin);
         proto::Key {
             origin_hi,
             origin_lo,
             n: key.n,
-            kind: key.kind,
+            purpose: key.purpose,
             shared: false,
         }
     }
 }
 
-impl From<&proto::Key> for EffectKey {
-    fn from(key: &proto::Key) -> EffectKey {
-        EffectKey {
+impl From<&proto::Key> for IdempotencyKey {
+    fn from(key: &proto::Key) -> IdempotencyKey {
+        IdempotencyKey {
             origin: join(key.origin_hi, key.origin_lo),
             n: key.n,
-            kind: key.kind,
+            purpose: key.purpose,
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The two lease authorities (the shadow store and storage), behind one trait. A process lives
+//! The two lease authorities (the state store and storage), behind one trait. A process lives
 //! while one of them says that its lease is fresh.
 
 use std::time::Duration;
@@ -8,7 +8,7 @@ use sestina_proto as proto;
 
 use crate::identity::{Holder, Proved};
 
-/// What came of a renewal.
+/// The result of a renewal.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Renewal {
     /// Renewed for the whole term, counted from before the request.
@@ -24,28 +24,28 @@ pub enum Renewal {
 
 /// The authority is out of reach; what it would say is unknown.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("lease authority is away: {0}")]
-pub struct AuthorityAway(pub String);
+#[error("lease authority is unavailable: {0}")]
+pub struct AuthorityUnavailable(pub String);
 
 /// One authority on leases.
 #[async_trait]
 pub trait LeaseAuthority: Send + Sync + 'static {
     /// Renews (or takes) the lease of `holder`, whose first request leaves the hash of its secret.
-    async fn renew(&self, holder: &Holder, ttl: Duration) -> Result<Renewal, AuthorityAway>;
+    async fn renew(&self, holder: &Holder, ttl: Duration) -> Result<Renewal, AuthorityUnavailable>;
 
     /// Gives the lease of `holder` back. Nothing is done with a wrong secret.
-    async fn release(&self, holder: &Holder) -> Result<(), AuthorityAway>;
+    async fn release(&self, holder: &Holder) -> Result<(), AuthorityUnavailable>;
 
     /// Whether the secret is that of the incarnation.
-    async fn prove(&self, holder: &Holder) -> Result<Proved, AuthorityAway>;
+    async fn prove(&self, holder: &Holder) -> Result<Proved, AuthorityUnavailable>;
 
     /// All leases that this authority still holds to be fresh.
-    async fn fresh(&self) -> Result<Vec<(proto::Node, Duration)>, AuthorityAway>;
+    async fn fresh(&self) -> Result<Vec<(proto::Node, Duration)>, AuthorityUnavailable>;
 
     /// If that incarnation's lease has ended: marks it so that it is never renewed, and returns true.
     /// False if it is still fresh.
-    async fn mark_ended(&self, node: &proto::Node) -> Result<bool, AuthorityAway>;
+    async fn mark_ended(&self, node: &proto::Node) -> Result<bool, AuthorityUnavailable>;
 
     /// Takes the mark back (the other authority still holds the lease to be fresh).
-    async fn unmark(&self, node: &proto::Node) -> Result<(), AuthorityAway>;
+    async fn unmark(&self, node: &proto::Node) -> Result<(), AuthorityUnavailable>;
 }

@@ -7,9 +7,9 @@
 //! - [`link`]: edge and router
 //! - [`peer`]: router and router
 //! - [`store`]: router and storage
-//! - [`shadow`]: router and Redis (or memory): live state that must survive the owner
+//! - [`state_store`]: router and Redis (or memory): live state that must survive the owner
 //! - [`lease`]: the two authorities on who is alive; [`identity`]: what proves an incarnation
-//! - [`key`]: effect keys
+//! - [`key`]: idempotency keys
 //! - [`admin`]: the administrator's commands
 
 pub mod admin;
@@ -18,5 +18,5 @@ pub mod key;
 pub mod lease;
 pub mod link;
 pub mod peer;
-pub mod shadow;
+pub mod state_store;
 pub mod store;

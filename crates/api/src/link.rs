@@ -18,7 +18,7 @@ pub const BULK: usize = 1 << 20;
 #[error("the lane is closed")]
 pub struct LaneClosed;
 
-/// What a lane did not take.
+/// A batch or frame that a lane did not take.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[must_use = "a frame that a full lane refused has to be sent again when there is room"]
 pub enum Unsent<T> {
@@ -50,7 +50,7 @@ impl<T> From<LaneClosed> for Unsent<T> {
 pub enum LinkError {
     /// The peer cannot be reached or did not answer in time; asking again is safe.
     #[error("{peer} is out of reach: {reason}")]
-    Away {
+    Unavailable {
         /// Which process.
         peer: String,
         /// What the transport said.

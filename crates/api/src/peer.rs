@@ -1,4 +1,4 @@
-//! Router and router: effects, room events, epochs.
+//! Router and router: slot messages, room events, epochs.
 
 use std::sync::Arc;
 

@@ -8,8 +8,8 @@ use sestina_proto as proto;
 pub enum StoreError {
     /// Storage or its database cannot be reached or did not answer in time. Whether the write
     /// happened is unknown; writes are idempotent, so trying again is safe.
-    #[error("storage is away: {0}")]
-    Away(String),
+    #[error("storage is unavailable: {0}")]
+    Unavailable(String),
     /// The entry is already there.
     #[error("already exists: {0}")]
     Exists(String),
@@ -23,6 +23,16 @@ pub enum StoreError {
     #[error("storage failed: {0}")]
     Internal(String),
 }
+
+/// Bytes of the name of an entity that has data. With the name of an item, it must fit into an entry
+/// of an index of PostgreSQL, which is 2,704 bytes at most; a bare JID has up to 2,047 bytes.
+pub const ENTITY_BYTES: usize = 2560;
+/// Bytes of the name of an item of an entity's data.
+pub const ENTITY_NAME_BYTES: usize = 64;
+/// Bytes of the value of an item of an entity's data.
+pub const ENTITY_VALUE_BYTES: usize = 1 << 20;
+/// Items of an entity's data that one request may name.
+pub const ENTITY_ITEMS: usize = 16;
 
 macro_rules! store_api {
     ($($(#[$doc:meta])* $name:ident($request:ident) -> $reply:ident;)*) => {
@@ -57,8 +67,11 @@ store_api! {
     offline_known(OfflineKnownRequest) -> OfflineKnownReply;
     /// Marks offline messages as delivered; their keys are kept until maintenance, so that a replay finds them.
     offline_remove(OfflineRemoveRequest) -> FencedReply;
-    /// Stores the outcome of an IQ set, or returns the one stored before.
-    outcome_put(OutcomePutRequest) -> OutcomeReply;
+    /// Data of modules about an entity, by name; a name that does not exist is left out.
+    entity_data_get(EntityDataGetRequest) -> EntityDataReply;
+    /// Writes data of an entity, with the key and the answer of the request that changes it; or
+    /// returns the answer that is stored with this key.
+    entity_data_put(EntityDataPutRequest) -> EntityDataPutReply;
     /// Renews a process lease.
     lease_renew(LeaseRenewRequest) -> LeaseRenewReply;
     /// Ends one's own lease (clean shutdown).

@@ -4,7 +4,7 @@ use sha2::{Digest, Sha224, Sha256, Sha384, Sha512};
 use x509_parser::prelude::{FromDer, X509Certificate};
 use x509_parser::signature_algorithm::SignatureAlgorithm;
 
-// AlgorithmIdentifiers whose signature names one hash function (RFC 3279, 4055, 5758).
+// Signature algorithms that name one hash function (RFC 3279, 4055, 5758).
 const HASHES: &[(&str, Hash)] = &[
     ("1.2.840.113549.1.1.4", Hash::Sha256), // md5WithRSA, replaced by SHA-256
     ("1.2.840.113549.1.1.5", Hash::Sha256), // sha1WithRSA, replaced by SHA-256
@@ -36,9 +36,9 @@ enum Hash {
     Sha512,
 }
 
-/// The channel binding of a server that presents this certificate (DER). Empty where RFC 5929
-/// leaves it undefined (the signature uses no hash function of its own, as Ed25519, or an unknown
-/// one): `tls-server-end-point` must not be offered then.
+/// The channel binding of a server that presents this certificate (DER). Empty if RFC 5929 leaves
+/// it undefined, because the signature uses no separate hash function (Ed25519) or an unknown one:
+/// `tls-server-end-point` must not be offered then.
 pub fn server_end_point(cert_der: &[u8]) -> Vec<u8> {
     match hash_of(cert_der) {
         Some(Hash::Sha224) => Sha224::digest(cert_der).to_vec(),

@@ -1,8 +1,8 @@
-//! Making certificates: the private CA of a cluster, its node certificates, and the self-signed
-//! certificate of a first start.
+//! Creation of certificates: the private CA of a cluster, its node certificates, and the
+//! self-signed certificate of a first start.
 //!
-//! The CA signs certificates for mutual TLS between tiers only; clients never see it. All keys
-//! are ECDSA P-256, which every TLS 1.3 peer knows and which is the cheapest to sign with.
+//! The CA signs only certificates for mutual TLS between tiers; clients never see it. All keys are
+//! ECDSA P-256, which every TLS 1.3 peer supports and which is the cheapest to sign with.
 
 use std::fs;
 use std::io::Write;
@@ -22,7 +22,7 @@ const DAY: Duration = Duration::from_secs(24 * 3600);
 const CA_DAYS: u32 = 3650;
 const NODE_DAYS: u32 = 365;
 const SELF_SIGNED_DAYS: u32 = 3650;
-/// Peers' clocks may be behind ours by this much.
+/// The clocks of peers may be behind by this much.
 const CLOCK_SKEW: Duration = Duration::from_secs(3600);
 
 const CA_CERT: &str = "ca.pem";
@@ -54,7 +54,7 @@ impl CertifiedKeyPem {
     }
 }
 
-/// Where the certificate of a node was written.
+/// The files of a node's certificate.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct IssuedFiles {
     /// The node's certificate.
@@ -78,11 +78,11 @@ impl std::fmt::Debug for TrialCa {
 }
 
 impl TrialCa {
-    /// Makes a new CA in memory; returns its key too, for [`TrialCa::from_pem`].
+    /// Creates a CA in memory; also returns its key, for [`TrialCa::from_pem`].
     pub fn create(common_name: &str) -> Result<(TrialCa, CertifiedKeyPem), CertError> {
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
         let mut params = base_params(common_name, CA_DAYS);
-        // It signs node certificates, never another CA.
+        // The CA signs node certificates, never another CA.
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         let cert_pem = params.self_signed(&key)?.pem();
@@ -99,7 +99,7 @@ impl TrialCa {
         ))
     }
 
-    /// Takes up a CA from its certificate and key. `name` says in errors where they are from.
+    /// Makes a CA of its certificate and key. `name` is their origin in error messages.
     pub fn from_pem(name: &str, pem: &CertifiedKeyPem) -> Result<TrialCa, CertError> {
         let info = describe(pem.cert_pem.as_bytes())
             .map_err(|e| CertError::content(name, e.to_string()))?;
@@ -124,8 +124,8 @@ impl TrialCa {
         &self.cert_pem
     }
 
-    /// Issues a certificate for one process: its name, further DNS names and IP addresses, its
-    /// role; good for both sides of a TLS connection.
+    /// Issues a certificate for one process with its name, its role, and further DNS names and IP
+    /// addresses; it is valid for both sides of a TLS connection.
     pub fn issue(
         &self,
         name: &str,
@@ -155,7 +155,7 @@ impl TrialCa {
     }
 }
 
-/// Loads the CA kept in `dir` (`ca.pem`, `ca.key`), or makes one there.
+/// Loads the CA in `dir` (`ca.pem`, `ca.key`), or creates one there.
 pub fn ensure_ca(dir: &Path) -> Result<TrialCa, CertError> {
     let (cert_path, key_path) = (dir.join(CA_CERT), dir.join(CA_KEY));
     match (cert_path.exists(), key_path.exists()) {
@@ -172,7 +172,7 @@ pub fn ensure_ca(dir: &Path) -> Result<TrialCa, CertError> {
             pem.write(&cert_path, &key_path)?;
             Ok(ca)
         }
-        // Making a new CA beside half of an old one would lock out every node that has the old.
+        // A new CA beside half of the old one would lock out every node that has the old one.
         (true, false) => Err(CertError::content(
             &key_path.display().to_string(),
             "missing, but its certificate is there; put the key back, or remove the certificate to start a new CA",
@@ -184,7 +184,7 @@ pub fn ensure_ca(dir: &Path) -> Result<TrialCa, CertError> {
     }
 }
 
-/// Issues a certificate for one process with the CA in `dir` (made if there is none) and writes
+/// Issues a certificate for one process with the CA in `dir` (created if there is none) and writes
 /// `<name>.pem` and `<name>.key` there, replacing older ones.
 pub fn issue(
     dir: &Path,
@@ -192,7 +192,7 @@ pub fn issue(
     role: Role,
     sans: &[String],
 ) -> Result<IssuedFiles, CertError> {
-    // Before a CA is made: the name also becomes a file name.
+    // Checked before a CA is created: the name also becomes a file name.
     dns_san(name)?;
     if name == "ca" {
         return Err(CertError::Name {
@@ -237,7 +237,7 @@ pub fn self_signed(domains: &[String]) -> Result<CertifiedKeyPem, CertError> {
 
 fn base_params(common_name: &str, days: u32) -> CertificateParams {
     let mut params = CertificateParams::default();
-    // A clock before 1970 gives a certificate that is not valid now; peers will say so.
+    // With a clock before 1970 the certificate is not valid now, and peers report that.
     let now = SystemTime::now()
         .duration_since(SystemTime::UNIX_EPOCH)
         .unwrap_or_default();
@@ -245,7 +245,7 @@ fn base_params(common_name: &str, days: u32) -> CertificateParams {
     params.not_before = epoch + now.saturating_sub(CLOCK_SKEW);
     params.not_after = epoch + now + DAY * days;
     params.distinguished_name = DistinguishedName::new();
-    // RFC 5280 bounds a common name at 64 characters; peers look at the other names anyway.
+    // RFC 5280 limits a common name to 64 characters; peers check the other names anyway.
     let short: String = common_name.chars().take(64).collect();
     params.distinguished_name.push(DnType::CommonName, short);
     params
@@ -258,7 +258,7 @@ fn san_of(name: &str) -> Result<SanType, CertError> {
     }
 }
 
-/// A DNS name, perhaps with a wildcard as its first label.
+/// A DNS name; its first label may be a wildcard.
 fn dns_san(name: &str) -> Result<SanType, CertError> {
     let bad = |reason: &str| CertError::Name {
         name: name.to_owned(),
@@ -299,8 +299,8 @@ fn read_text(path: &Path) -> Result<String, CertError> {
     fs::read_to_string(path).map_err(|e| CertError::io("read", path, e))
 }
 
-/// Writes beside the file and renames, so that a reader never sees half of it and a file that was
-/// readable by others does not lend its mode to a key.
+/// Writes a second file and renames it, so that no reader sees half of the content, and a key does
+/// not get the mode of an existing file that others could read.
 fn write_file(path: &Path, content: &[u8], mode: u32) -> Result<(), CertError> {
     let mut temp = path.as_os_str().to_owned();
     temp.push(format!(".{}.new", std::process::id()));
@@ -320,7 +320,8 @@ fn write_file(path: &Path, content: &[u8], mode: u32) -> Result<(), CertError> {
         fs::rename(&temp, path)
     };
     write().map_err(|e| {
-        // Nothing of a key stays behind; that this fails too changes nothing about the error.
+        // Removes the part of a key that was written; an error here does not change the one that is
+        // returned.
         fs::remove_file(&temp).ok();
         CertError::io("write", path, e)
     })

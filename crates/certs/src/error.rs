@@ -1,8 +1,8 @@
-//! What can be wrong with certificates, said so that it can be put right.
+//! The errors of certificates, with advice for the operator.
 
 use std::path::{Path, PathBuf};
 
-/// Why a certificate or key could not be made, read or used.
+/// Why a certificate or key could not be created, read or used.
 #[derive(Debug, thiserror::Error)]
 pub enum CertError {
     /// A file or folder could not be read or written.
@@ -10,17 +10,17 @@ pub enum CertError {
     Io {
         /// "read", "write", "create".
         action: &'static str,
-        /// Which file.
+        /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: std::io::Error,
     },
-    /// The content is not what it should be.
+    /// The content is invalid.
     #[error("{source_name}: {reason}")]
     Content {
-        /// The file's path, or what the text is.
+        /// The file's path, or a description of the text.
         source_name: String,
-        /// What is wrong, and what is expected.
+        /// The error, and the expected content.
         reason: String,
     },
     /// A name cannot be put into a certificate.
@@ -28,10 +28,10 @@ pub enum CertError {
     Name {
         /// The name given.
         name: String,
-        /// Why not.
+        /// The reason.
         reason: String,
     },
-    /// Making a key or signing failed.
+    /// Creating a key or signing failed.
     #[error("cannot make the certificate: {0}")]
     Make(#[from] rcgen::Error),
 }

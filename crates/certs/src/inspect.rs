@@ -1,4 +1,4 @@
-//! What a certificate says: names, roles, and when it ends.
+//! The content of a certificate: names, roles, and its end.
 
 use std::borrow::Cow;
 use std::net::IpAddr;
@@ -10,7 +10,7 @@ use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
 use crate::{CertError, Role};
 
-/// What a certificate says.
+/// The content of a certificate.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CertInfo {
     /// Distinguished name of the holder.
@@ -19,7 +19,7 @@ pub struct CertInfo {
     pub issuer: String,
     /// Serial number in hexadecimal.
     pub serial: String,
-    /// DNS names, wildcards included, lower case.
+    /// DNS names in lower case, including wildcards.
     pub dns_names: Vec<String>,
     /// IP addresses.
     pub ips: Vec<IpAddr>,
@@ -57,8 +57,8 @@ impl CertInfo {
     }
 }
 
-/// The form in which certificates and TLS name a host: A-labels (RFC 6125 §6.4.2). A name that has
-/// none stays as it is.
+/// A host name in the form of certificates and TLS: A-labels (RFC 6125 §6.4.2). A name without such
+/// a form stays as it is.
 pub fn ascii_name(name: &str) -> Cow<'_, str> {
     if name.is_ascii() {
         return Cow::Borrowed(name);

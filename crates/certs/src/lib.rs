@@ -1,10 +1,10 @@
 //! Certificates: a private CA for mutual TLS between tiers, self-signed certificates for a first
 //! start, loading and checking of PEM files, and the hash that SCRAM binds to.
 //!
-//! - [`role`]: what a certificate lets its holder be in the cluster
-//! - [`ca`]: making a CA and issuing node certificates
+//! - [`role`]: the tiers that a certificate allows its holder to be in
+//! - [`ca`]: creating a CA and issuing node certificates
 //! - [`load`]: PEM files to rustls types
-//! - [`inspect`]: what a certificate says, and when it ends
+//! - [`inspect`]: the content of a certificate, and its end
 //! - [`binding`]: the channel binding tls-server-end-point (RFC 5929)
 
 pub mod binding;

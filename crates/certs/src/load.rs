@@ -1,4 +1,4 @@
-//! PEM to rustls types, with errors that name the file and what is wrong with it.
+//! PEM to rustls types; errors name the file and the reason.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -23,11 +23,11 @@ pub struct Identity {
 impl Identity {
     /// The end-entity certificate.
     pub fn leaf(&self) -> &CertificateDer<'static> {
-        // Both ways to make an identity refuse an empty chain.
+        // Both constructors of an identity refuse an empty chain.
         &self.chain[0]
     }
 
-    /// In the form that rustls resolvers hand out.
+    /// The form for rustls resolvers.
     pub fn certified_key(&self) -> Result<Arc<CertifiedKey>, CertError> {
         certified(&self.chain, &self.key, "certificate").map(Arc::new)
     }
@@ -50,7 +50,7 @@ pub fn load_identity(cert: &Path, key: &Path) -> Result<Identity, CertError> {
     parse_identity(&cert_name, &cert_pem, &key_name, &key_pem)
 }
 
-/// As [`load_identity`], from text; the names are used in errors.
+/// Like [`load_identity`], from text; the names are used in errors.
 pub fn parse_identity(
     cert_name: &str,
     cert_pem: &[u8],
@@ -87,7 +87,7 @@ pub fn load_roots(path: &Path) -> Result<RootCertStore, CertError> {
     parse_roots(&path.display().to_string(), &pem)
 }
 
-/// As [`load_roots`], from text; the name is used in errors.
+/// Like [`load_roots`], from text; the name is used in errors.
 pub fn parse_roots(name: &str, pem: &[u8]) -> Result<RootCertStore, CertError> {
     let mut roots = RootCertStore::empty();
     for cert in certificates(name, pem)? {

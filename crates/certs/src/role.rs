@@ -1,11 +1,11 @@
-//! Roles: a node certificate says in a URI name (RFC 5280 §4.2.1.6) which tier its holder is.
+//! Roles: a URI name (RFC 5280 §4.2.1.6) of a node certificate names the tier of its holder.
 
 use std::fmt;
 use std::str::FromStr;
 
 const PREFIX: &str = "urn:sestina:role:";
 
-/// What the holder of a certificate may be in the cluster.
+/// The role that a certificate allows its holder to have in the cluster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Role {
     /// Holds client sockets, calls routers.
@@ -49,7 +49,7 @@ impl fmt::Display for Role {
     }
 }
 
-/// Not one of the roles.
+/// A name that is no role.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0:?} is not a role; the roles are edge, router, storage and admin")]
 pub struct UnknownRole(pub String);

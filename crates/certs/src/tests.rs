@@ -129,7 +129,7 @@ fn a_self_signed_certificate_covers_its_domains() {
     assert!(!info.covers("a.b.example.org") && !info.covers("example.net"));
     assert_eq!(server_end_point(id.leaf()).len(), 32);
     assert!(self_signed(&[]).is_err());
-    // RFC 6125 §6.4.2: an internationalised name, whichever form it is asked for in.
+    // RFC 6125 §6.4.2: an internationalised name is covered in both of its forms.
     let pem = self_signed(&["bücher.example".to_owned()]).unwrap();
     let info = describe(pem.cert_pem.as_bytes()).unwrap();
     assert_eq!(info.dns_names[0], "xn--bcher-kva.example");

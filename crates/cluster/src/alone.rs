@@ -1,6 +1,6 @@
-//! The lease authority of a process that is the whole system. Its leases never run out: there is
-//! nothing that could take over from it, so however long it stands still (a busy machine, a suspended
-//! one, a database that does not answer) it goes on afterwards with what it has.
+//! The lease authority of a process that is the whole system. Its leases never end: no other
+//! process can take over from it, so after any pause (a busy machine, a suspended one, a database
+//! that does not answer) it goes on with the state that it has.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -8,7 +8,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use parking_lot::Mutex;
 use sestina_api::identity::{Holder, Proved};
-use sestina_api::lease::{AuthorityAway, LeaseAuthority, Renewal};
+use sestina_api::lease::{AuthorityUnavailable, LeaseAuthority, Renewal};
 use sestina_proto as proto;
 
 use crate::lease::LeaseTerms;
@@ -22,7 +22,7 @@ pub const FOREVER: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 pub struct AloneLeases(Mutex<HashMap<String, proto::Node>>);
 
 impl LeaseTerms {
-    /// Those of a process that is the whole system.
+    /// The terms for a process that is the whole system.
     pub fn alone() -> LeaseTerms {
         LeaseTerms {
             ttl: FOREVER,
@@ -33,31 +33,31 @@ impl LeaseTerms {
 
 #[async_trait]
 impl LeaseAuthority for AloneLeases {
-    async fn renew(&self, holder: &Holder, _: Duration) -> Result<Renewal, AuthorityAway> {
+    async fn renew(&self, holder: &Holder, _: Duration) -> Result<Renewal, AuthorityUnavailable> {
         let node = holder.node.clone();
         self.0.lock().insert(node.name.clone(), node);
         Ok(Renewal::Renewed)
     }
 
-    async fn release(&self, holder: &Holder) -> Result<(), AuthorityAway> {
+    async fn release(&self, holder: &Holder) -> Result<(), AuthorityUnavailable> {
         self.0.lock().retain(|_, held| !same(held, &holder.node));
         Ok(())
     }
 
-    async fn prove(&self, _: &Holder) -> Result<Proved, AuthorityAway> {
+    async fn prove(&self, _: &Holder) -> Result<Proved, AuthorityUnavailable> {
         Ok(Proved::Yes)
     }
 
-    async fn fresh(&self) -> Result<Vec<(proto::Node, Duration)>, AuthorityAway> {
+    async fn fresh(&self) -> Result<Vec<(proto::Node, Duration)>, AuthorityUnavailable> {
         let held = self.0.lock();
         Ok(held.values().map(|node| (node.clone(), FOREVER)).collect())
     }
 
-    async fn mark_ended(&self, node: &proto::Node) -> Result<bool, AuthorityAway> {
+    async fn mark_ended(&self, node: &proto::Node) -> Result<bool, AuthorityUnavailable> {
         Ok(!self.0.lock().values().any(|held| same(held, node)))
     }
 
-    async fn unmark(&self, _: &proto::Node) -> Result<(), AuthorityAway> {
+    async fn unmark(&self, _: &proto::Node) -> Result<(), AuthorityUnavailable> {
         Ok(())
     }
 }

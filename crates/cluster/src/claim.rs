@@ -1,14 +1,15 @@
 //! The planner's round, and fail-over.
 //!
-//! Fail-over needs both authorities, in this order: both say that the owner's lease has ended; it
-//! is marked in the shadow store, so that it cannot be renewed there any more; one storage
+//! Fail-over needs both authorities, in this order: both report that the owner's lease has ended;
+//! the lease is marked in the state store, so that it cannot be renewed there any more; one storage
 //! transaction changes the table, and refuses while storage's own lease is fresh (then the mark is
-//! taken back). So no renewal slips in between. If either authority is away, nothing fails over.
+//! removed). So no renewal slips in between. If either authority is unavailable, there is no
+//! fail-over.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use sestina_api::lease::{AuthorityAway, LeaseAuthority};
+use sestina_api::lease::{AuthorityUnavailable, LeaseAuthority};
 use sestina_proto as proto;
 use sestina_runtime::clock::{BootInstant, Clock};
 use sestina_runtime::{failpoint, guard};
@@ -24,11 +25,11 @@ use crate::timeline;
 /// Settings of the planner.
 #[derive(Clone, Copy, Debug)]
 pub struct PlannerSettings {
-    /// How much moves at once.
+    /// How many slots may move at once.
     pub limits: PlanLimits,
     /// How long the planner's own lease lasts.
     pub ttl: Duration,
-    /// How long one question to an authority may take.
+    /// How long one request to an authority may take.
     pub timeout: Duration,
     /// How long one change of the table may take.
     pub claim_timeout: Duration,
@@ -48,13 +49,13 @@ impl Default for PlannerSettings {
 /// An order for a live owner, to be sent as [`proto::HandOver`].
 #[derive(Clone, Debug, PartialEq)]
 pub struct HandOverOrder {
-    /// To whom the order goes.
+    /// The owner to which the order is sent.
     pub owner: proto::Node,
-    /// What it says.
+    /// The order.
     pub order: proto::HandOver,
 }
 
-/// What a round did.
+/// The result of a round.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Round {
     /// Whether this process is the planner.
@@ -63,27 +64,28 @@ pub struct Round {
     pub claimed: Vec<Claim>,
     /// Slots whose claim was refused (the owner is alive after all, or the table had changed).
     pub refused: Vec<u16>,
-    /// Orders to send to live owners. The same ones come again until they are carried out.
+    /// Orders to send to live owners. An order is repeated in each round until it is carried out.
     pub hand_overs: Vec<HandOverOrder>,
 }
 
-/// One router's part in planning. All routers run rounds; only the one with the planner's lease
-/// does anything in them.
+/// One router's part in planning. All routers run rounds; only the router with the planner's lease
+/// plans.
 pub struct Planner {
     me: proto::Node,
     ports: ClaimPorts,
     settings: PlannerSettings,
     clock: Arc<dyn Clock>,
-    /// Whether the last answer said that we plan.
+    /// Whether storage's last answer said that this router is the planner.
     planning: bool,
     /// When to ask for (or renew) the planner's lease.
     ask_at: Option<BootInstant>,
-    /// Among which routers that take slots all slots are where they belong. Among others they are moved until they
-    /// are, and not only until the balance is good enough; at first another planner may have begun.
+    /// The routers among which the last balanced plan divided the slots. When the set changes,
+    /// slots move until each is at its rendezvous owner, not only until the balance is within the
+    /// hysteresis. Empty at first: an earlier planner may have left such moves unfinished.
     balanced_among: Vec<u64>,
-    /// Leases marked in the shadow store whose claim has not been confirmed.
+    /// Leases marked in the state store whose claim has not been confirmed.
     marked: Vec<proto::Node>,
-    /// So many processes have not taken part in the newest timeline of the table.
+    /// How many processes have not taken part in the newest timeline of the table.
     awaited: usize,
 }
 
@@ -109,8 +111,8 @@ impl Planner {
     }
 
     /// Runs one round; to be called while this process serves, at least as often as the planner's
-    /// lease has to be renewed, and whenever processes come or go. `known_epoch`
-    /// tells the highest epoch of a slot that any live edge or router reported.
+    /// lease must be renewed, and whenever a process comes or goes. `known_epoch` returns the
+    /// highest epoch of a slot that any live edge or router reported.
     pub async fn run_planner_round(
         &mut self,
         known_epoch: impl Fn(u16) -> u64,
@@ -119,14 +121,15 @@ impl Planner {
             return Ok(Round::default());
         }
         let table = self.refresh_table().await?;
-        let (shadow, storage) = tokio::join!(
-            self.fresh(&*self.ports.shadow_leases),
+        let (state_store, storage) = tokio::join!(
+            self.fresh(&*self.ports.state_store_leases),
             self.fresh(&*self.ports.storage_leases)
         );
-        let storage = storage.map_err(|error| ClaimError::StorageAway(error.0))?;
-        let shadow = shadow.map_err(|error| ClaimError::ShadowAway(error.0))?;
+        let storage = storage.map_err(|error| ClaimError::StorageUnavailable(error.0))?;
+        let state_store =
+            state_store.map_err(|error| ClaimError::StateStoreUnavailable(error.0))?;
         self.unmark_living(&storage).await?;
-        let live = united(&shadow, &storage);
+        let live = united(&state_store, &storage);
         if self.is_awaited(&table, &live) {
             return Ok(Round {
                 planner: self.planning,
@@ -134,7 +137,7 @@ impl Planner {
             });
         }
         let mut limits = self.settings.limits;
-        let routers = routers(&shadow, &storage);
+        let routers = routers(&state_store, &storage);
         let reach = Reach::of(&live);
         let staying: Vec<&proto::Node> = routers.iter().filter(|node| !node.draining).collect();
         let open = reach.open(&table, &staying);
@@ -162,8 +165,8 @@ impl Planner {
         Ok(round)
     }
 
-    /// Whether a live process has not taken part in the table's timeline yet: what it owns is not in
-    /// the table, so nothing is planned. One whose lease ends is not waited for.
+    /// Whether a live process has not taken part in the table's timeline yet. Its slots are not in
+    /// the table, so nothing is planned until it has asserted them or its lease ends.
     fn is_awaited(&mut self, table: &SlotTable, live: &[proto::Node]) -> bool {
         let names: Vec<&str> = timeline::awaited(table, live)
             .map(|node| node.name.as_str())
@@ -180,12 +183,12 @@ impl Planner {
         self.awaited > 0 && guard!("timeline")
     }
 
-    /// Asks for the planner's lease or renews it, neither too often.
+    /// Asks for the planner's lease or renews it, at most three times per term.
     async fn hold_planner_lease(&mut self) -> Result<bool, ClaimError> {
         let now = self.clock.now();
         if self.ask_at.is_none_or(|at| now >= at) {
             self.ask_at = now.checked_add(self.settings.ttl / 3);
-            // Not the planner until storage says so again.
+            // This router is not the planner until storage confirms it again.
             let was = std::mem::take(&mut self.planning);
             self.slot_claim(Vec::new(), None).await?;
             if self.planning && !was {
@@ -229,28 +232,28 @@ impl Planner {
     async fn fresh(
         &self,
         authority: &dyn LeaseAuthority,
-    ) -> Result<Vec<proto::Node>, AuthorityAway> {
+    ) -> Result<Vec<proto::Node>, AuthorityUnavailable> {
         let leases = timeout(self.settings.timeout, authority.fresh())
             .await
             .map_err(|_| {
-                AuthorityAway(format!("no answer within {:?}", self.settings.timeout))
+                AuthorityUnavailable(format!("no answer within {:?}", self.settings.timeout))
             })??;
         Ok(leases.into_iter().map(|(node, _)| node).collect())
     }
 
-    /// Takes back the marks of those whose lease storage holds to be fresh: nobody can have
-    /// claimed from them, since that transaction would have ended their lease there.
+    /// Removes the mark of each lease that is fresh in storage: no planner can have claimed from
+    /// its holder, since the claim's transaction would have ended the lease there.
     async fn unmark_living(&mut self, storage_fresh: &[proto::Node]) -> Result<(), ClaimError> {
         for node in std::mem::take(&mut self.marked) {
             if !storage_fresh.iter().any(|fresh| same(fresh, &node)) {
                 self.marked.push(node);
                 continue;
             }
-            let leases = self.ports.shadow_leases.clone();
+            let leases = self.ports.state_store_leases.clone();
             let unmarked = timeout(self.settings.timeout, leases.unmark(&node)).await;
             if !matches!(unmarked, Ok(Ok(()))) {
                 self.marked.push(node);
-                return Err(ClaimError::ShadowAway(
+                return Err(ClaimError::StateStoreUnavailable(
                     "a mark could not be taken back".into(),
                 ));
             }
@@ -270,10 +273,10 @@ impl Planner {
         round: &mut Round,
     ) -> Result<(), ClaimError> {
         let slots: Vec<u16> = claims.iter().map(|claim| claim.slot).collect();
-        // Before any mark: a store that is away must leave nothing half done.
+        // Before any mark: if the store is unavailable, nothing may be left half done.
         let epochs = self
             .ports
-            .shadow_epochs(&slots, self.settings.claim_timeout)
+            .state_store_epochs(&slots, self.settings.claim_timeout)
             .await?;
         let ended = self.mark_dead(&claims).await?;
         failpoint::hit_async("router.claim_marked").await;
@@ -290,13 +293,13 @@ impl Planner {
         if chosen.is_empty() {
             return Ok(());
         }
-        let moves = chosen.iter().map(|(claim, shadow)| proto::SlotMove {
+        let moves = chosen.iter().map(|(claim, state_store)| proto::SlotMove {
             released: false,
             ..slot_move(
                 table,
                 claim.slot,
                 &claim.to,
-                (*shadow).max(known_epoch(claim.slot)),
+                (*state_store).max(known_epoch(claim.slot)),
             )
         });
         let moves = moves.collect();
@@ -308,7 +311,8 @@ impl Planner {
                 round.claimed.push(claim);
             }
         }
-        // Whose slot was claimed is certainly dead: the mark stays. The others are looked at again.
+        // An owner whose slot was claimed is certainly dead, and its mark stays. The other marks
+        // are checked again in the next round.
         let settled = |node: &proto::Node| {
             round
                 .claimed
@@ -329,7 +333,7 @@ impl Planner {
         Ok(())
     }
 
-    /// Marks the dead owners in the shadow store; returns those whose lease has ended there.
+    /// Marks the dead owners in the state store; returns those whose lease has ended there.
     async fn mark_dead(&mut self, claims: &[Claim]) -> Result<Vec<proto::Node>, ClaimError> {
         let mut dead: Vec<proto::Node> = Vec::new();
         for from in claims.iter().filter_map(|claim| claim.from.as_ref()) {
@@ -339,15 +343,15 @@ impl Planner {
         }
         let mut ended = Vec::new();
         for node in dead {
-            // Remembered first: a mark that was set without an answer must not be forgotten.
+            // Noted before the request: a mark may have been set although no answer came.
             if !contains(&self.marked, &node) {
                 self.marked.push(node.clone());
             }
-            let mark = self.ports.shadow_leases.mark_ended(&node);
+            let mark = self.ports.state_store_leases.mark_ended(&node);
             let marked = timeout(self.settings.timeout, mark)
                 .await
-                .map_err(|_| ClaimError::ShadowAway("no answer to a mark".into()))?
-                .map_err(|error| ClaimError::ShadowAway(error.0))?;
+                .map_err(|_| ClaimError::StateStoreUnavailable("no answer to a mark".into()))?
+                .map_err(|error| ClaimError::StateStoreUnavailable(error.0))?;
             if marked || !guard!("two-authorities") {
                 ended.push(node);
             } else {
@@ -362,10 +366,10 @@ fn contains(nodes: &[proto::Node], node: &proto::Node) -> bool {
     nodes.iter().any(|other| same(other, node))
 }
 
-/// All processes whose lease either authority holds to be fresh. What a process reports with its
-/// lease stands in the shadow store only.
-pub fn united(shadow: &[proto::Node], storage: &[proto::Node]) -> Vec<proto::Node> {
-    let mut all = shadow.to_vec();
+/// All processes whose lease is fresh with either authority. Only the state store has the reports
+/// that a process sends with its lease.
+pub fn united(state_store: &[proto::Node], storage: &[proto::Node]) -> Vec<proto::Node> {
+    let mut all = state_store.to_vec();
     for node in storage {
         match all.iter_mut().find(|known| same(known, node)) {
             Some(known) => known.draining |= node.draining,
@@ -375,21 +379,21 @@ pub fn united(shadow: &[proto::Node], storage: &[proto::Node]) -> Vec<proto::Nod
     all
 }
 
-/// The live routers: alive is whom either authority holds to be alive, draining who says so to
-/// either.
-fn routers(shadow: &[proto::Node], storage: &[proto::Node]) -> Vec<proto::Node> {
+/// The live routers: those whose lease is fresh with either authority. A router drains if either
+/// authority has recorded that.
+fn routers(state_store: &[proto::Node], storage: &[proto::Node]) -> Vec<proto::Node> {
     let mut live: Vec<proto::Node> = Vec::new();
-    for node in shadow.iter().chain(storage) {
+    for node in state_store.iter().chain(storage) {
         if node.role() != proto::NodeRole::Router {
             continue;
         }
-        let by_both = contains(shadow, node) && contains(storage, node);
+        let by_both = contains(state_store, node) && contains(storage, node);
         if !by_both && !guard!("two-authorities") {
             continue;
         }
         match live.iter_mut().find(|other| same(other, node)) {
             Some(known) => known.draining |= node.draining,
-            // It goes into orders and claims, where its reports have no place.
+            // The node is written into orders and claims, which carry no reports.
             None => live.push(proto::Node {
                 reaches: Vec::new(),
                 installed: None,

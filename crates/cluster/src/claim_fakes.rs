@@ -1,4 +1,4 @@
-//! A storage and a Redis of which a test decides when they are away, and routers that plan over them.
+//! Storage and Redis that a test makes unavailable, and routers that plan over them.
 #![allow(clippy::unwrap_used)]
 
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -7,10 +7,12 @@ use async_trait::async_trait;
 use parking_lot::Mutex;
 use sestina_api::identity::{Holder, Proved, Secret};
 use sestina_api::lease::Renewal;
-use sestina_api::shadow::{Found, Listing, LoadPart, Shadow, ShadowError, ShadowOp, Stamp};
+use sestina_api::state_store::{
+    Found, Listing, LoadPart, ReplicaOp, Stamp, StateStore, StateStoreError,
+};
 use sestina_api::store::{StoreError, Stores};
 use sestina_runtime::clock::ManualClock;
-use sestina_sessions::{MemoryLeases, MemoryShadow};
+use sestina_state::{MemoryLeases, MemoryStateStore};
 
 use super::super::*;
 use crate::lease_storage::StorageLeases;
@@ -23,7 +25,7 @@ pub(super) struct FakeStorage {
     pub(super) leases: MemoryLeases,
     pub(super) clock: Arc<ManualClock>,
     pub(super) away: AtomicBool,
-    /// The holder that renews its lease just before the transaction of the next claim.
+    /// The process that renews its lease just before the transaction of the next claim.
     pub(super) renews_first: Mutex<Option<proto::Node>>,
     pub(super) state: Mutex<(Option<(proto::Node, BootInstant)>, proto::SlotMap)>,
 }
@@ -31,7 +33,7 @@ pub(super) struct FakeStorage {
 impl FakeStorage {
     pub(super) fn check(&self) -> Result<(), StoreError> {
         match self.away.load(Ordering::SeqCst) {
-            true => Err(StoreError::Away("test".into())),
+            true => Err(StoreError::Unavailable("test".into())),
             false => Ok(()),
         }
     }
@@ -163,7 +165,8 @@ not_used! {
     offline_list(OfflineListRequest) -> OfflineListReply;
     offline_known(OfflineKnownRequest) -> OfflineKnownReply;
     offline_remove(OfflineRemoveRequest) -> FencedReply;
-    outcome_put(OutcomePutRequest) -> OutcomeReply;
+    entity_data_get(EntityDataGetRequest) -> EntityDataReply;
+    entity_data_put(EntityDataPutRequest) -> EntityDataPutReply;
     cluster_secret(Empty) -> ClusterSecretReply;
     replica_save(ReplicaSaveRequest) -> Empty;
     replica_load(ReplicaLoadRequest) -> ReplicaLoadReply;
@@ -174,17 +177,17 @@ not_used! {
     maintain(MaintainRequest) -> Empty;
 }
 
-/// Redis' part: can be away.
+/// The state store's part; a test can make it unavailable.
 pub(super) struct FakeRedis {
     pub(super) leases: MemoryLeases,
-    pub(super) shadow: MemoryShadow,
+    pub(super) state_store: MemoryStateStore,
     pub(super) away: AtomicBool,
 }
 
 impl FakeRedis {
-    pub(super) fn check(&self) -> Result<(), AuthorityAway> {
+    pub(super) fn check(&self) -> Result<(), AuthorityUnavailable> {
         match self.away.load(Ordering::SeqCst) {
-            true => Err(AuthorityAway("test".into())),
+            true => Err(AuthorityUnavailable("test".into())),
             false => Ok(()),
         }
     }
@@ -192,51 +195,57 @@ impl FakeRedis {
 
 #[async_trait]
 impl LeaseAuthority for FakeRedis {
-    async fn renew(&self, holder: &Holder, ttl: Duration) -> Result<Renewal, AuthorityAway> {
+    async fn renew(&self, holder: &Holder, ttl: Duration) -> Result<Renewal, AuthorityUnavailable> {
         self.check()?;
         self.leases.renew(holder, ttl).await
     }
-    async fn release(&self, holder: &Holder) -> Result<(), AuthorityAway> {
+    async fn release(&self, holder: &Holder) -> Result<(), AuthorityUnavailable> {
         self.check()?;
         self.leases.release(holder).await
     }
-    async fn prove(&self, holder: &Holder) -> Result<Proved, AuthorityAway> {
+    async fn prove(&self, holder: &Holder) -> Result<Proved, AuthorityUnavailable> {
         self.check()?;
         self.leases.prove(holder).await
     }
-    async fn fresh(&self) -> Result<Vec<(proto::Node, Duration)>, AuthorityAway> {
+    async fn fresh(&self) -> Result<Vec<(proto::Node, Duration)>, AuthorityUnavailable> {
         self.check()?;
         self.leases.fresh().await
     }
-    async fn mark_ended(&self, node: &proto::Node) -> Result<bool, AuthorityAway> {
+    async fn mark_ended(&self, node: &proto::Node) -> Result<bool, AuthorityUnavailable> {
         self.check()?;
         self.leases.mark_ended(node).await
     }
-    async fn unmark(&self, node: &proto::Node) -> Result<(), AuthorityAway> {
+    async fn unmark(&self, node: &proto::Node) -> Result<(), AuthorityUnavailable> {
         self.check()?;
         self.leases.unmark(node).await
     }
 }
 
 #[async_trait]
-impl Shadow for FakeRedis {
-    async fn apply(&self, slot: u16, at: Stamp, ops: Vec<ShadowOp>) -> Result<Found, ShadowError> {
-        self.shadow.apply(slot, at, ops).await
+impl StateStore for FakeRedis {
+    async fn apply(
+        &self,
+        slot: u16,
+        at: Stamp,
+        ops: Vec<ReplicaOp>,
+    ) -> Result<Found, StateStoreError> {
+        self.state_store.apply(slot, at, ops).await
     }
-    async fn list(&self, slot: u16, at: Stamp) -> Result<Listing, ShadowError> {
-        self.shadow.list(slot, at).await
+    async fn list(&self, slot: u16, at: Stamp) -> Result<Listing, StateStoreError> {
+        self.state_store.list(slot, at).await
     }
     async fn load_part(
         &self,
         slot: u16,
         names: &[String],
         after: Option<&str>,
-    ) -> Result<LoadPart, ShadowError> {
-        self.shadow.load_part(slot, names, after).await
+    ) -> Result<LoadPart, StateStoreError> {
+        self.state_store.load_part(slot, names, after).await
     }
-    async fn epochs(&self, slots: &[u16]) -> Result<Vec<u64>, ShadowError> {
-        self.check().map_err(|error| ShadowError::Away(error.0))?;
-        self.shadow.epochs(slots).await
+    async fn epochs(&self, slots: &[u16]) -> Result<Vec<u64>, StateStoreError> {
+        self.check()
+            .map_err(|error| StateStoreError::Unavailable(error.0))?;
+        self.state_store.epochs(slots).await
     }
 }
 
@@ -259,7 +268,7 @@ impl World {
         };
         let redis = FakeRedis {
             leases: MemoryLeases::new(clock.clone()),
-            shadow: MemoryShadow::new(),
+            state_store: MemoryStateStore::new(),
             away: AtomicBool::new(false),
         };
         World {
@@ -275,8 +284,8 @@ impl World {
             me: held(me),
             storage_leases: Arc::new(StorageLeases::new(stores.clone())),
             stores,
-            shadow_leases: self.redis.clone(),
-            shadow: self.redis.clone(),
+            state_store_leases: self.redis.clone(),
+            state_store: self.redis.clone(),
             table: SharedSlotTable::default(),
         };
         Planner::new(
@@ -288,7 +297,7 @@ impl World {
     }
 
     pub(super) async fn renew(&self, nodes: &[&proto::Node]) {
-        // All reach all.
+        // Every process reaches every other.
         let reaches: Vec<u64> = nodes.iter().map(|node| node.incarnation).collect();
         for node in nodes {
             let with = proto::Node {
@@ -300,7 +309,8 @@ impl World {
         }
     }
 
-    /// Lets time pass with only these renewing; the planner's lease runs out meanwhile too.
+    /// Lets 5 s pass in which only these nodes renew their leases; the planner's lease ends
+    /// meanwhile.
     pub(super) async fn pass(&self, renewing: &[&proto::Node]) {
         for _ in 0..5 {
             self.clock.advance(Duration::from_secs(1));
@@ -326,7 +336,7 @@ fn holder(node: Option<proto::Node>, secret: bytes::Bytes) -> Holder {
     }
 }
 
-/// A process with the secret that this incarnation always has.
+/// A process with its secret: the same one at each call for an incarnation.
 pub(super) fn held(node: &proto::Node) -> Holder {
     let secret = format!("{} {} and no other", node.name, node.incarnation);
     holder(Some(node.clone()), secret.into())
@@ -336,7 +346,7 @@ pub(super) fn nothing(_: u16) -> u64 {
     0
 }
 
-/// Two routers, each with its share, the first one planning.
+/// Two routers, each with its share of the slots; the first is the planner.
 pub(super) async fn two_routers() -> (World, Planner, proto::Node, proto::Node) {
     let world = World::new();
     let (a, b) = (router("a"), router("b"));

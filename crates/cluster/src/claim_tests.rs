@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering;
 
 use sestina_api::lease::Renewal;
-use sestina_api::shadow::Shadow;
+use sestina_api::state_store::StateStore;
 
 use super::*;
 use crate::slot_map::SharedSlotTable;
@@ -22,7 +22,7 @@ async fn only_one_router_plans() {
         other.run_planner_round(nothing).await.unwrap(),
         Round::default()
     );
-    // The planner keeps its lease by its rounds, and loses it by having none.
+    // The planner keeps its lease by running rounds, and loses it without them.
     for _ in 0..8 {
         world.clock.advance(Duration::from_secs(1));
         world.renew(&[&a, &b]).await;
@@ -70,8 +70,12 @@ async fn a_dead_routers_slots_are_claimed_above_every_known_epoch() {
     let (in_redis, at_an_edge) = (of_b[0], of_b[1]);
     world
         .redis
-        .shadow
-        .apply(in_redis, sestina_api::shadow::Stamp::new(70, 1), vec![])
+        .state_store
+        .apply(
+            in_redis,
+            sestina_api::state_store::Stamp::new(70, 1),
+            vec![],
+        )
         .await
         .unwrap();
     world.pass(&[&a]).await;
@@ -83,7 +87,7 @@ async fn a_dead_routers_slots_are_claimed_above_every_known_epoch() {
     assert_eq!(table.epoch(in_redis), 71);
     assert_eq!(table.epoch(at_an_edge), 81);
     assert_eq!(table.epoch(of_b[2]), 2);
-    // The dead one never renews again, with either.
+    // The dead router cannot renew its lease with either authority.
     assert_eq!(
         world.redis.leases.renew(&held(&b), TTL).await.unwrap(),
         Renewal::Lost
@@ -128,11 +132,17 @@ async fn nothing_fails_over_while_an_authority_is_away() {
     world.pass(&[&a]).await;
     world.redis.away.store(true, Ordering::SeqCst);
     let error = planner.run_planner_round(nothing).await.unwrap_err();
-    assert!(matches!(error, ClaimError::ShadowAway(_)), "{error}");
+    assert!(
+        matches!(error, ClaimError::StateStoreUnavailable(_)),
+        "{error}"
+    );
     world.redis.away.store(false, Ordering::SeqCst);
     world.storage.away.store(true, Ordering::SeqCst);
     let error = planner.run_planner_round(nothing).await.unwrap_err();
-    assert!(matches!(error, ClaimError::StorageAway(_)), "{error}");
+    assert!(
+        matches!(error, ClaimError::StorageUnavailable(_)),
+        "{error}"
+    );
     assert_eq!(share(&planner, &b), before);
     assert_eq!(
         world.redis.leases.renew(&held(&b), TTL).await.unwrap(),
@@ -188,7 +198,7 @@ async fn a_draining_router_is_ordered_to_hand_over_and_does() {
     let HandOverOrder { owner, order } = &round.hand_overs[0];
     assert_eq!((&owner.name, order.slots.len()), (&b.name, limit));
     assert_eq!(order.to.as_ref().unwrap().name, "a");
-    // Repeated until it is done.
+    // Repeated until the order is carried out.
     assert_eq!(planner.run_planner_round(nothing).await.unwrap(), round);
 
     let slots: Vec<u16> = order.slots.iter().map(|slot| *slot as u16).collect();
@@ -225,7 +235,7 @@ async fn a_draining_router_is_ordered_to_hand_over_and_does() {
             .all(|slot| !order.slots.contains(slot))
     );
 
-    // From a table that is behind, everything is refused.
+    // A process with an outdated table: everything is refused.
     let behind = ClaimPorts {
         table: SharedSlotTable::default(),
         ..ports.clone()

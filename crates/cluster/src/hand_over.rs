@@ -1,32 +1,32 @@
-//! Changing the slot table: what it takes, and how an owner gives slots away.
+//! Changes of the slot table: requests and errors, and how an owner hands slots over.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use sestina_api::identity::Holder;
 use sestina_api::lease::LeaseAuthority;
-use sestina_api::shadow::{Shadow, ShadowError};
+use sestina_api::state_store::{StateStore, StateStoreError};
 use sestina_api::store::{StoreError, Stores};
 use sestina_proto as proto;
 use tokio::time::timeout;
 
 use crate::slot_map::{SharedSlotTable, SlotMapError, SlotTable};
 
-/// Why slots did not move. Trying again is safe.
+/// Why slots did not move. The request may be repeated.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ClaimError {
-    /// Redis cannot be asked: nothing fails over.
-    #[error("no slot moves while the shadow store is away: {0}")]
-    ShadowAway(String),
-    /// Storage cannot be asked: no slot moves.
-    #[error("no slot moves while storage is away: {0}")]
-    StorageAway(String),
-    /// Storage answered with a table that makes no sense.
+    /// Redis does not answer: there is no fail-over.
+    #[error("no slot moves while the state store is unavailable: {0}")]
+    StateStoreUnavailable(String),
+    /// Storage does not answer: no slot moves.
+    #[error("no slot moves while storage is unavailable: {0}")]
+    StorageUnavailable(String),
+    /// Storage answered with an invalid table.
     #[error("storage answered with a broken table: {0}")]
     Table(#[from] SlotMapError),
 }
 
-/// What the claim procedure talks to.
+/// The authorities and stores that the claim procedure talks to.
 #[derive(Clone)]
 pub struct ClaimPorts {
     /// This process.
@@ -35,18 +35,18 @@ pub struct ClaimPorts {
     pub stores: Arc<dyn Stores>,
     /// Storage as a lease authority.
     pub storage_leases: Arc<dyn LeaseAuthority>,
-    /// The shadow store as a lease authority.
-    pub shadow_leases: Arc<dyn LeaseAuthority>,
-    /// The shadow store, for the epochs it knows.
-    pub shadow: Arc<dyn Shadow>,
-    /// This process's copy of the slot table; newer ones are put there.
+    /// The state store as a lease authority.
+    pub state_store_leases: Arc<dyn LeaseAuthority>,
+    /// The state store, for the epochs it knows.
+    pub state_store: Arc<dyn StateStore>,
+    /// This process's copy of the slot table; newer tables are put there.
     pub table: SharedSlotTable,
 }
 
 impl ClaimPorts {
-    /// Gives slots of this process to others after they were frozen, settled and flushed. Any
-    /// error (and any slot in the result, which was refused) means: thaw and go on as owner, unless
-    /// the shared table says otherwise.
+    /// Hands slots of this process over to others after they were quiesced, settled and flushed.
+    /// After an error, and for each refused slot in the result, the owner resumes the slot, unless
+    /// the shared table names another owner.
     pub async fn hand_over(
         &self,
         moves: &[(u16, proto::Node)],
@@ -55,15 +55,15 @@ impl ClaimPorts {
     ) -> Result<Vec<u16>, ClaimError> {
         let table = self.table.load();
         let slots: Vec<u16> = moves.iter().map(|(slot, _)| *slot).collect();
-        let epochs = self.shadow_epochs(&slots, limit).await?;
+        let epochs = self.state_store_epochs(&slots, limit).await?;
         let moves = moves
             .iter()
             .zip(epochs)
-            .map(|((slot, to), shadow)| proto::SlotMove {
+            .map(|((slot, to), state_store)| proto::SlotMove {
                 released: true,
                 from_name: self.me.node.name.clone(),
                 from_incarnation: self.me.node.incarnation,
-                ..slot_move(&table, *slot, to, shadow.max(known_epoch(*slot)))
+                ..slot_move(&table, *slot, to, state_store.max(known_epoch(*slot)))
             });
         let request = proto::SlotClaimRequest {
             moves: moves.collect(),
@@ -80,8 +80,8 @@ impl ClaimPorts {
             .collect())
     }
 
-    /// Tells storage what this process holds, each slot with its epoch, on a new timeline of the table.
-    /// Returns the slots that others own; `None` if there is an even newer timeline.
+    /// Reports to storage which slots this process owns, with their epochs, on a new timeline of
+    /// the table. Returns the slots that others own; `None` if there is an even newer timeline.
     pub async fn assert(
         &self,
         timeline: u64,
@@ -119,25 +119,25 @@ impl ClaimPorts {
         Ok(reply)
     }
 
-    pub(crate) async fn shadow_epochs(
+    pub(crate) async fn state_store_epochs(
         &self,
         slots: &[u16],
         limit: Duration,
     ) -> Result<Vec<u64>, ClaimError> {
-        let away = |error: ShadowError| ClaimError::ShadowAway(error.to_string());
-        let epochs = timeout(limit, self.shadow.epochs(slots))
+        let away = |error: StateStoreError| ClaimError::StateStoreUnavailable(error.to_string());
+        let epochs = timeout(limit, self.state_store.epochs(slots))
             .await
-            .map_err(|_| ClaimError::ShadowAway(format!("no answer within {limit:?}")))?
+            .map_err(|_| ClaimError::StateStoreUnavailable(format!("no answer within {limit:?}")))?
             .map_err(away)?;
         if epochs.len() != slots.len() {
             let text = format!("{} epochs for {} slots", epochs.len(), slots.len());
-            return Err(ClaimError::ShadowAway(text));
+            return Err(ClaimError::StateStoreUnavailable(text));
         }
         Ok(epochs)
     }
 }
 
-/// A move as the table has it now, to an epoch above the highest that is known.
+/// A move based on the present table, to an epoch above the highest known one.
 pub(crate) fn slot_move(
     table: &SlotTable,
     slot: u16,
@@ -163,6 +163,6 @@ pub(crate) async fn within<T>(
 ) -> Result<T, ClaimError> {
     timeout(limit, request)
         .await
-        .map_err(|_| ClaimError::StorageAway(format!("no answer within {limit:?}")))?
-        .map_err(|error| ClaimError::StorageAway(error.to_string()))
+        .map_err(|_| ClaimError::StorageUnavailable(format!("no answer within {limit:?}")))?
+        .map_err(|error| ClaimError::StorageUnavailable(error.to_string()))
 }

@@ -1,15 +1,16 @@
 //! This process's own lease, held with two authorities at once.
 //!
 //! A process serves while *either* authority's lease is fresh and stops a margin before both have
-//! run out. A term is counted from before the request that renewed it, on a clock that runs while
-//! the machine is suspended: the authority's own count always ends later. What an authority marked
-//! as ended is never renewed again; then the process has lost its lease for good and must stop.
+//! ended. A term is counted from before the request that renewed it, on a clock that goes on while
+//! the machine is suspended, so the authority's own count always ends later. A lease that an
+//! authority has marked as ended is never renewed again; then the process has lost its lease for
+//! good and must stop.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use sestina_api::identity::{Holder, Secret};
-use sestina_api::lease::{AuthorityAway, LeaseAuthority, Renewal};
+use sestina_api::lease::{AuthorityUnavailable, LeaseAuthority, Renewal};
 use sestina_proto as proto;
 use sestina_runtime::CancellationToken;
 use sestina_runtime::clock::Clock;
@@ -22,7 +23,7 @@ use crate::alone::FOREVER;
 pub use crate::lease_deadline::{LeaseDeadline, LeaseLost};
 use crate::lease_health::{LeaseHealth, LeaseSample};
 
-/// How leases are counted.
+/// The times of a lease.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LeaseTerms {
     /// How long a lease lasts.
@@ -46,26 +47,26 @@ impl Default for LeaseTerms {
     }
 }
 
-/// How many times as often a lease is renewed while serving has stopped.
+/// The factor by which renewals are more frequent while serving has stopped.
 const HURRY: u32 = 10;
 
 /// One of the two authorities.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Authority {
     /// Redis (or memory).
-    Shadow = 0,
+    StateStore = 0,
     /// PostgreSQL (or SQLite), through storage.
     Storage = 1,
 }
 
 impl Authority {
     /// Both.
-    pub const ALL: [Authority; 2] = [Authority::Shadow, Authority::Storage];
+    pub const ALL: [Authority; 2] = [Authority::StateStore, Authority::Storage];
 
     /// Its name in logs.
     pub fn name(self) -> &'static str {
         match self {
-            Authority::Shadow => "shadow",
+            Authority::StateStore => "state_store",
             Authority::Storage => "storage",
         }
     }
@@ -76,19 +77,19 @@ impl Authority {
 pub struct LeaseKeeper {
     deadline: Arc<LeaseDeadline>,
     node: watch::Sender<proto::Node>,
-    /// Tells the tasks to give the lease back and end.
+    /// Makes the tasks give the lease back and end.
     stop: CancellationToken,
     /// Closed when both tasks have ended.
     done: Mutex<mpsc::Receiver<()>>,
 }
 
 impl LeaseKeeper {
-    /// Starts renewing. The tasks belong to `tasks`: it must be the group that is shut down last,
-    /// since nothing is renewed after its token is cancelled. They run on the runtime of that group,
-    /// which should be one that the process's work does not delay. `health` gets each renewal.
+    /// Starts renewing. `tasks` must be the group that is shut down last, since nothing is renewed
+    /// after its token is cancelled. The renewals run on the runtime of that group, which should be
+    /// one that the process's work does not delay. `health` gets a sample of each renewal.
     pub fn start(
         holder: Holder,
-        shadow: Arc<dyn LeaseAuthority>,
+        state_store: Arc<dyn LeaseAuthority>,
         storage: Arc<dyn LeaseAuthority>,
         terms: LeaseTerms,
         clock: Arc<dyn Clock>,
@@ -100,7 +101,7 @@ impl LeaseKeeper {
         let node = watch::Sender::new(node);
         let stop = CancellationToken::new();
         let (alive, done) = mpsc::channel(1);
-        for (which, authority) in Authority::ALL.into_iter().zip([shadow, storage]) {
+        for (which, authority) in Authority::ALL.into_iter().zip([state_store, storage]) {
             let renewer = Renewer {
                 which,
                 authority,
@@ -127,7 +128,7 @@ impl LeaseKeeper {
         }
     }
 
-    /// Until when this process may serve. It costs little to ask often.
+    /// The time until which this process may serve. A check is cheap.
     pub fn deadline(&self) -> Arc<LeaseDeadline> {
         self.deadline.clone()
     }
@@ -147,13 +148,13 @@ impl LeaseKeeper {
         self.deadline.lost().await
     }
 
-    /// Changes what the lease says of this process (as that it is draining) and tells both
+    /// Changes the node that the lease describes (for example to draining) and renews it with both
     /// authorities at once.
     pub fn update_node(&self, change: impl FnOnce(&mut proto::Node)) {
         self.node.send_modify(change);
     }
 
-    /// Changes what the lease says of this process with the next renewal.
+    /// Changes the node that the lease describes; sent with the next renewal.
     pub fn note(&self, change: impl FnOnce(&mut proto::Node)) {
         self.node.send_if_modified(|node| {
             change(node);
@@ -161,12 +162,12 @@ impl LeaseKeeper {
         });
     }
 
-    /// Stops serving and gives the lease back to both authorities (as far as they can be reached
-    /// within one renewal's time-out).
+    /// Stops serving and gives the lease back to both authorities, if they answer within the
+    /// time-out of a renewal.
     pub async fn release(&self) {
         self.deadline.end();
         self.stop.cancel();
-        // Nothing is ever sent: this waits for both tasks to drop their end.
+        // No item is ever sent: this waits for both tasks to drop their sender.
         self.done.lock().await.recv().await;
     }
 }
@@ -187,7 +188,7 @@ struct Renewer {
     terms: LeaseTerms,
     stop: CancellationToken,
     group: CancellationToken,
-    /// Since when another incarnation of our name is waited for.
+    /// Since when this task has waited for the end of another incarnation's lease.
     waited: Option<Instant>,
     _alive: mpsc::Sender<()>,
 }
@@ -243,7 +244,8 @@ impl Renewer {
         }
     }
 
-    /// Between two renewals: less if serving has stopped already, and the end of the lease is near.
+    /// The time between two renewals: shorter while serving has stopped although a lease is still
+    /// fresh.
     fn pause(&self) -> Duration {
         let deadline = &self.deadline;
         let fresh = Authority::ALL.iter().any(|which| deadline.fresh(*which));
@@ -254,9 +256,9 @@ impl Renewer {
         }
     }
 
-    async fn renew(&self, me: &Holder, late: Duration) -> Result<Renewal, AuthorityAway> {
+    async fn renew(&self, me: &Holder, late: Duration) -> Result<Renewal, AuthorityUnavailable> {
         if failpoint::hit_async("router.lease_renew").await {
-            return Err(AuthorityAway("a fail point".into()));
+            return Err(AuthorityUnavailable("a fail point".into()));
         }
         let started = self.clock.now();
         let request = self.authority.renew(me, self.terms.ttl);
@@ -271,15 +273,16 @@ impl Renewer {
             took: now.duration_since(started),
             left: left.map(|deadline| deadline.duration_since(now)),
         });
-        let renewal = answer
-            .map_err(|_| AuthorityAway(format!("no answer within {:?}", self.terms.timeout)))??;
+        let renewal = answer.map_err(|_| {
+            AuthorityUnavailable(format!("no answer within {:?}", self.terms.timeout))
+        })??;
         if renewal == Renewal::Renewed {
             self.deadline.renewed(self.which, started);
         }
         Ok(renewal)
     }
 
-    /// Before the first renewal, the lease of a former incarnation may have to run out.
+    /// The lease of an earlier incarnation must end before the first renewal can succeed.
     fn held_by_another(&mut self, me: &proto::Node) {
         let since = *self.waited.get_or_insert_with(Instant::now);
         if since.elapsed() > self.terms.ttl * 2 {

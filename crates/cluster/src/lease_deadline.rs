@@ -1,4 +1,4 @@
-//! Until when a process may serve, by its own count of its lease.
+//! The time until which a process may serve, by its own count of its lease.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -15,15 +15,16 @@ use crate::lease::{Authority, LeaseTerms};
 #[error("the lease is lost: {0}")]
 pub struct LeaseLost(pub String);
 
-/// Until when this process may serve. Asking costs two atomic loads and a look at the clock.
+/// The time until which this process may serve. A check costs two atomic loads and a reading of the
+/// clock.
 pub struct LeaseDeadline {
     clock: Arc<dyn Clock>,
     terms: LeaseTerms,
     /// End of the last renewed term with each authority, as nanoseconds; 0: none yet.
     until: [AtomicU64; 2],
-    /// Lost or given back: nothing is renewed any more.
+    /// The lease is lost or given back: it is not renewed any more.
     over: AtomicBool,
-    /// Raised at each renewal; holds why the lease was lost.
+    /// Notified at each renewal; holds the reason once the lease is lost.
     changes: watch::Sender<Option<LeaseLost>>,
 }
 
@@ -39,7 +40,7 @@ impl LeaseDeadline {
         }
     }
 
-    /// An authority renewed the lease by a request that was begun at `started`.
+    /// Notes that an authority renewed the lease by a request that began at `started`.
     pub fn renewed(&self, authority: Authority, started: BootInstant) {
         if let Some(until) = started.checked_add(self.terms.ttl) {
             self.until[authority as usize].fetch_max(until.as_nanos(), Ordering::AcqRel);
@@ -47,7 +48,7 @@ impl LeaseDeadline {
         }
     }
 
-    /// The lease is lost for good.
+    /// Ends the lease for good.
     pub fn lose(&self, why: impl Into<String>) {
         self.over.store(true, Ordering::Release);
         let why = LeaseLost(why.into());
@@ -56,7 +57,7 @@ impl LeaseDeadline {
         });
     }
 
-    /// The lease is about to be given back: no more serving, but nothing is lost.
+    /// Ends serving before the lease is given back; not an error.
     pub(crate) fn end(&self) {
         self.over.store(true, Ordering::Release);
     }
@@ -67,7 +68,7 @@ impl LeaseDeadline {
             .is_some_and(|deadline| self.clock.now() < deadline)
     }
 
-    /// When it must stop serving if nothing is renewed; `None` without a lease.
+    /// When the process must stop serving if nothing is renewed; `None` without a lease.
     pub fn deadline(&self) -> Option<BootInstant> {
         if self.over.load(Ordering::Acquire) {
             return None;
@@ -87,13 +88,13 @@ impl LeaseDeadline {
         margin.filter(|_| last > 0).map(BootInstant::from_nanos)
     }
 
-    /// Whether that authority's lease is fresh by our own count.
+    /// Whether that authority's lease is fresh by this process's count.
     pub fn fresh(&self, authority: Authority) -> bool {
         let until = self.until[authority as usize].load(Ordering::Acquire);
         self.clock.now() < BootInstant::from_nanos(until)
     }
 
-    /// Whether that authority ever gave the lease.
+    /// Whether that authority has ever granted the lease.
     pub fn held(&self, authority: Authority) -> bool {
         self.until[authority as usize].load(Ordering::Acquire) > 0
     }
@@ -109,13 +110,13 @@ impl LeaseDeadline {
                 return Ok(());
             }
             if changes.changed().await.is_err() {
-                // Cannot be: `self` holds the sender.
+                // Impossible: `self` holds the sender.
                 return Err(LeaseLost("the keeper has ended".into()));
             }
         }
     }
 
-    /// Waits until the lease is lost for good, and tells why.
+    /// Waits until the lease is lost for good, and returns the reason.
     pub async fn lost(&self) -> LeaseLost {
         let mut changes = self.changes.subscribe();
         match changes.wait_for(Option::is_some).await {

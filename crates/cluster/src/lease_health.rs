@@ -1,4 +1,4 @@
-//! How safely a process holds its lease: told at each renewal, while there is still time to act.
+//! How much of its lease a process has left at each renewal, reported while there is time to act.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,24 +8,24 @@ use sestina_runtime::clock::BootInstant;
 use sestina_runtime::pressure::Pressure;
 use tokio::time::Instant;
 
-/// A warning at most this often.
+/// The shortest time between two warnings.
 const WARN_EVERY: Duration = Duration::from_secs(10);
 
-/// What one renewal tells.
+/// The measurements of one renewal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LeaseSample {
-    /// How much later than planned it was begun.
+    /// How much later than planned it began.
     pub late: Duration,
-    /// How long it took, answered or not.
+    /// How long it took, until the answer or the time-out.
     pub took: Duration,
-    /// How long the process could have gone on serving without it; none before the first one, and
-    /// where leases do not end.
+    /// How long the process could have served without this renewal; none before the first renewal,
+    /// and where leases do not end.
     pub left: Option<Duration>,
 }
 
 type Tell = Box<dyn Fn(LeaseSample) + Send + Sync>;
 
-/// Takes the samples: tells the metrics and the pressure, and warns when little is left.
+/// Passes the samples on to the metrics and the pressure, and warns when little time is left.
 pub struct LeaseHealth {
     /// How long a process may serve after a renewal.
     serves: Duration,
@@ -49,7 +49,7 @@ impl LeaseHealth {
         }
     }
 
-    /// A renewal was answered, or given up.
+    /// Takes the sample of a renewal that was answered or timed out.
     pub fn note(&self, sample: LeaseSample) {
         (self.tell)(sample);
         let Some(left) = sample.left else { return };

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use sestina_api::identity::{Holder, Proved};
-use sestina_api::lease::{AuthorityAway, LeaseAuthority, Renewal};
+use sestina_api::lease::{AuthorityUnavailable, LeaseAuthority, Renewal};
 use sestina_api::store::{StoreError, Stores};
 use sestina_proto as proto;
 
@@ -17,19 +17,19 @@ pub struct StorageLeases {
 }
 
 impl StorageLeases {
-    /// Over these stores.
+    /// Leases in these stores.
     pub fn new(stores: Arc<dyn Stores>) -> StorageLeases {
         StorageLeases { stores }
     }
 }
 
-fn away(error: StoreError) -> AuthorityAway {
-    AuthorityAway(error.to_string())
+fn away(error: StoreError) -> AuthorityUnavailable {
+    AuthorityUnavailable(error.to_string())
 }
 
 #[async_trait]
 impl LeaseAuthority for StorageLeases {
-    async fn renew(&self, holder: &Holder, ttl: Duration) -> Result<Renewal, AuthorityAway> {
+    async fn renew(&self, holder: &Holder, ttl: Duration) -> Result<Renewal, AuthorityUnavailable> {
         let ttl_ms = u32::try_from(ttl.as_millis()).unwrap_or(u32::MAX);
         let request = proto::LeaseRenewRequest {
             node: Some(holder.node.clone()),
@@ -45,7 +45,7 @@ impl LeaseAuthority for StorageLeases {
         })
     }
 
-    async fn release(&self, holder: &Holder) -> Result<(), AuthorityAway> {
+    async fn release(&self, holder: &Holder) -> Result<(), AuthorityUnavailable> {
         let request = proto::LeaseEndRequest {
             node: Some(holder.node.clone()),
             secret: holder.secret.to_wire(),
@@ -53,7 +53,7 @@ impl LeaseAuthority for StorageLeases {
         self.stores.lease_end(request).await.map(drop).map_err(away)
     }
 
-    async fn prove(&self, holder: &Holder) -> Result<Proved, AuthorityAway> {
+    async fn prove(&self, holder: &Holder) -> Result<Proved, AuthorityUnavailable> {
         let request = proto::LeaseProveRequest {
             node: Some(holder.node.clone()),
             secret: holder.secret.to_wire(),
@@ -66,13 +66,14 @@ impl LeaseAuthority for StorageLeases {
         })
     }
 
-    async fn fresh(&self) -> Result<Vec<(proto::Node, Duration)>, AuthorityAway> {
+    async fn fresh(&self) -> Result<Vec<(proto::Node, Duration)>, AuthorityUnavailable> {
         let reply = self
             .stores
             .lease_list(proto::Empty {})
             .await
             .map_err(away)?;
-        // What storage processes speak counts as well, and no role of theirs is taken for another.
+        // Storage processes count too, for the version that the cluster speaks. No storage process
+        // is listed in the role of another tier.
         let storages = reply.storages.into_iter();
         let fresh = reply
             .leases
@@ -87,8 +88,8 @@ impl LeaseAuthority for StorageLeases {
             .collect())
     }
 
-    /// Only looks: the claim's own transaction refuses while the lease is fresh, and ends it.
-    async fn mark_ended(&self, node: &proto::Node) -> Result<bool, AuthorityAway> {
+    /// Only checks: the claim's own transaction refuses while the lease is fresh, and ends it.
+    async fn mark_ended(&self, node: &proto::Node) -> Result<bool, AuthorityUnavailable> {
         Ok(!self
             .fresh()
             .await?
@@ -96,7 +97,7 @@ impl LeaseAuthority for StorageLeases {
             .any(|(fresh, _)| same(fresh, node)))
     }
 
-    async fn unmark(&self, _: &proto::Node) -> Result<(), AuthorityAway> {
+    async fn unmark(&self, _: &proto::Node) -> Result<(), AuthorityUnavailable> {
         Ok(())
     }
 }

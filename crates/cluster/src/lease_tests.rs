@@ -7,12 +7,12 @@ use sestina_runtime::pressure::Pressure;
 
 use super::*;
 
-/// What an authority answers to renewals.
+/// The answer of an authority to renewals.
 #[derive(Clone, Copy)]
 enum Answer {
     Renew,
     Lost,
-    Away,
+    Unavailable,
     Hang,
 }
 
@@ -44,7 +44,7 @@ impl FakeAuthority {
     }
 }
 
-/// Tokio's (paused) time as the machine's clock.
+/// The machine's clock, by tokio's (paused) time.
 struct TokioClock(Instant);
 
 impl Clock for TokioClock {
@@ -63,7 +63,7 @@ fn node() -> proto::Node {
 }
 
 struct Setup {
-    shadow: Arc<FakeAuthority>,
+    state_store: Arc<FakeAuthority>,
     storage: Arc<FakeAuthority>,
     keeper: LeaseKeeper,
     tasks: Tasks,
@@ -71,7 +71,7 @@ struct Setup {
 }
 
 fn start() -> Setup {
-    let (shadow, storage) = (
+    let (state_store, storage) = (
         Arc::new(FakeAuthority::new()),
         Arc::new(FakeAuthority::new()),
     );
@@ -85,7 +85,7 @@ fn start() -> Setup {
     });
     let keeper = LeaseKeeper::start(
         Holder::new(node()),
-        shadow.clone(),
+        state_store.clone(),
         storage.clone(),
         terms,
         clock,
@@ -94,7 +94,7 @@ fn start() -> Setup {
     );
     Setup {
         samples,
-        shadow,
+        state_store,
         storage,
         keeper,
         tasks,
@@ -112,7 +112,7 @@ fn the_guard_of_the_margin_is_missed() {
     assert!(text.contains("1 failed"), "{text}");
 }
 
-/// Also run as the child of the test before, with the guard off.
+/// Also run as the child of the previous test, with the guard off.
 #[test]
 fn the_deadline_counts_from_before_the_request() {
     sestina_runtime::faults_from_env().unwrap();
@@ -131,18 +131,18 @@ fn the_deadline_counts_from_before_the_request() {
     assert!(deadline.serving());
     clock.advance(Duration::from_millis(1));
     assert!(!deadline.serving(), "serves within the margin");
-    assert!(deadline.fresh(Authority::Storage) && !deadline.fresh(Authority::Shadow));
-    // An answer that was under way while the machine was suspended.
+    assert!(deadline.fresh(Authority::Storage) && !deadline.fresh(Authority::StateStore));
+    // The answer was on its way while the machine was suspended.
     clock.advance(Duration::from_secs(60));
     deadline.renewed(Authority::Storage, started);
     assert!(!deadline.serving());
-    deadline.renewed(Authority::Shadow, clock.now());
+    deadline.renewed(Authority::StateStore, clock.now());
     assert!(deadline.serving());
-    deadline.renewed(Authority::Shadow, started);
+    deadline.renewed(Authority::StateStore, started);
     assert!(deadline.serving(), "an older answer took time away");
     deadline.lose("gone");
     assert!(!deadline.serving());
-    deadline.renewed(Authority::Shadow, clock.now());
+    deadline.renewed(Authority::StateStore, clock.now());
     assert!(!deadline.serving(), "a lost lease came back");
 }
 
@@ -150,10 +150,10 @@ fn the_deadline_counts_from_before_the_request() {
 async fn serves_while_either_is_fresh() {
     let setup = start();
     setup.keeper.wait_serving().await.unwrap();
-    setup.shadow.set(Answer::Away);
+    setup.state_store.set(Answer::Unavailable);
     pass(60.0).await;
     assert!(setup.keeper.serving());
-    assert!(!setup.keeper.deadline().fresh(Authority::Shadow));
+    assert!(!setup.keeper.deadline().fresh(Authority::StateStore));
     setup.storage.set(Answer::Hang);
     pass(1.5).await;
     assert!(
@@ -162,7 +162,7 @@ async fn serves_while_either_is_fresh() {
     );
     pass(2.0).await;
     assert!(!setup.keeper.serving(), "serves without a lease");
-    setup.shadow.set(Answer::Renew);
+    setup.state_store.set(Answer::Renew);
     pass(1.1).await;
     assert!(setup.keeper.serving(), "did not come back");
 }
@@ -170,7 +170,7 @@ async fn serves_while_either_is_fresh() {
 #[tokio::test(start_paused = true)]
 async fn a_hung_authority_does_not_delay_the_other() {
     let setup = start();
-    setup.shadow.set(Answer::Hang);
+    setup.state_store.set(Answer::Hang);
     pass(0.5).await;
     let before = setup.storage.renewals();
     for _ in 0..30 {
@@ -178,15 +178,19 @@ async fn a_hung_authority_does_not_delay_the_other() {
         assert!(setup.keeper.serving());
     }
     assert_eq!(setup.storage.renewals() - before, 30);
-    assert!(setup.shadow.renewals() >= 28, "{}", setup.shadow.renewals());
+    assert!(
+        setup.state_store.renewals() >= 28,
+        "{}",
+        setup.state_store.renewals()
+    );
 }
 
 #[tokio::test(start_paused = true)]
 async fn one_authoritys_mark_is_the_end() {
-    for marks in [Authority::Shadow, Authority::Storage] {
+    for marks in [Authority::StateStore, Authority::Storage] {
         let setup = start();
         setup.keeper.wait_serving().await.unwrap();
-        let marker = [&setup.shadow, &setup.storage][marks as usize];
+        let marker = [&setup.state_store, &setup.storage][marks as usize];
         pass(1.5).await;
         marker.set(Answer::Lost);
         let lost = setup.keeper.lost().await;
@@ -202,7 +206,7 @@ async fn one_authoritys_mark_is_the_end() {
 #[tokio::test(start_paused = true)]
 async fn waits_for_a_former_incarnation_to_end() {
     let setup = start();
-    setup.shadow.set(Answer::Lost);
+    setup.state_store.set(Answer::Lost);
     setup.storage.set(Answer::Lost);
     pass(20.0).await;
     assert!(!setup.keeper.serving());
@@ -221,7 +225,7 @@ async fn a_change_of_the_node_is_sent_to_both_authorities_at_once() {
     setup.keeper.wait_serving().await.unwrap();
     setup.keeper.update_node(|node| node.draining = true);
     pass(0.01).await;
-    assert!(setup.shadow.last_node().unwrap().draining);
+    assert!(setup.state_store.last_node().unwrap().draining);
     assert!(setup.storage.last_node().unwrap().draining);
 }
 
@@ -229,7 +233,7 @@ async fn a_change_of_the_node_is_sent_to_both_authorities_at_once() {
 async fn gives_the_lease_back_and_ends() {
     let setup = start();
     setup.keeper.wait_serving().await.unwrap();
-    setup.shadow.set(Answer::Hang);
+    setup.state_store.set(Answer::Hang);
     setup.keeper.release().await;
     assert!(!setup.keeper.serving());
     assert_eq!(setup.storage.released(), 1);
@@ -254,7 +258,7 @@ async fn dropping_the_keeper_ends_its_tasks() {
 
 #[async_trait]
 impl LeaseAuthority for FakeAuthority {
-    async fn renew(&self, holder: &Holder, _: Duration) -> Result<Renewal, AuthorityAway> {
+    async fn renew(&self, holder: &Holder, _: Duration) -> Result<Renewal, AuthorityUnavailable> {
         let answer = {
             let mut state = self.state.lock();
             state.1 += 1;
@@ -264,29 +268,29 @@ impl LeaseAuthority for FakeAuthority {
         match answer {
             Answer::Renew => Ok(Renewal::Renewed),
             Answer::Lost => Ok(Renewal::Lost),
-            Answer::Away => Err(AuthorityAway("test".into())),
+            Answer::Unavailable => Err(AuthorityUnavailable("test".into())),
             Answer::Hang => std::future::pending().await,
         }
     }
 
-    async fn release(&self, _: &Holder) -> Result<(), AuthorityAway> {
+    async fn release(&self, _: &Holder) -> Result<(), AuthorityUnavailable> {
         self.state.lock().3 += 1;
         Ok(())
     }
 
-    async fn prove(&self, _: &Holder) -> Result<Proved, AuthorityAway> {
+    async fn prove(&self, _: &Holder) -> Result<Proved, AuthorityUnavailable> {
         Ok(Proved::Unknown)
     }
 
-    async fn fresh(&self) -> Result<Vec<(proto::Node, Duration)>, AuthorityAway> {
+    async fn fresh(&self) -> Result<Vec<(proto::Node, Duration)>, AuthorityUnavailable> {
         Ok(Vec::new())
     }
 
-    async fn mark_ended(&self, _: &proto::Node) -> Result<bool, AuthorityAway> {
+    async fn mark_ended(&self, _: &proto::Node) -> Result<bool, AuthorityUnavailable> {
         Ok(true)
     }
 
-    async fn unmark(&self, _: &proto::Node) -> Result<(), AuthorityAway> {
+    async fn unmark(&self, _: &proto::Node) -> Result<(), AuthorityUnavailable> {
         Ok(())
     }
 }
@@ -307,7 +311,7 @@ async fn each_renewal_tells_how_long_it_took_and_what_was_left() {
         left > Duration::from_millis(1990) && left <= Duration::from_secs(2),
         "{left:?} left a second after a renewal for three"
     );
-    for authority in [&setup.shadow, &setup.storage] {
+    for authority in [&setup.state_store, &setup.storage] {
         authority.set(Answer::Hang);
     }
     pass(2.0).await;
@@ -325,19 +329,19 @@ async fn each_renewal_tells_how_long_it_took_and_what_was_left() {
 async fn a_lease_near_its_end_is_renewed_more_often() {
     let setup = start();
     setup.keeper.wait_serving().await.unwrap();
-    for authority in [&setup.shadow, &setup.storage] {
-        authority.set(Answer::Away);
+    for authority in [&setup.state_store, &setup.storage] {
+        authority.set(Answer::Unavailable);
     }
     pass(3.05).await;
     assert!(!setup.keeper.serving());
-    setup.shadow.set(Answer::Renew);
+    setup.state_store.set(Answer::Renew);
     pass(0.2).await;
     assert!(setup.keeper.serving(), "serving waits for the next second");
-    // And no longer than that: an authority may be away for hours.
-    setup.shadow.set(Answer::Away);
+    // But no longer: an authority may be unavailable for hours.
+    setup.state_store.set(Answer::Unavailable);
     pass(10.0).await;
-    let before = setup.shadow.renewals();
+    let before = setup.state_store.renewals();
     pass(10.0).await;
-    let more = setup.shadow.renewals() - before;
+    let more = setup.state_store.renewals() - before;
     assert!((9..=11).contains(&more), "{more} renewals in ten seconds");
 }

@@ -1,16 +1,17 @@
-//! Who owns which part of the keyspace, and how that changes.
+//! Which router owns which part of the keyspace, and how that changes.
 //!
 //! - [`slots`]: from an address to its slot (a wire contract)
 //! - [`rendezvous`]: from a slot to the router that should own it
 //! - [`slot_map`]: the published table, shared by all parts of a process
-//! - [`plan`]: what to claim and what to move, as a pure function
+//! - [`plan`]: which slots to claim and to move, as a pure function
 //! - [`reach`]: which process reaches which router
-//! - [`lease`]: this process's own lease with both authorities; [`lease_health`]: how safely it is held
+//! - [`lease`]: this process's own lease with both authorities; [`lease_health`]: how much is left
+//!   of it
 //! - [`alone`]: the lease authority of a process that is the whole system
 //! - [`lease_storage`]: storage as a lease authority
 //! - [`speaks`]: the version of the protocol between tiers that all processes know
-//! - [`hand_over`]: changing the table, and how an owner gives slots away
-//! - [`timeline`]: whose assertions are awaited after the database has lost commits
+//! - [`hand_over`]: changes of the table, and how an owner hands slots over
+//! - [`timeline`]: the processes that must assert their slots after the database has lost commits
 //! - [`claim`]: the planner's round, and fail-over
 
 pub mod alone;

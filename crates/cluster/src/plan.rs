@@ -1,8 +1,8 @@
-//! What to claim and what to move: a pure function of the table, of the live processes, and of which
-//! of them reach which.
+//! Which slots to claim and to move: a pure function of the table, the live processes, and which of
+//! them reach which router.
 //!
-//! The same table and members give the same plan, so a plan can be made again and again until the
-//! table shows that it was carried out: an order that was lost or failed is simply repeated.
+//! The same table and members give the same plan, so planning is repeated until the table shows
+//! that the plan was carried out. An order that was lost or failed is repeated that way.
 
 use sestina_proto as proto;
 
@@ -11,34 +11,34 @@ use crate::rendezvous;
 use crate::slot_map::{SlotTable, same};
 use crate::slots::SLOTS;
 
-/// How much moves at once.
+/// How many slots may move at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PlanLimits {
-    /// At most so many slots of live owners are moving at one time. Slots without a live owner
-    /// are claimed all at once.
+    /// The most slots of live owners that move at one time. Slots without a live owner are claimed
+    /// all at once.
     pub max_moves: usize,
-    /// Nothing moves for balance while no router is further from its share than this many percent
-    /// of an even share; 0 moves every slot to where it belongs.
+    /// No slot moves for balance while each router is within this many percent of an even share; 0
+    /// moves every slot to its rendezvous owner.
     pub hysteresis_percent: usize,
 }
 
 impl Default for PlanLimits {
     fn default() -> PlanLimits {
         PlanLimits {
-            max_moves: 64,
+            max_moves: 256,
             hysteresis_percent: 10,
         }
     }
 }
 
-/// A slot whose owner is dead (or which has none), and who should have it.
+/// A slot whose owner is dead (or that has none), and the router that should get it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Claim {
     /// Which slot.
     pub slot: u16,
     /// The dead owner, if there was one.
     pub from: Option<proto::Node>,
-    /// Who gets it.
+    /// The router that gets it.
     pub to: proto::Node,
 }
 
@@ -49,11 +49,11 @@ pub struct Move {
     pub slot: u16,
     /// Its live owner.
     pub from: proto::Node,
-    /// Who gets it.
+    /// The router that gets it.
     pub to: proto::Node,
 }
 
-/// What should happen next.
+/// The next claims and moves.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Plan {
     /// Slots to claim, all at once.
@@ -63,14 +63,14 @@ pub struct Plan {
 }
 
 /// Plans one round. `live` are the routers whose lease is fresh, each with its draining flag; the
-/// flags in the table's own list do not count. Slots in use go only to routers that all others
-/// `reach`; slots without a live owner to those that most reach.
+/// flags in the table's own list do not count. Slots with a live owner move only to routers that
+/// all others `reach`; the others go to the routers that most processes reach.
 pub fn plan(table: &SlotTable, live: &[proto::Node], reach: &Reach, limits: PlanLimits) -> Plan {
     let mut live: Vec<&proto::Node> = live.iter().collect();
     live.sort_by(|a, b| (&a.name, a.incarnation).cmp(&(&b.name, b.incarnation)));
     live.dedup_by(|a, b| same(a, b));
     let staying: Vec<&proto::Node> = live.iter().copied().filter(|node| !node.draining).collect();
-    // Better an owner that leaves soon than none.
+    // A draining owner is better than none.
     let members = if staying.is_empty() { &live } else { &staying };
     let heirs = Heirs::new(reach.most(members));
     if heirs.nodes.is_empty() {
@@ -124,7 +124,7 @@ pub fn plan(table: &SlotTable, live: &[proto::Node], reach: &Reach, limits: Plan
         if plan.moves.len() >= limits.max_moves || (slack > 0 && state.within(slack)) {
             break;
         }
-        // A move helps if it takes from one who has too much or gives to one who has too little.
+        // A move helps if it takes from a router with too many slots or gives to one with too few.
         let helps = state.count[from] > state.ideal[from] || state.count[to] < state.ideal[to];
         if helps || slack == 0 {
             state.count[from] -= 1;
@@ -151,7 +151,7 @@ impl<'a> Heirs<'a> {
         Heirs { nodes, names }
     }
 
-    /// Which of them should have the slot.
+    /// The one of them that should own the slot.
     fn of(&self, slot: u16) -> Option<&'a proto::Node> {
         rendezvous::owner(slot, &self.names).map(|at| self.nodes[at])
     }
@@ -161,7 +161,7 @@ impl<'a> Heirs<'a> {
     }
 }
 
-/// How many slots each router has, and should have.
+/// How many slots each router has, and how many it should have.
 struct Balance {
     count: Vec<usize>,
     ideal: Vec<usize>,

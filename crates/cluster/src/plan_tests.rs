@@ -49,7 +49,7 @@ fn apply(table: &SlotTable, plan: &Plan) -> SlotTable {
     SlotTable::new(map).unwrap()
 }
 
-/// Rounds until nothing changes any more.
+/// Rounds until the plan is empty.
 fn settle(mut table: SlotTable, live: &[proto::Node], limits: PlanLimits) -> (SlotTable, usize) {
     for round in 0..1000 {
         let next = plan(&table, live, limits);
@@ -116,7 +116,8 @@ fn without_hysteresis_every_slot_goes_where_it_belongs() {
     let limits = PlanLimits::default();
     let live = [a.clone(), b.clone()];
     let (home, _) = settle(SlotTable::empty(), &live, limits);
-    // As many the one way as the other: the shares are right, and the slots are not.
+    // The same number in both directions: the shares are right, but the slots are at the wrong
+    // routers.
     let mut swapped = Plan::default();
     for (from, to) in [(&a, &b), (&b, &a)] {
         swapped
@@ -243,7 +244,7 @@ proptest! {
             let is_live = |node: &proto::Node| live.iter().any(|other| same(other, node));
             let staying: Vec<_> = live.iter().filter(|node| !node.draining).collect();
             for claim in &first.claims {
-                // Never a slot of a live owner, always to a live one.
+                // A claim never takes a slot of a live owner, and always gives it to a live one.
                 let dead = table.owner(claim.slot).is_none_or(|owner| !is_live(owner));
                 prop_assert!(dead && is_live(&claim.to));
                 prop_assert!(staying.is_empty() || !claim.to.draining);

@@ -1,10 +1,10 @@
-//! Which process reaches which router, as their leases say: a router gets a slot in use only when
-//! every process that may have something for the slot has lanes to that router.
+//! Which process reaches which router, as their leases report: a slot in use moves only to a router
+//! to which every process that may send something for the slot has lanes.
 //!
-//! A router takes a slot once every live edge and router has answered its epoch, and its users
-//! are silent until then. A router with a wrong address, or behind a firewall that lets packets
-//! through one way only, renews its lease like any other: only the others know that it cannot be
-//! reached, and they say so with their own leases.
+//! A router takes a slot once every live edge and router has answered its epoch, and the slot's
+//! users get nothing until then. A router with a wrong address, or behind a firewall that lets
+//! packets through in one direction only, renews its lease like any other. Only the other processes
+//! know that it cannot be reached, and they report it with their own leases.
 
 use std::collections::BTreeSet;
 
@@ -13,14 +13,14 @@ use sestina_runtime::guard;
 
 use crate::slot_map::{SlotTable, same};
 
-/// The edges and routers that live, and what each of them reaches.
+/// The live edges and routers, and the routers that each of them reaches.
 #[derive(Clone, Debug, Default)]
 pub struct Reach {
     processes: Vec<proto::Node>,
 }
 
 impl Reach {
-    /// From all processes with a fresh lease.
+    /// From all processes with a fresh lease; storage processes are left out.
     pub fn of(live: &[proto::Node]) -> Reach {
         let speaks = |node: &&proto::Node| {
             matches!(node.role(), proto::NodeRole::Edge | proto::NodeRole::Router)
@@ -45,8 +45,8 @@ impl Reach {
     }
 
     /// The routers that may get slots in use: every live edge reaches them, and they and every
-    /// router that owns slots reach one another. A router without slots has nothing to send to an
-    /// owner, so it does not count: one that cannot be reached would stop all moves otherwise.
+    /// router that owns slots reach one another. A router without slots sends nothing to an owner,
+    /// so its lanes do not count; otherwise one unreachable router would stop all moves.
     pub fn open<'a>(&self, table: &SlotTable, routers: &[&'a proto::Node]) -> Vec<&'a proto::Node> {
         if !guard!("reached") {
             return routers.to_vec();
@@ -71,8 +71,8 @@ impl Reach {
             .collect()
     }
 
-    /// Those of the routers that most processes reach: where nothing lives, a slot rather has an
-    /// owner that some cannot reach than none.
+    /// The routers that most processes reach: for a slot without an owner, an owner that some
+    /// processes cannot reach is better than none.
     pub fn most<'a>(&self, routers: &[&'a proto::Node]) -> Vec<&'a proto::Node> {
         if !guard!("reached") {
             return routers.to_vec();
@@ -90,8 +90,8 @@ impl Reach {
             .collect()
     }
 
-    /// Whether a process reaches a router, and is reached by it if it is a router itself: lanes
-    /// of edges carry frames both ways, those of routers one way each.
+    /// Whether a process reaches a router, and the router reaches it if it is a router too: lanes
+    /// of edges carry frames both ways, lanes between routers one way each.
     fn connected(&self, process: &proto::Node, router: &proto::Node) -> bool {
         let back = || {
             let mut routers = self.routers();

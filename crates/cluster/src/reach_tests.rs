@@ -59,7 +59,7 @@ fn given(plan: &Plan, to: u64) -> usize {
     all.filter(|node| node.incarnation == to).count()
 }
 
-/// Router 3 says an address at which no process finds it; it finds the others itself.
+/// Router 3 announces an address at which no process reaches it; it reaches the others.
 fn wrong_address() -> Vec<proto::Node> {
     vec![
         router(1, &[2]),
@@ -76,7 +76,7 @@ fn a_router_that_is_not_reached_gets_no_slot() {
     let table = owned_by(&[1, 2]);
     let all = wrong_address();
     assert_eq!(planned(&table, &all), Plan::default(), "moved to router 3");
-    // Nor does it get the slots of a router that has died, or of one that drains.
+    // Router 3 does not get the slots of a dead or draining router either.
     let dead = planned(&table, &[all[0].clone(), all[2].clone(), all[3].clone()]);
     assert_eq!(given(&dead, 3), 0);
     assert_eq!(given(&dead, 1), table.slots_of(&all[1]).count());
@@ -84,7 +84,7 @@ fn a_router_that_is_not_reached_gets_no_slot() {
     draining[1].draining = true;
     let drained = planned(&table, &draining);
     assert_eq!((given(&drained, 3), given(&drained, 1)), (0, 64));
-    // An edge alone that does not reach it is enough.
+    // One edge that does not reach it is enough.
     let mut partly = all.clone();
     partly[0].reaches.push(3);
     partly[1].reaches.push(3);
@@ -93,7 +93,7 @@ fn a_router_that_is_not_reached_gets_no_slot() {
         Plan::default(),
         "moved to router 3"
     );
-    // With its address mended it gets its share.
+    // With its address corrected it gets its share.
     partly[3].reaches.push(3);
     assert_eq!(given(&planned(&table, &partly), 3), 64);
 }
@@ -139,12 +139,12 @@ fn no_router_is_reached_by_all_ownerless_slots_go_where_most_reach() {
 
 #[test]
 fn the_first_owners_are_those_that_the_others_reach() {
-    // No slot has an owner, and no edge has come yet.
+    // No slot has an owner, and there is no edge yet.
     let all = [router(1, &[2]), router(2, &[1]), router(3, &[1, 2])];
     let next = planned(&SlotTable::empty(), &all);
     assert_eq!((next.claims.len(), given(&next, 3)), (SLOTS, 0));
     assert!(given(&next, 1) > 1900 && given(&next, 2) > 1900);
-    // Two that see each other one way: the one that is seen.
+    // Of two routers where only one reaches the other, the reached one gets the slots.
     let two = [router(1, &[]), router(3, &[1])];
     assert_eq!(given(&planned(&SlotTable::empty(), &two), 1), SLOTS);
 }

@@ -1,7 +1,7 @@
 //! Which router should own a slot: the one with the highest weight (rendezvous hashing).
 //!
-//! Each pair of slot and router has a fixed weight, so a router that comes or goes changes only
-//! what it wins or held itself.
+//! Each pair of slot and router has a fixed weight, so a router that comes or goes changes only the
+//! slots that it gets or had.
 
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
@@ -10,8 +10,8 @@ pub fn weight(slot: u16, router: &str) -> u64 {
     xxh3_64_with_seed(router.as_bytes(), u64::from(slot))
 }
 
-/// The position of the router that should own the slot; `None` if there are none. Of two equal
-/// weights the smaller name wins, so the order of the list does not count.
+/// The position of the router that should own the slot; `None` for an empty list. Of two equal
+/// weights the smaller name wins, so the order of the list does not matter.
 pub fn owner<S: AsRef<str>>(slot: u16, routers: &[S]) -> Option<usize> {
     (0..routers.len()).max_by(|a, b| {
         let (a, b) = (routers[*a].as_ref(), routers[*b].as_ref());
@@ -42,7 +42,7 @@ mod tests {
 
     #[test]
     fn the_weights_are_fixed() {
-        // Routers of two versions must agree, or they would move slots to and fro.
+        // Routers of two versions must agree, or slots would move back and forth.
         let routers = ["router-0", "router-1", "router-2"];
         let first: Vec<usize> = (0..12).map(|slot| owner(slot, &routers).unwrap()).collect();
         assert_eq!(first, FIRST);

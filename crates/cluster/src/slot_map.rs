@@ -9,10 +9,10 @@ use tokio::sync::watch;
 
 use crate::slots::SLOTS;
 
-/// A slot map that makes no sense; a defect of the sender.
+/// An invalid slot map; a defect of the sender.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SlotMapError {
-    /// Not one entry for each slot.
+    /// The map has not one entry for each slot.
     #[error("slot map {version} has {owners} owners and {epochs} epochs instead of {SLOTS} each")]
     Length {
         /// The map's version.
@@ -22,16 +22,16 @@ pub enum SlotMapError {
         /// How many epochs it has.
         epochs: usize,
     },
-    /// An owner that is not in the list of routers.
+    /// A slot names an owner that is not in the list of routers.
     #[error("slot map {version} names router {owner} for slot {slot} but has only {routers}")]
     Owner {
         /// The map's version.
         version: u64,
         /// Which slot.
         slot: usize,
-        /// What it says.
+        /// The owner's number in the list.
         owner: u32,
-        /// How many routers it has.
+        /// How many routers the list has.
         routers: usize,
     },
 }
@@ -49,7 +49,7 @@ impl Default for SlotTable {
 }
 
 impl SlotTable {
-    /// The table before anything is known: version 0, no owners.
+    /// The table before any other is known: version 0, no owners.
     pub fn empty() -> SlotTable {
         SlotTable {
             map: proto::SlotMap {
@@ -109,12 +109,12 @@ impl SlotTable {
         self.map.version
     }
 
-    /// Where the table was; see [`newer`].
+    /// The table's position; see [`newer`].
     pub fn position(&self) -> proto::Position {
         self.map.position()
     }
 
-    /// All slots of this incarnation, ascending.
+    /// All slots of this incarnation, in ascending order.
     pub fn slots_of(&self, node: &proto::Node) -> impl Iterator<Item = u16> {
         let wanted: Vec<bool> = self
             .map
@@ -129,7 +129,7 @@ impl SlotTable {
         })
     }
 
-    /// The routers that it names, whether or not they own slots.
+    /// The routers that the table names, with and without slots.
     pub fn routers(&self) -> &[proto::Node] {
         &self.map.routers
     }
@@ -140,15 +140,15 @@ impl SlotTable {
     }
 }
 
-/// Whether two nodes are the same incarnation of the same process. Address and draining flag do
-/// not count.
+/// Whether two nodes are the same incarnation of the same process. Address and draining flag do not
+/// matter.
 pub fn same(a: &proto::Node, b: &proto::Node) -> bool {
     a.incarnation == b.incarnation && a.name == b.name
 }
 
-/// Whether a table at `a` is newer than one at `b`: of a later timeline, or of the same one and of a
-/// higher version. A new timeline goes on from an older version, because the database has lost the
-/// newer ones.
+/// Whether a table at `a` is newer than one at `b`: of a later timeline, or of the same one and of
+/// a higher version. A new timeline continues from an older version, because the database has lost
+/// the newer ones.
 pub fn newer(a: proto::Position, b: proto::Position) -> bool {
     if guard!("timeline") {
         a.place() > b.place()
@@ -157,7 +157,7 @@ pub fn newer(a: proto::Position, b: proto::Position) -> bool {
     }
 }
 
-/// The newest table that this process knows: read without a lock, replaced only by a newer one.
+/// The newest table that this process knows: read without a lock, replaced only by a newer table.
 #[derive(Clone, Debug)]
 pub struct SharedSlotTable {
     shared: Arc<Shared>,
@@ -204,7 +204,7 @@ impl SharedSlotTable {
         })
     }
 
-    /// The same for a map from the wire.
+    /// The same for a map from the wire, which is checked first.
     pub fn offer(&self, map: proto::SlotMap) -> Result<bool, SlotMapError> {
         if !newer(map.position(), self.shared.table.load().position()) && guard!("newer-table") {
             return Ok(false);
@@ -212,7 +212,7 @@ impl SharedSlotTable {
         Ok(self.replace_if_newer(SlotTable::new(map)?))
     }
 
-    /// Tells the position of each newer table (or of the last, if several came meanwhile).
+    /// Notifies of the position of each newer table (or of the last, if several came meanwhile).
     pub fn subscribe(&self) -> watch::Receiver<proto::Position> {
         self.shared.position.subscribe()
     }

@@ -5,8 +5,8 @@
 //!
 //! - A bare JID (of a user or of a room) has the slot XXH3-64 (seed 0) of its UTF-8 bytes modulo
 //!   4,096.
-//! - Except: a local part that is a UUID of version 8 (RFC 9562 §5.8) in lower case names its slot
-//!   itself, by its last twelve bits. Where the server chooses a name it chooses the slot so.
+//! - Exception: a local part that is a UUID of version 8 (RFC 9562 §5.8) in lower case names its
+//!   slot by its last twelve bits. The server chooses the slot of a name that it makes in this way.
 
 use std::collections::HashMap;
 
@@ -25,7 +25,7 @@ pub fn slot_of(local: Option<&str>, domain: &str) -> u16 {
         return slot;
     }
     let length = local.len() + 1 + domain.len();
-    // Almost all addresses fit; no allocation for them.
+    // Almost all addresses fit into this array and need no allocation.
     let mut small = [0; 256];
     let mut large = Vec::new();
     let joined = if length <= small.len() {
@@ -40,7 +40,7 @@ pub fn slot_of(local: Option<&str>, domain: &str) -> u16 {
     hash(joined)
 }
 
-/// The slot of a normalised bare JID in text form; a resource, if there is one, does not count.
+/// The slot of a normalised bare JID in text form; a resource is ignored.
 pub fn slot_of_bare(bare: &str) -> u16 {
     let bare = bare.split_once('/').map_or(bare, |(bare, _)| bare);
     match bare
@@ -52,7 +52,7 @@ pub fn slot_of_bare(bare: &str) -> u16 {
     }
 }
 
-/// The slot of a JID; its resource does not count.
+/// The slot of a JID; its resource is ignored.
 pub fn slot_of_jid(jid: &Jid) -> u16 {
     match jid.local().and_then(named_slot) {
         Some(slot) => slot,
@@ -60,7 +60,7 @@ pub fn slot_of_jid(jid: &Jid) -> u16 {
     }
 }
 
-/// A new name whose slot is `slot`: a UUID of version 8 of these random bits. 110 of them count.
+/// A new name whose slot is `slot`: a UUID of version 8, with 110 of these random bits.
 pub fn name_in_slot(slot: u16, random: u128) -> String {
     const VERSION: u128 = 0xf << 76;
     const VARIANT: u128 = 0x3 << 62;
@@ -97,20 +97,20 @@ fn hash(bytes: &[u8]) -> u16 {
     (xxh3_64(bytes) % SLOTS as u64) as u16
 }
 
-/// Slots where some domains stand for others, so that what belongs to one room hashes as the room:
-/// `name@lobby.example.org` as `name@conference.example.org`.
+/// Hashes some domains as others, so that entities that belong to one room share its slot:
+/// `name@lobby.example.org` has the slot of `name@conference.example.org`.
 #[derive(Clone, Debug, Default)]
 pub struct SlotHasher {
     aliases: HashMap<String, String>,
 }
 
 impl SlotHasher {
-    /// A hasher with these (domain, domain it stands for) pairs. Chains are not followed.
+    /// A hasher with these pairs (domain, domain as which it hashes). Chains are not followed.
     pub fn new(aliases: HashMap<String, String>) -> SlotHasher {
         SlotHasher { aliases }
     }
 
-    /// The domain as which this one hashes.
+    /// The domain as which `domain` hashes.
     pub fn canonical<'a>(&'a self, domain: &'a str) -> &'a str {
         self.aliases.get(domain).map_or(domain, String::as_str)
     }

@@ -1,25 +1,25 @@
 //! The version of the protocol between tiers that the cluster speaks: the highest that all its
 //! processes know.
 //!
-//! Some of what a later version adds is read by processes other than the far end of a lane. That is
-//! done only while the cluster speaks this later version. The number falls at once when a process
-//! of an older version comes. It rises only some time after the last such process is gone, because
-//! a process that is not heard of for a moment may still be there.
+//! Some additions of a later version are read by processes other than the far end of a lane. They
+//! are used only while the cluster speaks this later version. The number falls at once when a
+//! process of an older version comes. It rises only some time after the last such process is gone,
+//! because a process whose lease is missing for a moment may still be running.
 
 use std::time::{Duration, Instant};
 
 use sestina_proto as proto;
 use sestina_proto::versions::Range;
 
-/// So long no older process is heard of before the number rises: longer than a lease.
+/// The number rises after this time without an older process: longer than a lease.
 pub const RISE: Duration = Duration::from_secs(6);
 
-/// What the cluster speaks, as one process knows it.
+/// The version that the cluster speaks, as one process knows it.
 #[derive(Debug)]
 pub struct Speaks {
     ours: Range,
     version: u32,
-    /// Since when all that were heard of speak a later one.
+    /// Since when all known processes speak a later version.
     rising: Option<Instant>,
 }
 
@@ -30,9 +30,9 @@ impl Default for Speaks {
 }
 
 impl Speaks {
-    /// For a process that speaks these versions. Until it has heard of the others, it assumes that
-    /// the cluster speaks the oldest of these versions: a process that does not know that version
-    /// cannot be in the cluster.
+    /// For a process that speaks these versions. Until it knows the other processes, it assumes
+    /// that the cluster speaks the oldest of these versions: a process that does not know that
+    /// version cannot be in the cluster.
     pub fn new(ours: Range) -> Speaks {
         Speaks {
             ours,
@@ -46,8 +46,8 @@ impl Speaks {
         self.version
     }
 
-    /// Takes the processes that live. `complete`: both authorities have said so. Returns the version if it
-    /// has changed.
+    /// Takes the live processes. `complete`: both authorities have answered. Returns the version if
+    /// it has changed.
     pub fn note<'a>(
         &mut self,
         live: impl IntoIterator<Item = &'a proto::Node>,
@@ -61,7 +61,7 @@ impl Speaks {
         if all <= self.version {
             self.rising = None;
         } else if !complete {
-            // Processes that were not heard of may be older.
+            // Processes that are not in the list may be older.
             self.rising = None;
             return None;
         } else if now.duration_since(*self.rising.get_or_insert(now)) < RISE {

@@ -1,13 +1,12 @@
-//! A new timeline of the slot table: the database has lost commits, and who owns what is asserted by
-//! the owners.
+//! A new timeline of the slot table: the database has lost commits, and owners assert their slots.
 
 use sestina_proto as proto;
 
 use crate::slot_map::SlotTable;
 
-/// The live processes that know an older timeline of the table only: a router among them may own
-/// slots that the table has lost, an edge may believe owners that the table does not know. A process
-/// that knows no table holds nothing.
+/// The live processes that know only an older timeline of the table: a router among them may own
+/// slots that the table has lost, an edge may send to owners that the table does not know. A
+/// process that knows no table owns nothing.
 pub fn awaited<'a>(
     table: &SlotTable,
     live: &'a [proto::Node],

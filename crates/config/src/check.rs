@@ -1,4 +1,4 @@
-//! What single values cannot show to be wrong: combinations, and what each role needs.
+//! Checks that a single value does not allow: combinations, and the options that each role needs.
 
 mod ports;
 mod redis;
@@ -11,10 +11,10 @@ use crate::error::{ConfigError, ConfigErrors};
 use crate::sections::{Config, RedisMode};
 use crate::values::Secret;
 
-/// What a process does.
+/// The role of a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
-    /// Everything, in one process.
+    /// All tiers, in one process.
     Serve,
     /// The edge tier.
     Edge,
@@ -78,14 +78,14 @@ impl Findings {
     }
 }
 
-/// Whether a cluster can have that name.
+/// Whether a cluster can have the name.
 pub fn is_cluster_name(name: &str) -> bool {
     let allowed = |c: char| c.is_ascii_alphanumeric() || "._-/".contains(c);
     (1..=100).contains(&name.len()) && name.chars().all(allowed)
 }
 
 impl Config {
-    /// Whether the configuration suffices for a role.
+    /// Checks that the configuration suffices for a role.
     pub fn check(&self, role: Role) -> Result<(), ConfigErrors> {
         let mut found = Findings::default();
         let cluster = &self.cluster;
@@ -136,7 +136,7 @@ impl Config {
         found.end()
     }
 
-    /// What holds for every role.
+    /// The checks for every role.
     pub(crate) fn check_values(&self) -> Result<(), ConfigErrors> {
         let mut found = Findings::default();
         self.check_hosts(&mut found);
@@ -160,7 +160,7 @@ impl Config {
                     c.is_whitespace() || c.is_uppercase() || matches!(c, '@' | '/' | ':' | '*')
                 });
                 let rule = "write a domain in lower case, without a port, @, / and spaces";
-                // An IPv6 address stands in brackets.
+                // An IPv6 address is written in brackets.
                 let address = domain.strip_prefix('[').and_then(|d| d.strip_suffix(']'));
                 let address = address.is_some_and(|ip| ip.parse::<Ipv6Addr>().is_ok());
                 found.require(plain || address, key, format!("{domain:?}: {rule}"));
@@ -240,12 +240,12 @@ impl Config {
         found.require(
             *self.router.edge_buffer > 0,
             "router.edge_buffer",
-            "with none, nothing would reach an edge",
+            "with 0, no stanza would reach an edge",
         );
         found.require(
             self.router.session_rooms > 0,
             "router.session_rooms",
-            "with none, nobody could enter a room",
+            "with 0, no session could enter a room",
         );
     }
 
@@ -367,7 +367,7 @@ impl Config {
         all
     }
 
-    /// URL of the database, the default included.
+    /// URL of the database, or the default one.
     pub fn storage_url(&self) -> Secret {
         self.storage.url.clone().unwrap_or_else(|| {
             Secret::new(format!(
@@ -377,8 +377,8 @@ impl Config {
         })
     }
 
-    /// Hash of what must be the same in all processes of a cluster: hosts and modules. Not of
-    /// paths, addresses or sizes, which may differ.
+    /// Hash of the options that must be the same in all processes of a cluster: hosts and modules.
+    /// Paths, addresses and sizes may differ.
     pub fn config_hash(&self) -> u64 {
         let mut hash = Fnv::default();
         for host in &self.host {

@@ -83,7 +83,7 @@ fn escape(text: &str) -> String {
 impl Config {
     /// The effective configuration as TOML, secrets redacted.
     pub fn show(&self) -> String {
-        // All values are of types that TOML has; should one not be, say so in place of the page.
+        // TOML has types for all values; if one had none, the page would say so.
         toml::to_string(self).unwrap_or_else(|error| format!("# cannot be printed: {error}\n"))
     }
 }

@@ -1,31 +1,31 @@
-//! What can be wrong with a configuration.
+//! The errors of a configuration.
 
 use std::fmt;
 use std::path::PathBuf;
 
-/// One thing that is wrong. The origin is a file, an environment variable or a flag.
+/// One error. The origin is a file, an environment variable or a flag.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ConfigError {
     /// A file cannot be read.
     #[error("cannot read {}: {reason}", path.display())]
     Read {
-        /// Which file.
+        /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         reason: String,
     },
     /// The file is not TOML.
     #[error("{} is not valid TOML: {reason}", path.display())]
     Syntax {
-        /// Which file.
+        /// The file.
         path: PathBuf,
         /// Line, column and reason.
         reason: String,
     },
-    /// No such option.
+    /// There is no such option.
     #[error("{origin}: unknown key `{key}`; did you mean `{nearest}`?")]
     Unknown {
-        /// Where it was written.
+        /// The origin of the value.
         origin: String,
         /// The key as written, with its section.
         key: String,
@@ -45,19 +45,19 @@ pub enum ConfigError {
     /// The value does not fit the option.
     #[error("{origin}: `{key}`: {reason}")]
     Type {
-        /// Where it was written.
+        /// The origin of the value.
         origin: String,
         /// The key.
         key: String,
-        /// What was found and what is expected.
+        /// The value's type and the expected one.
         reason: String,
     },
-    /// The values do not make sense together.
+    /// The values contradict each other.
     #[error("`{key}`: {reason}")]
     Invalid {
         /// The key to change.
         key: String,
-        /// What is wrong and what to do.
+        /// The error, and how to correct it.
         reason: String,
     },
     /// An override that is not `key=value`.
@@ -65,7 +65,7 @@ pub enum ConfigError {
     BadOverride(String),
 }
 
-/// Everything that is wrong, so that it can be mended in one go.
+/// All errors, so that they can be corrected at once.
 #[derive(Debug, PartialEq, Eq)]
 pub struct ConfigErrors(pub Vec<ConfigError>);
 

@@ -8,7 +8,7 @@
 //! - [`shape`]: how an option describes itself
 //! - [`values`]: value types: durations, sizes, networks, secrets
 //! - [`load`]: reading and merging, unknown keys, wrong types
-//! - [`check`]: what single values cannot show to be wrong
+//! - [`check`]: combinations of values, and the options that each role needs
 //! - [`docs`]: the reference page
 
 pub mod check;

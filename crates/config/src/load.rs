@@ -12,15 +12,15 @@ use crate::sections::{Config, Host};
 use crate::shape::{Field, Leaf, Shape, Shaped};
 use crate::values::Secret;
 
-/// What environment variables begin with; sections and keys follow, with two underscores between
-/// them: `SESTINA__EDGE__LIMITS__DEPTH`.
+/// The prefix of environment variables; sections and keys follow, separated by two underscores:
+/// `SESTINA__EDGE__LIMITS__DEPTH`.
 pub const ENV_PREFIX: &str = "SESTINA__";
 
 impl Config {
-    /// Reads the file (none: defaults), then lays over it those variables of `env` that begin
-    /// with [`ENV_PREFIX`], then the overrides (`edge.limits.depth=16`). All mistakes are
-    /// collected. What is returned is the effective configuration: names are filled in, secrets
-    /// are read from their files, and [`Config::check`] has still to be asked for the role.
+    /// Reads the file (none: defaults), then applies the variables of `env` that begin with
+    /// [`ENV_PREFIX`], then the overrides (`edge.limits.depth=16`). All errors are collected. The
+    /// result is the effective configuration, with names filled in and secrets read from their
+    /// files; the caller still runs [`Config::check`] for the role.
     pub fn load(
         path: Option<&Path>,
         env: impl IntoIterator<Item = (String, String)>,
@@ -47,7 +47,7 @@ impl Config {
                 errors.extend(meant_otherwise(&name, &fields));
             }
         }
-        // In order of name, so that list elements are added in order.
+        // In order of their names, so that list elements are added in order.
         variables.sort();
         for (name, text) in variables {
             let key = name[ENV_PREFIX.len()..].to_lowercase().replace("__", ".");
@@ -74,7 +74,7 @@ impl Config {
         Config::finish(table)
     }
 
-    /// The same for a text in place of a file, without environment and overrides.
+    /// The same for a text instead of a file, without environment and overrides.
     pub fn from_toml(text: &str) -> Result<Config, ConfigErrors> {
         let table = parse(text, Path::new("configuration"))?;
         let fields = fields();
@@ -92,7 +92,7 @@ impl Config {
     }
 
     fn finish(table: Table) -> Result<Config, ConfigErrors> {
-        // Each value has been held against its option, so this cannot fail for a single one.
+        // Each value was checked against its option, so this cannot fail for a single value.
         let mut config: Config =
             Value::Table(table)
                 .try_into()
@@ -107,9 +107,9 @@ impl Config {
         Ok(config)
     }
 
-    /// An internationalised domain may be written in its ASCII form (`xn--…`): from here on it has
-    /// the form that addresses of clients have (RFC 7622 §3.2.1). What is no domain stays, to be
-    /// found by the checks.
+    /// Converts internationalised domains from the ASCII form (`xn--…`) to the form that addresses
+    /// of clients have (RFC 7622 §3.2.1). An invalid domain stays as it is, and the checks report
+    /// it.
     fn normalise_domains(&mut self) {
         for host in &mut self.host {
             for domain in [&mut host.domain, &mut host.muc] {
@@ -122,7 +122,8 @@ impl Config {
         }
     }
 
-    /// Fills in what depends on the machine or on other options, and reads secrets from files.
+    /// Fills in options that depend on the machine or on other options, and reads secrets from
+    /// files.
     fn fill_in(&mut self) -> Result<(), ConfigErrors> {
         if self.node.name.is_empty() {
             self.node.name = host_name();
@@ -165,9 +166,9 @@ impl Config {
     }
 }
 
-/// A variable that would be one of ours with two underscores between its parts: it is not ignored,
-/// because somebody relies on it. Others that begin alike (those that Kubernetes sets for a service
-/// of that name) are none of ours.
+/// Finds a variable that would name an option if its parts were separated by two underscores. It is
+/// an error, because an operator relies on it. Other variables with this prefix (such as those that
+/// Kubernetes sets for a service of that name) are ignored.
 fn meant_otherwise(name: &str, fields: &[Field]) -> Option<ConfigError> {
     let flat = name.strip_prefix("SESTINA_")?.to_lowercase();
     let key = by_flat_name(&flat, fields)?;
@@ -177,7 +178,7 @@ fn meant_otherwise(name: &str, fields: &[Field]) -> Option<ConfigError> {
     })
 }
 
-/// The options at the top.
+/// The options of the top level.
 pub(crate) fn fields() -> Vec<Field> {
     match Config::shape() {
         Shape::Section(fields) | Shape::Sections(fields) => fields,
@@ -222,7 +223,7 @@ fn read(path: &Path) -> Result<Table, ConfigError> {
     parse(&text, path)
 }
 
-/// What the system said, without its number.
+/// The system's error, without its number.
 fn said(error: &std::io::Error) -> String {
     let text = error.to_string();
     let end = text.find(" (os error ").unwrap_or(text.len());
@@ -235,7 +236,7 @@ fn parse(text: &str, path: &Path) -> Result<Table, ConfigError> {
             .span()
             .map(|span| text[..span.start].matches('\n').count() + 1);
         let at = line.map_or(String::new(), |line| format!("line {line}: "));
-        // The message alone: the rendered error quotes the line, which may hold a secret.
+        // Only the message: the rendered error quotes the line, which may hold a secret.
         let reason = format!("{at}{}", error.message().trim().replace('\n', "; "));
         ConfigError::Syntax {
             path: path.to_owned(),
@@ -253,7 +254,7 @@ fn host_name() -> String {
         .unwrap_or_else(|| "sestina".to_owned())
 }
 
-/// Holds keys and values of one origin against the options.
+/// Checks keys and values of one origin against the options.
 struct Walk<'a> {
     origin: String,
     root: &'a [Field],
@@ -351,8 +352,8 @@ impl Walk<'_> {
         }
     }
 
-    /// A value outside the file has no quotes: texts are taken as they are, everything else as in
-    /// TOML, and lists also with commas between their elements.
+    /// Reads a value from outside the file, which has no quotes: texts are taken as they are, other
+    /// values as in TOML, and lists also with commas between their elements.
     fn read_text(&self, leaf: &Leaf, text: &str, key: &str) -> Result<Value, ConfigError> {
         let plain = Value::String(text.to_owned());
         let typed = typed(text);
@@ -382,7 +383,7 @@ impl Walk<'_> {
 
     fn fits(&self, leaf: &Leaf, value: &Value, key: &str) -> Result<(), ConfigError> {
         (leaf.check)(value).map_err(|reason| {
-            // The reason quotes the value, which a secret must not.
+            // The reason quotes the value, which is not allowed for a secret.
             let reason = if leaf.kind == "secret" {
                 "expected a string".to_owned()
             } else {
@@ -411,7 +412,7 @@ impl Walk<'_> {
 
 fn typed(text: &str) -> Option<Value> {
     let mut table = format!("value = {text}").parse::<Table>().ok()?;
-    // Text with line breaks could have brought keys of its own.
+    // A text with line breaks could have added keys of its own.
     if table.len() == 1 {
         table.remove("value")
     } else {

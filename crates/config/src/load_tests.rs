@@ -23,7 +23,7 @@ fn load(text: &str, pairs: &[(&str, &str)], overrides: &[&str]) -> Result<Config
     })
 }
 
-/// RFC 7622 §3.2.1: one domain, whichever form it is written in.
+/// RFC 7622 §3.2.1: both forms of a domain are the same domain.
 #[test]
 fn internationalised_domains_have_one_form() {
     let read = |text: &str| load(text, &[], &[]);
@@ -181,7 +181,8 @@ fn a_variable_with_single_underscores_is_refused_by_its_right_name() {
         );
         assert!(error.contains(&format!("did you mean {right}")), "{error}");
     }
-    // Ours for something else, and what Kubernetes sets beside a service named sestina-edge.
+    // Variables that Sestina uses for other purposes, and those that Kubernetes sets for a service
+    // named sestina-edge.
     for name in [
         "SESTINA_CONFIG",
         "SESTINA_EDGE_SERVICE_HOST",

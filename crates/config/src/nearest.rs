@@ -1,4 +1,4 @@
-//! Finds the known key that an unknown one was meant to be.
+//! Finds the known key that is most like an unknown one.
 
 use crate::shape::{Field, Shape};
 
@@ -11,7 +11,7 @@ pub(crate) fn join(prefix: &str, name: &str) -> String {
     }
 }
 
-/// All keys, sections included.
+/// All keys, including sections.
 fn keys(fields: &[Field], prefix: &str, out: &mut Vec<String>) {
     for field in fields {
         let key = join(prefix, field.key);
@@ -23,12 +23,12 @@ fn keys(fields: &[Field], prefix: &str, out: &mut Vec<String>) {
     }
 }
 
-/// The known key that is most like this one: first by its last part within the same section,
-/// then by its last part anywhere, then as a whole.
+/// The known key that is most like this one: first by its last part within the same section, then
+/// by its last part anywhere, then by the whole key.
 pub(crate) fn nearest(key: &str, root: &[Field]) -> String {
     let mut known = Vec::new();
     keys(root, "", &mut known);
-    // Separators mixed up, as in `edge_c2s`.
+    // Keys with other separators, such as `edge_c2s`.
     if let Some(same) = known.iter().find(|known| flat(known) == flat(key)) {
         return same.clone();
     }
@@ -51,7 +51,7 @@ pub(crate) fn nearest(key: &str, root: &[Field]) -> String {
         .unwrap_or_default()
 }
 
-/// A key with one kind of separator.
+/// The key with all separators replaced by one kind.
 fn flat(key: &str) -> String {
     let parts: Vec<&str> = key
         .split(['.', '_'])
@@ -60,7 +60,7 @@ fn flat(key: &str) -> String {
     parts.join("_")
 }
 
-/// The option (not the section) that is written so with single underscores between its parts.
+/// The option (not the section) with this name when its parts are separated by single underscores.
 pub(crate) fn by_flat_name(name: &str, root: &[Field]) -> Option<String> {
     fn search(fields: &[Field], prefix: &str, name: &str) -> Option<String> {
         fields.iter().find_map(|field| {
@@ -77,7 +77,7 @@ pub(crate) fn by_flat_name(name: &str, root: &[Field]) -> Option<String> {
     search(root, "", name)
 }
 
-/// Levenshtein distance; two letters in the wrong order are one mistake.
+/// Levenshtein distance, in which two swapped letters count as one error.
 fn distance(a: &str, b: &str) -> usize {
     let (a, b): (Vec<char>, Vec<char>) = (a.chars().collect(), b.chars().collect());
     let mut rows: Vec<Vec<usize>> = vec![(0..=b.len()).collect()];

@@ -20,7 +20,7 @@ section! {
         sm: Sm = Sm::default();
         /// Sessions, messages and rooms.
         router: Router = Router::default();
-        /// The database; only the storage tier reads this.
+        /// The database; only the storage tier reads this section.
         storage: Storage = Storage::default();
         /// The store for live state that must survive its owner.
         redis: Redis = Redis::default();
@@ -37,10 +37,10 @@ section! {
         /// Name of the process in its cluster: unique, and the same after a restart. Empty: the
         /// machine's host name.
         name: String = String::new();
-        /// Directory for what the process itself keeps: the SQLite database, a self-signed
-        /// certificate, the administrator's socket.
+        /// Directory for the files of this process: the SQLite database, a self-signed certificate,
+        /// the administrator's socket.
         data_dir: PathBuf = PathBuf::from("sestina-data");
-        /// After SIGTERM, how long to settle, hand over and close before ending anyway.
+        /// After SIGTERM, the longest time to settle, hand over and close before the process ends.
         drain_timeout: Time = Time::s(60);
     }
 
@@ -48,11 +48,11 @@ section! {
     pub struct Host {
         /// The domain. Required.
         domain: String = String::new();
-        /// Let anyone log in without an account (SASL ANONYMOUS) instead of by password.
+        /// Allow login without an account (SASL ANONYMOUS) instead of by password.
         anonymous: bool = false;
         /// SASL mechanisms offered to users with a password, best first. Those that end in `-PLUS`
         /// are offered with TLS 1.3. `PLAIN`, which shows the password to this server, is offered
-        /// over TLS only; without it, clients that cannot do SCRAM are kept out.
+        /// over TLS only; without `PLAIN`, clients that do not support SCRAM cannot log in.
         mechanisms: Vec<String> = default_mechanisms();
         /// Domain of the group chat service. Empty: `conference.` before the domain.
         muc: String = String::new();
@@ -64,30 +64,30 @@ section! {
 
     /// Listeners and limits of the edge.
     pub struct Edge {
-        /// Listeners for clients that start TLS after connecting (STARTTLS). `[::]` takes IPv4
-        /// too.
+        /// Listeners for clients that start TLS after connecting (STARTTLS). `[::]` includes IPv4.
         c2s: Vec<SocketAddr> = vec![any(5222)];
         /// Listeners for clients that connect by TLS (XEP-0368).
         c2s_tls: Vec<SocketAddr> = vec![any(5223)];
-        /// Listeners for clients without any TLS. Passwords and messages cross the network
-        /// readable: for tests, or behind a proxy that ends TLS on the same machine.
+        /// Listeners for clients without TLS. Passwords and messages are readable on the network:
+        /// for tests, or behind a proxy that terminates TLS on the same machine.
         c2s_plaintext: Vec<SocketAddr> = Vec::new();
-        /// Listeners for HTTP without TLS (WebSocket and the like), for a proxy in front.
+        /// Listeners for HTTP without TLS (such as WebSocket), for a proxy in front.
         http: Vec<SocketAddr> = vec![local(5280)];
         /// Listeners for HTTPS.
         https: Vec<SocketAddr> = vec![any(5281)];
         /// Networks whose connections begin with a PROXY protocol header (version 1 or 2), which
-        /// names the client's address. Connections from elsewhere must not begin with one.
+        /// names the client's address. Connections from other networks must not begin with such a
+        /// header.
         proxy_protocol: Vec<Net> = Vec::new();
-        /// HTTP proxies whose `Forwarded` and `X-Forwarded-For` headers are believed.
+        /// HTTP proxies whose `Forwarded` and `X-Forwarded-For` headers are trusted.
         trusted_proxies: Vec<Net> = Vec::new();
-        /// What strangers and users may send.
+        /// Limits for clients before and after authentication.
         limits: Limits = Limits::default();
         /// Certificates.
         tls: Tls = Tls::default();
     }
 
-    /// What strangers and users may send.
+    /// Limits for clients before and after authentication.
     pub struct Limits {
         /// Largest stanza before authentication.
         pre_auth_stanza: Size = Size(10_000);
@@ -99,38 +99,38 @@ section! {
         attributes: usize = 64;
         /// Most connections from one address (one /64 network for IPv6); 0: no limit.
         connections_per_address: usize = 1000;
-        /// New connections a second from one address (one /64 network for IPv6) in the long run;
-        /// as many as `connections_per_address` may come at once. 0: no limit.
+        /// New connections per second from one address (one /64 network for IPv6) in the long run;
+        /// as many as `connections_per_address` may be opened at once. 0: no limit.
         connection_rate: usize = 100;
-        /// Most connections that have not authenticated; 0: no limit. A new one takes the place of
-        /// the oldest of the address that has most, or of the oldest one that says nothing.
+        /// Most connections that have not authenticated; 0: no limit. A new one replaces the oldest
+        /// one of the address that has most, or the oldest one that sends nothing.
         unauthenticated: usize = 4096;
-        /// Most of these from one address; 0, or no limit for `connections_per_address`: no limit.
+        /// Most connections from one address that have not authenticated; 0, or no limit for
+        /// `connections_per_address`: no limit.
         unauthenticated_per_address: usize = 500;
         /// Time from connecting to the end of authentication.
         auth_timeout: Time = Time::s(30);
         /// Most failed authentications on one connection.
         auth_attempts: usize = 5;
-        /// Bytes per second that a session may send in the long run; a faster one is paused by
-        /// not reading its socket. 0: no limit.
+        /// Bytes per second that a session may send in the long run; the socket of a faster session
+        /// is not read for a while. 0: no limit.
         rate: Size = Size::kib(64);
         /// Bytes that a session may send at once, beyond the rate.
         burst: Size = Size::mib(1);
         /// Bytes that may wait for a slow reader's socket before it is detached (XEP-0198) or
         /// closed.
         output_queue: Size = Size::mib(2);
-        /// Bytes that all sessions of this process may hold together: what clients have not
-        /// acknowledged, and what they sent that is not settled. Beyond it the sessions that hold
-        /// most are detached (XEP-0198) or closed, and logins wait. 0: a quarter of the memory of
-        /// the machine or of its cgroup, and 2 GiB at most.
+        /// Bytes that all sessions of this process may hold together: stanzas that clients have not
+        /// acknowledged, and stanzas from clients that are not settled. Beyond it the sessions that
+        /// hold most are detached (XEP-0198) or closed, and logins wait. 0: a quarter of the memory
+        /// of the machine or of its cgroup, and 2 GiB at most.
         held: Size = Size(0);
     }
 
     /// Certificates.
     pub struct Tls {
         /// Certificate chain (PEM) for all domains without one of their own. Unset: a self-signed
-        /// certificate is made in the data directory. Changed files are read again without a
-        /// restart.
+        /// certificate is made in the data directory. Changed files are loaded without a restart.
         certificate: Option<PathBuf> = None;
         /// Private key of the certificate (PEM).
         key: Option<PathBuf> = None;
@@ -141,7 +141,7 @@ section! {
         /// How long a session without a socket can be resumed.
         resume_timeout: Time = Time::s(300);
         /// Bytes of stanzas kept for a client that has not acknowledged them; a session that
-        /// passes this is closed and its messages are stored or returned.
+        /// exceeds this is closed, and its messages are stored or returned.
         max_queue: Size = Size::mib(4);
     }
 
@@ -151,12 +151,12 @@ section! {
         workers: usize = 0;
         /// Keep an archive of messages (XEP-0313).
         archive: bool = true;
-        /// Bytes of archive rows that may wait while storage is away; beyond it, senders get
+        /// Bytes of archive rows that may wait while storage is unavailable; beyond it, senders get
         /// `resource-constraint`.
         archive_buffer: Size = Size::mib(64);
         /// Most offline messages kept for one user; 0: none are kept.
         offline_limit: usize = 100;
-        /// Messages of a room's history sent to one who joins.
+        /// Messages of a room's history that are sent to a session that joins.
         muc_history: usize = 20;
         /// Offer message carbons (XEP-0280).
         carbons: bool = true;
@@ -164,17 +164,18 @@ section! {
         /// `resource-constraint`.
         session_rooms: usize = 1000;
         /// Bytes of stanzas kept for all clients of one user together (see `sm.max_queue`); beyond
-        /// it, the session with most of them is closed and its messages are stored or returned.
+        /// it, the session with most of them is closed, and its messages are stored or returned.
         user_queue: Size = Size::mib(16);
         /// The same for all users of one slot together; beyond it, a session of the user with most
         /// of them is closed. There are 4096 slots.
         slot_queue: Size = Size::mib(64);
-        /// Bytes that one worker may have on their way to one edge, on each connection between the
-        /// two, not taken by that edge; what is more waits in the queues of the sessions.
+        /// Bytes that one worker may have under way to one edge, on each connection between the
+        /// two, until the edge has acknowledged them; further stanzas wait in the queues of the
+        /// sessions.
         edge_buffer: Size = Size::mib(8);
     }
 
-    /// The database; only the storage tier reads this.
+    /// The database; only the storage tier reads this section.
     pub struct Storage {
         /// `postgres://user@host/database` or `sqlite:path`. Unset: `sestina.db` in the data
         /// directory.
@@ -183,9 +184,9 @@ section! {
         url_file: Option<PathBuf> = None;
         /// Connections for everything but archives.
         connections: u32 = 10;
-        /// Connections for writing archives, so that they do not hold up logins.
+        /// Connections for writing archives, so that they do not delay logins.
         archive_connections: u32 = 4;
-        /// Connections for reading archives, so that a long query does not hold up archiving.
+        /// Connections for reading archives, so that a long query does not delay archiving.
         query_connections: u32 = 4;
         /// Longest wait for a free connection.
         acquire_timeout: Time = Time::s(2);
@@ -195,14 +196,14 @@ section! {
 
     /// The store for live state that must survive its owner.
     pub struct Redis {
-        /// `memory` keeps it in this process: right for a single process, and for nothing else.
+        /// `memory` keeps it in this process, which is right only for a server of a single process.
         mode: RedisMode = RedisMode::Memory;
         /// `redis://` addresses, or for TLS `rediss://` addresses: the server, the sentinels, or
-        /// some nodes of the cluster. With TLS the sentinels' master and all nodes of the cluster
-        /// speak it too.
+        /// some nodes of the cluster. With TLS, the sentinels' master and all nodes of the cluster
+        /// must use it too.
         urls: Vec<String> = Vec::new();
-        /// Authority (PEM) that has signed Redis's certificates. Unset: the system's trust store
-        /// decides.
+        /// Authority (PEM) that has signed Redis's certificates. Unset: the authorities of the
+        /// system's trust store.
         tls_ca: Option<PathBuf> = None;
         /// Certificate of this process (PEM), for servers that ask clients for one.
         tls_certificate: Option<PathBuf> = None;
@@ -220,8 +221,8 @@ section! {
         connect_timeout: Time = Time::s(2);
         /// Longest time for an answer.
         response_timeout: Time = Time::s(1);
-        /// Bytes of one write of live state, at least 16 KiB; what is larger is written in parts.
-        /// Redis does nothing else while it works a write off.
+        /// Bytes of one write of live state, at least 16 KiB; a larger change is written in parts.
+        /// Redis does nothing else while it executes a write.
         commit_bytes: Size = Size::kib(256);
     }
 
@@ -231,10 +232,10 @@ section! {
         /// `/`. The first storage process writes it into the database; processes of another name
         /// are refused from then on. See `sestina cluster rename`.
         name: String = "sestina".to_owned();
-        /// Where this process listens for the other tiers (gRPC).
+        /// Address on which this process listens for the other tiers (gRPC).
         listen: SocketAddr = local(5290);
-        /// `host:port` by which the others reach this process. Unset: the address that it listens
-        /// on.
+        /// `host:port` at which the other processes reach this one. Unset: the address that it
+        /// listens on.
         advertise: Option<String> = None;
         /// `host:port` of routers to ask first; a name may stand for many addresses.
         routers: Vec<String> = Vec::new();
@@ -248,22 +249,22 @@ section! {
         tls_certificate: Option<PathBuf> = None;
         /// Private key of this process (PEM).
         tls_key: Option<PathBuf> = None;
-        /// Speak without TLS between the tiers. Whoever reaches the ports owns the cluster: for
-        /// tests, and for networks that encrypt and authenticate by themselves.
+        /// Use no TLS between the tiers. Any process that reaches the ports then controls the
+        /// cluster: for tests, and for networks that encrypt and authenticate themselves.
         plaintext: bool = false;
         /// Term of a process's lease. A process that died is replaced after this time.
         lease_ttl: Time = Time::s(4);
         /// How often a lease is renewed.
         lease_renew: Time = Time::s(1);
-        /// An owner stops serving this long before its last lease runs out.
+        /// An owner stops serving this long before its last lease ends.
         lease_margin: Time = Time::s(1);
     }
 
     /// Logs, metrics and traces.
     pub struct Telemetry {
         /// Which log lines are written: a level, or levels by target, as in
-        /// `info,sestina_router=debug`. By default the TLS library does not write of each handshake
-        /// that a stranger spoils; they are counted (metric `tls_handshakes`).
+        /// `info,sestina_router=debug`. By default the TLS library does not log handshakes that
+        /// fail; they are counted (metric `tls_handshakes`).
         log: String = "info,rustls=error".to_owned();
         /// Form of the log lines on standard error.
         log_format: LogFormat = LogFormat::Text;
@@ -274,7 +275,7 @@ section! {
         otlp_ca: Option<PathBuf> = None;
         /// How often metrics are pushed to the collector.
         otlp_interval: Time = Time::s(15);
-        /// Share of stanzas that are traced, from 0 to 1, unless the sender of a trace decided.
+        /// Share of stanzas that are traced, from 0 to 1, unless the sender of a trace has decided.
         trace_ratio: f64 = 0.01;
         /// Listeners for `/metrics`, `/health` and `/ready`. Empty: none.
         prometheus: Vec<SocketAddr> = vec![local(9090)];
@@ -289,7 +290,7 @@ section! {
 }
 
 choice! {
-    /// Where live state is kept beside its owner.
+    /// Where the state store keeps live state.
     pub enum RedisMode {
         /// In this process.
         Memory = "memory",
@@ -303,9 +304,9 @@ choice! {
 
     /// Form of the log lines.
     pub enum LogFormat {
-        /// For people.
+        /// Text for people.
         Text = "text",
-        /// One JSON object a line.
+        /// One JSON object per line.
         Json = "json",
     }
 }

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use serde::de::DeserializeOwned;
 use toml::Value;
 
-/// What stands behind a key.
+/// The kind of value of a key.
 #[derive(Clone, Debug)]
 pub enum Shape {
     /// A single value, or a list of single values.
@@ -22,7 +22,7 @@ pub enum Shape {
 pub struct Leaf {
     /// The type's name in the reference page.
     pub kind: String,
-    /// Says why a value does not fit.
+    /// Checks a value; the error is the reason why it does not fit.
     pub check: fn(&Value) -> Result<(), String>,
     /// Whether it is a list (a text with commas is accepted for it outside the file).
     pub list: bool,
@@ -33,15 +33,15 @@ pub struct Leaf {
 pub struct Field {
     /// Its key.
     pub key: &'static str,
-    /// Its documentation, a line each.
+    /// Its documentation, line by line.
     pub doc: &'static [&'static str],
-    /// Its default; none: unset.
+    /// Its default; `None`: unset.
     pub default: Option<Value>,
-    /// What stands behind it.
+    /// The kind of value.
     pub shape: Shape,
 }
 
-/// A type that can stand behind a key.
+/// A type that an option or section can have.
 pub trait Shaped: DeserializeOwned {
     /// Its description.
     fn shape() -> Shape;
@@ -63,7 +63,7 @@ fn check<T: DeserializeOwned>(value: &Value) -> Result<(), String> {
     }
 }
 
-/// What the parser calls things, and what the reference page calls them.
+/// Terms of the parser, and the terms of the reference page for them.
 const WORDS: [(&str, &str); 8] = [
     ("a boolean", "true or false"),
     ("a sequence", "a list"),
@@ -97,7 +97,7 @@ fn plain(message: &str) -> String {
         known.map_or(text, |(_, ours)| *ours).to_owned()
     };
     let found = match found.split_once(' ') {
-        // `integer `7``, `string "x"`: the value follows what it is.
+        // `integer `7``, `string "x"`: the value follows its type.
         Some(_) => found.to_owned(),
         None => word(found),
     };

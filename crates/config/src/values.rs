@@ -15,12 +15,12 @@ use crate::shape::{Shape, Shaped, leaf};
 pub struct Time(pub Duration);
 
 impl Time {
-    /// So many milliseconds.
+    /// A number of milliseconds.
     pub const fn ms(ms: u64) -> Time {
         Time(Duration::from_millis(ms))
     }
 
-    /// So many seconds.
+    /// A number of seconds.
     pub const fn s(s: u64) -> Time {
         Time(Duration::from_secs(s))
     }
@@ -66,7 +66,7 @@ impl FromStr for Time {
 impl fmt::Display for Time {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let ms = self.as_millis();
-        // Days and hours of odd length read better in seconds.
+        // Days and hours are used only for whole numbers of them.
         let (unit, scale) = TIME_UNITS
             .iter()
             .find(|(_, scale)| ms > 0 && ms.is_multiple_of(u128::from(*scale)))
@@ -80,12 +80,12 @@ impl fmt::Display for Time {
 pub struct Size(pub usize);
 
 impl Size {
-    /// So many KiB.
+    /// A number of KiB.
     pub const fn kib(n: usize) -> Size {
         Size(n << 10)
     }
 
-    /// So many MiB.
+    /// A number of MiB.
     pub const fn mib(n: usize) -> Size {
         Size(n << 20)
     }
@@ -203,7 +203,7 @@ impl fmt::Display for Net {
     }
 }
 
-/// A secret. It is never printed: not by `Debug`, and not in the printed configuration.
+/// A secret. Neither `Debug` nor the printed configuration shows it.
 #[derive(Clone, PartialEq, Eq, Default)]
 pub struct Secret(String);
 
@@ -213,7 +213,7 @@ impl Secret {
         Secret(secret.into())
     }
 
-    /// The secret itself, for the one place that needs it.
+    /// The secret itself, for the code that needs it.
     pub fn expose(&self) -> &str {
         &self.0
     }
@@ -266,7 +266,8 @@ macro_rules! as_text {
                     }
 
                     fn visit_i64<E: de::Error>(self, number: i64) -> Result<$type, E> {
-                        // Only sizes parse without a unit; the others explain what is missing.
+                        // Only sizes parse without a unit; the error of other types explains that
+                        // it is missing.
                         number.to_string().parse().map_err(E::custom)
                     }
                 }

@@ -150,7 +150,7 @@ impl Work {
                 };
                 tasks.spawn_on(task, &home);
             }
-            // Somebody looks whether the port is open, as load balancers do.
+            // A load balancer looks whether the port is open.
             Err(error) if !unix && error.kind() == io::ErrorKind::UnexpectedEof => {
                 tracing::debug!(address = %self.address, "a connection without a word");
             }

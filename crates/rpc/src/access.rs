@@ -1,4 +1,4 @@
-//! Who may call what: one table of all methods, one check in front of all services, and what a caller
+//! Which tier may call what: one table of all methods, one check in front of all services, and what a caller
 //! may say of itself.
 //!
 //! The certificate of a caller tells its role (a URI name) and its name (a DNS name; a wildcard
@@ -63,7 +63,8 @@ pub const METHODS: &[Method] = &[
     method("sestina.v1.Storage/OfflineList", ROUTERS),
     method("sestina.v1.Storage/OfflineKnown", ROUTERS),
     method("sestina.v1.Storage/OfflineRemove", ROUTERS),
-    method("sestina.v1.Storage/OutcomePut", ROUTERS),
+    method("sestina.v1.Storage/EntityDataGet", ROUTERS),
+    method("sestina.v1.Storage/EntityDataPut", ROUTERS),
     method("sestina.v1.Storage/LeaseRenew", ROUTERS),
     method("sestina.v1.Storage/LeaseEnd", ROUTERS),
     method("sestina.v1.Storage/LeaseList", ROUTERS),
@@ -243,9 +244,9 @@ pub(crate) fn router_sends(node: &proto::Node, frame: &proto::PeerFrame) -> bool
             }) || !guard!("roles")
         }
         Some(
-            PeerBody::Effect(_)
-            | PeerBody::EffectDone(_)
-            | PeerBody::Marks(_)
+            PeerBody::SlotMessage(_)
+            | PeerBody::SlotMessageAck(_)
+            | PeerBody::Watermarks(_)
             | PeerBody::RoomEvent(_)
             | PeerBody::RoomAck(_)
             | PeerBody::InstallEpoch(_)
@@ -253,7 +254,7 @@ pub(crate) fn router_sends(node: &proto::Node, frame: &proto::PeerFrame) -> bool
             | PeerBody::SlotMap(_)
             | PeerBody::HandOver(_)
             | PeerBody::UserChanged(_)
-            | PeerBody::MarkQuery(_)
+            | PeerBody::WatermarkQuery(_)
             | PeerBody::RoomAsk(_)
             | PeerBody::RoomTold(_)
             | PeerBody::RoomHeard(_)

@@ -14,7 +14,7 @@ use rustls::pki_types::ServerName;
 use sestina_api::link::LinkError;
 use sestina_certs::Role;
 use sestina_proto as proto;
-use sestina_runtime::linger::Linger;
+use sestina_runtime::coalesce::CoalescingTimer;
 use tokio::net::TcpStream;
 use tokio::runtime::Handle;
 use tokio_rustls::TlsConnector;
@@ -53,7 +53,7 @@ pub struct Dialer {
     pub(crate) stop: CancellationToken,
     pub(crate) tasks: TaskTracker,
     /// Coalesces frames for which no caller waits.
-    pub(crate) linger: Arc<Linger>,
+    pub(crate) coalesce: Arc<CoalescingTimer>,
 }
 
 impl Dialer {
@@ -140,7 +140,7 @@ impl Dialer {
             limits,
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),
-            linger: Linger::new(),
+            coalesce: CoalescingTimer::new(),
         })
     }
 
@@ -211,7 +211,7 @@ impl Dialer {
                 if crate::status::tls_refusal(&error) {
                     LinkError::Refused { peer, reason }
                 } else {
-                    LinkError::Away { peer, reason }
+                    LinkError::Unavailable { peer, reason }
                 }
             })
     }
@@ -284,7 +284,7 @@ impl Dialer {
 
 /// For few small frames on which other processes wait. No frame waits for the peer's delayed
 /// acknowledgement (some 40 ms). A lost packet is sent again after the same short time each time,
-/// not after twice the time of the attempt before, so that a network that was away is used as soon
+/// not after twice the time of the attempt before, so that a network that was unavailable is used as soon
 /// as it is back.
 pub(crate) fn prompt(tcp: &TcpStream) -> io::Result<()> {
     tcp.set_nodelay(true)?;

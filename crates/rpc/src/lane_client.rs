@@ -15,7 +15,7 @@ use sestina_certs::Role;
 use sestina_proto as proto;
 use sestina_proto::edge_link_client::EdgeLinkClient;
 use sestina_proto::peer_link_client::PeerLinkClient;
-use sestina_runtime::linger::Linger;
+use sestina_runtime::coalesce::CoalescingTimer;
 use tonic::transport::Channel;
 use tonic::{Request, Response, Status};
 
@@ -132,7 +132,7 @@ impl GrpcRouterPort {
                     .map(Response::into_inner)
                     .map_err(|status| status::to_link(&self.peer.label, &status))
             }
-            Err(_) => Err(LinkError::Away {
+            Err(_) => Err(LinkError::Unavailable {
                 peer: self.peer.label.clone(),
                 reason: format!("no answer within {limit:?}"),
             }),
@@ -163,7 +163,7 @@ async fn within<T>(
     tokio::time::timeout(OPEN_TIMEOUT, open)
         .await
         .unwrap_or_else(|_| {
-            Err(LinkError::Away {
+            Err(LinkError::Unavailable {
                 peer: peer.label.clone(),
                 reason: format!("the lane was not accepted within {OPEN_TIMEOUT:?}"),
             })
@@ -182,7 +182,7 @@ impl RouterPort for GrpcRouterPort {
             self.dialer.stop.child_token(),
             &LANES,
         );
-        let sink = RouterLaneHandle(Arc::clone(&queue), self.dialer.linger.clone());
+        let sink = RouterLaneHandle(Arc::clone(&queue), self.dialer.coalesce.clone());
         let roomy = Arc::downgrade(&edge);
         queue.on_room(move || {
             if let Some(edge) = roomy.upgrade() {
@@ -252,7 +252,7 @@ impl RouterPort for GrpcRouterPort {
 
 impl GrpcRouterPort {
     fn closed_while_opening(&self) -> LinkError {
-        LinkError::Away {
+        LinkError::Unavailable {
             peer: self.peer.label.clone(),
             reason: "this process is stopping".to_owned(),
         }
@@ -260,7 +260,7 @@ impl GrpcRouterPort {
 }
 
 /// The edge's end of a lane.
-struct RouterLaneHandle(Arc<ByteQueue<proto::ToRouter>>, Arc<Linger>);
+struct RouterLaneHandle(Arc<ByteQueue<proto::ToRouter>>, Arc<CoalescingTimer>);
 
 #[async_trait]
 impl RouterSink for RouterLaneHandle {
@@ -333,14 +333,14 @@ impl PeerPort for GrpcPeerPort {
             self.dialer.stop.child_token(),
             &PEER_LANES,
         );
-        let sink = PeerLaneHandle(Arc::clone(&queue), self.dialer.linger.clone());
+        let sink = PeerLaneHandle(Arc::clone(&queue), self.dialer.coalesce.clone());
         let hello = proto::peer_frame::Body::Hello(hello);
         let first = proto::PeerFrame {
             slot: 0,
             epoch: 0,
             body: Some(hello),
         };
-        sink.send(first).map_err(|_| LinkError::Away {
+        sink.send(first).map_err(|_| LinkError::Unavailable {
             peer: self.peer.label.clone(),
             reason: "this process is stopping".to_owned(),
         })?;

@@ -12,7 +12,7 @@ use sestina_api::link::{EdgeLane, RouterAcceptor, Unsent};
 use sestina_api::peer::PeerSink;
 use sestina_proto as proto;
 use sestina_proto::NodeRole;
-use sestina_runtime::linger::Linger;
+use sestina_runtime::coalesce::CoalescingTimer;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::{Request, Response, Status, Streaming};
@@ -33,7 +33,7 @@ pub struct LaneServer {
     limits: LaneLimits,
     stop: CancellationToken,
     tasks: TaskTracker,
-    linger: Arc<Linger>,
+    coalesce: Arc<CoalescingTimer>,
 }
 
 impl LaneServer {
@@ -49,7 +49,7 @@ impl LaneServer {
             limits,
             stop,
             tasks,
-            linger: Linger::new(),
+            coalesce: CoalescingTimer::new(),
         }
     }
 
@@ -188,7 +188,7 @@ impl proto::peer_link_server::PeerLink for LaneServer {
         let node = access::speaks_as(peer.as_ref(), hello.router.as_ref(), NodeRole::Router)?;
         self.admit(node.clone(), &hello.secret).await?;
         let queue = self.queue(self.limits.to_peer, &PEER_LANES)?;
-        let lane = Arc::new(PeerLaneHandle(Arc::clone(&queue), self.linger.clone()));
+        let lane = Arc::new(PeerLaneHandle(Arc::clone(&queue), self.coalesce.clone()));
         let outgoing = Outgoing::new(Arc::clone(&queue), BATCH, peer_batch);
         let sink = self
             .acceptor
@@ -252,7 +252,7 @@ impl Drop for EdgeLaneHandle {
 /// One's own end of a lane between routers, at either side.
 pub(crate) struct PeerLaneHandle(
     pub(crate) Arc<ByteQueue<proto::PeerFrame>>,
-    pub(crate) Arc<Linger>,
+    pub(crate) Arc<CoalescingTimer>,
 );
 
 #[tonic::async_trait]

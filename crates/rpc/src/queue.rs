@@ -10,7 +10,7 @@ use std::task::{Context, Poll, Waker};
 use futures_util::Stream;
 use parking_lot::Mutex;
 use sestina_api::link::{BULK, Unsent};
-use sestina_runtime::linger::{Linger, Waiting};
+use sestina_runtime::coalesce::{CoalescingTimer, Waiting};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
@@ -89,8 +89,8 @@ struct State<T> {
     bytes: usize,
     end: Option<End>,
     writer: Option<Waker>,
-    /// The writer will be woken at the next beat.
-    lingering: bool,
+    /// The writer will be woken at the next flush.
+    coalescing: bool,
 }
 
 impl<T> ByteQueue<T> {
@@ -102,7 +102,7 @@ impl<T> ByteQueue<T> {
             bytes: 0,
             end: None,
             writer: None,
-            lingering: false,
+            coalescing: false,
         };
         Arc::new(ByteQueue {
             state: Mutex::new(state),
@@ -143,19 +143,19 @@ impl<T> ByteQueue<T> {
         self.append(bytes, item, false)
     }
 
-    /// The same for an item that nobody waits for: it leaves with the next other one, or at the
+    /// The same for an item for which no process waits: it leaves with the next other one, or at the
     /// next beat.
     pub fn push_trailing(
         self: &Arc<Self>,
         bytes: usize,
         item: T,
-        linger: &Arc<Linger>,
+        coalesce: &Arc<CoalescingTimer>,
     ) -> Result<(), Unsent<T>>
     where
         T: Send + 'static,
     {
         let mut state = self.state.lock();
-        // Without a writer that waits, somebody is about to take it.
+        // Without a writer that waits, another one is about to take it.
         if state.writer.is_none() || state.bytes + bytes >= COMPANY.min(self.bound) {
             drop(state);
             return self.push_control(bytes, item);
@@ -164,9 +164,9 @@ impl<T> ByteQueue<T> {
             return Err(Unsent::Closed);
         }
         self.add(&mut state, bytes, item);
-        if !std::mem::replace(&mut state.lingering, true) {
+        if !std::mem::replace(&mut state.coalescing, true) {
             drop(state);
-            linger.add(Arc::clone(self) as Arc<dyn Waiting>);
+            coalesce.add(Arc::clone(self) as Arc<dyn Waiting>);
         }
         Ok(())
     }
@@ -282,7 +282,7 @@ impl<T> ByteQueue<T> {
 impl<T: Send> Waiting for ByteQueue<T> {
     fn wake(&self) {
         let mut state = self.state.lock();
-        state.lingering = false;
+        state.coalescing = false;
         let waker = if state.items.is_empty() {
             None
         } else {

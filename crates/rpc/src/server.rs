@@ -335,7 +335,7 @@ async fn report_health(
             changed = ready.changed() => if changed.is_err() { break },
         }
     }
-    // Stopping, or nobody is left who could say that this process is well.
+    // Stopping, or no task is left that could say that this process is well.
     reporter
         .set_service_status("", ServingStatus::NotServing)
         .await;

@@ -14,7 +14,7 @@ const MARK: &str = "sestina-store-error";
 /// A store's error for the wire.
 pub fn from_store(error: StoreError) -> Status {
     let (code, text) = match error {
-        StoreError::Away(text) => (Code::Unavailable, text),
+        StoreError::Unavailable(text) => (Code::Unavailable, text),
         StoreError::Exists(text) => (Code::AlreadyExists, text),
         StoreError::NotFound(text) => (Code::NotFound, text),
         StoreError::Invalid(text) => (Code::InvalidArgument, text),
@@ -41,12 +41,12 @@ pub fn to_store(status: &Status) -> StoreError {
             Code::NotFound => StoreError::NotFound(text),
             Code::InvalidArgument => StoreError::Invalid(text),
             Code::Internal => StoreError::Internal(text),
-            _ => StoreError::Away(text),
+            _ => StoreError::Unavailable(text),
         };
     }
     if crate::versions::is_refusal(status) {
         // Another replica, or this one once it is upgraded, may speak a version in common.
-        return StoreError::Away(describe(status));
+        return StoreError::Unavailable(describe(status));
     }
     match status.code() {
         // The peer is there and will say the same again.
@@ -55,14 +55,14 @@ pub fn to_store(status: &Status) -> StoreError {
         | Code::Unauthenticated
         | Code::FailedPrecondition => StoreError::Internal(describe(status)),
         Code::OutOfRange | Code::InvalidArgument => StoreError::Invalid(describe(status)),
-        _ => StoreError::Away(describe(status)),
+        _ => StoreError::Unavailable(describe(status)),
     }
 }
 
 /// A router's refusal for the wire.
 pub fn from_link(error: LinkError) -> Status {
     match error {
-        LinkError::Away { reason, .. } => Status::unavailable(reason),
+        LinkError::Unavailable { reason, .. } => Status::unavailable(reason),
         LinkError::Refused { reason, .. } => Status::failed_precondition(reason),
     }
 }
@@ -78,7 +78,7 @@ pub fn to_link(peer: &str, status: &Status) -> LinkError {
         | Code::InvalidArgument
         | Code::Unimplemented => LinkError::Refused { peer, reason },
         _ if tls_refusal(status) => LinkError::Refused { peer, reason },
-        _ => LinkError::Away { peer, reason },
+        _ => LinkError::Unavailable { peer, reason },
     }
 }
 
@@ -134,7 +134,7 @@ mod tests {
     #[test]
     fn store_errors_survive_the_wire() {
         for error in [
-            StoreError::Away("database".to_owned()),
+            StoreError::Unavailable("database".to_owned()),
             StoreError::Exists("a@b".to_owned()),
             StoreError::NotFound("a@b — größer".to_owned()),
             StoreError::Invalid("limit".to_owned()),
@@ -158,7 +158,10 @@ mod tests {
             Code::NotFound,
         ] {
             let error = to_store(&Status::new(code, "h2 protocol error"));
-            assert!(matches!(error, StoreError::Away(_)), "{code:?}: {error:?}");
+            assert!(
+                matches!(error, StoreError::Unavailable(_)),
+                "{code:?}: {error:?}"
+            );
         }
         let error = to_store(&Status::permission_denied("no role"));
         assert!(matches!(error, StoreError::Internal(_)));
@@ -171,7 +174,7 @@ mod tests {
             reason: "version 9".to_owned(),
         };
         assert_eq!(to_link("r", &from_link(refused.clone())), refused);
-        let away = LinkError::Away {
+        let away = LinkError::Unavailable {
             peer: "r".to_owned(),
             reason: "no lease".to_owned(),
         };

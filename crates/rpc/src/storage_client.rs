@@ -1,7 +1,7 @@
 //! The stores behind gRPC: several interchangeable replicas, asked in turn; one that fails is
 //! left alone for a while, and the call goes to another within its deadline.
 //!
-//! That is safe because writes are idempotent (rows and outcomes carry their keys). The few calls
+//! That is safe because writes are idempotent (rows and requests carry their keys). The few calls
 //! for which a second try could answer wrongly about the first are sent once.
 
 use std::future::Future;
@@ -121,7 +121,7 @@ impl GrpcStores {
         Fut: Future<Output = Result<Response<Rep>, Status>>,
     {
         let deadline = Instant::now() + class.deadline();
-        let mut last = StoreError::Away("no storage address is configured".to_owned());
+        let mut last = StoreError::Unavailable("no storage address is configured".to_owned());
         let mut failed = false;
         loop {
             if timeout_at(deadline, self.replicas.refresh(failed))
@@ -132,7 +132,7 @@ impl GrpcStores {
             }
             let order = self.order();
             if order.is_empty() && !self.replicas.targets.is_empty() {
-                last = StoreError::Away("no storage address resolves".to_owned());
+                last = StoreError::Unavailable("no storage address resolves".to_owned());
             }
             let mut answered = 0;
             for (index, replica) in order.iter().enumerate() {
@@ -167,7 +167,7 @@ impl GrpcStores {
                     )),
                 };
                 let error = status::to_store(&status);
-                if !matches!(error, StoreError::Away(_)) {
+                if !matches!(error, StoreError::Unavailable(_)) {
                     return Err(error);
                 }
                 self.mark_down(replica);
@@ -178,7 +178,7 @@ impl GrpcStores {
                     return Err(last);
                 }
             }
-            // All of them say that their database is away: asking again at once would only add
+            // All of them say that their database is unavailable: asking again at once would only add
             // to what it has to recover from.
             if !order.is_empty() && answered == order.len() {
                 return Err(last);
@@ -200,8 +200,8 @@ impl GrpcStores {
     }
 }
 
-/// A question to a replica. Whoever asked may give up before the replica's time is over: one that
-/// had been silent for long by then is not asked first again.
+/// A request that waits for one storage replica. The caller may give up before the replica's time limit is over; a
+/// replica that had not answered for long by then is not the first choice for the next request.
 struct Asked<'a> {
     stores: &'a GrpcStores,
     replica: &'a Replica,

@@ -37,7 +37,8 @@ macro_rules! for_each_store {
             offline_list(OfflineListRequest) -> OfflineListReply, Query;
             offline_known(OfflineKnownRequest) -> OfflineKnownReply, Query;
             offline_remove(OfflineRemoveRequest) -> FencedReply, Write;
-            outcome_put(OutcomePutRequest) -> OutcomeReply, Write;
+            entity_data_get(EntityDataGetRequest) -> EntityDataReply, Read;
+            entity_data_put(EntityDataPutRequest) -> EntityDataPutReply, Write;
             lease_renew(LeaseRenewRequest) -> LeaseRenewReply, Lease;
             lease_end(LeaseEndRequest) -> Empty, Lease;
             lease_list(Empty) -> LeaseListReply, Control;

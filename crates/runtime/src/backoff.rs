@@ -1,9 +1,9 @@
-//! Jittered exponential back-off: many clients of one server that went away do not come back in
-//! step.
+//! Jittered exponential back-off, so that many clients of a server that failed do not reconnect at
+//! the same moment.
 
 use std::time::Duration;
 
-/// Waits that grow from `first` to `max`, each drawn evenly from the upper half of its step.
+/// Delays that grow from `first` to `max`, each drawn evenly from the upper half of its step.
 #[derive(Clone, Debug)]
 pub struct Backoff {
     first: Duration,
@@ -22,19 +22,19 @@ impl Backoff {
         }
     }
 
-    /// The wait before the next attempt.
+    /// The delay before the next attempt.
     pub fn next_delay(&mut self) -> Duration {
         self.next_delay_with(rand::random::<f64>())
     }
 
-    /// The same with the draw given, from 0 to 1.
+    /// The same with the random number given, from 0 to 1.
     pub fn next_delay_with(&mut self, unit: f64) -> Duration {
         let step = self.step;
         self.step = step.saturating_mul(2).min(self.max);
         step.div_f64(2.0) + step.div_f64(2.0).mul_f64(unit.clamp(0.0, 1.0))
     }
 
-    /// The attempt went well: the next failure starts from the first step again.
+    /// The attempt succeeded: the next failure starts from the first step again.
     pub fn reset(&mut self) {
         self.step = self.first;
     }
@@ -46,7 +46,8 @@ impl Backoff {
     }
 }
 
-/// `of`, moved by up to `share` of it either way: for timers that must not fire in step.
+/// `of`, changed by up to `share` of it either way: for timers that must not fire at the same
+/// moment.
 pub fn jitter(of: Duration, share: f64) -> Duration {
     let share = share.clamp(0.0, 1.0);
     of.mul_f64(1.0 - share + 2.0 * share * rand::random::<f64>())

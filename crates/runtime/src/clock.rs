@@ -1,12 +1,12 @@
-//! The clock that leases are counted on: it runs while the machine is suspended.
+//! The clock that leases are counted on: it goes on while the machine is suspended.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use rustix::time::{ClockId, clock_gettime};
 
-/// A moment on `CLOCK_BOOTTIME`. Unlike `std::time::Instant` it moves on while the machine is
-/// suspended, so that a process that wakes up knows that its lease has ended.
+/// A moment on `CLOCK_BOOTTIME`. Unlike `std::time::Instant` it goes on while the machine is
+/// suspended, so a process that is resumed sees that its lease has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct BootInstant(Duration);
 
@@ -19,24 +19,24 @@ impl BootInstant {
         BootInstant(Duration::new(seconds, nanos))
     }
 
-    /// Time since then; zero if it lies ahead.
+    /// Time since this moment; zero if it is in the future.
     pub fn elapsed(self) -> Duration {
         BootInstant::now().duration_since(self)
     }
 
-    /// Time from `earlier` to this; zero if it is the later one.
+    /// Time from `earlier` to this moment; zero if `earlier` is the later one.
     pub fn duration_since(self, earlier: BootInstant) -> Duration {
         self.0.saturating_sub(earlier.0)
     }
 
-    /// The moment `time` later, if it can be told.
+    /// The moment `time` later; none if the sum overflows.
     pub fn checked_add(self, time: Duration) -> Option<BootInstant> {
         self.0.checked_add(time).map(BootInstant)
     }
 }
 
 impl BootInstant {
-    /// Nanoseconds on this clock, for keeping in an atomic.
+    /// Nanoseconds on this clock, to be kept in an atomic.
     pub fn as_nanos(self) -> u64 {
         u64::try_from(self.0.as_nanos()).unwrap_or(u64::MAX)
     }
@@ -47,7 +47,7 @@ impl BootInstant {
     }
 }
 
-/// Milliseconds since 1970: for time stamps that people see, never for decisions.
+/// Milliseconds since 1970: for time stamps that people read, never for decisions.
 pub fn wall_ms() -> i64 {
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
     since.map_or(0, |since| {
@@ -55,12 +55,12 @@ pub fn wall_ms() -> i64 {
     })
 }
 
-/// How far back a clock may step and still be taken for one that stood still.
+/// A clock that is at most so far behind counts as one that stands still.
 const STEP_MS: i64 = 10_000;
 
-/// The time of what comes after something of the time `before`, when the clock says `now`: never
-/// earlier, unless the clock was set back by more than a small step. Then it was wrong before, and
-/// what it says now counts.
+/// The time stamp of an item that follows one of the time `before`, when the clock shows `now`. It
+/// is never earlier than `before`, unless the clock was set back by more than [`STEP_MS`]: then the
+/// clock was wrong before, and its present time counts.
 pub fn steady_ms(before: i64, now: i64) -> i64 {
     if before.saturating_sub(now) <= STEP_MS {
         now.max(before)
@@ -69,7 +69,7 @@ pub fn steady_ms(before: i64, now: i64) -> i64 {
     }
 }
 
-/// Where "now" comes from: the machine's clock, or a test's.
+/// A source of the present time: the machine's clock, or a test's.
 pub trait Clock: Send + Sync + 'static {
     /// Now.
     fn now(&self) -> BootInstant;
@@ -85,7 +85,7 @@ impl Clock for BootClock {
     }
 }
 
-/// A clock that stands still until it is moved, for tests.
+/// A clock for tests: it stands still until the test moves it.
 #[derive(Debug, Default)]
 pub struct ManualClock(AtomicU64);
 

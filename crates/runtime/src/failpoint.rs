@@ -1,7 +1,7 @@
 //! Named places where a test makes the process die, stop, wait or fail.
 //!
-//! Points are always compiled in: what is tested is the binary that ships. One that is not armed
-//! costs a relaxed load and a branch. They are armed by `SESTINA_FAILPOINTS`, by an
+//! Points are always compiled in, so that tests run the binary that is released. A point that is
+//! not armed costs a relaxed load and a branch. Points are armed by `SESTINA_FAILPOINTS`, by an
 //! administrator's call or by [`arm`]:
 //!
 //! ```text
@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
-/// The variable that arms points at start.
+/// The environment variable that arms points at start.
 pub const ENV: &str = "SESTINA_FAILPOINTS";
 
 #[path = "failpoint_names.rs"]
@@ -38,12 +38,12 @@ struct Armed {
     hits: u64,
 }
 
-/// What happens at a point.
+/// The effect of an armed point.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// The process dies as by `kill -9`.
     Kill,
-    /// The process stops as by SIGSTOP, until someone sends SIGCONT.
+    /// The process stops as by SIGSTOP, until it gets SIGCONT.
     Suspend,
     /// The hit returns true: the code at the point fails as its description says.
     Error,
@@ -51,10 +51,10 @@ pub enum Kind {
     Pause(Duration),
 }
 
-/// What happens at a point, and when.
+/// The effect of a point, and at which hit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Action {
-    /// What.
+    /// The effect.
     pub kind: Kind,
     /// `Some(n)`: once, at the n-th hit. `None`: at every hit.
     pub at: Option<u64>,
@@ -198,7 +198,7 @@ pub fn armed() -> Vec<(&'static str, Action, u64)> {
         .collect()
 }
 
-/// Arms what [`ENV`] names.
+/// Arms the points that [`ENV`] names.
 pub(crate) fn init_from_env() -> Result<(), FailpointError> {
     match std::env::var(ENV) {
         Ok(list) => arm_all(&list),
@@ -206,8 +206,8 @@ pub(crate) fn init_from_env() -> Result<(), FailpointError> {
     }
 }
 
-/// A point is reached; use the macro [`failpoint!`](crate::failpoint!). True if the caller must
-/// fail.
+/// Called where a point is reached, by the macro [`failpoint!`](crate::failpoint!). True if the
+/// caller must fail.
 #[inline]
 pub fn reach(index: usize) -> bool {
     is_armed(index) && hit_armed(index)
@@ -218,7 +218,7 @@ fn is_armed(index: usize) -> bool {
     ARMED.load(Ordering::Relaxed) & (1 << index) != 0
 }
 
-/// Counts a hit of an armed point and tells what must happen now.
+/// Counts a hit of an armed point and returns the effect that is due now.
 fn due(index: usize) -> Option<Kind> {
     let mut table = TABLE.lock();
     let at = table.iter().position(|armed| armed.index == index)?;
@@ -244,7 +244,8 @@ fn signal_self(signal: rustix::process::Signal) {
     }
 }
 
-/// What an armed point does. A pause holds the thread, which is what a stalled worker looks like.
+/// Performs the effect of an armed point. A pause blocks the thread, as in a worker that has
+/// stalled.
 #[cold]
 fn hit_armed(index: usize) -> bool {
     match due(index) {
@@ -257,12 +258,12 @@ fn hit_armed(index: usize) -> bool {
     false
 }
 
-/// A hit by a name known only when running. False if there is no such point.
+/// A hit by a name that is known only at run time. False if there is no such point.
 pub fn hit(name: &str) -> bool {
     index_of(name).is_some_and(reach)
 }
 
-/// As [`hit`], except that a pause holds the task, not the thread.
+/// Like [`hit`], but a pause suspends the task, not the thread.
 pub async fn hit_async(name: &str) -> bool {
     let Some(index) = index_of(name).filter(|index| is_armed(*index)) else {
         return false;
@@ -277,7 +278,7 @@ pub async fn hit_async(name: &str) -> bool {
     false
 }
 
-/// Marks a fail point; true if the code there must fail. The name is checked when compiling.
+/// Marks a fail point; true if the code there must fail. The name is checked at compile time.
 #[macro_export]
 macro_rules! failpoint {
     ($name:literal) => {{

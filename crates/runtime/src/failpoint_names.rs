@@ -1,7 +1,7 @@
 //! The fail points: to add one, add its name here and mark its place with `failpoint!`.
 
-/// Every point: its name, and where in the code it stands. A name that is not here cannot be hit
-/// (it does not compile) nor armed.
+/// Every point: its name, and its place in the code. A name that is not in the list can neither be
+/// hit (it does not compile) nor be armed.
 pub const NAMES: &[(&str, &str)] = &[
     (
         "edge.received",
@@ -33,11 +33,11 @@ pub const NAMES: &[(&str, &str)] = &[
     ),
     (
         "edge.replaying",
-        "the edge is replaying to a new owner what is not settled",
+        "the edge is replaying stanzas that are not settled to a new owner",
     ),
     (
         "edge.session_left",
-        "the owner has said that a session is not on this socket any more; error: it was not heard",
+        "the owner has reported that a session has left this socket; error: the report is lost",
     ),
     ("edge.lane_opened", "a lane to a router has been welcomed"),
     (
@@ -54,7 +54,7 @@ pub const NAMES: &[(&str, &str)] = &[
     ),
     (
         "router.executed",
-        "the effects of a stanza are started, none is settled",
+        "the effects of a stanza have begun, none is settled",
     ),
     (
         "router.settled",
@@ -62,11 +62,11 @@ pub const NAMES: &[(&str, &str)] = &[
     ),
     (
         "router.room_event",
-        "a room event exists, the shadow does not hold it",
+        "a room event exists, the state store does not hold it",
     ),
     (
         "router.room_committed",
-        "the shadow holds a room event, no frame of it has left",
+        "the state store holds a room event, no frame of it has left",
     ),
     (
         "router.room_sent",
@@ -78,20 +78,20 @@ pub const NAMES: &[(&str, &str)] = &[
     ),
     (
         "router.detached",
-        "a session has lost its socket, the shadow does not hold its queue",
+        "a session has lost its socket, the state store does not hold its queue",
     ),
     (
         "router.detached_stored",
-        "the shadow holds a detached session's queue",
+        "the state store holds a detached session's queue",
     ),
-    ("router.freeze", "a slot has been frozen for hand-over"),
+    ("router.quiesce", "a slot has been quiesced for hand-over"),
     (
         "router.flushed",
-        "a frozen slot has been flushed, it is not released",
+        "a quiesced slot has been flushed, it is not released",
     ),
     (
         "router.released",
-        "a slot has been released, no one has claimed it",
+        "a slot has been released, no router has claimed it",
     ),
     (
         "router.claim_marked",
@@ -107,7 +107,7 @@ pub const NAMES: &[(&str, &str)] = &[
     ),
     (
         "router.restored",
-        "a slot has been restored, its tail has not been re-sent",
+        "a slot has been restored, its event log has not been re-sent",
     ),
     (
         "router.lease_renew",
@@ -130,32 +130,40 @@ pub const NAMES: &[(&str, &str)] = &[
         "before a batch leaves for an edge; error: the lane closes",
     ),
     (
-        "router.effect_sent",
-        "before an effect leaves for the owner of its addressee's slot",
+        "router.message_sent",
+        "before a slot message leaves for the owner of its addressee's slot",
     ),
     (
-        "router.effect_received",
-        "an effect has come in order, nothing is done with it",
+        "router.message_received",
+        "a slot message has come in order, nothing is done with it",
     ),
     (
-        "router.effect_complete",
-        "all parts of an effect are done, its origin has not been told",
+        "router.message_complete",
+        "all parts of a slot message are done, its origin has not been told",
     ),
     (
-        "router.effect_done",
-        "the end of an effect has come back to its origin",
+        "router.message_done",
+        "the end of a slot message has come back to its origin",
+    ),
+    (
+        "router.data_put",
+        "data of a user is to be written, storage has not been asked",
+    ),
+    (
+        "router.data_stored",
+        "storage has committed data of a user, its client has no answer",
     ),
     (
         "router.iq_handled",
         "a module has answered an IQ, the answer is not queued",
     ),
     (
-        "router.shadow_commit",
-        "before a slot's changes leave for the shadow",
+        "router.replica_commit",
+        "before a slot's changes leave for the state store",
     ),
     (
-        "router.shadow_committed",
-        "the shadow holds a slot's changes, nobody has been told",
+        "router.replica_committed",
+        "the state store holds a slot's changes, no process has been told",
     ),
     (
         "router.room_input",
@@ -171,23 +179,23 @@ pub const NAMES: &[(&str, &str)] = &[
     ),
     (
         "router.session_ended",
-        "a session has ended, nobody has been told",
+        "a session has ended, no contact and no room has been told",
     ),
     (
-        "shadow.apply",
-        "before a change of the shadow store; error: it is away",
+        "state_store.apply",
+        "before a change of the state store; error: it is unavailable",
     ),
     (
-        "shadow.applied",
-        "the shadow store has changed, the owner has not been told",
+        "state_store.applied",
+        "the state store has changed, the owner has not been told",
     ),
     (
-        "shadow.load",
-        "before a slot's shadow is loaded; error: it is away",
+        "state_store.load",
+        "before a slot's replica is loaded; error: it is unavailable",
     ),
     (
         "storage.write",
-        "inside a write's transaction, before it commits; error: it is away",
+        "inside a write's transaction, before it commits; error: it is unavailable",
     ),
     (
         "storage.written",
@@ -201,5 +209,5 @@ pub const NAMES: &[(&str, &str)] = &[
         "storage.claimed",
         "the claim has committed, the claimer has not been told",
     ),
-    ("storage.read", "before a read; error: it is away"),
+    ("storage.read", "before a read; error: it is unavailable"),
 ];

@@ -1,17 +1,17 @@
-//! A thread of its own for what must not wait for the work of a process: the renewals of its lease,
-//! and the connections that they go over.
+//! A thread of its own for the renewals of a process's lease and the connections that they use:
+//! they must not wait for the work of the process.
 //!
-//! Tasks and connections belong to the runtime on which they were made. What is spawned on
-//! [`LeaseThread::handle`], or made while that handle is entered, is driven by this thread alone, so
-//! that neither a long queue of ready tasks nor one that computes for seconds delays a renewal. The
-//! thread asks for a higher priority, for the case that the machine has too much to do.
+//! A task or connection belongs to the runtime on which it was made. One that is spawned on
+//! [`LeaseThread::handle`], or made while that handle is entered, is driven by this thread alone,
+//! so neither a long queue of ready tasks nor a task that computes for seconds delays a renewal.
+//! The thread asks for a higher priority, in case the machine is overloaded.
 
 use std::io;
 
 use tokio::runtime::{Builder, Handle};
 use tokio_util::sync::CancellationToken;
 
-/// Blocking calls of the lease thread, which are look-ups of names at most.
+/// Blocking calls of the lease thread: name look-ups at most.
 const BLOCKING: usize = 4;
 /// The nice value that is asked for. Most systems allow it to privileged processes only.
 #[cfg(target_os = "linux")]
@@ -40,7 +40,7 @@ impl LeaseThread {
             .spawn(move || {
                 raise_priority();
                 runtime.block_on(stopped.cancelled());
-                // A look-up that hangs must not hold up the end.
+                // A look-up that hangs must not delay the end.
                 runtime.shutdown_background();
             })?;
         Ok(LeaseThread { handle, stop })

@@ -1,24 +1,26 @@
-//! Small tools that every tier uses to run: owned tasks, shutdown, bounded queues, back-off, the
-//! suspend-proof clock, and the switches by which tests make a process fail at a chosen place.
+//! Small tools that every tier uses: owned tasks, shutdown, bounded queues, back-off, the clock
+//! that goes on while suspended, and the switches by which tests make a process fail at a chosen
+//! place.
 //!
 //! - [`spawn`]: task groups that end together; tasks that did not end are named
 //! - [`shutdown`]: signals become tokens
 //! - [`backoff`]: jittered exponential waits
-//! - [`linger`]: coalesces items for which no caller waits
+//! - [`coalesce`]: coalesces items for which no caller waits
 //! - [`logged`]: log lines that are written once for each cause
-//! - [`mailbox`]: a queue bounded by count and bytes, pushed without waiting and drained whole
+//! - [`mailbox`]: a queue bounded by count and bytes; a push never waits, the reader takes all
+//!   items at once
 //! - [`clock`]: the clock that leases are counted on
-//! - [`memory`]: how much of it there is for this process
+//! - [`memory`]: how much memory this process can use
 //! - [`lease_thread`]: a thread for renewals, which must not wait for the process's work
-//! - [`pressure`]: whether the process has more to do than it can
+//! - [`pressure`]: whether the process is overloaded
 //! - [`mod@failpoint`]: named places where a test may kill, stop, delay or fail the process
-//! - [`mutation`]: guards that a test may switch off to prove that something watches them
+//! - [`mutation`]: guards that a test may switch off to prove that a test notices it
 
 pub mod backoff;
 pub mod clock;
+pub mod coalesce;
 pub mod failpoint;
 pub mod lease_thread;
-pub mod linger;
 pub mod logged;
 pub mod mailbox;
 pub mod memory;
@@ -30,15 +32,15 @@ pub mod spawn;
 pub use tokio_util::sync::CancellationToken;
 
 /// Reads the fault switches of both kinds (`SESTINA_FAILPOINTS`, `SESTINA_MUTATIONS`) from the
-/// environment. Call it once, after logging is set up and before any other work: whatever is
-/// switched on is logged as a warning.
+/// environment, and logs each as a warning. To be called once, after logging is set up and before
+/// any other work.
 pub fn faults_from_env() -> Result<(), FaultsError> {
     failpoint::init_from_env()?;
     mutation::init_from_env()?;
     Ok(())
 }
 
-/// A fault switch in the environment that cannot be obeyed.
+/// A fault switch in the environment that names no point, action or guard.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum FaultsError {
     /// In `SESTINA_FAILPOINTS`.
@@ -49,7 +51,7 @@ pub enum FaultsError {
     Mutation(#[from] mutation::UnknownGuard),
 }
 
-/// Compares strings in a constant: names of points and guards are checked when compiling.
+/// Compares strings in a constant: names of points and guards are checked at compile time.
 pub(crate) const fn same(a: &str, b: &str) -> bool {
     let (a, b) = (a.as_bytes(), b.as_bytes());
     if a.len() != b.len() {

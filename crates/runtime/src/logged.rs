@@ -1,10 +1,10 @@
-//! Log lines that are written once for each cause, however often the cause comes up.
+//! Log lines that are written once for each cause, however often the cause occurs.
 
 use std::collections::BTreeSet;
 
 use parking_lot::Mutex;
 
-/// How many causes are remembered. Further ones are not logged: a peer that comes under a new name
+/// The most causes that are remembered. Further ones are not logged, so a peer that uses a new name
 /// each time fills neither the memory nor the log.
 const MOST: usize = 256;
 
@@ -13,12 +13,12 @@ const MOST: usize = 256;
 pub struct Logged(Mutex<BTreeSet<String>>);
 
 impl Logged {
-    /// Nothing was logged yet.
+    /// A set without causes.
     pub const fn new() -> Logged {
         Logged(Mutex::new(BTreeSet::new()))
     }
 
-    /// Whether this cause is to be logged now, which it is the first time.
+    /// Whether this cause is to be logged now: true at its first call.
     pub fn is_first(&self, cause: String) -> bool {
         let mut logged = self.0.lock();
         logged.len() < MOST && logged.insert(cause)

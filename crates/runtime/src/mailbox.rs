@@ -1,11 +1,12 @@
-//! A queue bounded by count and by bytes: pushed without waiting, drained whole by one reader.
+//! A queue bounded by count and by bytes: a push never waits, and one reader takes all items at
+//! once.
 //!
-//! Trailing items (see [`crate::linger`]) do not wake the reader by themselves.
+//! Trailing items (see [`crate::coalesce`]) do not wake the reader by themselves.
 //!
-//! There are two ways in. *Data* ([`Sender::push`]) is refused by a full mailbox, and the pusher
-//! keeps what was refused: nothing is dropped here. *Control* ([`Sender::push_control`]) is never
-//! refused: it is for items whose number is bounded by what was admitted before (the end of a job
-//! that the reader asked for, a lane that opened), and the reader would wait for a lost one for ever.
+//! There are two ways to push. *Data* ([`Sender::push`]) is refused by a full mailbox, and the
+//! pusher keeps the refused item. *Control* ([`Sender::push_control`]) is never refused: it is for
+//! items whose number is bounded by requests admitted earlier (the end of a job that the reader
+//! asked for, a lane that opened), and the reader would wait for a lost one for ever.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -14,12 +15,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use crate::linger::{Linger, Waiting};
+use crate::coalesce::{CoalescingTimer, Waiting};
 
-/// This many trailing items wake the reader.
+/// So many trailing items wake the reader.
 const COMPANY: usize = 64;
 
-/// How much a mailbox holds.
+/// The bounds of a mailbox.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// Items.
@@ -29,13 +30,13 @@ pub struct Limits {
     pub bytes: usize,
 }
 
-/// The item was not taken; it is handed back.
+/// The item was not taken; the error hands it back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PushError<T> {
-    /// The bound would be passed.
+    /// The item would exceed a bound.
     #[error("the queue is full")]
     Full(T),
-    /// The reader is gone or the mailbox was closed.
+    /// The reader is gone, or the mailbox was closed.
     #[error("the queue is closed")]
     Closed(T),
 }
@@ -48,7 +49,7 @@ pub fn mailbox<T>(limits: Limits) -> (Sender<T>, Receiver<T>) {
             items: VecDeque::new(),
             bytes: 0,
             ready: false,
-            lingering: false,
+            coalescing: false,
             closed: false,
             awaited: false,
         }),
@@ -69,7 +70,7 @@ struct Shared<T> {
     limits: Limits,
     queue: Mutex<Queue<T>>,
     readable: Notify,
-    /// Woken when what waited was read, if [`Queue::awaited`].
+    /// Notified when the reader has taken the items, if [`Queue::awaited`].
     drained: Notify,
     senders: AtomicUsize,
 }
@@ -78,10 +79,10 @@ struct Shared<T> {
 struct Queue<T> {
     items: VecDeque<T>,
     bytes: usize,
-    /// The reader was woken for what is there.
+    /// The reader was woken for the items in the queue.
     ready: bool,
-    /// It will be, at the next beat.
-    lingering: bool,
+    /// The reader will be woken at the next flush.
+    coalescing: bool,
     closed: bool,
     /// A pusher that was refused waits for room.
     awaited: bool,
@@ -98,7 +99,7 @@ impl<T> Sender<T> {
     pub fn push(&self, item: T, bytes: usize) -> Result<(), PushError<T>> {
         let mut queue = self.shared.queue.lock();
         queue.append(self.shared.limits, item, bytes)?;
-        // The reader drains whole: it needs waking only once.
+        // The reader takes all items at once, so one wake-up is enough.
         if !std::mem::replace(&mut queue.ready, true) {
             drop(queue);
             self.shared.readable.notify_one();
@@ -106,8 +107,8 @@ impl<T> Sender<T> {
         Ok(())
     }
 
-    /// Appends an item whatever the mailbox holds; its weight counts against later data. If
-    /// the reader has ended, the item is dropped.
+    /// Appends an item even if the mailbox is full; its weight counts against later data. If the
+    /// reader has ended, the item is dropped.
     pub fn push_control(&self, item: T, bytes: usize) {
         let mut queue = self.shared.queue.lock();
         if queue.closed {
@@ -128,7 +129,7 @@ impl<T> Sender<T> {
         &self,
         item: T,
         bytes: usize,
-        linger: &Arc<Linger>,
+        coalesce: &Arc<CoalescingTimer>,
     ) -> Result<(), PushError<T>>
     where
         T: Send + 'static,
@@ -139,14 +140,14 @@ impl<T> Sender<T> {
             return self.push(item, bytes);
         }
         queue.append(self.shared.limits, item, bytes)?;
-        if !queue.ready && !std::mem::replace(&mut queue.lingering, true) {
+        if !queue.ready && !std::mem::replace(&mut queue.coalescing, true) {
             drop(queue);
-            linger.add(self.shared.clone());
+            coalesce.add(self.shared.clone());
         }
         Ok(())
     }
 
-    /// Returns when the reader has taken what waited, or nothing is taken any more.
+    /// Returns when the reader has taken the waiting items, or the mailbox is closed.
     pub async fn room(&self) {
         loop {
             let drained = self.shared.drained.notified();
@@ -161,34 +162,34 @@ impl<T> Sender<T> {
         }
     }
 
-    /// Items waiting.
+    /// The number of waiting items.
     pub fn len(&self) -> usize {
         self.shared.queue.lock().items.len()
     }
 
-    /// Whether nothing waits.
+    /// Whether no item waits.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Bytes waiting.
+    /// The bytes of the waiting items.
     pub fn bytes(&self) -> usize {
         self.shared.queue.lock().bytes
     }
 
-    /// Whether no more data is taken now.
+    /// Whether data is refused now.
     pub fn is_full(&self) -> bool {
         let limits = self.shared.limits;
         let queue = self.shared.queue.lock();
         queue.items.len() >= limits.count || queue.bytes >= limits.bytes
     }
 
-    /// Whether pushes are refused for good.
+    /// Whether all pushes are refused from now on.
     pub fn is_closed(&self) -> bool {
         self.shared.queue.lock().closed
     }
 
-    /// Refuses further pushes; the reader still gets what waits, then the end.
+    /// Refuses further pushes; the reader still gets the waiting items, then the end.
     pub fn close(&self) {
         self.shared.close();
     }
@@ -225,7 +226,7 @@ impl<T> Queue<T> {
 impl<T: Send> Waiting for Shared<T> {
     fn wake(&self) {
         let mut queue = self.queue.lock();
-        queue.lingering = false;
+        queue.coalescing = false;
         if !queue.items.is_empty() && !std::mem::replace(&mut queue.ready, true) {
             drop(queue);
             self.readable.notify_one();
@@ -258,15 +259,16 @@ impl<T> Drop for Sender<T> {
     }
 }
 
-/// The reading side; dropping it closes the mailbox and drops what waits.
+/// The reading side; dropping it closes the mailbox and drops the waiting items.
 #[derive(Debug)]
 pub struct Receiver<T> {
     shared: Arc<Shared<T>>,
 }
 
 impl<T> Receiver<T> {
-    /// Waits until something is there that is not only trailing, and moves all of it to the end
-    /// of `into`. False: the mailbox is closed and empty, nothing more will come. Dropping the future loses nothing.
+    /// Waits until the mailbox has an item that is not trailing, or its trailing items are due, and
+    /// moves all items to the end of `into`. False: the mailbox is closed and empty. Dropping the
+    /// future loses no item.
     pub async fn recv_all(&mut self, into: &mut Vec<T>) -> bool {
         loop {
             {
@@ -288,7 +290,7 @@ impl<T> Receiver<T> {
         }
     }
 
-    /// Moves what is there now to the end of `into` and returns how many items that were.
+    /// Moves the waiting items to the end of `into` and returns their number.
     pub fn try_recv_all(&mut self, into: &mut Vec<T>) -> usize {
         let mut queue = self.shared.queue.lock();
         let count = queue.items.len();
@@ -298,7 +300,7 @@ impl<T> Receiver<T> {
         count
     }
 
-    /// Refuses further pushes; what waits can still be read.
+    /// Refuses further pushes; the waiting items can still be read.
     pub fn close(&mut self) {
         self.shared.close();
     }
@@ -446,22 +448,22 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn trailing_items_come_with_the_next_one_or_at_a_beat() {
         let (sender, mut receiver) = small();
-        let linger = Linger::new();
+        let coalesce = CoalescingTimer::new();
         let mut got = Vec::new();
-        sender.push_trailing(1, 0, &linger).unwrap();
+        sender.push_trailing(1, 0, &coalesce).unwrap();
         assert!(receiver.recv_all(&mut got).now_or_never().is_none());
         sender.push(2, 0).unwrap();
         assert_eq!(receiver.recv_all(&mut got).now_or_never(), Some(true));
         assert_eq!(got, [1, 2]);
-        sender.push_trailing(3, 0, &linger).unwrap();
-        sender.push_trailing(4, 0, &linger).unwrap();
+        sender.push_trailing(3, 0, &coalesce).unwrap();
+        sender.push_trailing(4, 0, &coalesce).unwrap();
         assert!(receiver.recv_all(&mut got).await);
         assert_eq!(got, [1, 2, 3, 4]);
-        sender.push_trailing(5, 0, &linger).unwrap();
+        sender.push_trailing(5, 0, &coalesce).unwrap();
         sender.close();
         assert!(
             receiver.recv_all(&mut got).await,
-            "what waits is read before the end"
+            "waiting items are read before the end"
         );
         assert!(!receiver.recv_all(&mut got).await);
     }

@@ -1,15 +1,15 @@
-//! How much memory there is for this process: that of the machine, or less where its cgroup says so, as
-//! that of a container does.
+//! How much memory this process can use: all memory of the machine, or less if its cgroup has a
+//! limit, as that of a container does.
 
 use std::fs;
 use std::path::Path;
 
-/// Of cgroups, version 2 and 1, as a container sees its own.
+/// Files of cgroup version 2 and 1 as a container sees its own group.
 const CGROUP: [&str; 2] = [
     "/sys/fs/cgroup/memory.max",
     "/sys/fs/cgroup/memory/memory.limit_in_bytes",
 ];
-/// Where the machine does not say.
+/// Assumed if the machine's memory is not known.
 const UNKNOWN: usize = 4 << 30;
 
 /// Bytes of memory that this process can use at most.
@@ -22,7 +22,8 @@ pub fn total() -> usize {
     limits.fold(machine, usize::min)
 }
 
-/// The file with the limit of this process's group where it sees all groups, as a service does.
+/// The file with the limit of this process's group, for a process that sees all groups, as a
+/// service does.
 fn own_cgroup() -> Option<String> {
     let groups = fs::read_to_string("/proc/self/cgroup").ok()?;
     let group = groups.lines().find_map(|line| line.strip_prefix("0::/"))?;
@@ -39,7 +40,7 @@ fn of_machine(text: &str) -> Option<usize> {
     kib.checked_mul(1024)
 }
 
-/// The limit of a cgroup; none if it has none.
+/// The limit of a cgroup, if it has one.
 fn limit(text: &str) -> Option<usize> {
     text.trim().parse().ok().filter(|bytes| *bytes > 0)
 }

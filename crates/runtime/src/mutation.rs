@@ -1,30 +1,30 @@
-//! Guards that a test switches off to prove that something watches them.
+//! Guards that a test switches off to prove that a test notices it.
 //!
-//! A safety check that no test misses when it is gone is not tested. Each guard of the fencing and
-//! replay rules is written `guard!("epoch") && …`; with `SESTINA_MUTATIONS=epoch` the guard is
-//! off, and the fault-injection suite must fail. There is no other way to switch one off: no
-//! configuration key, no administrator's call.
+//! A safety check is tested only if some test fails without it. Each guard of the fencing and
+//! replay rules is written `guard!("epoch") && …`; with `SESTINA_MUTATIONS=epoch` the guard is off,
+//! and the fault-injection suite must fail. Nothing else switches a guard off: no configuration key
+//! and no administrator's call.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
-/// The variable that switches guards off: names with commas between them.
+/// The environment variable that switches guards off: names separated by commas.
 pub const ENV: &str = "SESTINA_MUTATIONS";
 
-/// Every guard: its name, and what is not checked any more when it is off.
+/// Every guard: its name, and the rule that holds no more when it is off.
 pub const NAMES: &[(&str, &str)] = &[
     (
         "epoch",
-        "frames, shadow writes and storage writes of an older epoch are refused",
+        "frames, writes to the state store and storage writes of an older epoch are refused",
     ),
     (
         "generation",
         "frames of an older generation of a session are refused",
     ),
     (
-        "tail",
-        "a new owner re-sends the tail of a room before anything else",
+        "event-log",
+        "a new owner re-sends the event log of a room before anything else",
     ),
-    ("dedupe", "an effect that is already there is dropped"),
+    ("dedupe", "an item that has come before is dropped"),
     (
         "stored",
         "a stored message counts as delivered only when a client has taken it from its session's queue",
@@ -63,11 +63,11 @@ pub const NAMES: &[(&str, &str)] = &[
     ),
     (
         "lane-refuses",
-        "what a full lane refused is sent again when there is room",
+        "a frame that a full lane refused is sent again when there is room",
     ),
     (
         "report-parts",
-        "a new owner waits for all parts of what an edge reports",
+        "a new owner waits for all parts of an edge's report",
     ),
     (
         "lease-margin",
@@ -76,7 +76,7 @@ pub const NAMES: &[(&str, &str)] = &[
     ("newer-table", "a slot table replaces an older one only"),
     (
         "sole",
-        "a cluster of which one process alone holds something of a session is not whole",
+        "a cluster of which one process alone holds something of a session is not redundant",
     ),
     (
         "roles",
@@ -92,7 +92,7 @@ pub const NAMES: &[(&str, &str)] = &[
     ),
     (
         "second-holder",
-        "a stanza is settled when a second process holds what was delivered because of it",
+        "a stanza is settled when a second process holds the stanzas that were delivered because of it",
     ),
     (
         "edge-knowledge",
@@ -100,19 +100,23 @@ pub const NAMES: &[(&str, &str)] = &[
     ),
     (
         "spare-copies",
-        "what an earlier attachment or the state store holds of a session stays until its edge has it",
+        "copies of a session's stanzas at an earlier attachment or in the state store stay until its edge has them",
     ),
     (
         "predecessor-accepted",
-        "a session goes on when its edge has sent again what an owner before had accepted",
+        "a session goes on when its edge has sent again the stanzas that an earlier owner had accepted",
     ),
     (
         "refused-slots",
-        "what an edge has refused does not count as held by it",
+        "a stanza that an edge has refused does not count as held by it",
     ),
     (
         "stream-order",
         "stanzas from one slot to another are taken in the order of their stream",
+    ),
+    (
+        "data-doubt",
+        "a write of data that storage has not answered is cancelled before the next request, and changes nothing after it",
     ),
 ];
 
@@ -121,7 +125,7 @@ const _: () = assert!(NAMES.len() <= 32, "the mask of guards has 32 bits");
 /// Bit n is set when `NAMES[n]` is off.
 static OFF: AtomicU32 = AtomicU32::new(0);
 
-/// A name in [`ENV`] that is no guard.
+/// The name in [`ENV`] that is no guard.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("no guard is named {0:?}; the guards are {names}", names = names())]
 pub struct UnknownGuard(pub String);
@@ -149,8 +153,8 @@ pub fn is_on(index: usize) -> bool {
     OFF.load(Ordering::Relaxed) & (1 << index) == 0
 }
 
-/// Runs one test of the test program that calls this once more, alone and with a guard off. Returns
-/// what the test program says; a guard that is missed makes the test fail.
+/// Starts this test program once more, for one test and with a guard off, and returns its output.
+/// The test fails there if it notices that the guard is missing.
 ///
 /// # Errors
 ///
@@ -185,7 +189,7 @@ fn parse(list: &str) -> Result<u32, UnknownGuard> {
     Ok(mask)
 }
 
-/// Switches off what [`ENV`] names.
+/// Switches off the guards that [`ENV`] names.
 pub(crate) fn init_from_env() -> Result<(), UnknownGuard> {
     let Ok(list) = std::env::var(ENV) else {
         return Ok(());
@@ -201,7 +205,7 @@ pub(crate) fn init_from_env() -> Result<(), UnknownGuard> {
     Ok(())
 }
 
-/// True unless a test has switched this guard off. The name is checked when compiling.
+/// True unless a test has switched this guard off. The name is checked at compile time.
 #[macro_export]
 macro_rules! guard {
     ($name:literal) => {{
@@ -236,12 +240,16 @@ mod tests {
     fn guards_are_on_unless_the_environment_says_otherwise() {
         let mutated = std::env::var(ENV).is_ok();
         crate::faults_from_env().unwrap();
-        assert_eq!(crate::guard!("tail"), !mutated);
+        assert_eq!(crate::guard!("event-log"), !mutated);
         assert!(crate::guard!("epoch"));
-        assert_eq!(off(), if mutated { vec!["tail"] } else { vec![] });
+        assert_eq!(off(), if mutated { vec!["event-log"] } else { vec![] });
         println!(
             "tail is {}",
-            if crate::guard!("tail") { "on" } else { "off" }
+            if crate::guard!("event-log") {
+                "on"
+            } else {
+                "off"
+            }
         );
     }
 
@@ -250,7 +258,7 @@ mod tests {
         let name = "mutation::tests::guards_are_on_unless_the_environment_says_otherwise";
         let output = Command::new(std::env::current_exe().unwrap())
             .args(["--exact", name, "--nocapture"])
-            .env(ENV, "tail")
+            .env(ENV, "event-log")
             .output()
             .unwrap();
         let text = String::from_utf8_lossy(&output.stdout);

@@ -1,10 +1,10 @@
-//! Whether a process has more to do than it can: known by how late its timers are, and by how much of
-//! its lease is left.
+//! Whether a process is overloaded: its timers fire late, or little is left of its lease at a
+//! renewal.
 //!
-//! A process under pressure sheds *new* work, long before its lease is in danger: connections are
-//! accepted one after the other, logins take turns, large answers wait a moment. Each of these waits
-//! has a bound, so a process that is overloaded for good still serves, only slower, and nothing that
-//! it has already is cut.
+//! A process under pressure delays *new* work, long before its lease is in danger: connections are
+//! accepted one after the other, logins take turns, large answers wait a moment. Each of these
+//! waits has a bound, so a process that stays overloaded still serves, only more slowly, and none
+//! of its connections is closed.
 //!
 //! There is hysteresis: pressure rises at once and falls after [`CALM`] without a sign of it.
 
@@ -18,16 +18,16 @@ use tokio_util::sync::CancellationToken;
 
 use crate::clock::BootInstant;
 
-/// How often the timer ticks whose lateness is measured.
+/// The interval of the timer whose lateness is measured.
 const TICK: Duration = Duration::from_millis(100);
 /// A tick that is later than this is a sign of pressure.
 pub const LATE: Duration = Duration::from_millis(250);
-/// While there is pressure, a tick that is later than this keeps it up.
+/// While there is pressure, a tick that is later than this extends it.
 const STILL_LATE: Duration = Duration::from_millis(100);
-/// So long there must have been no sign of pressure before it falls.
+/// The pressure falls after this time without a sign of it.
 pub const CALM: Duration = Duration::from_secs(2);
 
-/// Under pressure, turns are given at this interval.
+/// The interval between turns under pressure.
 const INTERVAL: Duration = Duration::from_millis(20);
 
 /// The pressure on one process.
@@ -51,29 +51,29 @@ impl Default for Pressure {
     }
 }
 
-/// What became of waiting for a turn.
+/// The result of waiting for a turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Turn {
     /// There is no pressure.
     AtOnce,
-    /// It came.
+    /// The turn came.
     Waited,
-    /// It did not come in time.
+    /// The turn did not come in time.
     Never,
 }
 
 impl Pressure {
-    /// None.
+    /// A process without pressure.
     pub fn new() -> Arc<Pressure> {
         Arc::default()
     }
 
-    /// Whether new work is to be shed.
+    /// Whether new work must be delayed.
     pub fn is_high(&self) -> bool {
         *self.high.borrow()
     }
 
-    /// A timer of the process was so late.
+    /// A timer of the process fired late, by `late`.
     pub fn note_late(&self, late: Duration, now: BootInstant) {
         if late > LATE || (late > STILL_LATE && self.is_high()) {
             return self.rise(now);
@@ -84,8 +84,8 @@ impl Pressure {
         }
     }
 
-    /// At a renewal of its lease the process could have served for `left` without it, of `term` just
-    /// after one.
+    /// The lease was renewed when the process could have served for `left` without that renewal;
+    /// just after a renewal it can serve for `term`.
     pub fn note_lease(&self, left: Duration, term: Duration, now: BootInstant) {
         if left < term / 2 {
             self.rise(now);
@@ -119,7 +119,7 @@ impl Pressure {
             return false;
         }
         let mut high = self.high.subscribe();
-        // Over either way: after `limit` the work is done in spite of the pressure.
+        // The result does not matter: after `limit` the work is done in spite of the pressure.
         drop(timeout(limit, high.wait_for(|high| !high)).await);
         true
     }
@@ -182,13 +182,13 @@ mod tests {
         assert!(!pressure.is_high(), "a tick that is a little late");
         pressure.note_late(LATE + ms(1), at(1_000));
         assert!(pressure.is_high());
-        // Less late than what raised it, and still late.
+        // Less late than the tick that raised the pressure, but still late.
         pressure.note_late(STILL_LATE + ms(1), at(2_000));
         pressure.note_late(ms(0), at(3_999));
         assert!(pressure.is_high(), "fell before the calm time was over");
         pressure.note_late(ms(0), at(4_000));
         assert!(!pressure.is_high());
-        // What keeps it up does not raise it.
+        // A lateness that extends the pressure does not raise it.
         pressure.note_late(STILL_LATE + ms(1), at(5_000));
         assert!(!pressure.is_high());
     }
@@ -216,7 +216,7 @@ mod tests {
         );
         assert_eq!(turns, (Turn::Waited, Turn::Waited, Turn::Never));
         assert_eq!(began.elapsed(), limit);
-        // The pressure falls while one waits.
+        // The pressure falls while the caller waits.
         let (turn, ()) = tokio::join!(pressure.turn(CALM), async {
             pressure.note_late(ms(0), at(10_000));
         });

@@ -1,7 +1,7 @@
 //! Signals become tokens.
 //!
-//! SIGTERM or SIGINT asks to drain; a second one asks to end at once. SIGHUP asks to read again
-//! what can be read again (certificates, secrets, log filter).
+//! SIGTERM or SIGINT asks to drain; a second one asks to end at once. SIGHUP asks to reload
+//! certificates, secrets and the log filter.
 
 use std::io;
 
@@ -9,10 +9,10 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-/// What the operator has asked this process for.
+/// The requests of the operator to this process.
 #[derive(Clone, Debug)]
 pub struct Shutdown {
-    /// Stop taking new work, settle, hand over, then end.
+    /// Take no new work, settle, hand over, then end.
     pub drain: CancellationToken,
     /// End now: nothing is handed over any more.
     pub now: CancellationToken,
@@ -31,8 +31,8 @@ pub struct Listener {
     reloads: watch::Sender<u64>,
 }
 
-/// Installs the handlers. From here on the default effects of these signals are off, so the
-/// listener must be run.
+/// Installs the handlers. From here on these signals have no default effect, so the listener must
+/// be run.
 pub fn listen() -> io::Result<(Shutdown, Listener)> {
     let drain = CancellationToken::new();
     let now = CancellationToken::new();

@@ -1,4 +1,4 @@
-//! Owned tasks: every task belongs to a group, ends with it, and is named if it does not.
+//! Owned tasks: every task belongs to a group and ends with it; a task that does not end is named.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -13,7 +13,7 @@ use tokio::task::AbortHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-/// Some tasks of a group were still running at the deadline; they have been aborted.
+/// Tasks of a group that still ran at the deadline; they have been aborted.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("tasks of {group} did not end in time and were aborted: {}", .tasks.join(", "))]
 pub struct Unfinished {
@@ -23,8 +23,7 @@ pub struct Unfinished {
     pub tasks: Vec<String>,
 }
 
-/// A group of tasks with one name and one shutdown token. Cheap to clone; all clones are the
-/// same group.
+/// A group of tasks with one name and one shutdown token. A clone is the same group.
 #[derive(Clone, Debug)]
 pub struct Tasks {
     group: Arc<Group>,
@@ -55,7 +54,7 @@ impl Tasks {
         Tasks::with_token(name, CancellationToken::new())
     }
 
-    /// A group of its own whose tasks run on that runtime.
+    /// A group of its own whose tasks run on `home`.
     pub fn on(name: impl Into<String>, home: Handle) -> Tasks {
         Tasks::made(name.into(), Some(home), CancellationToken::new())
     }
@@ -78,7 +77,7 @@ impl Tasks {
         }
     }
 
-    /// A group within this one: ends with it, is joined with it, and can end alone.
+    /// A group within this one: it ends and is joined with this group, and can also end alone.
     pub fn child(&self, name: impl AsRef<str>) -> Tasks {
         let child = Tasks::made(
             format!("{}/{}", self.group.name, name.as_ref()),
@@ -106,8 +105,8 @@ impl Tasks {
         self.group.token.is_cancelled()
     }
 
-    /// Starts a task. After the group has been joined nothing starts any more (the future is
-    /// dropped); until then a task may still start, and will find the token cancelled.
+    /// Starts a task. Once the group has been joined, the future is dropped instead; between
+    /// shutdown and join a task still starts, and finds the token cancelled.
     pub fn spawn<F>(&self, name: impl Into<Cow<'static, str>>, future: F)
     where
         F: Future<Output = ()> + Send + 'static,
@@ -139,7 +138,7 @@ impl Tasks {
         }
     }
 
-    /// How many tasks run, those of child groups included.
+    /// How many tasks run, including those of child groups.
     pub fn running(&self) -> usize {
         let mut names = Vec::new();
         self.group.collect(&mut names);
@@ -223,7 +222,7 @@ impl Group {
     }
 }
 
-/// Takes the task out of the table however it ends.
+/// Removes the task from the table when it is dropped: the task has finished, panicked or was aborted.
 struct Entry {
     group: Arc<Group>,
     id: u64,

@@ -1,15 +1,15 @@
-//! Fields of events and spans as JSON values, without what must not be logged.
+//! Fields of events and spans as JSON values, without secrets and message bodies.
 
 use std::fmt;
 
 use serde_json::{Map, Value};
 use tracing::field::{Field, Visit};
 
-/// What replaces a value that must not be logged.
+/// Replaces a value that must not be logged.
 pub(crate) const REDACTED: &str = "<redacted>";
 
-/// Field names that no log line or span may carry a value of. Nothing should log such a field in
-/// the first place; this is the net below.
+/// Names of fields whose value no log line or span may carry. No code should log such a field; this
+/// is the last check.
 const SENSITIVE: [&str; 6] = [
     "password",
     "secret",
@@ -19,8 +19,8 @@ const SENSITIVE: [&str; 6] = [
     "payload",
 ];
 
-/// Whether the value of a field with this name must not be logged. Sizes and counts of such
-/// things may be (`payload_bytes`, `token_count`).
+/// Whether the value of a field with this name must not be logged. Sizes and counts of such values
+/// may be logged (`payload_bytes`, `token_count`).
 pub(crate) fn is_sensitive(name: &str) -> bool {
     let harmless = ["_bytes", "_count", "_len"]
         .iter()

@@ -1,5 +1,5 @@
-//! Form of the log lines: text for people, JSON for machines. Both leave out what must not be
-//! logged.
+//! Form of the log lines: text for people, JSON for machines. Both leave out values that must not
+//! be logged.
 
 use std::fmt;
 
@@ -28,7 +28,7 @@ fn field(writer: &mut Writer<'_>, field: &Field, value: &dyn fmt::Debug) -> fmt:
     }
 }
 
-/// One JSON object a line: `timestamp`, `level`, `target`, `message`, the event's fields, and
+/// One JSON object per line: `timestamp`, `level`, `target`, `message`, the event's fields, and
 /// `span` with the innermost span.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Json;
@@ -55,7 +55,7 @@ where
         line.insert("target".to_owned(), Value::from(metadata.target()));
         line.insert("message".to_owned(), Value::from(fields.message));
         for (name, value) in fields.rest {
-            // A field cannot pass itself off as one of ours.
+            // A field cannot replace one of the fixed keys.
             line.entry(name).or_insert(value);
         }
         if let Some(span) = context.lookup_current() {

@@ -20,16 +20,16 @@ use tokio::sync::Semaphore;
 
 use crate::metrics::Metrics;
 
-/// Most scrapers at a time; others wait to be accepted.
+/// Most scrapers at a time; a further one waits to be accepted.
 const CONNECTIONS: usize = 32;
 /// Longest time for a request to arrive, and for a connection without one.
 const HEADERS: Duration = Duration::from_secs(10);
 
-/// Says whether this process can do its work; if not, why.
+/// Whether this process can work; if not, the reason.
 pub type Ready = Arc<dyn Fn() -> Result<(), String> + Send + Sync>;
 
-/// Answers on all addresses until the group ends; returns the addresses bound (a port of 0 is
-/// chosen by the system).
+/// Answers on all addresses until the group ends; returns the bound addresses (for port 0 the
+/// system chooses the port).
 pub async fn serve(
     tasks: &Tasks,
     addresses: &[SocketAddr],
@@ -87,7 +87,7 @@ async fn accept(tasks: Tasks, listener: TcpListener, page: Page) {
                 });
             }
             Err(error) => {
-                // Out of file descriptors, most likely: trying again at once would spin.
+                // The process probably has no free file descriptors: a retry at once would spin.
                 tracing::warn!(%error, "a connection for metrics could not be accepted");
                 tokio::select! {
                     () = tokio::time::sleep(Duration::from_millis(200)) => {}
@@ -117,7 +117,7 @@ async fn connection(stream: TcpStream, page: Page) {
 }
 
 impl Page {
-    /// Whether the process is ready. To know that, it may look at a disk, which may hang.
+    /// Whether the process is ready. The check may read a disk, which may hang.
     async fn look(&self) -> Result<(), String> {
         let ready = self.ready.clone();
         let looked = tokio::task::spawn_blocking(move || ready()).await;
@@ -193,7 +193,7 @@ mod tests {
             }
         });
         let metrics = Metrics::new();
-        // An address of this test alone: no other process takes its port once it is free.
+        // An address that only this test uses: no other process takes its port once it is free.
         let own = ["127.83.69.83:0".parse().unwrap()];
         let bound = serve(&tasks, &own, metrics.clone(), ready).await.unwrap()[0];
         metrics.rooms.set(41);
@@ -215,7 +215,8 @@ mod tests {
         let open = TcpStream::connect(bound).await.unwrap();
         tasks.join(Duration::from_secs(5)).await.unwrap();
         drop(open);
-        // A child that another test is starting has a copy of the socket until it runs its program.
+        // A child process that another test is starting has a copy of the socket until it runs its
+        // program.
         let began = std::time::Instant::now();
         while TcpStream::connect(bound).await.is_ok() {
             assert!(began.elapsed() < Duration::from_secs(10), "still served");

@@ -28,23 +28,23 @@ const LAST_LINES: Duration = Duration::from_secs(1);
 /// Why telemetry cannot be set up.
 #[derive(Debug, thiserror::Error)]
 pub enum TelemetryError {
-    /// The log filter cannot be read.
+    /// The log filter is invalid.
     #[error("telemetry.log: {0:?} is no log filter; write a level, or `info,target=debug`")]
     Filter(String),
-    /// The collector's address cannot be used.
+    /// The collector's address is invalid.
     #[error("telemetry.otlp_endpoint: {endpoint:?} cannot be used: {reason}")]
     Endpoint {
         /// The address.
         endpoint: String,
-        /// What is wrong with it.
+        /// The reason.
         reason: String,
     },
     /// The collector's authority cannot be read.
     #[error("telemetry.otlp_ca: cannot read {}: {reason}", path.display())]
     Authority {
-        /// Which file.
+        /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         reason: String,
     },
     /// An exporter cannot be made.
@@ -61,7 +61,7 @@ pub enum TelemetryError {
     Twice,
 }
 
-/// Keeps the exporters; ends them in [`Guard::shutdown`].
+/// Owns the exporters; [`Guard::shutdown`] ends them.
 #[derive(Debug)]
 pub struct Guard {
     /// The metrics of this process, to be shared with all tiers in it.
@@ -72,7 +72,7 @@ pub struct Guard {
 }
 
 /// Sets up logging to standard error and, if a collector is configured, the exporters. `role` and
-/// `node` name this process in what is exported.
+/// `node` name this process in the exported data.
 pub fn init(config: &Telemetry, role: &'static str, node: &str) -> Result<Guard, TelemetryError> {
     let metrics = Metrics::new();
     let mut filters = Vec::new();
@@ -106,7 +106,7 @@ pub fn init(config: &Telemetry, role: &'static str, node: &str) -> Result<Guard,
 }
 
 impl Guard {
-    /// Changes which log lines are written, until the process ends.
+    /// Changes the log filter until the process ends.
     pub fn set_log_filter(&self, directives: &str) -> Result<(), TelemetryError> {
         let gone = |_| TelemetryError::Filter(directives.to_owned());
         let new: Vec<EnvFilter> = self
@@ -120,8 +120,8 @@ impl Guard {
             .try_for_each(|(handle, new)| handle.reload(new).map_err(gone))
     }
 
-    /// Exports what waits and ends the exporters; gives up after a few seconds if the collector
-    /// is away. Log lines still go to standard error afterwards.
+    /// Exports the waiting data and ends the exporters, within a few seconds if the collector is
+    /// unavailable. Log lines still go to standard error afterwards.
     pub async fn shutdown(mut self) {
         let Some(providers) = self.providers.take() else {
             return;

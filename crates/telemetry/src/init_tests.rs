@@ -35,8 +35,8 @@ async fn a_missing_authority_is_named() {
     assert!(error.contains("/nonexistent/ca.pem"), "{error}");
 }
 
-/// The only test that sets up logging for the whole process; run as a child by the next one, so
-/// that it does not meet the others.
+/// The only test that sets up logging for the whole process. The next test runs it as a child, so
+/// that it does not affect the others.
 #[test]
 fn child_with_a_collector_that_is_away() {
     if std::env::var("SESTINA_TEST_CHILD").is_err() {
@@ -48,7 +48,7 @@ fn child_with_a_collector_that_is_away() {
         .unwrap();
     runtime.block_on(async {
         let config = Telemetry {
-            // Nothing listens on the discard port of this machine.
+            // No process listens on the discard port of this machine.
             otlp_endpoint: Some("http://127.0.0.1:9".to_owned()),
             log_format: LogFormat::Json,
             trace_ratio: 1.0,
@@ -60,7 +60,7 @@ fn child_with_a_collector_that_is_away() {
             Err(TelemetryError::Twice)
         ));
         let before = Instant::now();
-        // More than the exporters' queues hold.
+        // More than the capacity of the exporters' queues.
         for n in 0..10_000 {
             let span = trace::stanza_span("message");
             let _entered = span.enter();

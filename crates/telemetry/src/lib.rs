@@ -1,8 +1,8 @@
-//! Logs, traces and metrics. The only crate that names OpenTelemetry or Prometheus.
+//! Logs, traces and metrics. No other crate names OpenTelemetry or Prometheus.
 //!
 //! - [`init`](init()): sets up logging and the exporters, once per process
 //! - [`metrics`]: every metric of the system as a field of one struct
-//! - [`trace`]: spans of sampled stanzas, and the trace context that crosses the tiers
+//! - [`trace`]: spans of sampled stanzas, and the trace context that the tiers pass on
 //! - [`http`]: `/metrics`, `/health` and `/ready`
 
 mod fields;

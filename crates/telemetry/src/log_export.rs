@@ -10,7 +10,7 @@ use tracing_subscriber::layer::Context;
 
 use crate::fields::Fields;
 
-/// Libraries that the exporter itself runs on: their lines would beget further lines.
+/// Libraries that the exporter itself uses: exporting their lines would cause further lines.
 const OWN: [&str; 7] = [
     "opentelemetry",
     "tonic",
@@ -21,7 +21,7 @@ const OWN: [&str; 7] = [
     "tokio_util",
 ];
 
-/// Hands each log line to the exporter. The trace it belongs to comes from the current span.
+/// Passes each log line to the exporter, with the trace of the current span.
 #[derive(Debug)]
 pub(crate) struct LogExport {
     logger: SdkLogger,

@@ -1,8 +1,8 @@
-//! Log lines leave on a thread of their own: standard error may be a pipe that is not read, or a file
-//! on a disk that stands still, and a line must never hold up what the process is for.
+//! Log lines are written by a thread of their own: standard error may be a pipe that is not read,
+//! or a file on a disk that hangs, and a log line must never delay the process's work.
 //!
-//! The queue is bounded in bytes. What does not fit is left out, counted, and told as soon as there is
-//! room again.
+//! The queue is bounded in bytes. Lines that do not fit are dropped and counted; the count is
+//! logged as soon as there is room again.
 
 use std::io::{self, Write};
 use std::sync::Arc;
@@ -14,21 +14,21 @@ use tracing_subscriber::fmt::MakeWriter;
 /// Bytes of lines that may wait.
 const BOUND: usize = 4 << 20;
 
-/// Where lines wait for the thread. Clones share the queue.
+/// The queue of lines for the thread. Clones share the queue.
 #[derive(Clone, Debug)]
 pub(crate) struct LogWriter(Arc<Shared>);
 
 #[derive(Debug, Default)]
 struct Shared {
     queue: Mutex<Queue>,
-    /// Told when there is something to write, and when all is written.
+    /// Notified when there are lines to write, and when all are written.
     changed: Condvar,
 }
 
 #[derive(Debug, Default)]
 struct Queue {
     waiting: Vec<u8>,
-    /// Lines that found no room since the last one that did.
+    /// Lines dropped since the last one that was queued.
     lost: u64,
     /// The thread has taken lines that it has not written yet.
     writing: bool,
@@ -46,7 +46,7 @@ impl LogWriter {
         Ok(LogWriter(shared))
     }
 
-    /// Waits until all lines are written, but not longer than this.
+    /// Waits until all lines are written, at most for `limit`.
     pub(crate) fn flush(&self, limit: Duration) {
         let until = Instant::now() + limit;
         let mut queue = self.0.queue.lock();
@@ -94,7 +94,7 @@ impl Shared {
                 queue.writing = true;
             }
             if out.write_all(&lines).and_then(|()| out.flush()).is_err() {
-                // Nothing reads any more, and there is no other place to say so.
+                // The reader is gone, and there is no other place for the error.
                 let mut queue = self.queue.lock();
                 (queue.ended, queue.waiting) = (true, Vec::new());
                 self.changed.notify_all();
@@ -130,7 +130,7 @@ mod tests {
 
     use super::*;
 
-    /// Far beyond what a pipe holds.
+    /// Far beyond the capacity of a pipe.
     const LINES: usize = 100_000;
     const FIRST: usize = 10_000;
 
@@ -140,7 +140,7 @@ mod tests {
         let mut log = LogWriter::start(writer).unwrap();
         let line = [&[b'x'; 99][..], b"\n"].concat();
         let before = Instant::now();
-        // More than the pipe holds: the thread waits with the rest of it.
+        // More than the capacity of the pipe: the thread waits with the rest.
         log.write_all(&line.repeat(FIRST)).unwrap();
         while !log.0.queue.lock().waiting.is_empty() {
             std::thread::yield_now();
@@ -153,7 +153,7 @@ mod tests {
         let lost = log.0.queue.lock().lost;
         let waiting = log.0.queue.lock().waiting.len();
         assert!(lost > 0 && waiting <= BOUND, "{lost} lost, {waiting} wait");
-        // Now it is read: nothing else is missing, and the loss is told with the next line.
+        // Now the pipe is read: no other line is missing, and the next line reports the loss.
         let mut lines = BufReader::new(reader).lines();
         for _ in 0..LINES - usize::try_from(lost).unwrap() {
             assert_eq!(lines.next().unwrap().unwrap().len(), 99);

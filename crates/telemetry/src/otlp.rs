@@ -1,6 +1,6 @@
 //! The exporters to an OpenTelemetry collector (OTLP over gRPC).
 //!
-//! Each signal has a bounded queue and a thread of its own in the SDK: when the collector is away
+//! Each signal has a bounded queue and a thread of its own in the SDK: when the collector is unavailable
 //! the queue fills, further items are dropped and counted in a warning of the SDK, and nothing
 //! else waits.
 
@@ -92,7 +92,7 @@ impl Providers {
         })
     }
 
-    /// Exports what waits and ends the exporters. Blocks for a few seconds at most.
+    /// Exports the waiting data and ends the exporters. Blocks for a few seconds at most.
     pub(crate) fn shutdown(&self) {
         let results = [
             ("traces", self.traces.shutdown_with_timeout(LAST)),
@@ -107,7 +107,7 @@ impl Providers {
     }
 }
 
-/// Who sends: attributes by OpenTelemetry's conventions.
+/// The sending process, as attributes by OpenTelemetry's conventions.
 pub(crate) fn resource(role: &'static str, node: &str) -> Resource {
     Resource::builder()
         .with_service_name("sestina")
@@ -139,7 +139,7 @@ fn channel(config: &Telemetry, endpoint: &str) -> Result<Channel, TelemetryError
     Ok(built.connect_lazy())
 }
 
-/// Turns our spans (not those of libraries) into OpenTelemetry's. Events stay in the logs.
+/// Converts Sestina's spans (not those of libraries) to OpenTelemetry's. Events stay in the logs.
 pub(crate) fn trace_layer(tracer: SdkTracer) -> Box<dyn Layer<Registry> + Send + Sync> {
     tracing_opentelemetry::layer()
         .with_tracer(tracer)

@@ -1,5 +1,5 @@
-//! Spans and log lines caught in memory, for tests of what travels through tiers and of what an
-//! administrator reads. Nothing is exported.
+//! Captures spans and log lines in memory, for tests of traces across the tiers and of the
+//! administrator's log. Nothing is exported.
 
 use std::io;
 use std::sync::{Arc, Mutex, Once, PoisonError};
@@ -33,7 +33,7 @@ pub struct Finished {
 }
 
 impl Capture {
-    /// From now on.
+    /// Starts capturing.
     pub fn start() -> Capture {
         let exporter = InMemorySpanExporter::default();
         let provider = SdkTracerProvider::builder()
@@ -50,7 +50,7 @@ impl Capture {
         }
     }
 
-    /// The spans that have ended, in order of their ends.
+    /// The spans that have ended, in this order.
     pub fn finished(&self) -> Vec<Finished> {
         let spans = self.exporter.get_finished_spans().unwrap_or_default();
         let finished = spans.into_iter().map(|span| Finished {
@@ -68,10 +68,10 @@ impl Capture {
     }
 }
 
-/// At its first line each log statement asks once whether any subscriber wants its lines. If it
-/// asks in the thread of another test just when this test begins to listen, the answer may be "no"
-/// for ever. So one subscriber is always registered. It answers "ask me each time", and then takes
-/// no line.
+/// Each log statement asks once, at its first line, whether any subscriber wants its lines. If it
+/// asks in the thread of another test just when this test begins to listen, the answer may stay
+/// "no" for ever. So one subscriber is always registered: it requests to be asked each time, and
+/// then takes no line.
 fn keep_interest() {
     static ONCE: Once = Once::new();
     // Fails if there is a global subscriber already, which then answers.
@@ -101,7 +101,7 @@ impl tracing::Subscriber for Undecided {
     fn exit(&self, _: &span::Id) {}
 }
 
-/// The log lines of this thread, in the form for people, until it is dropped.
+/// Captures the log lines of this thread, in the text form, until it is dropped.
 pub struct Lines {
     written: Written,
     _default: DefaultGuard,
@@ -123,7 +123,7 @@ impl io::Write for Written {
 }
 
 impl Lines {
-    /// From now on, with the default filter.
+    /// Starts capturing, with the default filter.
     pub fn start() -> Lines {
         let written = Written::default();
         let writer = written.clone();

@@ -1,8 +1,8 @@
-//! Spans of sampled stanzas, and the trace context that crosses the tiers.
+//! Spans of sampled stanzas, and the trace context that the tiers pass on.
 //!
-//! A span costs more than a delivery, so a stanza that is not sampled has none: the edge draws
-//! once when a stanza arrives ([`stanza_span`]), sends the trace context along with the sampled
-//! ones, and the other tiers make spans only for those ([`span_from_traceparent`]).
+//! A span costs more than a delivery, so a stanza that is not sampled has none: the edge decides
+//! once when a stanza arrives ([`stanza_span`]), sends the trace context along with a sampled
+//! stanza, and the other tiers make spans only for those ([`span_from_traceparent`]).
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -14,21 +14,21 @@ use opentelemetry_sdk::trace::{Sampler, SamplingResult, ShouldSample};
 use tracing::Span;
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 
-/// A draw below this is sampled. Zero: there is no exporter.
+/// A random number below this samples the stanza. Zero: there is no exporter.
 static THRESHOLD: AtomicU64 = AtomicU64::new(0);
 const ALL: u64 = 1 << 32;
 
 /// Name of the span that [`stanza_span`] makes.
 const STANZA: &str = "stanza";
 
-/// Switches tracing on (called when an exporter has been set up).
+/// Switches tracing on, after an exporter has been set up.
 pub(crate) fn enable(ratio: f64) {
-    // At least 1: with a ratio of 0 the traces that others began are still followed.
+    // At least 1: with a ratio of 0, traces that other systems began are still continued.
     let threshold = (ratio.clamp(0.0, 1.0) * ALL as f64) as u64;
     THRESHOLD.store(threshold.max(1), Ordering::Relaxed);
 }
 
-/// A root span for a stanza that has just arrived, if it is drawn; a disabled span otherwise.
+/// A root span for a stanza that has just arrived, if it is sampled; a disabled span otherwise.
 #[inline]
 pub fn stanza_span(kind: &'static str) -> Span {
     let threshold = THRESHOLD.load(Ordering::Relaxed);
@@ -99,8 +99,8 @@ fn parse(text: &str) -> Option<SpanContext> {
     (context.is_valid() && context.is_sampled()).then_some(context)
 }
 
-/// The sampler: a parent decides for its children; the span of a stanza exists only because it
-/// was drawn, so it is not drawn again; any other root is drawn by the ratio.
+/// The sampler: a parent decides for its children; the span of a stanza is always sampled, since it
+/// exists only for sampled stanzas; any other root is sampled by the ratio.
 pub(crate) fn sampler(ratio: f64) -> Sampler {
     Sampler::ParentBased(Box::new(Root(Sampler::TraceIdRatioBased(ratio))))
 }

@@ -1,7 +1,7 @@
-//! Prints what reading and writing a stanza costs: `cargo run --release --example parse_bench`.
+//! Prints the cost of parsing and writing a stanza: `cargo run --release --example parse_bench`.
 //!
-//! With two arguments it does one thing many times, for a tool that counts instructions: `read`, `tree`
-//! or `quick-xml` (a bare pass of that parser with namespaces), and how often.
+//! With two arguments it repeats one operation, for a tool that counts instructions: `read`, `tree`
+//! or `quick-xml` (a bare pass of that parser with namespaces), and the number of repetitions.
 #![allow(clippy::print_stdout, clippy::disallowed_methods)]
 
 use std::hint::black_box;
@@ -37,7 +37,7 @@ const STANZAS: [(&str, &str); 3] = [
 ];
 
 fn nanoseconds(mut work: impl FnMut()) -> f64 {
-    // The best of many short samples: on a busy machine the others were interrupted.
+    // The best of many short samples: on a busy machine the others are interrupted.
     const ROUNDS: u32 = 1000;
     let mut best = f64::MAX;
     for _ in 0..300 {
@@ -55,7 +55,7 @@ fn read(xml: &str, parser: &mut StreamParser) -> Result<Option<StreamEvent>, Xml
     parser.next()
 }
 
-/// What a checker on top of quick-xml would do at least: events, attributes and their namespaces.
+/// The least work of a checker on top of quick-xml: events, attributes and their namespaces.
 fn quick_xml_pass(xml: &str) -> usize {
     let mut reader = NsReader::from_str(xml);
     let mut found = 0;

@@ -1,10 +1,11 @@
 //! Addresses: `local@domain/resource` (RFC 7622, with RFC 6122's profile of the localpart).
 //!
-//! The localpart goes through nodeprep (RFC 6122, Unicode 3.2), as in all servers that are deployed:
-//! it names accounts, which must be the same account everywhere. The resourcepart, and so each
-//! nickname, is an OpaqueString in today's Unicode (RFC 7622 §3.4, [`crate::precis`]). The domainpart goes through UTS 46 (the IDNA 2008 that RFC 7622
-//! §3.2 asks for) and is kept in its Unicode form. Nameprep is left out there on purpose: it
-//! folds `ß` to `ss`, which makes two domains of the DNS one JID.
+//! The localpart goes through nodeprep (RFC 6122, Unicode 3.2), as in all deployed servers: it
+//! names accounts, which must be the same on every server. The resourcepart, and so each nickname,
+//! is an OpaqueString in today's Unicode (RFC 7622 §3.4, [`crate::precis`]). The domainpart goes
+//! through UTS 46 (the IDNA 2008 of RFC 7622 §3.2) and is kept in its Unicode form. Nameprep is
+//! deliberately not applied to it: it folds `ß` to `ss`, which makes two domains of the DNS one
+//! JID.
 
 use std::borrow::{Borrow, Cow};
 use std::fmt;
@@ -84,8 +85,8 @@ impl Jid {
         Ok(prepared.join())
     }
 
-    /// Takes a JID that is known to be normalised (from another tier or from storage): only finds
-    /// its parts. Never fails; of something that is no JID it makes parts that are none.
+    /// Takes a JID that is known to be normalised (from another tier or from storage) and only
+    /// finds its parts. Never fails; the parts of an invalid JID are invalid.
     pub fn from_wire(text: &str) -> Jid {
         Jid::from_normalised(CompactString::from(text))
     }
@@ -131,6 +132,15 @@ impl Jid {
         self.bare_len as usize == self.text.len()
     }
 
+    /// Whether it is that address, or one within it: an address without a resource has all its resources within it, and
+    /// one without a local part all users and resources of its domain (XEP-0191 §6).
+    pub fn is_within(&self, address: &Jid) -> bool {
+        let part = |own: Option<&str>, wanted: Option<&str>| wanted.is_none() || wanted == own;
+        self.domain() == address.domain()
+            && part(self.local(), address.local())
+            && part(self.resource(), address.resource())
+    }
+
     /// The whole JID.
     pub fn as_str(&self) -> &str {
         &self.text
@@ -161,8 +171,8 @@ impl Jid {
     }
 }
 
-/// Where the domain begins and where it ends (RFC 7622 §3.2: at the first `/`, and behind the first
-/// `@` before that).
+/// The start and the end of the domain (RFC 7622 §3.2: the end is at the first `/`, the start after
+/// the first `@` before that).
 fn bounds(text: &str) -> (usize, usize) {
     let bytes = text.as_bytes();
     let bare_len = memchr::memchr(b'/', bytes).unwrap_or(bytes.len());
@@ -263,7 +273,7 @@ pub fn prepare_resource(resource: &str) -> Result<Cow<'_, str>, JidError> {
 }
 
 /// Normalises a domainpart: a domain name (UTS 46), an IPv4 address or a bracketed IPv6 address.
-/// One trailing dot is taken off (RFC 7622 §3.2).
+/// One trailing dot is removed (RFC 7622 §3.2).
 pub fn prepare_domain(domain: &str) -> Result<Cow<'_, str>, JidError> {
     if domain.len() > MAX_PART_LEN {
         return Err(JidError::DomainTooLong);
@@ -298,7 +308,7 @@ pub fn prepare_domain(domain: &str) -> Result<Cow<'_, str>, JidError> {
         outcome.ok().map(|()| unicode)
     })
     .ok_or(JidError::BadDomain)?;
-    // A full-width dot at the end became a real one: it is taken off like a real one.
+    // A full-width dot at the end became a normal one, and is removed too.
     let prepared = match prepared.strip_suffix('.') {
         Some(stripped) => Cow::Owned(stripped.to_owned()),
         None => prepared,
@@ -322,8 +332,8 @@ fn may_hold_a_label(domain: &str) -> bool {
     })
 }
 
-/// Letters, digits and hyphens, as RFC 1123 §2.1 wants, and the underscore, which is not allowed
-/// in host names but is common in the names of private networks.
+/// Checks for letters, digits and hyphens, as RFC 1123 §2.1 requires, and the underscore, which is
+/// not allowed in host names but is common in the names of private networks.
 fn check_ascii_labels(domain: &str) -> Result<(), JidError> {
     let good = |label: &str| {
         (1..=MAX_LABEL_LEN).contains(&label.len())
@@ -340,8 +350,8 @@ fn check_ascii_labels(domain: &str) -> Result<(), JidError> {
     }
 }
 
-/// Prepares until nothing changes, so that a normalised JID always normalises to itself: the
-/// tables of stringprep are those of Unicode 3.2, the normalisation is of today.
+/// Prepares the text until it does not change any more, so that a normalised JID always normalises
+/// to itself: the tables of stringprep are those of Unicode 3.2, the normalisation is today's.
 fn settle<'a>(text: &'a str, prep: impl Fn(&str) -> Option<String>) -> Option<Cow<'a, str>> {
     let mut current = Cow::Borrowed(text);
     for _ in 0..MAX_ROUNDS {

@@ -28,7 +28,7 @@ fn parts() {
     assert_eq!(host.resource(), Some("a@b/c"));
 }
 
-/// RFC 7622 §3.5, tables 1 and 2, as far as nodeprep agrees with PRECIS in localparts.
+/// RFC 7622 §3.5, tables 1 and 2, where nodeprep agrees with PRECIS in localparts.
 #[test]
 fn examples_of_rfc_7622() {
     for good in [
@@ -94,7 +94,7 @@ fn normalises() {
         ("a@BÜCHER.example", "a@bücher.example"),
         ("a@xn--bcher-kva.example", "a@bücher.example"),
         ("a@XN--BCHER-KVA.example", "a@bücher.example"),
-        // Two domains of the DNS stay two.
+        // Two domains of the DNS stay different.
         ("a@straße.example", "a@straße.example"),
         ("a@xn--strae-oqa.example", "a@straße.example"),
         ("a@strasse.example", "a@strasse.example"),

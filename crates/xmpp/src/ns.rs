@@ -26,6 +26,14 @@ pub const XMLNS: &str = "http://www.w3.org/2000/xmlns/";
 pub const SASL_CB: &str = "urn:xmpp:sasl-cb:0";
 /// XEP-0198 stream management.
 pub const SM: &str = "urn:xmpp:sm:3";
+/// XEP-0054 vCards.
+pub const VCARD: &str = "vcard-temp";
+/// XEP-0191 blocking command.
+pub const BLOCKING: &str = "urn:xmpp:blocking";
+/// XEP-0191 the condition of errors that name a blocked address.
+pub const BLOCKING_ERRORS: &str = "urn:xmpp:blocking:errors";
+/// XEP-0092 software version.
+pub const VERSION: &str = "jabber:iq:version";
 /// XEP-0199 ping.
 pub const PING: &str = "urn:xmpp:ping";
 /// XEP-0030 service discovery, information.
@@ -62,7 +70,7 @@ pub const RECEIPTS: &str = "urn:xmpp:receipts";
 pub const MARKERS: &str = "urn:xmpp:chat-markers:0";
 /// XEP-0045 multi-user chat.
 pub const MUC: &str = "http://jabber.org/protocol/muc";
-/// XEP-0045 what a room tells its users.
+/// XEP-0045 information of a room for its users.
 pub const MUC_USER: &str = "http://jabber.org/protocol/muc#user";
 /// XEP-0045 forms and requests of a room's owner.
 pub const MUC_OWNER: &str = "http://jabber.org/protocol/muc#owner";

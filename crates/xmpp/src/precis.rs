@@ -1,10 +1,10 @@
 //! PRECIS (RFC 8264) in today's Unicode: the OpaqueString profile (RFC 8265 §4.2) of resources, and
 //! the comparison of nicknames (RFC 8266 §2.4).
 //!
-//! Two things are wider than RFC 8264's FreeformClass, because users write them and deployed servers
-//! take them: sequences of emoji (UTS 51: their variation selectors, joiners and tags), and visible
-//! characters that the class allows in some places only, or not at all (the middle dot, tatweel:
-//! RFC 5892 §2.6). No claim is made about characters that look alike.
+//! Two rules are wider than RFC 8264's FreeformClass, because users write such names and deployed
+//! servers accept them: sequences of emoji are allowed (UTS 51: their variation selectors, joiners
+//! and tags), and so are visible characters that the class allows in some places only, or not at
+//! all (the middle dot, tatweel: RFC 5892 §2.6). Characters that look alike are not detected.
 
 use std::borrow::Cow;
 
@@ -23,11 +23,11 @@ const EMOJI_STYLE: char = '\u{fe0f}';
 const BLACK_FLAG: char = '\u{1f3f4}';
 /// The canonical combining class of a virama.
 const VIRAMA: u8 = 9;
-/// How often the rules for nicknames are applied until the nickname changes no more.
+/// How often the rules for nicknames are applied until the nickname is stable.
 const MAX_ROUNDS: usize = 4;
 
-/// The OpaqueString profile; `None` if there is a character that the class does not allow. Of a
-/// string that is as it should be it makes no copy.
+/// The OpaqueString profile; `None` if the text has a character that the class does not allow. A
+/// text in normal form is not copied.
 pub(crate) fn opaque(text: &str) -> Option<Cow<'_, str>> {
     let mapped = if text.chars().any(is_other_space) {
         Cow::Owned(text.replace(is_other_space, " "))
@@ -42,8 +42,7 @@ pub(crate) fn opaque(text: &str) -> Option<Cow<'_, str>> {
     is_freeform(&normal).then_some(normal)
 }
 
-/// The form in which nicknames are compared; `None` if nothing is left of it, or if it never
-/// settles.
+/// The form in which nicknames are compared; `None` if it is empty, or does not become stable.
 pub fn nickname_key(nick: &str) -> Option<Cow<'_, str>> {
     let plain = |b: u8| b.is_ascii_graphic() && !b.is_ascii_uppercase();
     if !nick.is_empty() && nick.bytes().all(plain) {
@@ -112,12 +111,12 @@ fn is_free(c: char) -> bool {
         && !CodePointSetData::new::<DefaultIgnorableCodePoint>().contains(c)
 }
 
-/// Jamo that are no part of a modern syllable (RFC 8264 §9.9): what is one was composed before.
+/// Jamo that are not part of a modern syllable (RFC 8264 §9.9), since those were composed before.
 fn is_old_hangul(c: char) -> bool {
     matches!(c, '\u{1100}'..='\u{11ff}' | '\u{a960}'..='\u{a97c}' | '\u{d7b0}'..='\u{d7fb}')
 }
 
-/// Whether a joiner joins something: RFC 5892, appendix A.1 and A.2, or two emoji.
+/// Whether a joiner joins two characters: RFC 5892, appendix A.1 and A.2, or two emoji.
 fn joins(before: &str, joiner: char, after: &str) -> bool {
     let Some(last) = before.chars().next_back() else {
         return false;
@@ -161,7 +160,7 @@ mod tests {
             "Jack of ♦s",
             // Compatibility characters stay (RFC 8265 §4.2.2, rule 1).
             "ﬃ Ⅳ ｆｕｌｌ",
-            // Letters and emoji that are younger than Unicode 3.2.
+            // Letters and emoji that are newer than Unicode 3.2.
             "ẞ ₿ ᲀ 𞤀",
             "Anna 🦀",
             "❤️",
@@ -173,10 +172,10 @@ mod tests {
             "🏳️‍🌈",
             "🏴󠁧󠁢󠁥󠁮󠁧󠁿",
             "🇪🇺",
-            // Joiners that join: Persian, Hindi.
+            // Joiners between characters that they join: Persian, Hindi.
             "می‌خواهم",
             "क्‍ष",
-            // Visible, and allowed elsewhere only by RFC 5892.
+            // Visible characters that RFC 5892 allows only in other places.
             "Anna · ACME",
             "محـمد",
             "한국어",
@@ -197,7 +196,7 @@ mod tests {
             ("a\u{a0}b\u{3000}c", "a b c"),
             ("A\u{308}", "Ä"),
             ("\u{2126}", "Ω"),
-            // Modern syllables, as some systems write them.
+            // Modern syllables in the decomposed form of some systems.
             ("\u{1112}\u{1161}\u{11ab}", "한"),
         ] {
             assert_eq!(opaque(written).as_deref(), Some(normal), "{written:?}");
@@ -217,7 +216,7 @@ mod tests {
             "\u{fdd0}",
             "\u{10ffff}",
             "\u{378}",
-            // Invisible: soft hyphen, marks of direction, fillers, selectors of nothing.
+            // Invisible: soft hyphen, marks of direction, fillers, selectors without an emoji.
             "a\u{ad}b",
             "a\u{200b}b",
             "a\u{200e}b",
@@ -228,7 +227,7 @@ mod tests {
             "a\u{fe0f}",
             "\u{180b}",
             "a\u{e0041}",
-            // Joiners that join nothing.
+            // Joiners without characters to join.
             "a\u{200d}b",
             "a\u{200c}b",
             "\u{200d}👩",

@@ -1,4 +1,4 @@
-//! Streams that must end, and with which stream error (RFC 6120 §4.9.3).
+//! Streams that must end, and their stream errors (RFC 6120 §4.9.3).
 #![allow(clippy::unwrap_used, missing_docs)]
 
 mod common;
@@ -186,7 +186,7 @@ fn limits_are_kept() {
             "{shown}"
         );
     }
-    // It is refused before it is complete, too.
+    // The stanza is refused even before it is complete.
     let endless = format!("<message><body>{}", long(limits.bytes));
     assert_eq!(condition_of(endless.as_bytes()), Some(PolicyViolation));
     let deep = "<a>".repeat(50_000);
@@ -388,7 +388,7 @@ fn nothing_comes_after_a_fault_or_the_end() {
     );
 }
 
-/// What is strange but well-formed, and taken by both parsers.
+/// Unusual but well-formed elements, which both parsers accept.
 #[test]
 fn strange_elements_that_are_accepted() {
     for xml in [

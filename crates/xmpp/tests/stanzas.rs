@@ -11,14 +11,14 @@ use sestina_xmpp::stanza::{Kind, Stanza};
 use sestina_xmpp::xml::escape::unescape_attr;
 use sestina_xmpp::xml::{Element, Limits, StreamEvent, WsParser};
 
-/// Each child must be where the index says, and be what the index says.
+/// Checks that each child is where the index says, and has the indexed name and namespace.
 fn check_index(stanza: &Stanza) {
     let mut last = 0;
     for child in stanza.children() {
         assert!(child.start >= last);
         last = child.start + child.xml.len();
         let element = Element::parse(child.xml).unwrap();
-        // The index has the namespace as written.
+        // The index has the namespace in its written form.
         let ns = unescape_attr(child.ns);
         assert!(element.is(child.name, &ns), "{child:?} is {element:?}");
         assert_eq!(stanza.payload.get(child.start..last), Some(child.xml));
@@ -80,7 +80,8 @@ fn answers_are_addressed_back() {
     assert_eq!((error.kind, error.error()), (Kind::Message, Some(wait)));
 }
 
-/// RFC 6120 §8.3.1: an error comes from the address to which the stanza was sent, as it was written.
+/// RFC 6120 §8.3.1: an error comes from the address to which the stanza was sent, as it was
+/// written.
 #[test]
 fn an_answer_comes_from_what_was_written() {
     let xml = "<presence from='a@x/r' to='R\u{f3}om@x/e\u{301}\u{3000}1'/>";
@@ -205,7 +206,7 @@ proptest! {
         prop_assert_eq!(Element::parse(&bytes), Ok(element.clone()));
         let document = element.to_bytes("");
         prop_assert!(rxml_accepts(&document), "{}", String::from_utf8_lossy(&document));
-        // In another surrounding it says the same.
+        // Inside another element it has the same meaning.
         let outer = Element::new("outer", parent).with_child(element.clone());
         let read = Element::parse(&outer.to_bytes("")).unwrap();
         prop_assert_eq!(read.children().next(), Some(&element));

@@ -1,4 +1,4 @@
-//! Whole streams: what comes out, however the bytes arrive.
+//! Whole streams: the events do not depend on how the bytes arrive.
 #![allow(clippy::unwrap_used, missing_docs)]
 
 mod common;
@@ -10,7 +10,7 @@ use sestina_xmpp::stanza::error::Condition;
 use sestina_xmpp::stanza::{Kind, Stanza};
 use sestina_xmpp::xml::{Element, Limits, StreamEvent, StreamParser, WsParser};
 
-/// The stanza that this is on a stream whose header has these declarations besides.
+/// The stanza of this XML on a stream whose header has these further declarations.
 fn stanza_under(declarations: &str, xml: &str) -> Stanza {
     let header = HEADER.replace(
         "xmlns='jabber:client'",
@@ -277,7 +277,7 @@ fn white_space_before_a_restart_is_not_part_of_the_new_stream() {
             );
         }
     }
-    // At the start of a connection nothing may stand above the declaration (XML 1.0 §2.8).
+    // At the start of a connection nothing may come before the declaration (XML 1.0 §2.8).
     let (events, fault) = whole(format!("\n{HEADER}").as_bytes());
     assert!(events.is_empty() && fault.is_some());
 }
@@ -317,7 +317,7 @@ fn a_websocket_brings_the_same() {
         let auth = parser.frame(b"<auth xmlns='urn:ietf:params:xml:ns:xmpp-sasl'>=</auth>");
         let expected = Element::new("auth", ns::SASL).with_text("=");
         assert_eq!(auth, Ok(StreamEvent::Nonza(expected)));
-        // Without its namespace it is no stanza.
+        // Without its namespace it is not a stanza.
         let bare = parser.frame(b"<message/>");
         assert_eq!(bare, Ok(StreamEvent::Nonza(Element::new("message", ""))));
         parser.reset();
@@ -328,7 +328,7 @@ fn a_websocket_brings_the_same() {
 
 #[test]
 fn dripping_input_is_not_read_again_and_again() {
-    // Quadratic work would be some 10^10 steps for each of these.
+    // Quadratic work would be about 10^10 steps for each of these.
     let long = "x".repeat(200_000);
     for body in [
         format!("<message><body>{long}</body></message>"),
@@ -353,7 +353,7 @@ fn an_empty_parser_holds_little() {
     assert_eq!(parser.buffered(), 0);
 }
 
-/// Pieces that make good and bad streams.
+/// Pieces of valid and invalid streams.
 fn soup() -> impl Strategy<Value = Vec<u8>> {
     let token = prop::sample::select(vec![
         "<message>",

@@ -1,5 +1,5 @@
-//! Queries of an archive with the page that they ask for (XEP-0313, XEP-0059): what was read is the
-//! same when it is written and read again.
+//! Queries of an archive with their paging (XEP-0313, XEP-0059): a parsed query is the same after
+//! it is written and parsed again.
 
 use sestina_xmpp::ext::mam::Query;
 use sestina_xmpp::ext::rsm::{Page, PageRequest};

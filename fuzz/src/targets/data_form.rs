@@ -1,4 +1,4 @@
-//! Data forms (XEP-0004): what was read is the same when it is written and read again.
+//! Data forms (XEP-0004): a parsed form is the same after it is written and parsed again.
 
 use sestina_xmpp::ext::dataform::Form;
 use sestina_xmpp::xml::Element;

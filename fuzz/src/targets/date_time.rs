@@ -1,4 +1,4 @@
-//! Moments (XEP-0082): one that was read is the same when it is written and read again.
+//! Moments (XEP-0082): a parsed moment is the same after it is written and parsed again.
 
 use sestina_xmpp::ext::datetime::{MAX_MS, MIN_MS, format, parse};
 
@@ -7,7 +7,7 @@ pub fn run(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else {
         return;
     };
-    // An offset can lead out of the years that can be written.
+    // An offset can lead to a year that cannot be written.
     if let Some(ms) = parse(text) {
         let written = ms.clamp(MIN_MS, MAX_MS);
         assert_eq!(parse(&format(ms)), Some(written));

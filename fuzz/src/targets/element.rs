@@ -1,4 +1,4 @@
-//! Trees: the oracle must read the same one.
+//! Trees: the oracle must parse the same tree.
 
 use sestina_xmpp::xml::Element;
 
@@ -10,7 +10,7 @@ pub fn run(data: &[u8]) {
     let Ok(element) = Element::parse(data) else {
         return;
     };
-    // The oracle knows no default namespace from outside: give it one.
+    // The oracle accepts no default namespace from outside, so a root element declares it.
     let mut document = b"<o xmlns='jabber:client'>".to_vec();
     document.extend_from_slice(data);
     document.extend_from_slice(b"</o>");
@@ -19,7 +19,7 @@ pub fn run(data: &[u8]) {
             let outer = Element::new("o", "jabber:client").with_child(element.clone());
             assert_eq!(tree, oracle::canonical(&outer), "the oracle reads the same");
         }
-        Err(error) => panic!("the oracle refuses what was accepted: {error}"),
+        Err(error) => panic!("the oracle refuses an accepted element: {error}"),
     }
     check_element(&element);
 }

@@ -1,5 +1,5 @@
-//! Frames between tiers: what was decoded is the same when it is encoded and decoded again, and a
-//! stanza in it can be looked at whatever its index says.
+//! Frames between tiers: a decoded frame is the same after it is encoded and decoded again, and its
+//! stanza can be read with any index.
 //!
 //! The first byte names the kind of message.
 
@@ -18,7 +18,7 @@ pub fn run(data: &[u8]) {
         2 => twice::<proto::PeerBatch>(data),
         3 => twice::<proto::SessionState>(data),
         4 => twice::<proto::RoomState>(data),
-        5 => twice::<proto::RoomTailEvent>(data),
+        5 => twice::<proto::RoomLoggedEvent>(data),
         6 => twice::<proto::AdminRequest>(data),
         _ => stanza(data),
     }
@@ -27,8 +27,8 @@ pub fn run(data: &[u8]) {
 fn twice<M: Message + Default>(data: &[u8]) {
     if let Ok(message) = M::decode(data) {
         let bytes = message.encode_to_vec();
-        let again = M::decode(bytes.as_slice()).expect("what was encoded can be decoded");
-        // Not `==`: a number that is not a number is not itself.
+        let again = M::decode(bytes.as_slice()).expect("an encoded frame can be decoded");
+        // Not `==`: NaN does not equal itself.
         assert_eq!(again.encode_to_vec(), bytes);
     }
 }

@@ -1,4 +1,5 @@
-//! Parameters of a URL: what was read is the same when it is written with all bytes escaped.
+//! Parameters of a URL: parsed parameters are the same when they are written with all bytes
+//! escaped.
 
 use std::fmt::Write;
 

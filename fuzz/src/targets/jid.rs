@@ -1,4 +1,4 @@
-//! Addresses: normalising twice is normalising once, and the parts make the whole.
+//! Addresses: normalising twice gives the same as once, and the parts form the whole address.
 
 use sestina_xmpp::jid::Jid;
 
@@ -7,7 +7,7 @@ pub fn run(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else {
         return;
     };
-    // Bytes from a trusted tier are only cut, and cutting must not panic.
+    // Bytes from a trusted tier are only split, and that must not panic.
     let wire = Jid::from_wire(text);
     assert_eq!(wire.as_str(), text);
     let _parts = (wire.local(), wire.domain(), wire.resource(), wire.bare());

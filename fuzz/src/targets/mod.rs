@@ -1,4 +1,4 @@
-//! The targets, one for each parser that meets outside bytes.
+//! The targets, one for each parser of bytes from outside.
 
 pub mod archive_query;
 pub mod data_form;
@@ -15,18 +15,18 @@ pub mod stream;
 pub mod websocket;
 pub mod websocket_frames;
 
+use sestina_xmpp::jid::Jid;
 use sestina_xmpp::stanza::Stanza;
 use sestina_xmpp::xml::escape::unescape_attr;
 use sestina_xmpp::xml::{Element, Limits, StreamEvent, StreamParser};
 
 use crate::oracle;
 
-/// A header for streams that are made here.
+/// A header for streams that the targets make.
 const HEADER: &[u8] = b"<stream:stream version='1.0' xmlns='jabber:client' \
      xmlns:stream='http://etherx.jabber.org/streams'>";
 
-/// What must hold for every stanza that a parser brings out; `good`: one with addresses that are
-/// none keeps them as they were written.
+/// Checks a stanza that a parser returned. `good`: invalid addresses are kept as they were written.
 fn check_stanza(stanza: &Stanza, good: bool) {
     let mut end = 0;
     for child in stanza.children() {
@@ -35,15 +35,15 @@ fn check_stanza(stanza: &Stanza, good: bool) {
         let element = Element::parse(child.xml).expect("a child stands for itself");
         assert!(
             element.is(child.name, &unescape_attr(child.ns)),
-            "the index says what it is"
+            "the index agrees with the child"
         );
     }
     let mut document = Vec::new();
     stanza.write_to(&mut document, None, true);
     if let Err(error) = oracle::tree(&document) {
-        panic!("the oracle refuses what was written: {error}");
+        panic!("the oracle refuses the written XML: {error}");
     }
-    // What is written has the address in its normal form.
+    // Written stanzas have the address in its normal form.
     let written = Stanza {
         written_to: String::new(),
         ..stanza.clone()
@@ -55,16 +55,20 @@ fn check_stanza(stanza: &Stanza, good: bool) {
     parser.push(HEADER);
     parser.push(&document);
     assert!(matches!(parser.next(), Ok(Some(StreamEvent::Open(_)))));
+    // An empty address is invalid, and a stanza is written without it.
+    let valid = |address: &str| address.is_empty() || Jid::parse(address).is_ok();
+    let good_again = valid(&stanza.from) && valid(&stanza.to);
+    assert!(good_again || !good, "a good stanza has good addresses");
     match parser.next() {
-        Ok(Some(StreamEvent::Stanza(again))) if good => assert_eq!(again, written),
-        Ok(Some(StreamEvent::BadStanza { stanza: again, .. })) if !good => {
+        Ok(Some(StreamEvent::Stanza(again))) if good_again => assert_eq!(again, written),
+        Ok(Some(StreamEvent::BadStanza { stanza: again, .. })) if !good_again => {
             assert_eq!(again, written);
         }
-        other => panic!("what was written reads as {other:?}"),
+        other => panic!("the written stanza is parsed as {other:?}"),
     }
 }
 
-/// What must hold for every element.
+/// Checks an element.
 fn check_element(element: &Element) {
     let inside = element.to_bytes("jabber:client");
     assert_eq!(
@@ -79,7 +83,7 @@ fn check_element(element: &Element) {
             oracle::canonical(element),
             "the oracle reads the same"
         ),
-        Err(error) => panic!("the oracle refuses what was written: {error}"),
+        Err(error) => panic!("the oracle refuses the written XML: {error}"),
     }
 }
 
@@ -92,7 +96,7 @@ fn check_event(event: &StreamEvent) {
     }
 }
 
-/// Pieces of an input, of up to 63 bytes. Their lengths depend on the length of the input alone.
+/// Pieces of an input, of up to 63 bytes. Their lengths depend only on the length of the input.
 struct Cuts<'a> {
     rest: &'a [u8],
     state: usize,

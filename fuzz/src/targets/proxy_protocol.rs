@@ -1,12 +1,12 @@
-//! Headers of the PROXY protocol: a reader that takes what the parser allows takes no byte of the
-//! client's, and a longer input says the same.
+//! Headers of the PROXY protocol: a reader that takes as many bytes as the parser allows takes no
+//! byte of the client's, and a longer input gives the same result.
 
 use sestina_edge::listen::proxy_protocol::{Step, parse};
 
 /// See the module.
 pub fn run(data: &[u8]) {
     let mut read = 0;
-    // Each step allows at least one byte more, so this ends.
+    // Each step allows at least one more byte, so the loop ends.
     let outcome = loop {
         match parse(&data[..read]) {
             Ok(Step::Read(more)) => {

@@ -1,7 +1,7 @@
-//! Objects as Redis holds them: a foreign or broken one is an error, never a panic. Words are
-//! separated by line feeds.
+//! Objects in Redis: a foreign or malformed one is an error, never a panic. Words are separated by
+//! line feeds.
 
-use sestina_sessions::fuzzing::read_object;
+use sestina_state::fuzzing::read_object;
 
 /// See the module.
 pub fn run(data: &[u8]) {

@@ -1,5 +1,5 @@
-//! What a client sends during SASL. The input holds one message to a line: the first for each
-//! mechanism, the second as SCRAM's last.
+//! Messages of a client during SASL. The input has one message per line: the first for each
+//! mechanism, the second as SCRAM's last message.
 
 use sestina_xmpp::sasl::scram::ScramServer;
 use sestina_xmpp::sasl::{BindingType, ChannelBinding, Mechanism};
@@ -29,7 +29,7 @@ pub fn run(data: &[u8]) {
         again.push(0);
         again.extend_from_slice(plain.password.as_bytes());
         assert_eq!(again, first, "plain loses nothing");
-        // Preparing what it says must not panic either.
+        // Preparing the user name must not panic either.
         let _jid = keys::authenticated_jid(&plain.username, "a.example", plain.authzid.as_deref());
     }
     let _trace = anonymous::parse(first);
@@ -58,6 +58,6 @@ fn scram(mechanism: Mechanism, first: &[u8], last: &[u8]) {
     assert!(std::str::from_utf8(&challenge).is_ok());
     assert!(
         step.client_final(last).is_err(),
-        "no proof fits keys that nobody knows"
+        "no proof fits unknown keys"
     );
 }

@@ -1,4 +1,5 @@
-//! Ids of resumable sessions: only what was made with the key is read, and reads as it was.
+//! Ids of resumable sessions: only ids made with the key are accepted, and they decode to the
+//! original.
 
 use sestina_xmpp::ext::sm::SmId;
 
@@ -12,7 +13,7 @@ pub fn run(data: &[u8]) {
         assert_eq!(id.encode(KEY), text, "an id has one form");
         assert!(SmId::decode(text, b"another key").is_none());
     }
-    // A true id, with one bit changed where the input says.
+    // A valid id, with one bit changed at a place that the input gives.
     let (Some(&[slot, at, bit]), rest) = (data.first_chunk::<3>(), data.get(3..).unwrap_or(&[]))
     else {
         return;

@@ -1,11 +1,12 @@
-//! The stream parser: any cut gives the same, and the oracle takes what it takes.
+//! The stream parser: the result does not depend on how the bytes are cut, and the oracle accepts
+//! all accepted documents.
 
 use sestina_xmpp::xml::{Limits, StreamEvent, StreamFault, StreamParser};
 
 use super::{Cuts, check_event};
 use crate::oracle;
 
-/// What came out, and how many bytes of the input it was made of.
+/// The result, and how many bytes of the input it used.
 struct Outcome {
     events: Vec<StreamEvent>,
     fault: Option<StreamFault>,
@@ -62,11 +63,11 @@ pub fn run(data: &[u8]) {
         );
     }
     if matches!(whole.events.first(), Some(StreamEvent::Open(_))) {
-        // White space may come before a header that has no declaration; rxml wants none.
+        // White space may come before a header without a declaration; rxml does not accept that.
         let mut document = data[..whole.consumed].trim_ascii_start().to_vec();
         document.extend_from_slice(b"</stream:stream>");
         if let Err(error) = oracle::tree(&document) {
-            panic!("the oracle refuses what was accepted: {error}");
+            panic!("the oracle refuses an accepted stream: {error}");
         }
     }
     whole.events.iter().for_each(check_event);

@@ -1,4 +1,4 @@
-//! WebSocket messages, which the input has one to a line.
+//! WebSocket messages, one per line of the input.
 
 use sestina_xmpp::xml::{Limits, StreamEvent, WsParser};
 
@@ -16,7 +16,7 @@ pub fn run(data: &[u8]) {
             break;
         };
         if let Err(error) = oracle::tree(message) {
-            panic!("the oracle refuses what was accepted: {error}");
+            panic!("the oracle refuses an accepted message: {error}");
         }
         assert_ne!(event, StreamEvent::Whitespace);
         check_event(&event);

@@ -1,4 +1,5 @@
-//! WebSocket frames (RFC 6455 §5): any cut gives the same, and nothing is longer than the limit.
+//! WebSocket frames (RFC 6455 §5): the result does not depend on how the bytes are cut, and no
+//! message is longer than the limit.
 
 use sestina_edge::transport::websocket::{Decoder, Event, WsError};
 

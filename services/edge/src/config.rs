@@ -58,6 +58,47 @@ pub struct StreamLimits {
     pub burst_bytes: u64,
 }
 
+/// The login of a client.
+#[derive(Clone, Debug)]
+pub struct LoginConfig {
+    /// Bytes that may wait for a socket before it is bound.
+    pub queue_bytes: usize,
+    /// Time from the first byte to bind.
+    pub time: Duration,
+    /// Failed attempts on one stream.
+    pub tries: u32,
+    /// Wait before an attempt is answered as failed; multiplied by their number.
+    pub delay: Duration,
+    /// How long to look for an owner that knows the user's keys.
+    pub credentials_deadline: Duration,
+    /// Threads that check passwords of PLAIN.
+    pub password_threads: usize,
+    /// How long a bind or a resumption waits for its owner.
+    pub bind_deadline: Duration,
+    /// How many may wait.
+    pub pending_binds: usize,
+}
+
+/// The lease of the edge.
+#[derive(Clone, Debug)]
+pub struct LeaseConfig {
+    /// Term of this edge's lease.
+    pub ttl: Duration,
+    /// How often it is renewed.
+    pub every: Duration,
+    /// How long before its end serving stops.
+    pub margin: Duration,
+}
+
+/// The end of the edge.
+#[derive(Clone, Debug)]
+pub struct DrainConfig {
+    /// Draining: the time over which sockets are ended.
+    pub over: Duration,
+    /// Draining: how long to wait then for owners to take over what is held.
+    pub wait: Duration,
+}
+
 /// All settings of an edge.
 #[derive(Clone, Debug)]
 pub struct EdgeConfig {
@@ -80,22 +121,8 @@ pub struct EdgeConfig {
     pub before_login: StreamLimits,
     /// Limits from then on.
     pub after_login: StreamLimits,
-    /// Bytes that may wait for a socket before it is bound.
-    pub login_queue_bytes: usize,
-    /// Time from the first byte to bind.
-    pub login_time: Duration,
-    /// Failed attempts on one stream.
-    pub login_tries: u32,
-    /// Wait before an attempt is answered as failed; multiplied by their number.
-    pub login_delay: Duration,
-    /// How long to look for an owner that knows the user's keys.
-    pub credentials_deadline: Duration,
-    /// Threads that check passwords of PLAIN.
-    pub password_threads: usize,
-    /// How long a bind or a resumption waits for its owner.
-    pub bind_deadline: Duration,
-    /// How many may wait.
-    pub pending_binds: usize,
+    /// The login of a client.
+    pub login: LoginConfig,
 
     /// Bytes of a session that may be unsettled; beyond it its socket is not read.
     pub unsettled_bytes: usize,
@@ -108,24 +135,18 @@ pub struct EdgeConfig {
     /// How long a delivery goes without being asked for.
     pub ask_after: Duration,
     /// A client that says nothing for this long is asked whether it is there.
-    pub silence_ask: Duration,
+    pub keepalive_after: Duration,
     /// How long it has to answer before its socket counts as lost.
-    pub silence_answer: Duration,
+    pub keepalive_answer: Duration,
     /// How long stanzas wait for an owner that takes them before the session is closed.
     pub owner_deadline: Duration,
 
     /// Lanes to each router.
     pub lanes: u32,
-    /// Term of this edge's lease.
-    pub lease_ttl: Duration,
-    /// How often it is renewed.
-    pub lease_every: Duration,
-    /// How long before its end serving stops.
-    pub lease_margin: Duration,
-    /// Draining: the time over which sockets are ended.
-    pub drain_over: Duration,
-    /// Draining: how long to wait then for owners to take over what is held.
-    pub drain_wait: Duration,
+    /// The lease of the edge.
+    pub lease: LeaseConfig,
+    /// The end of the edge.
+    pub drain: DrainConfig,
     /// What the process gives it.
     pub around: Around,
 }
@@ -157,28 +178,34 @@ impl EdgeConfig {
                 bytes_per_second: 512 << 10,
                 burst_bytes: 2 << 20,
             },
-            login_queue_bytes: 64 << 10,
-            login_time: Duration::from_secs(30),
-            login_tries: 3,
-            login_delay: Duration::from_secs(1),
-            credentials_deadline: Duration::from_secs(8),
-            password_threads: 2,
-            bind_deadline: Duration::from_secs(15),
-            pending_binds: 4096,
+            login: LoginConfig {
+                queue_bytes: 64 << 10,
+                time: Duration::from_secs(30),
+                tries: 3,
+                delay: Duration::from_secs(1),
+                credentials_deadline: Duration::from_secs(8),
+                password_threads: 2,
+                bind_deadline: Duration::from_secs(15),
+                pending_binds: 4096,
+            },
             unsettled_bytes: 1 << 20,
             held_bytes: 2 << 30,
             session_credit: 512 << 10,
             ask_stanzas: 25,
             ask_after: Duration::from_millis(500),
-            silence_ask: Duration::from_secs(300),
-            silence_answer: Duration::from_secs(30),
+            keepalive_after: Duration::from_secs(300),
+            keepalive_answer: Duration::from_secs(30),
             owner_deadline: Duration::from_secs(60),
             lanes: 4,
-            lease_ttl: Duration::from_secs(4),
-            lease_every: Duration::from_secs(1),
-            lease_margin: Duration::from_secs(1),
-            drain_over: Duration::from_secs(10),
-            drain_wait: Duration::from_secs(5),
+            lease: LeaseConfig {
+                ttl: Duration::from_secs(4),
+                every: Duration::from_secs(1),
+                margin: Duration::from_secs(1),
+            },
+            drain: DrainConfig {
+                over: Duration::from_secs(10),
+                wait: Duration::from_secs(5),
+            },
             around: Around::default(),
         }
     }

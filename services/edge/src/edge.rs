@@ -10,10 +10,9 @@ use sestina_api::link::RouterConnector;
 use tokio::time::Instant;
 
 use crate::config::EdgeConfig;
-use crate::http::HttpService;
-use crate::lanes::lease;
 use crate::listen::{Accepted, ListenError, Listeners, OnAccept};
 use crate::metrics::EdgeMetrics;
+use crate::routing::lease;
 use crate::session::{driver, ticker};
 use crate::shared::Shared;
 use crate::tls::{CertStore, TicketKeys};
@@ -71,7 +70,6 @@ impl Edge {
     pub fn start(
         config: EdgeConfig,
         certs: Arc<CertStore>,
-        service: Option<Arc<dyn HttpService>>,
         connector: Arc<dyn RouterConnector>,
         metrics: Arc<dyn EdgeMetrics>,
     ) -> Result<Edge, EdgeError> {
@@ -80,7 +78,7 @@ impl Edge {
         let on_accept: OnAccept = Arc::new(move |accepted| accept(&shared, accepted));
         let listen = edge.shared.config.listen.clone();
         let counts = Arc::clone(&edge.shared.metrics);
-        match Listeners::start(listen, certs, service, on_accept, counts) {
+        match Listeners::start(listen, certs, on_accept, counts) {
             Ok(listeners) => edge.listeners = Some(listeners),
             Err(error) => {
                 edge.shared.tasks.shutdown();
@@ -108,7 +106,7 @@ impl Edge {
         if config.hosts.is_empty() {
             return Err(EdgeError::NoHosts);
         }
-        if config.lease_every + config.lease_margin >= config.lease_ttl {
+        if config.lease.every + config.lease.margin >= config.lease.ttl {
             return Err(EdgeError::LeaseTimes);
         }
         let shared = Shared::new(config, connector, metrics, tickets);
@@ -168,7 +166,8 @@ impl Edge {
         sessions.shuffle(&mut rand::rng());
         tracing::info!(sessions = sessions.len(), "draining");
         let pause = config
-            .drain_over
+            .drain
+            .over
             .checked_div(sessions.len() as u32)
             .unwrap_or_default();
         let mut next = Instant::now();
@@ -184,7 +183,7 @@ impl Edge {
         for (_, wire) in std::mem::take(&mut *self.shared.logins.lock()) {
             wire.close(CloseKind::AfterFlush);
         }
-        let until = Instant::now() + config.drain_wait;
+        let until = Instant::now() + config.drain.wait;
         while Instant::now() < until {
             let held = self
                 .shared

@@ -9,8 +9,8 @@
 //! - [`metrics`]: what it counts
 //! - [`listen`], [`http`], [`tls`], [`transport`], [`limits`]: connections
 //! - `attachment`: what is numbered, held, reported and sent again; without I/O
-//! - `session`: what is negotiated on connections, and sessions with their sockets
-//! - `lanes`: routers, epochs, and this edge's lease
+//! - [`stream`]: what is negotiated on a stream; `session`: sessions with their sockets
+//! - `routing`: routers, lanes to them, epochs, and this edge's lease
 
 // What is public inside is so for the simulation alone.
 #![cfg_attr(not(feature = "simulation"), allow(unreachable_pub))]
@@ -23,12 +23,13 @@ pub mod attachment;
 pub mod config;
 mod edge;
 pub mod http;
-mod lanes;
 pub mod limits;
 pub mod listen;
 pub mod metrics;
+mod routing;
 mod session;
 mod shared;
+pub mod stream;
 #[cfg(test)]
 mod tests;
 pub mod tls;

@@ -106,11 +106,11 @@ named! {
         /// Redis renewed the lease.
         RedisRenewed = "redis_renewed",
         /// Redis did not answer whether it renews.
-        RedisAway = "redis_away",
+        RedisUnavailable = "redis_away",
         /// Storage renewed the lease.
         StorageRenewed = "storage_renewed",
         /// Storage did not answer whether it renews.
-        StorageAway = "storage_away",
+        StorageUnavailable = "storage_away",
         /// The lease was not renewed in time: nothing is written until it is, or has run out.
         LeasePaused = "lease_paused",
         /// It was renewed before it had run out.

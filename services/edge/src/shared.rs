@@ -18,10 +18,10 @@ use tokio::sync::{Notify, Semaphore};
 use crate::attachment::Attachments;
 use crate::attachment::hands::Limits;
 use crate::config::{EdgeConfig, HostConfig};
-use crate::lanes::directory::Directory;
-use crate::lanes::standing::Lease;
 use crate::metrics::EdgeMetrics;
-use crate::session::login::failed::FailedLogins;
+use crate::routing::directory::Directory;
+use crate::routing::standing::Lease;
+use crate::stream::failed_logins::FailedLogins;
 use crate::tls::TicketKeys;
 use crate::transport::WireWriter;
 
@@ -112,8 +112,8 @@ impl Shared {
             attachments,
             limits,
             logins: Mutex::default(),
-            password_threads: Arc::new(Semaphore::new(config.password_threads.max(1))),
-            pending_turns: Semaphore::new(config.pending_binds.max(1)),
+            password_threads: Arc::new(Semaphore::new(config.login.password_threads.max(1))),
+            pending_turns: Semaphore::new(config.login.pending_binds.max(1)),
             failed_logins: FailedLogins::default(),
             tickets,
             sm_key: ArcSwapOption::empty(),
@@ -209,8 +209,8 @@ fn limits(config: &EdgeConfig) -> Limits {
         session_credit: config.session_credit,
         ask_stanzas: config.ask_stanzas,
         ask_after: config.ask_after,
-        silence_ask: config.silence_ask,
-        silence_answer: config.silence_answer,
+        keepalive_after: config.keepalive_after,
+        keepalive_answer: config.keepalive_answer,
         owner_deadline: config.owner_deadline,
         members_part: MEMBERS_PART,
         report_part: REPORT_PART,

@@ -1,4 +1,4 @@
-//! What administrators see of a router.
+//! A router as administrators see it.
 
 use serde::{Deserialize, Serialize};
 
@@ -37,26 +37,26 @@ pub struct SessionInfo {
 
 impl SessionInfo {
     pub(crate) fn of(slot: u16, s: &crate::worker::session::Session) -> SessionInfo {
-        use crate::worker::session::Attachment;
+        use crate::worker::channel::Attachment;
         SessionInfo {
-            jid: s.jid.as_str().to_owned(),
+            jid: s.channel.jid.as_str().to_owned(),
             slot,
-            state: match s.attachment {
+            state: match s.channel.attachment {
                 Attachment::Edge { .. } => "attached",
                 Attachment::Detached { .. } => "detached",
                 Attachment::Ending => "ending",
             }
             .to_owned(),
-            transport: s.transport.clone(),
-            remote: s.remote.clone(),
-            stream_management: s.sm.is_some(),
-            priority: s.priority(),
-            stanzas_in: s.accepted,
-            stanzas_out: s.next,
-            queued_bytes: s.queue_bytes.get(),
-            carbons: s.carbons,
-            catching_up: s.offline_pending,
-            rooms: s.joined.len(),
+            transport: s.channel.transport.clone(),
+            remote: s.channel.remote.clone(),
+            stream_management: s.channel.sm.is_some(),
+            priority: s.client.priority(),
+            stanzas_in: s.channel.incoming.accepted,
+            stanzas_out: s.channel.outgoing.next,
+            queued_bytes: s.channel.outgoing.queue_bytes.get(),
+            carbons: s.client.carbons,
+            catching_up: s.client.offline_pending,
+            rooms: s.client.joined.len(),
         }
     }
 }
@@ -69,7 +69,7 @@ pub struct Counts {
     /// Slots being taken over.
     pub taking: usize,
     /// Slots being handed over.
-    pub frozen: usize,
+    pub quiescing: usize,
     /// Sessions.
     pub sessions: usize,
     /// Of these, without a socket.
@@ -78,14 +78,14 @@ pub struct Counts {
     pub rooms: usize,
     /// Occupants of them.
     pub occupants: usize,
-    /// What waits for an answer or a commit.
-    pub works: usize,
-    /// Detached sessions and rooms that may be missing in the shadow, and would be lost with this
+    /// Operations that wait for an answer or a commit.
+    pub operations: usize,
+    /// Detached sessions and rooms that may be missing in the state store, and would be lost with this
     /// router.
     #[serde(default)]
     pub in_doubt: usize,
     /// Sessions of which one process alone has something: their edge may be dead, has still to send
-    /// again what an owner before this one had accepted, or the shadow has yet to take them.
+    /// again what an owner before this one had accepted, or the state store has yet to take them.
     #[serde(default)]
     pub sole: usize,
     /// One of these sessions, and why.
@@ -103,13 +103,17 @@ impl Counts {
         } else if slot.is_active() {
             self.slots += 1;
         } else {
-            self.frozen += 1;
+            self.quiescing += 1;
         }
-        self.sessions += slot.sessions.values().filter(|s| s.is_live()).count();
+        self.sessions += slot
+            .sessions
+            .values()
+            .filter(|s| s.channel.is_live())
+            .count();
         self.detached += slot
             .sessions
             .values()
-            .filter(|s| s.is_live() && s.edge().is_none())
+            .filter(|s| s.channel.is_live() && s.channel.edge().is_none())
             .count();
         self.rooms += slot.rooms.len();
         self.occupants += slot
@@ -123,12 +127,12 @@ impl Counts {
     pub fn merge(&mut self, other: &Counts) {
         self.slots += other.slots;
         self.taking += other.taking;
-        self.frozen += other.frozen;
+        self.quiescing += other.quiescing;
         self.sessions += other.sessions;
         self.detached += other.detached;
         self.rooms += other.rooms;
         self.occupants += other.occupants;
-        self.works += other.works;
+        self.operations += other.operations;
         self.in_doubt += other.in_doubt;
         self.sole += other.sole;
         if self.sole_one.is_none() {

@@ -1,35 +1,24 @@
-//! What a router needs to know; the binary maps the configuration file onto it.
+//! The configuration of a router; the binary maps the configuration file onto it.
 
 use sestina_cluster::slots::SlotHasher;
 use sestina_xmpp::jid::Jid;
 
+use crate::services::Services;
+
 /// How often storage is asked for the keys of a user with a session, in milliseconds.
 pub(crate) const KEYS_EVERY_MS: u64 = 1_800_000;
-
-/// A virtual host.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct HostConfig {
-    /// Its domain, normalised.
-    pub domain: String,
-    /// Sessions without an account may log in.
-    pub anonymous: bool,
-    /// It has accounts.
-    pub accounts: bool,
-    /// Domain of its rooms.
-    pub muc: String,
-}
 
 /// Settings of a router process. Sizes are bytes, times are milliseconds unless named otherwise.
 #[derive(Clone, Debug)]
 pub struct RouterConfig {
-    /// Virtual hosts.
-    pub hosts: Vec<HostConfig>,
+    /// The domains of the cluster.
+    pub services: Services,
     /// Names to slots.
     pub hasher: SlotHasher,
     /// How many workers share the slots; at least 1.
     pub workers: u16,
-    /// There is a shadow that outlives this process (false: everything live ends with it).
-    pub shadow: bool,
+    /// There is a state store that outlives this process (false: everything live ends with it).
+    pub state_store: bool,
     /// `<a/>` waits until a stanza is settled, because no other process holds a copy.
     pub ack_settled: bool,
     /// XEP-0198: longest time a session waits for a resume, in seconds; 0 switches it off.
@@ -46,6 +35,20 @@ pub struct RouterConfig {
     pub offline_limit: u32,
     /// Copies for other devices (XEP-0280).
     pub carbons: bool,
+    /// A room sends its watermark to the slots of its sessions at once when more events than these have been acknowledged
+    /// by all receivers since it was last sent; otherwise the next tick sends it.
+    pub room_watermark_batch: u64,
+    /// Hash of hosts and modules.
+    pub config_hash: u64,
+    /// Its bounds.
+    pub limits: RouterLimits,
+    /// Its intervals.
+    pub times: RouterTimes,
+}
+
+/// Bounds of a router process: bytes, unless a number of things is named.
+#[derive(Clone, Debug)]
+pub struct RouterLimits {
     /// Messages of a room that newcomers see.
     pub room_history: usize,
     /// Occupants of one room.
@@ -71,44 +74,16 @@ pub struct RouterConfig {
     pub max_storage_backlog_bytes: usize,
     /// Frames waiting for a worker.
     pub worker_queue_bytes: usize,
-    /// What a worker has on its way to an edge on one lane, not taken by the edge; more waits in the
+    /// Bytes that a worker has on their way to an edge on one lane, not taken by the edge; more waits in the
     /// sessions' queues.
     pub lane_bytes: usize,
-    /// How often timers are looked at.
-    pub tick_ms: u64,
-    /// How often it is asked about marks that may have been lost.
-    pub sweep_ms: u64,
-    /// Bytes of one commit to the shadow; what is larger goes in parts.
-    pub shadow_commit_bytes: usize,
-    /// Wait after a failed shadow commit.
-    pub shadow_retry_ms: u64,
-    /// How often the shadow is asked whether it still has everything.
-    pub shadow_check_ms: u64,
-    /// A hand-over that did not settle by then thaws.
-    pub handover_limit_ms: u64,
-    /// Streams of effects are forgotten after this idle time (they begin anew then).
-    pub stream_idle_ms: u64,
-    /// Room events acknowledged by all before session owners are told at once (else at a tick).
-    pub room_mark_batch: u64,
-    /// Hash of hosts and modules.
-    pub config_hash: u64,
+    /// Bytes of one commit to the state store; what is larger goes in parts.
+    pub replica_commit_bytes: usize,
 }
 
-impl Default for RouterConfig {
-    fn default() -> RouterConfig {
-        RouterConfig {
-            hosts: Vec::new(),
-            hasher: SlotHasher::default(),
-            workers: 1,
-            shadow: true,
-            ack_settled: false,
-            sm_resume_max_s: 300,
-            sm_key: Vec::new(),
-            secret: Vec::new(),
-            scram_iterations: 10_000,
-            archive: true,
-            offline_limit: 100,
-            carbons: true,
+impl Default for RouterLimits {
+    fn default() -> RouterLimits {
+        RouterLimits {
             room_history: 20,
             max_room_occupants: 10_000,
             max_rooms_per_slot: 10_000,
@@ -122,37 +97,65 @@ impl Default for RouterConfig {
             max_storage_backlog_bytes: 64 << 20,
             worker_queue_bytes: 256 << 20,
             lane_bytes: 8 << 20,
+            replica_commit_bytes: 256 << 10,
+        }
+    }
+}
+
+/// Intervals of a router process, in milliseconds.
+#[derive(Clone, Debug)]
+pub struct RouterTimes {
+    /// How often timers are looked at.
+    pub tick_ms: u64,
+    /// How often it is asked about marks that may have been lost.
+    pub sweep_ms: u64,
+    /// Wait after a failed commit to the state store.
+    pub state_store_retry_ms: u64,
+    /// How often the state store is asked whether it still has everything.
+    pub state_store_check_ms: u64,
+    /// A hand-over that did not settle by then resumes.
+    pub handover_limit_ms: u64,
+    /// Streams of slot messages are forgotten after this idle time (they begin anew then).
+    pub stream_idle_ms: u64,
+}
+
+impl Default for RouterTimes {
+    fn default() -> RouterTimes {
+        RouterTimes {
             tick_ms: 100,
             sweep_ms: 5_000,
-            shadow_commit_bytes: 256 << 10,
-            shadow_retry_ms: 250,
-            shadow_check_ms: 10_000,
+            state_store_retry_ms: 250,
+            state_store_check_ms: 10_000,
             handover_limit_ms: 5_000,
             stream_idle_ms: 60_000,
-            room_mark_batch: 32,
+        }
+    }
+}
+
+impl Default for RouterConfig {
+    fn default() -> RouterConfig {
+        RouterConfig {
+            services: Services::default(),
+            hasher: SlotHasher::default(),
+            workers: 1,
+            state_store: true,
+            ack_settled: false,
+            sm_resume_max_s: 300,
+            sm_key: Vec::new(),
+            secret: Vec::new(),
+            scram_iterations: 10_000,
+            archive: true,
+            offline_limit: 100,
+            carbons: true,
+            room_watermark_batch: 32,
             config_hash: 0,
+            limits: RouterLimits::default(),
+            times: RouterTimes::default(),
         }
     }
 }
 
 impl RouterConfig {
-    /// Whether a domain is a host or a MUC service of this cluster.
-    pub fn is_local(&self, domain: &str) -> bool {
-        self.hosts
-            .iter()
-            .any(|h| h.domain == domain || h.muc == domain)
-    }
-
-    /// Whether a domain is a MUC service of this cluster.
-    pub fn is_muc(&self, domain: &str) -> bool {
-        self.hosts.iter().any(|h| h.muc == domain)
-    }
-
-    /// Whether a domain is a host with accounts.
-    pub fn has_accounts(&self, domain: &str) -> bool {
-        self.hosts.iter().any(|h| h.domain == domain && h.accounts)
-    }
-
     /// The slot of a user or room.
     pub fn slot_of(&self, jid: &Jid) -> u16 {
         self.hasher.slot_of_jid(jid)

@@ -1,4 +1,4 @@
-//! What a router counts, in the words of its code.
+//! The metrics of a router, in the words of its code.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -93,8 +93,8 @@ impl Metrics {
         self.all.queue_full[queue].inc();
     }
 
-    pub(crate) fn shadow_away(&self) {
-        self.all.store_errors[telemetry::StoreOp::ShadowApply].inc();
+    pub(crate) fn state_store_unavailable(&self) {
+        self.all.store_errors[telemetry::StoreOp::StateStoreApply].inc();
     }
 
     /// A commit of this many bytes leaves for the state store.
@@ -129,8 +129,8 @@ impl Metrics {
         self.all.rebuilt_rooms.inc();
     }
 
-    pub(crate) fn tail_replayed(&self) {
-        self.all.tail_replays.inc();
+    pub(crate) fn event_log_replayed(&self) {
+        self.all.event_log_replays.inc();
     }
 
     pub(crate) fn slot_taken(&self, took_ms: u64) {

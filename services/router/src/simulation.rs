@@ -1,4 +1,4 @@
-//! What the simulation of a cluster (`tests/sim`) uses of this crate: workers without a process around
+//! The part of this crate that the simulation of a cluster (`tests/sim`) uses: workers without a process around
 //! them, the inputs that they take, the jobs that they ask for, and queries of what they hold.
 //!
 //! - [`presence`]: the occupants and sessions that other users see
@@ -16,22 +16,24 @@ use sestina_cluster::slots::SLOTS;
 use sestina_proto as proto;
 
 pub use crate::admin::Counts;
-pub use crate::chance::repeat;
+pub use crate::rng::repeat;
 pub use crate::worker::core::{Job, LaneRef, OfflineRead, PeerRef};
+pub use crate::worker::data::{DataReply, DataRequest};
 pub use crate::worker::input::{Command, Input, JobDone, Known};
+pub use crate::worker::operations::OperationId;
 pub use crate::worker::pages::ArchiveQuery;
 pub use crate::worker::records::id_text;
 pub use crate::worker::turn::split_event;
-pub use crate::worker::work::WorkId;
 
 use crate::config::RouterConfig;
 use crate::hooks::Pipeline;
 use crate::metrics::Metrics;
 use crate::room::Room;
+use crate::worker::channel::Attachment;
 use crate::worker::core::Core;
-use crate::worker::session::{Attachment, Session};
+use crate::worker::session::Session;
 use crate::worker::slot::Slot;
-use crate::worker::{shadow, turn};
+use crate::worker::{replica, turn};
 
 mod counters;
 mod held;
@@ -53,7 +55,7 @@ pub struct Place {
     /// The nick of its occupant.
     pub nick: String,
     /// The affiliation and role of its occupant, as one number.
-    pub standing: u32,
+    pub affiliation_and_role: u32,
     /// The payload of its presence in the room.
     pub presence: String,
     /// The number of the room's event by which the session has learned this.
@@ -115,13 +117,13 @@ impl Worker {
 
     /// Whether one of its sessions has no connection and waits for a resumption.
     pub fn has_detached(&self) -> bool {
-        self.live_sessions().any(|s| s.edge().is_none())
+        self.live_sessions().any(|s| s.channel.edge().is_none())
     }
 
     /// Whether one of its sessions is being sent offline messages or pages of its archive.
     pub fn reads_in_bulk(&self) -> bool {
         self.all_sessions()
-            .any(|s| s.stored.is_some() || s.pages.is_some())
+            .any(|s| s.client.stored.is_some() || s.client.pages.is_some())
     }
 
     fn all_sessions(&self) -> impl Iterator<Item = &Session> {
@@ -130,7 +132,18 @@ impl Worker {
     }
 
     fn live_sessions(&self) -> impl Iterator<Item = &Session> {
-        self.all_sessions().filter(|session| session.is_live())
+        self.all_sessions()
+            .filter(|session| session.channel.is_live())
+    }
+
+    /// Returns the sessions whose resident data this worker knows: full JID, bare JID and the data of each.
+    pub fn residents(&self) -> Vec<(String, String, Vec<proto::EntityDataItem>)> {
+        let sessions = self.live_sessions().filter_map(|session| {
+            let jid = &session.channel.jid;
+            let (known, items) = session.client.residents.record();
+            known.then(|| (jid.to_string(), jid.bare_str().to_owned(), items))
+        });
+        sessions.collect()
     }
 
     fn rooms(&self) -> impl Iterator<Item = &Room> {
@@ -147,16 +160,20 @@ impl Worker {
         let slots = self.0.slots.iter();
         let rooms = slots.flat_map(|slot| slot.rooms.values().map(|room| (slot.slot, room)));
         let stored = rooms.map(|(slot, room)| {
-            let fields = room.shadow_fields().into_iter().collect();
-            (slot, shadow::room_object(room.jid()), fields)
+            let fields = room.replica_fields().into_iter().collect();
+            (slot, replica::room_object(room.jid()), fields)
         });
         stored.collect()
     }
 
-    /// The slots that it holds, whether it serves them or not, each with its epoch.
-    pub fn held(&self) -> Vec<(u16, u64)> {
-        let slots = self.0.slots.iter();
-        slots.map(|slot| (slot.slot, slot.epoch)).collect()
+    /// Returns the slots of this worker, each with its epoch, for storage when the slot table has a new timeline.
+    pub fn assert_slots(&mut self) -> Vec<(u16, u64)> {
+        self.0.assert_slots()
+    }
+
+    /// Whether this worker has a slot that it does not serve.
+    pub fn holds_unserved(&self) -> bool {
+        self.0.slots.iter().any(|slot| !slot.is_active())
     }
 
     /// Whether it serves a slot.
@@ -169,7 +186,7 @@ impl Worker {
     pub fn is_redundant(&self, slot: u16) -> bool {
         let doubts = self.0.core.checks.doubts;
         let mut slots = self.0.slots.iter().filter(|s| s.slot == slot);
-        slots.any(|s| s.is_active() && s.shadow.is_idle() && s.shadow.in_doubt(doubts) == 0)
+        slots.any(|s| s.is_active() && s.replica.is_idle() && s.replica.in_doubt(doubts) == 0)
     }
 
     /// Its counts, as the status page shows them.
@@ -194,7 +211,7 @@ impl Worker {
             room.members().map(|(occupant, session)| {
                 let place = Place {
                     nick: occupant.nick.clone(),
-                    standing: occupant.standing(),
+                    affiliation_and_role: occupant.affiliation_and_role(),
                     presence: said(&session.presence.payload),
                     seq: session.seq,
                 };
@@ -207,15 +224,15 @@ impl Worker {
     /// The places of its sessions in rooms, as the sessions know them.
     pub fn believed_places(&self) -> Vec<(At, Place)> {
         let places = self.live_sessions().flat_map(|session| {
-            session.joined.iter().filter_map(|(room, joined)| {
+            session.client.joined.iter().filter_map(|(room, joined)| {
                 let member = joined.member.as_ref()?;
                 let place = Place {
                     nick: member.nick.clone(),
-                    standing: member.standing,
+                    affiliation_and_role: member.affiliation_and_role,
                     presence: said(&member.presence.as_ref()?.payload),
                     seq: member.seq,
                 };
-                Some(((room.as_str().to_owned(), session.id), place))
+                Some(((room.as_str().to_owned(), session.channel.id), place))
             })
         });
         places.collect()
@@ -225,9 +242,13 @@ impl Worker {
     /// is the name of its process, and `owns` tells which slots the slot table gives to that.
     pub fn unfinished(&self, name: &str, owns: impl Fn(u16) -> bool) -> Vec<String> {
         let mut wrong = Vec::new();
-        let works = self.0.core.works.len();
-        if works > 0 {
-            wrong.push(format!("{name}: {works} works are open"));
+        let operations = self.0.core.operations.len();
+        if operations > 0 {
+            let mut open = self.0.core.operations.open_ones();
+            wrong.push(format!(
+                "{name}: {operations} operations are open, such as {:?}",
+                open.next()
+            ));
         }
         for slot in self.0.slots.iter() {
             let at = format!("{name} slot {}@{}", slot.slot, slot.epoch);
@@ -236,7 +257,11 @@ impl Worker {
             }
             slot_unfinished(&self.0.core, slot, &at, &mut wrong);
             for session in slot.sessions.values() {
-                let at = format!("{at} {} ({:04x})", session.jid, session.id & 0xffff);
+                let at = format!(
+                    "{at} {} ({:04x})",
+                    session.channel.jid,
+                    session.channel.id & 0xffff
+                );
                 session_unfinished(session, &at, &mut wrong);
             }
         }
@@ -253,21 +278,21 @@ fn slot_unfinished(core: &Core, slot: &Slot, at: &str, wrong: &mut Vec<String>) 
     if !slot.is_active() {
         wrong.push(format!("{at}: {:?}", slot.phase));
     }
-    if !slot.seen.is_empty() {
-        let first: Vec<_> = slot.seen.iter().take(3).collect();
+    if !slot.inbox.dedup.is_empty() {
+        let first: Vec<_> = slot.inbox.dedup.iter().take(3).collect();
         wrong.push(format!(
-            "{at}: remembers {} effects: {first:?}",
-            slot.seen.len()
+            "{at}: remembers {} slot messages: {first:?}",
+            slot.inbox.dedup.len()
         ));
     }
-    if !slot.outbound.is_empty() || !slot.parked.is_empty() {
-        wrong.push(format!("{at}: effects wait: {:?}", slot.outbound));
+    if !slot.outbox.is_empty() || !slot.deferred.is_empty() {
+        wrong.push(format!("{at}: slot messages wait: {:?}", slot.outbox));
     }
-    let in_doubt = slot.shadow.in_doubt(core.checks.doubts);
+    let in_doubt = slot.replica.in_doubt(core.checks.doubts);
     if in_doubt > 0 {
         wrong.push(format!("{at}: {in_doubt} objects may be missing"));
     }
-    if slot.archive_open + slot.offline_open > 0 || !slot.shadow.is_idle() {
+    if slot.archive_rows.open + slot.offline_rows.open > 0 || !slot.replica.is_idle() {
         wrong.push(format!("{at}: stores are not idle"));
     }
     if !slot.untold.is_empty() {
@@ -277,34 +302,38 @@ fn slot_unfinished(core: &Core, slot: &Slot, at: &str, wrong: &mut Vec<String>) 
         wrong.push(format!("{at}: room {} asks who is in", room.jid()));
     }
     for room in slot.rooms.values().filter(|r| !r.is_flushed()) {
-        wrong.push(format!("{at}: room {} has a tail", room.jid()));
+        wrong.push(format!("{at}: room {} has a event log", room.jid()));
     }
 }
 
 fn session_unfinished(session: &Session, at: &str, wrong: &mut Vec<String>) {
-    if !matches!(session.attachment, Attachment::Edge { .. }) {
-        wrong.push(format!("{at}: {:?}", session.attachment));
+    if !matches!(session.channel.attachment, Attachment::Edge { .. }) {
+        wrong.push(format!("{at}: {:?}", session.channel.attachment));
     }
-    if session.stored.is_some() || session.pages.is_some() {
-        let (stored, pages) = (&session.stored, &session.pages);
+    if session.client.stored.is_some() || session.client.pages.is_some() {
+        let (stored, pages) = (&session.client.stored, &session.client.pages);
         wrong.push(format!("{at}: {stored:?} {pages:?}"));
     }
-    if session.settled != session.accepted {
+    if session.channel.incoming.settled != session.channel.incoming.accepted {
         wrong.push(format!(
             "{at}: settled {} of {}",
-            session.settled, session.accepted
+            session.channel.incoming.settled, session.channel.incoming.accepted
         ));
     }
-    if session.acked != session.next || !session.queue.is_empty() {
+    if session.channel.outgoing.acked != session.channel.outgoing.next
+        || !session.channel.outgoing.queue.is_empty()
+    {
         wrong.push(format!(
             "{at}: acknowledged {} of {}",
-            session.acked, session.next
+            session.channel.outgoing.acked, session.channel.outgoing.next
         ));
     }
-    if !session.unreleased.is_empty() || !session.restored.is_empty() {
+    if !session.channel.outgoing.in_flight_keys.is_empty()
+        || !session.channel.outgoing.restored.is_empty()
+    {
         wrong.push(format!(
             "{at}: keeps keys {:?}, restored {:?}",
-            session.unreleased, session.restored
+            session.channel.outgoing.in_flight_keys, session.channel.outgoing.restored
         ));
     }
 }

@@ -54,11 +54,11 @@ impl<I: Send + Sync + 'static, O: Send + 'static> Batcher<I, O> {
             weight,
             answer,
         };
-        let closed = || StoreError::Away("storage is closed".to_owned());
+        let closed = || StoreError::Unavailable("storage is closed".to_owned());
         self.queue.send(entry).await.map_err(|_| closed())?;
         answered
             .await
-            .map_err(|_| StoreError::Away("the batch was abandoned".to_owned()))?
+            .map_err(|_| StoreError::Unavailable("the batch was abandoned".to_owned()))?
     }
 
     /// Commits what waits, then ends.
@@ -100,7 +100,7 @@ async fn lead<I, O, C, F>(
             weight += entry.weight;
             batch.push(entry);
         }
-        // Who has given up waiting for a database that is away is not worth a commit.
+        // A caller that has given up waiting for an unavailable database is not worth a commit.
         batch.retain(|entry| !entry.answer.is_closed());
         settle(batch, &commit).await;
     }
@@ -191,7 +191,7 @@ mod tests {
         batcher.close().await;
         assert!(matches!(
             batcher.submit(1, 1).await,
-            Err(StoreError::Away(_))
+            Err(StoreError::Unavailable(_))
         ));
     }
 }

@@ -15,7 +15,7 @@ pub struct StorageConfig {
     pub cluster: String,
     /// Opens a database of whatever cluster: only to rename it.
     pub any_cluster: bool,
-    /// Connections for accounts, offline messages and outcomes (PostgreSQL); readers (SQLite).
+    /// Connections for accounts, offline messages and data of entities (PostgreSQL); readers (SQLite).
     pub pool_size: u32,
     /// Connections for what is written to archives, and for maintenance (PostgreSQL): of their own,
     /// so that archive traffic cannot delay a login.

@@ -41,7 +41,7 @@ pub enum OpenError {
     },
     /// The database cannot be reached now: it is worth trying again.
     #[error("cannot reach the database {url:?}: {reason}; check that it runs")]
-    Away {
+    Unavailable {
         /// The URL, without its password.
         url: String,
         /// What the database or the network said.
@@ -102,17 +102,19 @@ impl From<Fault> for StoreError {
     fn from(fault: Fault) -> StoreError {
         match fault {
             Fault::Store(error) => error,
-            Fault::Db(error) if is_away(&error) => StoreError::Away(error.to_string()),
+            Fault::Db(error) if is_unavailable(&error) => {
+                StoreError::Unavailable(error.to_string())
+            }
             Fault::Db(error) => StoreError::Internal(error.to_string()),
             Fault::Partitions(_) => {
-                StoreError::Away("archive partitions keep disappearing".to_owned())
+                StoreError::Unavailable("archive partitions keep disappearing".to_owned())
             }
         }
     }
 }
 
 /// Whether trying again later can help.
-pub(crate) fn is_away(error: &sqlx::Error) -> bool {
+pub(crate) fn is_unavailable(error: &sqlx::Error) -> bool {
     match error {
         sqlx::Error::Io(_)
         | sqlx::Error::Tls(_)
@@ -162,7 +164,10 @@ mod tests {
         assert!(sqlite_away(5) && sqlite_away(522) && sqlite_away(13));
         assert!(!sqlite_away(19) && !sqlite_away(2067));
         let fault = Fault::Db(sqlx::Error::PoolTimedOut);
-        assert!(matches!(StoreError::from(fault), StoreError::Away(_)));
+        assert!(matches!(
+            StoreError::from(fault),
+            StoreError::Unavailable(_)
+        ));
         let fault = Fault::Db(sqlx::Error::RowNotFound);
         assert!(matches!(StoreError::from(fault), StoreError::Internal(_)));
     }

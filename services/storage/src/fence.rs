@@ -38,7 +38,7 @@ impl Epochs {
         )
     }
 
-    /// Whether a write under this fence counts. Epoch 0 is a slot that nobody ever owned.
+    /// Whether a write under this fence counts. Epoch 0 is a slot that never had an owner.
     pub(crate) fn admit(&self, (slot, epoch): (u32, u64)) -> bool {
         epoch != 0 && (self.0.get(&slot) == Some(&epoch) || !guard!("epoch"))
     }

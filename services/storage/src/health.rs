@@ -45,7 +45,7 @@ impl DatabaseFile {
             Err(error) => format!("cannot be looked at ({error})"),
         };
         let path = self.path.display();
-        Err(StoreError::Away(format!(
+        Err(StoreError::Unavailable(format!(
             "the database file {path} {what} while the server was running, and nothing is written any \
              more: stop the server, put the file back or restore a backup, and start the server"
         )))
@@ -113,7 +113,7 @@ fn wants_room(error: &sqlx::Error) -> bool {
 pub(crate) fn health(file: Option<&DatabaseFile>, writes: &Writes) -> Result<(), String> {
     if let Some(file) = file {
         file.check().map_err(|error| match error {
-            StoreError::Away(reason) => reason,
+            StoreError::Unavailable(reason) => reason,
             other => other.to_string(),
         })?;
         file.room()?;
@@ -154,7 +154,7 @@ mod tests {
         run(&lite, "PRAGMA max_page_count = 4").await.unwrap();
         let refused = run(&lite, "INSERT INTO t VALUES (zeroblob(100000))").await;
         assert!(
-            matches!(refused, Err(Fault::Store(StoreError::Away(_)))),
+            matches!(refused, Err(Fault::Store(StoreError::Unavailable(_)))),
             "{refused:?}"
         );
         let told = health(lite.file(), lite.writes()).unwrap_err();

@@ -27,7 +27,9 @@ where
     fn note<T>(&self, operation: &'static str, start: Instant, result: &Result<T, StoreError>) {
         let ok = match result {
             Ok(_) | Err(StoreError::Exists(_) | StoreError::NotFound(_)) => true,
-            Err(StoreError::Away(_) | StoreError::Invalid(_) | StoreError::Internal(_)) => false,
+            Err(StoreError::Unavailable(_) | StoreError::Invalid(_) | StoreError::Internal(_)) => {
+                false
+            }
         };
         if let Err(error) = result
             && !ok
@@ -78,7 +80,8 @@ metered! {
     offline_list(OfflineListRequest) -> OfflineListReply;
     offline_known(OfflineKnownRequest) -> OfflineKnownReply;
     offline_remove(OfflineRemoveRequest) -> FencedReply;
-    outcome_put(OutcomePutRequest) -> OutcomeReply;
+    entity_data_get(EntityDataGetRequest) -> EntityDataReply;
+    entity_data_put(EntityDataPutRequest) -> EntityDataPutReply;
     lease_renew(LeaseRenewRequest) -> LeaseRenewReply;
     lease_end(LeaseEndRequest) -> Empty;
     lease_list(Empty) -> LeaseListReply;

@@ -9,8 +9,8 @@ use tokio::sync::watch;
 
 use crate::batch::Batcher;
 use crate::config::{StorageConfig, redacted};
-use crate::error::{Fault, OpenError, is_away};
-use crate::pool::{Lane, Pg};
+use crate::error::{Fault, OpenError, is_unavailable};
+use crate::pool::{Pg, PoolClass};
 use crate::storage::{Backend, Inner, Storage};
 use crate::stores::format::FORMAT;
 use crate::stores::identity::ClusterIdentity;
@@ -100,11 +100,11 @@ async fn open_postgres(config: &StorageConfig) -> Result<(Pg, ClusterIdentity), 
         url: url(),
         reason: error.to_string(),
     };
-    let away = |reason: String| OpenError::Away { url: url(), reason };
+    let away = |reason: String| OpenError::Unavailable { url: url(), reason };
     let connected = |error: sqlx::Error| {
         let (url, reason) = (url(), error.to_string());
-        match is_away(&error) {
-            true => OpenError::Away { url, reason },
+        match is_unavailable(&error) {
+            true => OpenError::Unavailable { url, reason },
             false => OpenError::Connect { url, reason },
         }
     };
@@ -125,7 +125,7 @@ async fn open_postgres(config: &StorageConfig) -> Result<(Pg, ClusterIdentity), 
     migrated
         .map_err(|_| failed("another process has been migrating for too long".to_owned()))?
         .map_err(|error| match error {
-            MigrateError::Execute(error) if is_away(&error) => connected(error),
+            MigrateError::Execute(error) if is_unavailable(&error) => connected(error),
             error => failed(error.to_string()),
         })?;
     let identity = identity::pg::join(&mut conn, &config.cluster)
@@ -185,7 +185,9 @@ async fn keep_ahead(inner: Weak<Inner>, mut stopping: watch::Receiver<bool>) {
         let Some(inner) = inner.upgrade() else { return };
         if let Backend::Postgres(pg) = &inner.backend {
             let made: Result<_, Fault> = pg
-                .write(Lane::Archive, |conn| Box::pin(archive::months_ahead(conn)))
+                .write(PoolClass::Archive, |conn| {
+                    Box::pin(archive::months_ahead(conn))
+                })
                 .await;
             match made {
                 Ok(months) => months

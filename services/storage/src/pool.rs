@@ -15,7 +15,7 @@ use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{ConnectOptions, Connection, Database, Executor, PgConnection, PgPool, Pool};
 
 use crate::config::StorageConfig;
-use crate::error::{Fault, is_away};
+use crate::error::{Fault, is_unavailable};
 use crate::health::Writes;
 
 /// An idle connection is trusted without a round trip for this long.
@@ -27,7 +27,7 @@ const DEAD_LIMIT: usize = 64;
 
 /// Which pool an operation uses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Lane {
+pub(crate) enum PoolClass {
     /// Renewals. A connection belongs to the runtime on which it was made, so this class is used by
     /// what the lease thread serves, and by nothing else.
     Lease,
@@ -40,18 +40,18 @@ pub(crate) enum Lane {
     Query,
 }
 
-impl Lane {
-    const ALL: [Lane; 5] = [
-        Lane::Lease,
-        Lane::Control,
-        Lane::Main,
-        Lane::Archive,
-        Lane::Query,
+impl PoolClass {
+    const ALL: [PoolClass; 5] = [
+        PoolClass::Lease,
+        PoolClass::Control,
+        PoolClass::Main,
+        PoolClass::Archive,
+        PoolClass::Query,
     ];
 
     /// Leases and the slot table.
     fn is_of_leases(self) -> bool {
-        matches!(self, Lane::Lease | Lane::Control)
+        matches!(self, PoolClass::Lease | PoolClass::Control)
     }
 }
 
@@ -133,41 +133,41 @@ impl Pg {
         &self.writes
     }
 
-    fn pool(&self, lane: Lane) -> &PgPool {
-        match lane {
-            Lane::Lease => &self.lease,
-            Lane::Control => &self.control,
-            Lane::Main => &self.main,
-            Lane::Archive => &self.archive,
-            Lane::Query => &self.query,
+    fn pool(&self, class: PoolClass) -> &PgPool {
+        match class {
+            PoolClass::Lease => &self.lease,
+            PoolClass::Control => &self.control,
+            PoolClass::Main => &self.main,
+            PoolClass::Archive => &self.archive,
+            PoolClass::Query => &self.query,
         }
     }
 
     /// Runs `work` in a transaction that sees each statement's newest data.
-    pub(crate) async fn write<T, F>(&self, lane: Lane, work: F) -> Result<T, Fault>
+    pub(crate) async fn write<T, F>(&self, class: PoolClass, work: F) -> Result<T, Fault>
     where
         F: for<'c> FnOnce(&'c mut PgConnection) -> BoxFuture<'c, Result<T, Fault>>,
     {
         let begin = "BEGIN ISOLATION LEVEL READ COMMITTED";
-        let done = self.run(lane, begin, "storage.write", work).await;
+        let done = self.run(class, begin, "storage.write", work).await;
         match &done {
             Ok(value) => self.writes.note(Ok(value)),
             Err(Fault::Db(error)) => self.writes.note::<T>(Err(error)),
             Err(_) => {}
         }
-        if done.is_ok() && !lane.is_of_leases() {
+        if done.is_ok() && !class.is_of_leases() {
             failpoint::hit_async("storage.written").await;
         }
         done
     }
 
     /// Runs `work` on one snapshot.
-    pub(crate) async fn read<T, F>(&self, lane: Lane, work: F) -> Result<T, Fault>
+    pub(crate) async fn read<T, F>(&self, class: PoolClass, work: F) -> Result<T, Fault>
     where
         F: for<'c> FnOnce(&'c mut PgConnection) -> BoxFuture<'c, Result<T, Fault>>,
     {
         self.run(
-            lane,
+            class,
             "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY",
             "storage.read",
             work,
@@ -177,7 +177,7 @@ impl Pg {
 
     async fn run<T, F>(
         &self,
-        lane: Lane,
+        class: PoolClass,
         begin: &'static str,
         point: &'static str,
         work: F,
@@ -186,10 +186,10 @@ impl Pg {
         F: for<'c> FnOnce(&'c mut PgConnection) -> BoxFuture<'c, Result<T, Fault>>,
     {
         let transaction = async {
-            let mut conn = self.begin(lane, begin).await?;
+            let mut conn = self.begin(class, begin).await?;
             let mut result = work(&mut conn).await;
             // Leases and the table have points of their own.
-            if !lane.is_of_leases() && failpoint::hit_async(point).await {
+            if !class.is_of_leases() && failpoint::hit_async(point).await {
                 result = Err(made_away().into());
             }
             finish(conn, result).await
@@ -201,33 +201,37 @@ impl Pg {
     }
 
     /// Nothing has happened before BEGIN is answered, so a dead connection is replaced silently.
-    async fn begin(&self, lane: Lane, begin: &'static str) -> Result<Guard<sqlx::Postgres>, Fault> {
-        let pool = self.pool(lane);
+    async fn begin(
+        &self,
+        class: PoolClass,
+        begin: &'static str,
+    ) -> Result<Guard<sqlx::Postgres>, Fault> {
+        let pool = self.pool(class);
         let mut dead = 0;
         loop {
             let mut conn = Guard::acquire(pool).await?;
             match conn.execute(begin).await {
                 Ok(_) => return Ok(conn),
-                Err(error) if is_away(&error) && dead < DEAD_LIMIT => dead += 1,
+                Err(error) if is_unavailable(&error) && dead < DEAD_LIMIT => dead += 1,
                 Err(error) => return Err(error.into()),
             }
         }
     }
 
     pub(crate) async fn close(&self) {
-        for lane in Lane::ALL {
-            self.pool(lane).close().await;
+        for class in PoolClass::ALL {
+            self.pool(class).close().await;
         }
     }
 }
 
 /// What a fail point makes of an operation.
 pub(crate) fn made_away() -> StoreError {
-    StoreError::Away("a fail point says that the database is away".to_owned())
+    StoreError::Unavailable("a fail point says that the database is unavailable".to_owned())
 }
 
 pub(crate) fn overdue(deadline: Duration) -> StoreError {
-    StoreError::Away(format!(
+    StoreError::Unavailable(format!(
         "the database did not answer within {} ms",
         deadline.as_millis()
     ))

@@ -16,12 +16,12 @@ use tokio::task::JoinHandle;
 use crate::batch::Batcher;
 use crate::error::Fault;
 use crate::health::health;
-use crate::pool::{Lane, Pg};
+use crate::pool::{Pg, PoolClass};
 use crate::stores::archive::{self, Fenced, Months, Rows};
 use crate::stores::identity::{ClusterIdentity, NewName};
 use crate::stores::versions::Member;
 use crate::stores::{
-    account, identity, lease, lease_clock, maintain, offline, outcome, replica, secret, slots,
+    account, entity_data, identity, lease, lease_clock, maintain, offline, replica, secret, slots,
     ticket_keys, versions,
 };
 use crate::writer::Lite;
@@ -74,7 +74,7 @@ impl Inner {
         for _ in 0..PARTITION_TRIES {
             let (batch, months) = (Arc::clone(&batch), Arc::clone(&self.months));
             let done = pg
-                .write(Lane::Archive, move |conn| {
+                .write(PoolClass::Archive, move |conn| {
                     Box::pin(async move { archive::append_pg(conn, &batch, &months).await })
                 })
                 .await;
@@ -92,7 +92,7 @@ impl Inner {
     async fn make_months(&self, pg: &Pg, times: Vec<i64>) -> Result<(), StoreError> {
         for at_ms in times {
             let month = pg
-                .write(Lane::Archive, move |conn| {
+                .write(PoolClass::Archive, move |conn| {
                     Box::pin(async move { Ok(archive::make_month(conn, at_ms).await?) })
                 })
                 .await?;
@@ -172,7 +172,7 @@ impl Storage {
         let mut tries = 0;
         loop {
             let done = pg
-                .write(Lane::Archive, move |conn| {
+                .write(PoolClass::Archive, move |conn| {
                     Box::pin(maintain::drop_month(conn, cutoff))
                 })
                 .await
@@ -184,7 +184,7 @@ impl Storage {
                     tries = 0;
                 }
                 Ok(None) => return Ok(dropped),
-                Err(StoreError::Away(reason)) if tries < DROP_TRIES => {
+                Err(StoreError::Unavailable(reason)) if tries < DROP_TRIES => {
                     tries += 1;
                     tracing::debug!(reason, "dropping an archive partition has to wait");
                 }
@@ -194,13 +194,13 @@ impl Storage {
     }
 }
 
-/// Runs a store's function in a transaction: `operate!(self, write Lane, store::function, request)`.
+/// Runs a store's function in a transaction: `operate!(self, write PoolClass, store::function, request)`.
 macro_rules! operate {
     ($self:ident, $kind:ident $lane:ident, $($store:ident)::+ => $function:ident, $request:expr) => {{
         let request = $request;
         let done = match &$self.inner.backend {
             Backend::Postgres(pg) => {
-                pg.$kind(Lane::$lane, move |conn| {
+                pg.$kind(PoolClass::$lane, move |conn| {
                     Box::pin(async move { $($store)::+::pg::$function(conn, &request).await })
                 })
                 .await
@@ -339,11 +339,18 @@ impl Stores for Storage {
         operate!(self, write Main, offline => remove, request)
     }
 
-    async fn outcome_put(
+    async fn entity_data_get(
         &self,
-        request: proto::OutcomePutRequest,
-    ) -> Result<proto::OutcomeReply, StoreError> {
-        operate!(self, write Main, outcome => put, request)
+        request: proto::EntityDataGetRequest,
+    ) -> Result<proto::EntityDataReply, StoreError> {
+        operate!(self, read Main, entity_data => get, request)
+    }
+
+    async fn entity_data_put(
+        &self,
+        request: proto::EntityDataPutRequest,
+    ) -> Result<proto::EntityDataPutReply, StoreError> {
+        operate!(self, write Main, entity_data => put, request)
     }
 
     async fn lease_renew(

@@ -193,11 +193,11 @@ impl Lite {
             })
         });
         let exchange = async {
-            let closed = || StoreError::Away("storage is closed".to_owned());
+            let closed = || StoreError::Unavailable("storage is closed".to_owned());
             self.jobs.send(job).await.map_err(|_| closed())?;
             answered
                 .await
-                .map_err(|_| StoreError::Away("the sqlite writer failed".to_owned()))?
+                .map_err(|_| StoreError::Unavailable("the sqlite writer failed".to_owned()))?
         };
         match tokio::time::timeout(self.deadline, exchange).await {
             Ok(result) => {

@@ -22,13 +22,13 @@ fn impatient(url: &str) -> StorageConfig {
     }
 }
 
-/// Repeats a call while the database is away, and returns its reply.
+/// Repeats a call while the database is unavailable, and returns its reply.
 async fn while_away<T>(call: impl AsyncFn() -> Result<T, StoreError>) -> T {
     let start = Instant::now();
     loop {
         match call().await {
             Ok(reply) => return reply,
-            Err(StoreError::Away(_)) => {}
+            Err(StoreError::Unavailable(_)) => {}
             Err(error) => panic!("{error}"),
         }
         assert!(
@@ -119,10 +119,16 @@ async fn a_hung_or_killed_database_is_away_and_comes_back() {
                 let rows = vec![row("a@h", epoch, n + 2)];
                 let append = storage.archive_append(proto::ArchiveAppendRequest { rows });
                 let (append, read) = tokio::join!(append, storage.archive_query(ask("a@h", 1)));
-                assert!(matches!(append, Err(StoreError::Away(_))), "{append:?}");
-                assert!(matches!(read, Err(StoreError::Away(_))), "{read:?}");
+                assert!(
+                    matches!(append, Err(StoreError::Unavailable(_))),
+                    "{append:?}"
+                );
+                assert!(matches!(read, Err(StoreError::Unavailable(_))), "{read:?}");
                 let lease = storage.lease_renew(renewal(&node("x", 1), 1)).await;
-                assert!(matches!(lease, Err(StoreError::Away(_))), "{lease:?}");
+                assert!(
+                    matches!(lease, Err(StoreError::Unavailable(_))),
+                    "{lease:?}"
+                );
             })
         })
         .collect();
@@ -147,7 +153,7 @@ async fn a_hung_or_killed_database_is_away_and_comes_back() {
     // Killed: the same, after a restart.
     server.kill9();
     let dead = storage.cluster_secret(proto::Empty {}).await;
-    assert!(matches!(dead, Err(StoreError::Away(_))), "{dead:?}");
+    assert!(matches!(dead, Err(StoreError::Unavailable(_))), "{dead:?}");
     server.restart().unwrap();
     assert_eq!(back(&storage).await, secret);
     assert_eq!(
@@ -158,7 +164,7 @@ async fn a_hung_or_killed_database_is_away_and_comes_back() {
     storage.close().await;
 }
 
-/// Appends as the router does: again while storage is away.
+/// Appends as the router does: again while storage is unavailable.
 async fn repeat(storage: &Storage, rows: Vec<proto::ArchiveRow>) {
     let append = async || {
         let request = proto::ArchiveAppendRequest { rows: rows.clone() };

@@ -82,7 +82,7 @@ async fn a_database_whose_file_is_deleted_takes_nothing_until_it_is_back() {
     };
     std::fs::rename(&path, &aside).unwrap();
     let refused = storage.account_put(account()).await.unwrap_err();
-    assert!(matches!(refused, StoreError::Away(_)), "{refused:?}");
+    assert!(matches!(refused, StoreError::Unavailable(_)), "{refused:?}");
     assert!(refused.to_string().contains("was deleted"), "{refused}");
     assert!(storage.health().unwrap_err().contains("put the file back"));
     let list = storage.account_list(proto::AccountListRequest::default());
@@ -120,9 +120,15 @@ async fn what_was_acknowledged_is_there_after_reopening() {
     }
     storage.close().await;
     let closed = storage.archive_query(ask("a0@h", 5)).await;
-    assert!(matches!(closed, Err(StoreError::Away(_))), "{closed:?}");
+    assert!(
+        matches!(closed, Err(StoreError::Unavailable(_))),
+        "{closed:?}"
+    );
     let closed = storage.cluster_secret(proto::Empty {}).await;
-    assert!(matches!(closed, Err(StoreError::Away(_))), "{closed:?}");
+    assert!(
+        matches!(closed, Err(StoreError::Unavailable(_))),
+        "{closed:?}"
+    );
 
     let storage = open(&url).await;
     let mut count = 0;

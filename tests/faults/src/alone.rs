@@ -13,7 +13,7 @@ use crate::wait::until;
 
 /// See the module.
 pub struct Alone {
-    /// It.
+    /// The process.
     pub process: Process,
     /// Its port for clients.
     pub port: u16,
@@ -21,7 +21,7 @@ pub struct Alone {
 }
 
 impl Alone {
-    /// Starts it in an empty folder, and waits until it is ready.
+    /// Starts the process in an empty folder, and waits until it is ready.
     pub async fn start() -> Result<Alone> {
         let folder = tempfile::Builder::new()
             .prefix("sestina-alone-")
@@ -39,7 +39,7 @@ impl Alone {
         };
         let ready = until("it is ready", Duration::from_secs(60), async || {
             match one.process.ask("status", "").await {
-                Ok(status) if status["whole"] == true => Ok(()),
+                Ok(status) if status["redundant"] == true => Ok(()),
                 Ok(status) => Err(status.to_string()),
                 Err(error) => Err(error.to_string()),
             }
@@ -49,7 +49,7 @@ impl Alone {
         Ok(one)
     }
 
-    /// Makes accounts; the password is the user's name.
+    /// Adds accounts; the password is the user's name.
     pub async fn add_users(&self, names: &[String]) -> Result<()> {
         for name in names {
             let jid = format!("{name}@{HOST}");
@@ -59,7 +59,7 @@ impl Alone {
         Ok(())
     }
 
-    /// Leaves the folder behind, and says where it is.
+    /// Keeps the folder, and returns a text that names it.
     pub fn keep_log(&mut self) -> String {
         self.folder.disable_cleanup(true);
         format!("the log is kept in {}", self.folder.path().display())

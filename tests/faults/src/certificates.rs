@@ -1,4 +1,4 @@
-//! Certificates of one private authority, for the processes of a cluster and for strangers.
+//! Certificates of one private authority, for the processes of a cluster and for others.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -14,7 +14,7 @@ pub struct Certificates {
 }
 
 impl Certificates {
-    /// A new authority, kept in that folder.
+    /// Creates an authority in that folder.
     pub fn new(folder: &Path) -> Result<Certificates> {
         fs::create_dir_all(folder)?;
         ensure_ca(folder)?;
@@ -41,7 +41,7 @@ impl Certificates {
         self.folder.join("ca.pem")
     }
 
-    /// Where all of them are.
+    /// The folder of all certificates.
     pub fn folder(&self) -> &Path {
         &self.folder
     }

@@ -1,5 +1,5 @@
-//! The time of day as one process reads it, changed while it runs. How fast time goes is not changed,
-//! nor are clocks that count from the start of the machine.
+//! The time of day of one process, changed while the process runs. The speed of time is not
+//! changed, nor are clocks that count from the start of the machine.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -13,7 +13,7 @@ pub struct Clock {
 }
 
 impl Clock {
-    /// The clock of a process with that folder; right at first.
+    /// The clock of the process with that folder; correct at first.
     pub(crate) fn new(folder: &Path) -> Result<Clock> {
         let clock = Clock {
             file: folder.join("clock"),
@@ -24,15 +24,15 @@ impl Clock {
         Ok(clock)
     }
 
-    /// From now on the time of day is wrong by that much: `+400d`, `-1h`, `+0`.
+    /// Sets the error of the time of day: `+400d`, `-1h`, `+0`.
     pub fn set(&self, wrong: &str) -> Result<()> {
-        // A reader sees the old file or the new one, never half of it.
+        // A reader sees the old file or the new one, never a part of it.
         let next = self.file.with_extension("next");
         fs::write(&next, wrong)?;
         Ok(fs::rename(&next, &self.file)?)
     }
 
-    /// What makes a process read it.
+    /// The environment that makes a process use it.
     pub(crate) fn environment(&self) -> Result<Vec<(String, String)>> {
         let variable = |name: &str, value: &str| (name.to_owned(), value.to_owned());
         Ok(vec![

@@ -1,8 +1,8 @@
 //! Three tiers of real processes.
 //!
-//! - [`whole`]: whether the cluster could take the next fault
+//! - [`redundant`]: whether the cluster is redundant, so that the next fault may come
 
-mod whole;
+mod redundant;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -26,7 +26,7 @@ use crate::process::{Process, Seen, Tier};
 use crate::redis::{self, Stores};
 use crate::settings::{Addresses, Ports, file};
 
-/// How large, and how.
+/// The size and the settings of a cluster.
 #[derive(Clone, Debug)]
 pub struct Size {
     /// Edges.
@@ -35,13 +35,13 @@ pub struct Size {
     pub routers: usize,
     /// Storages.
     pub storages: usize,
-    /// Term of a lease. Shorter than as shipped, so that many faults fit into a test.
+    /// Term of a lease. Shorter than the default, so that many faults fit into a test.
     pub lease: Duration,
     /// Guards that are switched off, as in `SESTINA_MUTATIONS`.
     pub mutations: String,
-    /// How Redis is run.
+    /// The kind of Redis.
     pub redis: redis::Mode,
-    /// Routers read the time of day from a [`Clock`] each.
+    /// Each router reads the time of day from a [`Clock`] of its own.
     pub clocks: bool,
     /// There is a [`Link`] in front of the only Redis server.
     pub link: bool,
@@ -65,12 +65,12 @@ impl Default for Size {
     }
 }
 
-/// One process among all.
+/// One process of the cluster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct At {
     /// Its tier.
     pub tier: Tier,
-    /// Which one of the tier, from 0.
+    /// Its number in the tier, from 0.
     pub number: usize,
 }
 
@@ -102,11 +102,11 @@ impl At {
 
 /// See the module.
 pub struct Cluster {
-    /// What it was started with.
+    /// The size and settings with which it was started.
     pub size: Size,
     /// Its Redis.
     pub redis: Arc<Mutex<Stores>>,
-    /// What lies in front of Redis, if it was asked for.
+    /// The link in front of Redis, if the size asks for it.
     pub link: Option<Link>,
     /// Its PostgreSQL.
     pub postgres: Postgres,
@@ -115,9 +115,9 @@ pub struct Cluster {
     storages: Vec<Process>,
     /// Ports for clients.
     pub ports: Vec<u16>,
-    /// The certificates of its processes, if they were asked for.
+    /// The certificates of its processes, if the size asks for them.
     pub certificates: Option<Certificates>,
-    /// Where each process listens.
+    /// The ports of each process.
     own_ports: BTreeMap<At, Ports>,
     to: Addresses,
     folder: TempDir,
@@ -137,7 +137,7 @@ fn role(tier: Tier) -> Role {
 }
 
 impl Cluster {
-    /// Starts it, and waits until it is whole.
+    /// Starts a cluster, and waits until it is redundant.
     pub async fn start(size: Size) -> Result<Cluster> {
         let mode = size.redis;
         let redis = tokio::task::spawn_blocking(move || {
@@ -234,8 +234,8 @@ impl Cluster {
             to,
             folder,
         };
-        let whole = cluster.whole(Duration::from_secs(60)).await;
-        whole.with_context(|| cluster.keep_logs())?;
+        let redundant = cluster.redundant(Duration::from_secs(60)).await;
+        redundant.with_context(|| cluster.keep_logs())?;
         Ok(cluster)
     }
 
@@ -247,7 +247,7 @@ impl Cluster {
         }
     }
 
-    /// How many there are of a tier.
+    /// How many processes of a tier there are.
     pub fn count(&self, tier: Tier) -> usize {
         match tier {
             Tier::Edge => self.edges.len(),
@@ -264,20 +264,20 @@ impl Cluster {
             .collect()
     }
 
-    /// One of them.
+    /// One process.
     pub fn process(&mut self, at: At) -> &mut Process {
         &mut self.tier(at.tier)[at.number]
     }
 
-    /// Arms fail points, as `SESTINA_FAILPOINTS` names them. A point in the way of something else
-    /// may strike before the answer is written: then the process is down instead of answering.
+    /// Arms fail points, as `SESTINA_FAILPOINTS` names them. A point may be hit before the answer
+    /// is written: then the process is dead or suspended instead of answering.
     pub async fn arm(&mut self, at: At, points: &str) -> Result<()> {
         let json = serde_json::json!({ "points": points }).to_string();
         let process = self.process(at);
         let Err(error) = process.ask("failpoint.arm", &json).await else {
             return Ok(());
         };
-        // Its sockets close a moment before its end can be seen.
+        // Its sockets close a moment before its end is visible.
         for _ in 0..40 {
             match process.seen()? {
                 Seen::Killed | Seen::Suspended => return Ok(()),
@@ -312,7 +312,7 @@ impl Cluster {
         ports.context("there is no such process")
     }
 
-    /// Where other processes reach one.
+    /// The address of a process for other processes.
     pub fn address(&self, at: At) -> Result<String> {
         Ok(format!("127.0.0.1:{}", self.ports_of(at)?.cluster))
     }
@@ -331,12 +331,12 @@ impl Cluster {
         Process::start(name, tier.command(), &own, &[])
     }
 
-    /// The slot table as the first router knows it.
+    /// The slot table of the first router.
     pub async fn slot_table(&mut self) -> Result<serde_json::Value> {
         self.process(At::router(0)).ask("slots", "").await
     }
 
-    /// How many slots the router of that name has in the table of another.
+    /// How many slots the router of that name has in the table of another router.
     pub async fn owned(&mut self, asked: At, name: &str) -> Result<u64> {
         let slots = self.process(asked).ask("slots", "").await?;
         let all = slots["routers"].as_array().cloned().unwrap_or_default();
@@ -347,19 +347,19 @@ impl Cluster {
             .sum())
     }
 
-    /// Changes the configuration of a process, which holds from its next start on.
+    /// Changes the configuration of a process, which applies at its next start.
     pub fn reconfigure(&mut self, at: At, change: impl FnOnce(String) -> String) -> Result<()> {
         let path = self.process(at).folder().join("sestina.toml");
         let text = change(fs::read_to_string(&path)?);
         Ok(fs::write(&path, text)?)
     }
 
-    /// The clock of a router, where they have one each.
+    /// The clock of a router, if each has one.
     pub fn clock(&mut self, at: At) -> Result<Clock> {
         Clock::new(self.process(at).folder())
     }
 
-    /// Makes accounts; the password is the user's name.
+    /// Adds accounts; the password is the user's name.
     pub async fn add_users(&mut self, names: &[String]) -> Result<()> {
         for name in names {
             let jid = format!("{name}@{}", crate::settings::HOST);
@@ -370,8 +370,8 @@ impl Cluster {
         Ok(())
     }
 
-    /// A metric of a process: the sum of all its series, or one series, if the name has its labels as
-    /// they are exported. 0 where the process does not have it yet.
+    /// A metric of a process: the sum of all its series, or one series if the name includes its
+    /// labels as they are exported. 0 if the process does not have it yet.
     pub async fn metric(&self, at: At, name: &str) -> Result<f64> {
         let port = self.ports_of(at)?.metrics;
         let mut stream = TcpStream::connect(("127.0.0.1", port)).await?;
@@ -387,7 +387,7 @@ impl Cluster {
         Ok(values.sum())
     }
 
-    /// The stores, as a router of this cluster reaches them.
+    /// The stores, through the same addresses as a router of this cluster.
     pub fn stores(&self) -> Result<GrpcStores> {
         let targets = self
             .to
@@ -395,7 +395,7 @@ impl Cluster {
             .iter()
             .map(|port| format!("127.0.0.1:{port}").parse());
         let targets = targets.collect::<Result<Vec<_>, _>>()?;
-        // As the processes are configured, which is not at all.
+        // The default name, since the configuration of the processes has none.
         let dialer = Dialer::in_cluster(Security::Plaintext, sestina_rpc::Cluster::new("sestina"));
         Ok(GrpcStores::new(dialer, targets))
     }
@@ -405,7 +405,7 @@ impl Cluster {
         self.postgres.query_at(&self.to.database, sql)
     }
 
-    /// Leaves the folder with configurations and logs behind, and says where it is.
+    /// Keeps the folder with configurations and logs, and returns a text that names it.
     pub fn keep_logs(&mut self) -> String {
         self.folder.disable_cleanup(true);
         format!("logs are kept in {}", self.folder.path().display())

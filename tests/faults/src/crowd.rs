@@ -1,4 +1,4 @@
-//! Clients that talk while something else happens, and the runtime for it.
+//! Clients that talk while a test does other work, and the runtime for them.
 
 use std::future::poll_fn;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -20,7 +20,7 @@ pub fn run<F: Future>(test: F) -> F::Output {
     runtime.expect("a test has two threads").block_on(test)
 }
 
-/// Each member of the world, and the address of the member of the next group to which it talks.
+/// Each client of the world, and the address of the client of the next group to which it talks.
 pub fn neighbours(world: &World) -> Vec<(&Client, String)> {
     let next = |who: Who| Who {
         group: (who.group + 1) % world.groups(),
@@ -32,8 +32,7 @@ pub fn neighbours(world: &World) -> Vec<(&Client, String)> {
         .collect()
 }
 
-/// Works while the others talk. When the work has ended, well or not, `stop` tells the others to
-/// end.
+/// Works while the others talk. When the work has ended or failed, `stop` makes the others end.
 pub async fn while_they_talk<T>(
     stop: &AtomicBool,
     others: Vec<impl Future<Output = ()>>,

@@ -1,6 +1,6 @@
-//! One fault: at one point, during one deed, in one process.
+//! One fault: at one point, during one action, in one process.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -16,19 +16,19 @@ use crate::matrix::tier_of;
 use crate::process::{Seen, Tier};
 use crate::world::{LIMIT, World};
 
-/// What happens at the point.
+/// The kind of fault at the point.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Blow {
     /// Sudden death.
     Kill,
-    /// Stopped, and let go on after others have taken its place.
+    /// Suspended, and resumed after others have taken its slots.
     Suspend,
-    /// Stopped, and let go on while its lease is still fresh.
+    /// Suspended, and resumed while its lease is still fresh.
     Doze,
 }
 
 impl Blow {
-    /// As fail points take it: at the first hit.
+    /// The action of the fail point: at the first hit.
     pub fn action(self) -> &'static str {
         match self {
             Blow::Kill => "1*kill",
@@ -42,11 +42,11 @@ impl Blow {
 pub struct Fault {
     /// The point.
     pub point: String,
-    /// During what.
+    /// The action of the clients.
     pub deed: Deed,
-    /// What happens.
+    /// The kind of fault.
     pub blow: Blow,
-    /// To whom.
+    /// The process that is struck.
     pub victim: At,
 }
 
@@ -66,27 +66,26 @@ impl fmt::Display for Fault {
     }
 }
 
-/// What came of it.
+/// The result of a fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// The fault struck, and everything that was promised held. So long it took until everything
-    /// that was said had come.
+    /// The fault struck, and all promises held. The time until all messages had come.
     Held(Duration),
     /// The point was not reached.
     NotReached,
 }
 
-/// How long after a deed its point may still be reached.
+/// How long after an action its point may still be reached.
 const AFTERWARDS: Duration = Duration::from_millis(500);
 
-/// Waits for the blow. None if the deed was done without it.
+/// Waits for the fault. None if the action was done without it.
 async fn struck(world: &World, victim: At, done: &AtomicBool) -> Result<Option<(Seen, Instant)>> {
     let mut until = None;
     loop {
         let seen = world.cluster.lock().await.process(victim).seen()?;
         match seen {
             Seen::Killed | Seen::Suspended => return Ok(Some((seen, Instant::now()))),
-            // It left as it was asked to.
+            // The process has drained as it was asked to.
             Seen::Ended => return Ok(None),
             Seen::Running => {}
         }
@@ -100,7 +99,7 @@ async fn struck(world: &World, victim: At, done: &AtomicBool) -> Result<Option<(
     }
 }
 
-/// Those on a suspended edge: their clients hear nothing, and go elsewhere.
+/// Moves the clients of a suspended edge, which hear nothing, to other edges.
 async fn leave_edge(world: &World, edge: usize) -> Result<()> {
     tokio::time::sleep(Duration::from_millis(300)).await;
     let edges = world.ports().len();
@@ -114,7 +113,7 @@ async fn leave_edge(world: &World, edge: usize) -> Result<()> {
 
 /// Strikes, and checks everything that is promised for one fault.
 pub async fn run(world: &World, fault: &Fault, tag: &str) -> Result<Outcome> {
-    world.cluster.lock().await.whole(LIMIT).await?;
+    world.cluster.lock().await.redundant(LIMIT).await?;
     world.go_home().await.context("before the fault")?;
     let (me, you) = world.scene(fault.victim);
     let scene = Scene {
@@ -142,7 +141,7 @@ pub async fn run(world: &World, fault: &Fault, tag: &str) -> Result<Outcome> {
         talked
     };
     let (talked, struck) = tokio::join!(deed, meanwhile(world, fault, &scene, &done));
-    let struck = struck.context("among those who were not struck")?;
+    let struck = struck.context("among the sessions that were not struck")?;
     let mut talked = talked.context("the deed itself")?;
     let Some((at, also)) = struck else {
         let running = world.cluster.lock().await.process(fault.victim).seen()? == Seen::Running;
@@ -163,7 +162,7 @@ pub async fn run(world: &World, fault: &Fault, tag: &str) -> Result<Outcome> {
     Ok(Outcome::Held(took))
 }
 
-/// What happens beside the deed once the blow has fallen.
+/// Checks the other sessions once the fault has struck.
 async fn meanwhile(
     world: &World,
     fault: &Fault,
@@ -191,8 +190,8 @@ async fn meanwhile(
     Ok(Some((at, also?)))
 }
 
-/// Starts again what was killed, lets go on what was suspended (past its lease), and waits until
-/// all is whole.
+/// Restarts a killed process, resumes a suspended one (past its lease), and waits until the cluster
+/// is redundant.
 async fn recover(world: &World, fault: &Fault, at: Instant) -> Result<()> {
     let mut cluster = world.cluster.lock().await;
     match fault.blow {
@@ -202,10 +201,10 @@ async fn recover(world: &World, fault: &Fault, at: Instant) -> Result<()> {
             tokio::time::sleep_until(past.into()).await;
             cluster.process(fault.victim).wake();
         }
-        // It was woken while others went on.
+        // It was resumed while others went on.
         Blow::Doze => {}
     }
-    cluster.whole(LIMIT).await.context("after the fault")
+    cluster.redundant(LIMIT).await.context("after the fault")
 }
 
 async fn check(world: &World, fault: &Fault, broken: &[usize], talked: &[Talked]) -> Result<()> {
@@ -229,7 +228,7 @@ async fn check(world: &World, fault: &Fault, broken: &[usize], talked: &[Talked]
         deeds::archives_agree(world, *a, *b, tag).await?;
     }
     for client in world.clients() {
-        let twice = doubled(&client.log(0));
+        let twice = doubled(&client.log(0), &client.bare());
         ensure!(
             twice.is_empty(),
             "{} heard more than once: {twice:?}",
@@ -239,21 +238,30 @@ async fn check(world: &World, fault: &Fault, broken: &[usize], talked: &[Talked]
     Ok(())
 }
 
-/// What came more than once although it was said once.
-pub fn doubled(log: &[Heard]) -> Vec<String> {
+/// Stanzas that came more than once although they were sent once. A session that is resumed under a new owner may have
+/// its last presence told once more to the other sessions of its user, which is `own`: the owner before may have told
+/// its end.
+fn doubled(log: &[Heard], own: &str) -> Vec<String> {
     let mut seen = BTreeSet::new();
     let mut twice = Vec::new();
+    let mut last: BTreeMap<String, String> = BTreeMap::new();
     for heard in log {
-        if let Some(key) = key(heard)
-            && !seen.insert(key.clone())
-        {
+        let Some(key) = key(heard) else {
+            continue;
+        };
+        let from = heard.element.attr("from").unwrap_or_default();
+        let again = heard.element.name == "presence"
+            && from.split('/').next() == Some(own)
+            && last.insert(from.to_owned(), key.clone()).as_ref() == Some(&key);
+        if !seen.insert(key.clone()) && !again {
             twice.push(key);
         }
     }
     twice
 }
 
-/// What makes a stanza that one; none for what may come again (an archive, a room's history).
+/// The key of a stanza; none for a stanza that may come again (from an archive, or a room's
+/// history).
 fn key(heard: &Heard) -> Option<String> {
     let element = &heard.element;
     let from = element.attr("from").unwrap_or_default();
@@ -275,23 +283,23 @@ fn key(heard: &Heard) -> Option<String> {
         "iq" => Some(format!("iq {kind} {} from {from}", element.attr("id")?)),
         "presence" => {
             let status = element.child("status", "jabber:client")?.text();
-            // A guest's presence is told again to those who come later.
+            // A guest's presence is sent again to sessions that join later.
             Some(format!("presence {kind} {status:?} from {from}"))
         }
         _ => None,
     }
 }
 
-/// Which points are reached by a deed, without any fault.
+/// The points that an action reaches without a fault.
 pub async fn reached(world: &World, deed: Deed, tag: &str) -> Result<BTreeSet<String>> {
     let mut reached = BTreeSet::new();
     if matches!(deed, Deed::Leave | Deed::Take) {
         return Ok(reached);
     }
-    // The tier of the victim decides who acts; each tier is looked at on its own.
+    // The tier of the victim decides which group acts; each tier is measured on its own.
     for tier in [Tier::Edge, Tier::Router, Tier::Storage] {
         let storages = world.cluster.lock().await.count(Tier::Storage);
-        // Any storage may be asked.
+        // Any storage process may get the call.
         let numbers = if tier == Tier::Storage {
             0..storages
         } else {
@@ -306,9 +314,9 @@ pub async fn reached(world: &World, deed: Deed, tag: &str) -> Result<BTreeSet<St
             you,
             tag: format!("{tag}-{}", tier.command()),
         };
-        world.cluster.lock().await.whole(LIMIT).await?;
+        world.cluster.lock().await.redundant(LIMIT).await?;
         world.go_home().await?;
-        // Counted at every hit, and nothing else.
+        // Each hit is counted and has no other effect.
         let points: Vec<&str> = NAMES
             .iter()
             .map(|(point, _)| *point)

@@ -1,6 +1,6 @@
-//! What lies between the routers and Redis in tests that make the network late: it can hold what
-//! comes on the connections that there are, and pass it on long after their owners gave them up.
-//! It also tells how large the largest command was.
+//! A link between the routers and Redis, for tests in which the network is late: it can hold the
+//! bytes of the present connections, and pass them on long after the routers gave the connections
+//! up. It also reports the size of the largest command.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,21 +14,21 @@ use tokio::sync::{Notify, watch};
 
 use crate::wait::until;
 
-/// A command after the others of a connection; its answer comes after theirs.
+/// A command that is sent after the others of a connection; its answer comes after theirs.
 const LAST: &[u8] = b"*1\r\n$4\r\nPING\r\n";
 /// The answer to it.
 const ANSWER: &[u8] = b"+PONG\r\n";
-/// How long Redis may take to answer what was held.
+/// How long Redis may take to answer held commands.
 const LIMIT: Duration = Duration::from_secs(10);
 
-/// What a connection does.
+/// The mode of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Mode {
-    /// Everything passes.
+    /// All bytes pass.
     Open,
-    /// Nothing passes; what routers send is kept.
+    /// No bytes pass; those of routers are kept.
     Held,
-    /// What was kept goes to Redis; nothing comes back.
+    /// Kept bytes go to Redis; no answers come back.
     Late,
 }
 
@@ -63,7 +63,7 @@ pub struct Link {
 }
 
 impl Link {
-    /// Listens on a free port, and passes everything on to the Redis at `port`.
+    /// Listens on a free port, and forwards all connections to the Redis at `port`.
     pub(crate) async fn start(port: u16) -> Result<Link> {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let link = Link {
@@ -73,7 +73,7 @@ impl Link {
         let state = Arc::clone(&link.state);
         tokio::spawn(async move {
             while let Ok((near, _)) = listener.accept().await {
-                // Redis is down: the router sees a connection that ends at once.
+                // Redis is down: the router's connection ends at once.
                 if let Ok(far) = TcpStream::connect(("127.0.0.1", port)).await {
                     join(&state, near, far);
                 }
@@ -82,12 +82,12 @@ impl Link {
         Ok(link)
     }
 
-    /// Where routers connect to.
+    /// The port for routers.
     pub(crate) fn port(&self) -> u16 {
         self.port
     }
 
-    /// From here on nothing passes, on connections that there are and on new ones.
+    /// Holds all bytes from now on, of present and of new connections.
     pub fn cut(&self) {
         let mut state = self.state.lock();
         state.cut = true;
@@ -97,7 +97,7 @@ impl Link {
         }
     }
 
-    /// Waits until a connection keeps something that contains this text.
+    /// Waits until a connection keeps bytes that contain this text.
     pub async fn keeps(&self, text: &str) -> Result<Keeper> {
         let holds = |connection: &&Arc<Connection>| {
             let kept = connection.kept.lock();
@@ -125,7 +125,7 @@ impl Link {
         .await
     }
 
-    /// Connections that were made since the cut pass everything; those before it are still held.
+    /// Connections made since the cut pass all bytes; older ones are still held.
     pub fn heal(&self) {
         let mut state = self.state.lock();
         state.cut = false;
@@ -139,7 +139,7 @@ impl Link {
         debug_assert!(older.iter().all(|c| *c.mode.borrow() == Mode::Held));
     }
 
-    /// What was kept arrives at Redis after all. Says how many bytes.
+    /// Passes the kept bytes on to Redis. Returns their number.
     pub async fn arrive_late(&self) -> Result<usize> {
         let held: Vec<Arc<Connection>> = {
             let state = self.state.lock();
@@ -154,12 +154,12 @@ impl Link {
             connection.mode.send_replace(Mode::Late);
             tokio::time::timeout(LIMIT, done)
                 .await
-                .context("Redis does not answer what came late")?;
+                .context("Redis does not answer the late commands")?;
         }
         Ok(bytes)
     }
 
-    /// The bytes of the largest command since the start, or since this was asked last.
+    /// The size of the largest command since the start, or since the last call.
     pub fn largest(&self) -> usize {
         std::mem::take(&mut self.state.lock().largest)
     }
@@ -189,7 +189,7 @@ fn join(state: &Arc<Mutex<State>>, near: TcpStream, far: TcpStream) {
     tokio::spawn(pass.run(modes));
 }
 
-/// One connection of a router, and the one to Redis that belongs to it.
+/// One connection of a router, and its connection to Redis.
 struct Pass {
     state: Arc<Mutex<State>>,
     connection: Arc<Connection>,
@@ -199,7 +199,7 @@ struct Pass {
 
 impl Pass {
     async fn run(mut self, mut modes: watch::Receiver<Mode>) {
-        // What is wrong with one side, the other sees as the end of its connection.
+        // An error on one side ends the connection for the other side.
         self.pass(&mut modes).await.ok();
         self.connection.done.notify_one();
     }
@@ -231,7 +231,7 @@ impl Pass {
                         drop(state);
                         self.connection.kept.lock().extend_from_slice(bytes);
                     }
-                    // What a router has sent before it gave up is on its way all the same.
+                    // Bytes that a router sent before it gave up are under way all the same.
                     _ => {
                         open = false;
                         self.connection.given_up.store(true, Ordering::Release);
@@ -253,21 +253,21 @@ impl Pass {
     }
 }
 
-/// Finds where commands end in what a client of Redis sends.
+/// Finds the ends of commands in the bytes of a Redis client.
 #[derive(Debug, Default)]
 struct Commands {
     /// A line that has not ended.
     line: Vec<u8>,
-    /// Bytes of the string that is being read.
+    /// Remaining bytes of the present string.
     skip: usize,
-    /// Strings of this command that are to come.
+    /// Remaining strings of the present command.
     strings: usize,
-    /// Bytes of this command so far.
+    /// Bytes of the present command so far.
     bytes: usize,
 }
 
 impl Commands {
-    /// The bytes of the largest command of which something is in these bytes.
+    /// The size of the largest command that these bytes belong to.
     fn take(&mut self, mut bytes: &[u8]) -> usize {
         let mut largest = 0;
         while !bytes.is_empty() {

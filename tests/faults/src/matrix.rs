@@ -1,8 +1,8 @@
-//! Which faults are run: points of the life of a stanza against deeds.
+//! The faults of a run: points in the life of a stanza against actions.
 //!
-//! Which deed reaches which point is measured without any fault, and must not become less than the
-//! list in `reached.txt`. In a short run every point strikes once, every tier is struck during
-//! every deed, and some points suspend; a full run (`SESTINA_FAULTS=full`) is the whole product.
+//! The points that each action reaches are measured without a fault, and must include the list in
+//! `reached.txt`. In a short run every point strikes once, every tier is struck during every
+//! action, and some points suspend; a full run (`SESTINA_FAULTS=full`) is the whole product.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -13,16 +13,16 @@ use crate::deeds::{DEEDS, Deed};
 use crate::fault::{Blow, Fault};
 use crate::process::Tier;
 
-/// Makes the run a full one when it is `full`.
+/// The value `full` selects a full run.
 pub const VARIABLE: &str = "SESTINA_FAULTS";
 
-/// Points and the deeds that reach them.
+/// Points and the actions that reach them.
 pub type Reached = BTreeMap<String, BTreeSet<Deed>>;
 
-/// Points that are reached when slots move, and when they do cannot be measured first: who left is
-/// gone when its hits could be counted, and the others may be reached at any time afterwards.
+/// Points that are reached when slots move. They cannot be measured: a router that has drained is
+/// gone when its hits could be counted, and other routers may reach them at any time afterwards.
 const MOVING: [(&str, Deed); 8] = [
-    ("router.freeze", Deed::Leave),
+    ("router.quiesce", Deed::Leave),
     ("router.flushed", Deed::Leave),
     ("router.released", Deed::Leave),
     ("router.claimed", Deed::Take),
@@ -32,39 +32,39 @@ const MOVING: [(&str, Deed); 8] = [
     ("storage.claimed", Deed::Take),
 ];
 
-/// Points that are also suspended at in a short run: a stanza or a commit is in hand there.
+/// Points that also suspend in a short run: a stanza or a commit is being processed there.
 const SUSPENDED: [&str; 10] = [
     "edge.received",
     "edge.sent",
     "edge.delivering",
     "router.accepted",
-    "router.effect_received",
+    "router.message_received",
     "router.room_committed",
-    "router.shadow_commit",
+    "router.replica_commit",
     "router.archived",
     "router.lane_send",
     "storage.write",
 ];
 
-/// Points that are also suspended at for less than a lease in a short run.
+/// Points that also suspend for less than a lease in a short run.
 const DOZING: [&str; 4] = [
     "edge.delivering",
     "edge.received",
-    "router.effect_received",
+    "router.message_received",
     "router.room_committed",
 ];
 
-/// In which tier a point is.
+/// The tier of a point.
 pub fn tier_of(point: &str) -> Tier {
     match point.split('.').next() {
         Some("edge") => Tier::Edge,
         Some("storage") => Tier::Storage,
-        // The shadow is reached from routers.
+        // Routers are the processes that connect to the state store.
         _ => Tier::Router,
     }
 }
 
-/// The list as it is kept beside the tests: a line for each point, in the order of the names.
+/// The list in its stored form: a line for each point, in the order of the names.
 pub fn written(reached: &Reached) -> String {
     let mut text = String::new();
     for (point, _) in NAMES {
@@ -84,7 +84,7 @@ pub fn written(reached: &Reached) -> String {
     text
 }
 
-/// Reads such a list. Unknown names are errors: the list belongs to this version.
+/// Parses such a list. Unknown names are errors: the list belongs to this version.
 pub fn read(text: &str) -> Result<Reached, String> {
     let mut reached = Reached::new();
     for line in text.lines().filter(|line| !line.starts_with('#')) {
@@ -102,7 +102,7 @@ pub fn read(text: &str) -> Result<Reached, String> {
     Ok(reached)
 }
 
-/// What a list promises and a measurement does not have.
+/// The entries of the promised list that the measurement lacks.
 pub fn missing(promised: &Reached, measured: &Reached) -> Vec<String> {
     let mut missing = Vec::new();
     for (point, deeds) in promised {
@@ -130,7 +130,7 @@ fn fault(point: &str, deed: Deed, blow: Blow, number: usize) -> Fault {
     }
 }
 
-/// The faults of a run. The victims take turns, so that one which comes back has time to get its
+/// The faults of a run. The victims take turns, so that a restarted process has time to get its
 /// slots while another is struck.
 pub fn faults(reached: &Reached, full: bool, count: impl Fn(Tier) -> usize) -> Vec<Fault> {
     let mut faults = Vec::new();
@@ -192,7 +192,8 @@ pub fn faults(reached: &Reached, full: bool, count: impl Fn(Tier) -> usize) -> V
     mixed(faults)
 }
 
-/// The tiers in turn: what a router's death set in motion ends while others are struck.
+/// The faults with their tiers in turn, so that the effects of a router's death end while other
+/// tiers are struck.
 fn mixed(faults: Vec<Fault>) -> Vec<Fault> {
     let mut queues: BTreeMap<Tier, VecDeque<Fault>> = BTreeMap::new();
     for fault in faults {
@@ -250,7 +251,7 @@ mod tests {
         let has = |point: &str, deed| short.iter().any(|f| f.point == point && f.deed == deed);
         assert!(has("edge.received", Deed::Chat) && has("edge.received", Deed::Join));
         assert!(has("router.accepted", Deed::Chat) && has("router.accepted", Deed::RoomMessage));
-        assert!(has("router.freeze", Deed::Leave) && has("storage.write", Deed::Offline));
+        assert!(has("router.quiesce", Deed::Leave) && has("storage.write", Deed::Offline));
         assert!(short.iter().any(|f| f.blow == Blow::Suspend));
         let full = faults(&some(), true, |_| 2);
         assert_eq!(full.len(), MOVING.len() + 3 * 5);

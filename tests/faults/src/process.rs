@@ -12,10 +12,10 @@ use sestina_api::admin::AdminHandler;
 use sestina_rpc::AdminClient;
 use sestina_testkit::{find_program, spawn};
 
-/// Names the binary to test; without it, the one that was built beside this test is taken.
+/// The variable that names the binary to test; without it, the binary beside this test is used.
 pub const BINARY_VARIABLE: &str = "SESTINA_BIN";
 
-/// Which tier a process is of.
+/// The tier of a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Tier {
     /// Holds sockets.
@@ -37,7 +37,7 @@ impl Tier {
     }
 }
 
-/// What a process is seen to do.
+/// The state of a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Seen {
     /// It runs.
@@ -104,14 +104,14 @@ impl Process {
         })
     }
 
-    /// Starts the same process again, after it has ended.
+    /// Restarts the process, after it has ended.
     pub fn start_again(&mut self) -> Result<()> {
         self.kill();
         self.child = spawn(program(self.command, &self.folder, &self.environment)?)?;
         Ok(())
     }
 
-    /// Sets a variable of its environment, which holds from its next start on; empty: takes it away.
+    /// Sets a variable of its environment for its next start; an empty value removes it.
     pub fn set(&mut self, name: &str, value: &str) {
         self.environment.retain(|(known, _)| known != name);
         if !value.is_empty() {
@@ -119,7 +119,7 @@ impl Process {
         }
     }
 
-    /// What it does now.
+    /// Its present state.
     pub fn seen(&mut self) -> Result<Seen> {
         if let Some(status) = self.child.try_wait()? {
             return Ok(match status.signal() {
@@ -138,29 +138,29 @@ impl Process {
         })
     }
 
-    /// Sudden death.
+    /// Kills the process with SIGKILL.
     pub fn kill(&mut self) {
         // Both fail only if it has ended already.
         self.child.kill().ok();
         self.child.wait().ok();
     }
 
-    /// Stops it where it is.
+    /// Suspends the process (SIGSTOP).
     pub fn suspend(&self) {
         self.signal(Signal::STOP);
     }
 
-    /// Lets it go on.
+    /// Resumes the process (SIGCONT).
     pub fn wake(&self) {
         self.signal(Signal::CONT);
     }
 
-    /// Asks it to leave in order.
+    /// Asks the process to drain and end (SIGTERM).
     pub fn drain(&self) {
         self.signal(Signal::TERM);
     }
 
-    /// Its id, for code that stops it again and again.
+    /// Its id, for code that stops it repeatedly.
     pub fn pid(&self) -> Option<Pid> {
         i32::try_from(self.child.id()).ok().and_then(Pid::from_raw)
     }
@@ -184,7 +184,7 @@ impl Process {
         Ok(())
     }
 
-    /// An administrator's command to this process.
+    /// Sends an administrator's command to this process.
     pub async fn ask(&self, command: &str, json: &str) -> Result<serde_json::Value> {
         let client = AdminClient::unix(&self.folder.join("admin.sock"));
         let asked = tokio::time::timeout(Duration::from_secs(10), client.call(command, json));
@@ -195,12 +195,12 @@ impl Process {
         Ok(serde_json::from_str(&answer)?)
     }
 
-    /// Where its configuration, its log and its files are.
+    /// The folder of its configuration, its log and its files.
     pub fn folder(&self) -> &Path {
         &self.folder
     }
 
-    /// Where its log is.
+    /// The path of its log.
     pub fn log(&self) -> PathBuf {
         self.folder.join("log")
     }
@@ -214,7 +214,7 @@ impl Drop for Process {
 
 fn program(name: &str, folder: &Path, environment: &[(String, String)]) -> Result<Command> {
     let binary = binary()?;
-    // setpriv becomes the program itself, so that the child's id is the program's.
+    // setpriv is replaced by the program itself, so the child's id is the program's.
     let mut command = match find_program("setpriv") {
         Some(setpriv) => {
             let mut command = Command::new(setpriv);

@@ -5,7 +5,7 @@ use sestina_testkit::{Redis, RedisCluster, RedisSentinel};
 
 use crate::link::Link;
 
-/// How Redis is run.
+/// The kind of Redis.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Mode {
     /// One server.
@@ -28,7 +28,7 @@ pub enum Stores {
 }
 
 impl Stores {
-    /// Starts it; blocks.
+    /// Starts the servers; blocks.
     pub(crate) fn start(mode: Mode) -> Result<Stores> {
         Ok(match mode {
             Mode::Single => Stores::Single(Redis::start_own()?),
@@ -37,7 +37,7 @@ impl Stores {
         })
     }
 
-    /// The section of the configuration file; with a link, the only server is behind it.
+    /// The section of the configuration file; with a link, it names the link's port.
     pub(crate) fn section(&self, link: Option<&Link>) -> String {
         if let Some(link) = link {
             let port = link.port();
@@ -64,8 +64,8 @@ impl Stores {
         .context("this Redis has more than one server")
     }
 
-    /// Kills one server (the master; one of three masters) with SIGKILL; what it held, or had not
-    /// replicated, is lost.
+    /// Kills one server (the master; one of three masters) with SIGKILL; data that it had not
+    /// replicated is lost.
     pub fn kill9(&mut self) -> Result<()> {
         match self {
             Stores::Single(redis) => redis.kill9(),
@@ -85,7 +85,7 @@ impl Stores {
         Ok(())
     }
 
-    /// Lets what was suspended go on.
+    /// Resumes the suspended server.
     pub fn resume(&self) {
         match self {
             Stores::Single(redis) => redis.resume(),
@@ -94,7 +94,7 @@ impl Stores {
         }
     }
 
-    /// Starts again what was killed; blocks.
+    /// Restarts the killed server; blocks.
     pub fn restart(&mut self) -> Result<()> {
         match self {
             Stores::Single(redis) => redis.restart(),

@@ -11,16 +11,16 @@ pub(crate) const HOST: &str = "example.org";
 /// Its rooms.
 pub(crate) const ROOMS: &str = "rooms.example.org";
 
-/// Where everything is.
+/// The addresses of the stores and processes.
 pub(crate) struct Addresses {
-    /// Its section.
+    /// The section `redis`.
     pub(crate) redis: String,
     pub(crate) database: String,
     pub(crate) routers: Vec<u16>,
     pub(crate) storages: Vec<u16>,
 }
 
-/// Where one process listens.
+/// The ports of one process.
 #[derive(Clone, Copy)]
 pub(crate) struct Ports {
     pub(crate) cluster: u16,
@@ -54,7 +54,7 @@ fn log() -> String {
     std::env::var("SESTINA_FAULTS_LOG").unwrap_or_else(|_| "info".to_owned())
 }
 
-/// How the connections between processes are protected.
+/// The section about the connections between processes.
 fn security(tls: Option<&TlsFiles>) -> String {
     let Some(files) = tls else {
         return "plaintext = true".to_owned();
@@ -63,7 +63,7 @@ fn security(tls: Option<&TlsFiles>) -> String {
     format!("tls_ca = {ca:?}\ntls_certificate = {certificate:?}\ntls_key = {key:?}")
 }
 
-/// The file of one process. Clients come without TLS: what is tested here is behind it.
+/// The file of one process. Clients connect without TLS, which these tests are not about.
 pub(crate) fn file(
     name: &str,
     folder: &Path,

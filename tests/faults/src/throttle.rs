@@ -1,5 +1,5 @@
-//! A process that gets a part of a core: it is stopped and goes on, many times a second. A limit of the
-//! kernel would do the same, but not every machine lets tests make one.
+//! A process that gets a part of a core: it is stopped and continued many times a second. A limit
+//! of the kernel would do the same, but not every machine permits tests to set one.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -8,10 +8,10 @@ use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 
-/// How often a throttled process goes on.
+/// The period in which a throttled process runs once.
 const PERIOD: Duration = Duration::from_millis(100);
 
-/// Throttles a process until it is dropped; then the process runs.
+/// Throttles a process until it is dropped; then the process runs freely.
 pub struct Throttle {
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
@@ -25,7 +25,7 @@ impl Throttle {
         let runs = PERIOD / part.max(1);
         let thread = std::thread::spawn(move || {
             while !stopped.load(Ordering::Acquire) {
-                // Fails only if the process has ended, which tests see otherwise.
+                // Fails only if the process has ended, which tests notice in other ways.
                 kill_process(pid, Signal::STOP).ok();
                 std::thread::sleep(PERIOD - runs);
                 kill_process(pid, Signal::CONT).ok();
@@ -43,7 +43,7 @@ impl Drop for Throttle {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Release);
         if let Some(thread) = self.thread.take() {
-            // It does nothing that could panic.
+            // The thread does nothing that could panic.
             thread.join().ok();
         }
     }

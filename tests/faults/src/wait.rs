@@ -1,11 +1,11 @@
-//! Waiting for something that another task or process makes true.
+//! Waits for a condition that another task or process makes true.
 
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 
-/// Looks again and again until there is a value; an error that names what was waited for, and what
-/// was seen last, if it takes longer than `limit`.
+/// Checks repeatedly until there is a value. After `limit` it fails with an error that names the
+/// condition and the last result.
 pub async fn until<T>(
     what: &str,
     limit: Duration,

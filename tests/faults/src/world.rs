@@ -1,4 +1,4 @@
-//! The people: for every router a group whose slots it owns, with sessions on all edges.
+//! The users: for every router a group whose slots it owns, with sessions on all edges.
 
 use std::time::Duration;
 
@@ -12,8 +12,9 @@ use crate::cluster::{At, Cluster, Size, name};
 use crate::process::Tier;
 use crate::settings::{HOST, ROOMS};
 
-/// How long anything may take that is promised to work in spite of a fault. It is far more than the
-/// budgets, which are measured elsewhere: machines are slow here, and builds are not optimised.
+/// How long any operation may take that must work in spite of a fault. It is far longer than the
+/// budgets, which are measured elsewhere: the machines of tests are slow, and builds are not
+/// optimised.
 pub const LIMIT: Duration = Duration::from_secs(30);
 
 /// The user of a session.
@@ -25,7 +26,7 @@ pub enum Part {
     Two,
     /// The session of another user.
     Other,
-    /// The session of a user who enters rooms and leaves them.
+    /// The session of a user that joins rooms and leaves them.
     Guest,
 }
 
@@ -33,9 +34,9 @@ pub enum Part {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Who {
     /// The group of the user; its slots belong to the router of the same number while all routers
-    /// are there.
+    /// run.
     pub group: usize,
-    /// Which session of the group.
+    /// The session within the group.
     pub part: Part,
 }
 
@@ -56,7 +57,7 @@ pub struct World {
 
 const PARTS: [Part; 4] = [Part::One, Part::Two, Part::Other, Part::Guest];
 
-/// Names in slots of that router, while all of them are there.
+/// Names in slots of that router, while all routers run.
 pub fn names_owned_by<'a>(
     kind: &'a str,
     domain: &'a str,
@@ -77,7 +78,7 @@ fn name_owned_by(kind: &str, domain: &str, router: usize, routers: &[String]) ->
 }
 
 impl World {
-    /// Starts a cluster and logs all sessions in; those of the parts `One` and `Other` are in all
+    /// Starts a cluster and logs all sessions in; those of the parts `One` and `Other` join all
     /// rooms.
     pub async fn start(size: Size) -> Result<World> {
         let (routers, edges) = (size.routers, size.edges);
@@ -141,7 +142,7 @@ impl World {
                 client.send(format!(
                     "<presence to='{room}/{nick}'><x xmlns='http://jabber.org/protocol/muc'/></presence>"
                 ))?;
-                // One after the other, so that a session in the room sees the later ones enter.
+                // One after the other, so that a session in the room sees the later ones join.
                 let own = format!("{room}/{nick}");
                 client
                     .hears("its own presence in a room", 0, LIMIT, |log| {
@@ -158,7 +159,7 @@ impl World {
         Ok(())
     }
 
-    /// How many groups there are: as many as routers.
+    /// The number of groups, which is that of routers.
     pub fn groups(&self) -> usize {
         self.groups.len()
     }
@@ -170,7 +171,7 @@ impl World {
         &found.expect("every group has all parts").1
     }
 
-    /// All sessions that are always there.
+    /// All sessions of the groups.
     pub fn everybody(&self) -> Vec<Who> {
         (0..self.groups.len())
             .flat_map(|group| PARTS.map(|part| Who { group, part }))
@@ -199,7 +200,7 @@ impl World {
         self.groups[group].room.clone()
     }
 
-    /// The user of a group who is offline.
+    /// The user of a group that is offline.
     pub fn offline(&self, group: usize) -> String {
         self.groups[group].offline.clone()
     }
@@ -209,12 +210,12 @@ impl World {
         &self.ports
     }
 
-    /// The edge on which a session is when nothing is broken.
+    /// The edge of a session while no process has failed.
     pub fn home(&self, who: Who) -> usize {
         home(who, self.edges)
     }
 
-    /// Brings all sessions home, to the edges where they were at first.
+    /// Moves all sessions back to their first edges.
     pub async fn go_home(&self) -> Result<()> {
         for who in self.everybody() {
             let client = self.client(who);

@@ -1,5 +1,6 @@
-//! Clocks that are wrong for a while: a router's time of day jumps by more than a year and is corrected.
-//! Order does not depend on it, and what comes after the correction has the right time.
+//! Clocks that are wrong for a while: a router's time of day jumps by more than a year and is
+//! corrected. The order of messages does not depend on it, and messages after the correction have
+//! the right time.
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -23,7 +24,7 @@ async fn set_clocks(world: &World, wrong: &str) -> Result<()> {
     Ok(())
 }
 
-/// Says something, and waits until it was heard.
+/// Sends a message, and waits until it has come.
 async fn say(from: &Client, to: &Client, id: &str) -> Result<()> {
     let heard = to.heard();
     from.send(format!(
@@ -64,7 +65,7 @@ fn day(row: &(String, String)) -> &str {
     row.1.get(..10).unwrap_or_default()
 }
 
-/// The day of the newest row, once the archive has that many.
+/// The day of the newest row, once the archive has that many rows.
 async fn last_day(client: &Client, count: usize) -> Result<String> {
     static QUERIES: AtomicU64 = AtomicU64::new(0);
     let rows = until("the row is there", LIMIT, async || {
@@ -110,11 +111,12 @@ async fn a_jump_is_over_when_it_is_corrected() -> Result<()> {
         }
     }
     let corrected = said;
-    // Nor does a new owner take the time of the newest row in the archive for the present.
+    // A new owner does not take the time of the newest row in the archive for the present time
+    // either.
     let mut cluster = world.cluster.lock().await;
     cluster.process(At::router(0)).kill();
     cluster.process(At::router(0)).start_again()?;
-    cluster.whole(LIMIT).await?;
+    cluster.redundant(LIMIT).await?;
     drop(cluster);
     said += 1;
     say(from, to, &format!("m{said}")).await?;
@@ -129,7 +131,7 @@ async fn a_jump_is_over_when_it_is_corrected() -> Result<()> {
         "{:?} is not from today",
         rows[said - 1]
     );
-    world.cluster.lock().await.whole(LIMIT).await
+    world.cluster.lock().await.redundant(LIMIT).await
 }
 
 #[test]

@@ -14,7 +14,7 @@ use sestina_faults::world::World;
 
 const PROMISED: &str = include_str!("../reached.txt");
 
-/// After this many failures the rest is not tried.
+/// The remaining faults are not tried after this many failures.
 const ENOUGH: usize = 12;
 
 fn count(size: &Size) -> impl Fn(Tier) -> usize {
@@ -26,7 +26,8 @@ fn count(size: &Size) -> impl Fn(Tier) -> usize {
     }
 }
 
-/// Which deed reaches which point. If a deed fails even without a fault, the test fails at once.
+/// Measures which action reaches which point. If an action fails without a fault, the test fails at
+/// once.
 async fn measure(mut world: World) -> Result<(World, Reached)> {
     let mut reached = Reached::new();
     let mut broken = Vec::new();
@@ -62,8 +63,8 @@ async fn measure(mut world: World) -> Result<(World, Reached)> {
     Ok((world, reached))
 }
 
-/// A test cannot choose which storage process is asked: if the one that was to be struck was not
-/// asked, the next is struck.
+/// A test cannot choose which storage process gets a call: if the victim got none, the next one is
+/// struck.
 async fn strike_one(world: &World, fault: &Fault, number: usize) -> Result<Outcome> {
     let storages = match fault.victim.tier {
         Tier::Storage => world.cluster.lock().await.count(Tier::Storage),
@@ -80,15 +81,15 @@ async fn strike_one(world: &World, fault: &Fault, number: usize) -> Result<Outco
     Ok(Outcome::NotReached)
 }
 
-/// Runs all faults; a broken promise is noted, and the rest goes on with a new cluster.
+/// Runs all faults; a broken promise is noted, and the remaining faults run with a new cluster.
 async fn strike(mut world: World, reached: &Reached, full: bool) -> Result<()> {
     let size = world.cluster.lock().await.size.clone();
     let only = std::env::var("SESTINA_FAULTS_ONLY").unwrap_or_default();
     let mut faults = matrix::faults(reached, full, count(&size));
     faults.retain(|fault| fault.to_string().contains(&only));
     if only.is_empty() && std::env::var(matrix::VARIABLE).is_err() {
-        // With all other tests, a third of the matrix; `SESTINA_FAULTS=matrix` runs it, and
-        // `SESTINA_FAULTS=full` every point with every deed.
+        // Together with all other tests, a third of the matrix runs; `SESTINA_FAULTS=matrix` runs
+        // the matrix, and `SESTINA_FAULTS=full` every point with every action.
         let mut number = 0;
         faults.retain(|_| {
             number += 1;
@@ -104,7 +105,7 @@ async fn strike(mut world: World, reached: &Reached, full: bool) -> Result<()> {
             Ok(Outcome::Held(stall)) => {
                 let seconds = began.elapsed().as_secs_f32();
                 println!(
-                    "{}/{all} {fault}: held, {stall:.2?} until all was said, {seconds:.1} s",
+                    "{}/{all} {fault}: held, {stall:.2?} until all stanzas had come, {seconds:.1} s",
                     number + 1
                 );
                 stalls.push(stall);
@@ -133,7 +134,7 @@ async fn strike(mut world: World, reached: &Reached, full: bool) -> Result<()> {
         );
     }
     println!("not reached: {not_reached:?}");
-    // A point that was reached without a fault, and is not when it is armed, hides a gap.
+    // A point that is reached without a fault, and not when it is armed, hides a gap.
     assert!(
         not_reached.len() * 10 <= all,
         "too many faults did not strike: {not_reached:#?}"

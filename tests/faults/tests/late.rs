@@ -1,5 +1,5 @@
 //! The network between routers and Redis is late: writes that their owner has given up arrive after
-//! those that took their place; and many bytes are to be stored at once.
+//! the writes that replaced them; and many bytes are to be stored at once.
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
 use std::time::Duration;
@@ -10,11 +10,12 @@ use sestina_faults::cluster::{At, Size};
 use sestina_faults::crowd::run;
 use sestina_faults::deeds;
 use sestina_faults::link::Link;
+use sestina_faults::wait::until;
 use sestina_faults::world::{LIMIT, Part, Who, World};
 
 const ROUTER: At = At::router(0);
 
-/// How long a message is waited for that is lost: more than it takes to send it again.
+/// How long to wait for a message that is lost: longer than it takes to send it again.
 const MISSED: Duration = Duration::from_secs(10);
 
 async fn world(mutations: &str) -> Result<(World, Link)> {
@@ -38,8 +39,9 @@ fn say(from: &Client, to: &str, id: &str, body: &str) -> Result<()> {
     ))
 }
 
-/// A client hears exactly these messages of those with that prefix, in order. What was not settled
-/// when an owner died is sent again by its sender's owner, and may come after an answer to a ping.
+/// Checks that a client gets exactly these messages of those with that prefix, in order. A message
+/// that was not settled when an owner died is sent again by its sender's owner, and may come after
+/// the answer to a ping.
 async fn hears(
     client: &Client,
     from: usize,
@@ -68,10 +70,26 @@ async fn owner_dies(world: &World, who: Who) -> Result<()> {
     world.client(who).kept_its_session()
 }
 
-/// A session loses its socket while nothing passes between routers and Redis: the write of it is
-/// on its way. Its router gives it up and writes anew, messages come for the session, all of them are
-/// acknowledged, and the cluster is whole. Then the older write arrives, and the router dies: what
-/// was acknowledged is there.
+/// Waits until no router has an open operation: then no live owner sends these messages again.
+async fn settled(world: &World) -> Result<()> {
+    until("all is settled", LIMIT, async || {
+        let mut cluster = world.cluster.lock().await;
+        let status = cluster.process(ROUTER).ask("status", "").await;
+        let status = status.map_err(|error| error.to_string())?;
+        let routers = status["routers"].as_array().cloned().unwrap_or_default();
+        let open = routers.iter().map(|r| r["counts"]["operations"].as_u64());
+        match open.sum::<Option<u64>>() {
+            Some(0) => Ok(()),
+            open => Err(format!("{open:?} operations are open")),
+        }
+    })
+    .await
+}
+
+/// A session loses its socket while no bytes pass between routers and Redis: the write of the
+/// session is under way. Its router gives that write up and writes anew, messages come for the
+/// session, all of them are acknowledged, and the cluster is redundant. Then the older write
+/// arrives, and the router dies: no acknowledged message is lost.
 async fn an_older_write_arrives_last(mutations: &str, limit: Duration) -> Result<()> {
     let (world, link) = world(mutations).await?;
     let who = Who {
@@ -90,12 +108,13 @@ async fn an_older_write_arrives_last(mutations: &str, limit: Duration) -> Result
         say(from, &to, id, "hello")?;
     }
     from.acknowledged(LIMIT).await?;
-    world.cluster.lock().await.whole(LIMIT).await?;
+    world.cluster.lock().await.redundant(LIMIT).await?;
+    settled(&world).await?;
     let bytes = link.arrive_late().await?;
     println!("{bytes} bytes came late");
     owner_dies(&world, who).await?;
     hears(away, heard, "late-", &ids, limit).await?;
-    world.cluster.lock().await.whole(LIMIT).await
+    world.cluster.lock().await.redundant(LIMIT).await
 }
 
 /// Sessions with megabytes of unacknowledged messages lose their sockets at the same time: no
@@ -103,7 +122,7 @@ async fn an_older_write_arrives_last(mutations: &str, limit: Duration) -> Result
 async fn much_is_stored_in_small_parts() -> Result<()> {
     const MESSAGES: usize = 25;
     const BYTES: usize = 100_000;
-    /// Far below what would hold Redis up; a part of a commit is 256 KiB.
+    /// Far below a size that would block Redis; a part of a commit is 256 KiB.
     const COMMAND: usize = 1 << 20;
     let (world, link) = world("").await?;
     let body = "x".repeat(BYTES);
@@ -116,7 +135,7 @@ async fn much_is_stored_in_small_parts() -> Result<()> {
         expected.push((who, client.heard()));
         client.away()?;
     }
-    world.cluster.lock().await.whole(LIMIT).await?;
+    world.cluster.lock().await.redundant(LIMIT).await?;
     link.largest();
     for (who, _) in &expected {
         let to = world.client(*who).jid();
@@ -125,7 +144,7 @@ async fn much_is_stored_in_small_parts() -> Result<()> {
         }
         from.acknowledged(LIMIT).await?;
     }
-    world.cluster.lock().await.whole(2 * LIMIT).await?;
+    world.cluster.lock().await.redundant(2 * LIMIT).await?;
     let largest = link.largest();
     println!("the largest command has {largest} bytes");
     ensure!(

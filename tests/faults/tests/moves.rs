@@ -1,5 +1,5 @@
-//! Slots that change hands: how long they are silent, and how soon a router that was killed has its
-//! share again.
+//! Slots that change their owner: how long they are out of service, and how soon a router that was
+//! killed has its share again.
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,24 +14,24 @@ use sestina_faults::deeds;
 use sestina_faults::wait::until;
 use sestina_faults::world::World;
 
-/// How often each client asks.
+/// The interval between two requests of each client.
 const EVERY: Duration = Duration::from_millis(50);
-/// How long after the term of its lease the slots of a router may be without service. The budget
-/// is a second for both; machines are slow here, and builds are not optimised.
+/// How long after the term of its lease the slots of a router may be out of service. The budget is
+/// a second for both; the machines of tests are slow, and builds are not optimised.
 const SERVED: Duration = Duration::from_secs(4);
 /// How long Redis hangs while slots move.
 const HANG: Duration = Duration::from_secs(10);
-/// How long a slot may be silent that was just moving: an answer of Redis is waited for during a
-/// second, a change of the table during two.
+/// How long a slot that was just moving may be out of service: the router waits a second for an
+/// answer of Redis, and two for a change of the table.
 const SILENT: Duration = Duration::from_secs(5);
-/// How soon a router that comes back is to have its share.
+/// How soon a restarted router must have its share.
 const SHARE: Duration = Duration::from_secs(15);
-/// How long the number of its slots, and what the cluster lacks, may stay the same meanwhile.
+/// How long the number of its slots, and the state of the cluster, may stay the same meanwhile.
 const STEP: Duration = Duration::from_secs(5);
-/// How long anything may take at all.
+/// How long any operation may take.
 const LIMIT: Duration = Duration::from_secs(25);
 
-/// Times are measured here: one test after the other.
+/// Times are measured, so the tests run one after the other.
 static TURN: parking_lot::Mutex<()> = parking_lot::Mutex::new(());
 
 async fn ask(world: &World, number: usize, command: &str) -> Result<Value> {
@@ -44,13 +44,13 @@ async fn ask(world: &World, number: usize, command: &str) -> Result<Value> {
         .await
 }
 
-/// How many slots of the table that router has.
+/// How many slots that router has in the table.
 async fn owned(world: &World, asked: usize, name: &str) -> Result<u64> {
     let mut cluster = world.cluster.lock().await;
     cluster.owned(At::router(asked), name).await
 }
 
-/// Asks the server and talks to another group, until told to stop.
+/// Pings the server and sends messages to another group, until `stop`.
 async fn talk(client: &Client, to: String, stop: &AtomicBool) {
     let mut number = 0;
     while !stop.load(Ordering::Acquire) {
@@ -66,7 +66,7 @@ async fn talk(client: &Client, to: String, stop: &AtomicBool) {
     }
 }
 
-/// The longest time within which a client heard nothing of that name.
+/// The longest time in which a client received no stanza of that name.
 fn silence(client: &Client, name: &str, from: Instant, to: Instant) -> Duration {
     let mut last = from;
     let mut longest = Duration::ZERO;
@@ -154,7 +154,7 @@ async fn measure(world: &World, victim: usize) -> Result<()> {
         .start_again()?;
     let mut ready = None;
     let mut first = None;
-    // Each state of the cluster that was different from the one before, with its time.
+    // Each state of the cluster that differs from the previous one, with its time.
     let mut steps: Vec<(Duration, String)> = Vec::new();
     until("it has its share", LIMIT, async || {
         let status = ask(world, victim, "status")
@@ -167,8 +167,8 @@ async fn measure(world: &World, victim: usize) -> Result<()> {
         if owned > 0 {
             first.get_or_insert_with(|| again.elapsed());
         }
-        let whole = status["whole"] == true;
-        if whole && owned > 1000 {
+        let redundant = status["redundant"] == true;
+        if redundant && owned > 1000 {
             Ok(())
         } else {
             let step = format!("{owned} slots, missing {}", status["missing"]);
@@ -189,7 +189,7 @@ async fn measure(world: &World, victim: usize) -> Result<()> {
          first slots after {first:.2?}; {steps:.2?}"
     );
     println!(
-        "{name} again: answers after {:.2?}, first slots after {:.2?}, its share and whole after {share:.2?}; silences: {}",
+        "{name} again: answers after {:.2?}, first slots after {:.2?}, its share and redundant after {share:.2?}; silences: {}",
         ready.unwrap_or_default(),
         first.unwrap_or_default(),
         silences(world, again, Instant::now())
@@ -197,7 +197,7 @@ async fn measure(world: &World, victim: usize) -> Result<()> {
     Ok(())
 }
 
-/// Does something with a cluster while all its clients talk; no client is disconnected by it.
+/// Works with a cluster while all its clients talk; no client may be disconnected.
 fn while_all_talk(work: impl AsyncFnOnce(&World) -> Result<()>) {
     let _turn = TURN.lock();
     crowd::run(async {
@@ -231,7 +231,7 @@ fn a_router_that_comes_back_has_its_share_soon() {
     });
 }
 
-/// Redis stops answering while a router gives its slots away. The slots that are just moving are
+/// Redis stops answering while a router hands its slots over. The slots that are just moving are
 /// served again before Redis is back, and the others move afterwards.
 #[test]
 fn redis_hangs_while_slots_move() {
@@ -241,10 +241,12 @@ fn redis_hangs_while_slots_move() {
     });
 }
 
-/// The new owners cannot read the slots' state in the shadow: the old owner sends it to them.
+/// The new owners cannot load the slots from the state store: the old owner sends them the state.
 async fn unread_while_moving(world: &World) -> Result<()> {
     for number in [1, 2] {
-        world.arm(At::router(number), "shadow.load=error").await?;
+        world
+            .arm(At::router(number), "state_store.load=error")
+            .await?;
     }
     let began = Instant::now();
     let mut cluster = world.cluster.lock().await;
@@ -259,10 +261,12 @@ async fn unread_while_moving(world: &World) -> Result<()> {
     not_silent(world, began, ended)?;
     let mut cluster = world.cluster.lock().await;
     for number in [1, 2] {
-        cluster.disarm(At::router(number), "shadow.load").await?;
+        cluster
+            .disarm(At::router(number), "state_store.load")
+            .await?;
     }
     cluster.process(At::router(0)).start_again()?;
-    cluster.whole(2 * LIMIT).await
+    cluster.redundant(2 * LIMIT).await
 }
 
 fn not_silent(world: &World, from: Instant, to: Instant) -> Result<()> {
@@ -292,7 +296,7 @@ async fn hang_while_moving(world: &World) -> Result<()> {
     })
     .await?;
     world.cluster.lock().await.redis.lock().suspend()?;
-    // The fault itself, longer than a slot may be without service.
+    // The fault itself, longer than a slot may be out of service.
     tokio::time::sleep(HANG).await;
     let hung = Instant::now();
     world.cluster.lock().await.redis.lock().resume();
@@ -311,8 +315,8 @@ async fn hang_while_moving(world: &World) -> Result<()> {
     not_silent(world, began, hung)
 }
 
-/// There is no other router that could take the slots of the only one: it leaves at once, and its
-/// sessions wait at their edges for the next router.
+/// No other router could take the slots of the only one: it ends at once, and its sessions wait at
+/// their edges for the next router.
 #[test]
 fn the_last_router_does_not_wait() {
     let _turn = TURN.lock();
@@ -326,7 +330,7 @@ fn the_last_router_does_not_wait() {
         let mut cluster = world.cluster.lock().await;
         let last = cluster.process(At::router(0));
         last.drain();
-        // It would have half a minute to give slots away.
+        // With another router it would have half a minute to hand its slots over.
         last.ended(Duration::from_secs(15)).await.unwrap();
         println!("the only router left after {:.2?}", began.elapsed());
         last.start_again().unwrap();

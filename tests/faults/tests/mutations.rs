@@ -1,5 +1,5 @@
-//! Tests notice when a guard is missing: with it switched off, the faults that it guards against
-//! break a promise. With all guards on, the same faults break none.
+//! Tests notice when a guard is missing: with the guard switched off, the faults against which it
+//! protects break a promise. With all guards on, the same faults break none.
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
 use std::time::{Duration, Instant};
@@ -15,7 +15,7 @@ use sestina_faults::matrix::tier_of;
 use sestina_faults::world::{LIMIT, Part, Who, World};
 use sestina_proto as proto;
 
-/// A fault that a guard is there for.
+/// A fault against which a guard protects.
 fn fault(blow: Blow, point: &str, deed: Deed) -> Fault {
     let victim = At {
         tier: tier_of(point),
@@ -29,7 +29,7 @@ fn fault(blow: Blow, point: &str, deed: Deed) -> Fault {
     }
 }
 
-/// What breaks, if anything does.
+/// The broken promise, if there is one.
 async fn broken(mutation: &str, faults: &[Fault]) -> Result<Option<String>> {
     let size = Size {
         mutations: mutation.to_owned(),
@@ -37,8 +37,7 @@ async fn broken(mutation: &str, faults: &[Fault]) -> Result<Option<String>> {
     };
     let world = World::start(size).await?;
     for (number, fault) in faults.iter().enumerate() {
-        // The victims take turns, because a router that has come back gets its slots only after a
-        // while.
+        // The victims take turns, because a restarted router gets its slots only after a while.
         let mut fault = fault.clone();
         fault.victim.number = number;
         match fault::run(&world, &fault, &format!("x{number}")).await {
@@ -57,7 +56,7 @@ fn is_missed(mutation: &str, faults: &[Fault]) {
         ensure!(guarded.is_none(), "with all guards on: {guarded:?}");
         let found = broken(mutation, faults).await?;
         println!("without {mutation}: {found:?}");
-        ensure!(found.is_some(), "nothing misses the guard {mutation}");
+        ensure!(found.is_some(), "no test misses the guard {mutation}");
         Ok(())
     })
     .unwrap();
@@ -66,7 +65,7 @@ fn is_missed(mutation: &str, faults: &[Fault]) {
 #[test]
 fn the_tail_of_a_room_is_missed() {
     is_missed(
-        "tail",
+        "event-log",
         &[fault(
             Blow::Kill,
             "router.room_committed",
@@ -80,20 +79,20 @@ fn dropping_by_key_is_missed() {
     is_missed(
         "dedupe",
         &[
-            fault(Blow::Kill, "router.effect_done", Deed::Chat),
+            fault(Blow::Kill, "router.message_done", Deed::Chat),
             fault(Blow::Kill, "router.settled", Deed::Chat),
         ],
     );
 }
 
-/// A router was replaced, and a write of its time comes late: whether it counts.
+/// Whether a late write of a router that was replaced takes effect.
 async fn late_write_counts(mutation: &str) -> Result<bool> {
     let size = Size {
         mutations: mutation.to_owned(),
         ..Size::default()
     };
     let world = World::start(size).await?;
-    let replaced = fault(Blow::Suspend, "router.effect_received", Deed::Chat);
+    let replaced = fault(Blow::Suspend, "router.message_received", Deed::Chat);
     let outcome = fault::run(&world, &replaced, "late").await?;
     ensure!(outcome != Outcome::NotReached, "{replaced}: not reached");
     let user = world
@@ -139,19 +138,19 @@ fn epochs_are_missed() {
         );
         ensure!(
             late_write_counts("epoch").await?,
-            "nothing misses the guard epoch"
+            "no test misses the guard epoch"
         );
         Ok(())
     })
     .unwrap();
 }
 
-/// How long nothing may break with all guards on: many times as long as a frame takes.
+/// How long all promises must hold with all guards on: many times as long as a frame takes.
 const AFTERWARDS: Duration = Duration::from_secs(1);
 
 /// A session is resumed on another edge, and the older edge does not learn of it before its own
 /// connection to the client ends. So it reports, late, that the session has lost its socket.
-/// Returns which connection breaks because of that, if one does within that time.
+/// Returns the connection that breaks because of that within `limit`, if one does.
 async fn late_close(mutation: &str, limit: Duration) -> Result<Option<String>> {
     let size = Size {
         mutations: mutation.to_owned(),
@@ -189,7 +188,7 @@ fn generations_are_missed() {
         ensure!(broken.is_none(), "with all guards on: {broken:?}");
         let broken = late_close("generation", LIMIT).await?;
         println!("without generation: {broken:?}");
-        ensure!(broken.is_some(), "nothing misses the guard generation");
+        ensure!(broken.is_some(), "no test misses the guard generation");
         Ok(())
     })
     .unwrap();
@@ -212,7 +211,7 @@ async fn owners(world: &World) -> Result<Vec<(String, String, u64)>> {
         .collect())
 }
 
-/// Redis does not know the lease of one router, which storage knows: no slot moves.
+/// Redis loses the lease of one router, and storage has it: no slot moves.
 async fn forgotten_by_redis(mutation: &str, limit: Duration) -> Result<bool> {
     let size = Size {
         mutations: mutation.to_owned(),
@@ -223,9 +222,10 @@ async fn forgotten_by_redis(mutation: &str, limit: Duration) -> Result<bool> {
     let port = world.cluster.lock().await.redis.lock().port()?;
     let end = Instant::now() + limit;
     while Instant::now() < end {
-        // It renews a few times in a second: every round of the planner but the odd one misses it.
+        // The lease is deleted a few times per second, so almost every round of the planner misses
+        // it.
         tokio::task::spawn_blocking(move || {
-            // The cluster's id is before it.
+            // The key begins with the cluster's id.
             let delete = "for _, key in ipairs(redis.call('KEYS', '*{lease}:h:router-3')) do \
                           redis.call('DEL', key) end return 1";
             sestina_testkit::command(port, &["EVAL", delete, "0"])
@@ -248,7 +248,7 @@ fn the_second_authority_is_missed() {
         );
         ensure!(
             forgotten_by_redis("two-authorities", Duration::from_secs(20)).await?,
-            "nothing misses the guard two-authorities"
+            "no test misses the guard two-authorities"
         );
         Ok(())
     })

@@ -1,4 +1,4 @@
-//! Processes that must have no part in a cluster: a router that no other process reaches, and the
+//! Processes that must take no part in a cluster: a router that no other process reaches, and the
 //! processes of another cluster on the same Redis.
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
@@ -21,7 +21,7 @@ async fn people_go_on(world: &World, tag: &str) -> Result<()> {
     deeds::go_on(world, &[Deed::Chat, Deed::RoomMessage, Deed::Join], tag).await
 }
 
-/// Waits until that router owns nothing any more in the table of the first one.
+/// Waits until that router owns no slot in the table of the first one.
 async fn has_lost_all(cluster: &mut Cluster, name: &str) -> Result<()> {
     until("its slots have other owners", LIMIT, async || match cluster
         .owned(At::router(0), name)
@@ -33,16 +33,16 @@ async fn has_lost_all(cluster: &mut Cluster, name: &str) -> Result<()> {
     .await
 }
 
-/// A router comes back and publishes an address at which no process listens. It gets no slot,
-/// however long the test watches; an error in the log names it and the processes that do not reach
-/// it; and all clients go on. With the right address it gets its share again.
+/// A restarted router publishes an address at which no process listens. It gets no slot while the
+/// test watches; an error in the log names it and the processes that do not reach it; and all
+/// clients go on. With the right address it gets its share again.
 async fn an_unreachable_router_gets_nothing() -> Result<()> {
     let world = World::start(Size::default()).await?;
     let mut cluster = world.cluster.lock().await;
     cluster.process(At::router(2)).kill();
     has_lost_all(&mut cluster, "router-3").await?;
     let listens = "[cluster]\n";
-    // Nothing listens on port 1 (tcpmux, an obsolete service).
+    // No process listens on port 1 (tcpmux, an obsolete service).
     let wrong = format!("{listens}advertise = \"127.0.0.1:1\"\n");
     cluster.reconfigure(At::router(2), |text| text.replace(listens, &wrong))?;
     cluster.process(At::router(2)).start_again()?;
@@ -55,7 +55,7 @@ async fn an_unreachable_router_gets_nothing() -> Result<()> {
         }
         Ok(all)
     };
-    until("the planner names who is not reached", LIMIT, async || {
+    until("the planner names the router", LIMIT, async || {
         let logs = logs().await.map_err(|error| error.to_string())?;
         let named = logs.lines().any(|line| {
             line.contains("ERROR") && line.contains("router-3") && line.contains("127.0.0.1:1")
@@ -85,14 +85,15 @@ async fn an_unreachable_router_gets_nothing() -> Result<()> {
     cluster.reconfigure(At::router(2), |text| text.replace(&wrong, listens))?;
     cluster.process(At::router(2)).kill();
     cluster.process(At::router(2)).start_again()?;
-    cluster.whole(2 * LIMIT).await?;
+    cluster.redundant(2 * LIMIT).await?;
     ensure!(cluster.owned(At::router(0), "router-3").await? > 1000);
     drop(cluster);
     people_go_on(&world, "again").await?;
     world.clients().try_for_each(Client::kept_its_connection)
 }
 
-/// Two clusters whose processes have the same names use one Redis: neither takes from the other.
+/// Two clusters whose processes have the same names use one Redis: neither takes slots of the
+/// other.
 async fn two_clusters_share_a_redis() -> Result<()> {
     let world = World::start(Size::default()).await?;
     let size = Size {
@@ -111,17 +112,17 @@ async fn two_clusters_share_a_redis() -> Result<()> {
             let status: Value = cluster.process(At::router(0)).ask("status", "").await?;
             let routers = status["routers"].as_array().map_or(0, Vec::len);
             ensure!(
-                routers == count && status["whole"] == true,
-                "{count} routers are to be whole: {status}"
+                routers == count && status["redundant"] == true,
+                "{count} routers are to be redundant: {status}"
             );
         }
     }
-    // A death in one is none in the other.
+    // The death of a process in one cluster does not affect the other.
     other.process(At::router(1)).kill();
     has_lost_all(&mut other, "router-2").await?;
     let mut cluster = world.cluster.lock().await;
     ensure!(cluster.owned(At::router(0), "router-2").await? > 1000);
-    cluster.whole(LIMIT).await?;
+    cluster.redundant(LIMIT).await?;
     drop(cluster);
     people_go_on(&world, "after").await?;
     world.clients().try_for_each(Client::kept_its_connection)

@@ -1,6 +1,5 @@
-//! The whole server over Redis with sentinels, and over a Redis Cluster: Redis servers die while
-//! people talk, and routers die before and after. Another test kills Redis and a router at the same
-//! time.
+//! The whole server with Redis Sentinel, and with a Redis Cluster: Redis servers die while clients
+//! talk, and routers die before and after. Another test kills Redis and a router at the same time.
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
 use anyhow::{Context, Result, ensure};
@@ -12,7 +11,7 @@ use sestina_faults::fault::{self, Blow, Fault, Outcome};
 use sestina_faults::redis::Mode;
 use sestina_faults::world::{LIMIT, World};
 
-/// A router dies while people talk in rooms, and everything that is promised is checked.
+/// A router dies while clients talk in rooms, and all promises are checked.
 async fn router_dies(world: &World, number: usize, point: &str, deed: Deed) -> Result<()> {
     let fault = Fault {
         point: point.to_owned(),
@@ -28,7 +27,7 @@ async fn router_dies(world: &World, number: usize, point: &str, deed: Deed) -> R
     Ok(())
 }
 
-/// People chat, talk in rooms, come and go; all of it comes once and in order.
+/// Clients chat, talk in rooms, join and leave; each stanza comes once and in order.
 async fn people_go_on(world: &World, tag: &str) -> Result<()> {
     let all = [Deed::Chat, Deed::RoomMessage, Deed::Join, Deed::Resume];
     deeds::go_on(world, &all, tag).await
@@ -41,13 +40,13 @@ async fn lives_through(mode: Mode) -> Result<()> {
     })
     .await?;
     router_dies(&world, 0, "router.room_committed", Deed::RoomMessage).await?;
-    world.cluster.lock().await.whole(LIMIT).await?;
+    world.cluster.lock().await.redundant(LIMIT).await?;
     let redis = world.cluster.lock().await.redis.clone();
     redis.lock().kill9()?;
-    people_go_on(&world, "while it is away").await?;
+    people_go_on(&world, "while it is unavailable").await?;
     tokio::task::spawn_blocking(move || redis.lock().restart()).await??;
-    let whole = world.cluster.lock().await.whole(LIMIT).await;
-    whole.context("with Redis again")?;
+    let redundant = world.cluster.lock().await.redundant(LIMIT).await;
+    redundant.context("with Redis again")?;
     people_go_on(&world, "with Redis again").await?;
     router_dies(&world, 1, "router.settled", Deed::Chat).await
 }
@@ -69,8 +68,8 @@ async fn rooms_outlive_both() -> Result<()> {
         cluster.redis.clone()
     };
     tokio::task::spawn_blocking(move || redis.lock().restart()).await??;
-    let whole = world.cluster.lock().await.whole(2 * LIMIT).await;
-    whole.context("with Redis and a router again")?;
+    let redundant = world.cluster.lock().await.redundant(2 * LIMIT).await;
+    redundant.context("with Redis and a router again")?;
     people_go_on(&world, "after").await?;
     world.clients().try_for_each(Client::kept_its_connection)
 }

@@ -1,4 +1,4 @@
-//! One edge holds far more than a lane takes at once: deliveries that its clients have not
+//! One edge holds far more than the capacity of a lane: deliveries that its clients have not
 //! acknowledged, memberships in rooms, and stanzas that clients send faster than the owner of their
 //! slots takes them. No connection ends because of that, and slots are taken over in parts. Beyond
 //! the bound of the edge, the sessions that hold most lose their sockets.
@@ -20,17 +20,17 @@ use sestina_faults::world::{LIMIT, names_owned_by};
 const HOST: &str = "example.org";
 const ROOMS: &str = "rooms.example.org";
 
-/// It holds almost all sessions.
+/// The edge of almost all sessions.
 const EDGE: At = At::edge(0);
-/// It owns the slots of almost all sessions and of all rooms.
+/// The owner of the slots of almost all sessions and of all rooms.
 const ROUTER: At = At::router(0);
 
-/// How long a slot of the dead router may be without an owner: its lease, and far more than the rest
-/// takes. Reports in one piece took minutes, or for ever.
+/// How long a slot of the dead router may be without an owner: its lease, and far longer than the
+/// other steps take. Reports in one piece took minutes, or never ended.
 const TAKEN: Duration = Duration::from_secs(15);
-/// How long something is waited for that is lost.
+/// How long to wait for a message that is lost.
 const MISSED: Duration = Duration::from_secs(10);
-/// A lane takes so much.
+/// The capacity of a lane.
 const LANE: usize = 16 << 20;
 
 fn size(mutations: &str) -> Size {
@@ -47,7 +47,7 @@ fn routers() -> [String; 2] {
     [0, 1].map(|number| name(Tier::Router, number))
 }
 
-/// This many sessions of a user, on one edge.
+/// Logs in this many sessions of a user on one edge.
 async fn sessions(user: &str, count: usize, edge: usize, ports: &[u16]) -> Result<Vec<Client>> {
     let mut sessions = Vec::new();
     for n in 0..count {
@@ -58,7 +58,7 @@ async fn sessions(user: &str, count: usize, edge: usize, ports: &[u16]) -> Resul
     Ok(sessions)
 }
 
-/// Something that is neither archived nor stored.
+/// A message that is neither archived nor stored.
 fn message(to: &str, id: &str, bytes: usize) -> String {
     let text = "x".repeat(bytes);
     format!("<message type='chat' to='{to}' id='{id}'><x xmlns='urn:test'>{text}</x></message>")
@@ -69,7 +69,7 @@ fn ids(log: &[Heard], from: &str, prefix: &str) -> Vec<String> {
     message_ids(log, prefix, |heard| heard.sender() == from)
 }
 
-/// A client hears exactly these, in order.
+/// Checks that a client gets exactly these, in order.
 async fn hears(
     client: &Client,
     from: &str,
@@ -97,8 +97,8 @@ fn nobody_was_cut<'a>(clients: impl IntoIterator<Item = &'a Client>) -> Result<(
     Ok(())
 }
 
-/// Rooms in one slot, and the nick of a client in all of them: long, so that a report of who is in
-/// rooms of the slot is long.
+/// Rooms in one slot, and the nick of a client in all of them: long, so that a report of the
+/// members of these rooms is long.
 struct Crowd {
     rooms: Vec<String>,
 }
@@ -121,7 +121,7 @@ impl Crowd {
         format!("{}-{}", client.name.replace('/', "-"), "n".repeat(900))
     }
 
-    /// The client enters all rooms.
+    /// Makes the client join all rooms.
     async fn enter(&self, client: &Client) -> Result<()> {
         let nick = Crowd::nick(client);
         for room in &self.rooms {
@@ -139,7 +139,7 @@ impl Crowd {
         Ok(())
     }
 
-    /// One speaks in all rooms, and all hear it.
+    /// One client writes in all rooms, and all get the messages.
     async fn goes_on(&self, speaker: &Client, all: &[&Client], limit: Duration) -> Result<()> {
         for room in &self.rooms {
             speaker.send(format!(
@@ -163,7 +163,7 @@ async fn much_is_reported(mutations: &str, limit: Duration) -> Result<()> {
     const SESSIONS: usize = 4;
     const QUIET: usize = 6;
     const ROOMS_OF_ALL: usize = 10;
-    /// Of one session: less than ends it.
+    /// Messages of one session: fewer than would end it.
     const MESSAGES: usize = 17;
     const BYTES: usize = 200_000;
     const { assert!(ACCOUNTS.div_ceil(2) * SESSIONS * MESSAGES * BYTES > LANE) };
@@ -231,11 +231,11 @@ async fn much_is_reported(mutations: &str, limit: Duration) -> Result<()> {
         "all sessions are served {:.1?} after the death",
         died.elapsed()
     );
-    // Those to the dead router.
+    // The lanes to the dead router.
     let ended = cluster.metric(EDGE, closed).await? - before;
     ensure!(ended <= 2.0, "{ended} lanes have ended");
     cluster.process(ROUTER).start_again()?;
-    cluster.whole(2 * LIMIT).await?;
+    cluster.redundant(2 * LIMIT).await?;
     nobody_was_cut(full.iter().chain(&strangers).chain([&speaker]))
 }
 
@@ -244,12 +244,12 @@ async fn much_is_reported(mutations: &str, limit: Duration) -> Result<()> {
 async fn a_lane_is_full(mutations: &str, limit: Duration) -> Result<()> {
     const ACCOUNTS: usize = 10;
     const SESSIONS: usize = 4;
-    /// Of one session: too few to pause it, so that no later stanza follows a refused one.
+    /// Messages of one session: too few to pause it, so that no later stanza follows a refused one.
     const MESSAGES: usize = 15;
     const BYTES: usize = 60_000;
     const ALL: usize = ACCOUNTS * SESSIONS * MESSAGES * BYTES;
     const { assert!(ALL > 2 * LANE) };
-    // The router gets one part in this many of a core.
+    // The router gets this fraction (1/n) of a core.
     const PART: u32 = 20;
     let mut cluster = Cluster::start(Size {
         lease: Duration::from_secs(20),
@@ -288,18 +288,18 @@ async fn a_lane_is_full(mutations: &str, limit: Duration) -> Result<()> {
         }
     })
     .await?;
-    // It waits for a thread.
+    // The drop waits for a thread.
     tokio::task::spawn_blocking(move || drop(throttle)).await?;
     for client in &clients {
         client.acknowledged(limit).await?;
         hears(client, &client.bare(), "own-", &expected, limit).await?;
     }
-    cluster.whole(LIMIT).await?;
+    cluster.redundant(LIMIT).await?;
     nobody_was_cut(&clients)
 }
 
-/// An edge may hold 8 MiB, and sessions that do not acknowledge get 14. Some of them have to resume
-/// on another edge, and lose nothing; the other sessions are not disturbed.
+/// An edge may hold 8 MiB, and sessions that do not acknowledge get 14. Some of them must resume on
+/// another edge, and lose nothing; the other sessions are not disturbed.
 async fn some_give_way() -> Result<()> {
     const SESSIONS: usize = 4;
     const QUIET: usize = 3;
@@ -314,7 +314,7 @@ async fn some_give_way() -> Result<()> {
     })?;
     cluster.process(EDGE).kill();
     cluster.process(EDGE).start_again()?;
-    cluster.whole(2 * LIMIT).await?;
+    cluster.redundant(2 * LIMIT).await?;
     let routers = routers();
     let names = |kind, router, count| -> Vec<String> {
         let names = names_owned_by(kind, HOST, router, &routers);
@@ -369,7 +369,7 @@ async fn some_give_way() -> Result<()> {
         },
     )
     .await?;
-    cluster.whole(LIMIT).await?;
+    cluster.redundant(LIMIT).await?;
     nobody_was_cut(&strangers)
 }
 

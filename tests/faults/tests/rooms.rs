@@ -1,7 +1,7 @@
-//! Rooms change while Redis is away, and then their owner dies: the new owner finds old state in
-//! Redis, or none. It learns from edges and routers which sessions are in. No client takes itself
-//! for an occupant of a room that does not know it, and no client is shown an occupant that has
-//! left.
+//! Rooms change while Redis is unavailable, and then their owner dies: the new owner finds outdated
+//! state in Redis, or none. It learns from edges and routers which sessions are in. No client
+//! believes to be an occupant of a room that does not know it, and no client is shown an occupant
+//! that has left.
 #![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeMap;
@@ -17,15 +17,15 @@ use sestina_faults::world::{LIMIT, Part, Who, World};
 /// The owner of the first room.
 const ROUTER: At = At::router(0);
 
-/// How long a message is waited for that is lost, once the room is served again.
+/// How long to wait for a message that is lost, once the room is served again.
 const MISSED: Duration = Duration::from_secs(10);
 
-/// What becomes of Redis.
+/// The fault of Redis.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Away {
-    /// No router reaches it; afterwards it has what it had before.
+enum Unavailable {
+    /// No router reaches it; afterwards it has its data.
     Unreachable,
-    /// It dies with all that it had.
+    /// It dies with all its data.
     Dead,
 }
 
@@ -89,7 +89,7 @@ async fn leave(client: &Client, room: &str) -> Result<()> {
     gone(client, from, &own).await
 }
 
-/// Waits until a client is told that an occupant has left.
+/// Waits until a client gets the unavailable presence of an occupant.
 async fn gone(client: &Client, from: usize, occupant: &str) -> Result<()> {
     let is = |heard: &&Heard| {
         let element = &heard.element;
@@ -101,7 +101,7 @@ async fn gone(client: &Client, from: usize, occupant: &str) -> Result<()> {
     client.hears("that it has left", from, LIMIT, left).await
 }
 
-/// Which clients are in the room after all changes, and which have left.
+/// The clients that are in the room after all changes, and those that have left.
 struct Changed<'a> {
     inside: Vec<&'a Client>,
     outside: Vec<&'a Client>,
@@ -131,7 +131,7 @@ async fn change<'a>(world: &'a World, room: &str) -> Result<Changed<'a>> {
     present(client(1, Part::One), room, "renamed", "renamed").await?;
     roster.insert("renamed".to_owned(), "renamed".to_owned());
     roster.insert(nick(client(2, Part::One)), String::new());
-    // Its session ends.
+    // This session ends.
     let (ends, sees) = (client(2, Part::Other), client(2, Part::One));
     let from = sees.heard();
     ends.close().await?;
@@ -154,8 +154,8 @@ async fn change<'a>(world: &'a World, room: &str) -> Result<Changed<'a>> {
     })
 }
 
-/// Every occupant says something, and all of them hear all of it in one order. `limit` bounds the
-/// wait for messages that are lost without a guard; the room is served again before it begins.
+/// Every occupant sends a message, and all of them get all messages in one order. `limit` bounds
+/// the wait for messages that are lost without a guard; the room is served again before it begins.
 async fn all_are_heard(changed: &Changed<'_>, room: &str, limit: Duration) -> Result<()> {
     let heard = |client: &Client| said(&client.log(0), room, "after-");
     let first = changed.inside.first().context("the room has occupants")?;
@@ -189,9 +189,9 @@ fn say(client: &Client, room: &str, id: &str) -> Result<()> {
     ))
 }
 
-/// No client that has left hears what is said now. (Redis did not know that it had left, and the
-/// new owner has found out by now, as all occupants have seen. Earlier messages may still have come
-/// to the client.)
+/// No client that has left gets new messages. (Redis did not know that it had left, and the new
+/// owner has found out by now, as all occupants have seen. Earlier messages may still have come to
+/// the client.)
 async fn others_hear_nothing(changed: &Changed<'_>, room: &str) -> Result<()> {
     let first = changed.inside.first().context("the room has occupants")?;
     say(first, room, "last-1")?;
@@ -210,7 +210,7 @@ async fn others_hear_nothing(changed: &Changed<'_>, room: &str) -> Result<()> {
     Ok(())
 }
 
-/// Every occupant, and one that enters now, is shown exactly the occupants.
+/// Every occupant, and one that joins now, is shown exactly the occupants.
 async fn all_are_shown(world: &World, changed: &Changed<'_>, room: &str) -> Result<()> {
     let newcomer = world.client(Who {
         group: 2,
@@ -230,14 +230,14 @@ async fn all_are_shown(world: &World, changed: &Changed<'_>, room: &str) -> Resu
     Ok(())
 }
 
-/// A room changes while Redis is away, and its owner dies before Redis is back.
+/// A room changes while Redis is unavailable, and its owner dies before Redis is back.
 async fn owner_dies_after_unseen_changes(
     mutations: &str,
-    away: Away,
+    away: Unavailable,
     limit: Duration,
 ) -> Result<()> {
     let world = World::start(Size {
-        link: away == Away::Unreachable,
+        link: away == Unavailable::Unreachable,
         mutations: mutations.to_owned(),
         ..Size::default()
     })
@@ -251,7 +251,9 @@ async fn owner_dies_after_unseen_changes(
         Some(link) => link.cut(),
         None => redis.lock().kill9()?,
     }
-    let changed = change(&world, &room).await.context("while Redis is away")?;
+    let changed = change(&world, &room)
+        .await
+        .context("while Redis is unavailable")?;
     world.cluster.lock().await.process(ROUTER).kill();
     match &link {
         Some(link) => link.heal(),
@@ -261,7 +263,7 @@ async fn owner_dies_after_unseen_changes(
     all_are_heard(&changed, &room, limit).await?;
     all_are_shown(&world, &changed, &room).await?;
     others_hear_nothing(&changed, &room).await?;
-    world.cluster.lock().await.whole(2 * LIMIT).await?;
+    world.cluster.lock().await.redundant(2 * LIMIT).await?;
     for client in changed.inside.iter().chain(&changed.outside) {
         client.kept_its_connection()?;
         client.kept_its_session()?;
@@ -273,7 +275,7 @@ async fn owner_dies_after_unseen_changes(
 fn a_room_that_changed_while_redis_was_unreachable_outlives_its_owner() {
     run(owner_dies_after_unseen_changes(
         "",
-        Away::Unreachable,
+        Unavailable::Unreachable,
         LIMIT,
     ))
     .unwrap();
@@ -281,12 +283,17 @@ fn a_room_that_changed_while_redis_was_unreachable_outlives_its_owner() {
 
 #[test]
 fn a_room_that_changed_while_redis_was_dead_outlives_its_owner() {
-    run(owner_dies_after_unseen_changes("", Away::Dead, LIMIT)).unwrap();
+    run(owner_dies_after_unseen_changes(
+        "",
+        Unavailable::Dead,
+        LIMIT,
+    ))
+    .unwrap();
 }
 
 #[test]
 fn what_sessions_tell_of_rooms_is_missed() {
-    let test = owner_dies_after_unseen_changes("room-members", Away::Unreachable, MISSED);
+    let test = owner_dies_after_unseen_changes("room-members", Unavailable::Unreachable, MISSED);
     let error = format!("{:#}", run(test).unwrap_err());
     assert!(error.contains("what all occupants say"), "{error}");
 }

@@ -1,5 +1,5 @@
-//! Processes that stand still for a while, again and again, or get a tenth of a core: nothing that is
-//! connected is cut, and no slot moves.
+//! Processes that are stopped for a while, again and again, or get a tenth of a core: no connection
+//! is closed, and no slot moves.
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
 use std::fs;
@@ -14,20 +14,20 @@ use sestina_faults::crowd;
 use sestina_faults::throttle::Throttle;
 use sestina_faults::world::World;
 
-/// Longer than an edge goes on serving after a renewal, less the time between two renewals. So an
-/// edge that is stopped just before a renewal finds that its lease was not renewed in time, and has
-/// to renew it before it ends.
+/// Longer than an edge may serve after a renewal, less the time between two renewals. So an edge
+/// that is stopped just before a renewal finds that its lease was not renewed in time, and must
+/// renew it before it ends.
 const STALL: Duration = Duration::from_millis(2500);
-/// Between two stalls of one process.
+/// The pause between two stalls of one process.
 const BETWEEN: Duration = Duration::from_millis(1700);
-/// A process gets one part in this many of a core.
+/// A process gets this fraction (1/n) of a core.
 const PART: u32 = 10;
-/// How often each client says something.
+/// The interval between two messages of each client.
 const EVERY: Duration = Duration::from_millis(500);
-/// How long anything may take at all.
+/// How long any operation may take.
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// Times are measured here: one test after the other.
+/// Times are measured, so the tests run one after the other.
 static TURN: parking_lot::Mutex<()> = parking_lot::Mutex::new(());
 
 fn number(variable: &str, usual: u64) -> u64 {
@@ -45,7 +45,7 @@ fn throttled() -> Duration {
     Duration::from_secs(number("SESTINA_THROTTLE_SECONDS", 15))
 }
 
-/// As shipped.
+/// A cluster with default settings.
 fn size() -> Size {
     Size {
         edges: 2,
@@ -56,7 +56,7 @@ fn size() -> Size {
     }
 }
 
-/// Talks to another, until told to stop.
+/// Sends messages to another client, until `stop`.
 async fn talk(client: &Client, to: String, stop: &AtomicBool) {
     let mut number = 0;
     while !stop.load(Ordering::Acquire) {
@@ -69,7 +69,7 @@ async fn talk(client: &Client, to: String, stop: &AtomicBool) {
     }
 }
 
-/// Which router owns which slots, under which epochs.
+/// The owners of slots, with their epochs.
 async fn table(world: &World) -> Result<String> {
     let slots = world.cluster.lock().await.slot_table().await?;
     Ok(slots["ranges"].to_string())
@@ -80,8 +80,8 @@ fn run(test: impl Future<Output = Result<()>>) {
     crowd::run(test).unwrap();
 }
 
-/// Does something with a cluster in which all talk: afterwards each connection is there still, all is
-/// acknowledged, and each slot is where it was.
+/// Works with a cluster in which all clients talk: afterwards each connection is still open, all
+/// stanzas are acknowledged, and each slot is where it was.
 async fn nothing_is_cut(work: impl AsyncFnOnce(&World) -> Result<()>) -> Result<()> {
     let world = World::start(size()).await?;
     let before = table(&world).await?;
@@ -105,7 +105,7 @@ async fn nothing_is_cut(work: impl AsyncFnOnce(&World) -> Result<()>) -> Result<
     checked
 }
 
-/// No process says that in its log.
+/// Checks that no process has these words in its log.
 async fn told_nothing(world: &World, words: &str) -> Result<()> {
     let mut cluster = world.cluster.lock().await;
     for at in cluster.all() {
@@ -147,7 +147,7 @@ fn leases_hold_with_a_tenth_of_a_core_for_each_process() {
         }
         // The fault itself.
         tokio::time::sleep(throttled()).await;
-        // Each waits for its thread.
+        // Each drop waits for its thread.
         tokio::task::spawn_blocking(move || drop(throttles)).await?;
         Ok(())
     }));
@@ -175,7 +175,7 @@ fn one_process_with_a_tenth_of_a_core_disconnects_no_client() {
         let pid = one.process.pid().context("it has an id")?;
         let working = async {
             let throttle = Throttle::to_one(PART, pid);
-            // The fault itself, and then one that is longer than any lease of a cluster.
+            // The fault itself, and then a pause that is longer than any lease of a cluster.
             tokio::time::sleep(throttled()).await;
             tokio::task::spawn_blocking(move || drop(throttle)).await?;
             one.process.suspend();

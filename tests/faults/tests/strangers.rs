@@ -1,7 +1,7 @@
-//! Callers that are not what they claim to be call routers and storage processes that run: with a
+//! Callers that claim a wrong identity call running routers and storage processes: with a
 //! certificate of another tier, of another process or of another authority, without the secret of
-//! an incarnation, or from another cluster. Each call is refused with an error that says why, and
-//! nothing changes.
+//! an incarnation, or from another cluster. Each call is refused with an error that gives the
+//! reason, and the cluster does not change.
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
 use std::fs;
@@ -31,11 +31,11 @@ use tonic_prost::ProstCodec;
 const ROUTER: At = At::router(0);
 const STORAGE: At = At::storage(0);
 
-/// The name of the cluster, as its processes are configured, and the header that tells it.
+/// The name of the cluster in the configuration of its processes, and the header that carries it.
 const CLUSTER: &str = "sestina";
 const HEADER: &str = "sestina-cluster";
 
-/// How long a process with a wrong certificate is watched after it was refused.
+/// How long a process with a wrong certificate is watched after its refusal.
 const WATCHED: Duration = Duration::from_secs(6);
 
 fn size() -> Size {
@@ -48,7 +48,7 @@ fn size() -> Size {
     }
 }
 
-/// What must not change: the holders of leases, and the owners and epochs of slots.
+/// The state that must not change: the holders of leases, and the owners and epochs of slots.
 async fn everything(world: &World, stores: &GrpcStores) -> Result<String> {
     let slots = world.cluster.lock().await.slot_table().await?;
     let leases = stores.lease_list(proto::Empty {}).await?.leases;
@@ -61,7 +61,7 @@ async fn everything(world: &World, stores: &GrpcStores) -> Result<String> {
     Ok(format!("{holders:?} {slots}"))
 }
 
-/// A cluster, and what a caller from outside needs.
+/// A cluster, and the addresses and certificates for a caller from outside.
 struct Scene {
     world: World,
     certificates: Certificates,
@@ -87,7 +87,7 @@ impl Scene {
         })
     }
 
-    /// The stores, as the first router reaches them.
+    /// The stores, with the certificate of the first router.
     fn stores(&self) -> Result<GrpcStores> {
         let tls = MutualTls::load(self.certificates.issue("router-1", Role::Router)?)?;
         let dialer = Dialer::in_cluster(Security::Mutual(tls), Cluster::new(CLUSTER));
@@ -107,11 +107,11 @@ impl Scene {
         channel(self.certificates.issue(name, role)?, self.server(method))
     }
 
-    /// All is as it was, and goes on.
+    /// Checks that the state is unchanged and the cluster works.
     async fn nothing_has_changed(&self, stores: &GrpcStores, before: &str) -> Result<()> {
         let after = everything(&self.world, stores).await?;
         ensure!(after == before, "before: {before}\nafter: {after}");
-        self.world.cluster.lock().await.whole(LIMIT).await?;
+        self.world.cluster.lock().await.redundant(LIMIT).await?;
         let all = [Deed::Chat, Deed::RoomMessage, Deed::Join];
         deeds::go_on(&self.world, &all, "after").await?;
         self.world
@@ -126,7 +126,7 @@ fn channel(files: TlsFiles, address: &str) -> Result<Channel> {
     Ok(dialer.channel(&address.parse()?)?)
 }
 
-/// Sends one message and returns the answer. An empty message is one of every kind.
+/// Sends one message and returns the answer. An empty message is valid for every kind.
 async fn call<M, R>(
     channel: Channel,
     method: &str,
@@ -153,7 +153,7 @@ where
     }
 }
 
-/// A call was refused with that code, and the error has these words.
+/// Checks that a call was refused with that code, and that the error has these words.
 fn refused<R>(answer: Result<R, Status>, what: &str, code: Code, words: &[&str]) -> Result<()> {
     let Err(status) = answer else {
         bail!("{what}: it was not refused");
@@ -163,7 +163,7 @@ fn refused<R>(answer: Result<R, Status>, what: &str, code: Code, words: &[&str])
     Ok(())
 }
 
-/// What a process says of itself, with each call that takes its word.
+/// A process's statement about itself, in each call that carries one.
 enum Word {
     Edge(proto::Hello),
     Router(proto::PeerHello),
@@ -175,7 +175,7 @@ enum Word {
 }
 
 impl Word {
-    /// All of them, for an edge and a router, on this timeline of the slot table.
+    /// All statements, for an edge and a router, on this timeline of the slot table.
     fn all(edge: &proto::Node, router: &proto::Node, timeline: u64) -> Vec<(&'static str, Word)> {
         let secret = || b"a guess of the right length".as_slice().into();
         let (of_edge, of_router) = (Some(edge.clone()), Some(router.clone()));
@@ -238,7 +238,7 @@ impl Word {
         ]
     }
 
-    /// The role that may say this.
+    /// The role that may make this statement.
     fn role(&self) -> Role {
         match self {
             Word::Edge(_) | Word::Renew(_) => Role::Edge,
@@ -267,8 +267,8 @@ impl Word {
             }
             Word::Renew(request) => call(channel, method, request, cluster).await,
             Word::LeaseRenew(request) => {
-                // A wrong secret is a field of the answer here: a router must be able to tell it
-                // from an authority that is away.
+                // A wrong secret is a field of this answer, because a router must distinguish it
+                // from an authority that is unavailable.
                 let reply: proto::LeaseRenewReply = call(channel, method, request, cluster).await?;
                 match reply.wrong_secret {
                     true => Err(Status::permission_denied("the secret is wrong")),
@@ -304,8 +304,8 @@ async fn other_roles(scene: &Scene) -> Result<usize> {
     Ok(calls)
 }
 
-/// Calls in the name of processes that run: with the certificate of another process, and with one that
-/// the whole tier shares but without the incarnation's secret.
+/// Calls in the name of running processes: with the certificate of another process, and with the
+/// certificate that the whole tier shares but without the incarnation's secret.
 async fn other_names(
     scene: &Scene,
     edge: &proto::Node,
@@ -345,14 +345,14 @@ async fn other_clusters(scene: &Scene) -> Result<()> {
         ("sestina.v1.PeerLink/Lane", Role::Router),
         ("sestina.v1.Storage/LeaseList", Role::Router),
     ] {
-        // It trusts the cluster, and the cluster does not trust it.
+        // The caller trusts the cluster, and the cluster does not trust the caller.
         let files = TlsFiles {
             ca: scene.certificates.authority(),
             ..other.issue("router-1", role)?
         };
         let channel = channel(files, scene.server(method))?;
         let answer = call::<(), ()>(channel, method, (), Some(CLUSTER)).await;
-        // No answer came: the connection was ended, and how far it had come is not always the same.
+        // No answer came: the connection was closed at a point that varies.
         let Err(status) = answer else {
             bail!("{method}: a certificate of another authority was accepted");
         };
@@ -380,7 +380,7 @@ async fn calls_are_refused() -> Result<()> {
     };
     let calls = other_roles(&scene).await?;
     println!("{calls} calls by other roles are refused");
-    // The router that is called is not the one in whose name the call is made.
+    // The call goes to another router than the one in whose name it is made.
     let table = stores
         .slot_table(proto::SlotTableRequest::default())
         .await?
@@ -391,8 +391,8 @@ async fn calls_are_refused() -> Result<()> {
     scene.nothing_has_changed(&stores, &before).await
 }
 
-/// Processes with wrong certificates start beside the cluster: they say why they are not let in, they get
-/// nothing, and all goes on.
+/// Processes with wrong certificates start beside the cluster: they log why they are refused, they
+/// get nothing, and the cluster works.
 async fn processes_are_not_let_in() -> Result<()> {
     let scene = Scene::start().await?;
     let stores = scene.stores()?;
@@ -445,7 +445,7 @@ async fn processes_are_not_let_in() -> Result<()> {
         })
         .await?;
     }
-    // They go on trying meanwhile.
+    // They try again meanwhile.
     tokio::time::sleep(WATCHED).await;
     scene.nothing_has_changed(&stores, &before).await
 }

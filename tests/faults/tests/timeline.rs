@@ -1,5 +1,5 @@
-//! The database loses commits: tables of the cluster are as they were before slots changed hands, as
-//! when a standby that lagged is promoted. No slot and no session is lost, and slots can move again.
+//! The database loses commits: tables of the cluster are as they were before slots moved, as when a
+//! standby that lagged is promoted. No slot and no session is lost, and slots can move again.
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
 use anyhow::{Context, Result, ensure};
@@ -12,12 +12,12 @@ use sestina_faults::world::{LIMIT, World};
 
 /// Sessions beside those of the world.
 const MORE: usize = 28;
-/// What is put back.
+/// The tables that are put back.
 const TABLES: [&str; 5] = ["slot_table", "slot_history", "planner", "lease", "slot"];
-/// How long a change of the tables is tried: others change them too.
+/// How often a change of the tables is tried: processes change them too.
 const TRIES: usize = 20;
 
-/// Tables of the cluster, as they are now.
+/// The present content of the tables.
 async fn keep(world: &World) -> Result<Vec<String>> {
     let cluster = world.cluster.lock().await;
     let there = cluster.sql("SELECT tablename FROM pg_tables WHERE schemaname = 'public'")?;
@@ -31,7 +31,7 @@ async fn keep(world: &World) -> Result<Vec<String>> {
     Ok(tables)
 }
 
-/// Makes the tables what they were, in one transaction.
+/// Restores the tables, in one transaction.
 async fn put_back(world: &World, tables: &[String]) -> Result<()> {
     let mut sql = format!("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE;", tables.join(", "));
     for table in tables {
@@ -55,7 +55,7 @@ async fn number(world: &World, sql: &str) -> Result<u64> {
         .with_context(|| format!("{sql}: {text}"))
 }
 
-/// Everybody says something to the next one, asks the server, and has it archived.
+/// Each client sends a message to the next one and pings the server, and the messages are archived.
 async fn all_talk(world: &World, clients: &[&Client], tag: &str) -> Result<()> {
     const ROWS: &str = "SELECT count(*) FROM archive_key";
     let rows = number(world, ROWS).await?;
@@ -78,7 +78,7 @@ async fn all_talk(world: &World, clients: &[&Client], tag: &str) -> Result<()> {
             .await?;
         deeds::ping(client).await?;
     }
-    // What a user says to himself is archived once.
+    // A message of a user to one of their own sessions is archived once.
     let own = |index: &usize| clients[*index].bare() == clients[(index + 1) % clients.len()].bare();
     let own = (0..clients.len()).filter(own).count();
     let wanted = rows + (2 * clients.len() - own) as u64;
@@ -104,7 +104,8 @@ async fn loses_commits() -> Result<()> {
     }
     let mut clients: Vec<&Client> = world.clients().collect();
     clients.extend(&more);
-    // All slots are where they belong before the router moves, and no other slots move meanwhile.
+    // All slots are at their rendezvous owners before the router moves, and no other slots move
+    // meanwhile.
     all_talk(&world, &clients, "before").await?;
     let tables = keep(&world).await?;
     {
@@ -112,7 +113,7 @@ async fn loses_commits() -> Result<()> {
         cluster.process(At::router(0)).drain();
         cluster.process(At::router(0)).ended(2 * LIMIT).await?;
         cluster.process(At::router(0)).start_again()?;
-        cluster.whole(2 * LIMIT).await?;
+        cluster.redundant(2 * LIMIT).await?;
     }
     all_talk(&world, &clients, "moved").await?;
     put_back(&world, &tables).await?;
@@ -123,17 +124,17 @@ async fn loses_commits() -> Result<()> {
     }
     let timeline = number(&world, "SELECT timeline FROM slot_table").await?;
     ensure!(timeline == 2, "the table is on timeline {timeline}");
-    world.cluster.lock().await.whole(2 * LIMIT).await?;
+    world.cluster.lock().await.redundant(2 * LIMIT).await?;
     for client in &clients {
         client.kept_its_connection()?;
     }
-    // A router that dies has its slots taken, and gets some again.
+    // The slots of a router that dies are taken over, and it gets some again.
     {
         let mut cluster = world.cluster.lock().await;
         cluster.process(At::router(1)).kill();
         cluster.process(At::router(1)).start_again()?;
-        let whole = cluster.whole(2 * LIMIT).await;
-        whole.context("with a router that started again")?;
+        let redundant = cluster.redundant(2 * LIMIT).await;
+        redundant.context("with a router that started again")?;
     }
     all_talk(&world, &clients, "again").await?;
     for client in &clients {

@@ -15,14 +15,14 @@ use sestina_faults::deeds::{self, Deed};
 use sestina_faults::process::Tier;
 use sestina_faults::wait::until;
 use sestina_faults::world::{LIMIT, Who, World};
-use sestina_proto::versions::{ENV, NEWEST};
+use sestina_proto::versions::{ENV, NEWEST, OLDEST, Range};
 
-/// How often each client says something.
+/// The interval between two messages of each client.
 const EVERY: Duration = Duration::from_millis(60);
 
 const TIERS: [Tier; 3] = [Tier::Storage, Tier::Router, Tier::Edge];
 
-/// Stops a process in order and starts it as one of another version; empty: of this one.
+/// Stops a process in order and starts it with another version; empty: with this one.
 async fn restart(world: &World, at: At, version: &str) -> Result<()> {
     let mut cluster = world.cluster.lock().await;
     let process = cluster.process(at);
@@ -32,17 +32,17 @@ async fn restart(world: &World, at: At, version: &str) -> Result<()> {
     process.start_again()
 }
 
-/// The same, and waits until it has its place.
+/// The same, and waits until the cluster is redundant.
 async fn replace(world: &World, at: At, version: &str) -> Result<()> {
     let began = Instant::now();
     restart(world, at, version).await?;
-    let whole = world.cluster.lock().await.whole(2 * LIMIT).await;
-    whole.with_context(|| format!("{at:?} is of the version {version:?}"))?;
+    let redundant = world.cluster.lock().await.redundant(2 * LIMIT).await;
+    redundant.with_context(|| format!("{at:?} is of the version {version:?}"))?;
     println!("{at:?} is {version:?} after {:.2?}", began.elapsed());
     Ok(())
 }
 
-/// What each process says that the cluster speaks.
+/// The version that the cluster speaks, as each process reports it.
 async fn speaks(world: &World) -> Result<Vec<(At, u64)>> {
     let mut cluster = world.cluster.lock().await;
     let mut all = Vec::new();
@@ -65,11 +65,15 @@ async fn all_speak(world: &World, version: u32) -> Result<()> {
     .await
 }
 
-/// A process that does not speak this version stays out, and says why; the others go on.
+/// A process that does not speak this version is refused, and logs the reason; the others go on.
 async fn stays_out(world: &World, at: At) -> Result<()> {
     restart(world, at, "next-only").await?;
     let theirs = format!("version {} of the protocol", NEWEST + 1);
-    let ours = format!("version {NEWEST}");
+    let ours = Range {
+        oldest: OLDEST,
+        newest: NEWEST,
+    };
+    let ours = format!("version {ours}");
     let names_both = |text: &str| text.contains(&theirs) && text.contains(&ours);
     until("it says why it is refused", LIMIT, async || {
         let mut cluster = world.cluster.lock().await;
@@ -77,7 +81,7 @@ async fn stays_out(world: &World, at: At) -> Result<()> {
         let said = match status {
             Ok(status) if status["ready"] == true => return Err("it is ready".to_owned()),
             Ok(status) => status["reason"].as_str().unwrap_or_default().to_owned(),
-            // A router without a router in it.
+            // A router process that has not started its router.
             Err(error) => error.to_string(),
         };
         match names_both(&said) {
@@ -95,7 +99,7 @@ async fn stays_out(world: &World, at: At) -> Result<()> {
     deeds::go_on(world, &[Deed::Chat], &format!("beside-{at:?}")).await
 }
 
-/// Says something to another, and in the room, until told to stop; returns how often.
+/// Sends messages to another client, and in the room, until `stop`; returns their number.
 async fn talk(client: &Client, to: &str, room: &str, stop: &AtomicBool) -> usize {
     let mut number = 0;
     while !stop.load(Ordering::Acquire) {
@@ -114,7 +118,7 @@ async fn talk(client: &Client, to: &str, room: &str, stop: &AtomicBool) -> usize
     number
 }
 
-/// The numbers of a talker's messages that were heard, in order.
+/// The numbers of a client's messages that were received, in order.
 fn heard(log: &[Heard], kind: &str, name: &str) -> Vec<usize> {
     let tag = format!("{kind}-{name}-");
     let ids = log
@@ -125,7 +129,7 @@ fn heard(log: &[Heard], kind: &str, name: &str) -> Vec<usize> {
         .collect()
 }
 
-/// Each listener has heard all that a talker has said: once, and in order.
+/// Each listener has received all messages of a client: once, and in order.
 async fn nothing_is_lost(world: &World, said: &[(Who, Who, usize)]) -> Result<()> {
     for (talker, listener, count) in said {
         let name = &world.client(*talker).name;
@@ -153,7 +157,7 @@ async fn nothing_is_lost(world: &World, said: &[(Who, Who, usize)]) -> Result<()
     Ok(())
 }
 
-/// Frames of unknown kinds that old processes got.
+/// How many frames of unknown kinds an old process has got.
 async fn unknown(world: &World, at: At) -> Result<f64> {
     let cluster = world.cluster.lock().await;
     cluster.metric(at, "sestina_unknown_frames_total").await
@@ -213,7 +217,7 @@ async fn upgrade(world: &World) -> Result<()> {
     replace(world, At::router(2), "next").await?;
     all_speak(world, NEWEST + 1).await?;
     deeds::go_on(world, &everything, "new").await?;
-    // A process that is taken back to this version works with the others, and the cluster speaks
+    // A process that is downgraded to this version works with the others, and the cluster speaks
     // this version.
     replace(world, At::router(1), "").await?;
     all_speak(world, NEWEST).await?;

@@ -62,7 +62,7 @@ function make(address, password) {
 const chat = (to, text) => xml("message", { type: "chat", to }, xml("body", {}, text));
 
 if (options.untrusted) {
-  // A process of its own: the trusted authorities are read once, at the start.
+  // A process of its own, because the trusted authorities are read once, at the start.
   const { xmpp } = make(options.jid, options.password);
   xmpp.reconnect.stop();
   const error = await within(
@@ -151,7 +151,7 @@ for (const text of away) assert.equal(await two.nextBody(), text);
 await two.xmpp.send(chat(oneJid.bare().toString(), `${run} back`));
 assert.equal(await one.nextBody(), `${run} back`);
 assert.deepEqual(two.bodies, [], "delivered twice");
-passed("a session whose connection was lost resumed and got what it had missed, once");
+passed("a session whose connection was lost resumed and got its missed messages once");
 
 for (const { xmpp } of [one, two]) {
   xmpp.reconnect.stop();

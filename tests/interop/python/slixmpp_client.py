@@ -1,4 +1,4 @@
-"""slixmpp against a running server: STARTTLS with certificate checking, SCRAM, chat, the archive,
+"""slixmpp against a running server: STARTTLS with certificate checking, SCRAM, chat, the archive, blocking,
 and the resumption of a session whose connection was lost.
 
 Prints one line for each check; ends with a non-zero code at the first that fails.
@@ -19,13 +19,13 @@ def passed(text):
 
 
 class Client(slixmpp.ClientXMPP):
-    """A client that keeps what happens to it in queues."""
+    """A client that keeps its events in queues."""
 
     def __init__(self, jid, password, address, ca):
         super().__init__(jid, password)
         self.address = address
         self.ca_certs = ca
-        for plugin in ("xep_0030", "xep_0059", "xep_0198", "xep_0199", "xep_0313"):
+        for plugin in ("xep_0030", "xep_0059", "xep_0191", "xep_0198", "xep_0199", "xep_0313"):
             self.register_plugin(plugin)
         self.started = asyncio.Event()
         self.enabled = asyncio.Event()
@@ -33,6 +33,7 @@ class Client(slixmpp.ClientXMPP):
         self.refused = asyncio.Event()
         self.lost = asyncio.Event()
         self.bodies = asyncio.Queue()
+        self.errors = asyncio.Queue()
         self.last_to = None
         self.acked = asyncio.Queue()
         self.add_event_handler("session_start", self._start)
@@ -43,6 +44,9 @@ class Client(slixmpp.ClientXMPP):
         self.add_event_handler("disconnected", lambda _: self.lost.set())
         self.add_event_handler("stanza_acked", lambda s: self.acked.put_nowait(str(s["body"])))
         self.add_event_handler("message", self._message)
+        self.add_event_handler(
+            "message_error", lambda m: self.errors.put_nowait(m["error"]["condition"])
+        )
 
     def _start(self, _):
         self.send_presence()
@@ -124,7 +128,7 @@ async def run(options):
     await one.next_body(f"{run_id} back")
     await asyncio.sleep(0.5)
     assert two.bodies.empty(), f"delivered twice: {two.bodies.get_nowait()!r}"
-    passed("a session whose connection was lost resumed and got what it had missed, once")
+    passed("a session whose connection was lost resumed and got its missed messages once")
 
     one.send_message(two.boundjid.bare, f"{run_id} last", mtype="chat")
     await two.next_body(f"{run_id} last")
@@ -134,6 +138,20 @@ async def run(options):
     one.send_message(again.boundjid.bare, f"{run_id} again", mtype="chat")
     await again.next_body(f"{run_id} again")
     passed("what was read before the stream was closed does not come again")
+
+    user = slixmpp.JID(one.boundjid.bare)
+    blocking = again["xep_0191"]
+    await blocking.block(user, timeout=LIMIT)
+    blocked = (await blocking.get_blocked(timeout=LIMIT))["blocklist"]["items"]
+    blocked = [item["jid"] for item in blocked]
+    assert blocked == [user], f"blocked are {blocked}"
+    one.send_message(again.boundjid.bare, f"{run_id} unheard", mtype="chat")
+    error = await asyncio.wait_for(one.errors.get(), LIMIT)
+    assert error == "service-unavailable", f"refused with {error}"
+    await blocking.unblock(user, timeout=LIMIT)
+    one.send_message(again.boundjid.bare, f"{run_id} heard", mtype="chat")
+    await again.next_body(f"{run_id} heard")
+    passed("a blocked user is refused, and heard again afterwards")
 
     for client in (one, again):
         await asyncio.wait_for(client.disconnect(), LIMIT)

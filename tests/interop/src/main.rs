@@ -1,8 +1,8 @@
 //! tokio-xmpp against a running server: STARTTLS with certificate checking, SCRAM, chat, the
 //! archive, and the resumption of a session whose connection was lost.
 //!
-//! Prints one line for each check; ends with a non-zero code at the first that fails. The
-//! authority to trust is in SSL_CERT_FILE. The Python and Node clients are in the folders beside.
+//! Prints one line for each check; ends with a non-zero code at the first that fails. SSL_CERT_FILE
+//! names the authority to trust. The Python and Node clients are in the folders beside.
 #![allow(clippy::print_stdout)]
 
 mod relay;
@@ -30,7 +30,7 @@ fn passed(text: &str) {
     println!("tokio-xmpp: ok: {text}");
 }
 
-/// A client, with what it received while something else was waited for.
+/// A client, with the messages that it received while it waited for another event.
 struct Peer {
     client: Client,
     jid: Jid,
@@ -224,11 +224,11 @@ async fn run(options: &HashMap<String, String>) -> Result<()> {
         "delivered twice: {:?}",
         two.messages
     );
-    passed("a session whose connection was lost resumed and got what it had missed, once");
+    passed("a session whose connection was lost resumed and got its missed messages once");
     Ok(())
 }
 
-// One thread: where another sends a stanza just when this client's receiver looks for one, the
+// One thread: if another thread sends a stanza just when this client's receiver looks for one, the
 // receiver is not woken again (tokio-xmpp 6.0).
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<()> {

@@ -1,5 +1,5 @@
-//! A TCP relay whose connections can be cut, so that a client loses its connection without
-//! knowing why.
+//! A TCP relay whose connections can be cut, so that a client loses its connection without a
+//! reason.
 
 use anyhow::Result;
 use tokio::net::{TcpListener, TcpStream};
@@ -12,7 +12,7 @@ pub(crate) struct Relay {
 }
 
 impl Relay {
-    /// Listens on a free port and passes every connection on to `target`.
+    /// Listens on a free port and forwards every connection to `target`.
     pub(crate) async fn start(target: &str) -> Result<Relay> {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let address = listener.local_addr()?.to_string();
@@ -27,7 +27,7 @@ impl Relay {
                 let mut cuts = cuts.clone();
                 tokio::spawn(async move {
                     tokio::select! {
-                        // How a connection ends is the clients' affair.
+                        // The clients handle the end of a connection.
                         _ = tokio::io::copy_bidirectional(&mut near, &mut far) => {}
                         _ = cuts.changed() => {}
                     }
@@ -37,7 +37,7 @@ impl Relay {
         Ok(Relay { address, cut })
     }
 
-    /// Where it listens.
+    /// The address on which it listens.
     pub(crate) fn address(&self) -> &str {
         &self.address
     }

@@ -1,10 +1,9 @@
-//! The whole server in a test process, clients to talk to it, and scenarios that read like a
-//! conversation.
+//! The whole server in a test process, clients for it, and scenarios that read like a conversation.
 //!
 //! - [`sandbox`]: starts all tiers, in any of three topologies, and breaks them
-//! - [`client`]: an XMPP client that says exactly what a test tells it to
-//! - [`transcript`]: the text form of scenarios (`transcripts/*.scs`) and what runs it
-//! - [`traffic`]: clients that talk while something else happens, and what must be true afterwards
+//! - [`client`]: an XMPP client that sends exactly what a test tells it to
+//! - [`transcript`]: the text form of scenarios (`transcripts/*.scs`), and its interpreter
+//! - [`traffic`]: clients that talk while a test does other work, and the checks afterwards
 
 pub mod client;
 pub mod sandbox;
@@ -16,12 +15,13 @@ pub use client::Client;
 pub use sandbox::{Sandbox, Topology};
 pub use wait::{until, until_some};
 
-/// Writes logs of the server to the test's output as `RUST_LOG` says (nothing if it is not set).
+/// Writes logs of the server to the test's output, with the filter of `RUST_LOG` (none if it is not
+/// set).
 pub fn logs() {
     let Ok(filter) = std::env::var("RUST_LOG") else {
         return;
     };
-    // Other tests of this process may have set it up already.
+    // Another test of this process may have set it up already.
     drop(
         tracing_subscriber::fmt()
             .with_env_filter(filter)
@@ -30,7 +30,8 @@ pub fn logs() {
     );
 }
 
-/// Says how many scenarios a test ran in which topology, in the form that `cargo xtask test` adds up.
+/// Reports how many scenarios a test ran in which topology, in the form that `cargo xtask test`
+/// adds up.
 #[allow(clippy::print_stdout)]
 pub fn report(topology: Topology, scenarios: usize) {
     println!("topology={topology} scenarios={scenarios}");

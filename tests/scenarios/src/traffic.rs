@@ -1,5 +1,5 @@
-//! Clients that say numbered things to each other while something else happens, and the checks of
-//! what they heard: everything, once, in order.
+//! Clients that send numbered messages to each other while a test does other work, and the checks
+//! that they received all messages, once, in order.
 
 use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, Instant};
@@ -12,60 +12,60 @@ use tokio::task::JoinHandle;
 
 use crate::client::{Client, Entrance, Heard, Login, written};
 
-/// Between two things that one client says.
+/// The interval between two messages of one client.
 const PERIOD: Duration = Duration::from_millis(100);
-/// How long it may take, after the talking has ended, until everything has been heard.
+/// How long it may take, after the last message was sent, until all have been received.
 const REST: Duration = Duration::from_secs(30);
 
-/// One thing that a client heard.
+/// One message that a client received.
 #[derive(Clone, Debug)]
 pub struct Said {
-    /// By whom.
+    /// Its sender.
     pub from: String,
     /// Its number.
     pub number: u64,
-    /// XEP-0359: under which the hearer's archive holds it.
+    /// XEP-0359: its id in the receiver's archive.
     pub stanza_id: Option<String>,
-    /// When.
+    /// The time of its arrival.
     pub at: Instant,
 }
 
-/// What became of a client.
+/// The result of a client.
 pub struct Report {
     /// The client, still connected.
     pub client: Client,
-    /// How much it said.
+    /// How many messages it sent.
     pub sent: u64,
-    /// What it heard, in order.
+    /// The messages that it received, in order.
     pub heard: Vec<Said>,
-    /// Presences that came.
+    /// The presences that it received.
     pub presences: Vec<Element>,
-    /// How often it had to come back, and how long each time took.
+    /// How long each of its resumptions took.
     pub resumed: Vec<Duration>,
 }
 
-/// Who talks, and to whom.
+/// A client and its receiver.
 pub struct Talker {
     /// The client, managed.
     pub client: Client,
-    /// How it logs in again to resume.
+    /// The login for its resumption.
     pub login: Login,
-    /// Where, if its connection breaks; none: that must not happen.
+    /// The entrance for a resumption; none: its connection must not break.
     pub other_way: Option<Entrance>,
-    /// Address that it talks to.
+    /// The address of its receiver.
     pub to: String,
     /// Type of its messages.
     pub kind: &'static str,
 }
 
-/// Some clients that hear each other.
+/// Clients that get each other's messages.
 pub struct Group {
     stop: watch::Sender<bool>,
     tasks: Vec<JoinHandle<Result<Report>>>,
 }
 
 impl Group {
-    /// Begins. `all`: everybody hears everything (a room), else only what others say.
+    /// Starts. `all`: each client gets all messages (a room), not only those of others.
     pub fn start(talkers: Vec<Talker>, all: bool) -> Group {
         let stop = watch::Sender::new(false);
         let sent: watch::Sender<HashMap<usize, u64>> = watch::Sender::new(HashMap::new());
@@ -87,7 +87,7 @@ impl Group {
         Group { stop, tasks }
     }
 
-    /// Fails if a client has given up already.
+    /// Fails if a client has failed already.
     pub async fn alive(&mut self) -> Result<()> {
         for task in &mut self.tasks {
             if task.is_finished() {
@@ -98,7 +98,7 @@ impl Group {
         Ok(())
     }
 
-    /// Ends the talking; when everybody has heard everything, what became of them, in order.
+    /// Stops sending; when all clients have received all messages, returns their results, in order.
     pub async fn finish(self) -> Result<Vec<Report>> {
         self.stop.send_replace(true);
         let mut reports = Vec::new();
@@ -151,7 +151,8 @@ impl Talk {
                 report.client.hears_nothing().await?;
                 return Ok(report);
             }
-            // Awake now and then: what the others sent in all may have become known.
+            // Wakes up now and then, because the number of messages of the others may be known by
+            // now.
             next += PERIOD;
             let heard = tokio::time::timeout_at(next, report.client.step()).await;
             match heard {
@@ -200,7 +201,7 @@ impl Talk {
         }
     }
 
-    /// How much this one must hear; none while somebody still talks.
+    /// How many messages this client must receive; none while a client still sends.
     fn expected(&self) -> Option<u64> {
         let sent = self.sent.borrow();
         let others = sent.iter().filter(|(i, _)| self.all || **i != self.index);
@@ -229,14 +230,14 @@ impl Report {
         Ok(())
     }
 
-    /// What it heard of that one must be 1, 2, 3, … up to `sent`.
+    /// Checks that the messages of that sender are 1, 2, 3, … up to `sent`.
     pub fn heard_all_of(&self, from: &str, sent: u64) -> Result<()> {
         let numbers = self.heard.iter().filter(|s| s.from == from);
         once_in_order(numbers.map(|s| s.number), sent)
             .with_context(|| format!("{} heard of {from}", self.client.name()))
     }
 
-    /// The longest time in which it heard nothing, since `since`.
+    /// The longest time without a message, since `since`.
     pub fn longest_silence(&self, since: Instant) -> Duration {
         let times = self.heard.iter().map(|s| s.at).filter(|at| *at >= since);
         let mut last = since;
@@ -248,7 +249,7 @@ impl Report {
         longest
     }
 
-    /// Its archive of what others said to it holds exactly what it heard, under the same ids.
+    /// Checks that its archive of messages from others has the received messages, with the same ids.
     pub async fn archive_is_what_it_heard(&mut self) -> Result<()> {
         let archived = archive(&mut self.client).await?;
         let own = self.client.jid().to_owned();
@@ -275,7 +276,7 @@ impl Report {
         }
         let sent = archived.iter().filter(|s| s.from == own);
         once_in_order(sent.map(|s| s.number), self.sent)
-            .with_context(|| format!("the archive of {} of what it sent", self.client.name()))
+            .with_context(|| format!("the sent messages in the archive of {}", self.client.name()))
     }
 }
 
@@ -301,13 +302,13 @@ fn once_in_order(numbers: impl Iterator<Item = u64>, sent: u64) -> Result<()> {
     )
 }
 
-/// Everybody heard the same, in the same order.
+/// Checks that all clients received the same messages in the same order.
 pub fn one_order(reports: &[Report]) -> Result<()> {
     let order = |report: &Report| -> Vec<(String, u64)> {
         let heard = report.heard.iter();
         heard.map(|s| (s.from.clone(), s.number)).collect()
     };
-    let first = reports.first().context("nobody was there")?;
+    let first = reports.first().context("there is no report")?;
     let expected = order(first);
     for report in reports {
         let got = order(report);

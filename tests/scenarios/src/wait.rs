@@ -1,14 +1,14 @@
-//! Waiting for something that another task makes true.
+//! Waits for a condition that another task makes true.
 
 use std::future::Future;
 use std::time::Duration;
 
 use anyhow::{Result, bail};
 
-/// Between two looks.
+/// The pause between two checks.
 const STEP: Duration = Duration::from_millis(5);
 
-/// Looks until the condition holds; an error that names it if that takes longer than `limit`.
+/// Checks repeatedly until the condition holds; after `limit` it fails with an error that names it.
 pub async fn until<F: Future<Output = bool>>(
     what: &str,
     limit: Duration,
@@ -21,7 +21,7 @@ pub async fn until<F: Future<Output = bool>>(
     .await
 }
 
-/// Looks until there is a value.
+/// Checks repeatedly until there is a value.
 pub async fn until_some<T, F: Future<Output = Option<T>>>(
     what: &str,
     limit: Duration,

@@ -1,4 +1,5 @@
-//! Answers in bulk that are larger than a session's queue: given as fast as the client reads them.
+//! Bulk answers that are larger than a session's queue: they are sent as fast as the client reads
+//! them.
 
 use anyhow::{Context, Result, ensure};
 use sestina_scenarios::client::{Client, Login};
@@ -7,7 +8,7 @@ use sestina_scenarios::{Sandbox, Topology, report};
 use sestina_xmpp::ns;
 use sestina_xmpp::xml::Element;
 
-/// Messages and bytes of each: together twice what a session's queue holds in a sandbox.
+/// Number and size of messages: together twice the capacity of a session's queue in a sandbox.
 const MESSAGES: usize = 8;
 const BYTES: usize = 240_000;
 
@@ -16,7 +17,7 @@ async fn managed(sandbox: &Sandbox, name: &str) -> Result<Client> {
     Client::login(name, &sandbox.entrance(0)?, &login).await
 }
 
-/// Alice sends Bob more than fits, while Bob is away.
+/// Alice sends Bob more than the queue holds, while Bob is unavailable.
 async fn filled(topology: Topology) -> Result<Sandbox> {
     let sandbox = Sandbox::start(topology).await?;
     sandbox.add_user("alice").await?;
@@ -37,7 +38,7 @@ async fn filled(topology: Topology) -> Result<Sandbox> {
     Ok(sandbox)
 }
 
-/// The number that a message's body begins with.
+/// The number at the beginning of a message's body.
 fn number(message: &Element) -> Option<usize> {
     let body = message.child("body", ns::CLIENT)?.text();
     body.split(' ').next()?.parse().ok()
@@ -56,7 +57,7 @@ async fn stored_messages(topology: Topology) -> Result<()> {
     ensure!(got == (1..=MESSAGES).collect::<Vec<_>>(), "{got:?}");
     bob.hears_nothing().await?;
     bob.close().await?;
-    // Once is enough.
+    // One delivery is enough.
     let mut bob = managed(&sandbox, "bob").await?;
     bob.send("<presence/>").await?;
     bob.expect_named("presence", ns::CLIENT).await?;
@@ -92,7 +93,7 @@ async fn an_archive(topology: Topology) -> Result<()> {
             let message = forwarded.and_then(|f| f.child("message", ns::CLIENT));
             got.push(message.and_then(number).context("no number")?);
         };
-        // A page may be shorter than asked for, and what it says of itself is true.
+        // A page may be shorter than requested, and its result set must be correct.
         let fin = fin.context("no answer")?;
         let set = fin.child("set", rsm).context("no set")?;
         let told = set.child("last", rsm).map(Element::text);

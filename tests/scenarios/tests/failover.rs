@@ -1,4 +1,4 @@
-//! What survives the sudden death of a process, and stores that are away, while clients talk.
+//! The sudden death of a process, and unavailable stores, while clients talk.
 
 use std::time::{Duration, Instant};
 
@@ -9,17 +9,17 @@ use sestina_scenarios::{Sandbox, Topology, report};
 use sestina_xmpp::ns;
 use tokio::sync::Mutex;
 
-/// They measure time: one after the other.
+/// The tests measure time, so they run one after the other.
 static ONE: Mutex<()> = Mutex::const_new(());
 
 const PAIRS: usize = 4;
 const ROOMS: usize = 2;
 const OCCUPANTS: usize = 3;
-/// How long clients talk before and after what happens.
+/// How long clients talk before and after the fault.
 const BEFORE: Duration = Duration::from_millis(1500);
 const AFTER: Duration = Duration::from_secs(2);
 /// A dead router's sessions and rooms are served again in five seconds; debug builds on a busy
-/// machine get some more.
+/// machine get more time.
 const ROUTER_BUDGET: Duration = Duration::from_secs(8);
 
 struct World {
@@ -28,8 +28,8 @@ struct World {
     rooms: Vec<Group>,
 }
 
-/// A scene with pairs that chat and rooms that are full. `edge`: all clients come in there and, if
-/// it dies, go to the other.
+/// A server with pairs that chat and rooms. `edge`: all clients use this edge and, if it dies,
+/// resume on the other.
 async fn world(edge: Option<usize>) -> Result<World> {
     let sandbox = Sandbox::start(Topology::ThreeTiers).await?;
     let mut chats = Vec::new();
@@ -74,7 +74,7 @@ async fn world(edge: Option<usize>) -> Result<World> {
                     "<presence to='{address}/{name}'><x xmlns='{muc}'/></presence>"
                 ))
                 .await?;
-            // The subject is the last thing that a newcomer gets.
+            // The subject is the last stanza that a newcomer gets.
             client
                 .until("the subject", |e| e.child("subject", ns::CLIENT).is_some())
                 .await?;
@@ -118,8 +118,8 @@ impl World {
         Ok(())
     }
 
-    /// Everything was heard once and in order; archives agree; nobody came or went. The longest
-    /// silence since then, and all reports.
+    /// Checks that all messages were received once and in order, that archives agree, and that no
+    /// occupant joined or left. Returns the longest time without a message since then.
     async fn check(self, what: &str, since: Instant) -> Result<(Sandbox, Duration)> {
         let mut longest = Duration::ZERO;
         let mut resumed: Vec<Duration> = Vec::new();
@@ -170,7 +170,7 @@ fn nobody_came_or_went(report: &Report) -> Result<()> {
     let seen = report.presences.first();
     ensure!(
         seen.is_none(),
-        "{} saw somebody come or go: {seen:?}\n{}",
+        "{} saw an occupant join or leave: {seen:?}\n{}",
         report.client.name(),
         report.client.transcript()
     );
@@ -201,15 +201,15 @@ async fn a_router_is_killed() -> Result<()> {
         world.talk(BEFORE).await?;
         let killed = Instant::now();
         world.sandbox.tiers()?.kill_router(victim);
-        world.sandbox.whole(Duration::from_secs(30)).await?;
-        let whole = killed.elapsed();
+        world.sandbox.redundant(Duration::from_secs(30)).await?;
+        let redundant = killed.elapsed();
         world.talk(AFTER).await?;
         let (sandbox, silence) = world
             .check(&format!("router-{victim}-killed"), killed)
             .await?;
         print(&format!(
             "router killed: every slot served again after {} ms",
-            whole.as_millis()
+            redundant.as_millis()
         ));
         ensure!(silence < ROUTER_BUDGET, "silence of {silence:?}");
         sandbox.stop().await?;
@@ -231,7 +231,7 @@ async fn a_router_is_drained() -> Result<()> {
         .await?;
     ensure!(drained, "slots were left");
     let took = began.elapsed();
-    world.sandbox.whole(Duration::from_secs(30)).await?;
+    world.sandbox.redundant(Duration::from_secs(30)).await?;
     world.talk(AFTER).await?;
     let (sandbox, _) = world.check("router-drained", began).await?;
     print(&format!("router drained in {} ms", took.as_millis()));
@@ -246,7 +246,7 @@ async fn a_router_is_added() -> Result<()> {
     world.talk(BEFORE).await?;
     let began = Instant::now();
     world.sandbox.tiers()?.add_router().await?;
-    world.sandbox.whole(Duration::from_secs(60)).await?;
+    world.sandbox.redundant(Duration::from_secs(60)).await?;
     let took = began.elapsed();
     world.talk(AFTER).await?;
     let (sandbox, _) = world.check("router-added", began).await?;
@@ -293,11 +293,11 @@ async fn redis_forgets_and_then_a_router_is_killed() -> Result<()> {
     let mut world = world(None).await?;
     world.talk(BEFORE).await?;
     world.sandbox.tiers()?.flush_redis()?;
-    // Everything that lives is written anew by what happens to it.
+    // Every session and room that lives is rewritten when it changes.
     world.talk(AFTER).await?;
     let killed = Instant::now();
     world.sandbox.tiers()?.kill_router(0);
-    world.sandbox.whole(Duration::from_secs(30)).await?;
+    world.sandbox.redundant(Duration::from_secs(30)).await?;
     world.talk(AFTER).await?;
     let (sandbox, _) = world.check("redis-flushed-router-killed", killed).await?;
     report(Topology::ThreeTiers, 1);

@@ -1,4 +1,4 @@
-//! One process alone is stopped and started again: its sessions and rooms go on.
+//! A server of one process is stopped and restarted: its sessions and rooms go on.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -46,7 +46,7 @@ async fn stop(embedded: Embedded) {
     embedded.shutdown().await;
 }
 
-/// A client with XEP-0198 in the room.
+/// A client with XEP-0198 that has joined the room.
 async fn enter(name: &str, entrance: &Entrance) -> Result<(Client, Login)> {
     let login = Login::new(name, "x").managed();
     let mut client = Client::login(name, entrance, &login).await?;
@@ -70,7 +70,7 @@ fn says(body: &'static str) -> impl Fn(&Element) -> bool {
 
 /// Reads until the connection ends; the stream must not have been closed.
 async fn is_let_go(client: &mut Client) -> Result<()> {
-    // The connection is half closed by now: what is written may not arrive.
+    // The connection is half closed by now, so writes may fail.
     client.answers(false);
     loop {
         match client.heard().await? {
@@ -93,9 +93,9 @@ async fn resumes(client: &mut Client, entrance: &Entrance, login: &Login) -> Res
     Ok(())
 }
 
-/// XEP-0198 §5: the stop ends the transport and not the stream; after the start the session goes
-/// on. What was said to a session without a socket before the stop is delivered after it, once;
-/// nobody leaves the room, and the room has its subject and its order.
+/// XEP-0198 §5: the stop ends the transport and not the stream; after the restart the session is
+/// resumed. Messages to a session without a socket before the stop are delivered after it, once; no
+/// occupant leaves the room, and the room keeps its subject and its order.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_clean_stop_ends_neither_sessions_nor_rooms() -> Result<()> {
     sestina_scenarios::logs();
@@ -134,13 +134,13 @@ async fn a_clean_stop_ends_neither_sessions_nor_rooms() -> Result<()> {
     resumes(&mut alice, &entrance, &alice_login).await?;
     alice.until("the stored message", says("one")).await?;
     alice.hears_nothing().await?;
-    // Nobody left the room: neither hears anything of it.
+    // No occupant has left the room, so neither client gets a presence.
     bob.hears_nothing().await?;
     let hello = format!("<message to='{ROOM}' type='groupchat' id='h'><body>back</body></message>");
     bob.send(&hello).await?;
     bob.until("his own message", says("back")).await?;
     alice.until("the message of the room", says("back")).await?;
-    // A newcomer finds both, and the subject from before.
+    // A newcomer finds both occupants, and the subject from before.
     let mut dave = Client::login("carol", &entrance, &carol_login).await?;
     let muc = ns::MUC;
     dave.send(&format!(
@@ -170,7 +170,7 @@ async fn a_clean_stop_ends_neither_sessions_nor_rooms() -> Result<()> {
         ensure!(present.contains(&nick), "{nick} is not in {present:?}");
     }
 
-    // And again: a session that did not come back in between is still there.
+    // Once more: a session that did not resume in between still exists.
     alice.acknowledge().await?;
     bob.acknowledge().await?;
     stop(server).await;
@@ -183,8 +183,8 @@ async fn a_clean_stop_ends_neither_sessions_nor_rooms() -> Result<()> {
     Ok(())
 }
 
-/// What a stop saved is for the next start alone: a process that dies suddenly is not followed by
-/// one that goes on with sessions as they were before.
+/// The saved state of a stop is only for the next start: after a sudden death, the next process
+/// does not restore outdated sessions.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_stop_saved_is_used_once() -> Result<()> {
     let folder = tempfile::tempdir()?;
@@ -193,7 +193,7 @@ async fn what_a_stop_saved_is_used_once() -> Result<()> {
     let (mut alice, login) = enter("alice", &entrance).await?;
     stop(server).await;
     let (server, _) = start(folder.path()).await?;
-    // No drain: nothing is saved.
+    // Without a drain the state is not saved.
     server.shutdown().await;
     let (server, entrance) = start(folder.path()).await?;
     let answer = alice.resume(&entrance, &login).await?;

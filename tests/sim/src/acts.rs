@@ -77,12 +77,12 @@ impl World {
         let mut acts = Vec::new();
         self.acts_of_net(&mut acts);
         let fresh = self.fresh();
-        let stores = !self.storage.away && !self.shadow.away;
+        let stores = !self.storage.away && !self.state_store.away;
         for (index, host) in self.hosts.iter().enumerate() {
             self.acts_of_host(index, host, &fresh, stores, &mut acts);
         }
         acts.extend(self.orphans_on_their_way().map(Act::Orphan));
-        acts.extend(self.shadow.late(self.now).map(Act::LateWrite));
+        acts.extend(self.state_store.late(self.now).map(Act::LateWrite));
         let plans = self.planner().is_some_and(|host| {
             let known = self.hosts[host].table.position();
             !self.storage.has_lost(known) && self.has_to_claim(host)
@@ -219,7 +219,7 @@ impl World {
         if hears(Place::Storage) && told {
             acts.push(Act::ReadTable(index));
         }
-        let hears = hears(Place::Storage) && hears(Place::Shadow);
+        let hears = hears(Place::Storage) && hears(Place::StateStore);
         if stores && hears && !host.live.keys().eq(fresh.keys()) {
             acts.push(Act::Refresh(index));
         }
@@ -256,7 +256,7 @@ impl World {
     pub(super) fn planner(&self) -> Option<usize> {
         let plans = |host: &Host| {
             let me = host.incarnation();
-            let stores = [Place::Storage, Place::Shadow];
+            let stores = [Place::Storage, Place::StateStore];
             host.is_running() && self.serves(me) && stores.iter().all(|s| self.answers(me, *s))
         };
         let hosts = 0..self.hosts.len();

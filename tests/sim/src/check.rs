@@ -33,7 +33,7 @@ pub(super) fn check(world: &World) -> Vec<String> {
     let mut wrong = world.trouble.clone();
     routers(world, &mut wrong);
     edges(world, &mut wrong);
-    shadow(world, &mut wrong);
+    state_store(world, &mut wrong);
     clients(world, &mut wrong);
     messages(world, &mut wrong);
     orders(world, &mut wrong);
@@ -43,6 +43,8 @@ pub(super) fn check(world: &World) -> Vec<String> {
     losses::check(world, &mut wrong);
     bounds::check(world, &mut wrong);
     super::places::check(world, &mut wrong);
+    super::cards::check(world, &mut wrong);
+    super::blocks::check(world, &mut wrong);
     if world.config.archive {
         archives(world, &mut wrong);
     }
@@ -67,15 +69,20 @@ fn edges(world: &World, wrong: &mut Vec<String>) {
     }
 }
 
-fn shadow(world: &World, wrong: &mut Vec<String>) {
+fn state_store(world: &World, wrong: &mut Vec<String>) {
     let mut alive = BTreeSet::new();
     for (slot, object, lives) in world.running_workers().flat_map(Worker::rooms_stored) {
-        different(&object, &lives, world.shadow.fields(slot, &object), wrong);
+        different(
+            &object,
+            &lives,
+            world.state_store.fields(slot, &object),
+            wrong,
+        );
         alive.insert(object);
     }
-    for object in world.shadow.objects() {
+    for object in world.state_store.objects() {
         if !alive.contains(&object) {
-            wrong.push(format!("the shadow still has {object}"));
+            wrong.push(format!("the state store still has {object}"));
         }
     }
 }
@@ -83,7 +90,7 @@ fn shadow(world: &World, wrong: &mut Vec<String>) {
 /// Compares an object of the state store with the room that it is the copy of.
 fn different(object: &str, lives: &Fields, stored: Option<&Fields>, wrong: &mut Vec<String>) {
     let Some(stored) = stored else {
-        return wrong.push(format!("the shadow does not have {object}"));
+        return wrong.push(format!("the state store does not have {object}"));
     };
     let fields: BTreeSet<&String> = lives.keys().chain(stored.keys()).collect();
     let mut others = fields
@@ -91,7 +98,7 @@ fn different(object: &str, lives: &Fields, stored: Option<&Fields>, wrong: &mut 
         .filter(|f| lives.get(*f) != stored.get(*f));
     if let Some(first) = others.next() {
         wrong.push(format!(
-            "the shadow has another {first} of {object} (and {} fields more)",
+            "the state store has another {first} of {object} (and {} fields more)",
             others.count()
         ));
     }

@@ -63,6 +63,8 @@ pub(super) struct Client {
     pub(super) log: Vec<Received>,
     /// The numbers of those.
     pub(super) got: BTreeSet<u64>,
+    /// The numbers of its IQs that were answered by an error.
+    pub(super) refused: BTreeSet<u64>,
     /// Whether it reads from its socket once it is logged in.
     pub(super) reads: bool,
     pub(super) heard: Heard,
@@ -88,7 +90,7 @@ pub(super) struct Login {
     presence_at: u64,
     /// The server has accepted its first presence.
     pub(super) available: bool,
-    /// The cluster was whole and at rest while it was available: from then on it must receive
+    /// The cluster was redundant and at rest while it was available: from then on it must receive
     /// everything that is sent to it.
     pub(super) settled_in: bool,
     /// It has asked for carbons (XEP-0280).
@@ -101,10 +103,14 @@ pub(super) struct Login {
     pub(super) nicks: BTreeMap<String, u64>,
     /// The rooms that it was in when the cluster was at rest.
     pub(super) rooms_settled: BTreeSet<String>,
+    /// The rooms that it has left, until they answer.
+    pub(super) leaving: BTreeSet<String>,
     /// The last presence that it sent: by room, and to its contacts under an empty name.
     pub(super) shows: BTreeMap<String, String>,
     /// Its IQs without an answer, and whether an answer must come.
     pub(super) asking: BTreeMap<u64, bool>,
+    /// The sessions (client, login) that some of its IQs are for.
+    pub(super) asked: BTreeMap<u64, (usize, u32)>,
     /// The ids of results that came from its archive, by query, until the answer comes.
     results: BTreeMap<String, Vec<String>>,
 }
@@ -134,6 +140,7 @@ impl Client {
             login: Login::default(),
             log: Vec::new(),
             got: BTreeSet::new(),
+            refused: BTreeSet::new(),
             reads: true,
             heard: Heard::default(),
             pages: Vec::new(),

@@ -31,6 +31,18 @@ pub(super) enum Undo {
     Stored { bare: String, key: KeyOf },
     /// This offline message was not delivered.
     Delivered { bare: String, key: KeyOf },
+    /// No request with this key had written data.
+    Answered { key: KeyOf },
+    /// The last write of an entity had this epoch and counter, or there was none.
+    Order {
+        entity: String,
+        before: Option<(u64, u64)>,
+    },
+    /// An entity had this value under this name, or none.
+    Data {
+        place: (String, String),
+        before: Option<Bytes>,
+    },
 }
 
 /// The last commits, and what the database has lost so far.
@@ -47,6 +59,8 @@ pub(super) struct Commits {
     pub(super) archived: BTreeSet<u64>,
     /// Numbers of messages whose offline rows were lost.
     pub(super) stored: BTreeSet<u64>,
+    /// Users whose data was lost.
+    pub(super) data: BTreeSet<String>,
     /// Numbers of messages that are stored again though they were delivered.
     pub(super) delivered: BTreeSet<u64>,
 }
@@ -226,6 +240,20 @@ impl Storage {
                     row.3 = false;
                     let number = number_in(row.2.stanza.as_ref());
                     self.commits.delivered.extend(number);
+                }
+            }
+            Undo::Answered { key } => {
+                self.answers.remove(&key);
+            }
+            Undo::Order { entity, before } => {
+                self.order.remove(&entity);
+                self.order.extend(before.map(|at| (entity, at)));
+            }
+            Undo::Data { place, before } => {
+                self.commits.data.insert(place.0.clone());
+                match before {
+                    Some(value) => drop(self.data.insert(place, value)),
+                    None => drop(self.data.remove(&place)),
                 }
             }
         }

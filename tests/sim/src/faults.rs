@@ -7,13 +7,15 @@ pub(super) mod lists;
 use super::lease::LeaseFault;
 use super::net::Ends;
 use super::partition::Partition;
-use super::world::{SHADOW_CHECK, World};
+use super::world::{STATE_STORE_CHECK, World};
 
 /// One fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Fault {
     None,
     KillRouter,
+    /// A router dies, and of what was under way to the state store nothing arrives.
+    KillRouterUnheard,
     KillEdge,
     /// A connection of an edge to a router breaks.
     EdgeLane,
@@ -22,19 +24,19 @@ pub(super) enum Fault {
     /// Several connections of both kinds break.
     AllLanes,
     /// The state store does not answer until the cluster heals.
-    ShadowAway,
+    StateStoreUnavailable,
     /// The same for many times as long as a lease lasts.
-    ShadowLongAway,
+    StateStoreLongUnavailable,
     /// The state store loses everything.
-    ShadowFlushed,
+    StateStoreFlushed,
     /// Requests to the state store, and its answers, are lost or late now and then.
-    ShadowFlaky,
+    StateStoreFlaky,
     /// A replica of the state store takes over that lacks the last writes.
-    ShadowFailOver,
+    StateStoreFailOver,
     /// The same after slots have moved to other routers.
     MoveAndFailOver,
     /// Storage does not answer until the cluster heals.
-    StorageAway,
+    StorageUnavailable,
     /// A router is suspended, for so short a time that its lease may or may not end meanwhile.
     Pause,
     /// A router is suspended, most often until its lease has ended.
@@ -55,7 +57,10 @@ impl World {
         self.note(|| format!("!! {fault:?}"));
         match fault {
             Fault::None => {}
-            Fault::KillRouter => {
+            Fault::KillRouter | Fault::KillRouterUnheard => {
+                if fault == Fault::KillRouterUnheard {
+                    self.state_store.lose_late();
+                }
                 if let Some(host) = self.any_host() {
                     self.kill_host(host);
                 }
@@ -74,14 +79,14 @@ impl World {
             Fault::Partition(which) => self.partition(which),
             Fault::UnknownFrames => self.unknown_frames(),
             Fault::Lease(which) => self.lease_fault(which),
-            Fault::ShadowAway => self.shadow.away = true,
-            Fault::ShadowLongAway => self.long_without_shadow(),
-            Fault::ShadowFlushed => {
-                self.shadow.flush();
-                self.whole_at = self.now + 2 * SHADOW_CHECK;
+            Fault::StateStoreUnavailable => self.state_store.away = true,
+            Fault::StateStoreLongUnavailable => self.long_without_state_store(),
+            Fault::StateStoreFlushed => {
+                self.state_store.flush();
+                self.redundant_at = self.now + 2 * STATE_STORE_CHECK;
             }
-            Fault::ShadowFlaky => self.shadow.flaky = true,
-            Fault::ShadowFailOver => self.fail_over(),
+            Fault::StateStoreFlaky => self.state_store.flaky = true,
+            Fault::StateStoreFailOver => self.fail_over(),
             Fault::MoveAndFailOver => {
                 for _ in 0..2 + self.rng.below(3) {
                     self.order_hand_over();
@@ -90,7 +95,7 @@ impl World {
                 self.run(acts);
                 self.fail_over();
             }
-            Fault::StorageAway => self.storage.away = true,
+            Fault::StorageUnavailable => self.storage.away = true,
             Fault::Pause | Fault::Suspend => {
                 let long = if fault == Fault::Suspend { 480 } else { 100 };
                 let until = self.now + long + self.rng.below(600);
@@ -116,10 +121,10 @@ impl World {
         }
     }
 
-    /// The state store is away for many times as long as a lease lasts, and clients go on: they talk,
+    /// The state store is unavailable for many times as long as a lease lasts, and clients go on: they talk,
     /// enter and leave rooms, and change their presence and nicks.
-    fn long_without_shadow(&mut self) {
-        self.shadow.away = true;
+    fn long_without_state_store(&mut self) {
+        self.state_store.away = true;
         let until = self.now + 2000 + self.rng.below(8000);
         self.pass_time(until, 300);
     }
@@ -128,8 +133,8 @@ impl World {
     fn fail_over(&mut self) {
         let lacks = 1 + self.rng.below(12) as usize;
         self.note(|| format!("!! the state store loses {lacks} writes"));
-        self.shadow.fail_over(lacks);
-        self.whole_at = self.now + 2 * SHADOW_CHECK;
+        self.state_store.fail_over(lacks);
+        self.redundant_at = self.now + 2 * STATE_STORE_CHECK;
     }
 
     /// Breaks so many connections: of edges to routers, or between routers.
@@ -175,8 +180,8 @@ impl World {
 
     /// Ends all faults: the stores answer, the network is whole, and processes start for those that died.
     pub(super) fn heal(&mut self) {
-        self.shadow.away = false;
-        self.shadow.flaky = false;
+        self.state_store.away = false;
+        self.state_store.flaky = false;
         self.storage.away = false;
         self.calm_from = self.now;
         self.note(|| "== healing".to_owned());

@@ -3,17 +3,18 @@
 use std::collections::BTreeSet;
 
 use prost::Message as _;
-use sestina_api::shadow::ShadowOp;
+use sestina_api::state_store::ReplicaOp;
 use sestina_proto as proto;
 use sestina_proto::to_edge::Body as Down;
 
 use super::check::bare;
 use super::client::number_in;
 use super::host::Keeper;
+use super::jobs::JobState;
 use super::net::{Conn, Ends};
 use super::trace;
 use super::world::World;
-use sestina_router::simulation::{Input, LaneRef, PeerRef};
+use sestina_router::simulation::{Input, Job, LaneRef, PeerRef};
 
 /// A frame that a router process itself sends to an edge, not one of its workers for a slot.
 pub(super) fn process_frame(body: Down) -> proto::ToEdge {
@@ -100,11 +101,11 @@ impl World {
     }
 
     /// Notes which messages a router stores for detached sessions.
-    pub(super) fn note_queued(&mut self, epoch: u64, ops: &[ShadowOp]) {
+    pub(super) fn note_queued(&mut self, epoch: u64, ops: &[ReplicaOp]) {
         for op in ops {
             let (object, fields) = match op {
-                ShadowOp::Replace { object, fields } => (object, fields),
-                ShadowOp::Update { object, set, .. } => (object, set),
+                ReplicaOp::Replace { object, fields } => (object, fields),
+                ReplicaOp::Update { object, set, .. } => (object, set),
                 _ => continue,
             };
             let id = object.strip_prefix("s:");
@@ -121,6 +122,34 @@ impl World {
                     given.insert((session, epoch));
                 }
             }
+        }
+    }
+
+    /// Called after each turn of a worker: notes the sessions that are given a message whose row in the archive moves
+    /// because of that. Such a session may end before its edge has the message, but the row has moved.
+    pub(super) fn note_moved(&mut self, host: usize, worker: usize) {
+        let host = &self.hosts[host];
+        let Some(worker) = host.workers.get(worker) else {
+            return;
+        };
+        let asked = host.jobs.iter().filter_map(|job| match job {
+            JobState::Asked {
+                job: Job::Archive { rows, .. },
+                ..
+            } => Some(rows.as_slice()),
+            _ => None,
+        });
+        let rows = asked.chain([worker.archive_rows()]).flatten();
+        let mut moved = Vec::new();
+        for row in rows.filter(|row| row.moves) {
+            if let Some(number) = number_in(row.stanza.as_ref()) {
+                let body = format!("<body>m{number}</body>");
+                let queued = worker.queued(&row.archive, body.as_bytes());
+                moved.push(((row.archive.clone(), number), queued));
+            }
+        }
+        for (message, queued) in moved {
+            self.given.entry(message).or_default().extend(queued);
         }
     }
 

@@ -8,7 +8,7 @@ mod perform;
 
 pub(super) use perform::{Asker, perform};
 
-use sestina_api::shadow::{Loading, Stamp};
+use sestina_api::state_store::{Loading, Stamp};
 use sestina_router::simulation::{Input, Job, JobDone};
 use sestina_runtime::guard;
 
@@ -41,14 +41,18 @@ impl World {
         };
         match job {
             Job::Archive { .. } | Job::Offline { .. } | Job::OfflineRemove { .. } => {
-                self.is_away(router, Place::Storage)
+                self.is_unavailable(router, Place::Storage)
             }
-            Job::UserKnown { .. } | Job::OfflineList(_) | Job::ArchiveQuery { .. } => {
+            Job::UserKnown { .. }
+            | Job::OfflineList(_)
+            | Job::ArchiveQuery { .. }
+            | Job::Residents { .. }
+            | Job::EntityData { .. } => {
                 self.gives_nothing(router, Place::Storage) && self.now <= at + QUESTION
             }
-            Job::ShadowLoad { .. } => self.gives_nothing(router, Place::Shadow),
-            Job::Shadow { .. }
-            | Job::ShadowList { .. }
+            Job::ReplicaLoad { .. } => self.gives_nothing(router, Place::StateStore),
+            Job::ReplicaCommit { .. }
+            | Job::ReplicaList { .. }
             | Job::Release { .. }
             | Job::Raise { .. }
             | Job::Keys { .. } => false,
@@ -74,7 +78,7 @@ impl World {
                 true
             }
             JobState::Asked { worker, job, at } => {
-                if let Job::ShadowLoad { slot, epoch } = job {
+                if let Job::ReplicaLoad { slot, epoch } = job {
                     return self.begin_load(host, worker, slot, epoch, at);
                 }
                 let asker = self.hosts[host].asker(at);
@@ -104,16 +108,16 @@ impl World {
     /// The first step of a load: the state store takes the epoch, and lists the objects of the slot.
     fn begin_load(&mut self, host: usize, worker: usize, slot: u16, epoch: u64, at: u64) -> bool {
         let me = self.hosts[host].incarnation();
-        let away = self.gives_nothing(me, Place::Shadow);
+        let away = self.gives_nothing(me, Place::StateStore);
         let next = if away {
-            if !self.is_away(me, Place::Shadow) {
+            if !self.is_unavailable(me, Place::StateStore) {
                 // The request arrives, so the epoch is installed; only the answer is lost.
-                self.shadow.list(slot, Stamp::new(epoch, 0)).ok();
+                self.state_store.list(slot, Stamp::new(epoch, 0)).ok();
             }
-            let job = Job::ShadowLoad { slot, epoch };
+            let job = Job::ReplicaLoad { slot, epoch };
             JobState::Asked { worker, job, at }
         } else {
-            match self.shadow.list(slot, Stamp::new(epoch, 0)) {
+            match self.state_store.list(slot, Stamp::new(epoch, 0)) {
                 Ok(listing) => JobState::Loading {
                     worker,
                     slot,
@@ -122,7 +126,7 @@ impl World {
                 },
                 Err(error) => JobState::Answered {
                     worker,
-                    done: JobDone::ShadowLoaded {
+                    done: JobDone::ReplicaLoaded {
                         slot,
                         epoch,
                         result: Err(error),
@@ -146,10 +150,10 @@ impl World {
     ) -> JobState {
         let again = JobState::Asked {
             worker,
-            job: Job::ShadowLoad { slot, epoch },
+            job: Job::ReplicaLoad { slot, epoch },
             at: self.now,
         };
-        if self.gives_nothing(self.hosts[host].incarnation(), Place::Shadow) {
+        if self.gives_nothing(self.hosts[host].incarnation(), Place::StateStore) {
             return again;
         }
         let Some((names, after)) = loading.next() else {
@@ -157,14 +161,14 @@ impl World {
             self.note(|| format!("stores: loaded {slot}@{epoch}: {result:?}"));
             return JobState::Answered {
                 worker,
-                done: JobDone::ShadowLoaded {
+                done: JobDone::ReplicaLoaded {
                     slot,
                     epoch,
                     result,
                 },
             };
         };
-        let part = self.shadow.load_part(slot, names, after);
+        let part = self.state_store.load_part(slot, names, after);
         if !loading.take(part, !guard!("load-in-parts")) {
             return again;
         }

@@ -34,9 +34,9 @@ const EVERY: u64 = LEASE / 4;
 const HURRY: u64 = EVERY / 10;
 
 /// The authorities, by their numbers below.
-const AUTHORITIES: [Place; 2] = [Place::Shadow, Place::Storage];
+const AUTHORITIES: [Place; 2] = [Place::StateStore, Place::Storage];
 /// The number of the state store.
-const SHADOW: usize = 0;
+const STATE_STORE: usize = 0;
 /// The number of storage.
 pub(super) const STORAGE: usize = 1;
 
@@ -84,7 +84,7 @@ impl World {
                 let lease = leases.of.get(&process);
                 lease.is_some_and(|lease| leases.is_fresh_with(lease, which, self.now))
             };
-            fresh(SHADOW) && fresh(STORAGE)
+            fresh(STATE_STORE) && fresh(STORAGE)
         })
     }
 

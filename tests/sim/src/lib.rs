@@ -44,6 +44,8 @@
 )]
 
 mod acts;
+mod blocks;
+mod cards;
 mod check;
 mod client;
 mod commits;

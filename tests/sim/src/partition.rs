@@ -20,7 +20,7 @@ pub(super) enum Place {
     /// An edge or a router, by its incarnation.
     Process(u64),
     Storage,
-    Shadow,
+    StateStore,
 }
 
 /// A cut: nothing that is sent from one place to the other arrives.
@@ -42,7 +42,7 @@ pub(super) enum Partition {
     /// A router and storage.
     RouterStorage,
     /// A router and the state store.
-    RouterShadow,
+    RouterStateStore,
     /// A router and both stores, which keep its lease: that ends if this lasts.
     RouterStores,
     /// A router and all other processes: no process reaches it, but it keeps its lease.
@@ -54,7 +54,7 @@ pub(super) enum Partition {
     /// All routers and storage.
     Storage,
     /// All routers and the state store.
-    Shadow,
+    StateStore,
 }
 
 impl Partition {
@@ -72,7 +72,7 @@ impl World {
         let mut cuts = self.cuts.iter();
         // If the answers of a store do not come, the process gives up its connection after a while, and
         // cannot open another: then its requests do not arrive either.
-        let asks = matches!(to, Place::Storage | Place::Shadow);
+        let asks = matches!(to, Place::Storage | Place::StateStore);
         let is_given_up = |cut: &Cut| asks && cut.since + SILENCE.1 <= self.now;
         let stops = |cut: &Cut| match (cut.from, cut.to) {
             way if way == (from, to) => true,
@@ -92,13 +92,13 @@ impl World {
     fn is_there(&self, store: Place) -> bool {
         match store {
             Place::Storage => !self.storage.away,
-            Place::Shadow => !self.shadow.away,
+            Place::StateStore => !self.state_store.away,
             Place::Process(_) => true,
         }
     }
 
     /// Whether requests of a process to a store do not arrive.
-    pub(super) fn is_away(&self, process: u64, store: Place) -> bool {
+    pub(super) fn is_unavailable(&self, process: u64, store: Place) -> bool {
         !self.is_there(store) || !self.passes(Place::Process(process), store)
     }
 
@@ -198,7 +198,7 @@ impl World {
                 .map(|from| (Place::Process(*from), to))
                 .collect()
         };
-        let stores = [Place::Storage, Place::Shadow];
+        let stores = [Place::Storage, Place::StateStore];
         let mut pairs = Vec::new();
         match which {
             Partition::Routers => {
@@ -207,10 +207,10 @@ impl World {
             }
             Partition::EdgeRouter => pairs = of(&[edge], Place::Process(router)),
             Partition::RouterStorage => pairs = of(&[router], Place::Storage),
-            Partition::RouterShadow => pairs = of(&[router], Place::Shadow),
+            Partition::RouterStateStore => pairs = of(&[router], Place::StateStore),
             Partition::EdgeAlone => pairs = of(&routers, Place::Process(edge)),
             Partition::Storage => pairs = of(&routers, Place::Storage),
-            Partition::Shadow => pairs = of(&routers, Place::Shadow),
+            Partition::StateStore => pairs = of(&routers, Place::StateStore),
             Partition::RouterStores | Partition::RouterUnreached | Partition::RouterAlone => {
                 if which != Partition::RouterUnreached {
                     pairs.extend(stores.iter().flat_map(|store| of(&[router], *store)));

@@ -28,15 +28,28 @@ pub(super) fn check(world: &World, wrong: &mut Vec<String>) {
             )),
         }
     }
+    without(world, &inside, &believed, wrong);
+    for client in world.clients.iter().filter(|c| c.is_online()) {
+        client_knows(client, &inside, wrong);
+    }
+}
+
+/// Lists the rooms that lack an occupant whose owner holds its session to be in.
+pub(super) fn missed(world: &World) -> Vec<String> {
+    let mut wrong = Vec::new();
+    let inside = places(world, Worker::places);
+    let believed = places(world, Worker::believed_places);
+    without(world, &inside, &believed, &mut wrong);
+    wrong
+}
+
+fn without(world: &World, inside: &Places, believed: &Places, wrong: &mut Vec<String>) {
     for (at, place) in believed.iter().filter(|(at, _)| !inside.contains_key(at)) {
         wrong.push(format!(
             "{} does not have {}, whose session is in as {place:?}",
             at.0,
             name(world, at.1)
         ));
-    }
-    for client in world.clients.iter().filter(|c| c.is_online()) {
-        client_knows(client, &inside, wrong);
     }
 }
 

@@ -129,7 +129,7 @@ impl World {
         let mut map = old.clone();
         map.routers.retain(|r| fresh.contains_key(&r.incarnation));
         for slot in self.slots.clone() {
-            let above = self.shadow.epoch(slot).max(known.epoch(slot));
+            let above = self.state_store.epoch(slot).max(known.epoch(slot));
             let owner = owner_in(&old, slot).map(|owner| owner.incarnation);
             let stays = owner.filter(|o| fresh.contains_key(o));
             let slot = usize::from(slot);
@@ -165,7 +165,8 @@ impl World {
     /// The claims that can arrive now, even if their planners do not wait for an answer any more.
     pub(super) fn claims_on_their_way(&self) -> Vec<usize> {
         let claims = self.leases.iter().flat_map(|l| l.planning.claims.iter());
-        let arrives = |claim: &Claim| !self.is_away(claim.planner.incarnation, Place::Storage);
+        let arrives =
+            |claim: &Claim| !self.is_unavailable(claim.planner.incarnation, Place::Storage);
         let claims = claims.enumerate();
         claims
             .filter(|(_, claim)| arrives(claim))
@@ -199,7 +200,7 @@ impl World {
             if alive || !owner.is_none_or(marked) {
                 continue;
             }
-            let known = self.shadow.epoch(*slot).max(table.epoch(*slot));
+            let known = self.state_store.epoch(*slot).max(table.epoch(*slot));
             moves.push(proto::SlotMove {
                 slot: u32::from(*slot),
                 from_name: owner.map(|owner| owner.name.clone()).unwrap_or_default(),

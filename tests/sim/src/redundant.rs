@@ -20,7 +20,7 @@ const QUIET: u64 = 30_000;
 impl World {
     /// What is missing for the cluster to be fully redundant.
     fn missing(&self) -> Option<String> {
-        if self.storage.away || self.shadow.away {
+        if self.storage.away || self.state_store.away {
             return Some("a store".to_owned());
         }
         let fresh = self.fresh();
@@ -35,7 +35,7 @@ impl World {
         let mut served = 0;
         for host in self.running_hosts() {
             let me = host.incarnation();
-            let stores = [Place::Storage, Place::Shadow];
+            let stores = [Place::Storage, Place::StateStore];
             let cut = stores.iter().any(|store| self.gives_nothing(me, *store));
             if cut || !self.serves(me) || host.has_to_assert() {
                 return Some(format!("the lease of r{me}"));
@@ -45,7 +45,7 @@ impl World {
                 return Some(format!("an answer of r{me}"));
             }
             for counts in host.workers.iter().map(|worker| worker.counts()) {
-                if counts.taking + counts.frozen + counts.sole + counts.in_doubt > 0 {
+                if counts.taking + counts.quiescing + counts.sole + counts.in_doubt > 0 {
                     return Some(format!("r{me}: {counts:?}"));
                 }
                 served += counts.slots;
@@ -74,11 +74,11 @@ impl World {
             self.talking = false;
             if let Err(missing) = self.run_until(QUIET, World::missing) {
                 return vec![format!(
-                    "after {first:?} it does not become whole: {missing}"
+                    "after {first:?} it does not become redundant: {missing}"
                 )];
             }
         }
-        self.note(|| "== it says that it is whole".to_owned());
+        self.note(|| "== it says that it is redundant".to_owned());
         let next = match self.rng.below(3) {
             0 => Fault::KillEdge,
             _ => Fault::KillRouter,

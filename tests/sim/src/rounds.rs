@@ -5,8 +5,13 @@ use super::check;
 use super::client::Mode;
 use super::faults::{Fault, lists};
 use super::host::{Host, Life};
+use super::places;
 use super::talk;
 use super::world::World;
+
+/// Two faults after which a room may have lost messages, but no occupant: the owner of each session knows in which
+/// rooms it is.
+const UNSEEN_CHANGES: [Fault; 2] = [Fault::StateStoreLongUnavailable, Fault::KillRouterUnheard];
 
 /// What is wrong if things go on happening although no client does anything.
 const RESTLESS: &str = "it does not come to rest";
@@ -53,6 +58,12 @@ impl World {
         if wrong.first().is_some_and(|first| first == RESTLESS) {
             return wrong;
         }
+        if faults == UNSEEN_CHANGES {
+            let missed = places::missed(self);
+            if !missed.is_empty() {
+                return missed;
+            }
+        }
         self.forgive();
         self.round(&[])
     }
@@ -83,12 +94,20 @@ impl World {
         wrong
     }
 
+    /// Whether nothing happens any more, if need be after each client has sent another stanza.
+    fn rests(&mut self, quiet: u64, limit: u64) -> bool {
+        self.rest(quiet, limit) || {
+            talk::ask_all(self);
+            self.rest(quiet, limit)
+        }
+    }
+
     /// Waits until all clients are back and nothing is under way any more. Returns what is wrong then.
     pub(super) fn come_to_rest(&mut self) -> Vec<String> {
-        // Suspensions, and the times for which clients stay away, are shorter.
-        let until = (self.now + 8000).max(self.whole_at + 1000);
+        // Suspensions, and the times for which clients stay unavailable, are shorter.
+        let until = (self.now + 8000).max(self.redundant_at + 1000);
         while self.now < until {
-            if !self.rest(400, 20_000) {
+            if !self.rests(400, 20_000) {
                 return self.restless();
             }
             if self.hosts.iter().any(Host::reads_in_bulk) {
@@ -106,7 +125,7 @@ impl World {
                         || h.has_detached()
                         || h.reads_in_bulk()
                 });
-            if !waits && self.now >= self.whole_at {
+            if !waits && self.now >= self.redundant_at {
                 break;
             }
         }
@@ -114,10 +133,11 @@ impl World {
             talk::acknowledge_all(self);
             // Routers ask now and then whether the state store has everything. With three routers the
             // pauses between those questions may be too short for the first of these times.
-            if !self.rest(900, 10_000) && !self.rest(700, 10_000) {
+            if !self.rest(900, 10_000) && !self.rests(700, 10_000) {
                 return self.restless();
             }
         }
+        self.storage.late_writes(true);
         let wrong = check::check(self);
         talk::settle_in(self);
         wrong
@@ -144,7 +164,7 @@ pub(super) fn run(seed: u64, traced: bool, network: bool) -> (Vec<String>, Vec<S
         if overlapping {
             let two = *world.rng.pick(&all).unwrap_or(&Fault::None);
             let faults = match world.rng.below(3) {
-                0 => [Fault::ShadowLongAway, Fault::KillRouter],
+                0 | 1 => UNSEEN_CHANGES,
                 _ => [one, two],
             };
             // Two faults at once may lose something; a round after that must not.

@@ -5,20 +5,20 @@ use std::collections::BTreeSet;
 pub use sestina_router::simulation::Inside;
 use sestina_router::simulation::Worker;
 
-use super::world::{SHADOW_CHECK, World};
+use super::world::{STATE_STORE_CHECK, World};
 
 /// The state store loses everything. Returns the objects that it had, and those that it has some time
 /// later, though no client did anything.
 pub fn flush_at_rest(seed: u64) -> (Vec<String>, Vec<String>) {
     let mut world = World::at_rest(seed);
     world.round(&[]);
-    let before = world.shadow.objects();
-    world.shadow.flush();
-    let until = world.now + 2 * SHADOW_CHECK;
+    let before = world.state_store.objects();
+    world.state_store.flush();
+    let until = world.now + 2 * STATE_STORE_CHECK;
     while world.now < until {
         world.step();
     }
-    (before, world.shadow.objects())
+    (before, world.state_store.objects())
 }
 
 /// The state store loses everything, and before the objects are written again, the router with the most
@@ -35,8 +35,8 @@ pub fn flush_and_kill(seed: u64) -> (BTreeSet<Inside>, BTreeSet<Inside>) {
     let Some(most) = running.max_by_key(|host| rooms(&world, *host)) else {
         return (before, BTreeSet::new());
     };
-    world.shadow.flush();
-    world.whole_at = world.now + 2 * SHADOW_CHECK;
+    world.state_store.flush();
+    world.redundant_at = world.now + 2 * STATE_STORE_CHECK;
     world.kill_host(most);
     world.heal();
     world.come_to_rest();

@@ -47,17 +47,17 @@ pub fn an_older_write_comes_last(seed: u64) -> Result<Vec<String>, String> {
         return Err("the clients are not there".to_owned());
     }
     let slot = world.clients[CLIENT].slot;
-    world.shadow.hold_next = true;
+    world.state_store.hold_next = true;
     world.cut_client(CLIENT, 3000);
-    world.until("the first write", |w| w.shadow.on_their_way() > 0)?;
+    world.until("the first write", |w| w.state_store.on_their_way() > 0)?;
     for _ in 0..5 {
         talk::say_to(&mut world, 5, CLIENT);
     }
     talk::acknowledge_all(&mut world);
     world.until("the messages", |w| w.clients[5].login.sent.is_empty())?;
     world.until("redundant", |w| w.is_redundant(slot))?;
-    world.shadow.let_go();
-    world.until("the older write", |w| w.shadow.on_their_way() == 0)?;
+    world.state_store.let_go();
+    world.until("the older write", |w| w.state_store.on_their_way() == 0)?;
     let owner = world.owner(slot).ok_or("no owner")?;
     world.kill_host(owner);
     world.heal();
@@ -101,7 +101,7 @@ pub fn a_database_loses_commits(seed: u64) -> Result<Vec<String>, String> {
     Ok(wrong)
 }
 
-/// A room changes while the state store is away, and then the owner of the room dies.
+/// A room changes while the state store is unavailable, and then the owner of the room dies.
 ///
 /// Nothing that is written to the state store meanwhile arrives. Clients enter the room, one leaves it, one
 /// takes another nick, and one changes its presence. With even seeds one of them loses its connection
@@ -124,8 +124,8 @@ pub fn a_room_changes_while_the_store_is_away(seed: u64) -> Result<Vec<String>, 
     }
     world.until("the first occupants", |w| inside(w, &[0, 3, 5]))?;
     world.until("redundant", |w| w.is_redundant(SLOT))?;
-    world.shadow.away = true;
-    world.shadow.cut_off = true;
+    world.state_store.away = true;
+    world.state_store.cut_off = true;
     talk::leave(&mut world, 0, &room);
     for client in [2, 4] {
         talk::enter(&mut world, client, &room);

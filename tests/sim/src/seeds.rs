@@ -15,7 +15,7 @@ pub const SEEDS: u64 = 160;
 pub const GUARDS: &[&str] = &[
     "epoch",
     "generation",
-    "tail",
+    "event-log",
     "dedupe",
     "stored",
     "write-order",
@@ -28,6 +28,7 @@ pub const GUARDS: &[&str] = &[
     "spare-copies",
     "predecessor-accepted",
     "stream-order",
+    "data-doubt",
 ];
 
 /// Which seeds to run, and how. The default is what the environment says (`SESTINA_SIM_*`).

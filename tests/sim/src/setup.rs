@@ -6,16 +6,17 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use sestina_cluster::slots::{SLOTS, name_in_slot};
 use sestina_proto as proto;
-use sestina_router::config::{HostConfig, RouterConfig};
+use sestina_router::config::{RouterConfig, RouterLimits, RouterTimes};
+use sestina_router::services::Services;
 
 use super::check::GivenUp;
 use super::client::{Client, Socks};
 use super::lease::Leases;
 use super::net::Net;
 use super::rng::Rng;
-use super::state_store::Shadow;
+use super::state_store::StateStore;
 use super::stores::Storage;
-use super::world::{DOMAIN, MUC, RESUMABLE, SHADOW_CHECK, SM_KEY, World};
+use super::world::{DOMAIN, MUC, RESUMABLE, SM_KEY, STATE_STORE_CHECK, World};
 
 /// Bounds of queues, in bytes.
 #[derive(Clone, Copy, Debug)]
@@ -46,24 +47,27 @@ const USERS: [(u16, &[&str]); 6] = [
 
 fn config(rng: &mut Rng, settings: &Settings) -> RouterConfig {
     RouterConfig {
-        hosts: vec![HostConfig {
-            domain: DOMAIN.to_owned(),
-            anonymous: false,
-            accounts: true,
-            muc: MUC.to_owned(),
-        }],
+        services: Services::default()
+            .with_host(DOMAIN, true)
+            .with_rooms(MUC, DOMAIN),
         archive: !rng.one_in(3),
         sm_resume_max_s: (RESUMABLE / 1000) as u32,
         sm_key: SM_KEY.to_vec(),
-        session_queue_bytes: settings.session_queue,
-        user_queue_bytes: settings.user_queue,
-        slot_queue_bytes: settings.slot_queue,
-        session_credit_bytes: 2 << 10,
-        lane_bytes: 2 << 10,
-        sweep_ms: 300,
-        shadow_check_ms: SHADOW_CHECK,
-        stream_idle_ms: 400 + rng.below(2000),
-        handover_limit_ms: 1500,
+        limits: RouterLimits {
+            session_queue_bytes: settings.session_queue,
+            user_queue_bytes: settings.user_queue,
+            slot_queue_bytes: settings.slot_queue,
+            session_credit_bytes: 2 << 10,
+            lane_bytes: 2 << 10,
+            ..RouterLimits::default()
+        },
+        times: RouterTimes {
+            sweep_ms: 300,
+            state_store_check_ms: STATE_STORE_CHECK,
+            handover_limit_ms: 1500,
+            stream_idle_ms: 400 + rng.below(2000),
+            ..RouterTimes::default()
+        },
         ..RouterConfig::default()
     }
 }
@@ -123,7 +127,7 @@ impl World {
             socks: Socks::new(),
             clients: clients(&mut storage),
             storage,
-            shadow: Shadow::default(),
+            state_store: StateStore::default(),
             orphans: Vec::new(),
             rooms: vec![
                 format!("{}@{MUC}", name_in_slot(3, 0xa1 << 12)),
@@ -144,10 +148,11 @@ impl World {
             last_incarnation: 0,
             last_act: 1000,
             edge_tick: 0,
-            whole_at: 0,
+            redundant_at: 0,
             trace: traced.then(Vec::new),
             trouble: Vec::new(),
             sent: BTreeMap::new(),
+            cards: BTreeMap::new(),
             numbers: BTreeMap::new(),
             judged_from: 0,
             round_from: 0,

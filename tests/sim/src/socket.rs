@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use sestina_edge::attachment::hands::{Say, Socket, Waiter};
-use sestina_edge::transport::{CloseKind, Flush, Passage};
+use sestina_edge::transport::{CloseKind, Flush, TraceContext};
 use sestina_proto as proto;
 use sestina_xmpp::ext::sm::SmId;
 use sestina_xmpp::stanza::Stanza;
@@ -169,7 +169,7 @@ impl Socket for Pipe {
         &self,
         _framing: Framing,
         number: u64,
-        _passage: Passage,
+        _trace_context: TraceContext,
         stanza: &Stanza,
         _to: &str,
     ) -> bool {

@@ -10,12 +10,14 @@ pub(super) use slot::Fields;
 use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
-use sestina_api::shadow::{Found, Listing, LoadPart, ShadowError, ShadowObject, ShadowOp, Stamp};
+use sestina_api::state_store::{
+    Found, Listing, LoadPart, ReplicaObject, ReplicaOp, Stamp, StateStoreError,
+};
 use sestina_router::simulation::contains;
 use sestina_runtime::guard;
 
 use super::rng::Rng;
-use slot::ShadowSlot;
+use slot::StoredSlot;
 
 /// How many of the last writes a replica may lack.
 const LAG: usize = 24;
@@ -27,7 +29,7 @@ struct Late {
     due: u64,
     slot: u16,
     at: Stamp,
-    ops: Vec<ShadowOp>,
+    ops: Vec<ReplicaOp>,
 }
 
 /// What becomes of a request.
@@ -47,23 +49,23 @@ pub(super) enum Fate {
 
 /// What the state store holds.
 #[derive(Debug, Default)]
-pub(super) struct Shadow {
+pub(super) struct StateStore {
     pub(super) away: bool,
     /// The network to it loses answers and writes, and delays them.
     pub(super) flaky: bool,
-    /// Requests that are sent while it is away never arrive.
+    /// Requests that are sent while it is unavailable never arrive.
     pub(super) cut_off: bool,
-    /// The next write is held back until [`Shadow::let_go`].
+    /// The next write is held back until [`StateStore::let_go`].
     pub(super) hold_next: bool,
     /// How often it has lost something.
     pub(super) losses: u64,
-    slots: BTreeMap<u16, ShadowSlot>,
+    slots: BTreeMap<u16, StoredSlot>,
     late: Vec<Late>,
     /// What each of the last writes replaced.
-    undo: VecDeque<(u16, ShadowSlot)>,
+    undo: VecDeque<(u16, StoredSlot)>,
 }
 
-impl Shadow {
+impl StateStore {
     /// Loses everything, as Redis does when it restarts.
     pub(super) fn flush(&mut self) {
         self.losses += 1;
@@ -111,6 +113,11 @@ impl Shadow {
         for late in &mut self.late {
             late.due = 0;
         }
+    }
+
+    /// Requests that would arrive late are lost.
+    pub(super) fn lose_late(&mut self) {
+        self.late.clear();
     }
 
     /// The writes that may arrive now although their owners have given them up.
@@ -165,10 +172,10 @@ impl Shadow {
         &mut self,
         slot: u16,
         at: Stamp,
-        ops: &[ShadowOp],
+        ops: &[ReplicaOp],
         fate: Fate,
         now: u64,
-    ) -> Result<Found, ShadowError> {
+    ) -> Result<Found, StateStoreError> {
         match fate {
             Fate::Answered => return self.apply(slot, at, ops),
             Fate::Lost => {}
@@ -183,10 +190,15 @@ impl Shadow {
                 }
             }
         }
-        Err(ShadowError::Away("simulated".to_owned()))
+        Err(StateStoreError::Unavailable("simulated".to_owned()))
     }
 
-    fn apply(&mut self, number: u16, at: Stamp, ops: &[ShadowOp]) -> Result<Found, ShadowError> {
+    fn apply(
+        &mut self,
+        number: u16,
+        at: Stamp,
+        ops: &[ReplicaOp],
+    ) -> Result<Found, StateStoreError> {
         let before = self.slots.get(&number).cloned().unwrap_or_default();
         let slot = self.slots.entry(number).or_default();
         let found = slot.note(at)?;
@@ -197,7 +209,7 @@ impl Shadow {
             changed.change(at, op);
         }
         if !objects.is_empty() && guard!("base-version") {
-            return Err(ShadowError::Stale { found, objects });
+            return Err(StateStoreError::Stale { found, objects });
         }
         *slot = changed;
         self.undo.push_back((number, before));
@@ -208,7 +220,7 @@ impl Shadow {
     }
 
     /// Takes the epoch of a new owner, and lists the objects of the slot.
-    pub(super) fn list(&mut self, number: u16, at: Stamp) -> Result<Listing, ShadowError> {
+    pub(super) fn list(&mut self, number: u16, at: Stamp) -> Result<Listing, StateStoreError> {
         let before = self.slots.get(&number).cloned().unwrap_or_default();
         let slot = self.slots.entry(number).or_default();
         let found = slot.note(at)?;
@@ -247,7 +259,7 @@ impl Shadow {
             if left.len() > fields.len() {
                 part.rest = fields.last().map(|(field, _)| field.clone());
             }
-            ShadowObject {
+            ReplicaObject {
                 object: name.clone(),
                 version: object.version,
                 fields,

@@ -133,6 +133,7 @@ impl World {
     fn turn(&mut self, host: usize, worker: usize, count: usize) {
         self.hosts[host].turn(worker, count, self.now);
         if self.hosts[host].is_running() {
+            self.note_moved(host, worker);
             self.look_at_settled(host, worker);
             self.look_at_bounds(host, worker);
         }
@@ -158,11 +159,11 @@ impl World {
             Act::Job(host, job) => return self.job(host, job),
             Act::Orphan(index) => {
                 let (job, asker) = self.orphans.swap_remove(index);
-                let (storage, shadow) = (&mut self.storage, &mut self.shadow);
-                perform(&job, &asker, self.now, storage, shadow, Fate::Answered);
+                let (storage, state_store) = (&mut self.storage, &mut self.state_store);
+                perform(&job, &asker, self.now, storage, state_store, Fate::Answered);
             }
             Act::LateWrite(index) => {
-                let text = self.shadow.arrive(index);
+                let text = self.state_store.arrive(index);
                 self.note(|| text);
             }
             Act::Watch(host) => {

@@ -1,10 +1,11 @@
-//! Storage as its contract describes it: archives and offline messages, with fences and idempotency keys.
+//! Storage as its contract describes it: archives, offline messages and data of entities, with fences and
+//! idempotency keys.
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
-use sestina_api::key::EffectKey;
+use sestina_api::key::IdempotencyKey;
 use sestina_proto as proto;
 use sestina_runtime::guard;
 
@@ -36,6 +37,14 @@ pub(super) struct Storage {
     pub(super) archives: BTreeMap<String, Vec<Archived>>,
     pub(super) offline: BTreeMap<String, OfflineRows>,
     pub(super) accounts: BTreeSet<String>,
+    /// Values by entity and name.
+    pub(super) data: BTreeMap<(String, String), Bytes>,
+    /// Answers of the requests that have written data.
+    pub(super) answers: BTreeMap<KeyOf, proto::Stanza>,
+    /// Epoch and counter of the last write of each entity.
+    pub(super) order: BTreeMap<String, (u64, u64)>,
+    /// Writes of data that their router has given up, each with the number of requests that come before it.
+    pub(super) late: Vec<(u64, proto::EntityDataPutRequest)>,
     pub(super) commits: Commits,
     /// Users whose offline messages could not be read: they receive new messages before those.
     pub(super) unread: BTreeSet<String>,
@@ -48,7 +57,7 @@ pub(super) fn owner_in(map: &proto::SlotMap, slot: u16) -> Option<&proto::Node> 
 }
 
 fn key_of(key: Option<&proto::Key>) -> KeyOf {
-    key.map_or((0, 0, 0, 0), |k| (k.origin_hi, k.origin_lo, k.n, k.kind))
+    key.map_or((0, 0, 0, 0), |k| (k.origin_hi, k.origin_lo, k.n, k.purpose))
 }
 
 impl Storage {
@@ -59,6 +68,10 @@ impl Storage {
             archives: BTreeMap::new(),
             offline: BTreeMap::new(),
             accounts: BTreeSet::new(),
+            data: BTreeMap::new(),
+            answers: BTreeMap::new(),
+            order: BTreeMap::new(),
+            late: Vec::new(),
             commits: Commits::default(),
             unread: BTreeSet::new(),
         }
@@ -69,7 +82,7 @@ impl Storage {
         owner_in(&self.map, slot)
     }
 
-    /// What is read from storage; an error if it is away.
+    /// What is read from storage; an error if it is unavailable.
     pub(super) fn if_there<T>(&self, read: impl FnOnce(&Storage) -> T) -> Result<T, ()> {
         if self.away { Err(()) } else { Ok(read(self)) }
     }
@@ -203,10 +216,10 @@ impl Storage {
     }
 
     /// Which of these keys a user has, delivered ones included.
-    pub(super) fn offline_known(&self, bare: &str, keys: &[proto::Key]) -> Vec<EffectKey> {
+    pub(super) fn offline_known(&self, bare: &str, keys: &[proto::Key]) -> Vec<IdempotencyKey> {
         let user = self.offline.get(bare);
         let has = |key: &&proto::Key| user.is_some_and(|u| u.contains_key(&key_of(Some(key))));
-        keys.iter().filter(has).map(EffectKey::from).collect()
+        keys.iter().filter(has).map(IdempotencyKey::from).collect()
     }
 
     /// Marks messages as delivered; false if the fence refuses that.
@@ -227,4 +240,82 @@ impl Storage {
         self.commits.note(commit);
         true
     }
+
+    /// Writes that their routers have given up arrive, each after some other requests, or all of them.
+    pub(super) fn late_writes(&mut self, all: bool) {
+        self.late
+            .iter_mut()
+            .for_each(|(wait, _)| *wait = wait.saturating_sub(1));
+        let arrived: Vec<_> = self
+            .late
+            .extract_if(.., |(wait, _)| *wait == 0 || all)
+            .collect();
+        for (_, request) in arrived {
+            self.entity_data_put(&request);
+        }
+    }
+
+    /// The items of an entity with these names that exist.
+    pub(super) fn entity_data_get(
+        &self,
+        request: &proto::EntityDataGetRequest,
+    ) -> proto::EntityDataReply {
+        let item = |name: &String| {
+            let value = self.data.get(&(request.entity.clone(), name.clone()))?;
+            Some(proto::EntityDataItem {
+                name: name.clone(),
+                value: value.clone(),
+            })
+        };
+        proto::EntityDataReply {
+            items: request.names.iter().filter_map(item).collect(),
+        }
+    }
+
+    /// Writes data of an entity with the request's key and answer, or returns the answer stored before. A request
+    /// that arrives after a later one changes nothing.
+    pub(super) fn entity_data_put(
+        &mut self,
+        request: &proto::EntityDataPutRequest,
+    ) -> proto::EntityDataPutReply {
+        let mut reply = proto::EntityDataPutReply::default();
+        if !self.admits(request.fence.as_ref()) {
+            reply.fenced = true;
+            return reply;
+        }
+        let key = key_of(request.key.as_ref());
+        if let Some(stored) = self.answers.get(&key) {
+            reply.replayed = true;
+            reply.answer = Some(stored.clone());
+            return reply;
+        }
+        let mut commit = vec![Undo::Answered { key }];
+        if request.counter > 0 {
+            let at = (request.fence.map_or(0, |f| f.epoch), request.counter);
+            let entity = request.entity.clone();
+            let before = self.order.get(&entity).copied();
+            if before.is_some_and(|before| before >= at) {
+                reply.overtaken = true;
+                return reply;
+            }
+            self.order.insert(entity.clone(), at);
+            commit.push(Undo::Order { entity, before });
+        }
+        let answer = request.answer.clone().unwrap_or_default();
+        self.answers.insert(key, answer);
+        for item in &request.items {
+            let place = (request.entity.clone(), item.name.clone());
+            let before = self.data.remove(&place);
+            if !item.value.is_empty() {
+                self.data.insert(place.clone(), item.value.clone());
+            }
+            commit.push(Undo::Data { place, before });
+        }
+        self.commits.note(commit);
+        reply
+    }
 }
+
+#[cfg(test)]
+#[path = "stores_tests.rs"]
+mod tests;

@@ -5,6 +5,8 @@ use sestina_xmpp::ns;
 use sestina_xmpp::stanza::{Kind, Stanza};
 use sestina_xmpp::xml::Element;
 
+use super::blocks;
+use super::cards;
 use super::check::bare;
 use super::client::{self, Client, Mode, What};
 use super::elements::ToServer;
@@ -14,7 +16,7 @@ use super::world::{DOMAIN, MUC, Sent, World};
 pub(super) const FLAKY: [usize; 2] = [6, 7];
 /// A client waits if more of its stanzas than these are not acknowledged.
 const UNHEARD: usize = 60;
-/// Messages in a row for a user that may be away.
+/// Messages in a row for a user that may be unavailable.
 const FLOOD: u64 = 24;
 
 /// One of the clients does something.
@@ -53,7 +55,7 @@ pub(super) fn talk(world: &mut World) {
     }
 }
 
-/// A client sends many messages at once to one that may be away.
+/// A client sends many messages at once to one that may be unavailable.
 fn flood(world: &mut World, from: usize) {
     let to = *world.rng.pick(&FLAKY).unwrap_or(&0);
     if from == to || !world.clients[from].is_online() {
@@ -219,6 +221,7 @@ pub(super) fn enter(world: &mut World, index: usize, room: &str) {
     let client = &mut world.clients[index];
     // Sessions of one user share a nick.
     let address = client.address_in(room);
+    client.login.leaving.remove(room);
     client.login.rooms.insert(room.to_owned(), false);
     client.send(&mut world.socks, client::room_presence(&address, ""));
     world.note(|| format!("c{index} enters {address}"));
@@ -230,6 +233,7 @@ pub(super) fn leave(world: &mut World, index: usize, room: &str) {
     let address = client.address_in(room);
     client.login.rooms.remove(room);
     client.login.rooms_settled.remove(room);
+    client.login.leaving.insert(room.to_owned());
     client.send(
         &mut world.socks,
         client::room_presence(&address, "unavailable"),
@@ -272,7 +276,7 @@ pub(super) fn change(world: &mut World, index: usize, room: String, renames: boo
     world.clients[index].send(&mut world.socks, presence);
 }
 
-/// A client sends an IQ: a ping, or a question to its own account.
+/// A client sends an IQ: a ping, a question to its own account, its vCard, or a change of what it blocks.
 fn ask(world: &mut World, index: usize) {
     let number = world.next_number();
     let other = world.rng.below(world.clients.len() as u64) as usize;
@@ -282,7 +286,13 @@ fn ask(world: &mut World, index: usize) {
     let client = &world.clients[index];
     let own_room = client.login.rooms_inside().next();
     let own = own_room.map(|room| client.address_in(room));
-    let choice = world.rng.below(7);
+    let choice = world.rng.below(8);
+    if choice == 7 || cards::is_refused(world, index) {
+        return cards::publish(world, index, number);
+    }
+    if choice == 6 {
+        return blocks::change(world, index, number);
+    }
     let carbons = Element::new("enable", ns::CARBONS);
     let query = Element::new("query", ns::MAM).with_attr("queryid", number.to_string());
     let (stanza, sure) = match (choice, own) {
@@ -293,9 +303,13 @@ fn ask(world: &mut World, index: usize) {
         (4, _) => (client::iq("", "set", number, &query), true),
         _ => (client::iq(&full, "get", number, &ping), sure),
     };
+    let asked = (other, world.clients[other].session_no);
     let client = &mut world.clients[index];
     client.login.carbons |= choice == 3;
     client.login.asking.insert(number, sure);
+    if stanza.to == full {
+        client.login.asked.insert(number, asked);
+    }
     client.send(&mut world.socks, stanza);
     world.note(|| format!("c{index} asks i{number} ({choice}, {full})"));
 }
@@ -304,6 +318,20 @@ fn ask(world: &mut World, index: usize) {
 pub(super) fn acknowledge_all(world: &mut World) {
     for client in world.clients.iter().filter(|c| c.is_online()) {
         client.acknowledge(&mut world.socks);
+    }
+}
+
+/// All clients send the server an IQ. An owner that died may have sent the end of a session that goes on: the keys of
+/// that end have the number of the session's next stanza, and receivers keep them until that stanza is settled.
+pub(super) fn ask_all(world: &mut World) {
+    for index in 0..world.clients.len() {
+        if world.clients[index].is_online() {
+            let number = world.next_number();
+            let ping = client::iq(DOMAIN, "get", number, &Element::new("ping", ns::PING));
+            let client = &mut world.clients[index];
+            client.login.asking.insert(number, true);
+            client.send(&mut world.socks, ping);
+        }
     }
 }
 

@@ -34,7 +34,7 @@ fn short(jid: &str) -> &str {
 
 fn key(key: Option<&proto::Key>) -> String {
     key.map_or("-".to_owned(), |k| {
-        format!("{:04x}:{}:{:x}", k.origin_lo & 0xffff, k.n, k.kind)
+        format!("{:04x}:{}:{:x}", k.origin_lo & 0xffff, k.n, k.purpose)
     })
 }
 
@@ -121,18 +121,18 @@ fn down_frame(frame: &proto::ToEdge) -> String {
 pub(super) fn peer(frame: &proto::PeerFrame) -> String {
     let head = format!("[{}@{}]", frame.slot, frame.epoch);
     let body = match &frame.body {
-        Some(Peer::Effect(e)) => format!(
-            "Effect {} from {}@{} mark={} stream={:x}/{} {}",
+        Some(Peer::SlotMessage(e)) => format!(
+            "Slot message {} from {}@{} mark={} stream={:x}/{} {}",
             key(e.key.as_ref()),
             e.origin_slot,
             e.origin_epoch,
-            e.mark,
+            e.watermark,
             e.stream,
             e.seq,
             stanza(e.stanza.as_ref())
         ),
-        Some(Peer::EffectDone(d)) => format!(
-            "EffectDone {} owner={} of {} stream={:x} {}",
+        Some(Peer::SlotMessageAck(d)) => format!(
+            "SlotMessageAck {} owner={} of {} stream={:x} {}",
             key(d.key.as_ref()),
             d.owner,
             d.target_slot,
@@ -158,7 +158,7 @@ pub(super) fn peer(frame: &proto::PeerFrame) -> String {
                 key(e.key.as_ref()),
                 e.room_slot,
                 e.room_epoch,
-                e.mark,
+                e.watermark,
                 e.variants
                     .iter()
                     .map(|v| stanza(Some(v)))
@@ -191,17 +191,17 @@ pub(super) fn job(job: &Job) -> String {
             format!("Archive {rows:?}")
         }
         Job::Offline { rows, .. } => format!("Offline {}", rows.len()),
-        Job::Shadow { slot, at, ops } => {
+        Job::ReplicaCommit { slot, at, ops } => {
             let ops: Vec<String> = ops
                 .iter()
                 .map(|op| match op {
-                    sestina_api::shadow::ShadowOp::Replace { object, fields } => {
+                    sestina_api::state_store::ReplicaOp::Replace { object, fields } => {
                         format!(
                             "replace {object} {:?}",
                             fields.iter().map(|f| &f.0).collect::<Vec<_>>()
                         )
                     }
-                    sestina_api::shadow::ShadowOp::Update {
+                    sestina_api::state_store::ReplicaOp::Update {
                         object,
                         base,
                         set,
@@ -212,11 +212,13 @@ pub(super) fn job(job: &Job) -> String {
                             set.iter().map(|f| &f.0).collect::<Vec<_>>()
                         )
                     }
-                    sestina_api::shadow::ShadowOp::Delete { object } => format!("delete {object}"),
+                    sestina_api::state_store::ReplicaOp::Delete { object } => {
+                        format!("delete {object}")
+                    }
                     staged => format!("{staged:?}"),
                 })
                 .collect();
-            format!("Shadow {slot}@{at} {ops:?}")
+            format!("StateStore {slot}@{at} {ops:?}")
         }
         other => format!("{other:?}"),
     }

@@ -291,15 +291,22 @@ impl World {
             wrong = None;
             self.session_expired((index, session));
         }
-        // Flaky clients may stay away for longer than the server waits for a resumption.
+        // Flaky clients may stay unavailable for longer than the server waits for a resumption.
         self.trouble
             .extend(wrong.filter(|_| !super::talk::FLAKY.contains(&index) && !late));
     }
 
-    /// A session is over that was to stay: what is sent to it goes to others of its user.
+    /// A session is over that was to stay: what is sent to it goes to others of its user. IQs that it had in its queue
+    /// are not answered.
     fn session_expired(&mut self, who: (usize, u32)) {
         for sent in self.sent.values_mut().filter(|s| s.cover.contains(&who)) {
             sent.carbons.clear();
+        }
+        for client in &mut self.clients {
+            let login = &mut client.login;
+            for (number, sure) in &mut login.asking {
+                *sure &= login.asked.get(number) != Some(&who);
+            }
         }
     }
 

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use super::cards::Card;
 use super::check::{GivenUp, Misjudged};
 use super::client::{Client, Socks, What};
 use super::edge::Edge;
@@ -12,7 +13,7 @@ use super::lease::Leases;
 use super::net::SharedNet;
 use super::partition::Cut;
 use super::rng::Rng;
-use super::state_store::Shadow;
+use super::state_store::StateStore;
 use super::stores::Storage;
 use sestina_router::config::RouterConfig;
 use sestina_router::simulation::{Job, Worker};
@@ -25,7 +26,7 @@ pub(super) const RESUMABLE: u64 = 4000;
 pub(super) const SM_KEY: &[u8] = &[7; 32];
 /// How often a router asks whether the state store has all objects of a slot, in simulated milliseconds.
 /// Between the questions for two of the five slots there is time for the cluster to be seen at rest.
-pub(super) const SHADOW_CHECK: u64 = 5000;
+pub(super) const STATE_STORE_CHECK: u64 = 5000;
 /// The domain of all users.
 pub(super) const DOMAIN: &str = "h.example";
 /// The domain of all rooms.
@@ -71,7 +72,7 @@ pub(super) struct World {
     pub(super) clients: Vec<Client>,
     pub(super) storage: Storage,
     /// The state store.
-    pub(super) shadow: Shadow,
+    pub(super) state_store: StateStore,
     /// Requests of dead processes that still arrive at the stores.
     pub(super) orphans: Vec<(Job, Asker)>,
     pub(super) rooms: Vec<String>,
@@ -108,7 +109,7 @@ pub(super) struct World {
     /// When edges look at their clocks the next time.
     pub(super) edge_tick: u64,
     /// By then routers have written again what the state store has lost.
-    pub(super) whole_at: u64,
+    pub(super) redundant_at: u64,
     pub(super) trace: Option<Vec<String>>,
 
     // What the checks know.
@@ -116,6 +117,8 @@ pub(super) struct World {
     pub(super) trouble: Vec<String>,
     /// All numbered messages.
     pub(super) sent: BTreeMap<u64, Sent>,
+    /// vCards that clients have published, by number.
+    pub(super) cards: BTreeMap<u64, Card>,
     /// The number of the n-th stanza of a session.
     pub(super) numbers: BTreeMap<(u128, u64), u64>,
     /// Messages below this number are not judged: they may be lost, because more than one fault happened.
@@ -127,7 +130,8 @@ pub(super) struct World {
     pub(super) misjudged: BTreeSet<Misjudged>,
     /// Connections, by edge and handle: their users and sessions.
     pub(super) sessions_at: BTreeMap<(u64, u64), (String, u128)>,
-    /// The sessions of a user that were given a message of some number, each with the epoch of its slot.
+    /// The sessions of a user that were given a message of some number, or for which a row of it moved in the archive,
+    /// each with the epoch of its slot.
     pub(super) given: BTreeMap<(String, u64), BTreeSet<(u128, u64)>>,
     /// What processes had counted as given up when that was forgiven.
     pub(super) given_up: GivenUp,

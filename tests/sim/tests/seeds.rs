@@ -43,7 +43,7 @@ where
 }
 
 #[test]
-fn what_the_shadow_lost_is_written_again() {
+fn what_the_state_store_lost_is_written_again() {
     let objects = unchanged(flush_at_rest);
     assert!(objects > 0, "there was nothing to lose");
 }
@@ -80,7 +80,7 @@ fn an_opening_of_a_lane_that_arrives_late_silences_no_session() {
     nothing_is_wrong(8, |seed| Ok(an_opening_of_a_lane_arrives_late(seed)));
 }
 
-/// More than one fault: the state store is away, and then the room's owner dies. All occupants stay in
+/// More than one fault: the state store is unavailable, and then the room's owner dies. All occupants stay in
 /// the room, and receive its later messages.
 #[test]
 fn occupants_of_an_outage_stay_when_the_owner_of_their_room_dies() {

@@ -1,4 +1,4 @@
-//! Temporary folders, swept when the process that made them was killed.
+//! Temporary folders, which the next test process removes if their own was killed.
 
 use std::fs;
 use std::path::Path;
@@ -20,7 +20,7 @@ pub(crate) fn make(kind: &str) -> Result<TempDir> {
         .context("cannot make a temporary folder")
 }
 
-/// Removes folders whose process is gone. Best effort: what cannot be removed is left.
+/// Removes folders whose process is gone. Best effort: errors are ignored.
 fn sweep(root: &Path) {
     let Ok(entries) = fs::read_dir(root) else {
         return;
@@ -51,7 +51,7 @@ mod tests {
     #[test]
     fn sweeps_only_folders_of_dead_processes() {
         let root = tempfile::tempdir().unwrap();
-        // Larger than any process id that Linux gives out.
+        // Larger than any process id of Linux.
         let dead = root.path().join(format!("{PREFIX}4194305-redis-x"));
         let alive = root
             .path()

@@ -1,11 +1,11 @@
-//! Finding the servers' programs, and installing them.
+//! Finds the programs of the servers, and installs them.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
-/// Program and the Debian package that holds it.
+/// Programs and their Debian packages.
 const NEEDED: [(&str, &str); 5] = [
     ("redis-server", "redis-server"),
     ("postgres", "postgresql"),
@@ -14,8 +14,8 @@ const NEEDED: [(&str, &str); 5] = [
     ("faketime", "faketime"),
 ];
 
-/// Looks a program up in PATH, the usual system folders and PostgreSQL's versioned ones
-/// (newest first).
+/// Searches a program in PATH, the usual system folders and PostgreSQL's versioned ones (newest
+/// first).
 pub fn find_program(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let mut folders: Vec<PathBuf> = std::env::split_paths(&path).collect();
@@ -42,7 +42,7 @@ fn postgres_folders(root: &Path) -> Vec<PathBuf> {
     versions.into_iter().map(|(_, folder)| folder).collect()
 }
 
-/// The program, or an error that says how to get it.
+/// The program, or an error with advice on how to install it.
 pub(crate) fn require(name: &str) -> Result<PathBuf> {
     if let Some(found) = find_program(name) {
         return Ok(found);
@@ -57,8 +57,8 @@ pub(crate) fn require(name: &str) -> Result<PathBuf> {
     )
 }
 
-/// Installs what is missing with apt-get (through sudo where not root). Does nothing when all
-/// programs are there.
+/// Installs missing packages with apt-get (through sudo if not root). Does nothing if all programs
+/// exist.
 pub fn ensure_installed() -> Result<()> {
     let mut packages: Vec<&str> = NEEDED
         .iter()
@@ -93,7 +93,7 @@ fn run_apt(arguments: &[&str]) -> Result<()> {
         sudo.args(["-n", "--preserve-env=DEBIAN_FRONTEND,RUNLEVEL", "apt-get"]);
         sudo
     };
-    // Run level 1: the packages' own services are not started.
+    // Run level 1 prevents the packages' services from starting.
     command
         .args(arguments)
         .env("DEBIAN_FRONTEND", "noninteractive")

@@ -4,16 +4,16 @@
 //! - [`Redis`]: one server
 //! - [`RedisSentinel`]: a master, a replica and three sentinels
 //! - [`RedisCluster`]: three masters of a Redis Cluster
-//! - [`RedisCertificates`]: with these, any of the three speaks TLS and nothing else
+//! - [`RedisCertificates`]: with these, any of the three accepts TLS only
 //! - [`Postgres`]: one PostgreSQL server
 //! - [`spawn`]: a child that is not killed with the thread that started it
-//! - [`ensure_installed`]: installs the packages with apt-get where they are missing
+//! - [`ensure_installed`]: installs missing packages with apt-get
 //!
 //! The environment variables `SESTINA_TEST_REDIS` and `SESTINA_TEST_POSTGRES` name running servers
-//! to use instead (as URLs); then a fresh database is made on them. Tests that kill or suspend a
-//! server ask for one of their own with `start_own`.
+//! to use instead (as URLs); each test gets an empty database on them. Tests that kill or suspend a
+//! server start one of their own with `start_own`.
 //!
-//! Everything here blocks: servers are started before the part of a test that is measured.
+//! All functions block: servers are started before the measured part of a test.
 
 mod dir;
 mod install;
@@ -36,7 +36,8 @@ pub use redis_sentinel::RedisSentinel;
 pub use resp::{Reply, command};
 pub use wait::wait_for;
 
-/// Names a running Redis to use for tests, as `redis://127.0.0.1:6379`.
+/// The variable that names a running Redis for tests, such as `redis://127.0.0.1:6379`.
 pub const REDIS_VARIABLE: &str = "SESTINA_TEST_REDIS";
-/// Names a running PostgreSQL to use for tests, as `postgres://user:password@127.0.0.1:5432/postgres`.
+/// The variable that names a running PostgreSQL for tests, such as
+/// `postgres://user:password@127.0.0.1:5432/postgres`.
 pub const POSTGRES_VARIABLE: &str = "SESTINA_TEST_POSTGRES";

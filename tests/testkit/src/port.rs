@@ -9,15 +9,15 @@ use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Result, bail};
 
-/// Below the range from which the kernel takes ports of outgoing connections: a port stays free
-/// for its server while the server is down.
+/// Below the range from which the kernel takes ports of outgoing connections, so a port stays free
+/// while its server is down.
 const RANGE: std::ops::Range<u16> = 11_000..31_000;
 
-/// What keeps the ports of this process from being given out again, by it or by another: names of
-/// the abstract socket namespace, which the kernel takes back when the process ends.
+/// Reserves the ports of this process, for itself and against others: names of the abstract socket
+/// namespace, which the kernel frees when the process ends.
 static GIVEN: Mutex<Vec<UnixListener>> = Mutex::new(Vec::new());
 
-/// Whether nobody who asks here was given this port.
+/// Whether the port could be reserved.
 fn reserve(port: u16) -> Result<bool> {
     let name = SocketAddr::from_abstract_name(format!("sestina-test-port-{port}"))?;
     let Ok(held) = UnixListener::bind_addr(&name) else {
@@ -30,8 +30,8 @@ fn reserve(port: u16) -> Result<bool> {
     Ok(true)
 }
 
-/// A port on which nothing listens now, and which is given to nobody else while this process
-/// lives: tests start their servers later, side by side, and some of them more than once.
+/// A port on which no process listens, and which no other caller gets while this process lives:
+/// tests start their servers later, side by side, and some of them more than once.
 pub fn free_port() -> Result<u16> {
     for _ in 0..200 {
         let random = RandomState::new().build_hasher().finish();

@@ -15,13 +15,13 @@ use crate::process::{Program, ServerProcess};
 use crate::{POSTGRES_VARIABLE, dir, install, port, wait};
 
 const READY: Duration = Duration::from_secs(60);
-/// PostgreSQL refuses to run as root; the Debian package makes this user.
+/// PostgreSQL refuses to run as root; the Debian package creates this user.
 const USER: &str = "postgres";
 
 /// How to start a server.
 #[derive(Clone, Debug)]
 pub struct PostgresOptions {
-    /// Wait for the disk at each commit. Only tests that do not kill the machine may turn it off.
+    /// Wait for the disk at each commit. Tests without a crash of the machine may turn it off.
     pub fsync: bool,
     /// Further settings, as `("max_connections", "50")`.
     pub settings: Vec<(String, String)>,
@@ -40,14 +40,14 @@ impl Default for PostgresOptions {
 #[derive(Debug)]
 pub struct Postgres {
     url: String,
-    /// Databases to drop at the end, on a server that is not ours.
+    /// Databases to drop at the end, on an external server.
     created: std::sync::Mutex<Vec<String>>,
     own: Option<ServerProcess>,
     _folder: Option<TempDir>,
 }
 
 impl Postgres {
-    /// A server of one's own, or a fresh database of the one that `SESTINA_TEST_POSTGRES` names.
+    /// A private server, or an empty database of the one that `SESTINA_TEST_POSTGRES` names.
     pub fn start() -> Result<Postgres> {
         match std::env::var(POSTGRES_VARIABLE) {
             Ok(url) => Postgres::external(&url),
@@ -55,7 +55,7 @@ impl Postgres {
         }
     }
 
-    /// A server of one's own, which may be killed and suspended.
+    /// A private server, which may be killed and suspended.
     pub fn start_own(options: &PostgresOptions) -> Result<Postgres> {
         install::require("psql")?;
         let folder = dir::make("postgres")?;
@@ -63,7 +63,7 @@ impl Postgres {
         give_to_user(folder.path())?;
         init(folder.path(), &data)?;
         let mut last = None;
-        // Another process may take the port between the look and the listening.
+        // Another process may take the port between the check and the start.
         for _ in 0..5 {
             let port = port::free_port()?;
             let url = format!("postgres://{USER}@127.0.0.1:{port}/postgres");
@@ -71,7 +71,7 @@ impl Postgres {
                 path: install::require("postgres")?,
                 arguments: arguments(&data, port, options),
                 user: Some(USER.to_owned()),
-                // "Immediate shutdown": its children go too, and shared memory is given back.
+                // "Immediate shutdown": its children end too, and shared memory is freed.
                 stop: Signal::QUIT,
                 folder: folder.path().to_owned(),
             })?;
@@ -111,7 +111,7 @@ impl Postgres {
         &self.url
     }
 
-    /// Makes an empty database and returns its URL. The name is of letters, digits and `_`.
+    /// Creates an empty database and returns its URL. The name consists of letters, digits and `_`.
     pub fn create_database(&self, name: &str) -> Result<String> {
         if name.is_empty() || !name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_') {
             bail!("{name:?} is not a database name: only letters, digits and _");
@@ -158,7 +158,7 @@ impl Postgres {
         self.own().suspend();
     }
 
-    /// Lets a suspended server go on.
+    /// Resumes a suspended server.
     pub fn resume(&self) {
         self.own().resume();
     }
@@ -202,7 +202,7 @@ fn wait_ready(process: &mut ServerProcess, url: &str) -> Result<()> {
     let mut ended = None;
     wait::wait_for("PostgreSQL to answer", READY, || {
         if let Err(error) = process.check_alive() {
-            // No use to wait for a dead one.
+            // A dead process never becomes ready.
             ended = Some(error);
             return Ok(());
         }
@@ -306,7 +306,7 @@ fn run(mut command: Command, name: &str) -> Result<String> {
     Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }
 
-/// The same server, another database.
+/// The URL of another database on the same server.
 fn with_database(url: &str, name: &str) -> Result<String> {
     let (rest, parameters) = match url.split_once('?') {
         Some((rest, parameters)) => (rest, format!("?{parameters}")),
@@ -337,7 +337,7 @@ mod tests {
         assert_ne!(postgres.pid(), pid);
         assert_eq!(query(&url, "SELECT a FROM t").unwrap(), "7");
         assert!(postgres.create_database("a\"b").is_err());
-        // A named server gives out fresh databases and takes them back.
+        // An external server provides empty databases, which are dropped at the end.
         let count = |postgres: &Postgres| {
             postgres.query("SELECT count(*) FROM pg_database WHERE datname LIKE 'sestina_test_%'")
         };
@@ -357,7 +357,7 @@ mod tests {
         let postgres = Postgres::start_own(&options).unwrap();
         assert_eq!(postgres.query("SHOW fsync").unwrap(), "off");
         let url = postgres.url().to_owned();
-        // A backend that is at work when all are stopped.
+        // A backend that is working when all are stopped.
         let asker = std::thread::spawn(move || query(&url, "SELECT pg_sleep(0.2), 'woke'"));
         wait::wait_for("the backend", READY, || {
             let sql = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'SELECT pg_sleep%'";

@@ -1,4 +1,4 @@
-//! A server process: started so that it dies with the test process, and signalled as a whole.
+//! A server process: it dies with the test process, and signals reach its children too.
 
 use std::ffi::OsString;
 use std::fs::{self, File};
@@ -13,14 +13,14 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::install::find_program;
 
-/// What to start.
+/// A program to start.
 #[derive(Clone, Debug)]
 pub(crate) struct Program {
     pub(crate) path: PathBuf,
     pub(crate) arguments: Vec<OsString>,
     /// Unix user to run as (only when root).
     pub(crate) user: Option<String>,
-    /// Signal on which it stops at once, cleanly if it can.
+    /// Signal that makes it stop at once, cleanly if possible.
     pub(crate) stop: Signal,
     pub(crate) folder: PathBuf,
 }
@@ -55,7 +55,7 @@ impl ServerProcess {
         wait_gone(&children);
     }
 
-    /// Suspends the server and its children (SIGSTOP): connections stay open, nothing answers.
+    /// Suspends the server and its children (SIGSTOP): connections stay open, and nothing answers.
     pub fn suspend(&self) {
         // The parent first, so that no child appears after the list was made.
         signal(self.pid(), Signal::STOP);
@@ -64,7 +64,7 @@ impl ServerProcess {
             .for_each(|child| signal(child, Signal::STOP));
     }
 
-    /// Lets a suspended server go on.
+    /// Resumes a suspended server.
     pub fn resume(&self) {
         descendants(self.pid())
             .into_iter()
@@ -72,14 +72,14 @@ impl ServerProcess {
         signal(self.pid(), Signal::CONT);
     }
 
-    /// Stops what still runs and starts the same program with the same arguments.
+    /// Stops the process if it runs, and starts the same program with the same arguments.
     pub(crate) fn restart(&mut self) -> Result<()> {
         self.stop();
         *self = ServerProcess::start(self.program.clone())?;
         Ok(())
     }
 
-    /// Fails if the process has ended, with the end of its log.
+    /// Fails with the last lines of its log if the process has ended.
     pub(crate) fn check_alive(&mut self) -> Result<()> {
         if let Some(status) = self.child.try_wait()? {
             let log = fs::read_to_string(log_path(&self.program.folder)).unwrap_or_default();
@@ -132,7 +132,7 @@ fn command(program: &Program) -> Result<Command> {
         .user
         .as_deref()
         .filter(|_| rustix::process::geteuid().is_root());
-    // setpriv replaces itself by the program, so the child's id is the server's.
+    // setpriv is replaced by the program itself, so the child's id is the server's.
     let mut command = match find_program("setpriv") {
         Some(setpriv) => {
             let mut command = Command::new(setpriv);
@@ -168,7 +168,7 @@ fn command(program: &Program) -> Result<Command> {
 }
 
 /// Starts a process from a thread that lives as long as this process. The kernel sends the
-/// parent-death signal (`setpriv --pdeathsig`) when the *thread* that made the child ends, and
+/// parent-death signal (`setpriv --pdeathsig`) when the *thread* that started the child ends, and
 /// the thread of a test ends before the tests do.
 ///
 /// # Errors
@@ -202,8 +202,8 @@ fn signal(pid: u32, signal: Signal) {
     }
 }
 
-/// All processes below this one. PostgreSQL's children are in sessions of their own, so a signal
-/// to the process group would not reach them.
+/// All descendants of a process. PostgreSQL's children are in sessions of their own, so a signal to
+/// the process group would not reach them.
 fn descendants(root: u32) -> Vec<u32> {
     let parents: Vec<(u32, u32)> = fs::read_dir("/proc")
         .into_iter()

@@ -12,16 +12,16 @@ use crate::process::{Program, ServerProcess};
 use crate::{REDIS_VARIABLE, dir, install, port, resp, wait};
 
 const READY: Duration = Duration::from_secs(20);
-/// Redis has sixteen databases; number 0 holds who uses which of the others.
+/// Redis has sixteen databases; number 0 holds which test uses which of the others.
 const DATABASES: u32 = 16;
 
-/// With these a server speaks TLS and nothing else, also to other servers. The testkit itself asks
-/// it on a unix socket.
+/// With these certificates a server accepts TLS only, and uses it to other servers too. The testkit
+/// itself connects over a unix socket.
 #[derive(Clone, Debug)]
 pub struct RedisCertificates {
     /// The authority that peers are checked against (PEM).
     pub ca: PathBuf,
-    /// The server's certificate (PEM), which is also its own when it connects to other servers.
+    /// The server's certificate (PEM), also for its connections to other servers.
     pub certificate: PathBuf,
     /// Its private key (PEM).
     pub key: PathBuf,
@@ -66,7 +66,7 @@ enum Kind {
 }
 
 impl Redis {
-    /// A server of one's own, or an empty database of the one that `SESTINA_TEST_REDIS` names.
+    /// A private server, or an empty database of the one that `SESTINA_TEST_REDIS` names.
     pub fn start() -> Result<Redis> {
         match std::env::var(REDIS_VARIABLE) {
             Ok(url) => Redis::external(&url),
@@ -74,12 +74,12 @@ impl Redis {
         }
     }
 
-    /// A server of one's own, which may be killed and suspended.
+    /// A private server, which may be killed and suspended.
     pub fn start_own() -> Result<Redis> {
         Redis::start_here(None)
     }
 
-    /// The same, and all that it speaks on its port is TLS.
+    /// The same, with TLS only on its port.
     pub fn start_tls(certificates: &RedisCertificates) -> Result<Redis> {
         Redis::start_here(Some(certificates))
     }
@@ -132,7 +132,7 @@ impl Redis {
         &self.url
     }
 
-    /// The URL as a list, as configurations take it.
+    /// The URL as a list, for configurations.
     pub fn urls(&self) -> Vec<String> {
         vec![self.url.clone()]
     }
@@ -150,7 +150,7 @@ impl Redis {
         self.node().process.pid()
     }
 
-    /// Kills the server with SIGKILL; what it held is lost.
+    /// Kills the server with SIGKILL; its data is lost.
     pub fn kill9(&mut self) {
         self.node_mut().process.kill9();
     }
@@ -160,7 +160,7 @@ impl Redis {
         self.node().process.suspend();
     }
 
-    /// Lets a suspended server go on.
+    /// Resumes a suspended server.
     pub fn resume(&self) {
         self.node().process.resume();
     }
@@ -212,17 +212,17 @@ fn connect(server: &str) -> Result<TcpStream> {
         .with_context(|| format!("cannot connect to {server}, which {REDIS_VARIABLE} names"))
 }
 
-/// One process of Redis in whatever part.
+/// One process of Redis, in any role.
 #[derive(Debug)]
 pub(crate) struct RedisNode {
     pub(crate) port: u16,
     pub(crate) process: ServerProcess,
-    /// With TLS: where the testkit asks.
+    /// With TLS: the socket of the testkit.
     socket: Option<PathBuf>,
 }
 
 impl RedisNode {
-    /// Starts a server in a folder of its own with options as on redis-server's command line.
+    /// Starts a server in a folder of its own with options of redis-server's command line.
     pub(crate) fn start(
         folder: &Path,
         certificates: Option<&RedisCertificates>,
@@ -233,7 +233,7 @@ impl RedisNode {
         })
     }
 
-    /// The same where the options are made for each attempt. They may begin with a configuration
+    /// The same with options that are made for each attempt. They may begin with a configuration
     /// file.
     pub(crate) fn start_with(
         folder: &Path,
@@ -242,7 +242,7 @@ impl RedisNode {
     ) -> Result<RedisNode> {
         let socket = certificates.map(|_| folder.join("redis.sock"));
         let mut last = None;
-        // Another process may take the port between the look and the listening.
+        // Another process may take the port between the check and the start.
         for _ in 0..5 {
             let port = port::free_port()?;
             let mut arguments = options()?;
@@ -306,7 +306,7 @@ impl RedisNode {
         let mut ended = None;
         wait::wait_for("redis-server to answer PING", READY, || {
             if let Err(error) = process.check_alive() {
-                // No use to wait for a dead one.
+                // A dead process never becomes ready.
                 ended = Some(error);
                 return Ok(());
             }

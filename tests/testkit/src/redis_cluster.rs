@@ -12,7 +12,7 @@ use crate::{dir, port, wait};
 const READY: Duration = Duration::from_secs(40);
 const HASH_SLOTS: usize = 16_384;
 
-/// A Redis Cluster of three masters without replicas; the hash slots are cut into three ranges.
+/// A Redis Cluster of three masters without replicas, each with one range of the hash slots.
 #[derive(Debug)]
 pub struct RedisCluster {
     nodes: Vec<RedisNode>,
@@ -20,12 +20,12 @@ pub struct RedisCluster {
 }
 
 impl RedisCluster {
-    /// Starts the three, introduces them and waits until all say that the cluster is well.
+    /// Starts the three masters, introduces them and waits until all report a healthy cluster.
     pub fn start() -> Result<RedisCluster> {
         RedisCluster::start_here(None)
     }
 
-    /// The same with TLS, towards clients and between the three.
+    /// The same with TLS, to clients and between the masters.
     pub fn start_tls(certificates: &RedisCertificates) -> Result<RedisCluster> {
         RedisCluster::start_here(Some(certificates))
     }
@@ -70,34 +70,35 @@ impl RedisCluster {
         self.nodes.iter().map(|node| node.port).collect()
     }
 
-    /// The process id of one of them.
+    /// The process id of one master.
     pub fn pid(&self, node: usize) -> u32 {
         self.nodes[node].process.pid()
     }
 
-    /// Kills one with SIGKILL.
+    /// Kills one master with SIGKILL.
     pub fn kill9(&mut self, node: usize) {
         self.nodes[node].process.kill9();
     }
 
-    /// Suspends one.
+    /// Suspends one master.
     pub fn suspend(&self, node: usize) {
         self.nodes[node].process.suspend();
     }
 
-    /// Lets a suspended one go on.
+    /// Resumes a suspended master.
     pub fn resume(&self, node: usize) {
         self.nodes[node].process.resume();
     }
 
-    /// Starts one again on its port (empty, with its place in the cluster) and waits for the others.
+    /// Restarts one master on its port (empty, with its place in the cluster) and waits for the
+    /// others.
     pub fn restart(&mut self, node: usize) -> Result<()> {
         self.nodes[node].restart()?;
         self.wait_ok()
     }
 
-    /// Gives the hash slot of `key` to another node than its present one (without its keys), so
-    /// that clients meet a redirection. Returns the new node's number.
+    /// Moves the hash slot of `key` to another node (without its keys), so that clients get a
+    /// redirection. Returns the new node's number.
     pub fn move_slot_of(&self, key: &str) -> Result<usize> {
         let slot = match self.nodes[0].command(&["CLUSTER", "KEYSLOT", key])? {
             crate::Reply::Int(slot) => usize::try_from(slot)?,
@@ -107,14 +108,14 @@ impl RedisCluster {
         let to = (from + 1) % self.nodes.len();
         let id = self.nodes[to].command(&["CLUSTER", "MYID"])?;
         let slot = slot.to_string();
-        // A node does not give away a hash slot that has keys.
+        // A node does not release a hash slot that has keys.
         let held = self.nodes[from].command(&["CLUSTER", "GETKEYSINSLOT", &slot, "1000"])?;
         if let crate::Reply::Array(keys) = held {
             for key in &keys {
                 self.nodes[from].command(&["DEL", key.text()])?;
             }
         }
-        // The new owner first: it announces the slot under a higher epoch.
+        // The new owner first: it announces the slot with a higher epoch.
         for number in [to, from, (to + 1) % self.nodes.len()] {
             self.nodes[number].command(&["CLUSTER", "SETSLOT", &slot, "NODE", id.text()])?;
         }

@@ -15,7 +15,7 @@ const READY: Duration = Duration::from_secs(40);
 /// one second after the master stopped answering.
 #[derive(Debug)]
 pub struct RedisSentinel {
-    /// Both data servers; which is the master changes.
+    /// Both data servers; either may be the master.
     nodes: Vec<RedisNode>,
     sentinels: Vec<RedisNode>,
     _folder: TempDir,
@@ -30,7 +30,7 @@ impl RedisSentinel {
         RedisSentinel::start_here(None)
     }
 
-    /// The same with TLS, towards clients and between the five.
+    /// The same with TLS, to clients and between the servers.
     pub fn start_tls(certificates: &RedisCertificates) -> Result<RedisSentinel> {
         RedisSentinel::start_here(Some(certificates))
     }
@@ -94,7 +94,7 @@ impl RedisSentinel {
         self.sentinels.iter().map(RedisNode::url).collect()
     }
 
-    /// The port of the master, by what the sentinels say now.
+    /// The port of the master, by the present answer of the sentinels.
     pub fn master_port(&self) -> Result<u16> {
         let sentinel = self.sentinels.first().context("there is no sentinel")?;
         let reply = sentinel.command(&["SENTINEL", "GET-MASTER-ADDR-BY-NAME", Self::MASTER])?;
@@ -116,25 +116,25 @@ impl RedisSentinel {
         Ok(self.nodes[self.master()?].process.pid())
     }
 
-    /// Kills the present master with SIGKILL. What was not replicated is lost.
+    /// Kills the present master with SIGKILL. Data that was not replicated is lost.
     pub fn kill9(&mut self) -> Result<()> {
         let master = self.master()?;
         self.nodes[master].process.kill9();
         Ok(())
     }
 
-    /// Suspends the present master; [`Self::resume`] lets it go on.
+    /// Suspends the present master; [`Self::resume`] resumes it.
     pub fn suspend(&self) -> Result<()> {
         self.nodes[self.master()?].process.suspend();
         Ok(())
     }
 
-    /// Lets both data servers go on.
+    /// Resumes both data servers.
     pub fn resume(&self) {
         self.nodes.iter().for_each(|node| node.process.resume());
     }
 
-    /// Starts the data servers that do not run again, on their ports.
+    /// Restarts the data servers that do not run, on their ports.
     pub fn restart(&mut self) -> Result<()> {
         for node in &mut self.nodes {
             if node.process.check_alive().is_err() {

@@ -1,4 +1,4 @@
-//! A very small Redis client, enough to set servers up and to ask whether they are ready.
+//! A very small Redis client, enough to set servers up and to check that they are ready.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -22,7 +22,7 @@ pub enum Reply {
 }
 
 impl Reply {
-    /// The string, or an empty one if it is something else.
+    /// The string, or an empty one for other answers.
     pub fn text(&self) -> &str {
         match self {
             Reply::Text(text) => text,

@@ -1,10 +1,10 @@
-//! Polling until something holds.
+//! Polls until a condition holds.
 
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 
-/// Asks `probe` again and again until it succeeds; fails with its last error after `limit`.
+/// Calls `probe` repeatedly until it succeeds; fails with its last error after `limit`.
 pub fn wait_for<T>(what: &str, limit: Duration, mut probe: impl FnMut() -> Result<T>) -> Result<T> {
     let end = Instant::now() + limit;
     loop {

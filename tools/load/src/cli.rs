@@ -66,10 +66,10 @@ enum Command {
         #[arg(long)]
         config: PathBuf,
     },
-    /// Users write as fast as they can to one who does not read; prints what came of it as JSON.
+    /// Users write as fast as they can to a user that does not read; prints the result as JSON.
     Flood(FloodArgs),
     /// Silent connections, hoarded messages, archive pages, joins and presences, as many as the
-    /// server lets; prints what came of it as JSON.
+    /// server allows; prints the result as JSON.
     Abuse(AbuseArgs),
     /// Log in once and ping the server.
     Ping(PingArgs),
@@ -107,7 +107,7 @@ enum BenchScenario {
         #[command(flatten)]
         server: ServerArgs,
     },
-    /// More messages than the server can deliver, or less of a core than it needs.
+    /// More messages than the server can deliver, or a smaller part of a core than it needs.
     Overload {
         #[command(flatten)]
         spec: OverloadSpec,
@@ -118,13 +118,13 @@ enum BenchScenario {
 
 #[derive(Debug, Args)]
 struct ServerArgs {
-    /// Measure a floor, started for this, instead of a server.
+    /// Measure a floor that is started for this, instead of a server.
     #[arg(long, value_enum)]
     floor: Option<Mode>,
     /// host:port of the server; may be repeated.
     #[arg(long, required_unless_present = "floor")]
     address: Vec<String>,
-    /// How the stream is carried.
+    /// The transport of streams.
     #[arg(long, value_enum, default_value = "direct-tls")]
     transport: Transport,
     /// XMPP domain.
@@ -133,7 +133,7 @@ struct ServerArgs {
     /// Domain of rooms.
     #[arg(long)]
     muc: Option<String>,
-    /// PEM file to believe; any certificate is believed without.
+    /// PEM file with trusted certificates; without it, any certificate is accepted.
     #[arg(long)]
     ca: Option<PathBuf>,
     /// WebSocket path.
@@ -153,10 +153,10 @@ struct ServerArgs {
         hide_env_values = true
     )]
     password: String,
-    /// How many accounts exist (0: enough).
+    /// How many accounts exist (0: one for each session).
     #[arg(long, default_value_t = 0)]
     accounts: usize,
-    /// A process to account for, as group=PID; the group of the server is called `server`.
+    /// A process whose use is measured, as group=PID; the group of the server is called `server`.
     #[arg(long, value_parser = group_and_pid)]
     pid: Vec<(String, u32)>,
     #[command(flatten)]
@@ -168,7 +168,7 @@ struct ClientArgs {
     /// host:port; may be repeated, to resume at each in turn.
     #[arg(long, required = true)]
     address: Vec<String>,
-    /// How the stream is carried.
+    /// The transport of streams.
     #[arg(long, value_enum, default_value = "direct-tls")]
     transport: Transport,
     /// XMPP domain.
@@ -197,13 +197,13 @@ struct PingArgs {
 struct FloodArgs {
     #[command(flatten)]
     client: ClientArgs,
-    /// Accounts as name:password: who writes, and last who does not read.
+    /// Accounts as name:password: the writers, and last the reader.
     #[arg(long, value_parser = name_and_password, required = true, num_args = 1)]
     user: Vec<(String, String)>,
-    /// How long is written.
+    /// How long the writers write.
     #[arg(long, default_value_t = 10)]
     seconds: u64,
-    /// Bytes of filling in each message.
+    /// Bytes of padding in each message.
     #[arg(long, default_value_t = 1000)]
     size: usize,
 }
@@ -230,7 +230,7 @@ struct ChatOnceArgs {
     /// Account as name:password; give two, or none with --auth ANONYMOUS.
     #[arg(long, value_parser = name_and_password)]
     user: Vec<(String, String)>,
-    /// Do not look at the archives.
+    /// Do not check the archives.
     #[arg(long)]
     no_archive: bool,
 }
@@ -252,7 +252,7 @@ fn name_and_password(text: &str) -> Result<(String, String), String> {
 #[must_use]
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
-    // One thread: the generator is to stay within one core, and its sessions share their state
+    // One thread: the generator must not use more than one core, and its sessions share their state
     // without contention.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -262,7 +262,7 @@ pub fn main() -> ExitCode {
         Err(error) => return fail(&anyhow::Error::new(error).context("cannot start")),
     };
     let result = runtime.block_on(Box::pin(run(cli)));
-    // Reading standard input cannot be interrupted; it must not hold up the end.
+    // A read of standard input cannot be interrupted; it must not delay the end.
     runtime.shutdown_background();
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -271,13 +271,13 @@ pub fn main() -> ExitCode {
 }
 
 fn fail(error: &anyhow::Error) -> ExitCode {
-    // If even this cannot be written, the exit code remains.
+    // If this cannot be written either, the exit code remains.
     drop(writeln!(std::io::stderr(), "sestina-load: {error:#}"));
     ExitCode::FAILURE
 }
 
 fn say(line: &str) {
-    // The reader of standard output may have gone away; the work goes on.
+    // The reader of standard output may be gone; the work continues.
     drop(writeln!(std::io::stdout().lock(), "{line}"));
 }
 
@@ -460,7 +460,7 @@ async fn floor(port: u16, mode: Mode, with_parent: bool) -> Result<()> {
     say(&format!("listening on {}", listener.local_addr()?));
     let parent_gone = async {
         if with_parent {
-            // Nothing is ever written there; the end of input is the end of the parent.
+            // The parent writes nothing; the end of input means that the parent has ended.
             drop(tokio::io::stdin().read(&mut [0; 1]).await);
         } else {
             std::future::pending::<()>().await;

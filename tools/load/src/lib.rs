@@ -1,7 +1,7 @@
 //! A load generator for XMPP servers, a benchmark driver, and a checker for fault runs.
 //!
-//! It depends on nothing of the server, on purpose: a mistake in the server's own understanding of
-//! the protocol cannot hide here.
+//! It depends on no crate of the server, so that an error in the server's own understanding of the
+//! protocol cannot stay hidden here.
 
 pub mod bench;
 pub mod chaos;

@@ -1,4 +1,5 @@
-//! Small runs for smoke tests: is the server there, and do two users get through to each other.
+//! Small runs for smoke tests: check that the server answers, and that two users can write to each
+//! other.
 
 use std::time::Duration;
 
@@ -88,13 +89,13 @@ impl User {
         &mut self.stream
     }
 
-    /// Whose session it is.
+    /// The account of the session.
     #[must_use]
     pub fn who(&self) -> &Credentials {
         &self.who
     }
 
-    /// The next element of what was read, counted; none if no whole one is there.
+    /// The next element of the bytes read so far, counted; none if no complete one has come.
     ///
     /// # Errors
     /// When the stream has ended or the connection is gone.
@@ -110,16 +111,16 @@ impl User {
         }
     }
 
-    /// Whether stanzas go over WebSocket.
+    /// Whether stanzas are WebSocket messages.
     #[must_use]
     pub fn is_websocket(&self) -> bool {
         self.stream.is_websocket()
     }
 
-    /// The next stanza for which `wanted` has an answer; the rest is counted and dropped.
+    /// The next stanza for which `wanted` returns a value; others are counted and dropped.
     ///
     /// # Errors
-    /// When the connection breaks or nothing fitting comes in time.
+    /// When the connection breaks or no such stanza comes in time.
     pub async fn until<T>(
         &mut self,
         what: &str,
@@ -239,8 +240,8 @@ pub async fn ping(endpoint: &Endpoint, address: &str, who: &Credentials) -> Resu
     Ok(begin.elapsed())
 }
 
-/// Two users write to each other, one resumes on each address in turn, both archives are read.
-/// Says each step to `done`.
+/// Two users write to each other, one resumes at each address in turn, and both archives are read.
+/// Reports each step to `done`.
 ///
 /// # Errors
 /// When any step fails.

@@ -119,7 +119,7 @@ async fn a_connection_that_sends_no_hello_is_closed() {
     let floor = FloorProcess::start_program(Path::new(PROGRAM), Mode::Plain)
         .await
         .unwrap();
-    // ALPN is not offered here: the floor speaks no protocol of that name.
+    // Without ALPN: the floor supports no protocol of that name.
     let mut endpoint = Endpoint::new("localhost", Transport::DirectTls, &Trust::Anything).unwrap();
     endpoint.tls = sestina_load::net::tls::TlsClient::new(&Trust::Anything, &[]).unwrap();
     let mut stream = Stream::connect(&endpoint, &floor.spec().addresses[0])

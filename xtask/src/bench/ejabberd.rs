@@ -14,7 +14,7 @@ use crate::child::{Process, Spec};
 /// The user that the Debian package makes.
 const USER: &str = "ejabberd";
 
-/// Starts it on a free port of 127.0.0.1.
+/// Starts ejabberd on a free port of 127.0.0.1.
 pub(super) fn start(programs: &Path, logs: &Path) -> Result<Measured> {
     let folder = tempfile::Builder::new()
         .prefix("sestina-ejabberd-")
@@ -91,7 +91,7 @@ modules:
     Ok(other("ejabberd", port, process, folder))
 }
 
-/// It runs as a user of its own where this runs as root: that user reads and writes here.
+/// If this tool runs as root, ejabberd runs as a user of its own, which gets access to the folder.
 fn open_to_user(folder: &Path) -> Result<()> {
     for name in ["logs", "spool"] {
         fs::create_dir_all(folder.join(name))?;

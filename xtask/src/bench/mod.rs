@@ -1,11 +1,12 @@
 //! `cargo xtask bench`: this server beside Prosody, ejabberd and bare TLS servers, in one run.
 //!
 //! The load generator (`sestina-load bench-all`) interleaves the servers and takes medians; this
-//! starts the servers, tells it where they are, and writes docs/benchmarks.md. Scenarios that leave
-//! thousands of sessions behind have servers of their own: some keep them for minutes.
+//! tool starts the servers, passes their addresses, and writes docs/benchmarks.md. Scenarios that
+//! leave thousands of sessions behind have servers of their own: some servers keep the sessions for
+//! minutes.
 //!
 //! - [`ours`]: one process, and three tiers; [`prosody`], [`ejabberd`]: from Debian
-//! - [`plan`]: what is measured; [`page`]: docs/benchmarks.md
+//! - [`plan`]: the scenarios; [`page`]: docs/benchmarks.md
 
 mod ejabberd;
 mod ours;
@@ -34,23 +35,23 @@ pub(crate) struct Options {
     /// Only scenarios whose name contains this.
     #[arg(long)]
     scenario: Option<String>,
-    /// Only this server, not Prosody and ejabberd.
+    /// Only this server, without Prosody and ejabberd.
     #[arg(long)]
     ours: bool,
     /// The `sestina` program of another version, measured beside this one in the same run. Build
     /// it with the same profile.
     #[arg(long, value_name = "PROGRAM")]
     before: Option<PathBuf>,
-    /// Programs of the profile `release`, which are sooner built and slower; leaves
-    /// docs/benchmarks.md as it is.
+    /// Use programs of the profile `release`, which build faster and run slower; do not write
+    /// docs/benchmarks.md.
     #[arg(long)]
     release: bool,
-    /// Leave docs/benchmarks.md as it is.
+    /// Do not write docs/benchmarks.md.
     #[arg(long)]
     dry: bool,
 }
 
-/// A server that is measured: what the generator is told, and what keeps it alive.
+/// A server that is measured: its entry in the generator's plan, and the owner of its processes.
 struct Measured {
     spec: Value,
     _alive: Box<dyn std::any::Any>,
@@ -87,7 +88,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     Ok(())
 }
 
-/// Measures some scenarios at servers that are started for them; returns the tables.
+/// Measures some scenarios at newly started servers; returns the tables.
 fn measure(
     options: &Options,
     programs: &Path,
@@ -138,7 +139,7 @@ struct Other {
     _folder: tempfile::TempDir,
 }
 
-/// What is measured of such a server: anonymous users log in over TLS, and there are rooms.
+/// The entry of such a server in the plan: anonymous users log in over TLS, and there are rooms.
 fn other(name: &str, port: u16, process: Process, folder: tempfile::TempDir) -> Measured {
     Measured {
         spec: json!({
@@ -157,7 +158,7 @@ fn other(name: &str, port: u16, process: Process, folder: tempfile::TempDir) -> 
     }
 }
 
-/// A certificate for `localhost` (ECDSA P-256) in PEM, from the server that is measured too.
+/// A certificate for `localhost` (ECDSA P-256) in PEM, made by the server that is measured too.
 fn certificate(programs: &Path, folder: &Path) -> Result<(PathBuf, PathBuf)> {
     let certs = folder.join("certs");
     let binary = programs.join("sestina");

@@ -13,8 +13,8 @@ use super::Measured;
 use super::plan::{ACCOUNTS, PASSWORD};
 use crate::fleet::{Embedded, Fleet, FleetSpec, Links, Node};
 
-/// The configuration as shipped, but for what would stop a generator that is a single address:
-/// limits on connections and bytes per second. With the archive, users have accounts.
+/// The configuration as released, without the limits on connections and bytes per second that would
+/// stop a generator with a single address. With the archive, users have accounts.
 fn settings(archive: bool) -> Vec<(String, String)> {
     let prefix = sestina_config::load::ENV_PREFIX;
     [
@@ -62,7 +62,7 @@ fn accounts() -> impl Iterator<Item = (String, String)> {
     (0..ACCOUNTS).map(|n| (format!("bench{n:04}@localhost"), PASSWORD.to_owned()))
 }
 
-/// Fields are dropped in this order: the processes before what they stand on.
+/// Fields are dropped in this order: the processes before the stores that they use.
 struct Tiers {
     _fleet: Fleet,
     _redis: Redis,
@@ -85,7 +85,7 @@ impl Version {
         }
     }
 
-    /// Another, to compare with.
+    /// Another version, for comparison.
     pub(super) fn before(program: &Path) -> Version {
         Version {
             name: "before",
@@ -141,7 +141,7 @@ impl Version {
             folder: folder.path().to_owned(),
             logs: self.logs(logs, "tiers", archive),
         })?;
-        fleet.wait_whole(Duration::from_secs(60))?;
+        fleet.wait_redundant(Duration::from_secs(60))?;
         if archive {
             fleet.add_users(&accounts().collect::<Vec<_>>())?;
         }

@@ -1,4 +1,4 @@
-//! docs/benchmarks.md: the tables of a run, and what people have written below them.
+//! docs/benchmarks.md: the tables of a run, and the notes below them, which people write.
 
 use std::fs;
 use std::process::Command;
@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use super::Options;
 use crate::repo;
 
-/// What is below this line is kept when the page is written again.
+/// The text below this line is kept when the page is written again.
 const NOTES: &str = "<!-- What is below this line is written by people and kept. -->";
 
 /// Writes the page.
@@ -24,7 +24,7 @@ pub(super) fn write(options: &Options, tables: &[String], missing: &[&str]) -> R
     Ok(())
 }
 
-/// Tables of several runs of the generator; the legend that each ends with stands once.
+/// The tables of several runs of the generator; the legend at the end of each appears once.
 fn joined(tables: &[String]) -> String {
     let mut legend = "";
     let mut all = String::new();
@@ -54,7 +54,7 @@ fn render(options: &Options, table: &str, missing: &[&str], machine: &str, old: 
          acknowledgements as often as it does by itself (the column `<r/>`). *Three tiers* are 2 edges, 2 routers and 2 storage \
          processes with mutual TLS between them, all their CPU added up. The floors are bare TLS \
          servers that send frames of the same size: *plain* makes one record and one write of \
-         each delivery, *coalescing* lets leave in one what one turn holds for a socket. Settings \
+         each delivery, *coalescing* combines the deliveries of one turn for a socket. Settings \
          of this server differ from the defaults in that limits on connections from one address \
          and on bytes per second are off, and the archive is off unless the row says otherwise. \
          Prosody's garbage collector is set as large Jitsi installations set it.\n\

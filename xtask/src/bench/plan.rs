@@ -1,4 +1,4 @@
-//! What is measured: the same scenarios for every server.
+//! The scenarios, the same for every server.
 
 use std::path::Path;
 
@@ -10,7 +10,7 @@ use super::Options;
 pub(super) const ACCOUNTS: usize = 400;
 pub(super) const PASSWORD: &str = "not a secret";
 
-/// The scenarios that the options leave.
+/// The scenarios that the options select.
 pub(super) fn scenarios(options: &Options) -> Vec<Value> {
     let all = [
         json!({"name": "idle", "kind": "idle", "sessions": 10_000}),
@@ -41,8 +41,8 @@ pub(super) fn scenarios(options: &Options) -> Vec<Value> {
         .collect()
 }
 
-/// The scenarios that share servers: what memory sessions take is seen in processes that have just
-/// started, and what they leave behind is not to be felt by others.
+/// The scenarios that share servers: the memory of sessions is measured in newly started processes,
+/// and the sessions that a scenario leaves behind must not affect others.
 pub(super) fn groups(scenarios: &[Value]) -> Vec<Vec<Value>> {
     let mut groups: Vec<(u8, Vec<Value>)> = Vec::new();
     for scenario in scenarios {
@@ -61,14 +61,14 @@ pub(super) fn groups(scenarios: &[Value]) -> Vec<Vec<Value>> {
     groups.into_iter().map(|(_, group)| group).collect()
 }
 
-/// Whether servers with an archive have to be started for it.
+/// Whether the scenario needs servers with an archive.
 pub(super) fn needs_archive(scenario: &Value) -> bool {
     scenario["name"]
         .as_str()
         .is_some_and(|name| name.contains("with archive"))
 }
 
-/// What `sestina-load bench-all` reads.
+/// The input of `sestina-load bench-all`.
 pub(super) fn plan(
     options: &Options,
     servers: &[&Value],

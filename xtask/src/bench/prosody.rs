@@ -10,7 +10,7 @@ use sestina_testkit::{find_program, free_port, wait_for};
 use super::{Measured, certificate, other};
 use crate::child::{Process, Spec};
 
-/// Starts it on a free port of 127.0.0.1.
+/// Starts Prosody on a free port of 127.0.0.1.
 pub(super) fn start(programs: &Path, logs: &Path) -> Result<Measured> {
     let folder = tempfile::Builder::new()
         .prefix("sestina-prosody-")
@@ -64,7 +64,7 @@ Component "conference.localhost" "muc"
     Ok(other("Prosody", port, process, folder))
 }
 
-/// Waits until something listens on the port; fails at once if the process has ended.
+/// Waits until the process listens on the port; fails at once if it has ended.
 pub(super) fn wait_listening(process: &mut Process, port: u16) -> Result<()> {
     let mut ended = None;
     let what = format!("{} to listen", process.name());

@@ -1,4 +1,4 @@
-//! The faults, and how a seed chooses them.
+//! The faults, and how a seed selects them.
 
 use std::fmt;
 use std::time::Duration;
@@ -15,7 +15,8 @@ use crate::rng::Rng;
 const PAST_LEASE: Duration = Duration::from_secs(6);
 /// Shorter than the term of a lease.
 const SHORT_OF_LEASE: Duration = Duration::from_secs(2);
-/// Longer than the term of a lease and a takeover: when the process is back, others own its slots.
+/// Longer than the term of a lease and a takeover: when the process resumes, other routers own its
+/// slots.
 const PAST_TAKEOVER: Duration = Duration::from_secs(8);
 
 /// How long a process may take to renew its lease once it can.
@@ -27,32 +28,32 @@ const FLOOD_SECONDS: u64 = 8;
 /// A fault and its target.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum What {
-    /// SIGKILL, and a new start.
+    /// SIGKILL, and a restart.
     Kill(Role, usize),
     /// SIGSTOP for a while.
     Suspend(Role, usize),
-    /// SIGTERM, wait for the end, and a new start.
+    /// SIGTERM, wait for the end, and a restart.
     Drain(Role, usize),
-    /// One connection between a process and those that call it is closed.
+    /// One connection between a process and its callers is closed.
     CutLane(Role, usize),
-    /// Nothing passes on one connection between a router and those that call it.
+    /// No bytes pass on one connection between a router and its callers.
     FreezeLane(usize),
-    /// Nothing passes between a router and those that call it.
+    /// No bytes pass between a router and its callers.
     FreezeLanes(usize),
     /// Redis does not answer.
     SuspendRedis,
-    /// Redis forgets everything.
+    /// Redis loses all its data.
     FlushRedis,
-    /// Redis dies and comes back empty.
+    /// Redis dies and restarts empty.
     KillRedis,
     /// PostgreSQL does not answer.
     SuspendPostgres,
-    /// Packets vanish between some processes.
+    /// Packets between some processes vanish.
     Partition(Partition),
-    /// Guests on one edge write as fast as they can to one on another who does not read.
+    /// Guests on one edge write as fast as they can to a guest on another edge that does not read.
     Flood(usize, usize),
-    /// Guests on one edge do all that one should not: silent connections, half handshakes, hoarded
-    /// messages, archive pages, joins, presences.
+    /// Guests on one edge abuse the server: silent connections, half handshakes, hoarded messages,
+    /// archive pages, joins, presences.
     Abuse(usize),
 }
 
@@ -63,7 +64,7 @@ pub(super) struct Fault {
     hold: Duration,
 }
 
-/// What proxies in front of routers and storage processes do.
+/// Faults that need proxies in front of routers and storage processes.
 const PROXIED: [&str; 4] = [
     "cut-lane-router",
     "cut-lane-storage",
@@ -71,7 +72,7 @@ const PROXIED: [&str; 4] = [
     "freeze-lanes-router",
 ];
 
-/// What a network of namespaces does instead.
+/// Faults that replace them with `--namespaces`.
 const PARTITIONS: [&str; 11] = [
     "cut-lanes-router",
     "cut-lanes-router-long",
@@ -86,7 +87,7 @@ const PARTITIONS: [&str; 11] = [
     "isolate-storage",
 ];
 
-/// The names of all kinds of faults without namespaces; each is as likely as another.
+/// The names of all kinds of faults without namespaces; all have the same probability.
 const KINDS: [&str; 21] = [
     "kill-edge",
     "kill-router",
@@ -115,7 +116,7 @@ fn make(kind: &str, rng: &mut Rng, seconds: u64) -> Fault {
     let hold = |low, high, rng: &mut Rng| Duration::from_millis(rng.between(low, high));
     let (edge, router, storage) = (rng.below(EDGES), rng.below(ROUTERS), rng.below(STORAGES));
     let cut = What::Partition;
-    // A short run has no time for long silences.
+    // A short run has no time for long outages.
     let silence = if seconds < 300 { 10_000 } else { 30_000 };
     let (what, hold) = match kind {
         "kill-edge" => (What::Kill(Role::Edge, edge), hold(200, 3000, rng)),
@@ -177,8 +178,8 @@ pub(super) struct Order {
 }
 
 impl Order {
-    /// All kinds that there are with or without namespaces, or those whose name contains a word
-    /// of `only`.
+    /// All kinds that exist with or without namespaces, or those whose name contains a word of
+    /// `only`.
     pub(super) fn new(only: Option<&str>, seconds: u64, namespaces: bool) -> Result<Order> {
         let all = if namespaces {
             let others = KINDS.into_iter().filter(|kind| !PROXIED.contains(kind));
@@ -204,7 +205,7 @@ impl Order {
         })
     }
 
-    /// The next one.
+    /// The next fault.
     pub(super) fn next(&mut self, rng: &mut Rng) -> Fault {
         if self.left.is_empty() {
             self.left.clone_from(&self.kinds);
@@ -220,7 +221,7 @@ impl Fault {
         self.hold
     }
 
-    /// The edge that it hits: its clients may lose their connection.
+    /// The edge that the fault affects: its clients may lose their connection.
     pub(super) fn edge(&self) -> Option<usize> {
         match self.what {
             What::Kill(Role::Edge, n)
@@ -231,7 +232,7 @@ impl Fault {
         }
     }
 
-    /// What the report sums up under one name.
+    /// The name under which the report combines faults.
     pub(super) fn kind(&self) -> String {
         match self.what {
             What::Kill(role, _) => format!("kill {}", role.word()),
@@ -271,7 +272,7 @@ impl Fault {
             What::Drain(role, n) => scene.node(role, n)?.process.signal(Signal::TERM),
             What::CutLane(role, n) => {
                 if let Some(proxy) = &scene.node(role, n)?.proxy {
-                    // Without a connection there is nothing to cut, and nothing happens.
+                    // Without a connection there is no fault.
                     proxy.cut_one(rng);
                 }
             }
@@ -298,8 +299,8 @@ impl Fault {
         Ok(())
     }
 
-    /// Ends the fault; a process that was killed is started again. Returns the promises that the
-    /// fault itself has broken.
+    /// Ends the fault; a process that was killed is restarted. Returns the broken promises that the
+    /// fault itself has found.
     pub(super) fn end(&self, scene: &mut Scene) -> Result<Vec<String>> {
         match self.what {
             What::Kill(role, n) => scene.restart(role, n)?,

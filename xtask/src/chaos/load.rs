@@ -1,4 +1,4 @@
-//! The dialogue with `sestina-load chaos`: a line of JSON each way.
+//! The dialogue with `sestina-load chaos`: a line of JSON in each direction.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -13,10 +13,10 @@ use serde_json::{Value, json};
 
 use super::scene::{DOMAIN, PASSWORD, Scene};
 
-/// How long an order may take that needs no work.
+/// How long an order that needs no work may take.
 const PROMPT: Duration = Duration::from_secs(20);
 
-/// See the module.
+/// The running generator.
 pub(super) struct Load {
     child: Child,
     input: ChildStdin,
@@ -29,7 +29,7 @@ pub(super) struct Load {
 /// How many events of one name are printed for one fault; all are in `events.jsonl`.
 const PRINTED: usize = 3;
 
-/// What the load consists of.
+/// The properties of the load.
 pub(super) struct Wanted {
     pub(super) sessions: usize,
     /// Messages per second of each session.
@@ -77,7 +77,7 @@ impl Load {
         let mut log = File::create(folder.join("events.jsonl"))?;
         std::thread::spawn(move || {
             for line in BufReader::new(output).lines().map_while(Result::ok) {
-                // The dialogue goes on if the disk is full.
+                // The dialogue continues if the disk is full.
                 writeln!(log, "{line}").ok();
                 let Ok(event) = serde_json::from_str::<Value>(&line) else {
                     continue;
@@ -96,7 +96,7 @@ impl Load {
         })
     }
 
-    /// Waits for an event of this name; prints on the way what nobody should see.
+    /// Waits for an event of this name; prints the unexpected events that come before it.
     pub(super) fn wait_for(&mut self, name: &str, limit: Duration) -> Result<Value> {
         let end = Instant::now() + limit;
         loop {
@@ -146,7 +146,7 @@ impl Load {
         Ok(())
     }
 
-    /// Clients of this edge may lose their connection from now on, or not any more.
+    /// Notes that clients of this edge may lose their connection from now on, or no more.
     pub(super) fn touch(&mut self, edge: &str, touched: bool) -> Result<()> {
         let (cmd, answer) = if touched {
             ("touch", "touched")
@@ -157,8 +157,8 @@ impl Load {
         Ok(())
     }
 
-    /// Waits until all sessions are connected and what they sent is acknowledged but for the last
-    /// seconds.
+    /// Waits until all sessions are connected and all their messages are acknowledged, except those
+    /// of the last seconds.
     pub(super) fn wait_connected(&mut self, limit: Duration) -> Result<()> {
         let end = Instant::now() + limit;
         loop {
@@ -178,12 +178,12 @@ impl Load {
         }
     }
 
-    /// Has everything checked; returns the report.
+    /// Starts the final check; returns the report.
     pub(super) fn verify(&mut self, limit: Duration) -> Result<Value> {
         self.order(&json!({"cmd": "verify"}), "report", limit)
     }
 
-    /// Ends it.
+    /// Ends the generator.
     pub(super) fn quit(&mut self) {
         let asked = writeln!(self.input, "{}", json!({"cmd": "quit"}));
         let end = Instant::now() + Duration::from_secs(10);

@@ -1,18 +1,18 @@
-//! `cargo xtask chaos`: faults under load, and what they cost.
+//! `cargo xtask chaos`: faults under load, and their cost.
 //!
 //! Three edges, three routers, two storage processes, a real Redis and a real PostgreSQL;
 //! `sestina-load chaos` writes numbered messages through them and checks each. The next fault waits
-//! until the cluster is whole again. A seed gives the same faults in the same order; the log is
+//! until the cluster is redundant again. A seed gives the same faults in the same order; the log is
 //! kept under `target/chaos/<seed>`.
 //!
-//! Faults of the network are what proxies on loopback can do: connections that are cut or freeze.
-//! With `--namespaces`, which needs root, each process has a network namespace of its own, and what
-//! fails is the network between them: packets vanish, and no process is notified.
+//! Without options, proxies on loopback make the faults of the network: connections are cut or
+//! freeze. With `--namespaces`, which needs root, each process has a network namespace of its own,
+//! and the network between them fails: packets vanish, and no process is notified.
 //!
-//! - [`fault`]: the faults, and how a seed chooses them; [`scene`]: what they hit
-//! - [`partition`]: those that need namespaces
+//! - [`fault`]: the faults, and how a seed selects them; [`scene`]: the cluster that they affect
+//! - [`partition`]: the faults that need namespaces
 //! - [`upgrade`]: processes that are replaced by those of another revision: `cargo xtask versions`
-//! - [`load`]: the dialogue with the load generator; [`report`]: what came of it
+//! - [`load`]: the dialogue with the load generator; [`report`]: the result
 
 mod fault;
 mod load;
@@ -35,8 +35,8 @@ use load::Load;
 use report::{Incident, Report};
 use scene::Scene;
 
-/// The longest that a cluster may take to be whole again.
-const WHOLE: Duration = Duration::from_secs(90);
+/// The longest that a cluster may take to be redundant again.
+const REDUNDANT: Duration = Duration::from_secs(90);
 
 /// See the module.
 #[derive(Debug, clap::Args)]
@@ -44,11 +44,11 @@ pub(crate) struct Options {
     /// How long faults are injected.
     #[arg(long, default_value_t = 600)]
     seconds: u64,
-    /// Chooses the faults. Without it: by the clock; it is printed.
+    /// Selects the faults. Without it: by the clock; it is printed.
     #[arg(long)]
     seed: Option<u64>,
-    /// Two faults at a time: more than is promised to be survived. Reports, and fails only if the
-    /// cluster does not come back.
+    /// Inject two faults at a time, more than the cluster promises to survive. Violations are only
+    /// reported; the run fails only if the cluster does not become redundant again.
     #[arg(long)]
     overlap: bool,
     /// Sessions of the load.
@@ -57,13 +57,13 @@ pub(crate) struct Options {
     /// Messages per second of each session, on average.
     #[arg(long, default_value_t = 1.0)]
     rate: f64,
-    /// Inject only faults whose name contains this, as in `router` or `kill`, or one of several such
-    /// words with commas between them.
+    /// Inject only faults whose name contains this, such as `router` or `kill`, or one of several
+    /// such words separated by commas.
     #[arg(long)]
     only: Option<String>,
-    /// Each process in a network namespace of its own, so that faults of the network are real:
-    /// packets vanish, where otherwise proxies cut and freeze connections. Needs root and iproute2,
-    /// which is installed where it is missing (Debian, Ubuntu); in a container, `--privileged`.
+    /// Give each process a network namespace of its own, so that faults of the network are real:
+    /// packets vanish, instead of proxies that cut and freeze connections. Needs root and iproute2,
+    /// which is installed if it is missing (Debian, Ubuntu); in a container, `--privileged`.
     #[arg(long)]
     namespaces: bool,
 }
@@ -91,9 +91,9 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let patience = Duration::from_secs(180) + Duration::from_millis(20) * options.sessions as u32;
     let ready = load.wait_for("ready", patience);
     ready.context("the sessions did not all log in")?;
-    scene.fleet.wait_whole(WHOLE)?;
+    scene.fleet.wait_redundant(REDUNDANT)?;
     println!(
-        "{} sessions are there, the cluster is whole",
+        "{} sessions are there, the cluster is redundant",
         options.sessions
     );
     let mut report = Report::default();
@@ -143,17 +143,17 @@ fn inject(
         let label = format!("{number:02} {}", names.join(" and "));
         println!("{label}");
         let incident = strike(&label, &faults, scene, load, &mut rng)?;
-        let came_back = incident.whole_ms.is_some();
+        let came_back = incident.redundant_ms.is_some();
         report.incidents.push(incident);
         if !came_back {
-            println!("the cluster did not become whole again; no more faults");
+            println!("the cluster did not become redundant again; no more faults");
             break;
         }
     }
     Ok(())
 }
 
-/// One fault, or two that overlap: begin, hold, end, wait until all is well.
+/// One fault, or two that overlap: begin, hold, end, wait until the cluster is redundant.
 fn strike(
     label: &str,
     faults: &[Fault],
@@ -178,7 +178,7 @@ fn strike(
         }
         fault.begin(scene, rng)?;
     }
-    // The fault that is to last the longest ends last.
+    // The fault with the longest duration ends last.
     let mut ending: Vec<&Fault> = faults.iter().collect();
     ending.sort_by_key(|fault| fault.hold());
     let mut broken = Vec::new();
@@ -191,11 +191,11 @@ fn strike(
         broken.extend(fault.wait_renewed(scene)?);
     }
     let unexpected = scene.restart_what_ended()?;
-    let whole = scene.fleet.wait_whole(WHOLE);
-    if let Err(error) = &whole {
+    let redundant = scene.fleet.wait_redundant(REDUNDANT);
+    if let Err(error) = &redundant {
         println!("{label}: {error:#}");
     }
-    let whole_ms = whole.is_ok().then(|| millis(ended.elapsed()));
+    let redundant_ms = redundant.is_ok().then(|| millis(ended.elapsed()));
     let connected = load.wait_connected(Duration::from_secs(60));
     for edge in &touched {
         load.touch(edge, false)?;
@@ -207,7 +207,7 @@ fn strike(
         label: label.to_owned(),
         kinds: faults.iter().map(Fault::kind).collect(),
         held_ms: millis(ended - begun),
-        whole_ms,
+        redundant_ms,
         connected: connected.is_ok(),
         unexpected,
         broken,

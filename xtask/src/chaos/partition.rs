@@ -1,4 +1,4 @@
-//! Partitions: between whom no packet passes, where each process is in a network namespace.
+//! Partitions: addresses between which no packet passes, if each process has a network namespace.
 
 use std::fmt;
 use std::net::Ipv4Addr;
@@ -8,17 +8,17 @@ use anyhow::{Context, Result};
 use crate::fleet::network::{Network, Pair};
 use crate::fleet::{Fleet, Role};
 
-/// Who is cut off from whom; processes are counted from 0.
+/// Pairs of processes that are cut off from each other; processes are counted from 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Partition {
     /// A router from edges and the other routers. It reaches storage and Redis, so it keeps its
     /// lease, and its slots.
     Lanes(usize),
-    /// A router from everybody: it has to stop by itself before others take its slots.
+    /// A router from all others: it must stop by itself before other routers take its slots.
     Router(usize),
     /// An edge from all routers; its clients reach it.
     Edge(usize),
-    /// A storage process from everybody, PostgreSQL included.
+    /// A storage process from all others, including PostgreSQL.
     Storage(usize),
     /// Two routers from each other.
     Routers(usize, usize),
@@ -31,7 +31,7 @@ pub(super) enum Partition {
 }
 
 impl Partition {
-    /// What the report sums up under one name.
+    /// The name under which the report combines partitions.
     pub(super) fn kind(self) -> &'static str {
         match self {
             Partition::Lanes(_) => "cut lanes of a router",
@@ -53,7 +53,7 @@ impl Partition {
         }
     }
 
-    /// The process that cannot renew its lease meanwhile.
+    /// The process that cannot renew its lease during the partition.
     pub(super) fn without_lease(self) -> Option<(Role, usize)> {
         match self {
             Partition::Router(n) => Some((Role::Router, n)),
@@ -102,7 +102,7 @@ impl Partition {
 }
 
 impl fmt::Display for Partition {
-    /// Whom it hits.
+    /// The processes that are cut off.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (one, other) = match *self {
             Partition::Lanes(n)

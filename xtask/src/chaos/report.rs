@@ -1,4 +1,4 @@
-//! What came of a run.
+//! The result of a run.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -7,24 +7,24 @@ use std::path::Path;
 use anyhow::Result;
 use serde_json::{Value, json};
 
-/// One fault, as the driver saw it.
+/// One fault, as this tool saw it.
 #[derive(Debug)]
 pub(super) struct Incident {
     pub(super) label: String,
     pub(super) kinds: Vec<String>,
     /// From its begin to its end.
     pub(super) held_ms: u64,
-    /// From its end until the cluster was whole; none if it was not in time.
-    pub(super) whole_ms: Option<u64>,
-    /// All sessions were there again in time.
+    /// From its end until the cluster was redundant; none if that took too long.
+    pub(super) redundant_ms: Option<u64>,
+    /// All sessions were connected again in time.
     pub(super) connected: bool,
-    /// Processes that ended though nobody had asked for it.
+    /// Processes that ended without an order.
     pub(super) unexpected: Vec<String>,
-    /// Promises that the fault itself found broken.
+    /// Broken promises that the fault itself found.
     pub(super) broken: Vec<String>,
-    /// How often accounts were looked up in the database meanwhile.
+    /// How often accounts were looked up in the database during the fault.
     pub(super) queries: u64,
-    /// The most memory that a process of the server has had until then, MiB, and its name.
+    /// The most memory that a process of the server has used until then, MiB, and its name.
     pub(super) peak: (u64, String),
 }
 
@@ -32,9 +32,9 @@ impl Incident {
     /// For the terminal.
     pub(super) fn line(&self) -> String {
         let mut line = format!("over after {} ms", self.held_ms);
-        match self.whole_ms {
-            Some(ms) => line.push_str(&format!(", whole {ms} ms later")),
-            None => line.push_str(", never whole again"),
+        match self.redundant_ms {
+            Some(ms) => line.push_str(&format!(", redundant {ms} ms later")),
+            None => line.push_str(", never redundant again"),
         }
         if !self.connected {
             line.push_str(", not all sessions came back in time");
@@ -53,13 +53,14 @@ impl Incident {
     }
 }
 
-/// All of a run.
+/// All faults of a run.
 #[derive(Debug, Default)]
 pub(super) struct Report {
     pub(super) incidents: Vec<Incident>,
 }
 
-/// What is promised for a kind of fault: which figure of the load's window, how much, in words.
+/// The promise for a kind of fault: the kind, two keys that name the figure in the load's window,
+/// and its limit in milliseconds.
 const BUDGETS: [(&str, &str, &str, f64); 5] = [
     ("kill router", "stall", "p99_ms", 5000.0),
     ("suspend router past its lease", "stall", "p99_ms", 5000.0),
@@ -69,14 +70,14 @@ const BUDGETS: [(&str, &str, &str, f64); 5] = [
 ];
 
 impl Report {
-    /// Whether the cluster became whole after each fault.
+    /// Whether the cluster became redundant after each fault.
     pub(super) fn came_back(&self) -> bool {
         self.incidents
             .iter()
-            .all(|incident| incident.whole_ms.is_some())
+            .all(|incident| incident.redundant_ms.is_some())
     }
 
-    /// All that must not be.
+    /// All broken promises.
     pub(super) fn violations(&self, verdict: &Value) -> Vec<String> {
         let mut found = Vec::new();
         let check = &verdict["check"];
@@ -84,7 +85,7 @@ impl Report {
             ("lost", "acknowledged messages lost"),
             ("doubled", "messages delivered twice"),
             ("reordered", "messages out of order"),
-            ("invented", "messages that nobody sent"),
+            ("invented", "messages that no session sent"),
             ("archives_unread", "archives that could not be read"),
             (
                 "archive_missing",
@@ -112,7 +113,7 @@ impl Report {
             ),
             (
                 &verdict["leaves_seen"],
-                "occupants seen leaving who had not left",
+                "occupants announced as gone that had not left",
             ),
             (&verdict["evictions"], "sessions put out of their room"),
         ];
@@ -122,13 +123,12 @@ impl Report {
             }
         }
         if verdict["settled"].as_bool() != Some(true) {
-            found
-                .push("not all that was sent was acknowledged and delivered in the end".to_owned());
+            found.push("some messages were not acknowledged and delivered in the end".to_owned());
         }
         for incident in &self.incidents {
-            if incident.whole_ms.is_none() {
+            if incident.redundant_ms.is_none() {
                 found.push(format!(
-                    "{}: the cluster did not become whole",
+                    "{}: the cluster did not become redundant",
                     incident.label
                 ));
             }
@@ -152,7 +152,7 @@ impl Report {
             .iter()
             .map(|incident| {
                 json!({"label": incident.label, "kinds": incident.kinds,
-                    "held_ms": incident.held_ms, "whole_ms": incident.whole_ms,
+                    "held_ms": incident.held_ms, "redundant_ms": incident.redundant_ms,
                     "connected": incident.connected, "unexpected": incident.unexpected,
                     "broken": incident.broken, "account_queries": incident.queries, "peak_mib": incident.peak.0})
             })
@@ -195,7 +195,7 @@ impl Report {
                 "others p99",
                 "recovery p50/p99",
                 "resumed p50/p99",
-                "whole p50/p99"
+                "redundant p50/p99"
             ),
         );
         let windows: Vec<&Value> = verdict["windows"]
@@ -210,14 +210,14 @@ impl Report {
                 .iter()
                 .find(|window| window["label"].as_str() == Some(incident.label.as_str()));
             entry.0.extend(window);
-            entry.1.extend(incident.whole_ms);
+            entry.1.extend(incident.redundant_ms);
         }
-        for (kind, (windows, mut whole)) in kinds {
+        for (kind, (windows, mut redundant)) in kinds {
             let most = |group: &str, key: &str| {
                 let values = windows.iter().map(|window| number(&window[group][key]));
                 values.fold(0.0, f64::max)
             };
-            whole.sort_unstable();
+            redundant.sort_unstable();
             let longest = windows
                 .iter()
                 .map(|window| number(&window["longest_stall_ms"]));
@@ -236,8 +236,8 @@ impl Report {
                     most("recovery", "p99_ms"),
                     most("connect_to_resumed", "p50_ms"),
                     most("connect_to_resumed", "p99_ms"),
-                    rank(&whole, 0.5),
-                    rank(&whole, 0.99),
+                    rank(&redundant, 0.5),
+                    rank(&redundant, 0.99),
                 ),
             );
             for (name, group, key, budget) in BUDGETS {
@@ -262,11 +262,11 @@ impl Report {
     }
 }
 
-/// Latency (p99, ms) between sessions that the fault did not touch; of all where it touched none.
+/// Latency (p99, ms) between sessions that the fault did not affect; of all if it affected none.
 fn others(window: &Value) -> f64 {
     let key = match window["struck"].as_u64() {
         Some(0) | None => "latency_p99_ms",
-        // 0 where all were on the edge that was touched.
+        // 0 if all sessions were on the affected edge.
         Some(_) => "others_p99_ms",
     };
     window[key].as_f64().unwrap_or_default()
@@ -305,7 +305,7 @@ mod tests {
                 label: "01 kill router (router-1)".to_owned(),
                 kinds: vec!["kill router".to_owned()],
                 held_ms: 100,
-                whole_ms: Some(700),
+                redundant_ms: Some(700),
                 connected: true,
                 unexpected: Vec::new(),
                 broken: Vec::new(),
@@ -333,7 +333,7 @@ mod tests {
         bad["leaves_seen"] = json!(3);
         bad["settled"] = json!(false);
         let mut report = report();
-        report.incidents[0].whole_ms = None;
+        report.incidents[0].redundant_ms = None;
         report.incidents[0].unexpected.push("router-1".to_owned());
         let found = report.violations(&bad);
         assert_eq!(found.len(), 6, "{found:?}");

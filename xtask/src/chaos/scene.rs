@@ -1,4 +1,4 @@
-//! What faults hit: the cluster, Redis and PostgreSQL.
+//! The system that faults affect: the cluster, Redis and PostgreSQL.
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -17,7 +17,7 @@ const DRAINED: Duration = Duration::from_secs(75);
 /// How long a process may take from its start to its readiness.
 const READY: Duration = Duration::from_secs(60);
 
-/// See the module.
+/// The running system, and the guests of the present fault.
 pub(super) struct Scene {
     pub(super) fleet: Fleet,
     pub(super) redis: Redis,
@@ -27,7 +27,7 @@ pub(super) struct Scene {
     _folder: TempDir,
 }
 
-/// How long guests may take to come to their end, over their own time.
+/// How long guests may take to end, beyond their own time.
 const FLOODED: Duration = Duration::from_secs(200);
 /// Accounts of the guests that abuse the server.
 const ABUSERS: [&str; 4] = ["hoarder", "reader", "joiner", "shouter"];
@@ -36,7 +36,7 @@ const GUESTS: [&str; 7] = [
     "flood1", "flood2", "flood3", "flood4", "flood5", "flood6", "drought",
 ];
 
-/// How many processes of each tier there are.
+/// The number of processes of each tier.
 pub(super) const EDGES: usize = 3;
 pub(super) const ROUTERS: usize = 3;
 pub(super) const STORAGES: usize = 2;
@@ -47,13 +47,13 @@ pub(super) const DOMAIN: &str = "localhost";
 pub(super) const PASSWORD: &str = "numbered messages";
 
 impl Scene {
-    /// Starts everything and makes the accounts.
+    /// Starts all processes and adds the accounts.
     pub(super) fn start(programs: &Path, logs: &Path, users: usize, links: Links) -> Result<Scene> {
         let binary = programs.join("sestina");
         Scene::start_with(programs, &binary, &repo::settings(), logs, users, links)
     }
 
-    /// The same with a server and settings that are not those of this tree.
+    /// The same with another revision's server and settings.
     pub(super) fn start_with(
         programs: &Path,
         binary: &Path,
@@ -86,7 +86,7 @@ impl Scene {
             folder: folder.path().to_owned(),
             logs: logs.to_owned(),
         })?;
-        fleet.wait_whole(Duration::from_secs(60))?;
+        fleet.wait_redundant(Duration::from_secs(60))?;
         let names = (0..users).map(|n| format!("user{n:04}"));
         let accounts: Vec<(String, String)> = names
             .chain(GUESTS.map(str::to_owned))
@@ -105,7 +105,7 @@ impl Scene {
         })
     }
 
-    /// Guests on one edge write to a guest on another, who does not read.
+    /// Guests on one edge write to a guest on another, which does not read.
     pub(super) fn begin_flood(&mut self, from: usize, to: usize, seconds: u64) -> Result<()> {
         let mut arguments = Vec::new();
         for edge in [from, to] {
@@ -115,7 +115,7 @@ impl Scene {
         self.begin_guests("flood", &arguments, &GUESTS, seconds)
     }
 
-    /// Guests on one edge do all that one should not.
+    /// Guests on one edge abuse the server.
     pub(super) fn begin_abuse(&mut self, edge: usize, seconds: u64) -> Result<()> {
         let address = self.edge_address(edge).context("no such edge")?;
         let muc = format!("conference.{DOMAIN}");
@@ -147,7 +147,7 @@ impl Scene {
         Ok(())
     }
 
-    /// Waits for the end of floods and abuse; says what was promised and not kept.
+    /// Waits for the end of floods and abuse; returns the broken promises.
     pub(super) fn end_guests(&mut self) -> Result<Vec<String>> {
         let mut broken = Vec::new();
         for mut child in std::mem::take(&mut self.guests) {
@@ -155,7 +155,7 @@ impl Scene {
             while child.try_wait()?.is_none() && Instant::now() < end {
                 std::thread::sleep(Duration::from_millis(50));
             }
-            // Nothing happens if it has ended.
+            // No error if the process has ended.
             child.kill().ok();
             let output = child.wait_with_output()?;
             let Ok(outcome) = serde_json::from_slice::<Value>(&output.stdout) else {
@@ -163,7 +163,7 @@ impl Scene {
                 continue;
             };
             println!("  guests: {outcome}");
-            // Messages that abusers lose do not count, and their outcome has no such numbers.
+            // Lost messages of abusers are no violation, and their result has no such numbers.
             for key in ["lost", "doubled"] {
                 if outcome[key].as_u64().is_some_and(|count| count > 0) {
                     broken.push(format!("{} messages of a flood {key}", outcome[key]));
@@ -173,7 +173,8 @@ impl Scene {
         Ok(broken)
     }
 
-    /// How often accounts were looked up in the database so far; fewer where a storage died since.
+    /// How often accounts were looked up in the database so far; a storage process that died loses
+    /// its count.
     pub(super) fn account_queries(&self) -> u64 {
         let count = "sestina_store_seconds_count{op=\"account\"}";
         let storages = self.fleet.of(Role::Storage);
@@ -182,7 +183,7 @@ impl Scene {
             .sum::<f64>() as u64
     }
 
-    /// The most memory that a process of the server has had so far, MiB, and its name.
+    /// The most memory that a process of the server has used so far, MiB, and its name.
     pub(super) fn peak_memory(&self) -> (u64, String) {
         let all = self.fleet.nodes.iter().map(|node| {
             let path = format!("/proc/{}/status", node.process.pid());
@@ -204,12 +205,12 @@ impl Scene {
             .with_context(|| format!("there is no {}", role.name(number + 1)))
     }
 
-    /// Where clients reach the n-th edge.
+    /// The address of the n-th edge for clients.
     pub(super) fn edge_address(&self, number: usize) -> Option<String> {
         self.fleet.edges(5223).into_iter().nth(number)
     }
 
-    /// Starts a process again that was killed, and waits for its readiness.
+    /// Restarts a killed process, and waits for its readiness.
     pub(super) fn restart(&mut self, role: Role, number: usize) -> Result<()> {
         let node = self.node(role, number)?;
         node.process.restart()?;
@@ -228,7 +229,7 @@ impl Scene {
         Ok(())
     }
 
-    /// Starts processes again that ended unexpectedly; returns their names.
+    /// Restarts processes that ended unexpectedly; returns their names.
     pub(super) fn restart_what_ended(&mut self) -> Result<Vec<String>> {
         let mut found = Vec::new();
         for node in &mut self.fleet.nodes {
@@ -242,7 +243,7 @@ impl Scene {
         Ok(found)
     }
 
-    /// Ends everything.
+    /// Ends all processes.
     pub(super) fn stop(mut self) {
         self.fleet.stop(Duration::from_secs(10));
     }

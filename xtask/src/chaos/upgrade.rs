@@ -1,9 +1,10 @@
-//! `cargo xtask versions`: a cluster of another revision of this repository is upgraded to this tree,
-//! process by process, and taken back again, while the load generator's sessions talk. Nothing may be
-//! lost, doubled or reordered. It is run before a release, against the tag of the one before it.
+//! `cargo xtask versions`: a cluster of another revision of this repository is upgraded to this
+//! tree, process by process, and downgraded again, while the load generator's sessions write. No
+//! message may be lost, doubled or reordered. It is run before a release, against the tag of the
+//! previous release.
 //!
-//! The other revision is checked out and built under `target/versions/<commit>`, with build results of its
-//! own; the logs of the run are there too.
+//! The other revision is checked out and built under `target/versions/<commit>`, with build results
+//! of its own; the logs of the run are there too.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -20,26 +21,27 @@ use super::scene::{EDGES, ROUTERS, STORAGES, Scene};
 use crate::fleet::{Links, Role};
 use crate::repo;
 
-/// How long the cluster may take to be whole again: slots move a few at a time, and a build that is not
-/// optimised, on a machine that does other things as well, takes its time.
-const WHOLE: Duration = Duration::from_secs(300);
+/// How long the cluster may take to become redundant again: slots move a few at a time, and a build
+/// without optimisation on a busy machine is slow.
+const REDUNDANT: Duration = Duration::from_secs(300);
 /// How long a process may take from its start to its readiness.
 const READY: Duration = Duration::from_secs(60);
-/// How long sessions may take to be back.
+/// How long sessions may take to reconnect.
 const CONNECTED: Duration = Duration::from_secs(60);
-/// How long the cluster may take to say what it speaks.
+/// How long the cluster may take to speak the newest version.
 const SPEAKS: Duration = Duration::from_secs(60);
 
 /// See the module.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
-    /// The revision whose programs the cluster begins with: a tag, as v0.1.0, a branch or a commit.
+    /// The revision with which the cluster begins: a tag, such as v0.1.0, a branch or a commit.
     #[arg(long)]
     before: String,
-    /// The server of that revision, built elsewhere (as the one that was released), instead of building it.
+    /// The server of that revision, if it was built elsewhere (such as the released one), instead
+    /// of building it.
     #[arg(long)]
     program: Option<PathBuf>,
-    /// How both are built.
+    /// The profile with which both are built.
     #[arg(long, default_value = "release")]
     profile: String,
     /// Sessions of the load.
@@ -48,12 +50,12 @@ pub(crate) struct Options {
     /// Messages per second of each session, on average.
     #[arg(long, default_value_t = 1.0)]
     rate: f64,
-    /// Chooses what the sessions say.
+    /// Selects the messages of the sessions.
     #[arg(long, default_value_t = 1)]
     seed: u64,
 }
 
-/// Programs of one revision, and the settings that belong to them.
+/// The programs of one revision, and their settings.
 struct Programs {
     name: &'static str,
     binary: PathBuf,
@@ -102,7 +104,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let patience = Duration::from_secs(180) + Duration::from_millis(20) * options.sessions as u32;
     let ready = load.wait_for("ready", patience);
     ready.context("the sessions did not all log in")?;
-    scene.fleet.wait_whole(WHOLE)?;
+    scene.fleet.wait_redundant(REDUNDANT)?;
     let mut report = Report::default();
     let mut order = order();
     if replace_all(&order, &after, &mut scene, &mut load, &mut report)? {
@@ -115,7 +117,8 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     println!("{}", report.write(&logs, options.seed, &verdict)?);
     let mut violations = report.violations(&verdict);
     for incident in &report.incidents {
-        if incident.whole_ms.is_none() || !incident.connected || !incident.unexpected.is_empty() {
+        if incident.redundant_ms.is_none() || !incident.connected || !incident.unexpected.is_empty()
+        {
             violations.push(format!("{}: {}", incident.label, incident.line()));
         }
     }
@@ -135,7 +138,8 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     Ok(())
 }
 
-/// All processes in the order of an upgrade: storages, routers, edges. Going back is the reverse.
+/// All processes in the order of an upgrade: storages, routers, edges. A downgrade has the reverse
+/// order.
 fn order() -> Vec<(Role, usize)> {
     let tiers = [
         (Role::Storage, STORAGES),
@@ -146,7 +150,7 @@ fn order() -> Vec<(Role, usize)> {
     tiers.into_iter().flat_map(tier).collect()
 }
 
-/// Replaces one process after the other; false if the cluster did not become whole after one of them.
+/// Replaces one process after the other; false if the cluster did not become redundant in between.
 fn replace_all(
     order: &[(Role, usize)],
     programs: &Programs,
@@ -161,17 +165,17 @@ fn replace_all(
         println!("{label}");
         let incident = replace(&label, *role, *number, programs, scene, load)?;
         println!("  {}", incident.line());
-        let came_back = incident.whole_ms.is_some();
+        let came_back = incident.redundant_ms.is_some();
         report.incidents.push(incident);
         if !came_back {
-            println!("the cluster did not become whole again; nothing more is replaced");
+            println!("the cluster did not become redundant again; nothing more is replaced");
             return Ok(false);
         }
     }
     Ok(true)
 }
 
-/// Stops a process as an administrator would, and starts the other program in its place.
+/// Stops a process as an administrator would, and starts the other program instead.
 fn replace(
     label: &str,
     role: Role,
@@ -197,11 +201,11 @@ fn replace(
     node.wait_ready(READY)?;
     let ready = Instant::now();
     let unexpected = scene.restart_what_ended()?;
-    let whole = scene.fleet.wait_whole(WHOLE);
-    if let Err(error) = &whole {
+    let redundant = scene.fleet.wait_redundant(REDUNDANT);
+    if let Err(error) = &redundant {
         println!("{label}: {error:#}");
     }
-    let whole_ms = whole.is_ok().then(|| millis(ready.elapsed()));
+    let redundant_ms = redundant.is_ok().then(|| millis(ready.elapsed()));
     let connected = load.wait_connected(CONNECTED);
     if let Err(error) = &connected {
         println!("{label}: {error:#}");
@@ -213,7 +217,7 @@ fn replace(
         label: label.to_owned(),
         kinds: vec![format!("replace {}", role.word())],
         held_ms: millis(ready - begun),
-        whole_ms,
+        redundant_ms,
         connected: connected.is_ok(),
         unexpected,
         broken: Vec::new(),
@@ -222,7 +226,7 @@ fn replace(
     })
 }
 
-/// When all processes are those of this tree, the cluster is to speak the newest version of all.
+/// Checks that the cluster speaks the newest version once all processes are those of this tree.
 fn says_what_it_speaks(scene: &Scene) -> Result<()> {
     sestina_testkit::wait_for("the cluster to speak its newest version", SPEAKS, || {
         let router = scene.fleet.of(Role::Router).next();
@@ -259,7 +263,7 @@ fn git() -> Command {
     command
 }
 
-/// The settings as that commit has them: another revision may not know all options of this one.
+/// The settings of that commit: another revision may not know all options of this one.
 fn settings_of(commit: &str, folder: &Path) -> Result<PathBuf> {
     let settings = folder.join("settings");
     fs::create_dir_all(&settings)?;
@@ -274,7 +278,7 @@ fn settings_of(commit: &str, folder: &Path) -> Result<PathBuf> {
     Ok(settings)
 }
 
-/// Checks the commit out, builds its server, and takes the checked out files away again.
+/// Checks the commit out, builds its server, and removes the working tree.
 fn build_before(commit: &str, folder: &Path, profile: &str) -> Result<PathBuf> {
     let tree = folder.join("tree");
     remove_tree(&tree)?;

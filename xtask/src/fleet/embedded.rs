@@ -19,14 +19,14 @@ pub(crate) struct Embedded {
     pub(crate) c2s: SocketAddr,
     pub(crate) c2s_tls: SocketAddr,
     pub(crate) https: SocketAddr,
-    /// Where it answers to `/metrics` and `/ready`.
+    /// Address of `/metrics` and `/ready`.
     pub(crate) metrics: SocketAddr,
-    /// Where the self-signed certificate is that it makes at its first start.
+    /// The self-signed certificate that the server makes at its first start.
     pub(crate) certificate: PathBuf,
 }
 
 impl Embedded {
-    /// Starts it with its data in `folder` and waits until it is ready.
+    /// Starts the server with its data in `folder` and waits until it is ready.
     pub(crate) fn start(
         binary: &Path,
         folder: &Path,
@@ -87,7 +87,7 @@ impl Embedded {
     }
 }
 
-/// Addresses that nobody uses.
+/// Addresses that no process uses.
 fn free_addresses<const COUNT: usize>() -> Result<[SocketAddr; COUNT]> {
     let mut addresses = [SocketAddr::from((Ipv4Addr::LOCALHOST, 0)); COUNT];
     for address in &mut addresses {

@@ -1,10 +1,11 @@
 //! A cluster of real processes on this machine.
 //!
 //! Every process has an address of its own and listens there on the usual ports, so the settings
-//! are those of `deploy/compose/*.toml`; only what the environment adds differs. Each fleet takes a
-//! random /24 of loopback addresses, or of a network that is made for it: several may run at once.
+//! are those of `deploy/compose/*.toml`, and only the environment differs. Each fleet takes a
+//! random /24 of loopback addresses, or of a network that is made for it, so several may run at
+//! once.
 //!
-//! - [`spec`]: what to start; [`node`]: one process of it; [`subnet`]: their addresses
+//! - [`spec`]: the processes to start; [`node`]: one of them; [`subnet`]: their addresses
 //! - [`network`]: each process in a network namespace of its own
 //! - [`embedded`]: all tiers in one process
 
@@ -42,17 +43,17 @@ pub(crate) struct Fleet {
     pub(crate) nodes: Vec<Node>,
     /// Certificates: the authority is `ca.pem`.
     pub(crate) certs: PathBuf,
-    /// With [`Links::Namespaces`]. It outlives the processes.
+    /// The network of [`Links::Namespaces`]. It outlives the processes.
     pub(crate) network: Option<Network>,
     subnet: Subnet,
     spec: FleetSpec,
 }
 
-/// Accounts that are added at one time.
+/// How many accounts are added at one time.
 const ADDING: usize = 4;
 
 impl Fleet {
-    /// Starts all processes and waits until each says that it is ready.
+    /// Starts all processes and waits until each is ready.
     pub(crate) fn start(spec: FleetSpec) -> Result<Fleet> {
         let subnet = match spec.links {
             Links::Namespaces => Subnet::free_for_tests()?,
@@ -77,7 +78,7 @@ impl Fleet {
             let name = role.name(*number);
             issue_certificate(&fleet.spec.binary, &fleet.certs, &name, role.word(), &sans)?;
         }
-        // Clients meet this one on every edge.
+        // Every edge presents this certificate to clients.
         let domain = fleet.spec.domain.clone();
         issue_certificate(&fleet.spec.binary, &fleet.certs, &domain, "edge", &[])?;
         for (role, number) in all {
@@ -116,7 +117,7 @@ impl Fleet {
         self.subnet.at(role.address(number))
     }
 
-    /// The address of the proxy in front of the edges, whose PROXY headers they believe.
+    /// The address of the proxy in front of the edges, which trust its PROXY headers.
     pub(crate) fn front(&self) -> Ipv4Addr {
         self.subnet.at(FRONT)
     }
@@ -125,7 +126,7 @@ impl Fleet {
         self.spec.links == Links::Proxies && role != Role::Edge
     }
 
-    /// Where the other tiers reach a process: through its proxy, if there are proxies.
+    /// The address of a process for the other tiers: that of its proxy, if there are proxies.
     fn advertised(&self, role: Role, number: usize) -> String {
         let port = if self.has_proxy(role) {
             PROXY_PORT
@@ -183,7 +184,7 @@ impl Fleet {
         })
     }
 
-    /// What the environment adds to the settings, as docker-compose.yml does.
+    /// The variables that are added to the settings, as docker-compose.yml does.
     fn environment(
         &self,
         role: Role,
@@ -238,7 +239,7 @@ impl Fleet {
         own.chain(self.spec.environment.iter().cloned()).collect()
     }
 
-    /// Waits until every process says that it is ready; fails at once if one has ended.
+    /// Waits until every process is ready; fails at once if one has ended.
     pub(crate) fn wait_ready(&mut self, limit: Duration) -> Result<()> {
         for node in &mut self.nodes {
             node.wait_ready(limit)?;
@@ -246,16 +247,16 @@ impl Fleet {
         Ok(())
     }
 
-    /// Whether the cluster can take the next fault, and all processes of this fleet are part of it;
-    /// an error says what is missing.
-    pub(crate) fn check_whole(&self) -> Result<()> {
+    /// Checks that the cluster is redundant and all processes of this fleet are part of it; the
+    /// error gives the reasons.
+    pub(crate) fn check_redundant(&self) -> Result<()> {
         let router = self
             .of(Role::Router)
             .next()
             .context("the fleet has no router")?;
         let status = router.admin.status()?;
         let missing = &status["missing"];
-        ensure!(status["whole"].as_bool() == Some(true), "{missing}");
+        ensure!(status["redundant"].as_bool() == Some(true), "{missing}");
         let processes = status["processes"].as_array();
         for node in self.nodes.iter().filter(|node| node.role != Role::Storage) {
             let name = node.process.name();
@@ -270,9 +271,11 @@ impl Fleet {
             .try_for_each(|node| node::ready(node.metrics()))
     }
 
-    /// Waits until [`Fleet::check_whole`].
-    pub(crate) fn wait_whole(&self, limit: Duration) -> Result<()> {
-        wait_for("the cluster to be whole", limit, || self.check_whole())
+    /// Waits until [`Fleet::check_redundant`].
+    pub(crate) fn wait_redundant(&self, limit: Duration) -> Result<()> {
+        wait_for("the cluster to be redundant", limit, || {
+            self.check_redundant()
+        })
     }
 
     /// The processes of one tier.
@@ -293,7 +296,7 @@ impl Fleet {
             .of(Role::Router)
             .next()
             .context("the fleet has no router")?;
-        // Each is a process and most of its time a wait.
+        // Each is a process that mostly waits.
         let share = users.len().div_ceil(ADDING).max(1);
         std::thread::scope(|scope| {
             let adding: Vec<_> = users

@@ -1,4 +1,5 @@
-//! A network of namespaces: each process of a fleet is a machine of its own, and packets vanish.
+//! A network of namespaces: each process of a fleet has a network stack of its own, and packets
+//! vanish.
 //!
 //! ```text
 //! edge-1 ──┐
@@ -6,13 +7,13 @@
 //! storage-1┘          a proxy with an address of its own
 //! ```
 //!
-//! Everybody has one link, to the hub, which forwards. What passes between two addresses passes
-//! there, so a rule of the hub's that drops it cuts these two apart and nobody else: no side is
-//! told, as when a switch fails. Settings of this machine stay as they are; it gets one interface
-//! and a route.
+//! Each namespace has one link, to the hub, which forwards all packets between two addresses. A
+//! rule of the hub that drops them cuts these two off from each other and from no other process,
+//! and no side is notified, as when a switch fails. The settings of this machine stay as they are;
+//! it gets one interface and a route.
 //!
-//! Names hold the tool's process id, so several may run at once. A helper waits for the tool's end,
-//! however it comes, and then removes the namespaces; all else goes with them.
+//! Names contain the tool's process id, so several may run at once. A helper waits for the end of
+//! the tool, in whatever way, and then removes the namespaces with all that they contain.
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
@@ -36,16 +37,16 @@ const REDIS: u8 = 2;
 const POSTGRES: u8 = 3;
 const HUB: u8 = 254;
 
-/// What all names of namespaces begin with; the tool's process id follows.
+/// The prefix of all names of namespaces; the tool's process id follows.
 const PREFIX: &str = "sestina-";
-/// What to do where namespaces cannot be made.
+/// Advice if namespaces cannot be made.
 const INSTEAD: &str = "or leave out --namespaces: faults of the network are then those that \
                        proxies can make";
 
 /// Addresses between which no packet passes, in neither direction.
 pub(crate) type Pair = (Ipv4Addr, Ipv4Addr);
 
-/// Says what is missing, before anything is built or started.
+/// Fails if a requirement is missing, before anything is built or started.
 pub(crate) fn check() -> Result<()> {
     ensure!(
         rustix::process::geteuid().is_root(),
@@ -63,7 +64,7 @@ pub(crate) fn check() -> Result<()> {
     let made = ip(None, &format!("netns add {name}\n"))
         .and_then(|()| ip(None, &format!("link add eth0 netns {name} type veth {end}")))
         .and_then(|()| forward(&name));
-    // Not there if it could not be made.
+    // The namespace does not exist if it could not be made.
     ip(None, &format!("netns delete {name}\n")).ok();
     made.with_context(|| {
         format!(
@@ -73,7 +74,7 @@ pub(crate) fn check() -> Result<()> {
     })
 }
 
-/// Whether this machine has routes to addresses of a subnet in particular.
+/// Whether this machine has a route to addresses of this subnet, apart from default routes.
 pub(super) fn has_routes(subnet: Subnet) -> Result<bool> {
     let subnet = subnet.to_string();
     let mut found = String::new();
@@ -82,18 +83,18 @@ pub(super) fn has_routes(subnet: Subnet) -> Result<bool> {
         command.args(["-4", "route", "show", "table", "all", which, &subnet]);
         found.push_str(&output(&mut command)?);
     }
-    // A default route is to everywhere.
+    // A default route leads to all addresses.
     Ok(found.lines().any(|line| !line.starts_with("default")))
 }
 
-/// See the module.
+/// The running network.
 pub(crate) struct Network {
     subnet: Subnet,
-    /// Removes it all when its input ends.
+    /// Removes the namespaces when its input ends.
     cleaner: Child,
     stores: Vec<Proxy>,
     cuts: Vec<(u32, Vec<Pair>)>,
-    /// Of the next rules.
+    /// The preference of the next rules.
     preference: u32,
 }
 
@@ -130,7 +131,8 @@ impl Network {
         Ok(network)
     }
 
-    /// What to start so that a program runs in the namespace of this name; it keeps its process id.
+    /// The command that runs a program in the namespace of this name; the program keeps the process
+    /// id.
     pub(super) fn enter(
         &self,
         name: &str,
@@ -165,17 +167,17 @@ impl Network {
         Ok(moved)
     }
 
-    /// Where the namespaces reach Redis.
+    /// The address of Redis in the namespaces.
     pub(crate) fn redis(&self) -> Ipv4Addr {
         self.subnet.at(REDIS)
     }
 
-    /// Where the namespaces reach PostgreSQL.
+    /// The address of PostgreSQL in the namespaces.
     pub(crate) fn postgres(&self) -> Ipv4Addr {
         self.subnet.at(POSTGRES)
     }
 
-    /// From now on no packet passes between these.
+    /// Drops the packets between these pairs from now on.
     pub(crate) fn cut(&mut self, pairs: Vec<Pair>) -> Result<()> {
         ip(
             Some(&namespace("hub")),
@@ -206,7 +208,7 @@ impl Drop for Network {
 
 /// A pair of interfaces: one at the hub, one elsewhere.
 struct Link {
-    /// Of the end that is not the hub's; none for this machine.
+    /// Namespace of the end that is not the hub's; none for this machine.
     namespace: Option<String>,
     /// The name of that end, and of the hub's.
     names: [String; 2],
@@ -242,7 +244,7 @@ impl Link {
         format!("link add {own}{place} type veth peer name {far} netns {hub}\n")
     }
 
-    /// An interface with a neighbour and nothing else: all other addresses are behind the hub.
+    /// Sets up an interface with one neighbour: all other addresses are behind the hub.
     fn own_end(&self, subnet: Subnet) -> String {
         let (own, hub) = (&self.names[0], subnet.at(HUB));
         let mut script = String::new();
@@ -270,7 +272,7 @@ impl Link {
     }
 }
 
-/// Rules that drop what passes between these: asked before routes are.
+/// Rules that drop the packets between these pairs; they take effect before routes.
 fn rules(action: &str, preference: u32, pairs: &[Pair]) -> String {
     pairs
         .iter()
@@ -299,8 +301,8 @@ fn replace_address(url: &str, host: Ipv4Addr) -> Option<(String, String)> {
     Some((server.to_owned(), moved))
 }
 
-/// Ignores Ctrl-C, which reaches all processes of a terminal, and acts when the tool's end of its
-/// input is closed: by the tool, or by the kernel.
+/// A helper that ignores Ctrl-C, which reaches all processes of a terminal, and removes the
+/// namespaces when its input is closed: by the tool, or by the kernel.
 fn cleaner(names: &[String]) -> Result<Child> {
     let script = "trap '' HUP INT TERM; read -r _; \
                   for name in \"$@\"; do \"$0\" netns delete \"$name\"; done";
@@ -311,25 +313,25 @@ fn cleaner(names: &[String]) -> Result<Child> {
         .process_group(0)
         .stdin(Stdio::piped())
         .stdout(Stdio::null())
-        // Not all may have been made.
+        // Some namespaces may be missing.
         .stderr(Stdio::null())
         .spawn()
         .context("cannot start sh")
 }
 
-/// Removes what tools left whose cleaner was killed as well.
+/// Removes the namespaces of tools whose helper was killed too.
 fn remove_abandoned() -> Result<()> {
     let list = output(Command::new(program("ip")?).args(["netns", "list"]))?;
     let alive =
         |pid: u32| pid != std::process::id() && Path::new("/proc").join(pid.to_string()).exists();
     for name in abandoned(&list, alive) {
-        // Another tool that starts may be faster.
+        // Another tool that starts may have removed it.
         ip(None, &format!("netns delete {name}\n")).ok();
     }
     Ok(())
 }
 
-/// Names in a list of namespaces whose tool is not alive.
+/// Those names in a list of namespaces whose tool is not alive.
 fn abandoned(list: &str, alive: impl Fn(u32) -> bool) -> BTreeSet<&str> {
     let names = list
         .lines()
@@ -345,7 +347,7 @@ fn abandoned(list: &str, alive: impl Fn(u32) -> bool) -> BTreeSet<&str> {
         .collect()
 }
 
-/// Has a namespace forward packets.
+/// Makes a namespace forward packets.
 fn forward(namespace: &str) -> Result<()> {
     let mut command = Command::new("nsenter");
     command.arg(format!("--net=/run/netns/{namespace}")).args([
@@ -361,7 +363,7 @@ fn program(name: &str) -> Result<PathBuf> {
     find_program(name).with_context(|| format!("{name} was not found in PATH"))
 }
 
-/// Performs commands of `ip`, a line each, up to the first that fails.
+/// Performs commands of `ip`, one per line, up to the first that fails.
 fn ip(namespace: Option<&str>, script: &str) -> Result<()> {
     let mut command = Command::new(program("ip")?);
     if let Some(name) = namespace {
@@ -375,7 +377,7 @@ fn ip(namespace: Option<&str>, script: &str) -> Result<()> {
         .spawn()
         .context("cannot start ip")?;
     if let Some(mut input) = child.stdin.take() {
-        // What it says tells more than that it stopped reading.
+        // The output of `ip` explains more than an error here.
         input.write_all(script.as_bytes()).ok();
     }
     let ended = child.wait_with_output()?;

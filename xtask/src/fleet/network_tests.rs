@@ -1,4 +1,4 @@
-//! Tests of the texts that make a network; the network itself needs root.
+//! Tests of the commands that make a network; the network itself needs root.
 #![allow(clippy::unwrap_used)]
 
 use super::*;

@@ -22,7 +22,7 @@ pub(crate) enum Role {
 }
 
 impl Role {
-    /// As the command line and certificates name it.
+    /// The name of the tier on the command line and in certificates.
     pub(crate) fn word(self) -> &'static str {
         match self {
             Role::Edge => "edge",
@@ -36,13 +36,13 @@ impl Role {
         format!("{}-{number}", self.word())
     }
 
-    /// What its processes are called with; the settings that they share are in that folder.
+    /// The arguments of its processes; the settings that they share are in that folder.
     pub(crate) fn arguments(self, settings: &Path) -> Vec<OsString> {
         let file = settings.join(format!("{}.toml", self.word()));
         vec![self.word().into(), "--config".into(), file.into()]
     }
 
-    /// Its processes have the addresses after this one.
+    /// The last part of the address before those of its processes.
     fn first_address(self) -> u8 {
         match self {
             Role::Edge => 10,
@@ -57,7 +57,7 @@ impl Role {
     }
 }
 
-/// See the module.
+/// A running process, its proxy and its admin socket.
 pub(crate) struct Node {
     pub(crate) role: Role,
     pub(crate) ip: Ipv4Addr,
@@ -76,7 +76,7 @@ impl Node {
         let what = format!("{} to be ready", process.name());
         wait_for(&what, limit, || {
             if let Err(error) = process.check() {
-                // No use to wait for a dead one.
+                // A dead process never becomes ready.
                 ended = Some(error);
                 return Ok(());
             }
@@ -85,7 +85,7 @@ impl Node {
         ended.map_or(Ok(()), Err)
     }
 
-    /// Where it answers to `/metrics` and `/ready`.
+    /// Address of `/metrics` and `/ready`.
     pub(crate) fn metrics(&self) -> SocketAddr {
         SocketAddr::from((self.ip, 9090))
     }
@@ -99,7 +99,7 @@ impl Node {
         Ok(by("redis")? + by("storage")?)
     }
 
-    /// A metric, with its labels as they are exported; 0 where the process does not have it yet.
+    /// A metric, with its labels as they are exported; 0 if the process does not have it yet.
     pub(crate) fn metric(&self, name: &str) -> Result<f64> {
         let answer = get(self.metrics(), "/metrics")?;
         let line = answer.lines().find_map(|line| line.strip_prefix(name));
@@ -107,7 +107,7 @@ impl Node {
     }
 }
 
-/// Asks a process for its readiness.
+/// Checks that a process is ready.
 pub(crate) fn ready(address: SocketAddr) -> Result<()> {
     let answer = get(address, "/ready")?;
     ensure!(

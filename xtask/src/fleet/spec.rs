@@ -1,19 +1,19 @@
-//! What to start.
+//! The shape of a fleet.
 
 use std::path::PathBuf;
 
-/// What is between the processes of a fleet.
+/// The network between the processes of a fleet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Links {
     /// Loopback.
     Loopback,
     /// Loopback, and a proxy in front of each router and storage process, to cut lanes.
     Proxies,
-    /// A network: each process has a namespace of its own. Needs root.
+    /// A network in which each process has a namespace of its own. Needs root.
     Namespaces,
 }
 
-/// The shape of a fleet and what it stands on.
+/// The shape of a fleet and the stores that it uses.
 #[derive(Clone, Debug)]
 pub(crate) struct FleetSpec {
     /// The `sestina` binary.
@@ -24,7 +24,7 @@ pub(crate) struct FleetSpec {
     pub(crate) routers: usize,
     pub(crate) storages: usize,
     pub(crate) links: Links,
-    /// Clients come through a proxy in front of the edges, and only through it.
+    /// Clients connect only through a proxy in front of the edges.
     pub(crate) front: bool,
     /// The domain of the first host.
     pub(crate) domain: String,
@@ -32,10 +32,10 @@ pub(crate) struct FleetSpec {
     pub(crate) redis: String,
     /// URL of the PostgreSQL database.
     pub(crate) postgres: String,
-    /// Further variables for all processes.
+    /// Further environment variables of all processes.
     pub(crate) environment: Vec<(String, String)>,
-    /// For data, certificates and sockets; short, because socket paths are limited.
+    /// Folder for data, certificates and sockets; short, because socket paths are limited.
     pub(crate) folder: PathBuf,
-    /// For logs.
+    /// Folder for logs.
     pub(crate) logs: PathBuf,
 }

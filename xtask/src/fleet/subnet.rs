@@ -9,12 +9,12 @@ use super::node::Role;
 use super::{CLUSTER_PORT, network};
 use crate::rng::Rng;
 
-/// The first three parts.
+/// The first three parts of the address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Subnet([u8; 3]);
 
 impl Subnet {
-    /// A /24 of 127.0.0.0/8 on which nobody listens.
+    /// A /24 of 127.0.0.0/8 on which no process listens.
     pub(super) fn free_loopback() -> Result<Subnet> {
         let mut rng = rng();
         for _ in 0..100 {
@@ -31,8 +31,8 @@ impl Subnet {
         anyhow::bail!("found no free loopback addresses; more than one 127.0.0.x is needed (Linux)")
     }
 
-    /// A /24 to which this machine has no route of its own. They are those that RFC 2544 sets aside
-    /// for tests of networks: no site uses them, as it may use 10.0.0.0/8.
+    /// A /24 to which this machine has no route of its own, from the range that RFC 2544 reserves
+    /// for tests of networks: no site uses it, unlike 10.0.0.0/8.
     pub(super) fn free_for_tests() -> Result<Subnet> {
         let mut rng = rng();
         for _ in 0..100 {
@@ -57,7 +57,7 @@ impl fmt::Display for Subnet {
     }
 }
 
-/// Different at each start of this tool.
+/// A generator with a different seed at each start of this tool.
 fn rng() -> Rng {
     let started = std::time::SystemTime::now()
         .duration_since(std::time::UNIX_EPOCH)

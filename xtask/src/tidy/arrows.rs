@@ -1,5 +1,5 @@
-//! Which crate of this repository may depend on which:
-//! `xmpp ← proto ← api ← other crates ← services ← what puts them together`.
+//! The allowed dependencies between the crates of this repository: `xmpp ← proto ← api ← other
+//! crates ← services ← binary, tests, tools`.
 
 use std::path::Path;
 
@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::Findings;
 
-/// Where a crate stands; an arrow points from a higher layer to a lower one, or stays in
+/// The layer of a crate; an arrow points from a higher layer to a lower one, or stays in
 /// [`Layer::Crates`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Layer {
@@ -18,9 +18,9 @@ enum Layer {
     Crates,
     /// The tiers: they never depend on each other.
     Service,
-    /// The binary, tests and tools: they may see everything.
+    /// The binary, tests and tools: they may depend on all crates.
     Top,
-    /// Checks the server from outside and shares no code with it.
+    /// The load generator, which checks the server from outside and shares no code with it.
     Load,
 }
 
@@ -39,12 +39,12 @@ fn layer(path: &str) -> Layer {
 /// Dependencies of other projects that only some crates may name.
 const OUTSIDE: [(&str, &[&str]); 4] = [
     ("sqlx", &["services/storage"]),
-    ("redis", &["crates/sessions"]),
+    ("redis", &["crates/state"]),
     ("opentelemetry", &["crates/telemetry"]),
     ("tokio", &["!crates/xmpp"]),
 ];
 
-/// Compares what `cargo metadata` says with the rules.
+/// Compares the output of `cargo metadata` with the rules.
 pub(super) fn check(metadata: &Value, found: &mut Findings) -> Result<()> {
     let root = metadata["workspace_root"]
         .as_str()
@@ -84,7 +84,7 @@ fn check_arrow(from: &str, to: &str, for_tests: bool, found: &mut Findings) {
     let allowed = match (above, below) {
         (Layer::Load, _) | (_, Layer::Load) => false,
         (Layer::Top, _) => true,
-        // Servers for tests; they know nothing of the project.
+        // Servers for tests, which depend on no crate of the project.
         (_, Layer::Top) => for_tests && to == "tests/testkit",
         (Layer::Crates, Layer::Crates) => true,
         _ => below < above,

@@ -1,6 +1,5 @@
-//! Dependencies that must not come in, sources and licences that are not known, and crates that
-//! come in in more than one version. `deny.toml` says the same to cargo-deny, where that is
-//! installed.
+//! Banned dependencies, unknown sources and licences, and crates that occur in more than one
+//! version. `deny.toml` has the same rules for cargo-deny, if that is installed.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,7 +9,7 @@ use serde_json::Value;
 use super::Findings;
 use crate::repo;
 
-/// Crates that must not be in the tree, and why.
+/// Banned crates, each with the reason.
 const BANNED: [(&str, &str); 6] = [
     ("openssl", "rustls only"),
     ("openssl-sys", "rustls only"),
@@ -20,7 +19,7 @@ const BANNED: [(&str, &str); 6] = [
     ("protoc-bin-vendored", "protobuf is compiled without protoc"),
 ];
 
-/// A licence expression must be satisfied by these.
+/// A licence expression must be satisfied by these licences.
 const LICENCES: [&str; 15] = [
     "Apache-2.0",
     "Apache-2.0 WITH LLVM-exception",
@@ -36,11 +35,11 @@ const LICENCES: [&str; 15] = [
     "CC0-1.0",
     "CDLA-Permissive-2.0",
     "OpenSSL",
-    // Weak copyleft, file by file: used by tests and without changes.
+    // Weak copyleft, file by file: used by tests and unchanged.
     "MPL-2.0",
 ];
 
-/// Judges all packages by source and licence, and those in the server by name too.
+/// Checks the source and licence of all packages, and the names of those in the server.
 pub(super) fn check(metadata: &Value, found: &mut Findings) -> Result<()> {
     let packages = metadata["packages"]
         .as_array()
@@ -80,8 +79,8 @@ pub(super) fn check(metadata: &Value, found: &mut Findings) -> Result<()> {
     Ok(())
 }
 
-/// Name and version of all that the server is linked with. `cargo metadata` also lists optional
-/// dependencies that no feature asks for; `cargo tree` does not.
+/// Names and versions of all crates that the server is linked with. `cargo metadata` also lists
+/// optional dependencies that no feature enables; `cargo tree` does not.
 fn linked() -> Result<BTreeSet<(String, String)>> {
     let text = repo::capture(repo::cargo().args([
         "tree",
@@ -110,9 +109,9 @@ fn linked() -> Result<BTreeSet<(String, String)>> {
     Ok(linked)
 }
 
-/// Whether one of the alternatives of an SPDX expression is of known licences only. Parentheses
-/// are taken out: in the expressions of published crates, `AND` between groups of alternatives
-/// stands only where each group has a known one.
+/// Whether one of the alternatives of an SPDX expression has only known licences. Parentheses are
+/// removed: in the expressions of published crates, each group that `AND` joins has a known
+/// alternative.
 fn licence_is_known(expression: &str) -> bool {
     let flat = expression.replace(['(', ')'], " ").replace('/', " OR ");
     let known = |name: &str| LICENCES.contains(&name.trim());

@@ -1,4 +1,4 @@
-//! Files: their lengths, their headers, and words that must not be in them.
+//! Files: their lengths, their headers, and words that they must not contain.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -14,7 +14,7 @@ const MOST_LINES: usize = 600;
 /// Tests are lists of cases; they may be longer.
 const MOST_TEST_LINES: usize = 1000;
 
-/// Folders that are not ours, or made by tools.
+/// Folders of other projects, or made by tools.
 const SKIP: [&str; 7] = [
     ".git",
     "target",
@@ -25,7 +25,8 @@ const SKIP: [&str; 7] = [
     "venv",
 ];
 
-/// Text, and why it must not be there. Written in two parts, so that this file does not hold it.
+/// Forbidden texts, each with the reason. They are written in two parts, so that this file does not
+/// contain them.
 const FORBIDDEN: [(&str, &str, &str); 9] = [
     (
         "TO",
@@ -66,7 +67,7 @@ const FORBIDDEN: [(&str, &str, &str); 9] = [
     ),
 ];
 
-/// Code that only one place may hold: what, where, why.
+/// Code that only some files may contain: the code, the files, the reason.
 const ONLY: [(&str, &str, &[&str], &str); 4] = [
     (
         "SystemTime::",
@@ -100,7 +101,7 @@ const ONLY: [(&str, &str, &[&str], &str); 4] = [
     ),
 ];
 
-/// Walks over the tree.
+/// Checks all files of the tree.
 pub(super) fn check(root: &Path, found: &mut Findings) -> Result<()> {
     let mut files = Vec::new();
     walk(root, &mut files)?;
@@ -179,6 +180,9 @@ fn check_source(name: &str, text: &str, found: &mut Findings) {
         found.error(format!(
             "{name} does not begin with a comment (//!) that says what is in it"
         ));
+    }
+    if !is_test(name) {
+        super::sizes::check(name, text, found);
     }
     for (first, second, allowed, why) in ONLY {
         let code = format!("{first}{second}");

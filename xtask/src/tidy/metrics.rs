@@ -1,5 +1,5 @@
-//! Every metric is counted, and every value of a label is given, by some tier: a series that stays
-//! zero for ever tells an operator that all is well.
+//! Checks that the code counts every metric and uses every label value: a series that stays zero
+//! for ever tells an operator that all is well.
 
 use std::fs;
 use std::path::Path;
@@ -8,13 +8,13 @@ use anyhow::{Context, Result};
 
 use super::Findings;
 
-/// Where metrics and labels are declared.
+/// The files that declare metrics and labels.
 const METRICS: &str = "crates/telemetry/src/metrics/mod.rs";
 const LABELS: &str = "crates/telemetry/src/metrics/labels.rs";
-/// Where they may be used.
+/// The folders whose code may use them.
 const USERS: [&str; 3] = ["services", "src", "crates"];
 
-/// Looks for what nobody uses.
+/// Finds metrics and label values without use.
 pub(super) fn check(root: &Path, found: &mut Findings) -> Result<()> {
     let read = |path: &str| {
         fs::read_to_string(root.join(path)).with_context(|| format!("cannot read {path}"))
@@ -24,12 +24,12 @@ pub(super) fn check(root: &Path, found: &mut Findings) -> Result<()> {
         gather(&root.join(folder), &mut code)?;
     }
     for unused in unused(&read(METRICS)?, &read(LABELS)?, &code) {
-        found.error(format!("nobody counts {unused}"));
+        found.error(format!("no code counts {unused}"));
     }
     Ok(())
 }
 
-/// All code but tests and the telemetry itself.
+/// All code except tests and the telemetry itself.
 fn gather(folder: &Path, code: &mut String) -> Result<()> {
     for entry in fs::read_dir(folder)? {
         let path = entry?.path();
@@ -48,7 +48,7 @@ fn gather(folder: &Path, code: &mut String) -> Result<()> {
     Ok(())
 }
 
-/// Metrics as `name`, values of labels as `Label::Value`.
+/// Metrics without use as `name`, label values without use as `Label::Value`.
 fn unused(metrics: &str, labels: &str, code: &str) -> Vec<String> {
     let used = |text: &str| {
         code.match_indices(text).any(|(at, _)| {
@@ -73,7 +73,7 @@ fn unused(metrics: &str, labels: &str, code: &str) -> Vec<String> {
             label = name.split('(').next().unwrap_or_default();
         } else if let Some((value, _)) = line.trim().split_once(" = \"") {
             let value = format!("{label}::{value}");
-            // Values may also be found by their names.
+            // Values may also be looked up by their names.
             if !used(&value) && !used(&format!("{label}::named")) {
                 unused.push(value);
             }

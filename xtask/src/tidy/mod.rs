@@ -1,10 +1,11 @@
-//! `cargo xtask tidy`: what neither the compiler nor clippy checks.
+//! `cargo xtask tidy`: checks beyond those of the compiler and clippy.
 //!
-//! - [`files`]: lengths, headers, words that must not be in the tree
-//! - [`arrows`]: which crate may depend on which
-//! - [`bans`]: dependencies that must not come in, and versions that come in twice
-//! - [`metrics`]: metrics that nobody counts
-//! - [`public`]: public items that nothing uses
+//! - [`files`]: lengths, headers, forbidden words
+//! - [`arrows`]: the allowed dependencies between crates
+//! - [`bans`]: banned dependencies, and dependencies in two versions
+//! - [`metrics`]: metrics that no code counts
+//! - [`public`]: public items without a user
+//! - [`sizes`]: long functions, structs with many fields
 //! - [`unused`]: dependencies that no code uses
 
 mod arrows;
@@ -12,13 +13,14 @@ mod bans;
 mod files;
 mod metrics;
 mod public;
+mod sizes;
 mod unused;
 
 use anyhow::{Result, bail};
 
 use crate::{docs, repo};
 
-/// Prints all findings; fails if there are any but warnings.
+/// Prints all findings; fails unless all are warnings.
 pub(crate) fn run() -> Result<()> {
     let mut found = Findings::default();
     files::check(repo::root(), &mut found)?;
@@ -47,7 +49,7 @@ pub(crate) fn run() -> Result<()> {
     bail!("tidy found {} errors", found.errors.len())
 }
 
-/// What is wrong.
+/// The findings.
 #[derive(Debug, Default)]
 struct Findings {
     warnings: Vec<String>,

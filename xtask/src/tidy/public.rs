@@ -1,8 +1,8 @@
-//! Public items that nothing uses.
+//! Public items without a user.
 //!
-//! The compiler does not tell: what is public may be used by another crate. Here all users are in this
-//! repository, so an item whose name occurs nowhere but where it is made has none. Names that two items
-//! share are not told apart.
+//! The compiler does not report them, since another crate may use a public item. All users are in
+//! this repository, so an item whose name occurs only where it is defined has no user. Two items
+//! with the same name are not distinguished.
 
 use std::collections::HashMap;
 use std::fs;
@@ -12,16 +12,16 @@ use anyhow::Result;
 
 use super::{Findings, files};
 
-/// Items that may be without a user, and why.
+/// Items that may have no user, each with the reason.
 const ALLOWED: [(&str, &str); 0] = [];
 
-/// What an item begins with, after its visibility.
+/// The keywords of an item, after its visibility.
 const KINDS: [&str; 7] = ["fn", "struct", "enum", "trait", "const", "type", "static"];
 
-/// Words that may stand between the visibility and the kind.
+/// Words that may stand between the visibility and the keyword.
 const BETWEEN: [&str; 2] = ["async", "const"];
 
-/// Looks at all Rust files of the repository.
+/// Checks all Rust files of the repository.
 pub(super) fn check(root: &Path, found: &mut Findings) -> Result<()> {
     let mut paths: Vec<PathBuf> = Vec::new();
     files::walk(root, &mut paths)?;
@@ -62,7 +62,7 @@ fn words_of(text: &str) -> impl Iterator<Item = &str> {
         .filter(|word| !word.is_empty())
 }
 
-/// Names of the items that are public for all crates.
+/// Names of the items that are public to all crates.
 fn public_items(text: &str) -> impl Iterator<Item = &str> {
     text.lines().filter_map(|line| {
         let mut words = line.trim_start().strip_prefix("pub ")?.split_whitespace();

@@ -1,4 +1,4 @@
-//! Dependencies that are declared and used by nothing.
+//! Dependencies that are declared and not used.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -9,8 +9,8 @@ use serde_json::Value;
 
 use super::{Findings, files};
 
-/// Looks at every crate of the workspace: the name of each dependency must occur in its code, and each
-/// dependency that the workspace declares must be one of a crate.
+/// Checks every crate of the workspace: its code must contain the name of each of its dependencies,
+/// and each dependency that the workspace declares must be a dependency of a crate.
 pub(super) fn check(root: &Path, metadata: &Value, found: &mut Findings) -> Result<()> {
     let packages = metadata["packages"]
         .as_array()
@@ -43,8 +43,8 @@ pub(super) fn check(root: &Path, metadata: &Value, found: &mut Findings) -> Resu
     Ok(())
 }
 
-/// All Rust code of a package. The package at the root has the whole repository in its folder, so the
-/// folders of its targets are read, and not its own.
+/// All Rust code of a package. The folder of the root package contains the whole repository, so
+/// only the folders of its targets are read.
 fn code_of(package: &Value, folder: &Path, root: &Path) -> Result<String> {
     let mut folders: BTreeSet<PathBuf> = BTreeSet::new();
     let mut code = String::new();

@@ -1,8 +1,8 @@
-//! Addresses that cannot be listened on twice.
+//! Finds addresses that two listeners share.
 
 use std::net::SocketAddr;
 
-/// The options whose address another one has taken before, and why that does not do.
+/// The options whose address an earlier option has taken, each with the reason.
 pub(super) fn taken_twice(all: &[(&'static str, SocketAddr)]) -> Vec<(String, String)> {
     let mut found = Vec::new();
     for (index, (key, address)) in all.iter().enumerate() {
@@ -17,8 +17,8 @@ pub(super) fn taken_twice(all: &[(&'static str, SocketAddr)]) -> Vec<(String, St
     found
 }
 
-/// Whether the second cannot be bound after the first. `[::]` leaves IPv4 to `0.0.0.0` where both
-/// are listed; port 0 is any free one.
+/// Whether the second address cannot be bound after the first. If both are configured, `[::]`
+/// leaves IPv4 to `0.0.0.0`; port 0 is any free port.
 fn collide(a: SocketAddr, b: SocketAddr) -> bool {
     let same_family = a.is_ipv4() == b.is_ipv4();
     let covers = a.ip() == b.ip() || a.ip().is_unspecified() || b.ip().is_unspecified();

@@ -1,9 +1,9 @@
-//! What does not go together in the section `redis`.
+//! Checks of the section `redis`: combinations that are not allowed.
 
 use super::{Findings, holds_password};
 use crate::sections::{Redis, RedisMode};
 
-/// A write must hold a room's largest single change without its contents.
+/// A write must hold the largest single change of a room, apart from its contents.
 const LEAST_COMMIT: usize = 16 << 10;
 
 pub(super) fn check(redis: &Redis, found: &mut Findings) {

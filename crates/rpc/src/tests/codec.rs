@@ -86,12 +86,12 @@ async fn the_wrapped_connectors_carry_lanes_and_questions() {
     let receive = Arc::new(Receive(send));
     let hello = peer_hello("router-1");
     let sink = peers.connect(&at).open_lane(hello, receive).await.unwrap();
-    let marks = vec![proto::Mark {
+    let watermarks = vec![proto::Watermark {
         origin_hi: 1,
         origin_lo: 2,
-        mark: 3,
+        watermark: 3,
     }];
-    let body = proto::peer_frame::Body::Marks(proto::Marks { marks });
+    let body = proto::peer_frame::Body::Watermarks(proto::Watermarks { watermarks });
     let frame = proto::PeerFrame {
         slot: 4,
         epoch: 5,

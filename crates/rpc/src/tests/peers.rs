@@ -24,22 +24,22 @@ impl PeerSink for Receive {
     }
 }
 
-fn effect(n: u64) -> proto::PeerFrame {
+fn slot_message(n: u64) -> proto::PeerFrame {
     let key = proto::Key {
         origin_hi: 1,
         origin_lo: 2,
         n,
-        kind: 1,
+        purpose: 1,
         ..proto::Key::default()
     };
-    let effect = proto::Effect {
+    let message = proto::SlotMessage {
         key: Some(key),
         ..Default::default()
     };
     proto::PeerFrame {
         slot: 5,
         epoch: 6,
-        body: Some(proto::peer_frame::Body::Effect(effect)),
+        body: Some(proto::peer_frame::Body::SlotMessage(message)),
     }
 }
 
@@ -60,17 +60,17 @@ async fn frames_between_routers_flow_both_ways_in_order() {
         .await
         .unwrap();
     for n in 1..=5000 {
-        sink.send(effect(n)).unwrap();
+        sink.send(slot_message(n)).unwrap();
     }
     for n in 1..=5000 {
-        assert_eq!(soon("an echo", frames.recv()).await, Some(effect(n)));
+        assert_eq!(soon("an echo", frames.recv()).await, Some(slot_message(n)));
     }
     drop(server);
     reaches("the caller's close", &receive.1, 1).await;
     reaches("the acceptor's close", &router.closed, 1).await;
     dialer.shutdown().await;
     assert_eq!((*receive.1.borrow(), *router.closed.borrow()), (1, 1));
-    assert_eq!(sink.send(effect(1)), Err(Unsent::Closed));
+    assert_eq!(sink.send(slot_message(1)), Err(Unsent::Closed));
 }
 
 #[tokio::test]

@@ -137,7 +137,7 @@ async fn hanging_and_well() -> ([Arc<Replica>; 2], [RunningServer; 2], GrpcStore
 #[tokio::test]
 async fn a_hanging_replica_is_given_up_in_time() {
     let ([a, b], [server_a, _server_b], stores) = hanging_and_well().await;
-    stores.outcome_put(Default::default()).await.unwrap();
+    stores.entity_data_put(Default::default()).await.unwrap();
     assert_eq!((a.calls(), b.calls()), (1, 1));
     // The deadline travelled with the call: nothing hangs on at the server either.
     assert!(server_a.shutdown(WAIT).await);
@@ -166,7 +166,7 @@ async fn errors_arrive_as_they_were() {
     );
     let coded = CodecStores(Arc::new(Shared(Arc::clone(&replica))));
     for error in [
-        StoreError::Away("the database is away".to_owned()),
+        StoreError::Unavailable("the database is unavailable".to_owned()),
         StoreError::Exists("juliet@example.org".to_owned()),
         StoreError::NotFound("romeo@example.org".to_owned()),
         StoreError::Invalid("a limit of 0".to_owned()),
@@ -184,7 +184,7 @@ async fn errors_arrive_as_they_were() {
 #[tokio::test]
 async fn all_replicas_are_asked_once_when_their_database_is_away() {
     let (a, b) = (Arc::<Replica>::default(), Arc::<Replica>::default());
-    let away = StoreError::Away("the database is away".to_owned());
+    let away = StoreError::Unavailable("the database is unavailable".to_owned());
     a.fail(away.clone());
     b.fail(away.clone());
     let server_a = serve(&a, Security::Plaintext).await;
@@ -198,7 +198,7 @@ async fn all_replicas_are_asked_once_when_their_database_is_away() {
 #[tokio::test]
 async fn what_cannot_be_repeated_is_sent_once() {
     let (a, b) = (Arc::<Replica>::default(), Arc::<Replica>::default());
-    let away = StoreError::Away("the answer was lost".to_owned());
+    let away = StoreError::Unavailable("the answer was lost".to_owned());
     a.fail(away.clone());
     b.fail(away.clone());
     let server_a = serve(&a, Security::Plaintext).await;
@@ -220,7 +220,7 @@ async fn no_storage_is_said_within_the_deadline() {
     let error = soon("an answer", stores.lease_list(proto::Empty {}))
         .await
         .unwrap_err();
-    assert!(matches!(&error, StoreError::Away(_)), "{error}");
+    assert!(matches!(&error, StoreError::Unavailable(_)), "{error}");
 }
 
 #[tokio::test]

@@ -12,7 +12,7 @@ use prometheus_client::encoding::{EncodeMetric, MetricEncoder, NoLabelSet};
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::{MetricType, TypedMetric, counter, gauge};
 
-/// Only goes up.
+/// A number that only grows.
 #[derive(Clone, Debug, Default)]
 pub struct Counter(pub(super) counter::Counter);
 
@@ -23,7 +23,7 @@ impl Counter {
         self.0.inc();
     }
 
-    /// Counts several.
+    /// Counts `n`.
     #[inline]
     pub fn add(&self, n: u64) {
         self.0.inc_by(n);
@@ -35,30 +35,30 @@ impl Counter {
     }
 }
 
-/// Goes up and down.
+/// A number that grows and shrinks.
 #[derive(Clone, Debug, Default)]
 pub struct Gauge(pub(super) gauge::Gauge);
 
 impl Gauge {
-    /// One more.
+    /// Adds one.
     #[inline]
     pub fn inc(&self) {
         self.0.inc();
     }
 
-    /// One less.
+    /// Subtracts one.
     #[inline]
     pub fn dec(&self) {
         self.0.dec();
     }
 
-    /// So many more (or, if negative, less).
+    /// Adds `n`, which may be negative.
     #[inline]
     pub fn add(&self, n: i64) {
         self.0.inc_by(n);
     }
 
-    /// Exactly this.
+    /// Sets the value.
     #[inline]
     pub fn set(&self, n: i64) {
         self.0.set(n);
@@ -70,7 +70,7 @@ impl Gauge {
     }
 }
 
-/// A gauge for each host. Only for hosts of the configuration: each that is set once stays.
+/// A gauge for each host. Only for hosts of the configuration: a host is never removed.
 #[derive(Clone, Debug, Default)]
 pub struct ByHost {
     pub(super) family: Family<Vec<(&'static str, String)>, gauge::Gauge>,
@@ -81,7 +81,7 @@ impl ByHost {
     /// The label.
     pub(super) const KEY: &'static str = "host";
 
-    /// Exactly this.
+    /// Sets the value of a host.
     pub fn set(&self, host: &str, value: i64) {
         let mut values = self.values.lock().unwrap_or_else(PoisonError::into_inner);
         values.insert(host.to_owned(), value);
@@ -108,7 +108,7 @@ pub struct Histogram(Arc<Buckets>);
 
 #[derive(Debug, Default)]
 struct Buckets {
-    /// One for each bound, and one for what is above all.
+    /// One count for each bound, and one for values above all bounds.
     counts: [AtomicU64; BOUNDS_US.len() + 1],
     sum_ns: AtomicU64,
 }
@@ -124,7 +124,7 @@ impl Histogram {
         self.0.sum_ns.fetch_add(ns, Ordering::Relaxed);
     }
 
-    /// How many were counted.
+    /// How many durations were counted.
     pub fn count(&self) -> u64 {
         self.0
             .counts
@@ -177,7 +177,7 @@ pub trait Label: Copy + 'static {
     const KEY: &'static str;
     /// All values, in order of their index.
     const ALL: &'static [Self];
-    /// The place in `ALL`.
+    /// The index in `ALL`.
     fn index(self) -> usize;
     /// The value as text.
     fn as_str(self) -> &'static str;

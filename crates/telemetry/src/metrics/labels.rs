@@ -1,4 +1,5 @@
-//! The label values: closed sets, so that input from outside cannot create series without end.
+//! The label values: closed sets, so that input from outside cannot create an unbounded number of
+//! series.
 
 use super::kinds::Label;
 
@@ -51,7 +52,7 @@ labels! {
         Iq = "iq",
     }
 
-    /// What became of a stanza.
+    /// The outcome of a stanza.
     pub enum Outcome("outcome") {
         /// Numbered by its owner.
         Accepted = "accepted",
@@ -73,25 +74,25 @@ labels! {
         Out = "out",
     }
 
-    /// New work that an overloaded process lets wait.
+    /// New work that an overloaded process delays.
     pub enum Shed("work") {
-        /// Connections of clients that were accepted later.
+        /// Connections of clients that were accepted late.
         Connection = "connection",
         /// Logins that waited for their turn.
         Login = "login",
-        /// Logins that were refused for now, because their turn did not come.
+        /// Logins that were refused for now, because their turn did not come in time.
         LoginRefused = "login_refused",
-        /// Large answers that were begun later.
+        /// Large answers that were begun late.
         Answer = "answer",
     }
 
     /// A bounded queue.
     pub enum Queue("queue") {
-        /// What waits for sockets at the edge.
+        /// Output at the edge that waits for sockets.
         Socket = "socket",
         /// Input at the edge that its owner has not settled.
         Unsettled = "unsettled",
-        /// What all sessions of an edge hold together.
+        /// The stanzas that all sessions of an edge hold together.
         Edge = "edge",
         /// Lanes between edges and routers.
         Lane = "lane",
@@ -99,7 +100,7 @@ labels! {
         PeerLane = "peer_lane",
         /// The workers' input.
         Worker = "worker",
-        /// What is kept for clients that have not acknowledged it.
+        /// Stanzas kept for clients that have not acknowledged them.
         Session = "session",
         /// The same of all sessions of one user.
         User = "user",
@@ -107,8 +108,8 @@ labels! {
         Slot = "slot",
         /// Archive rows that wait for storage.
         Archive = "archive",
-        /// Changes that wait for the shadow store.
-        Shadow = "shadow",
+        /// Changes that wait for the state store.
+        StateStore = "state_store",
     }
 
     /// Why a resumption failed.
@@ -120,10 +121,10 @@ labels! {
         /// The client acknowledged more than it was sent.
         BadCount = "bad_count",
         /// The owner could not be reached in time.
-        OwnerAway = "owner_away",
+        OwnerUnavailable = "owner_away",
     }
 
-    /// The authority that says that a lease is held.
+    /// A lease authority.
     pub enum Authority("authority") {
         /// Redis (or memory).
         Redis = "redis",
@@ -131,27 +132,27 @@ labels! {
         Storage = "storage",
     }
 
-    /// What happened to this process's lease.
+    /// An event of this process's lease.
     pub enum LeaseEvent("event") {
         /// Renewed.
         Renewed = "renewed",
-        /// A renewal failed: the authority is away.
-        Away = "away",
-        /// Taken away: marked by a claimer, or held by another incarnation.
+        /// A renewal failed: the authority is unavailable.
+        Unavailable = "away",
+        /// Ended by the authority: marked by a claimer, or held by another incarnation.
         Lost = "lost",
         /// Serving stopped because no lease is fresh.
         Stopped = "stopped",
-        /// Serving began again.
+        /// Serving resumed.
         Resumed = "resumed",
     }
 
-    /// What happened to a slot.
+    /// An event of a slot.
     pub enum SlotEvent("event") {
-        /// In service at this process, claimed from a holder that was gone or had released it.
+        /// In service at this process, claimed from an owner that was dead or had released it.
         TakenOver = "taken_over",
-        /// Released by this process, for another that takes it.
+        /// Released by this process to its next owner.
         Released = "released",
-        /// A hand-over failed; the slot thawed at the old owner.
+        /// A hand-over failed; the old owner resumed the slot.
         Thawed = "thawed",
         /// Input was redirected because the edge's map was stale.
         Redirected = "redirected",
@@ -159,11 +160,11 @@ labels! {
         Fenced = "fenced",
     }
 
-    /// A step in the life of a slot that takes time.
+    /// A timed step in the life of a slot.
     pub enum SlotStep("step") {
-        /// Old owner: from freeze until all that was accepted is settled.
+        /// Old owner: from quiescing until all accepted stanzas are settled.
         Settle = "settle",
-        /// Old owner: until the shadow has the attached sessions as well.
+        /// Old owner: until the state store has the attached sessions too.
         Spill = "spill",
         /// Old owner: until the table names the new owner.
         Release = "release",
@@ -183,9 +184,9 @@ labels! {
         OfflineAppend = "offline_append",
         /// Reads or removes offline messages.
         OfflineRead = "offline_read",
-        /// Stores the outcome of an IQ set.
-        Outcome = "outcome",
-        /// Renews or ends a lease in PostgreSQL.
+        /// Reads or writes data of entities.
+        EntityData = "entity_data",
+        /// Renews or ends a lease in the database.
         Lease = "lease",
         /// Reads the slot table.
         SlotTable = "slot_table",
@@ -193,23 +194,23 @@ labels! {
         SlotClaim = "slot_claim",
         /// Prunes.
         Maintain = "maintain",
-        /// Writes to the shadow store.
-        ShadowApply = "shadow_apply",
-        /// Loads from the shadow store.
-        ShadowLoad = "shadow_load",
+        /// Writes to the state store.
+        StateStoreApply = "state_store_apply",
+        /// Loads from the state store.
+        ReplicaLoad = "state_store_load",
         /// Anything else.
         Other = "other",
     }
 
-    /// Where a replayed effect met its key.
+    /// The process whose dedup table had the key of a replayed stanza.
     pub enum Keyed("place") {
-        /// The owner's own numbers.
+        /// The session's owner, by the stanza's number.
         Session = "session",
-        /// The owner of the user or room that it is for.
+        /// The owner of the user or room that the stanza is for.
         Recipient = "recipient",
     }
 
-    /// What was lost.
+    /// The kind of loss.
     pub enum Lost("what") {
         /// A stanza that was accepted from a client.
         Input = "input",
@@ -249,17 +250,17 @@ labels! {
         Timeout = "timeout",
     }
 
-    /// How a TLS handshake ended.
+    /// The result of a TLS handshake.
     pub enum Handshake("result") {
-        /// Well, with a full handshake.
+        /// Successful, with a full handshake.
         Full = "full",
-        /// Well, resumed.
+        /// Successful, resumed.
         Resumed = "resumed",
-        /// Not.
+        /// Failed.
         Failed = "failed",
     }
 
-    /// What is at the other end of a lane.
+    /// The two ends of a lane.
     pub enum Lane("lane") {
         /// Between an edge and a router.
         EdgeRouter = "edge_router",
@@ -271,25 +272,26 @@ labels! {
     pub enum StreamError("condition") {
         /// XML that cannot be processed.
         BadFormat = "bad-format",
-        /// A prefix that is not understood.
+        /// A namespace prefix that is not supported.
         BadNamespacePrefix = "bad-namespace-prefix",
         /// Another connection took the session or its resource.
         Conflict = "conflict",
-        /// The login took too long, or the client was silent.
+        /// The login took too long, or the client did not answer.
         ConnectionTimeout = "connection-timeout",
-        /// No such host here.
+        /// The host is not served here.
         HostUnknown = "host-unknown",
-        /// An address that is not one.
+        /// An invalid address.
         ImproperAddressing = "improper-addressing",
         /// A `from` that is not the client's.
         InvalidFrom = "invalid-from",
-        /// A namespace of streams that is not known.
+        /// An unknown namespace of the stream.
         InvalidNamespace = "invalid-namespace",
         /// A stanza before the login, or an administrator's order.
         NotAuthorized = "not-authorized",
-        /// Not well-formed.
+        /// XML that is not well-formed.
         NotWellFormed = "not-well-formed",
-        /// A limit (size, depth, attributes, tries), or something out of place.
+        /// A limit (size, depth, attributes, attempts) was exceeded, or an element is not allowed
+        /// here.
         PolicyViolation = "policy-violation",
         /// The session could not be restored.
         Reset = "reset",
@@ -299,23 +301,23 @@ labels! {
         RestrictedXml = "restricted-xml",
         /// This process ends.
         SystemShutdown = "system-shutdown",
-        /// An impossible `h` (XEP-0198), among others.
+        /// Another condition, such as an impossible `h` (XEP-0198).
         UndefinedCondition = "undefined-condition",
         /// Not UTF-8.
         UnsupportedEncoding = "unsupported-encoding",
-        /// An element that is not known.
+        /// An unknown element.
         UnsupportedStanzaType = "unsupported-stanza-type",
-        /// A version of XMPP that is not spoken here.
+        /// A version of XMPP that is not supported.
         UnsupportedVersion = "unsupported-version",
-        /// Any other.
+        /// Any other condition.
         Other = "other",
     }
 
-    /// A limit that a client passed; those of XML end the stream with `policy-violation`.
+    /// A limit that a client exceeded; those of XML end the stream with `policy-violation`.
     pub enum Limit("limit") {
-        /// Connections, of one address or of all.
+        /// Connections of one address, or all.
         Connections = "connections",
-        /// Connections that had not authenticated: ended, to make room for new ones.
+        /// Connections that had not authenticated: closed, to make room for new ones.
         Unauthenticated = "unauthenticated",
         /// Bytes per second (the socket was not read for a while).
         Rate = "rate",
@@ -323,6 +325,8 @@ labels! {
         OutputQueue = "output_queue",
         /// Rooms of one session.
         SessionRooms = "session_rooms",
+        /// Requests that wait for the data of one user.
+        DataRequests = "data_requests",
     }
 }
 

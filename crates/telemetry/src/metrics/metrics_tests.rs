@@ -14,7 +14,7 @@ fn some() -> Arc<Metrics> {
     metrics.stanzas[(Kind::Presence, Outcome::Bounced)].add(3);
     metrics.stanzas[(Kind::Iq, Outcome::Settled)].inc();
     metrics.slot_seconds[SlotStep::TakeOver].observe(Duration::from_millis(30));
-    metrics.whole.set(1);
+    metrics.redundant.set(1);
     metrics
 }
 
@@ -33,7 +33,7 @@ fn each_series_stands_under_its_own_labels() {
         "sestina_slot_seconds_bucket{le=\"0.05\",step=\"take_over\"} 1",
         "sestina_slot_seconds_bucket{le=\"+Inf\",step=\"take_over\"} 1",
         "sestina_slot_seconds_sum{step=\"take_over\"} 0.03",
-        "sestina_whole 1",
+        "sestina_redundant 1",
         "sestina_lost_total{what=\"input\"} 0",
     ] {
         assert!(page.lines().any(|found| found == line), "{line}\n{page}");
@@ -98,7 +98,7 @@ fn the_same_values_are_pushed() {
         "sestina_slot_seconds_bucket [\"le=0.05\", \"step=take_over\"] 1",
         "sestina_slot_seconds_bucket [\"le=+Inf\", \"step=take_over\"] 1",
         "sestina_sessions 1",
-        "sestina_whole 1",
+        "sestina_redundant 1",
     ] {
         assert!(
             found.iter().any(|line| line == expected),

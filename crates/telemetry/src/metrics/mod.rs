@@ -1,8 +1,8 @@
 //! Every metric of the system, as a field of one struct.
 //!
-//! [`Metrics`] is made once per process and shared by the tiers in it. Nothing on the path of a
-//! stanza looks up a label: `metrics.stanzas[(Kind::Message, Outcome::Delivered)].inc()` is an
-//! array index and an atomic addition.
+//! [`Metrics`] is made once per process and shared by its tiers. The path of a stanza looks up no
+//! label: `metrics.stanzas[(Kind::Message, Outcome::Delivered)].inc()` is an array index and an
+//! atomic addition.
 //!
 //! - [`kinds`]: counters, gauges, histograms
 //! - [`labels`]: the label values
@@ -46,7 +46,8 @@ macro_rules! metrics {
 }
 
 metrics! {
-    /// Sessions that this edge holds; one that lost its socket until its owner has taken it over
+    /// Sessions that this edge holds; one that lost its socket counts until its owner has taken it
+    /// over
     sessions: By<Transport, Gauge>;
     /// Connections that have not authenticated
     connections_unauthenticated: Gauge;
@@ -58,7 +59,7 @@ metrics! {
     rooms: Gauge;
     /// Occupants of the rooms owned by this router
     occupants: Gauge;
-    /// Stanzas by kind and by what became of them
+    /// Stanzas by kind and by outcome
     stanzas: By2<Kind, Outcome, Counter>;
     /// Bytes of stanzas at this edge's sockets, before TLS
     bytes: By<Direction, Counter>;
@@ -87,15 +88,15 @@ metrics! {
     lease_fresh: By<Authority, Gauge>;
     /// How much later than planned this process began to renew its lease
     lease_late_seconds: Histogram;
-    /// How long a renewal of this process's lease took, answered or not
+    /// How long a renewal of this process's lease took, until the answer or the time-out
     lease_renew_seconds: Histogram;
-    /// How long this process could have gone on serving at the end of a renewal, had it failed
+    /// How long this process could have served at the end of a renewal, had the renewal failed
     lease_left_seconds: Histogram;
-    /// How late a timer of this process's work is
+    /// How late a timer of this process fires
     timer_late_seconds: Histogram;
-    /// Whether this process is overloaded (1) and lets new work wait, or not (0)
+    /// Whether this process is overloaded (1) and delays new work, or not (0)
     overloaded: Gauge;
-    /// New work that waited, or was refused for now, because the process was overloaded
+    /// New work that was delayed, or refused for now, because the process was overloaded
     shed: By<Shed, Counter>;
     /// Slots owned by this router
     slots_owned: Gauge;
@@ -113,51 +114,51 @@ metrics! {
     store_errors: By<StoreOp, Counter>;
     /// Stanzas that an edge sent again to a new owner
     replays: Counter;
-    /// Replayed effects that were dropped because they were there already
+    /// Replayed stanzas that were dropped because their effect was there already
     replay_drops: By<Keyed, Counter>;
     /// Room events sent again by a new owner
-    tail_replays: Counter;
-    /// Rooms made again from what the sessions in them know, because nothing else was left of them
+    event_log_replays: Counter;
+    /// Rooms rebuilt from the state of their sessions, because no other copy was left
     rebuilt_rooms: Counter;
-    /// Room events sent while the shadow store was away
+    /// Room events sent while the state store was unavailable
     uncommitted_room_events: Counter;
     /// Commits to the state store, each at most `redis.commit_bytes` long
     replica_commits: Counter;
     /// Bytes of these commits
     replica_commit_bytes: Counter;
-    /// Slots that are written anew because the state store has lost writes
+    /// Slots that are rewritten because the state store has lost writes
     rewriting_slots: Gauge;
     /// What was promised and lost: must stay 0
     lost: By<Lost, Counter>;
     /// Frames and writes refused because they were out of date
     fenced: By<Fence, Counter>;
-    /// Authentications that went well
+    /// Authentications that succeeded
     auth_successes: Counter;
     /// Authentications that failed
     auth_failures: By<AuthFailure, Counter>;
-    /// Streams ended with an error of this server
+    /// Streams that this server ended with an error
     stream_errors: By<StreamError, Counter>;
     /// How long the certificate of a host is still valid; negative since it expired, 0 if it does not
     /// cover the host's name or is not valid yet
     certificate_seconds_left: ByHost;
     /// TLS handshakes with clients
     tls_handshakes: By<Handshake, Counter>;
-    /// Lanes that are open, counted at each end that is in this process
+    /// Open lanes, counted at each end that is in this process
     lanes: By<Lane, Gauge>;
     /// Lanes opened
     lanes_opened: By<Lane, Counter>;
     /// Lanes closed
     lanes_closed: By<Lane, Counter>;
-    /// Sockets given up because a silent client did not answer
+    /// Sockets closed because the client did not answer a keepalive
     silent_sockets: Counter;
     /// Version of the protocol between tiers that the cluster speaks, as this router knows it
     protocol_version: Gauge;
-    /// Frames of a kind that this program does not know, which a later version sends; they were ignored
+    /// Frames of unknown kinds, which a later version sends; they were ignored
     unknown_frames: By<Lane, Counter>;
-    /// Limits that clients passed
+    /// Limits that clients exceeded
     limits: By<Limit, Counter>;
-    /// Whether the cluster can take the next fault (1) or not (0)
-    whole: Gauge;
+    /// Whether the cluster is redundant, so that the next fault may come (1), or not (0)
+    redundant: Gauge;
     /// Processes of the cluster with other hosts or modules than this one: must be 0
     config_mismatches: Gauge;
     /// Pairs of a process and a router that it cannot reach, for longer than a lease: must be 0

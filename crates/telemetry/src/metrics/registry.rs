@@ -14,7 +14,7 @@ use super::kinds::{By, By2, ByHost, Counter, Gauge, Histogram, Label};
 /// A series' labels.
 pub(super) type Labels = Vec<(&'static str, &'static str)>;
 
-/// Keeps every metric under its name, for both ways out.
+/// Keeps every metric under its name, for both kinds of output.
 #[derive(Debug)]
 pub(super) struct Registrar {
     prometheus: Registry,
@@ -170,7 +170,8 @@ impl Metrics {
         let mut page = String::new();
         match text::encode(&mut page, &self.registrar.prometheus) {
             Ok(()) => page,
-            // Writing to a string does not fail; an encoder that does so is said, not hidden.
+            // Writing to a string does not fail; if the encoder fails all the same, the page shows
+            // the error.
             Err(error) => format!("# cannot be encoded: {error}\n# EOF\n"),
         }
     }

@@ -1,6 +1,6 @@
-//! XEP-0313 v1.1.3 §6.1.1 with XEP-0334 v1.0.0: what goes into a user's archive.
+//! XEP-0313 v1.1.3 §6.1.1 with XEP-0334 v1.0.0: the messages of a user's archive.
 //!
-//! Conversations and what changes them: a message with a body, and without one a receipt, a
+//! These are conversations and changes to them: a message with a body, and without one a receipt, a
 //! marker, an encrypted payload, a reaction, a retraction or an invitation. Left out: groupchat
 //! messages, which are in the room's archive.
 

@@ -1,7 +1,7 @@
 //! XEP-0280 v1.0.1: Message Carbons.
 //!
-//! Left out: finding by itself whether an error answers an eligible message (§6.1): the caller
-//! knows or not.
+//! Left out: checking whether an error answers an eligible message (§6.1), which the caller may
+//! know.
 
 use super::forward::write_forwarded;
 use super::hints::Hints;
@@ -10,7 +10,7 @@ use crate::ns;
 use crate::stanza::{Kind, Stanza};
 use crate::xml::Element;
 
-/// Which side of a conversation the copy is of.
+/// The direction of the copied message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Direction {
     /// A message that one of the user's clients sent (§8).
@@ -42,7 +42,7 @@ pub fn parse_request(iq: &Stanza) -> Option<bool> {
 
 /// Whether the user's other clients get copies of a message (§6.1).
 ///
-/// `answers_eligible` matters only for errors: whether it answers a message that was eligible.
+/// `answers_eligible` is used for errors only: whether the error answers an eligible message.
 pub fn is_eligible(message: &Stanza, direction: Direction, answers_eligible: bool) -> bool {
     if message.kind != Kind::Message || message.child(ns::CARBONS, "private").is_some() {
         return false;
@@ -55,7 +55,7 @@ pub fn is_eligible(message: &Stanza, direction: Direction, answers_eligible: boo
     if Hints::of(message).no_copy {
         return false;
     }
-    // What a room says for itself or passes on is marked with <x/> of muc#user.
+    // Messages that a room sends itself, and private messages, have an <x/> of muc#user.
     if let Some(x) = message.element(ns::MUC_USER, "x") {
         let mediated_invite = x.child("invite", ns::MUC_USER).is_some();
         let occupant = match direction {
@@ -63,7 +63,7 @@ pub fn is_eligible(message: &Stanza, direction: Direction, answers_eligible: boo
             Direction::Received => &message.from,
         };
         if !mediated_invite && !Jid::from_wire(occupant).is_bare() {
-            // Every client of the user in the room has got what an occupant sent.
+            // Every client of the user in the room has got the occupant's message.
             return direction == Direction::Sent;
         }
         if mediated_invite {
@@ -78,7 +78,7 @@ pub fn is_eligible(message: &Stanza, direction: Direction, answers_eligible: boo
             .any(|child| matches!(child.ns, ns::RECEIPTS | ns::CHAT_STATES | ns::MARKERS))
 }
 
-/// Type normal: also one that is absent or unknown (RFC 6121 §5.2.2).
+/// Type normal, also for an absent or unknown type (RFC 6121 §5.2.2).
 pub(super) fn is_normal(message: &Stanza) -> bool {
     !matches!(
         message.type_.as_str(),
@@ -199,7 +199,7 @@ mod tests {
         assert!(!eligible(Direction::Received, "chat", &private_message));
         let invite = "<x xmlns='http://jabber.org/protocol/muc#user'><invite from='a@b'/></x>";
         assert!(eligible(Direction::Received, "normal", invite));
-        // From the room itself: as any other message.
+        // From the room itself: like any other message.
         let notice = format!("<message from='room@muc' to='j@c/2'>{x}</message>");
         assert!(!is_eligible(&stanza(&notice), Direction::Received, false));
     }

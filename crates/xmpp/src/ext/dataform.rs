@@ -5,17 +5,17 @@
 use crate::ns;
 use crate::xml::Element;
 
-/// The most fields that are read of a form.
+/// The most fields that are read from a form.
 const MAX_FIELDS: usize = 256;
 
-/// What a form is for (§3.1).
+/// The purpose of a form (§3.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FormType {
     /// To be filled in.
     Form,
     /// Filled in.
     Submit,
-    /// Given up.
+    /// Cancelled.
     Cancel,
     /// Data.
     Result,
@@ -49,7 +49,7 @@ impl FormType {
 pub struct Field {
     /// Its name; empty only for `fixed`.
     pub var: String,
-    /// Its type as written, as `text-single`; empty if it says none.
+    /// Its type as written, such as `text-single`; empty if it has none.
     pub kind: String,
     /// A name for people.
     pub label: Option<String>,
@@ -59,9 +59,9 @@ pub struct Field {
     pub required: bool,
     /// Its values.
     pub values: Vec<String>,
-    /// Label and value of what may be chosen.
+    /// Label and value of each option.
     pub options: Vec<(Option<String>, String)>,
-    /// Other elements, as `<validate/>` of XEP-0122; only written.
+    /// Other elements, such as `<validate/>` of XEP-0122; only written.
     pub extra: Vec<Element>,
 }
 
@@ -158,18 +158,18 @@ impl Field {
 /// A form.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Form {
-    /// What it is for.
+    /// Its purpose.
     pub kind: FormType,
     /// A title for people.
     pub title: Option<String>,
-    /// What to do, for people.
+    /// Instructions for people.
     pub instructions: Vec<String>,
     /// The fields in order.
     pub fields: Vec<Field>,
 }
 
 impl Form {
-    /// A form without fields, but for a hidden `FORM_TYPE` (XEP-0068) if that is not empty.
+    /// A form without fields, except a hidden `FORM_TYPE` (XEP-0068) if that is not empty.
     pub fn new(kind: FormType, form_type: &str) -> Form {
         let mut form = Form {
             kind,

@@ -1,4 +1,4 @@
-//! XEP-0082 v1.1.1: XMPP Date and Time Profiles, of which the DateTime profile (§3.2).
+//! XEP-0082 v1.1.1: XMPP Date and Time Profiles, the DateTime profile (§3.2) only.
 //!
 //! Moments are Unix milliseconds. Left out: the Date and Time profiles, years beyond four digits
 //! and before year 0, and leap seconds (XML Schema has none).
@@ -17,7 +17,7 @@ pub const MIN_MS: i64 = -62_167_219_200_000;
 /// The last moment that can be written: 9999-12-31T23:59:59.999Z.
 pub const MAX_MS: i64 = 253_402_300_799_999;
 
-/// Reads `CCYY-MM-DDThh:mm:ss[.sss]TZD`; more than three digits of a fraction are cut off.
+/// Parses `CCYY-MM-DDThh:mm:ss[.sss]TZD`; a fraction is cut to three digits.
 pub fn parse(text: &str) -> Option<i64> {
     let (date_time, rest) = text.split_at_checked(19)?;
     let bytes = date_time.as_bytes();
@@ -32,7 +32,7 @@ pub fn parse(text: &str) -> Option<i64> {
         return None;
     }
     let (millis, zone) = fraction(rest)?;
-    // XML Schema lets a day end with 24:00:00.
+    // In XML Schema a day may end with 24:00:00.
     let end_of_day = hour == 24 && minute == 0 && second == 0 && millis == 0;
     if (hour > 23 && !end_of_day) || minute > 59 || second > 59 {
         return None;
@@ -41,8 +41,8 @@ pub fn parse(text: &str) -> Option<i64> {
     Some(days_from_date(year, month, day) * DAY_MS + seconds * 1000 + millis)
 }
 
-/// Writes a moment in UTC; the fraction is left out when it is zero. What is beyond
-/// [`MIN_MS`] and [`MAX_MS`] is written as these.
+/// Writes a moment in UTC; a fraction of zero is left out. A moment beyond [`MIN_MS`] or [`MAX_MS`]
+/// is written as that limit.
 pub fn format(ms: i64) -> String {
     let ms = ms.clamp(MIN_MS, MAX_MS);
     let (year, month, day) = date_from_days(ms.div_euclid(DAY_MS));
@@ -232,7 +232,7 @@ mod tests {
         }
     }
 
-    /// Every day of 800 years follows the one before, by a calendar that counts.
+    /// Every day of 800 years follows the day before, compared with a calendar that counts days.
     #[test]
     fn every_day() {
         let (mut year, mut month, mut day) = (1600, 1, 1);

@@ -5,14 +5,14 @@ use crate::ns;
 use crate::stanza::Child;
 use crate::xml::Element;
 
-/// When a stanza was first sent, and who kept it since.
+/// The time when a stanza was first sent, and the entity that delayed it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Delay {
-    /// Who delayed it (§2: SHOULD be there).
+    /// The entity that delayed it (§2: SHOULD be there).
     pub from: Option<String>,
     /// When it was sent first, in Unix milliseconds.
     pub stamp_ms: i64,
-    /// Why, for people.
+    /// The reason, for people.
     pub reason: Option<String>,
 }
 
@@ -53,7 +53,7 @@ impl Delay {
     }
 }
 
-/// Whether a child of a stanza says that `from` delayed it.
+/// Whether a child of a stanza is a delay by `from`.
 pub fn is_delay_by(child: &Child<'_>, from: &str) -> bool {
     child.ns == ns::DELAY
         && child.name == "delay"

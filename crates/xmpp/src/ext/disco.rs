@@ -1,7 +1,6 @@
-//! XEP-0030 v2.5.0: Service Discovery, with forms as of XEP-0128 v1.0.1.
+//! XEP-0030 v2.5.0: Service Discovery, with forms as in XEP-0128 v1.0.1.
 //!
-//! Left out: paging through items (§7); a caller that has many puts a result set (XEP-0059)
-//! beside them.
+//! Left out: paging through items (§7); a caller with many items adds a result set (XEP-0059).
 
 use std::collections::BTreeSet;
 
@@ -10,17 +9,17 @@ use crate::ns;
 use crate::stanza::{Kind, Stanza};
 use crate::xml::Element;
 
-/// What is asked.
+/// A request for information or items.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Query {
-    /// What it is and what it can do (§3), of this node.
+    /// Identity and features (§3) of this node.
     Info(Option<String>),
-    /// What belongs to it (§4), of this node.
+    /// Items (§4) of this node.
     Items(Option<String>),
 }
 
 impl Query {
-    /// Reads an IQ of type get; `None` if it asks neither.
+    /// Parses an IQ of type get; `None` if it is no such request.
     pub fn parse(iq: &Stanza) -> Option<Query> {
         if iq.kind != Kind::Iq || iq.type_ != "get" {
             return None;
@@ -43,14 +42,14 @@ impl Query {
     }
 }
 
-/// What an entity is (§3.1).
+/// An identity of an entity (§3.1).
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Identity {
-    /// As `server`, `account` or `conference`.
+    /// Such as `server`, `account` or `conference`.
     pub category: String,
-    /// As `im`, `registered` or `text`.
+    /// Such as `im`, `registered` or `text`.
     pub kind: String,
-    /// Language of the name; empty if not said.
+    /// Language of the name; empty if not given.
     pub lang: String,
     /// A name for people; empty if there is none.
     pub name: String,
@@ -68,16 +67,16 @@ impl Identity {
     }
 }
 
-/// What an entity is and can do.
+/// Identity and features of an entity.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Info {
-    /// The node it is of; an answer repeats that of its question.
+    /// The node; an answer repeats that of its request.
     pub node: Option<String>,
     /// Identities, at least one.
     pub identities: Vec<Identity>,
     /// Features, each once and sorted.
     pub features: BTreeSet<String>,
-    /// More, as forms of type result.
+    /// Extensions, as forms of type result.
     pub forms: Vec<Form>,
 }
 
@@ -130,7 +129,7 @@ impl Info {
         query
     }
 
-    /// Reads `<query/>`; what lacks a mandatory attribute is left out.
+    /// Parses `<query/>`; elements without a mandatory attribute are skipped.
     pub fn parse(query: &Element) -> Option<Info> {
         if !query.is("query", ns::DISCO_INFO) {
             return None;
@@ -159,7 +158,7 @@ impl Info {
     }
 }
 
-/// Something that belongs to an entity (§4).
+/// An item of an entity (§4).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Item {
     /// Its address.
@@ -249,7 +248,7 @@ mod tests {
         }
     }
 
-    /// §3.1, example 2, in the order that caching wants (features sorted).
+    /// §3.1, example 2, with the features sorted, as caching requires.
     #[test]
     fn info() {
         let info = Info::new(Identity::new(

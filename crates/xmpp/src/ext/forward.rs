@@ -5,7 +5,7 @@ use crate::ns;
 use crate::stanza::Stanza;
 use crate::xml::Element;
 
-/// Appends `<forwarded/>` with the stanza as it is (§3.1); its payload is copied, not read.
+/// Appends `<forwarded/>` with the unchanged stanza (§3.1); its payload is copied without parsing.
 pub fn write_forwarded(out: &mut Vec<u8>, stanza: &Stanza, delay: Option<&Delay>) {
     out.extend_from_slice(b"<forwarded xmlns='urn:xmpp:forward:0'>");
     if let Some(delay) = delay {
@@ -15,7 +15,7 @@ pub fn write_forwarded(out: &mut Vec<u8>, stanza: &Stanza, delay: Option<&Delay>
     out.extend_from_slice(b"</forwarded>");
 }
 
-/// What `<forwarded/>` holds.
+/// The content of `<forwarded/>`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Forwarded {
     /// When the stanza was sent first.
@@ -51,7 +51,7 @@ mod tests {
     use super::super::testing::{element, stanza};
     use super::*;
 
-    /// §3.1, example 2 in spirit: what is written can be read.
+    /// After §3.1, example 2: a written element can be parsed.
     #[test]
     fn both_ways() {
         let message = stanza(

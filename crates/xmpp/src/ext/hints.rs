@@ -6,18 +6,19 @@ use crate::stanza::{Kind, Stanza};
 /// The hints in a message.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Hints {
-    /// Not into an archive (§4.1).
+    /// Not for archives (§4.1).
     pub no_permanent_store: bool,
-    /// Neither into an archive nor into the offline store (§4.2).
+    /// Neither for archives nor for the offline store (§4.2).
     pub no_store: bool,
-    /// Not to other addresses, as by carbons (§4.3).
+    /// Not for other addresses, such as carbons (§4.3).
     pub no_copy: bool,
-    /// Worth storing though the rules would not (§4.4).
+    /// To be stored although the rules exclude it (§4.4).
     pub store: bool,
 }
 
 impl Hints {
-    /// Reads them. In an error they are ignored (§5): it may echo what it answers.
+    /// Parses the hints. Those in an error are ignored (§5): it may echo the message that it
+    /// answers.
     pub fn of(stanza: &Stanza) -> Hints {
         let mut hints = Hints::default();
         if stanza.kind != Kind::Message || stanza.is_error() {

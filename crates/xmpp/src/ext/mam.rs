@@ -1,7 +1,7 @@
 //! XEP-0313 v1.1.3: Message Archive Management.
 //!
-//! Which messages are archived is in [`archive_rules`](super::archive_rules). Left out: the
-//! `node` of pubsub archives (§6.1.3).
+//! The rules for archiving are in [`archive_rules`](super::archive_rules). Left out: the `node` of
+//! pubsub archives (§6.1.3).
 
 use super::dataform::{Field, Form, FormType, parse_boolean};
 use super::datetime;
@@ -23,12 +23,12 @@ const MAX_IDS: usize = 256;
 /// The longest `queryid`, which every result repeats.
 const MAX_QUERY_ID: usize = 256;
 
-/// What a client asks an archive.
+/// A client's request to an archive.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Request {
-    /// Which fields queries may have (§4.1.5).
+    /// The fields that queries may have (§4.1.5).
     Fields,
-    /// First and last message (§5).
+    /// The first and last message (§5).
     Metadata,
     /// Messages (§4).
     Query(Box<Query>),
@@ -45,36 +45,36 @@ pub struct Query {
     pub start_ms: Option<i64>,
     /// Not after this moment.
     pub end_ms: Option<i64>,
-    /// Before this message, though not counted from the end (§4.1.3).
+    /// Before this message, but counted from the start (§4.1.3).
     pub before_id: Option<String>,
     /// After this message.
     pub after_id: Option<String>,
     /// Only these messages; empty: all.
     pub ids: Vec<String>,
-    /// Whether groupchat messages are wanted in a user's archive (§4.1.4).
+    /// Whether to include groupchat messages of a user's archive (§4.1.4).
     pub include_groupchat: Option<bool>,
-    /// Which page (§4.3).
+    /// The page (§4.3).
     pub page: PageRequest,
     /// Newest first within the page (§4.3.4).
     pub flip_page: bool,
 }
 
-/// Why a query is refused.
+/// The reason why a query is refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum MamError {
-    /// A field that is not known (§4.1.5).
+    /// An unknown field (§4.1.5).
     #[error("unknown field {0:?} in the archive query")]
     UnknownField(String),
     /// A pubsub archive.
     #[error("archives of nodes are not supported")]
     Node,
-    /// The form is not one for archive queries, or a value is no such value.
+    /// The form is not for archive queries, or a value is invalid.
     #[error("{0}")]
     Invalid(&'static str),
 }
 
 impl MamError {
-    /// The condition it is answered with.
+    /// The condition of the error answer.
     pub fn condition(&self) -> Condition {
         match self {
             MamError::UnknownField(_) | MamError::Node => Condition::FeatureNotImplemented,
@@ -84,7 +84,7 @@ impl MamError {
 }
 
 impl Request {
-    /// Reads an IQ; `None` if it asks no archive.
+    /// Parses an IQ; `None` if it is no request to an archive.
     pub fn parse(iq: &Stanza) -> Option<Result<Request, MamError>> {
         if iq.kind != Kind::Iq {
             return None;
@@ -126,7 +126,7 @@ impl Query {
             query.read_form(&form)?;
         }
         if query.page.after.is_some() && query.page.before.is_some() {
-            // §4.3.2: what it would mean is not defined.
+            // §4.3.2 does not define the meaning of both.
             return Err(MamError::Invalid(
                 "use before-id and after-id to name a range",
             ));

@@ -1,8 +1,9 @@
-//! One file for each XEP: typed reading and building, and the rules that need no state.
+//! One file for each XEP: typed parsing and building, and the rules that need no state.
 //!
-//! The server's behaviour lives in the router's modules; what is here is pure.
+//! The server's behaviour is in the router's modules; this code is pure.
 
 pub mod archive_rules;
+pub mod blocking;
 pub mod carbons;
 pub mod dataform;
 pub mod datetime;
@@ -17,6 +18,7 @@ pub mod ping;
 pub mod rsm;
 pub mod sm;
 pub mod stanza_id;
+pub mod vcard;
 
 #[cfg(test)]
 mod testing;

@@ -1,4 +1,4 @@
-//! XEP-0045 v1.35.5: Multi-User Chat, of which joining and what a room tells its users.
+//! XEP-0045 v1.35.5: Multi-User Chat, joining and the messages of a room to its users only.
 //!
 //! Left out: reading invitations and declines (§7.8), and the muc#admin and muc#owner requests.
 
@@ -12,7 +12,7 @@ use crate::xml::Element;
 pub mod status {
     /// Any occupant may see the user's full JID.
     pub const NON_ANONYMOUS: u16 = 100;
-    /// This presence is of the user whom it is sent to.
+    /// This presence is that of its receiver.
     pub const SELF: u16 = 110;
     /// A new room was created.
     pub const CREATED: u16 = 201;
@@ -28,9 +28,9 @@ pub mod status {
     pub const REMOVED_ERROR: u16 = 333;
 }
 
-/// Whether a child of a stanza that comes for a room or for an occupant is one that only the room
-/// itself may say: about occupants (`muc#user`, and XEP-0421), under which id it has the stanza
-/// (XEP-0359 §3), and since when (XEP-0203; a delay that names no entity is read as the room's).
+/// Whether only the room itself may send such a child in a stanza: information about occupants
+/// (`muc#user`, and XEP-0421), its id for the stanza (XEP-0359 §3), and its delay (XEP-0203; a
+/// delay that names no entity counts as the room's).
 pub fn is_said_by_rooms(child: &Child<'_>, room: &str) -> bool {
     match child.ns {
         ns::MUC_USER => true,
@@ -60,7 +60,7 @@ macro_rules! names {
                 }
             }
 
-            /// The one of that name.
+            /// The variant of that name.
             pub fn parse(name: &str) -> Option<$type> {
                 match name {
                     $($name => Some($type::$variant),)*
@@ -88,7 +88,7 @@ names! {
 }
 
 names! {
-    /// What an occupant may do at present, in ascending order (§5.1).
+    /// The rights of an occupant at present, in ascending order (§5.1).
     Role {
         /// Not in the room.
         None = "none",
@@ -101,20 +101,20 @@ names! {
     }
 }
 
-/// How much history is wanted (§7.2.14); all limits hold together.
+/// The limits of the requested history (§7.2.14); all of them apply.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct HistoryLimits {
-    /// At most so many characters of XML; 0: no history.
+    /// The most characters of XML; 0: no history.
     pub maxchars: Option<u64>,
-    /// At most so many messages.
+    /// The most messages.
     pub maxstanzas: Option<u64>,
-    /// Only of the last seconds.
+    /// Only messages of the last seconds.
     pub seconds: Option<u64>,
-    /// Only since this moment, in Unix milliseconds.
+    /// Only messages since this moment, in Unix milliseconds.
     pub since_ms: Option<i64>,
 }
 
-/// What a client says as it joins (§7.2).
+/// The payload of a client's join (§7.2).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Join {
     /// The room's password (§7.2.6).
@@ -124,8 +124,8 @@ pub struct Join {
 }
 
 impl Join {
-    /// Reads the `<x/>` of a presence; `None` if there is none: then it is no join (§7.2.1).
-    /// A limit that is no number or date is as if it were not there.
+    /// Parses the `<x/>` of a presence; without it, the presence is no join (§7.2.1) and the result
+    /// is `None`. A limit that is no number or date is ignored.
     pub fn parse(presence: &Stanza) -> Option<Join> {
         if presence.kind != Kind::Presence || !presence.type_.is_empty() {
             return None;
@@ -174,25 +174,25 @@ impl Join {
     }
 }
 
-/// What is said about an occupant.
+/// Information about an occupant.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Item {
     /// Relation to the room.
     pub affiliation: Affiliation,
     /// Rights at present.
     pub role: Role,
-    /// Real full JID, for those who may see it.
+    /// Real full JID, for receivers that may see it.
     pub jid: Option<String>,
     /// New nickname, or the reserved one.
     pub nick: Option<String>,
-    /// Nickname of who did it (§8.2).
+    /// Nickname of the occupant that acted (§8.2).
     pub actor_nick: Option<String>,
-    /// Why, for people.
+    /// The reason, for people.
     pub reason: Option<String>,
 }
 
 impl Item {
-    /// An item with only these two.
+    /// An item with affiliation and role only.
     pub fn new(affiliation: Affiliation, role: Role) -> Item {
         Item {
             affiliation,
@@ -249,22 +249,22 @@ impl Item {
 /// A room's end (§10.9).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Destroy {
-    /// A room to go to instead.
+    /// Another room, to be joined instead.
     pub jid: Option<String>,
     /// That room's password.
     pub password: Option<String>,
-    /// Why, for people.
+    /// The reason, for people.
     pub reason: Option<String>,
 }
 
-/// The `<x/>` of muc#user: what a room says beside a presence or message.
+/// The `<x/>` of muc#user, which a room adds to a presence or message.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct UserInfo {
     /// About the occupant.
     pub item: Option<Item>,
     /// Status codes, in order.
     pub statuses: Vec<u16>,
-    /// The room is gone.
+    /// The room was destroyed.
     pub destroy: Option<Destroy>,
 }
 
@@ -316,7 +316,7 @@ impl UserInfo {
         x
     }
 
-    /// Reads `<x/>`; `None` if it is another element or its item makes no sense.
+    /// Parses `<x/>`; `None` if it is another element or its item is invalid.
     pub fn parse(x: &Element) -> Option<UserInfo> {
         if !x.is("x", ns::MUC_USER) {
             return None;

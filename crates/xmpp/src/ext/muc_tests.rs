@@ -86,7 +86,7 @@ fn history_limits() {
     );
 }
 
-/// §7.2.2, example 24 in spirit, and §8.2.
+/// After §7.2.2, example 24, and §8.2.
 #[test]
 fn user_info() {
     let own =
@@ -146,7 +146,7 @@ fn ranks() {
     assert_eq!(Role::parse("owner"), None);
 }
 
-/// XEP-0359 §3, XEP-0421 §4, XEP-0203: what an occupant must not say in the room's name.
+/// XEP-0359 §3, XEP-0421 §4, XEP-0203: elements that an occupant must not send in the room's name.
 #[test]
 fn only_rooms_say_this() {
     let said = stanza(

@@ -1,10 +1,10 @@
-//! XEP-0160 v1.0.1: Best Practices for Handling Offline Messages, of which the rules.
+//! XEP-0160 v1.0.1: Best Practices for Handling Offline Messages, the rules only.
 
 use super::hints::Hints;
 use crate::ns;
 use crate::stanza::{Kind, Stanza};
 
-/// Whether a message waits for a user who is offline (§3, XEP-0334 §4).
+/// Whether the server stores a message if the addressed user has no reachable session (§3, XEP-0334 §4).
 pub fn should_store(message: &Stanza) -> bool {
     if message.kind != Kind::Message {
         return false;
@@ -18,7 +18,7 @@ pub fn should_store(message: &Stanza) -> bool {
     }
 }
 
-/// Whether it holds more than chat states and what only goes with other content.
+/// Whether a message has content besides chat states and elements that only accompany content.
 fn says_something(message: &Stanza) -> bool {
     message.children().any(|child| match child.ns {
         ns::CHAT_STATES | ns::HINTS | ns::STANZA_ID | ns::DELAY => false,

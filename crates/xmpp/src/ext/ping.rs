@@ -4,12 +4,12 @@ use crate::ns;
 use crate::stanza::{Kind, Stanza};
 use crate::xml::Element;
 
-/// Whether it is a ping (§4): an IQ of type get with `<ping/>`.
+/// Whether a stanza is a ping (§4): an IQ of type get with `<ping/>`.
 pub fn is_ping(stanza: &Stanza) -> bool {
     stanza.kind == Kind::Iq && stanza.type_ == "get" && stanza.child(ns::PING, "ping").is_some()
 }
 
-/// `<ping/>`, for a ping of the server's own.
+/// `<ping/>`, for a ping from the server.
 pub fn ping() -> Element {
     Element::new("ping", ns::PING)
 }

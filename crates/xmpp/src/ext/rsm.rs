@@ -3,13 +3,13 @@
 use crate::ns;
 use crate::xml::Element;
 
-/// The longest UID that is taken.
+/// The longest UID that is accepted.
 const MAX_UID_LEN: usize = 1024;
 
-/// Which page is asked for.
+/// The requested page.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PageRequest {
-    /// How many items at most; 0 asks only for the count (§2.7).
+    /// The most items; 0 requests only the count (§2.7).
     pub max: Option<u32>,
     /// The page that follows this UID (§2.2).
     pub after: Option<String>,
@@ -19,13 +19,13 @@ pub struct PageRequest {
     pub index: Option<u64>,
 }
 
-/// The `<set/>` makes no sense: answered with bad-request.
+/// The `<set/>` is invalid: answered with bad-request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the result set request holds no valid number or identifier")]
 pub struct BadPageRequest;
 
 impl PageRequest {
-    /// Reads the `<set/>` directly inside this element; without one, nothing is asked for.
+    /// Parses the `<set/>` directly inside this element; an empty request without one.
     pub fn inside(parent: &Element) -> Result<PageRequest, BadPageRequest> {
         match parent.child("set", ns::RSM) {
             Some(set) => PageRequest::parse(set),
@@ -51,7 +51,7 @@ impl PageRequest {
         })
     }
 
-    /// Whether pages are counted from the end.
+    /// Whether the request pages backwards.
     pub fn is_backwards(&self) -> bool {
         self.before.is_some()
     }
@@ -72,7 +72,7 @@ impl PageRequest {
     }
 }
 
-/// Which page is answered.
+/// The page of an answer.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Page {
     /// UID of the first item; `None` if the page is empty.
@@ -103,7 +103,7 @@ impl Page {
         set
     }
 
-    /// Reads `<set/>`; what it does not hold or holds wrongly is `None`.
+    /// Parses `<set/>`; a missing or invalid value is `None`.
     pub fn parse(set: &Element) -> Page {
         let text = |name| set.child(name, ns::RSM).map(Element::text);
         Page {
@@ -117,7 +117,7 @@ impl Page {
     }
 }
 
-/// A number without sign; one too large for 64 bits is the largest.
+/// A number without sign; one that exceeds 64 bits becomes the largest.
 fn number(text: &str) -> Result<u64, BadPageRequest> {
     let text = text.trim();
     if text.is_empty() || !text.bytes().all(|b| b.is_ascii_digit()) {

@@ -1,6 +1,6 @@
 //! XEP-0198 v1.6.3: Stream Management.
 //!
-//! Inside, stanzas are counted in 64 bits; on the wire `h` is that number modulo 2^32 (§4).
+//! Internally, stanzas are counted in 64 bits; on the wire `h` is that number modulo 2^32 (§4).
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -16,25 +16,25 @@ use crate::xml::Element;
 /// Bytes of the authentication code in an id.
 const MAC_LEN: usize = 16;
 
-/// What the code is computed over begins with this, so that the key can serve other purposes.
+/// A prefix of the authenticated bytes, so that the key can serve other purposes.
 const MAC_CONTEXT: &[u8] = b"sestina sm-id 1\0";
 
 /// Bytes before the JID in an id: slot and nonce.
 const FIXED_LEN: usize = 2 + 16;
 
-/// What the other side of a stream says.
+/// An element of the peer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Nonza {
     /// `<enable/>` (§3).
     Enable {
         /// Whether the session should be resumable.
         resume: bool,
-        /// For how many seconds, if the client says.
+        /// The requested time in seconds, if the client gives one.
         max_s: Option<u32>,
     },
     /// `<resume/>` (§5).
     Resume {
-        /// What the client received.
+        /// The count of stanzas that the client received.
         h: u32,
         /// The id of the session.
         previd: String,
@@ -43,12 +43,12 @@ pub enum Nonza {
     Request,
     /// `<a/>` (§4).
     Ack {
-        /// What the client received.
+        /// The count of stanzas that the peer received.
         h: u32,
     },
 }
 
-/// An element of this namespace that is none of its own or lacks what it must have.
+/// An element of this namespace that is unknown or lacks a mandatory attribute.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("malformed stream management element")]
 pub struct MalformedNonza;
@@ -96,8 +96,8 @@ pub fn feature() -> Element {
     Element::new("sm", ns::SM)
 }
 
-/// `<enabled/>` (§3). With an id the session is resumable, for `max_s` seconds; `location` is
-/// where to reconnect.
+/// `<enabled/>` (§3). With an id the session is resumable, for `max_s` seconds; `location` is the
+/// address for reconnecting.
 pub fn enabled(id: Option<&str>, max_s: Option<u32>, location: Option<&str>) -> Element {
     let mut element = Element::new("enabled", ns::SM);
     if let Some(id) = id {
@@ -120,7 +120,7 @@ pub fn resumed(previd: &str, h: u32) -> Element {
         .with_attr("h", h.to_string())
 }
 
-/// `<failed/>` (§5, §6), with what was received of a session that is gone, if that is known.
+/// `<failed/>` (§5, §6), with the number of stanzas received in the lost session, if that is known.
 pub fn failed(condition: Condition, h: Option<u32>) -> Element {
     let mut element = Element::new("failed", ns::SM);
     if let Some(h) = h {
@@ -139,24 +139,24 @@ pub fn ack(h: u32) -> Element {
     Element::new("a", ns::SM).with_attr("h", h.to_string())
 }
 
-/// What goes into the stream error undefined-condition when the peer acknowledged too much (§6).
+/// The content of the stream error undefined-condition when the peer acknowledged too much (§6).
 pub fn handled_count_too_high(error: HandledTooHigh) -> Element {
     Element::new("handled-count-too-high", ns::SM)
         .with_attr("h", error.h.to_string())
         .with_attr("send-count", error.sent.to_string())
 }
 
-/// The peer acknowledged stanzas that it was not sent.
+/// The peer acknowledged more stanzas than it was sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("acknowledged {h} stanzas, but only {sent} were sent")]
 pub struct HandledTooHigh {
-    /// What it said.
+    /// The acknowledged count.
     pub h: u32,
-    /// What it was sent, modulo 2^32.
+    /// The sent count, modulo 2^32.
     pub sent: u32,
 }
 
-/// Counts what is sent on a session, and what of it the peer has acknowledged.
+/// Counts the stanzas that are sent in a session, and those that the peer has acknowledged.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SmCounter {
     sent: u64,
@@ -164,7 +164,7 @@ pub struct SmCounter {
 }
 
 impl SmCounter {
-    /// Of a session that has sent so much, of which so much is acknowledged (not more than sent).
+    /// A counter of a session with these counts (`acked` is not higher than `sent`).
     pub fn new(sent: u64, acked: u64) -> SmCounter {
         SmCounter {
             sent,
@@ -172,29 +172,29 @@ impl SmCounter {
         }
     }
 
-    /// How much was sent.
+    /// How many stanzas were sent.
     pub fn sent(&self) -> u64 {
         self.sent
     }
 
-    /// How much of it is acknowledged.
+    /// How many of them are acknowledged.
     pub fn acked(&self) -> u64 {
         self.acked
     }
 
-    /// How much of it is not acknowledged.
+    /// How many of them are not acknowledged.
     pub fn unacked(&self) -> u64 {
         self.sent - self.acked
     }
 
-    /// One more is sent; its number.
+    /// Counts one more sent stanza; returns its number.
     pub fn send(&mut self) -> u64 {
         self.sent += 1;
         self.sent
     }
 
-    /// The peer says `h`: how many stanzas that acknowledges. Nothing changes if it is too high;
-    /// going back is the same as that, for `h` never decreases.
+    /// Handles an `h` of the peer; returns how many stanzas it newly acknowledges. Nothing changes
+    /// if it is too high. A lower `h` than before counts as too high, since `h` never decreases.
     pub fn acknowledge(&mut self, h: u32) -> Result<u64, HandledTooHigh> {
         let newly = distance(wire(self.acked), h);
         if newly > self.unacked() {
@@ -208,30 +208,30 @@ impl SmCounter {
     }
 }
 
-/// A count as it is on the wire: modulo 2^32.
+/// A count in its form for the wire: modulo 2^32.
 pub fn wire(count: u64) -> u32 {
     count as u32
 }
 
-/// How far it is from one `h` forward to another.
+/// The distance forward from one `h` to another.
 pub fn distance(from: u32, to: u32) -> u64 {
     u64::from(to.wrapping_sub(from))
 }
 
 /// The id of a resumable session. It names the session's slot and user, so that any process can
-/// find the owner before authentication ends, and cannot be made without the cluster's key.
+/// find the owner before authentication ends, and it cannot be forged without the cluster's key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SmId {
     /// Slot of the user's bare JID.
     pub slot: u16,
     /// The session's identity.
     pub nonce: u128,
-    /// Whose session it is: a normalised bare JID.
+    /// The user of the session: a normalised bare JID.
     pub bare: String,
 }
 
 impl SmId {
-    /// The id as the client gets it: base64url of slot, nonce, bare JID and their code.
+    /// The id for the client: base64url of slot, nonce, bare JID and their code.
     pub fn encode(&self, key: &[u8]) -> String {
         let mut bytes = Vec::with_capacity(FIXED_LEN + self.bare.len() + MAC_LEN);
         bytes.extend_from_slice(&self.slot.to_be_bytes());
@@ -242,7 +242,7 @@ impl SmId {
         URL_SAFE_NO_PAD.encode(bytes)
     }
 
-    /// Reads an id that was made with this key; `None` for any other. The code is compared in
+    /// Parses an id that was made with this key; `None` for any other. The code is compared in
     /// constant time.
     pub fn decode(id: &str, key: &[u8]) -> Option<SmId> {
         let bytes = URL_SAFE_NO_PAD.decode(id).ok()?;

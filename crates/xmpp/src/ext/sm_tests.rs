@@ -104,7 +104,7 @@ fn acknowledgements() {
     }
     assert_eq!(counter.acknowledge(3), Ok(3));
     assert_eq!(counter.acknowledge(3), Ok(0));
-    // The example of §6, and going back.
+    // The example of §6, and a lower `h`.
     assert_eq!(
         counter.acknowledge(10),
         Err(HandledTooHigh { h: 10, sent: 8 })
@@ -122,7 +122,7 @@ fn acknowledgements() {
     assert_eq!(SmCounter::new(3, 5).unacked(), 0);
 }
 
-/// §4: after 2^32-1 comes 0.
+/// §4: 0 follows 2^32-1.
 #[test]
 fn around_the_wrap() {
     let last = u64::from(u32::MAX);
@@ -173,7 +173,7 @@ fn ids() {
         token
     );
     assert_ne!(SmId { nonce: 0, ..id }.encode(b"key"), token);
-    // Every byte is covered.
+    // Every byte is authenticated.
     let bytes = URL_SAFE_NO_PAD.decode(&token).unwrap();
     for at in 0..bytes.len() {
         let mut forged = bytes.clone();

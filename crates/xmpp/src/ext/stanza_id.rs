@@ -7,7 +7,7 @@ use crate::ns;
 use crate::stanza::{Child, Stanza};
 use crate::xml::Element;
 
-/// The longest `origin-id` that is looked at.
+/// The longest `origin-id` that is read.
 const MAX_ID_LEN: usize = 1024;
 
 /// `<stanza-id/>`.
@@ -17,18 +17,18 @@ pub fn stanza_id(by: &str, id: &str) -> Element {
         .with_attr("id", id)
 }
 
-/// Takes out every `<stanza-id/>` that claims to be by this address (§3, rule 2), and those that
-/// name nobody (rule 5). Addresses are compared normalised.
+/// Removes every `<stanza-id/>` that claims to be by this address (§3, rule 2), and those without
+/// an address (rule 5). Addresses are compared normalised.
 pub fn strip(stanza: &mut Stanza, by: &str) {
     stanza.retain_children(|child| !is_void(child, by));
 }
 
-/// Whether there is a `<stanza-id/>` at all.
+/// Whether the stanza has any `<stanza-id/>`.
 pub fn has_any(stanza: &Stanza) -> bool {
     stanza.child(ns::STANZA_ID, "stanza-id").is_some()
 }
 
-/// Whether a child of a stanza from outside is one that [`strip`] takes out.
+/// Whether [`strip`] removes a child of a stanza from outside.
 pub fn is_void(child: &Child<'_>, by: &str) -> bool {
     if child.name != "stanza-id" || child.ns != ns::STANZA_ID {
         return false;
@@ -39,7 +39,7 @@ pub fn is_void(child: &Child<'_>, by: &str) -> bool {
     claimed.is_none_or(|claimed| claimed.as_str() == by)
 }
 
-/// Puts the id in, in place of all forged ones.
+/// Adds the id, and removes all forged ones.
 pub fn assign(stanza: &mut Stanza, by: &str, id: &str) {
     strip(stanza, by);
     stanza.push_element(&stanza_id(by, id));

@@ -1,4 +1,4 @@
-//! Stanzas out of the examples of the specifications.
+//! Stanzas of the examples in the specifications.
 #![allow(clippy::unwrap_used)]
 
 use crate::ns;
@@ -10,7 +10,7 @@ pub(crate) fn element(xml: &str) -> Element {
     Element::parse(xml.as_bytes()).unwrap()
 }
 
-/// Reads a stanza; its text between the children is left out.
+/// Parses a stanza; text between the children is left out.
 pub(crate) fn stanza(xml: &str) -> Stanza {
     let element = element(xml);
     let kind = match element.name.as_str() {
@@ -31,7 +31,7 @@ pub(crate) fn stanza(xml: &str) -> Stanza {
     stanza
 }
 
-/// The stanza as an element, as a client would see it.
+/// The stanza as an element, in the form that a client gets.
 pub(crate) fn reread(stanza: &Stanza) -> Element {
     let mut xml = Vec::new();
     stanza.write_to(&mut xml, None, true);

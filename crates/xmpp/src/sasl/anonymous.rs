@@ -5,8 +5,8 @@ use super::SaslFailure;
 /// The most characters of a trace (RFC 4505 §2).
 const MAX_TRACE: usize = 255;
 
-/// Reads the client's message: the trace, if there is one. XEP-0175 §4 tells servers not to
-/// rely on it, and it must not be logged as if it were true.
+/// Parses the client's message: the trace, if there is one. XEP-0175 §4 tells servers not to rely
+/// on it, and it must not be logged as if it were true.
 pub fn parse(message: &[u8]) -> Result<Option<&str>, SaslFailure> {
     let trace = std::str::from_utf8(message).map_err(|_| SaslFailure::MalformedRequest)?;
     if trace.chars().count() > MAX_TRACE || trace.chars().any(char::is_control) {

@@ -1,4 +1,4 @@
-//! Types of TLS channel binding. The data comes from whoever holds the TLS connection.
+//! Types of TLS channel binding. The TLS connection provides the data.
 //!
 //! `tls-unique` (RFC 5929 §3) is left out: TLS 1.3 has none, and in TLS 1.2 it is only safe with
 //! the extended master secret.
@@ -36,10 +36,10 @@ impl BindingType {
     }
 }
 
-/// One binding that a TLS connection can give.
+/// One binding of a TLS connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ChannelBinding {
-    /// Which type.
+    /// Its type.
     pub kind: BindingType,
     /// The bytes that both ends know.
     pub data: Vec<u8>,

@@ -4,7 +4,7 @@ use std::fmt;
 
 macro_rules! conditions {
     ($($(#[$doc:meta])* $variant:ident = $name:literal,)*) => {
-        /// Why authentication failed, as the client is told.
+        /// The reason for failed authentication, as the client gets it.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
         pub enum SaslFailure {
             $($(#[$doc])* $variant,)*
@@ -33,15 +33,15 @@ macro_rules! conditions {
 }
 
 conditions! {
-    /// The client gave up (§6.5.1).
+    /// The client aborted (§6.5.1).
     Aborted = "aborted",
-    /// The account may not log in at present (§6.5.2).
+    /// The account must not log in at present (§6.5.2).
     AccountDisabled = "account-disabled",
-    /// The credentials have run out (§6.5.3).
+    /// The credentials have expired (§6.5.3).
     CredentialsExpired = "credentials-expired",
     /// The mechanism needs TLS first (§6.5.4).
     EncryptionRequired = "encryption-required",
-    /// Not base64 as RFC 4648 §4 has it (§6.5.5).
+    /// Not base64 by RFC 4648 §4 (§6.5.5).
     IncorrectEncoding = "incorrect-encoding",
     /// The authorization identity is invalid or not the user's own (§6.5.6).
     InvalidAuthzid = "invalid-authzid",
@@ -53,7 +53,7 @@ conditions! {
     MechanismTooWeak = "mechanism-too-weak",
     /// Wrong credentials, or no such user: the same for both (§6.5.10).
     NotAuthorized = "not-authorized",
-    /// The server cannot tell at present (§6.5.11).
+    /// The server cannot authenticate at present (§6.5.11).
     TemporaryAuthFailure = "temporary-auth-failure",
 }
 

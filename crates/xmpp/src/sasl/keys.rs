@@ -1,4 +1,4 @@
-//! SCRAM keys (RFC 5802 §3): what the server keeps instead of a password.
+//! SCRAM keys (RFC 5802 §3), which the server stores instead of a password.
 
 use std::fmt;
 
@@ -13,7 +13,7 @@ use super::mechanism::Hash;
 use super::saslprep::saslprep;
 use crate::jid::Jid;
 
-/// Rounds of PBKDF2 for new keys, unless the configuration says otherwise.
+/// Rounds of PBKDF2 for new keys, unless the configuration sets them.
 pub const DEFAULT_ITERATIONS: u32 = 10_000;
 
 /// The fewest rounds that keys may have (RFC 7677 §4).
@@ -22,7 +22,7 @@ pub const MIN_ITERATIONS: u32 = 4096;
 /// Bytes of salt in new keys.
 pub const SALT_LEN: usize = 16;
 
-/// Why there are no keys for a password.
+/// The reason why there are no keys for a password.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum KeyError {
     /// Empty, before or after SASLprep.
@@ -39,7 +39,7 @@ pub enum KeyError {
 /// The keys of one user for one hash function.
 #[derive(Clone, PartialEq, Eq)]
 pub struct ScramKeys {
-    /// Which hash function.
+    /// The hash function.
     pub hash: Hash,
     /// The salt.
     pub salt: Vec<u8>,
@@ -61,8 +61,8 @@ impl fmt::Debug for ScramKeys {
 }
 
 impl ScramKeys {
-    /// New keys for a password, with a random salt. Takes milliseconds of CPU: keep it off
-    /// threads that serve connections.
+    /// New keys for a password, with a random salt. Takes milliseconds of CPU, so it must not run
+    /// on threads that serve connections.
     pub fn generate(password: &str, hash: Hash, iterations: u32) -> Result<ScramKeys, KeyError> {
         if iterations < MIN_ITERATIONS {
             return Err(KeyError::TooFewIterations);
@@ -75,7 +75,7 @@ impl ScramKeys {
         )
     }
 
-    /// The keys for a password with this salt and these rounds (at least one is made).
+    /// The keys for a password with this salt and number of rounds (at least one).
     pub fn derive(
         password: &str,
         hash: Hash,
@@ -94,8 +94,8 @@ impl ScramKeys {
     }
 }
 
-/// Whether that is the password the keys were made of. Constant time in the comparison; takes as
-/// long as making keys.
+/// Whether the keys were made of that password. The comparison takes constant time; the whole check
+/// takes as long as making keys.
 pub fn verify_password(keys: &ScramKeys, password: &str) -> bool {
     match ScramKeys::derive(password, keys.hash, &keys.salt, keys.iterations) {
         Ok(derived) => bool::from(derived.stored_key.ct_eq(&keys.stored_key)),
@@ -103,8 +103,8 @@ pub fn verify_password(keys: &ScramKeys, password: &str) -> bool {
     }
 }
 
-/// Keys of a user who does not exist: always the same for a name, and no password fits. So that a
-/// stranger cannot tell which users exist (RFC 5802 §9 leaves that to the server).
+/// Keys of a user that does not exist: always the same for a name, and no password fits. They
+/// prevent a stranger from finding out which users exist (RFC 5802 §9 leaves that to the server).
 pub fn fake_keys(secret: &[u8], bare_jid: &str, hash: Hash, iterations: u32) -> ScramKeys {
     let name = hash.mechanism().name().as_bytes();
     let made_up = |what: &[u8]| {
@@ -134,8 +134,8 @@ pub fn fake_keys(secret: &[u8], bare_jid: &str, hash: Hash, iterations: u32) -> 
     }
 }
 
-/// Who logs in: the user name as a bare JID of this host. The authorization identity, if given,
-/// must be the same bare JID (RFC 6120 §6.3.8).
+/// The authenticated user: the user name as a bare JID of this host. The authorization identity, if
+/// given, must be the same bare JID (RFC 6120 §6.3.8).
 pub fn authenticated_jid(
     username: &str,
     host: &str,
@@ -204,7 +204,7 @@ mod tests {
 
     use super::*;
 
-    /// RFC 6070: the PBKDF2 vectors that SCRAM's salted password is.
+    /// RFC 6070: the PBKDF2 vectors, since SCRAM's salted password is PBKDF2.
     #[test]
     fn pbkdf2_vector() {
         let salted = salted_password("password", Hash::Sha1, b"salt", 2).unwrap();

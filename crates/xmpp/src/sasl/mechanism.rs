@@ -1,4 +1,4 @@
-//! The mechanisms by name.
+//! The names of mechanisms.
 
 use std::fmt;
 
@@ -29,7 +29,7 @@ impl Hash {
     }
 }
 
-/// A SASL mechanism this server knows.
+/// A SASL mechanism of this server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Mechanism {
     /// SCRAM-SHA-256 bound to the TLS channel (RFC 7677).
@@ -47,7 +47,7 @@ pub enum Mechanism {
 }
 
 impl Mechanism {
-    /// All of them, the strongest first: the order in which they are offered.
+    /// All mechanisms, the strongest first: the order in which they are offered.
     pub const ALL: [Mechanism; 6] = [
         Mechanism::ScramSha256Plus,
         Mechanism::ScramSha1Plus,
@@ -74,7 +74,7 @@ impl Mechanism {
         Mechanism::ALL.into_iter().find(|m| m.name() == name)
     }
 
-    /// The hash function, if it is a SCRAM.
+    /// The hash function of a SCRAM mechanism.
     pub fn hash(self) -> Option<Hash> {
         match self {
             Mechanism::ScramSha1 | Mechanism::ScramSha1Plus => Some(Hash::Sha1),

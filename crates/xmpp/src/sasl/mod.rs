@@ -4,8 +4,8 @@
 //! - [`mechanism`]: their names
 //! - [`failure`]: failure conditions (RFC 6120 §6.5)
 //! - [`wire`]: base64 as XMPP uses it (RFC 6120 §6.4.2)
-//! - [`keys`]: salted SCRAM keys, password checks, made-up keys of unknown users
-//! - `saslprep`: passwords before they are hashed (RFC 4013)
+//! - [`keys`]: salted SCRAM keys, password checks, fake keys of unknown users
+//! - `saslprep`: preparation of passwords before they are hashed (RFC 4013)
 //! - [`channel_binding`]: types of channel binding (RFC 5929, RFC 9266)
 //! - [`scram`]: SCRAM-SHA-1, SCRAM-SHA-256 and their -PLUS forms (RFC 5802, RFC 7677)
 //! - [`plain`]: the PLAIN mechanism (RFC 4616)

@@ -6,9 +6,9 @@ use zeroize::Zeroizing;
 
 use super::SaslFailure;
 
-/// What a PLAIN message says.
+/// The content of a PLAIN message.
 pub struct Plain {
-    /// Whom the client wants to act as, if it says.
+    /// The identity to act as, if the client names one.
     pub authzid: Option<String>,
     /// The user name (the localpart, not prepared yet).
     pub username: String,

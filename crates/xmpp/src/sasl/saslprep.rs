@@ -1,15 +1,15 @@
-//! SASLprep (RFC 4013) of passwords, with characters that are younger than its tables.
+//! SASLprep (RFC 4013) of passwords, with characters that are newer than its tables.
 //!
-//! RFC 5802 §2.2 wants it of both sides. Unicode 3.2 does not know emoji and newer letters: they are
-//! taken as they are (RFC 3454 §7, "unassigned code points"), as clients take them; refused is what
-//! the tables name.
+//! RFC 5802 §2.2 requires it of both sides. Unicode 3.2 has no emoji and newer letters: they are
+//! kept as they are (RFC 3454 §7, "unassigned code points"), as clients do. Only characters that
+//! the tables name are refused.
 
 use std::borrow::Cow;
 
 use stringprep::tables;
 use unicode_normalization::UnicodeNormalization;
 
-/// The prepared password; `None` if it holds what is not allowed.
+/// The prepared password; `None` if it has a character that is not allowed.
 pub(super) fn saslprep(password: &str) -> Option<Cow<'_, str>> {
     if password.bytes().all(|b| matches!(b, b' '..=b'~')) {
         return Some(Cow::Borrowed(password));
@@ -40,8 +40,8 @@ fn is_prohibited(c: char) -> bool {
         || tables::tagging_character(c)
 }
 
-/// RFC 3454 §6: what has letters that run from right to left begins and ends with one, and has none
-/// that run the other way.
+/// RFC 3454 §6: a text with letters that run from right to left begins and ends with one, and has
+/// no letters that run from left to right.
 fn reads_one_way(text: &str) -> bool {
     let mut ends = text.chars();
     let (first, last) = (ends.next(), ends.next_back());
@@ -54,7 +54,7 @@ fn reads_one_way(text: &str) -> bool {
 mod tests {
     use super::*;
 
-    /// RFC 4013 §3, and what came since.
+    /// RFC 4013 §3, and newer characters.
     #[test]
     fn examples() {
         for (written, prepared) in [
@@ -82,7 +82,8 @@ mod tests {
         }
     }
 
-    /// Where the tables of Unicode 3.2 know everything, nothing has changed.
+    /// For texts whose characters are all in the tables of Unicode 3.2, the result is that of the
+    /// tables.
     #[test]
     fn agrees_with_the_tables() {
         for text in [

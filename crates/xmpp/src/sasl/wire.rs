@@ -1,5 +1,5 @@
-//! Base64 as XMPP carries SASL messages (RFC 6120 §6.4.2): `=` alone is a message of no bytes,
-//! and an empty element is no message.
+//! Base64 of SASL messages in XMPP (RFC 6120 §6.4.2): `=` alone is an empty message, and an empty
+//! element is no message.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -23,7 +23,7 @@ pub fn decode(text: &str) -> Result<Vec<u8>, SaslFailure> {
     Ok(decode_initial(text)?.unwrap_or_default())
 }
 
-/// Encodes a message; one of no bytes becomes `=`.
+/// Encodes a message; an empty one becomes `=`.
 pub fn encode(message: &[u8]) -> String {
     if message.is_empty() {
         "=".to_owned()

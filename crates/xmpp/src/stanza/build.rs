@@ -1,4 +1,4 @@
-//! Changing stanzas, writing them, and answering them.
+//! Changes stanzas, writes them, and answers them.
 
 use bytes::Bytes;
 use memchr::memmem;
@@ -9,7 +9,7 @@ use crate::ns;
 use crate::xml::Element;
 use crate::xml::escape::push_attribute;
 
-/// Numbers of the index that describe one child.
+/// The number of index entries for one child.
 const ENTRY: usize = 6;
 
 impl Stanza {
@@ -32,8 +32,8 @@ impl Stanza {
         self.set_payload(payload, [start, name_at, element.name.len(), ns_at, ns_len]);
     }
 
-    /// Appends a child element that is already serialised. It is trusted to be one well-formed
-    /// element with this name and namespace, which declares all that it uses.
+    /// Appends a child element that is already serialised. It must be one well-formed element with
+    /// this name and namespace, and must declare all prefixes that it uses.
     pub fn push_raw(&mut self, xml: &[u8], name: &str, ns: &str) {
         let start = self.payload.len();
         let tag_name = xml.get(1..).unwrap_or(&[]);
@@ -49,12 +49,12 @@ impl Stanza {
         let (ns_at, ns_len) = if ns == ns::CLIENT {
             (0, 0)
         } else if ns.is_empty() {
-            // Length 0 with an offset means "no namespace"; any offset but 0 will do.
+            // Length 0 with an offset means "no namespace"; any offset except 0 is possible.
             (start + 1, 0)
         } else {
             match memmem::find(xml, ns.as_bytes()) {
                 Some(at) => (start + at, ns.len()),
-                // The namespace is written with references: write the element anew.
+                // The namespace is written with references: the element is written anew.
                 None => match Element::parse(xml) {
                     Ok(element) => return self.push_element(&element),
                     Err(_) => return,
@@ -78,8 +78,8 @@ impl Stanza {
         self.payload = Bytes::from(payload);
     }
 
-    /// Keeps the child elements that `keep` wants, and text between them. Nothing is copied if
-    /// it wants all.
+    /// Keeps the child elements for which `keep` is true, and text between them. Nothing is copied
+    /// if all are kept.
     pub fn retain_children(&mut self, mut keep: impl FnMut(&Child<'_>) -> bool) {
         let kept: Vec<bool> = self.children().map(|child| keep(&child)).collect();
         if kept.iter().all(|&kept| kept) {
@@ -119,10 +119,10 @@ impl Stanza {
         Element::parse(self.child(ns, name)?.xml).ok()
     }
 
-    /// Appends the stanza as it goes on the wire. `to` is the recipient of a stanza that names
-    /// none; one that is named stays as it is (RFC 6121 §8.5.2.1.1: what was sent to a bare JID
-    /// arrives with the bare JID). `declare_ns` writes `xmlns='jabber:client'`, which WebSocket
-    /// frames and forwarded copies need.
+    /// Appends the stanza in its form for the wire. `to` is the recipient of a stanza that names
+    /// none; a named one is kept (RFC 6121 §8.5.2.1.1: a stanza to a bare JID arrives with the bare
+    /// JID). `declare_ns` writes `xmlns='jabber:client'`, which WebSocket frames and forwarded
+    /// copies need.
     pub fn write_to(&self, out: &mut Vec<u8>, to: Option<&str>, declare_ns: bool) {
         let name = self.kind.name();
         out.reserve(self.payload.len() + self.from.len() + self.attrs.len() + 128);
@@ -158,22 +158,23 @@ impl Stanza {
         }
     }
 
-    /// The error answer: same kind and id, addresses swapped, no payload echoed. Do not answer
-    /// errors with errors (RFC 6120 §8.3.1): ask [`is_error`](Stanza::is_error) first.
+    /// The error answer: same kind and id, swapped addresses, without the payload. Errors must not
+    /// be answered with errors (RFC 6120 §8.3.1), so the caller checks
+    /// [`is_error`](Stanza::is_error) first.
     pub fn error_reply(&self, condition: Condition, text: Option<&str>) -> Stanza {
         let mut error = StanzaError::new(condition);
         error.text = text.map(str::to_owned);
         self.error_reply_with(&error)
     }
 
-    /// [`error_reply`](Stanza::error_reply) with all that an error can carry.
+    /// [`error_reply`](Stanza::error_reply) with all parts of an error.
     pub fn error_reply_with(&self, error: &StanzaError) -> Stanza {
         let mut reply = self.reply(self.kind, "error");
         reply.push_element(&error.to_element());
         reply
     }
 
-    /// The IQ result: same id, addresses swapped, with or without a payload.
+    /// The IQ result: same id, swapped addresses, with or without a payload.
     pub fn result_reply(&self, payload: Option<&Element>) -> Stanza {
         let mut reply = self.reply(Kind::Iq, "result");
         if let Some(payload) = payload {
@@ -194,7 +195,7 @@ impl Stanza {
         reply
     }
 
-    /// The error that an error stanza carries.
+    /// The error of an error stanza.
     pub fn error(&self) -> Option<StanzaError> {
         self.element(ns::CLIENT, "error")
             .map(|element| StanzaError::from_element(&element))

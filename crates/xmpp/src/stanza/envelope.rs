@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-/// Which of the three stanzas it is (RFC 6120 §8.2).
+/// The three kinds of stanzas (RFC 6120 §8.2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Kind {
     /// `<message/>`
@@ -24,7 +24,7 @@ impl Kind {
     }
 }
 
-/// A stanza: parsed envelope, untouched payload. Empty strings mean "attribute absent".
+/// A stanza: parsed envelope, unparsed payload. Empty strings mean "attribute absent".
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stanza {
     /// Message, presence or IQ.
@@ -37,26 +37,27 @@ pub struct Stanza {
     pub from: String,
     /// Normalised JID, or empty.
     pub to: String,
-    /// The same as its sender wrote it, if that was another spelling; otherwise empty. Answers come
-    /// from it (RFC 6120 §8.3.1), so that the sender knows what they answer.
+    /// The `to` address as its sender wrote it, if that was another spelling; otherwise empty.
+    /// Answers come from it (RFC 6120 §8.3.1), so that the sender recognises them.
     pub written_to: String,
     /// `xml:lang` in force for the stanza.
     pub lang: String,
-    /// Other attributes, serialised, each with a leading space, declaring the prefixes they use.
+    /// Other attributes, serialised, each with a leading space, with declarations of the prefixes
+    /// that they use.
     pub attrs: String,
     /// The child nodes. Each child element declares every prefix it uses, and its own default
     /// namespace unless that is `jabber:client`.
     pub payload: Bytes,
     /// Six numbers for each child element: start, end, start of local name, its length, start of
     /// the namespace as written, its length. Offsets into `payload`. A namespace of length 0 is
-    /// `jabber:client` if its start is 0, and none at all (`xmlns=''`) if not.
+    /// `jabber:client` if its start is 0, and no namespace (`xmlns=''`) otherwise.
     pub index: Vec<u32>,
 }
 
 /// One child element of a stanza, borrowed from its payload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Child<'a> {
-    /// Namespace; `jabber:client` if the payload does not say otherwise, empty for `xmlns=''`.
+    /// Namespace; `jabber:client` if the payload declares no other, empty for `xmlns=''`.
     pub ns: &'a str,
     /// Local name.
     pub name: &'a str,

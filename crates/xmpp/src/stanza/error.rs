@@ -5,7 +5,7 @@ use crate::xml::Element;
 
 macro_rules! conditions {
     ($($(#[$doc:meta])* $variant:ident = $name:literal, $kind:ident;)*) => {
-        /// Why a stanza was not processed (RFC 6120 §8.3.3).
+        /// The reason why a stanza was not processed (RFC 6120 §8.3.3).
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         pub enum Condition {
             $($(#[$doc])* $variant,)*
@@ -43,7 +43,7 @@ macro_rules! conditions {
 conditions! {
     /// Malformed XML or a value that cannot be processed.
     BadRequest = "bad-request", Modify;
-    /// Something with this name or address exists already.
+    /// An object with this name or address exists already.
     Conflict = "conflict", Cancel;
     /// Not implemented by the recipient or the server.
     FeatureNotImplemented = "feature-not-implemented", Cancel;
@@ -51,7 +51,7 @@ conditions! {
     Forbidden = "forbidden", Auth;
     /// The recipient is no longer at this address.
     Gone = "gone", Cancel;
-    /// Something failed inside.
+    /// An internal error.
     InternalServerError = "internal-server-error", Cancel;
     /// The addressed JID or item does not exist.
     ItemNotFound = "item-not-found", Cancel;
@@ -59,15 +59,15 @@ conditions! {
     JidMalformed = "jid-malformed", Modify;
     /// The request does not meet the recipient's criteria.
     NotAcceptable = "not-acceptable", Modify;
-    /// Nobody may do this.
+    /// No entity may do this.
     NotAllowed = "not-allowed", Cancel;
     /// Credentials are needed first.
     NotAuthorized = "not-authorized", Auth;
     /// A local rule was violated.
     PolicyViolation = "policy-violation", Modify;
-    /// The recipient is there, but not for now.
+    /// The recipient exists, but is unavailable for now.
     RecipientUnavailable = "recipient-unavailable", Wait;
-    /// Requests go to another address.
+    /// Requests must go to another address.
     Redirect = "redirect", Modify;
     /// The sender must register first.
     RegistrationRequired = "registration-required", Auth;
@@ -83,11 +83,11 @@ conditions! {
     SubscriptionRequired = "subscription-required", Auth;
     /// None of the others; with an application-specific condition.
     UndefinedCondition = "undefined-condition", Cancel;
-    /// Understood, but out of order.
+    /// Understood, but not expected at this point.
     UnexpectedRequest = "unexpected-request", Wait;
 }
 
-/// What the sender can do about an error (RFC 6120 §8.3.2).
+/// The possible reaction of the sender to an error (RFC 6120 §8.3.2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ErrorType {
     /// Retry after providing credentials.
@@ -130,7 +130,7 @@ impl ErrorType {
 /// The `<error/>` child of an error stanza.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StanzaError {
-    /// What the sender can do about it.
+    /// The possible reaction of the sender.
     pub type_: ErrorType,
     /// The defined condition.
     pub condition: Condition,
@@ -196,8 +196,8 @@ impl StanzaError {
         error
     }
 
-    /// Reads an `<error/>`. An unknown or missing condition is `undefined-condition`, an unknown
-    /// type the condition's own: a peer's sloppy error is still an error.
+    /// Parses an `<error/>`. An unknown or missing condition becomes `undefined-condition`, an
+    /// unknown type that of the condition: a malformed error of a peer is still an error.
     pub fn from_element(error: &Element) -> StanzaError {
         let mut condition = None;
         let mut address = None;

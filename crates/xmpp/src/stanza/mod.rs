@@ -1,7 +1,7 @@
-//! Stanzas as the server handles them: an envelope read once, and a payload left alone.
+//! Stanzas in the server: an envelope that is parsed once, and an unparsed payload.
 //!
-//! RFC 6120 §8. [`Stanza`] is what the edge makes of the bytes of a client and what travels
-//! between tiers; [`build`] makes new ones; [`error`] makes error answers (RFC 6120 §8.3).
+//! RFC 6120 §8. The edge makes a [`Stanza`] of the bytes of a client, and tiers send it to each
+//! other; [`build`] makes new ones; [`error`] makes error answers (RFC 6120 §8.3).
 
 pub mod build;
 mod envelope;

@@ -2,7 +2,7 @@
 
 macro_rules! conditions {
     ($($(#[$doc:meta])* $variant:ident = $name:literal,)*) => {
-        /// Why a stream ends (RFC 6120 §4.9.3).
+        /// The reason why a stream ends (RFC 6120 §4.9.3).
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         pub enum StreamCondition {
             $($(#[$doc])* $variant,)*
@@ -37,7 +37,7 @@ conditions! {
     BadNamespacePrefix = "bad-namespace-prefix",
     /// A new stream replaces this one.
     Conflict = "conflict",
-    /// The peer is not answering.
+    /// The peer does not answer.
     ConnectionTimeout = "connection-timeout",
     /// The host is no longer served here.
     HostGone = "host-gone",
@@ -45,25 +45,25 @@ conditions! {
     HostUnknown = "host-unknown",
     /// A `to` or `from` that is missing or violates the rules for addresses.
     ImproperAddressing = "improper-addressing",
-    /// Something failed inside.
+    /// An internal error.
     InternalServerError = "internal-server-error",
     /// The `from` is not one that the peer may use.
     InvalidFrom = "invalid-from",
     /// The stream namespace or the content namespace is not supported.
     InvalidNamespace = "invalid-namespace",
-    /// Invalid by the schema, where validation is done.
+    /// Invalid by the schema, if the entity validates.
     InvalidXml = "invalid-xml",
     /// Data before authentication, or another action that is not authorised.
     NotAuthorized = "not-authorized",
     /// Violates XML or Namespaces in XML.
     NotWellFormed = "not-well-formed",
-    /// A local rule was violated (size and depth limits among them).
+    /// A local rule was violated (including limits of size and depth).
     PolicyViolation = "policy-violation",
-    /// A remote entity that is needed cannot be connected.
+    /// A required remote entity cannot be connected.
     RemoteConnectionFailed = "remote-connection-failed",
     /// New features need a new stream.
     Reset = "reset",
-    /// No resources left for the stream.
+    /// No resources for the stream.
     ResourceConstraint = "resource-constraint",
     /// A comment, processing instruction, DTD or entity (RFC 6120 §11.1).
     RestrictedXml = "restricted-xml",

@@ -10,8 +10,8 @@ pub fn write_error(out: &mut Vec<u8>, framing: Framing, condition: StreamConditi
     write_error_with(out, framing, condition, "", text, None);
 }
 
-/// Appends a stream error with all that it can carry: the content of the condition element (the
-/// address of `see-other-host`), a text, an application-specific condition.
+/// Appends a stream error with all its parts: the content of the condition element (the address of
+/// `see-other-host`), a text, an application-specific condition.
 pub fn write_error_with(
     out: &mut Vec<u8>,
     framing: Framing,
@@ -44,7 +44,7 @@ pub fn write_error_with(
         out.extend_from_slice(b"</text>");
     }
     if let Some(app) = app {
-        // No default namespace is assumed: it says which one it is in.
+        // The element declares its namespace, since no default namespace is assumed.
         app.write_to(out, "");
     }
     out.extend_from_slice(b"</stream:error>");

@@ -4,7 +4,7 @@ use super::Framing;
 use crate::ns;
 use crate::xml::escape::{push_attribute, push_text};
 
-/// What the server offers at this point of the stream. The default offers nothing.
+/// The features that the server offers at this point of the stream. None by default.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Features<'a> {
     /// STARTTLS (RFC 6120 §5.4.1), and whether it is required. Not over WebSocket (RFC 7395 §3.9).
@@ -21,12 +21,12 @@ pub struct Features<'a> {
     pub sm: bool,
 }
 
-/// Whether a client may go on without TLS.
+/// Whether a client may continue without TLS.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StartTls {
-    /// It may.
+    /// TLS is optional.
     Optional,
-    /// It may not.
+    /// TLS is required.
     Required,
 }
 

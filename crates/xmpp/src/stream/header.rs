@@ -2,7 +2,7 @@
 
 use crate::xml::escape::push_attribute;
 
-/// How elements are put on the wire.
+/// The framing of elements on the wire.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Framing {
     /// One document (RFC 6120 §4).
@@ -12,7 +12,8 @@ pub enum Framing {
 }
 
 impl Framing {
-    /// Whether each stanza must declare `jabber:client` itself: there is no header around it.
+    /// Whether each stanza must declare `jabber:client` itself, because there is no header around
+    /// it.
     pub fn declares_content(self) -> bool {
         self == Framing::WebSocket
     }
@@ -21,13 +22,13 @@ impl Framing {
 /// The server's stream header. Empty attributes are not written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Header<'a> {
-    /// The host that the client asked for.
+    /// The requested host.
     pub from: &'a str,
-    /// What the client called itself.
+    /// The client's own address, as it gave it.
     pub to: &'a str,
     /// Unpredictable and unique (RFC 6120 §4.7.3).
     pub id: &'a str,
-    /// Default language of what the server writes.
+    /// Default language of the server's stream.
     pub lang: &'a str,
 }
 

@@ -1,4 +1,4 @@
-//! What is written on a stream besides stanzas.
+//! The elements of a stream other than stanzas.
 //!
 //! - [`header`]: opening and closing, over TCP (RFC 6120 §4.7) and WebSocket (RFC 7395 §3.3)
 //! - [`StreamCondition`], [`error`]: stream errors (RFC 6120 §4.9)
@@ -6,7 +6,7 @@
 //! - [`negotiation`]: STARTTLS and SASL answers (RFC 6120 §5, §6)
 //! - [`sm`]: stream management elements (XEP-0198)
 //!
-//! Everything appends to a `Vec<u8>`; values are escaped.
+//! All functions append to a `Vec<u8>`; values are escaped.
 
 mod condition;
 pub mod error;

@@ -14,8 +14,8 @@ pub fn write_tls_failure(out: &mut Vec<u8>) {
     out.extend_from_slice(b"<failure xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>");
 }
 
-/// Appends a `<challenge/>` with these bytes in base64 (§6.4.3). One of no bytes is empty: `=` has
-/// a meaning only where something may be left out, in `<auth/>` and `<success/>`.
+/// Appends a `<challenge/>` with these bytes in base64 (§6.4.3). Without bytes it is empty: `=` has
+/// a meaning only in elements whose content is optional, `<auth/>` and `<success/>`.
 pub fn write_challenge(out: &mut Vec<u8>, data: &[u8]) {
     out.extend_from_slice(b"<challenge xmlns='urn:ietf:params:xml:ns:xmpp-sasl'");
     if data.is_empty() {
@@ -26,7 +26,7 @@ pub fn write_challenge(out: &mut Vec<u8>, data: &[u8]) {
     out.extend_from_slice(b"</challenge>");
 }
 
-/// Appends a `<success/>` with additional data, if there is some (§6.4.6).
+/// Appends a `<success/>` with the additional data, if there is any (§6.4.6).
 pub fn write_success(out: &mut Vec<u8>, data: Option<&[u8]>) {
     out.extend_from_slice(b"<success xmlns='urn:ietf:params:xml:ns:xmpp-sasl'");
     match data {

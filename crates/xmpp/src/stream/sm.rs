@@ -18,7 +18,7 @@ pub fn write_ack(out: &mut Vec<u8>, h: u32) {
     out.extend_from_slice(b"/>");
 }
 
-/// Appends `<enabled/>` (§3). `max` is in seconds, 0 if not said.
+/// Appends `<enabled/>` (§3). `max` is in seconds; 0 leaves it out.
 pub fn write_enabled(out: &mut Vec<u8>, id: Option<&str>, resume: bool, max: u32) {
     out.extend_from_slice(b"<enabled xmlns='urn:xmpp:sm:3'");
     if let Some(id) = id {
@@ -53,7 +53,7 @@ pub fn write_failed(out: &mut Vec<u8>, condition: &str, h: Option<u32>) {
     out.extend_from_slice(b"/></failed>");
 }
 
-/// Appends the stream error for an `h` beyond what was sent (§4).
+/// Appends the stream error for an `h` beyond the number of sent stanzas (§4).
 pub fn write_handled_count_too_high(out: &mut Vec<u8>, framing: Framing, h: u32, sent: u32) {
     let app = Element::new("handled-count-too-high", ns::SM)
         .with_attr("h", h.to_string())

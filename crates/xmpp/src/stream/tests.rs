@@ -6,7 +6,7 @@ use crate::ns;
 use crate::sasl::SaslFailure;
 use crate::xml::{Element, Limits, StreamEvent, StreamParser, WsParser};
 
-/// What a client reads when the server writes this behind its header.
+/// The event for a client when the server writes this after its header.
 fn as_client(framing: Framing, write: impl Fn(&mut Vec<u8>)) -> StreamEvent {
     let header = Header {
         from: "a.example",

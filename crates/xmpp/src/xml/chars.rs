@@ -6,7 +6,7 @@ const SPACE: u8 = 1;
 const NAME: u8 = 2;
 const START: u8 = 4;
 
-/// What each byte may be. Bytes above ASCII count as part of a name until decoded.
+/// The classes of each byte. Bytes above ASCII count as part of a name until decoded.
 const CLASSES: [u8; 256] = {
     let mut table = [0; 256];
     let mut byte = 0;
@@ -27,12 +27,12 @@ pub(crate) fn is_space(byte: u8) -> bool {
     CLASSES[byte as usize] & SPACE != 0
 }
 
-/// May be in a qualified name, the colon and undecoded bytes included.
+/// Whether the byte may be in a qualified name; this includes the colon and undecoded bytes.
 pub(crate) fn is_name(byte: u8) -> bool {
     CLASSES[byte as usize] & NAME != 0
 }
 
-/// The first position from `at` whose byte is not of a name; the length if there is none.
+/// The first position from `at` whose byte is not part of a name; the length if there is none.
 pub(crate) fn name_end(bytes: &[u8], at: usize) -> usize {
     let rest = bytes.get(at..).unwrap_or(&[]);
     at + rest
@@ -50,9 +50,10 @@ pub(crate) fn space_end(bytes: &[u8], at: usize) -> usize {
         .unwrap_or(rest.len())
 }
 
-/// Checks a qualified name and returns where its local part starts.
+/// Checks a qualified name and returns the start of its local part.
 pub(crate) fn local_start(name: &[u8]) -> Result<usize, XmlError> {
-    // Almost all names: ASCII without a colon. The caller stopped at the first byte of no name.
+    // Almost all names: ASCII without a colon. The caller stopped at the first byte that is not
+    // part of a name.
     if CLASSES[name.first().map_or(0, |&first| first as usize)] & START != 0
         && name.iter().all(|&byte| byte < 0x80 && byte != b':')
     {
@@ -69,7 +70,7 @@ pub(crate) fn local_start(name: &[u8]) -> Result<usize, XmlError> {
     Ok(local)
 }
 
-/// A name without a colon.
+/// Checks a name without a colon.
 fn ncname(name: &[u8]) -> Result<(), XmlError> {
     const BAD: &str = "a name is malformed";
     let Some(&first) = name.first() else {
@@ -92,8 +93,8 @@ fn ncname(name: &[u8]) -> Result<(), XmlError> {
     }
 }
 
-/// XML 1.0 §2.3, but for U+FDF0 to U+FFFD (presentation forms and the byte order mark): widely
-/// used parsers refuse them in names, and what a recipient's parser refuses ends its stream.
+/// XML 1.0 §2.3, without U+FDF0 to U+FFFD (presentation forms and the byte order mark): widely used
+/// parsers refuse them in names, and a refusal by a recipient's parser ends its stream.
 fn is_name_start(c: char) -> bool {
     matches!(c,
         'a'..='z' | 'A'..='Z' | '_'
@@ -109,9 +110,9 @@ fn is_name_char(c: char) -> bool {
             '0'..='9' | '-' | '.' | '\u{B7}' | '\u{300}'..='\u{36F}' | '\u{203F}'..='\u{2040}')
 }
 
-/// Checks that the bytes are UTF-8 and hold only characters that XML allows.
+/// Checks that the bytes are UTF-8 and contain only characters that XML allows.
 pub(crate) fn check_chars(bytes: &[u8]) -> Result<(), XmlError> {
-    // No early exit: so it compiles to vector instructions, and almost all input is fine.
+    // No early exit, so that the loop compiles to vector instructions; almost all input is valid.
     let control = bytes.iter().fold(false, |found, &b| {
         found | ((b < 0x20) & (b != b'\t') & (b != b'\n') & (b != b'\r'))
     });

@@ -1,9 +1,7 @@
 //! The checker: one pass over one element, well-formed by XML 1.0 and Namespaces in XML, within
 //! RFC 6120 §11.1 and the [`Limits`].
-//!
-//! It can stop at any byte and go on when more has arrived, without looking again at what it has
-//! seen: each state keeps only where it is. What it finds goes to a [`Sink`] as offsets into the
-//! element's bytes.
+//! It can stop at any byte and continue when more bytes have arrived, without scanning bytes twice:
+//! each state keeps only its position. Tokens go to a [`Sink`] as offsets into the element's bytes.
 
 use memchr::{memchr, memchr3};
 
@@ -51,14 +49,14 @@ pub(crate) struct Checker {
     pub(super) attrs: Vec<Attr>,
     state: State,
     at: usize,
-    /// Start of the text or CDATA content that is being read.
+    /// Start of the text or CDATA content that is being scanned.
     text: usize,
-    /// Start of the tag that is being read.
+    /// Start of the tag that is being scanned.
     pub(super) tag: usize,
     pub(super) name: Name,
     attr: Name,
     value: usize,
-    /// Only the start tag of the root is wanted: a stream header.
+    /// Only the start tag of the root is scanned: a stream header.
     pub(super) header: bool,
 }
 
@@ -87,7 +85,7 @@ impl Checker {
         self.limits.namespaces = limits.namespaces.min(Limits::MAX_NAMESPACES);
     }
 
-    /// Gets ready for the next element. The declarations that are in force stay.
+    /// Prepares for the next element. The present declarations stay in force.
     pub(crate) fn restart(&mut self, header: bool) {
         self.stack.clear();
         self.state = State::Root;
@@ -100,8 +98,8 @@ impl Checker {
         self.name
     }
 
-    /// Goes on with an element whose bytes so far are `unit`, always from its first byte on.
-    /// An element longer than the limit is refused when that many bytes have been checked.
+    /// Continues with an element whose bytes so far are `unit`, always from its first byte on. An
+    /// element longer than the limit is refused when that many bytes have been checked.
     pub(crate) fn run(&mut self, unit: &[u8], sink: &mut impl Sink) -> Result<Progress, XmlError> {
         let view = unit.get(..self.limits.bytes).unwrap_or(unit);
         if view.len() < self.at {
@@ -422,7 +420,7 @@ fn bad_format(text: &'static str) -> XmlError {
     XmlError::new(StreamCondition::BadFormat, text)
 }
 
-/// The length of the reference at the start, if it is complete and one that is allowed.
+/// The length of the reference at the start, if it is complete and allowed.
 fn reference_len(bytes: &[u8]) -> Result<Option<usize>, XmlError> {
     let window = &bytes[1..bytes.len().min(REFERENCE)];
     let Some(len) = window

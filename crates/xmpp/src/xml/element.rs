@@ -1,4 +1,5 @@
-//! An element as an owned tree: for what a module reads or makes, not for what passes through.
+//! An element as an owned tree, for elements that a module reads or makes; stanzas that only pass
+//! through have none.
 
 use std::io;
 
@@ -14,7 +15,7 @@ use super::escape::{escape_attr, escape_text};
 pub struct Element {
     /// Local name.
     pub name: CompactString,
-    /// Namespace; empty if it is in none.
+    /// Namespace; empty for none.
     pub ns: CompactString,
     /// Attributes in order. The key is the plain name, `xml:lang` (any `xml:` attribute), or
     /// `{namespace}local`. Namespace declarations are not among them.
@@ -33,7 +34,7 @@ pub enum Node {
 }
 
 impl Element {
-    /// An empty element. Name and namespace are the program's own, so they are not checked.
+    /// An empty element. Name and namespace come from the program, so they are not checked.
     pub fn new(name: &str, ns: &str) -> Element {
         Element {
             name: name.into(),
@@ -43,8 +44,8 @@ impl Element {
         }
     }
 
-    /// Parses exactly one element, strictly. Its default namespace is `jabber:client` where it
-    /// declares none. Bounded by [`Limits::trusted`](super::Limits::trusted).
+    /// Parses exactly one element, strictly. Its default namespace is `jabber:client` unless it
+    /// declares another. Bounded by [`Limits::trusted`](super::Limits::trusted).
     pub fn parse(xml: &[u8]) -> Result<Element, XmlError> {
         super::tree::parse(xml, crate::ns::CLIENT)
     }
@@ -57,7 +58,7 @@ impl Element {
             .map(|(_, value)| value.as_str())
     }
 
-    /// Sets an attribute, replacing the value that it has.
+    /// Sets an attribute, replacing its present value.
     pub fn set_attr(&mut self, name: &str, value: impl Into<String>) {
         let value = value.into();
         match self.attrs.iter_mut().find(|(key, _)| key == name) {
@@ -92,7 +93,7 @@ impl Element {
         self.nodes.push(Node::Element(child));
     }
 
-    /// Appends text, to the last text if that is what comes last.
+    /// Appends text, to the last node if that is text.
     pub fn push_text(&mut self, text: String) {
         if text.is_empty() {
             return;
@@ -132,7 +133,7 @@ impl Element {
         self.name == name && self.ns == ns
     }
 
-    /// Appends the element as written inside a parent whose default namespace is `parent_ns`.
+    /// Appends the element in its form inside a parent whose default namespace is `parent_ns`.
     pub fn write_to(&self, out: &mut Vec<u8>, parent_ns: &str) {
         // Writing into memory does not fail.
         self.write(&mut Writer::new(out), parent_ns).ok();
@@ -156,8 +157,8 @@ impl Element {
         writer.write_event(Event::End(BytesEnd::new(self.name.as_str())))
     }
 
-    /// What stands between the angle brackets. Values are between apostrophes, as is usual in XMPP;
-    /// quick-xml's own way of adding an attribute would take quotation marks.
+    /// The content of the angle brackets. Values are between apostrophes, as is usual in XMPP;
+    /// quick-xml itself would write quotation marks.
     fn start_tag(&self, parent_ns: &str) -> String {
         let mut tag = self.name.to_string();
         let mut push = |name: &str, value: &str| {
@@ -182,7 +183,7 @@ impl Element {
         tag
     }
 
-    /// The element as written inside a parent whose default namespace is `parent_ns`.
+    /// The element in its form inside a parent whose default namespace is `parent_ns`.
     pub fn to_bytes(&self, parent_ns: &str) -> Vec<u8> {
         let mut out = Vec::with_capacity(128);
         self.write_to(&mut out, parent_ns);

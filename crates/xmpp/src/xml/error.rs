@@ -1,18 +1,18 @@
-//! Why bytes were refused.
+//! The reason why bytes were refused.
 
 use crate::stream::StreamCondition;
 
-/// Input was refused. The condition is what the stream error must say (RFC 6120 §4.9.3).
+/// Input was refused. The condition is that of the stream error (RFC 6120 §4.9.3).
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{}: {text}", condition.name())]
 pub struct XmlError {
     /// The stream error condition.
     pub condition: StreamCondition,
-    /// What was wrong; fit to be sent as the error's text.
+    /// The reason, suitable as the error's text.
     pub text: &'static str,
 }
 
-/// The same, seen from a stream: it cannot go on after this.
+/// The same for a stream, which cannot continue after it.
 pub type StreamFault = XmlError;
 
 impl XmlError {

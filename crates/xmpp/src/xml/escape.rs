@@ -1,5 +1,6 @@
-//! Text and attribute values, escaped and unescaped by quick-xml; what is stricter here than there is
-//! that no character is written that XML cannot carry, and what a reference may name.
+//! Text and attribute values, escaped and unescaped by quick-xml. Stricter than quick-xml in two
+//! ways: characters that XML does not allow are never written, and references may name only
+//! characters that XML allows.
 
 use std::borrow::Cow;
 
@@ -13,28 +14,28 @@ pub fn is_xml_char(c: char) -> bool {
     matches!(c, '\t' | '\n' | '\r' | '\u{20}'..='\u{D7FF}' | '\u{E000}'..='\u{FFFD}' | '\u{10000}'..)
 }
 
-/// Appends text content. Characters that XML cannot carry become U+FFFD, so that whatever is
-/// written can be read again.
+/// Appends text content. Characters that XML does not allow become U+FFFD, so that written text can
+/// always be parsed.
 pub fn push_text(out: &mut Vec<u8>, text: &str) {
     out.extend_from_slice(escape_text(text).as_bytes());
 }
 
-/// Text content as it is written; see [`push_text`].
+/// The escaped form of text content; see [`push_text`].
 pub(crate) fn escape_text(text: &str) -> Cow<'_, str> {
     partial_escape(carried(text))
 }
 
-/// Appends an attribute value that stands between quotes of either kind; see [`push_text`].
+/// Appends an attribute value for quotes of either kind; see [`push_text`].
 pub fn push_attr(out: &mut Vec<u8>, value: &str) {
     out.extend_from_slice(escape_attr(value).as_bytes());
 }
 
-/// An attribute value as it is written; see [`push_attr`].
+/// The escaped form of an attribute value; see [`push_attr`].
 pub(crate) fn escape_attr(value: &str) -> Cow<'_, str> {
     Attribute::from(("", carried(value))).value
 }
 
-/// Appends ` name='value'`; the name must be a valid one.
+/// Appends ` name='value'`; the name must be valid.
 pub fn push_attribute(out: &mut Vec<u8>, name: &str, value: &str) {
     out.push(b' ');
     out.extend_from_slice(name.as_bytes());
@@ -43,10 +44,10 @@ pub fn push_attribute(out: &mut Vec<u8>, name: &str, value: &str) {
     out.push(b'\'');
 }
 
-/// The text with U+FFFD in the place of each character that XML cannot carry.
+/// The text with U+FFFD instead of each character that XML does not allow.
 fn carried(text: &str) -> Cow<'_, str> {
-    // No early exit: almost all text is fine, and so it compiles to vector instructions. U+FFFE and
-    // U+FFFF begin with the byte EF.
+    // No early exit, so that the loop compiles to vector instructions; almost all text is valid.
+    // U+FFFE and U+FFFF begin with the byte EF.
     let suspicious = text.bytes().fold(false, |found, b| {
         found | (b == 0xEF) | ((b < 0x20) & (b != b'\t') & (b != b'\n') & (b != b'\r'))
     });
@@ -57,8 +58,8 @@ fn carried(text: &str) -> Cow<'_, str> {
     text.into()
 }
 
-/// The value that a checked attribute stands for: references resolved, each white-space
-/// character a space (XML 1.0 §3.3.3). A reference to what does not exist stays as it is.
+/// The value of a checked attribute: references are resolved, and each white-space character
+/// becomes a space (XML 1.0 §3.3.3). An unknown reference stays as it is.
 pub fn unescape_attr(raw: &str) -> Cow<'_, str> {
     let attribute = Attribute {
         key: QName(""),
@@ -68,7 +69,7 @@ pub fn unescape_attr(raw: &str) -> Cow<'_, str> {
     value.unwrap_or(Cow::Borrowed(raw))
 }
 
-/// The character that a reference stands for, given without `&` and `;`.
+/// The character of a reference, which is given without `&` and `;`.
 pub(crate) fn reference(name: &[u8]) -> Option<char> {
     Some(match name {
         b"lt" => '<',

@@ -1,4 +1,4 @@
-//! What a stream brings.
+//! The events of a stream.
 
 use super::check::Checker;
 use super::escape::line_ends_of;
@@ -10,20 +10,20 @@ use crate::stanza::Stanza;
 use crate::stanza::error::Condition;
 use crate::stream::StreamCondition;
 
-/// One thing that came on a stream.
+/// One event of a stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum StreamEvent {
     /// The stream was opened.
     Open(StreamHeader),
     /// A stanza with valid addresses.
     Stanza(Stanza),
-    /// A stanza with an address that is not one: it is as it was written here, so that the answer
-    /// comes from it (RFC 6120 §8.3.1). The stream goes on; the answer, unless the stanza is an
-    /// error itself, is an error with this condition.
+    /// A stanza with an invalid address, which is kept as it was written, so that the answer comes
+    /// from it (RFC 6120 §8.3.1). The stream goes on; the answer, unless the stanza is an error
+    /// itself, is an error with this condition.
     BadStanza {
         /// The stanza.
         stanza: Stanza,
-        /// What to answer (RFC 6120 §8.3.3.8).
+        /// The condition of the answer (RFC 6120 §8.3.3.8).
         condition: Condition,
     },
     /// Another element: negotiation, or something unknown.
@@ -34,7 +34,7 @@ pub enum StreamEvent {
     SmAck(u32),
     /// White space between elements: a keepalive (RFC 6120 §4.6.1).
     Whitespace,
-    /// The stream was closed. Nothing comes after it.
+    /// The stream was closed. No event follows.
     Close,
 }
 
@@ -94,7 +94,7 @@ fn number(digits: &str) -> Option<u32> {
     if plain { digits.parse().ok() } else { None }
 }
 
-/// The event of a complete element that is no stream header.
+/// The event of a complete element that is not a stream header.
 pub(crate) fn of_unit(
     outline: &mut Outline,
     checker: &mut Checker,
@@ -104,8 +104,8 @@ pub(crate) fn of_unit(
     if memchr::memchr(b'\r', unit).is_none() {
         return of_plain(outline, checker, unit, lang);
     }
-    // Line ends are normalised before anything else (XML 1.0 §2.11). Some parsers of recipients
-    // do not do that, so what is passed on has none that need it.
+    // Line ends are normalised first (XML 1.0 §2.11). Some parsers of recipients do not do that, so
+    // forwarded XML has only line feeds.
     let unit = line_ends_of(unit);
     checker.restart(false);
     checker.run(&unit, outline)?;
@@ -128,7 +128,7 @@ fn of_plain(
             XmlError::new(StreamCondition::BadFormat, "an <a/> needs a number in h")
         })?),
         Root::Other => {
-            // The checker has just accepted it, under the declarations of the stream.
+            // The checker has just accepted it, with the declarations of the stream.
             StreamEvent::Nonza(tree::read(unit, &checker.scope)?)
         }
     })

@@ -1,4 +1,4 @@
-//! A TCP stream, cut into events: bytes go in as they arrive, events come out.
+//! Cuts a TCP stream into events.
 
 use super::chars::{is_space, space_end};
 use super::check::Checker;
@@ -10,16 +10,16 @@ use super::{Limits, StreamEvent, StreamFault, StreamHeader, XmlError, prolog};
 use crate::ns;
 use crate::stream::StreamCondition;
 
-/// A buffer larger than this is given back when it is empty.
+/// A buffer larger than this is freed when it is empty.
 const KEEP: usize = 4 * 1024;
 /// White space tolerated inside the closing tag.
 const CLOSE_SPACE: usize = 64;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
-    /// After a restart: white space still belongs to the stream before (RFC 6120 §11.7).
+    /// After a restart: white space still belongs to the previous stream (RFC 6120 §11.7).
     Restart,
-    /// Before the header; an XML declaration can only be the very first.
+    /// Before the header; an XML declaration can only come first.
     Prolog {
         first: bool,
     },
@@ -30,17 +30,18 @@ enum Phase {
     Ended,
 }
 
-/// Reads one direction of an XML stream (RFC 6120 §4). It does no I/O: [`push`](Self::push) what
-/// was read, then take events with [`next`](Self::next) until there is none.
+/// Parses one direction of an XML stream (RFC 6120 §4). It does no I/O: the caller pushes the
+/// received bytes ([`push`](Self::push)), then takes events with [`next`](Self::next) until there
+/// is none.
 ///
-/// Each byte is looked at a fixed number of times, however the stream is cut. After a fault
-/// nothing but that fault comes out.
+/// Each byte is scanned a fixed number of times, however the stream is cut. After a fault only that
+/// fault is returned.
 #[derive(Clone, Debug)]
 pub struct StreamParser {
     checker: Checker,
     outline: Outline,
     buffer: Vec<u8>,
-    /// What lies before it has become events.
+    /// The bytes before it have become events.
     start: usize,
     phase: Phase,
     /// The header's qualified name, for the closing tag.
@@ -64,7 +65,7 @@ impl StreamParser {
         }
     }
 
-    /// Changes the limits, for what is not read yet.
+    /// Changes the limits for bytes that are not parsed yet.
     pub fn set_limits(&mut self, limits: Limits) {
         self.checker.set_limits(limits);
     }
@@ -74,9 +75,9 @@ impl StreamParser {
         self.buffer.len() - self.start
     }
 
-    /// Expects a new stream header, as after SASL. What is buffered is read as its beginning,
-    /// but for white space: some clients end each element they write with a line feed, and that
-    /// of the last one before the restart is not a line above the new XML declaration.
+    /// Expects a new stream header, as after SASL. The buffered bytes are its beginning, except
+    /// white space: some clients end each element with a line feed, and that of the last element
+    /// before the restart must not come before the new XML declaration.
     pub fn reset(&mut self) {
         self.checker.scope.truncate(0);
         self.checker.restart(true);
@@ -86,9 +87,9 @@ impl StreamParser {
         self.fault = None;
     }
 
-    /// Expects a new stream header on a stream that has just become secure, and forgets what is
-    /// buffered: it came in the clear, and may be from someone else. Returns how many bytes that
-    /// were; a peer that sends some does not follow RFC 6120 §5.3.4.
+    /// Expects a new stream header on a stream that has just become secure, and drops the buffered
+    /// bytes, which were not encrypted and may come from an attacker. Returns their number; a peer
+    /// that sends some violates RFC 6120 §5.3.4.
     pub fn reset_for_tls(&mut self) -> usize {
         let dropped = self.buffered();
         self.buffer = Vec::new();
@@ -98,8 +99,8 @@ impl StreamParser {
         dropped
     }
 
-    /// Takes bytes from the peer. The caller takes all events before it pushes more; then no more
-    /// is held than one element within the limits, and this input.
+    /// Takes bytes from the peer. The caller takes all events before it pushes more; then the
+    /// parser holds at most one element within the limits, and this input.
     pub fn push(&mut self, bytes: &[u8]) {
         if self.phase == Phase::Ended || self.fault.is_some() {
             return;
@@ -212,7 +213,7 @@ impl StreamParser {
         self.start += consumed;
     }
 
-    /// The start tag of the stream is complete (RFC 6120 §4.7, §4.8).
+    /// Handles the complete start tag of the stream (RFC 6120 §4.7, §4.8).
     fn header(&mut self, len: usize) -> Result<StreamHeader, StreamFault> {
         let unit = &self.buffer[self.start..self.start + len];
         let name = self.checker.name();
@@ -243,7 +244,7 @@ impl StreamParser {
     }
 }
 
-/// Whether what follows `</` closes the stream; false if it is not complete.
+/// Whether the bytes after `</` close the stream; false if they are not complete.
 fn closes(rest: &[u8], root: &[u8]) -> Result<bool, StreamFault> {
     let known = rest.len().min(root.len());
     if rest[..known] != root[..known] {

@@ -1,10 +1,10 @@
 //! XML as XMPP restricts it (RFC 6120 §11): strict checking, framing, writing, small trees.
 //!
-//! - `check`: the resumable checker that everything from outside goes through
+//! - `check`: the resumable checker for all XML from outside
 //! - [`StreamParser`]: a TCP stream cut into events
 //! - [`WsParser`]: WebSocket messages (RFC 7395), one element each
 //! - [`Element`]: an owned tree, for the few elements that a module reads or makes
-//! - [`escape`]: text and attribute values, both ways
+//! - [`escape`]: escaping and unescaping of text and attribute values
 
 mod chars;
 pub(crate) mod check;

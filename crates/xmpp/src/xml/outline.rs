@@ -1,5 +1,5 @@
-//! From a checked element to the envelope: attributes read, children indexed, payload copied,
-//! and the prefixes that children borrow from outside declared on them.
+//! From a checked element to the envelope: attributes are read, children indexed, the payload
+//! copied, and prefixes that children inherit are declared on them.
 
 use std::ops::Range;
 
@@ -13,7 +13,7 @@ use crate::ns;
 use crate::stanza::error::Condition;
 use crate::stanza::{Kind, Stanza};
 
-/// What the root element is.
+/// The kind of the root element.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Root {
     Stanza(Kind),
@@ -24,14 +24,14 @@ pub(crate) enum Root {
     Other,
 }
 
-/// Where a child's namespace is written.
+/// The place of a child's namespace.
 #[derive(Clone, Debug)]
 enum Written {
-    /// Nowhere: it is `jabber:client`.
+    /// None: it is `jabber:client`.
     Client,
     /// In the child's own start tag.
     Own(Range<usize>),
-    /// In a declaration that has to be added.
+    /// A declaration that must be added.
     Added(Ns),
 }
 
@@ -41,20 +41,20 @@ struct Child {
     end: usize,
     name: Name,
     ns: Written,
-    /// Declarations to add behind the name, and where in them the child's namespace is.
+    /// Declarations to add after the name, and the position of the child's namespace in them.
     added: Vec<u8>,
     added_ns: Range<usize>,
-    /// The namespace is written with references or white space: its plain form.
+    /// The plain form of a namespace that is written with references or white space.
     plain: Option<Vec<u8>>,
-    /// Its default namespace is none, while that of a stanza is `jabber:client`.
+    /// The child has no default namespace, while that of a stanza is `jabber:client`.
     undeclare: bool,
 }
 
-/// Attributes of the root that matter, in the order of [`Outline::values`].
+/// The attributes of the root that are read, in the order of [`Outline::values`].
 const NAMES: [&[u8]; 5] = [b"type", b"id", b"from", b"to", b"h"];
 const LANG: usize = NAMES.len();
 
-/// Collects one element after the other; its buffers are used again.
+/// Collects one element after the other; its buffers are reused.
 #[derive(Clone, Debug)]
 pub(crate) struct Outline {
     root: Root,
@@ -62,9 +62,9 @@ pub(crate) struct Outline {
     attrs: Vec<u8>,
     content: Range<usize>,
     children: Vec<Child>,
-    /// How many declarations are in force in the root.
+    /// How many declarations are in force at the root.
     outer: usize,
-    /// Those of them that the current child refers to.
+    /// Those declarations that the current child refers to.
     used: u64,
 }
 
@@ -234,7 +234,7 @@ impl Outline {
         }
     }
 
-    /// The value of an attribute of the root, by its place in [`NAMES`].
+    /// The value of an attribute of the root, by its index in [`NAMES`].
     fn value(&self, unit: &[u8], at: usize) -> Option<String> {
         let range = self.values.get(at)?.clone()?;
         let raw = std::str::from_utf8(unit.get(range)?).ok()?;
@@ -251,7 +251,8 @@ impl Outline {
             .then(|| digits.parse().ok())?
     }
 
-    /// The stanza, and what is wrong with its addresses if something is. `lang` is the stream's.
+    /// The stanza, and the condition of an invalid address if there is one. `lang` is that of the
+    /// stream.
     pub(crate) fn stanza(
         &self,
         kind: Kind,
@@ -259,7 +260,7 @@ impl Outline {
         lang: &str,
     ) -> (Stanza, Option<Condition>) {
         let mut wrong = None;
-        // The address, and how it was written if that is not the same.
+        // The address, and its written form if that differs.
         let mut jid = |at: usize| match self.value(unit, at) {
             None => (String::new(), String::new()),
             Some(text) => match Jid::parse(&text) {
@@ -301,7 +302,7 @@ impl Outline {
         let mut copied = self.content.start;
         for child in &self.children {
             payload.extend_from_slice(&unit[copied..child.start]);
-            // Up to the end of the name nothing changes; behind it the declarations are added.
+            // Nothing changes up to the end of the name; the declarations are added after it.
             let name_shift = |at: usize| at - child.start + payload.len();
             let (start, local) = (name_shift(child.start), name_shift(child.name.local));
             payload.extend_from_slice(&unit[child.start..child.name.end]);
@@ -335,7 +336,7 @@ impl Outline {
     }
 }
 
-/// Appends the entry of a child that was copied as it is; `base` is where the payload begins.
+/// Appends the entry of a child that was copied unchanged; `base` is the start of the payload.
 fn push_entry(index: &mut Vec<u32>, child: &Child, base: usize) {
     let (ns, ns_len) = match &child.ns {
         Written::Own(range) => (range.start - base, range.len()),
@@ -346,7 +347,7 @@ fn push_entry(index: &mut Vec<u32>, child: &Child, base: usize) {
     index.extend([start, end, local, local_len, ns, ns_len].map(|n| n as u32));
 }
 
-/// Appends a declaration and returns where its value is.
+/// Appends a declaration and returns the position of its value.
 fn declare(out: &mut Vec<u8>, scope: &Scope, at: usize) -> Range<usize> {
     let prefix = scope.prefix(at);
     out.extend_from_slice(b" xmlns");

@@ -1,4 +1,4 @@
-//! The XML declaration (XML 1.0 §2.8). RFC 6120 §11.5 has it at the start of a stream, if at all.
+//! The XML declaration (XML 1.0 §2.8). RFC 6120 §11.5 allows it at the start of a stream only.
 
 use super::XmlError;
 use super::chars::{is_space, name_end, space_end};
@@ -6,7 +6,7 @@ use super::chars::{is_space, name_end, space_end};
 /// Longest declaration.
 const LONGEST: usize = 256;
 
-/// The length of the declaration that `bytes` starts with; none if it is not complete.
+/// The length of the declaration at the start of `bytes`; none if it is not complete.
 pub(crate) fn declaration(bytes: &[u8]) -> Result<Option<usize>, XmlError> {
     const TARGET: &[u8] = b"<?xml";
     let known = bytes.len().min(TARGET.len());
@@ -50,7 +50,7 @@ fn malformed() -> XmlError {
     XmlError::syntax("the xml declaration is malformed")
 }
 
-/// Takes ` name = "value"` from the front if that is what comes next.
+/// Takes ` name = "value"` from the front, if it comes next.
 fn attribute<'a>(rest: &mut &'a [u8], name: &[u8]) -> Result<Option<&'a [u8]>, XmlError> {
     let start = space_end(rest, 0);
     let end = name_end(rest, start);

@@ -1,10 +1,11 @@
 //! Namespace declarations in force.
 
+use super::Limits;
 use super::XmlError;
 use super::escape::unescape_attr;
 use crate::ns;
 
-/// What a prefix stands for.
+/// The meaning of a prefix.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Ns {
     /// No namespace.
@@ -32,7 +33,7 @@ struct Binding {
     uri: usize,
 }
 
-/// A stack of declarations. Prefixes and names lie one after the other in one buffer, so that a
+/// A stack of declarations. Prefixes and names are stored one after the other in one buffer, so a
 /// declaration costs no allocation.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Scope {
@@ -46,7 +47,7 @@ impl Scope {
         self.bindings.len()
     }
 
-    /// Forgets all but the first declarations.
+    /// Drops all declarations after the first `len`.
     pub(crate) fn truncate(&mut self, len: usize) {
         if let Some(binding) = self.bindings.get(len) {
             self.text.truncate(binding.start);
@@ -54,13 +55,18 @@ impl Scope {
         }
     }
 
-    /// A declaration from a checked attribute, with an empty prefix for the default namespace.
-    /// Refuses what Namespaces in XML §3 and §5 forbid.
+    /// Adds a declaration from a checked attribute, with an empty prefix for the default namespace.
+    /// Refuses declarations that Namespaces in XML §3 and §5 forbid, and names longer than
+    /// [`Limits::NAMESPACE_BYTES`].
     pub(crate) fn declare_raw(&mut self, prefix: &[u8], raw: &[u8]) -> Result<(), XmlError> {
         const ENCODING: &str = "the stream is not utf-8";
         let prefix = std::str::from_utf8(prefix).map_err(|_| XmlError::encoding(ENCODING))?;
         let raw = std::str::from_utf8(raw).map_err(|_| XmlError::encoding(ENCODING))?;
         let uri = unescape_attr(raw);
+        // The value is bounded and not its spelling, which differs after the name is written again.
+        if uri.len() > Limits::NAMESPACE_BYTES {
+            return Err(XmlError::limit("the name of a namespace is too long"));
+        }
         match prefix {
             "xml" if uri == ns::XML => return Ok(()),
             "xml" => return Err(XmlError::syntax("the prefix xml cannot be bound anew")),
@@ -77,7 +83,7 @@ impl Scope {
         Ok(())
     }
 
-    /// A declaration that is known to be fine.
+    /// Adds a declaration that is known to be valid.
     pub(crate) fn declare(&mut self, prefix: &str, uri: &str) {
         let start = self.text.len();
         self.text.push_str(prefix);
@@ -89,7 +95,7 @@ impl Scope {
         });
     }
 
-    /// What an element without a prefix is in.
+    /// The namespace of an element without a prefix.
     pub(crate) fn default_ns(&self) -> Ns {
         match self
             .bindings
@@ -101,7 +107,7 @@ impl Scope {
         }
     }
 
-    /// What a prefix stands for, if it is declared.
+    /// The namespace of a prefix, if it is declared.
     pub(crate) fn resolve(&self, prefix: &[u8]) -> Option<Ns> {
         if prefix == b"xml" {
             return Some(Ns::Xml);
@@ -120,7 +126,7 @@ impl Scope {
         &self.text[binding.start..binding.start + binding.prefix]
     }
 
-    /// The namespace's name.
+    /// The name of the namespace.
     pub(crate) fn uri(&self, ns: Ns) -> &str {
         match ns {
             Ns::None => "",

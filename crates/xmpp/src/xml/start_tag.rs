@@ -1,4 +1,4 @@
-//! The checker's look at a complete start tag: Namespaces in XML §3, §5 and §6.
+//! The checker's handling of a complete start tag: Namespaces in XML §3, §5 and §6.
 
 use super::XmlError;
 use super::check::{Checker, Open};
@@ -7,7 +7,7 @@ use super::token::{OpenTag, Sink};
 use crate::stream::StreamCondition;
 
 impl Checker {
-    /// A start tag is complete: namespaces, duplicates, and on to the sink.
+    /// Checks namespaces and duplicates of a complete start tag, and passes it on to the sink.
     pub(super) fn open(
         &mut self,
         unit: &[u8],
@@ -70,8 +70,8 @@ impl Checker {
         Ok(())
     }
 
-    /// No two attributes may have the same name, written or expanded. Their number is limited,
-    /// so comparing all pairs is bounded.
+    /// Checks that no two attributes have the same name, written or expanded. Their number is
+    /// limited, so the comparison of all pairs is bounded.
     fn check_duplicates(&self, unit: &[u8]) -> Result<(), XmlError> {
         for (n, a) in self.attrs.iter().enumerate() {
             for b in &self.attrs[..n] {

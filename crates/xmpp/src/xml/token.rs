@@ -1,4 +1,4 @@
-//! What the checker finds, as offsets into the element's bytes, and who takes it.
+//! The tokens of the checker, as offsets into the element's bytes, and their receiver.
 
 use super::scope::{Ns, Scope};
 
@@ -32,7 +32,7 @@ impl Name {
 pub(crate) struct Attr {
     pub(crate) name: Name,
     pub(crate) ns: Ns,
-    /// It is `xmlns` or `xmlns:…`.
+    /// Whether it is `xmlns` or `xmlns:…`.
     pub(crate) declaration: bool,
     pub(crate) start: usize,
     pub(crate) end: usize,
@@ -58,36 +58,36 @@ pub(crate) fn is_declaration(name: &[u8]) -> bool {
         .is_some_and(|rest| rest.is_empty() || rest[0] == b':')
 }
 
-/// A start tag that was found to be fine.
+/// A valid start tag.
 pub(crate) struct OpenTag<'a> {
-    /// The element's bytes, as far as they are there.
+    /// The element's bytes that have arrived.
     pub(crate) unit: &'a [u8],
     pub(crate) start: usize,
     pub(crate) end: usize,
     pub(crate) name: Name,
     pub(crate) ns: Ns,
     pub(crate) attrs: &'a [Attr],
-    /// Declarations that the tag's prefixes refer to, as a mask.
+    /// The declarations that the tag's prefixes refer to, as a mask.
     pub(crate) used: u64,
-    /// Open elements around it.
+    /// The number of open elements around it.
     pub(crate) depth: usize,
-    /// Declarations in force inside, those of the tag included.
+    /// The declarations in force inside, including those of the tag.
     pub(crate) scope: &'a Scope,
 }
 
 /// An end tag, or the end of an empty element's tag.
 pub(crate) struct CloseTag<'a> {
-    /// Where the content ended.
+    /// The end of the content.
     pub(crate) content_end: usize,
     pub(crate) end: usize,
-    /// Open elements around it.
+    /// The number of open elements around it.
     pub(crate) depth: usize,
-    /// Declarations in force inside.
+    /// The declarations in force inside.
     pub(crate) scope: &'a Scope,
 }
 
-/// Takes what the checker finds. Characters are checked when the element is complete, so what
-/// comes here may turn out not to be UTF-8.
+/// Receives the tokens of the checker. Characters are checked when the element is complete, so
+/// earlier tokens may turn out not to be UTF-8.
 pub(crate) trait Sink {
     fn open(&mut self, tag: &OpenTag<'_>);
     fn text(&mut self, unit: &[u8], start: usize, end: usize, cdata: bool);
@@ -98,6 +98,6 @@ pub(crate) trait Sink {
 pub(crate) enum Progress {
     /// The element is not complete.
     More,
-    /// It ends here.
+    /// The element ends here.
     Done(usize),
 }

@@ -1,5 +1,6 @@
-//! Trees: quick-xml reads them from bytes that the checker has accepted. The checker decides what
-//! is well-formed and within the limits; what quick-xml is more lenient about never reaches it.
+//! Trees: quick-xml parses them from bytes that the checker has accepted. The checker decides
+//! whether they are well-formed and within the limits; input about which quick-xml is more lenient
+//! never reaches it.
 
 use compact_str::CompactString;
 use quick_xml::NsReader;
@@ -14,7 +15,7 @@ use super::token::{CloseTag, OpenTag, Progress, Sink};
 use super::{Element, Limits, XmlError};
 use crate::ns;
 
-/// Parses exactly one element whose default namespace, where undeclared, is `default`.
+/// Parses exactly one element whose default namespace is `default` unless it declares another.
 pub(crate) fn parse(xml: &[u8], default: &str) -> Result<Element, XmlError> {
     let mut checker = Checker::new(Limits::trusted());
     checker.scope.declare("", default);
@@ -25,7 +26,7 @@ pub(crate) fn parse(xml: &[u8], default: &str) -> Result<Element, XmlError> {
     }
 }
 
-/// The tree of one element that the checker has accepted under these declarations.
+/// The tree of one element that the checker has accepted with these declarations.
 pub(crate) fn read(xml: &[u8], scope: &Scope) -> Result<Element, XmlError> {
     let mut reader = reader(xml, scope)?;
     let mut open: Vec<Element> = Vec::new();
@@ -52,7 +53,7 @@ pub(crate) fn read(xml: &[u8], scope: &Scope) -> Result<Element, XmlError> {
     }
 }
 
-/// The start tag of a stream, which the checker has accepted, as an element without content.
+/// The start tag of a stream, accepted by the checker, as an element without content.
 pub(crate) fn stream_header(tag: &[u8]) -> Result<Element, XmlError> {
     let mut reader = reader(tag, &Scope::default())?;
     match reader.read_event().map_err(|_| unreadable())? {
@@ -67,11 +68,11 @@ fn reader<'a>(xml: &'a [u8], scope: &Scope) -> Result<NsReader<&'a [u8]>, XmlErr
         std::str::from_utf8(xml).map_err(|_| XmlError::encoding("the stream is not utf-8"))?;
     let mut reader = NsReader::from_str(xml);
     let resolver = reader.resolver_mut();
-    // Bounded by the checker.
+    // The checker bounds their number.
     resolver.set_max_namespace_bindings(usize::MAX);
     let mut value = Vec::new();
     for at in 0..scope.len() {
-        // The resolver holds values as they are written.
+        // The resolver stores values in their escaped form.
         value.clear();
         push_attr(&mut value, scope.uri(super::scope::Ns::Bound(at)));
         let value = std::str::from_utf8(&value).map_err(|_| unreadable())?;
@@ -88,7 +89,7 @@ fn reader<'a>(xml: &'a [u8], scope: &Scope) -> Result<NsReader<&'a [u8]>, XmlErr
 fn start(resolver: &NamespaceResolver, tag: &BytesStart<'_>) -> Result<Element, XmlError> {
     let (namespace, name) = resolver.resolve_element(tag.name());
     let mut element = Element::new(name.into_inner(), &uri(&namespace)?);
-    // The checker has found no attribute twice.
+    // The checker has refused duplicate attributes.
     for attribute in tag.attributes().with_checks(false) {
         let attribute = attribute.map_err(|_| unreadable())?;
         if attribute.key.as_namespace_binding().is_some() {
@@ -116,7 +117,7 @@ fn uri<'a>(resolved: &ResolveResult<'a>) -> Result<std::borrow::Cow<'a, str>, Xm
     }
 }
 
-/// The text that a piece of content stands for.
+/// The text of a piece of content.
 fn text(content: &Event<'_>) -> Result<String, XmlError> {
     match content {
         Event::Text(text) => Ok(text.xml10_content().into_owned()),
@@ -135,12 +136,13 @@ fn incomplete() -> XmlError {
     XmlError::syntax("the element is not complete")
 }
 
-/// The checker accepted it and quick-xml does not: tests and fuzzing look for such input.
+/// The error for input that the checker accepts and quick-xml refuses; tests and fuzzing search for
+/// such input.
 fn unreadable() -> XmlError {
     XmlError::syntax("the element cannot be read")
 }
 
-/// Discards what the checker finds.
+/// Discards all tokens.
 pub(crate) struct Discard;
 
 impl Sink for Discard {

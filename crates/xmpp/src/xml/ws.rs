@@ -8,7 +8,7 @@ use super::{Limits, StreamEvent, StreamFault, StreamHeader, XmlError, prolog};
 use crate::ns;
 use crate::stream::StreamCondition;
 
-/// Reads the messages of one WebSocket connection.
+/// Parses the messages of one WebSocket connection.
 #[derive(Clone, Debug)]
 pub struct WsParser {
     checker: Checker,
@@ -30,7 +30,7 @@ impl WsParser {
         }
     }
 
-    /// Changes the limits, for what is not read yet.
+    /// Changes the limits for messages that are not parsed yet.
     pub fn set_limits(&mut self, limits: Limits) {
         self.checker.set_limits(limits);
     }
@@ -42,7 +42,7 @@ impl WsParser {
         self.fault = None;
     }
 
-    /// The event of one text message. After a fault nothing but that fault comes out.
+    /// The event of one text message. After a fault only that fault is returned.
     pub fn frame(&mut self, message: &[u8]) -> Result<StreamEvent, StreamFault> {
         if let Some(fault) = &self.fault {
             return Err(fault.clone());

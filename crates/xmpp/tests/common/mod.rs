@@ -1,4 +1,4 @@
-//! What the tests of parsers share.
+//! The common part of parser tests.
 #![allow(dead_code, clippy::unwrap_used, missing_docs, unreachable_pub)]
 
 use proptest::prelude::*;
@@ -8,7 +8,7 @@ use sestina_xmpp::xml::{Element, Limits, Node, StreamEvent, StreamFault, StreamP
 pub const HEADER: &str = "<?xml version='1.0'?><stream:stream to='a.example' version='1.0' \
      xml:lang='en' xmlns='jabber:client' xmlns:stream='http://etherx.jabber.org/streams'>";
 
-/// A property's configuration. Failures are shown with their input, and not kept in files.
+/// A property's configuration. Failing inputs are printed, and not stored in files.
 pub fn cases(cases: u32) -> ProptestConfig {
     ProptestConfig {
         cases,
@@ -17,10 +17,10 @@ pub fn cases(cases: u32) -> ProptestConfig {
     }
 }
 
-/// All events, and the fault that ends them if there is one.
+/// All events, and the fault that ends them, if there is one.
 pub type Outcome = (Vec<StreamEvent>, Option<StreamFault>);
 
-/// Reads everything that is there.
+/// Takes all events that are complete.
 pub fn drain(parser: &mut StreamParser, out: &mut Outcome) {
     while out.1.is_none() {
         match parser.next() {
@@ -50,13 +50,14 @@ pub fn bytewise(bytes: &[u8]) -> Outcome {
     feed(Limits::default(), bytes.chunks(1))
 }
 
-/// White-space runs are one event or several, depending on how they arrive.
+/// Drops white-space events: a run of white space is one event or several, depending on how it
+/// arrives.
 pub fn without_whitespace((mut events, fault): Outcome) -> Outcome {
     events.retain(|event| *event != StreamEvent::Whitespace);
     (events, fault)
 }
 
-/// The condition that ends a stream with this after a good header, however it is cut.
+/// The condition of the stream error for this body after a valid header, however it is cut.
 pub fn condition_of(body: &[u8]) -> Option<StreamCondition> {
     let mut stream = HEADER.as_bytes().to_vec();
     stream.extend_from_slice(body);
@@ -65,7 +66,7 @@ pub fn condition_of(body: &[u8]) -> Option<StreamCondition> {
     outcome.1.map(|fault| fault.condition)
 }
 
-/// Whether rxml takes this as one document.
+/// Whether rxml accepts the bytes as one document.
 pub fn rxml_accepts(bytes: &[u8]) -> bool {
     let options = rxml::Options {
         max_token_length: 1 << 26,
@@ -104,7 +105,7 @@ fn key() -> impl Strategy<Value = String> {
     ]
 }
 
-/// Trees as a parser makes them.
+/// Trees in the form that a parser returns.
 pub fn element() -> impl Strategy<Value = Element> {
     let leaf = (
         name(),

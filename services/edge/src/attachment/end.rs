@@ -66,7 +66,7 @@ impl<H: Hands> Session<H> {
             return;
         }
         if state.resumable() {
-            if state.accepted > state.told {
+            if state.incoming.accepted > state.incoming.told {
                 self.write_ack(&mut state);
             }
             self.leave(hands, &mut state, Phase::Lost);
@@ -143,12 +143,12 @@ impl<H: Hands> Session<H> {
     fn leave(&self, hands: &H, state: &mut State<H>, phase: Phase) {
         let written = self.wire.written();
         if state.managed() {
-            if state.acked > state.reported_acked {
-                self.report_acked(hands, state, written.max(state.acked));
+            if state.outgoing.acked > state.outgoing.reported_acked {
+                self.report_acked(hands, state, written.max(state.outgoing.acked));
             }
         } else {
             state.prune_out(written);
-            if written > state.reported_written {
+            if written > state.outgoing.reported_written {
                 self.report_acked(hands, state, written);
             }
         }
@@ -163,10 +163,10 @@ impl<H: Hands> Session<H> {
 
     fn forget(&self, hands: &H, state: &mut State<H>) {
         state.phase = Phase::Gone;
-        state.held_in = Default::default();
-        state.held_in_bytes = 0;
-        state.held_out = Default::default();
-        state.unacked_bytes = 0;
+        state.incoming.held = Default::default();
+        state.incoming.held_bytes = 0;
+        state.outgoing.held = Default::default();
+        state.outgoing.unacked_bytes = 0;
         state.tell_unsettled(hands);
         self.room.wake();
     }

@@ -13,7 +13,7 @@ use sestina_xmpp::stream::{Framing, StreamCondition};
 use super::Attachments;
 use super::state::Session;
 use crate::metrics::EdgeMetrics;
-use crate::transport::{CloseKind, Flush, Passage};
+use crate::transport::{CloseKind, Flush, TraceContext};
 
 /// Exclusive access to what several threads share. One thread alone needs no lock.
 pub trait Lock<T> {
@@ -111,8 +111,8 @@ pub struct Limits {
     pub session_credit: usize,
     pub ask_stanzas: u64,
     pub ask_after: std::time::Duration,
-    pub silence_ask: std::time::Duration,
-    pub silence_answer: std::time::Duration,
+    pub keepalive_after: std::time::Duration,
+    pub keepalive_answer: std::time::Duration,
     pub owner_deadline: std::time::Duration,
     /// Bytes of one part of an answer about members of rooms.
     pub members_part: usize,
@@ -188,7 +188,7 @@ pub trait Socket {
         &self,
         framing: Framing,
         number: u64,
-        passage: Passage,
+        trace_context: TraceContext,
         stanza: &Stanza,
         to: &str,
     ) -> bool;

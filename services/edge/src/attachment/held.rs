@@ -162,10 +162,10 @@ impl<H: Hands> Attachments<H> {
             for session in cell.lock().sessions.values() {
                 let state = session.state.lock();
                 match state.phase {
-                    Phase::Open if state.unacked_bytes > LITTLE => {
-                        candidates.push((state.unacked_bytes, Arc::clone(session)));
+                    Phase::Open if state.outgoing.unacked_bytes > LITTLE => {
+                        candidates.push((state.outgoing.unacked_bytes, Arc::clone(session)));
                     }
-                    Phase::Lost | Phase::Closed => leaving += state.unacked_bytes,
+                    Phase::Lost | Phase::Closed => leaving += state.outgoing.unacked_bytes,
                     Phase::Open | Phase::Gone => {}
                 }
             }

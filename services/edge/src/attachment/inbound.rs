@@ -59,9 +59,9 @@ impl<H: Hands> Session<H> {
         if state.phase != Phase::Open {
             return Flow::Stop;
         }
-        state.in_last += 1;
-        let n = state.in_last;
-        state.held_in.push_back(HeldIn {
+        state.incoming.last += 1;
+        let n = state.incoming.last;
+        state.incoming.held.push_back(HeldIn {
             n,
             stanza,
             refused,
@@ -69,13 +69,13 @@ impl<H: Hands> Session<H> {
             read,
             traced,
         });
-        state.held_in_bytes += weight as usize;
-        if !state.behind {
+        state.incoming.held_bytes += weight as usize;
+        if !state.incoming.behind {
             self.forward(hands, &mut state, false);
         }
         state.tell_unsettled(hands);
         failpoint!("edge.sent");
-        if state.held_in_bytes >= unsettled(hands) {
+        if state.incoming.held_bytes >= unsettled(hands) {
             hands.metrics().count(Count::PausedByBound, 1);
             return Flow::Pause;
         }
@@ -117,7 +117,7 @@ impl<H: Hands> Session<H> {
     /// Whether a paused reader may go on: half of the bound is free again, or the stream is over.
     pub fn has_room(&self, hands: &H) -> bool {
         let state = self.state.lock();
-        state.phase != Phase::Open || state.held_in_bytes < unsettled(hands) / 2
+        state.phase != Phase::Open || state.incoming.held_bytes < unsettled(hands) / 2
     }
 
     /// The owner's progress with this session. True if something was put on the wire.
@@ -127,41 +127,49 @@ impl<H: Hands> Session<H> {
         state: &mut State<H>,
         item: &proto::ProgressItem,
     ) -> bool {
-        let accepted = item.accepted.min(state.in_last);
-        if accepted > state.accepted {
-            if let Some(last) = state.held_in.iter().rev().find(|h| h.n <= accepted) {
+        let accepted = item.accepted.min(state.incoming.last);
+        if accepted > state.incoming.accepted {
+            if let Some(last) = state.incoming.held.iter().rev().find(|h| h.n <= accepted) {
                 hands.metrics().timing(
                     Timing::Accepted,
                     hands.now().saturating_duration_since(last.read),
                 );
             }
-            state.accepted = accepted;
+            state.incoming.accepted = accepted;
             state.waiting_since = None;
             failpoint!("edge.accepted");
         }
-        if item.settled > state.settled {
-            state.settled = item.settled.min(state.in_last);
+        if item.settled > state.incoming.settled {
+            state.incoming.settled = item.settled.min(state.incoming.last);
             // By the smaller bound: which of the two the reader has met, is not known any more.
-            let full = state.held_in_bytes >= hands.limits().unsettled_bytes.min(LITTLE) / 2;
+            let full = state.incoming.held_bytes >= hands.limits().unsettled_bytes.min(LITTLE) / 2;
             let now = hands.now();
-            for held in state.held_in.iter().take_while(|h| h.n <= state.settled) {
+            for held in state
+                .incoming
+                .held
+                .iter()
+                .take_while(|h| h.n <= state.incoming.settled)
+            {
                 hands
                     .metrics()
                     .timing(Timing::Settled, now.saturating_duration_since(held.read));
             }
             state.prune_in();
             state.tell_unsettled(hands);
-            if full && state.held_in_bytes < unsettled(hands) / 2 {
+            if full && state.incoming.held_bytes < unsettled(hands) / 2 {
                 self.room.wake();
             }
         }
-        if item.released > state.released {
-            state.released = item.released.min(state.out_last);
-            let acked = state.acked;
+        if item.released > state.outgoing.released {
+            state.outgoing.released = item.released.min(state.outgoing.last);
+            let acked = state.outgoing.acked;
             state.prune_out(acked);
         }
-        let all = state.accepted == state.in_last && std::mem::take(&mut state.answer_all);
-        let due = state.told < state.answer_until || all;
-        due && state.accepted > state.told && state.managed() && self.write_ack(state)
+        let all = state.incoming.accepted == state.incoming.last
+            && std::mem::take(&mut state.incoming.answer_all);
+        let due = state.incoming.told < state.incoming.answer_until || all;
+        due && state.incoming.accepted > state.incoming.told
+            && state.managed()
+            && self.write_ack(state)
     }
 }

@@ -65,11 +65,17 @@ impl<H: Hands> Session<H> {
         failpoint!("edge.replaying");
         state.epoch = slot.epoch;
         state.waiting_since = None;
-        state.accepted = item.accepted.min(state.in_last);
-        state.settled = state.settled.max(item.settled.min(state.in_last));
-        state.released = state.released.max(item.released.min(state.out_last));
+        state.incoming.accepted = item.accepted.min(state.incoming.last);
+        state.incoming.settled = state
+            .incoming
+            .settled
+            .max(item.settled.min(state.incoming.last));
+        state.outgoing.released = state
+            .outgoing
+            .released
+            .max(item.released.min(state.outgoing.last));
         state.prune_in();
-        let acked = state.acked;
+        let acked = state.outgoing.acked;
         state.prune_out(acked);
         self.connect(hands, slot, state);
     }
@@ -78,7 +84,7 @@ impl<H: Hands> Session<H> {
     pub fn assume_restored(&self, slot: &Slot<H>, state: &mut State<H>) {
         if matches!(state.link, Link::Restoring) {
             state.epoch = slot.epoch;
-            state.accepted = state.settled;
+            state.incoming.accepted = state.incoming.settled;
             state.link = Link::Waiting;
         }
         // Linked by the caller, with all others of the slot.
@@ -95,14 +101,14 @@ impl<H: Hands> Session<H> {
     }
 
     fn resend(&self, hands: &H, state: &mut State<H>) {
-        state.forwarded = state.accepted;
-        state.enable_forwarded = false;
+        state.incoming.forwarded = state.incoming.accepted;
+        state.incoming.enable_forwarded = false;
         let written = if state.phase == Phase::Open {
-            self.wire.written().max(state.acked)
+            self.wire.written().max(state.outgoing.acked)
         } else {
-            state.reported_written.max(state.acked)
+            state.outgoing.reported_written.max(state.outgoing.acked)
         };
-        if state.out_last > 0 {
+        if state.outgoing.last > 0 {
             self.report_acked(hands, state, written);
         }
         self.forward(hands, state, true);
@@ -117,19 +123,20 @@ impl<H: Hands> Session<H> {
         };
         let lane = lane.clone();
         let first = state
-            .held_in
-            .partition_point(|held| held.n <= state.forwarded);
-        for index in first..=state.held_in.len() {
+            .incoming
+            .held
+            .partition_point(|held| held.n <= state.incoming.forwarded);
+        for index in first..=state.incoming.held.len() {
             if let Management::Asked {
                 n, resume, max_s, ..
             } = state.management
-                && n <= state.forwarded
-                && !std::mem::replace(&mut state.enable_forwarded, true)
+                && n <= state.incoming.forwarded
+                && !std::mem::replace(&mut state.incoming.enable_forwarded, true)
             {
                 let enable = self.enable_frame(n, resume, max_s);
                 self.send(hands, state, Body::EnableSm(enable));
             }
-            let Some(held) = state.held_in.get(index) else {
+            let Some(held) = state.incoming.held.get(index) else {
                 break;
             };
             if bulk && hands.waiting(&lane) >= BULK {
@@ -142,7 +149,7 @@ impl<H: Hands> Session<H> {
                 Sent::Full(_) if guard!("lane-refuses") => {
                     return self.fall_behind(hands, state);
                 }
-                Sent::Yes | Sent::Full(_) => state.forwarded = n,
+                Sent::Yes | Sent::Full(_) => state.incoming.forwarded = n,
                 Sent::Over => return,
             }
         }
@@ -151,7 +158,7 @@ impl<H: Hands> Session<H> {
 
     /// Goes on when the lane has room.
     fn fall_behind(&self, hands: &H, state: &mut State<H>) {
-        if !std::mem::replace(&mut state.behind, true) {
+        if !std::mem::replace(&mut state.incoming.behind, true) {
             let behind = &hands.attachments().behind;
             behind.lock().push_back((self.slot, self.handle));
         }
@@ -191,7 +198,7 @@ impl<H: Hands> Attachments<H> {
             let slot = self.slots[usize::from(number)].lock();
             if let Some(session) = slot.sessions.get(&handle) {
                 let mut state = session.state.lock();
-                state.behind = false;
+                state.incoming.behind = false;
                 session.forward(hands, &mut state, true);
             }
         }

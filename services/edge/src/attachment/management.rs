@@ -30,18 +30,18 @@ impl<H: Hands> Session<H> {
                 return Flow::Continue;
             }
         }
-        let n = state.in_last;
+        let n = state.incoming.last;
         state.management = Management::Asked {
             n,
             resume,
             max_s,
             again: 0,
         };
-        state.in_base = n;
-        state.told = n;
-        state.answer_until = n;
-        state.enable_forwarded = false;
-        if !state.behind {
+        state.incoming.base = n;
+        state.incoming.told = n;
+        state.incoming.answer_until = n;
+        state.incoming.enable_forwarded = false;
+        if !state.incoming.behind {
             self.forward(hands, &mut state, false);
         }
         Flow::Continue
@@ -71,10 +71,10 @@ impl<H: Hands> Session<H> {
         };
         let resumable = !enabled.id.is_empty();
         state.management = Management::On { resumable };
-        state.out_base = enabled.out_base;
+        state.outgoing.base = enabled.out_base;
         // What went before is not counted: the socket took it.
         state.prune_out(enabled.out_base);
-        state.asked_at = state.asked_at.max(enabled.out_base);
+        state.outgoing.asked_at = state.outgoing.asked_at.max(enabled.out_base);
         if state.phase != Phase::Open {
             return false;
         }
@@ -82,7 +82,7 @@ impl<H: Hands> Session<H> {
         let max_s = enabled.max_s;
         self.wire.say(self.framing, Say::Enabled { id, max_s });
         (0..again).for_each(|_| self.refuse_request());
-        if state.answer_until > state.told {
+        if state.incoming.answer_until > state.incoming.told {
             self.write_ack(state);
         }
         true
@@ -97,16 +97,16 @@ impl<H: Hands> Session<H> {
         match state.management {
             Management::Off => self.refuse_request(),
             // Answered after <enabled/>.
-            Management::Asked { .. } => state.answer_until = state.in_last,
+            Management::Asked { .. } => state.incoming.answer_until = state.incoming.last,
             Management::On { .. } => {
-                state.answer_until = state.in_last;
+                state.incoming.answer_until = state.incoming.last;
                 self.write_ack(&mut state);
-                if state.accepted < state.in_last {
-                    state.answer_all = true;
+                if state.incoming.accepted < state.incoming.last {
+                    state.incoming.answer_all = true;
                     let asked = proto::Asked {
                         handle: self.handle,
                         generation: self.generation,
-                        n: state.in_last,
+                        n: state.incoming.last,
                     };
                     // Refused by a full lane: it is told all the same, a little later.
                     self.send(hands, &state, Body::Asked(asked));
@@ -121,8 +121,8 @@ impl<H: Hands> Session<H> {
         if state.phase != Phase::Open {
             return false;
         }
-        state.told = state.told.max(state.accepted);
-        let h = state.told.saturating_sub(state.in_base) as u32;
+        state.incoming.told = state.incoming.told.max(state.incoming.accepted);
+        let h = state.incoming.told.saturating_sub(state.incoming.base) as u32;
         let written = self.wire.say(self.framing, Say::Ack(h));
         failpoint!("edge.acked");
         written
@@ -137,15 +137,15 @@ impl<H: Hands> Session<H> {
         if !state.managed() {
             return Flow::Continue;
         }
-        let acked_h = state.acked.saturating_sub(state.out_base) as u32;
+        let acked_h = state.outgoing.acked.saturating_sub(state.outgoing.base) as u32;
         let ahead = h.wrapping_sub(acked_h);
         if ahead > u32::MAX / 2 {
             // Lower than an earlier one: says nothing new.
             return Flow::Continue;
         }
-        let acked = state.acked.max(state.out_base) + u64::from(ahead);
-        if acked > state.out_last {
-            let sent = state.out_last.saturating_sub(state.out_base) as u32;
+        let acked = state.outgoing.acked.max(state.outgoing.base) + u64::from(ahead);
+        if acked > state.outgoing.last {
+            let sent = state.outgoing.last.saturating_sub(state.outgoing.base) as u32;
             hands
                 .metrics()
                 .stream_error(StreamCondition::UndefinedCondition);
@@ -153,10 +153,10 @@ impl<H: Hands> Session<H> {
             return Flow::Stop;
         }
         state.prune_out(acked);
-        if state.unacked_bytes < hands.limits().session_credit / 2 {
-            state.half_asked = false;
+        if state.outgoing.unacked_bytes < hands.limits().session_credit / 2 {
+            state.outgoing.half_asked = false;
         }
-        if state.asked_at <= state.acked {
+        if state.outgoing.asked_at <= state.outgoing.acked {
             self.ask_at_once(&mut state);
         }
         Flow::Continue
@@ -166,8 +166,8 @@ impl<H: Hands> Session<H> {
     pub fn finish_reading(self: &Arc<Self>, hands: &H) {
         let _ = self.wire.flush();
         let mut state = self.state.lock();
-        if state.managed() && state.acked > state.reported_acked {
-            let written = self.wire.written().max(state.acked);
+        if state.managed() && state.outgoing.acked > state.outgoing.reported_acked {
+            let written = self.wire.written().max(state.outgoing.acked);
             self.report_acked(hands, &mut state, written);
         } else {
             self.report_if_due(hands, &mut state, false);

@@ -15,7 +15,7 @@
 //! - [`pending`]: binds and resumptions that wait for their owner
 //! - [`rooms`]: which sessions are in which rooms, for a room that no other process knows any more
 //! - [`end`]: the ways a session ends
-//! - [`silence`]: clients whose connection died unnoticed
+//! - [`keepalive`]: clients whose connection died unnoticed
 //! - [`timers`]: two shared queues instead of timers per session
 //! - [`slots`]: for each slot its epoch, its owner, and the sessions that are held here
 //! - [`turn`]: one batch of frames from a router
@@ -25,13 +25,13 @@ pub mod end;
 pub mod hands;
 pub mod held;
 pub mod inbound;
+pub mod keepalive;
 pub mod link;
 pub mod management;
 pub mod outbound;
 pub mod pending;
 pub mod report;
 pub mod rooms;
-pub mod silence;
 pub mod slots;
 pub mod state;
 pub mod takeover;

@@ -12,7 +12,7 @@ use super::hands::{Hands, Lock as _, Say, Socket as _};
 use super::state::{HeldOut, Phase, Session, State};
 use super::turn::Payload;
 use crate::metrics::Count;
-use crate::transport::{Flush, Passage};
+use crate::transport::{Flush, TraceContext};
 
 /// Deliveries after which what was written or acknowledged is reported at once.
 const REPORT_STANZAS: u64 = 25;
@@ -46,26 +46,26 @@ impl<H: Hands> Session<H> {
         payload: &Payload,
     ) -> Taken {
         let stanza = &payload.stanza;
-        if number <= state.out_last {
+        if number <= state.outgoing.last {
             return Taken::Repeated;
         }
-        if number != state.out_last + 1 {
+        if number != state.outgoing.last + 1 {
             return Taken::Gap;
         }
-        state.out_last = number;
-        state.held_out.push_back(HeldOut {
+        state.outgoing.last = number;
+        state.outgoing.held.push_back(HeldOut {
             number,
             key: payload.key,
             stanza: Some(Arc::clone(stanza)),
             at_ms: payload.at_ms,
         });
-        state.unacked_bytes += payload.weight;
-        state.unreported_bytes += payload.weight;
+        state.outgoing.unacked_bytes += payload.weight;
+        state.outgoing.unreported_bytes += payload.weight;
         if state.phase == Phase::Open {
-            let passage = Passage::new(payload.read, &payload.span);
+            let trace_context = TraceContext::new(payload.read, &payload.span);
             let written = self
                 .wire
-                .deliver(self.framing, number, passage, stanza, &self.jid);
+                .deliver(self.framing, number, trace_context, stanza, &self.jid);
             if !written {
                 if self.wire.overflowed() {
                     hands.metrics().count(Count::SlowReader, 1);
@@ -102,26 +102,26 @@ impl<H: Hands> Session<H> {
         if unasked == 0 {
             return;
         }
-        if !std::mem::replace(&mut state.ask_timer, true) {
-            state.ask_window = state.out_last;
-            state.asks_at_once = ASKS_AT_ONCE;
+        if !std::mem::replace(&mut state.asking.timer, true) {
+            state.asking.window = state.outgoing.last;
+            state.asking.at_once = ASKS_AT_ONCE;
             hands.attachments().timers.ask(hands, self);
         }
-        let half = state.unacked_bytes >= hands.limits().session_credit / 2;
+        let half = state.outgoing.unacked_bytes >= hands.limits().session_credit / 2;
         let enough = unasked >= hands.limits().ask_stanzas
-            || (half && !std::mem::replace(&mut state.half_asked, true));
+            || (half && !std::mem::replace(&mut state.outgoing.half_asked, true));
         if enough {
             self.write_request(state);
-            state.asked_enough = true;
-        } else if state.asked_at <= state.acked {
+            state.asking.enough = true;
+        } else if state.outgoing.asked_at <= state.outgoing.acked {
             self.ask_at_once(state);
         }
     }
 
     /// Nothing is asked for that was not answered: asks for what came since, if little is sent.
     pub fn ask_at_once(&self, state: &mut State<H>) {
-        if state.asks_at_once > 0 && state.unasked() > 0 {
-            state.asks_at_once -= 1;
+        if state.asking.at_once > 0 && state.unasked() > 0 {
+            state.asking.at_once -= 1;
             self.write_request(state);
         }
     }
@@ -129,22 +129,22 @@ impl<H: Hands> Session<H> {
     /// A while has passed, and what was sent meanwhile tells how it goes on: true if it has to be
     /// looked at again.
     pub fn ask_late(&self, state: &mut State<H>) -> bool {
-        let busy = std::mem::take(&mut state.asked_enough);
+        let busy = std::mem::take(&mut state.asking.enough);
         let waits = state.unasked() > 0;
         if waits && !busy {
             self.write_request(state);
         }
-        let sent = state.out_last - state.ask_window;
-        state.ask_window = state.out_last;
-        state.asks_at_once = if sent <= LITTLE { ASKS_AT_ONCE } else { 0 };
-        state.ask_timer = busy || waits || sent > 0;
-        state.ask_timer
+        let sent = state.outgoing.last - state.asking.window;
+        state.asking.window = state.outgoing.last;
+        state.asking.at_once = if sent <= LITTLE { ASKS_AT_ONCE } else { 0 };
+        state.asking.timer = busy || waits || sent > 0;
+        state.asking.timer
     }
 
     /// Writes `<r/>`.
     pub fn write_request(&self, state: &mut State<H>) {
         self.wire.say(self.framing, Say::Request);
-        state.asked_at = state.out_last;
+        state.outgoing.asked_at = state.outgoing.last;
     }
 
     /// Tells the owner what was written and acknowledged if that is enough to tell, or if `late`
@@ -155,15 +155,15 @@ impl<H: Hands> Session<H> {
             let written = self.wire.written();
             state.prune_out(written);
         }
-        let written = self.wire.written().max(state.acked);
-        let stanzas = (written - state.reported_written.min(written))
-            .max(state.acked - state.reported_acked.min(state.acked));
-        let enough =
-            stanzas >= REPORT_STANZAS || (stanzas > 0 && state.unreported_bytes >= REPORT_BYTES);
+        let written = self.wire.written().max(state.outgoing.acked);
+        let stanzas = (written - state.outgoing.reported_written.min(written))
+            .max(state.outgoing.acked - state.outgoing.reported_acked.min(state.outgoing.acked));
+        let enough = stanzas >= REPORT_STANZAS
+            || (stanzas > 0 && state.outgoing.unreported_bytes >= REPORT_BYTES);
         if stanzas > 0 && (late || enough) {
             self.report_acked(hands, state, written);
         }
-        let outstanding = state.out_last > state.reported_written;
+        let outstanding = state.outgoing.last > state.outgoing.reported_written;
         if outstanding && !std::mem::replace(&mut state.report_timer, true) {
             hands.attachments().timers.report(hands, self);
         }
@@ -171,13 +171,13 @@ impl<H: Hands> Session<H> {
 
     /// Sends one Acked.
     pub fn report_acked(&self, hands: &H, state: &mut State<H>, written: u64) {
-        state.reported_acked = state.acked;
-        state.reported_written = written;
-        state.unreported_bytes = 0;
+        state.outgoing.reported_acked = state.outgoing.acked;
+        state.outgoing.reported_written = written;
+        state.outgoing.unreported_bytes = 0;
         let acked = proto::Acked {
             handle: self.handle,
             generation: self.generation,
-            number: state.acked,
+            number: state.outgoing.acked,
             written,
         };
         self.send(hands, state, Body::Acked(acked));

@@ -121,7 +121,7 @@ impl<H: Hands> Attachments<H> {
         slot.pending.insert(handle, Box::new(pending));
     }
 
-    /// The socket that waited is gone, or gave up. If there is a session already, nobody took it.
+    /// The socket that waited is gone, or gave up. If there is a session already, no client has it.
     pub fn forget_pending(&self, hands: &H, number: u16, handle: u64) {
         let mut slot = self.slots[usize::from(number)].lock();
         slot.pending.remove(&handle);
@@ -181,20 +181,20 @@ impl<H: Hands> Attachments<H> {
         pending.wire.say(pending.framing, said);
         let mut state = State::new(slot.epoch);
         state.management = Management::On { resumable: true };
-        state.in_last = resumed.accepted;
-        state.began = resumed.accepted;
-        state.accepted = resumed.accepted;
-        state.forwarded = resumed.accepted;
-        state.settled = resumed.settled;
-        state.in_base = resumed.in_base;
-        state.told = resumed.accepted;
-        state.answer_until = resumed.accepted;
-        state.out_last = resumed.acked;
-        state.acked = resumed.acked;
-        state.out_base = resumed.out_base;
-        state.asked_at = resumed.acked;
-        state.reported_acked = resumed.acked;
-        state.reported_written = resumed.acked;
+        state.incoming.last = resumed.accepted;
+        state.incoming.began = resumed.accepted;
+        state.incoming.accepted = resumed.accepted;
+        state.incoming.forwarded = resumed.accepted;
+        state.incoming.settled = resumed.settled;
+        state.incoming.base = resumed.in_base;
+        state.incoming.told = resumed.accepted;
+        state.incoming.answer_until = resumed.accepted;
+        state.outgoing.last = resumed.acked;
+        state.outgoing.acked = resumed.acked;
+        state.outgoing.base = resumed.out_base;
+        state.outgoing.asked_at = resumed.acked;
+        state.outgoing.reported_acked = resumed.acked;
+        state.outgoing.reported_written = resumed.acked;
         state.record = Bytes::copy_from_slice(&resumed.state);
         hands.metrics().count(Count::Resumed, 1);
         Some(self.attach(hands, number, slot, pending, resumed.into(), state))
@@ -254,7 +254,7 @@ impl<H: Hands> Attachments<H> {
         session
     }
 
-    /// An answer that nobody waits for: the owner must not keep an attachment that is none.
+    /// An answer for which no socket waits: the owner must not keep an attachment that does not exist.
     fn stray(&self, hands: &H, number: u16, slot: &Slot<H>, handle: u64, generation: u32) {
         let close = Session::<H>::stray_close(handle, generation, false);
         slot.send(hands, number, close);

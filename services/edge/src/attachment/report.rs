@@ -259,10 +259,13 @@ impl Part {
     fn add<H: Hands>(&mut self, session: &Session<H>, state: &State<H>, told: u64) -> Option<u64> {
         let mut report = session.report(state);
         self.bytes += 2 * ENTRY + report.state.len() + report.jid.len();
-        let floor = state.acked.min(state.released).max(told);
-        let first = state.held_out.partition_point(|held| held.number <= floor);
+        let floor = state.outgoing.acked.min(state.outgoing.released).max(told);
+        let first = state
+            .outgoing
+            .held
+            .partition_point(|held| held.number <= floor);
         let mut last = None;
-        for held in state.held_out.iter().skip(first) {
+        for held in state.outgoing.held.iter().skip(first) {
             if self.is_full() && !(self.report.sessions.is_empty() && report.held.is_empty()) {
                 report.more = true;
                 last = Some(report.held.last().map_or(floor, |held| held.number));
@@ -325,18 +328,19 @@ impl<H: Hands> Session<H> {
             session_hi,
             session_lo,
             jid: self.jid.to_string(),
-            settled: state.settled,
-            received: state.out_last,
-            acked: state.acked,
-            released: state.released,
+            settled: state.incoming.settled,
+            received: state.outgoing.last,
+            acked: state.outgoing.acked,
+            released: state.outgoing.released,
             held: Vec::new(),
             state: state.record.clone(),
             transport: self.transport.to_owned(),
             remote: self.remote.to_string(),
-            began: state.began,
-            accepted: state.told.max(state.accepted),
-            sent: state.in_last,
+            began: state.incoming.began,
+            accepted: state.incoming.told.max(state.incoming.accepted),
+            sent: state.incoming.last,
             more: false,
+            ended: state.phase == Phase::Closed,
         }
     }
 }

@@ -1,5 +1,5 @@
-//! Which sessions are in which rooms. A room's owner knows it, and so does the shadow; but what the
-//! shadow has may be old, or lost: so edges tell a new owner of all rooms that their sessions are in.
+//! Which sessions are in which rooms. A room's owner knows it, and so does the state store; but what the
+//! state store has may be old, or lost: so edges tell a new owner of all rooms that their sessions are in.
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use sestina_proto as proto;
 use sestina_xmpp::jid::Jid;
 
 use super::hands::{Hands, Lock as _};
-use super::state::Session;
+use super::state::{Phase, Session};
 
 /// By handle.
 type Sessions<H> = BTreeMap<u64, Arc<Session<H>>>;
@@ -56,7 +56,7 @@ impl<H: Hands> Rooms<H> {
         }
     }
 
-    /// Nobody is in any room.
+    /// Forgets all rooms of all sessions.
     pub fn clear(&self) {
         self.inside.lock().clear();
     }
@@ -149,7 +149,9 @@ fn names(record: &Bytes) -> HashSet<String> {
 
 /// What a session knows of itself in some rooms: in those that have let it in.
 fn memberships<H: Hands>(session: &Session<H>, rooms: &[String]) -> Vec<proto::RoomMembership> {
-    let record = session.state.lock().record.clone();
+    let state = session.state.lock();
+    let (record, over) = (state.record.clone(), state.phase == Phase::Closed);
+    drop(state);
     let Ok(state) = proto::SessionState::decode(record) else {
         return Vec::new();
     };
@@ -166,6 +168,7 @@ fn memberships<H: Hands>(session: &Session<H>, rooms: &[String]) -> Vec<proto::R
             slot: session.slot.into(),
             presence_hash: 0,
             nick: joined.nick,
+            over,
         })
     };
     asked.filter_map(membership).collect()

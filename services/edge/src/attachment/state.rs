@@ -126,12 +126,84 @@ impl Traced {
 pub struct HeldOut {
     /// Its number.
     pub number: u64,
-    /// The key of its effect.
+    /// The key of its slot message.
     pub key: Option<proto::Key>,
     /// Dropped once the client acknowledged it; shared by all sessions that got it.
     pub stanza: Option<Arc<Delivery>>,
     /// When it came, in milliseconds since 1970.
     pub at_ms: i64,
+}
+
+/// Stanzas of the client.
+#[derive(Default)]
+pub struct Incoming {
+    /// Number of the client's last stanza.
+    pub last: u64,
+    /// The owner holds all up to here.
+    pub accepted: u64,
+    /// The present lane was given all up to here.
+    pub forwarded: u64,
+    /// And an `<enable/>` that the owner has not answered.
+    pub enable_forwarded: bool,
+    /// Its lane was full: listed to go on when there is room.
+    pub behind: bool,
+    /// All up to here is settled.
+    pub settled: u64,
+    /// What came before it was resumed here is held elsewhere.
+    pub began: u64,
+    /// Where the count of `h` began.
+    pub base: u64,
+    /// The client asked when this was its last stanza: it hears until all up to here is accepted.
+    pub answer_until: u64,
+    /// The client asked for a count and was told less than it had sent. Once all is accepted, it is
+    /// told the rest as well, because some clients ask a moment before they send their last stanza.
+    pub answer_all: bool,
+    /// The highest count told to the client; it never goes back.
+    pub told: u64,
+    /// What is not settled, in order.
+    pub held: VecDeque<HeldIn>,
+    /// Its bytes.
+    pub held_bytes: usize,
+}
+
+/// Deliveries to the client.
+#[derive(Default)]
+pub struct Outgoing {
+    /// Number of the last delivery.
+    pub last: u64,
+    /// The client acknowledged up to here.
+    pub acked: u64,
+    /// The owner needs nothing up to here.
+    pub released: u64,
+    /// Where the count of the client began.
+    pub base: u64,
+    /// What is not both acknowledged and released, in order.
+    pub held: VecDeque<HeldOut>,
+    /// Bytes that are not acknowledged.
+    pub unacked_bytes: usize,
+    /// The last delivery when `<r/>` was written last.
+    pub asked_at: u64,
+    /// `<r/>` was written because half the credit was used; not again until it is given back.
+    pub half_asked: bool,
+    /// The last acknowledged delivery that was reported to the owner.
+    pub reported_acked: u64,
+    /// The last written delivery that was reported to the owner.
+    pub reported_written: u64,
+    /// Bytes that came since then.
+    pub unreported_bytes: usize,
+}
+
+/// When the client is asked to acknowledge.
+#[derive(Default)]
+pub struct Asking {
+    /// What is sent is looked at for a while.
+    pub timer: bool,
+    /// The last delivery when that while began.
+    pub window: u64,
+    /// `<r/>` was written in it because much was sent.
+    pub enough: bool,
+    /// How often it may still be written at once.
+    pub at_once: u8,
 }
 
 /// What changes.
@@ -148,72 +220,18 @@ pub struct State<H: Hands> {
     pub linked_at: Option<Instant>,
     /// XEP-0198.
     pub management: Management,
-
-    /// Number of the client's last stanza.
-    pub in_last: u64,
-    /// The owner holds all up to here.
-    pub accepted: u64,
-    /// The present lane was given all up to here.
-    pub forwarded: u64,
-    /// And an `<enable/>` that the owner has not answered.
-    pub enable_forwarded: bool,
-    /// Its lane was full: listed to go on when there is room.
-    pub behind: bool,
-    /// All up to here is settled.
-    pub settled: u64,
-    /// What came before it was resumed here is held elsewhere.
-    pub began: u64,
-    /// Where the count of `h` began.
-    pub in_base: u64,
-    /// The client asked when this was its last stanza: it hears until all up to here is accepted.
-    pub answer_until: u64,
-    /// The client asked for a count and was told less than it had sent. Once all is accepted, it is
-    /// told the rest as well, because some clients ask a moment before they send their last stanza.
-    pub answer_all: bool,
-    /// The highest count told to the client; it never goes back.
-    pub told: u64,
-    /// What is not settled, in order.
-    pub held_in: VecDeque<HeldIn>,
-    /// Its bytes.
-    pub held_in_bytes: usize,
-
-    /// Number of the last delivery.
-    pub out_last: u64,
-    /// The client acknowledged up to here.
-    pub acked: u64,
-    /// The owner needs nothing up to here.
-    pub released: u64,
-    /// Where the count of the client began.
-    pub out_base: u64,
-    /// What is not both acknowledged and released, in order.
-    pub held_out: VecDeque<HeldOut>,
-    /// Bytes that are not acknowledged.
-    pub unacked_bytes: usize,
-    /// The last delivery when `<r/>` was written last.
-    pub asked_at: u64,
-    /// `<r/>` was written because half the credit was used; not again until it is given back.
-    pub half_asked: bool,
-    /// The last acknowledged delivery that was reported to the owner.
-    pub reported_acked: u64,
-    /// The last written delivery that was reported to the owner.
-    pub reported_written: u64,
-    /// Bytes that came since then.
-    pub unreported_bytes: usize,
-
+    /// Stanzas of the client.
+    pub incoming: Incoming,
+    /// Deliveries to the client.
+    pub outgoing: Outgoing,
+    /// When the client is asked to acknowledge.
+    pub asking: Asking,
     /// In the list of the turn under way.
     pub touched: bool,
-    /// What is sent is looked at for a while.
-    pub ask_timer: bool,
-    /// The last delivery when that while began.
-    pub ask_window: u64,
-    /// `<r/>` was written in it because much was sent.
-    pub asked_enough: bool,
-    /// How often it may still be written at once.
-    pub asks_at_once: u8,
     /// A timer will report.
     pub report_timer: bool,
     /// When a silent client was asked whether it is there, and when it had been heard last.
-    pub silence_asked: Option<(Instant, Instant)>,
+    pub keepalive_asked: Option<(Instant, Instant)>,
     /// Unsettled stanzas and bytes that the gauges know of.
     unsettled_told: (usize, usize),
     /// The registry record that the owner last gave (KeepState).
@@ -230,37 +248,12 @@ impl<H: Hands> State<H> {
             waiting_since: None,
             linked_at: None,
             management: Management::Off,
-            in_last: 0,
-            accepted: 0,
-            forwarded: 0,
-            enable_forwarded: false,
-            behind: false,
-            settled: 0,
-            began: 0,
-            in_base: 0,
-            answer_until: 0,
-            answer_all: false,
-            told: 0,
-            held_in: VecDeque::new(),
-            held_in_bytes: 0,
-            out_last: 0,
-            acked: 0,
-            released: 0,
-            out_base: 0,
-            held_out: VecDeque::new(),
-            unacked_bytes: 0,
-            asked_at: 0,
-            half_asked: false,
-            reported_acked: 0,
-            reported_written: 0,
-            unreported_bytes: 0,
+            incoming: Incoming::default(),
+            outgoing: Outgoing::default(),
+            asking: Asking::default(),
             touched: false,
-            ask_timer: false,
-            ask_window: 0,
-            asked_enough: false,
-            asks_at_once: 0,
             report_timer: false,
-            silence_asked: None,
+            keepalive_asked: None,
             unsettled_told: (0, 0),
             record: Bytes::new(),
         }
@@ -271,7 +264,9 @@ impl<H: Hands> State<H> {
         if !self.managed() || self.phase != Phase::Open {
             return 0;
         }
-        self.out_last.saturating_sub(self.asked_at.max(self.acked))
+        self.outgoing
+            .last
+            .saturating_sub(self.outgoing.asked_at.max(self.outgoing.acked))
     }
 
     /// Whether XEP-0198 is enabled.
@@ -287,15 +282,19 @@ impl<H: Hands> State<H> {
     /// Drops deliveries that are acknowledged and released; of those only acknowledged, the
     /// stanza (the key stays, so that a new owner knows what was delivered).
     pub fn prune_out(&mut self, acked: u64) {
-        let acked = acked.min(self.out_last);
-        if acked > self.acked {
-            let first = self.held_out.partition_point(|h| h.number <= self.acked);
-            for held in self.held_out.iter_mut().skip(first) {
+        let acked = acked.min(self.outgoing.last);
+        if acked > self.outgoing.acked {
+            let first = self
+                .outgoing
+                .held
+                .partition_point(|h| h.number <= self.outgoing.acked);
+            for held in self.outgoing.held.iter_mut().skip(first) {
                 if held.number > acked {
                     break;
                 }
                 if let Some(stanza) = &held.stanza {
-                    self.unacked_bytes = self.unacked_bytes.saturating_sub(stanza.weight());
+                    self.outgoing.unacked_bytes =
+                        self.outgoing.unacked_bytes.saturating_sub(stanza.weight());
                     if stanza.kind != Kind::Message {
                         held.stanza = None;
                     }
@@ -303,27 +302,27 @@ impl<H: Hands> State<H> {
                     // has it, the next owner archives it from here, in this order.
                 }
             }
-            self.acked = acked;
+            self.outgoing.acked = acked;
         }
-        let gone = self.acked.min(self.released);
-        while self.held_out.front().is_some_and(|h| h.number <= gone) {
-            self.held_out.pop_front();
+        let gone = self.outgoing.acked.min(self.outgoing.released);
+        while self.outgoing.held.front().is_some_and(|h| h.number <= gone) {
+            self.outgoing.held.pop_front();
         }
-        if self.held_out.is_empty() && self.held_out.capacity() > 32 {
-            self.held_out = VecDeque::new();
+        if self.outgoing.held.is_empty() && self.outgoing.held.capacity() > 32 {
+            self.outgoing.held = VecDeque::new();
         }
     }
 
     /// Whether nothing is left to forward. What was settled meanwhile is held no more, and need not be.
     pub fn all_forwarded(&self) -> bool {
-        let last = self.held_in.back();
-        last.is_none_or(|held| held.n <= self.forwarded)
+        let last = self.incoming.held.back();
+        last.is_none_or(|held| held.n <= self.incoming.forwarded)
     }
 
     /// Updates the gauges and the count of what the edge holds when the unsettled stanzas have
     /// changed.
     pub fn tell_unsettled(&mut self, hands: &H) {
-        let (items, bytes) = (self.held_in.len(), self.held_in_bytes);
+        let (items, bytes) = (self.incoming.held.len(), self.incoming.held_bytes);
         let before = std::mem::replace(&mut self.unsettled_told, (items, bytes));
         if before != (items, bytes) {
             let metrics = hands.metrics();
@@ -335,15 +334,18 @@ impl<H: Hands> State<H> {
 
     /// Drops the client's stanzas that are settled.
     pub fn prune_in(&mut self) {
-        while let Some(held) = self.held_in.front()
-            && held.n <= self.settled
+        while let Some(held) = self.incoming.held.front()
+            && held.n <= self.incoming.settled
         {
-            self.held_in_bytes = self.held_in_bytes.saturating_sub(held.weight as usize);
-            self.held_in.pop_front();
+            self.incoming.held_bytes = self
+                .incoming
+                .held_bytes
+                .saturating_sub(held.weight as usize);
+            self.incoming.held.pop_front();
         }
         // Most sessions are idle most of the time.
-        if self.held_in.is_empty() {
-            self.held_in = VecDeque::new();
+        if self.incoming.held.is_empty() {
+            self.incoming.held = VecDeque::new();
         }
     }
 }
@@ -362,14 +364,14 @@ mod tests {
         for number in 1..=count {
             // Messages stay longer: the archive may need them.
             let stanza = held.delivery(Stanza::new(Kind::Presence));
-            state.unacked_bytes += stanza.weight();
-            state.held_out.push_back(HeldOut {
+            state.outgoing.unacked_bytes += stanza.weight();
+            state.outgoing.held.push_back(HeldOut {
                 number,
                 key: None,
                 stanza: Some(stanza),
                 at_ms: 0,
             });
-            state.out_last = number;
+            state.outgoing.last = number;
         }
         state
     }
@@ -387,9 +389,10 @@ mod tests {
     fn keys_stay_until_they_are_released_and_stanzas_until_acknowledged() {
         let mut state = delivered(4);
         state.prune_out(3);
-        assert_eq!(state.acked, 3);
+        assert_eq!(state.outgoing.acked, 3);
         let held = |s: &State<Shared>| -> Vec<_> {
-            s.held_out
+            s.outgoing
+                .held
                 .iter()
                 .map(|h| (h.number, h.stanza.is_some()))
                 .collect()
@@ -398,13 +401,16 @@ mod tests {
             held(&state),
             [(1, false), (2, false), (3, false), (4, true)]
         );
-        state.released = 2;
+        state.outgoing.released = 2;
         state.prune_out(1);
-        assert_eq!(state.acked, 3, "an acknowledgement is not taken back");
+        assert_eq!(
+            state.outgoing.acked, 3,
+            "an acknowledgement is not taken back"
+        );
         assert_eq!(held(&state), [(3, false), (4, true)]);
-        state.released = 4;
+        state.outgoing.released = 4;
         state.prune_out(9);
-        assert_eq!((state.acked, state.unacked_bytes), (4, 0));
-        assert!(state.held_out.is_empty());
+        assert_eq!((state.outgoing.acked, state.outgoing.unacked_bytes), (4, 0));
+        assert!(state.outgoing.held.is_empty());
     }
 }

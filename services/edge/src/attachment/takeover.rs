@@ -93,9 +93,10 @@ impl<H: Hands> Attachments<H> {
                 let mut state = session.state.lock();
                 session.restored(hands, slot, &mut state, item);
                 let again = state
-                    .held_in
+                    .incoming
+                    .held
                     .iter()
-                    .filter(|h| h.n > state.accepted)
+                    .filter(|h| h.n > state.incoming.accepted)
                     .count();
                 hands.metrics().count(Count::Replayed, again as u64);
                 state.tell_unsettled(hands);
@@ -145,13 +146,13 @@ impl<H: Hands> Attachments<H> {
             if redirect.generation < session.generation || matches!(state.link, Link::Restoring) {
                 return;
             }
-            if redirect.n > 0 && redirect.n <= state.accepted {
+            if redirect.n > 0 && redirect.n <= state.incoming.accepted {
                 // The owner has accepted less than its predecessor had reported.
-                state.accepted = state.settled.max(redirect.n - 1);
+                state.incoming.accepted = state.incoming.settled.max(redirect.n - 1);
             }
             if matches!(state.link, Link::Waiting) {
                 // Of the frames that were on their way; or the owner asks for them now.
-                if redirect.n == state.accepted + 1
+                if redirect.n == state.incoming.accepted + 1
                     && let Some(retry) = &mut slot.retry
                 {
                     retry.at = hands.now();
@@ -228,7 +229,7 @@ impl<H: Hands> Attachments<H> {
         let mut over: Vec<(Arc<Session<H>>, bool)> = Vec::new();
         for session in slot.sessions.values() {
             let mut state = session.state.lock();
-            session.check_silence(hands, &mut state, now);
+            session.check_keepalive(hands, &mut state, now);
             let Some(since) = state.waiting_since else {
                 continue;
             };
@@ -289,7 +290,7 @@ impl<H: Hands> Attachments<H> {
 /// taken them from this edge.
 fn give_up<H: Hands>(hands: &H, session: &Session<H>) {
     let state = session.state.lock();
-    let promised = |held: &&HeldIn| held.n <= state.told;
-    let lost = state.held_in.iter().filter(promised).count();
+    let promised = |held: &&HeldIn| held.n <= state.incoming.told;
+    let lost = state.incoming.held.iter().filter(promised).count();
     hands.metrics().count(Count::InputLost, lost as u64);
 }

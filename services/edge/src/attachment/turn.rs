@@ -29,7 +29,7 @@ pub struct Payload {
     pub stanza: Arc<Delivery>,
     /// Its bytes.
     pub weight: usize,
-    /// The key of its effect.
+    /// The key of its slot message.
     pub key: Option<proto::Key>,
     /// When its sender's edge read it, on this process's clock, if that is known.
     pub read: Option<Instant>,
@@ -283,7 +283,7 @@ impl<H: Hands> Attachments<H> {
                     hands.metrics().count(Count::NumberGap, 1);
                     tracing::warn!(
                         number = target.number,
-                        last = state.out_last,
+                        last = state.outgoing.last,
                         "a delivery leaves a gap; the socket is cut so that the client resumes"
                     );
                     session.lose_locked(hands, &mut state);

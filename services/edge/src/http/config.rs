@@ -20,6 +20,8 @@ pub struct HttpConfig {
     pub keep_headers: Vec<String>,
     /// Time for the head of a request, and between requests on one connection.
     pub header_time: Duration,
+    /// Time between two pieces of the body of a request.
+    pub body_time: Duration,
 }
 
 impl Default for HttpConfig {
@@ -33,6 +35,7 @@ impl Default for HttpConfig {
                 .map(str::to_owned)
                 .to_vec(),
             header_time: Duration::from_secs(30),
+            body_time: Duration::from_secs(30),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Who asks, and from which page: forwarded addresses, origins, CORS headers.
+//! The client of a request, and the page that makes it: forwarded addresses, origins, CORS headers.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -36,7 +36,7 @@ pub(super) fn client(config: &HttpConfig, peer: SocketAddr, headers: &HeaderMap)
     first
 }
 
-/// Whether nobody on the way can read.
+/// Whether the connection is encrypted.
 pub(super) fn secure(
     config: &HttpConfig,
     tls: bool,

@@ -11,7 +11,7 @@ use tokio_tungstenite::{WebSocketStream, client_async};
 
 use crate::listen::ListenerKind;
 use crate::listen::tests::{Rig, config};
-use crate::session::stream::of_broken_frame;
+use crate::stream::write::of_broken_frame;
 use crate::transport::{Chunk, CloseKind, Flush};
 
 const HANDSHAKE: &[u8] = b"GET /xmpp-websocket HTTP/1.1\r\nHost: c.example\r\n\
@@ -246,7 +246,8 @@ async fn requests_that_are_no_websocket() {
         let answer = plain_http(&rig, &get(path, "")).await;
         assert!(answer.starts_with("HTTP/1.1 404 "), "{path}: {answer}");
     }
-    let options = "OPTIONS /other HTTP/1.1\r\nHost: c.example\r\nConnection: close\r\n\r\n";
+    let options =
+        "OPTIONS /xmpp-websocket HTTP/1.1\r\nHost: c.example\r\nConnection: close\r\n\r\n";
     let answer = plain_http(&rig, options).await;
     assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
     assert!(

@@ -12,7 +12,7 @@ use tokio::net::TcpListener;
 use super::bind::{ListenError, bind};
 use super::config::{ListenConfig, ListenerConfig, ListenerKind};
 use super::connection::{Failed, OnAccept, Port, Shared, canonical, connection};
-use crate::http::{HttpService, HttpSite};
+use crate::http::HttpSite;
 use crate::limits::{ConnLimits, ConnPermit, Refused};
 use crate::metrics::{Count, EdgeMetrics};
 use crate::tls::{Acceptor, CertStore, Purpose};
@@ -35,7 +35,6 @@ impl Listeners {
     pub fn start(
         config: ListenConfig,
         certs: Arc<CertStore>,
-        service: Option<Arc<dyn HttpService>>,
         on_accept: OnAccept,
         metrics: Arc<dyn EdgeMetrics>,
     ) -> Result<Self, ListenError> {
@@ -55,7 +54,7 @@ impl Listeners {
         let shared = Arc::new(Shared {
             limits: Arc::clone(&limits),
             wire: config.wire,
-            site: Arc::new(HttpSite::new(config.http.clone(), service)),
+            site: Arc::new(HttpSite::new(config.http.clone())),
             on_accept,
             tasks: tasks.clone(),
             metrics,

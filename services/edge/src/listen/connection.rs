@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rustls::HandshakeKind;
+use rustls::{Connection, HandshakeKind};
 use sestina_runtime::CancellationToken;
 use sestina_runtime::spawn::Tasks;
 use tokio::io::AsyncReadExt as _;
@@ -15,10 +15,10 @@ use tokio_rustls::TlsAcceptor;
 use super::config::ListenerKind;
 use super::networks::Networks;
 use super::proxy_protocol::{self, Origin, ProxyError, Step};
-use crate::http::{HttpSite, Upgrade};
+use crate::http::{HttpSite, Upgrade, Upgraded};
 use crate::limits::{ConnLimits, ConnPermit, Refused};
 use crate::metrics::{Count, EdgeMetrics};
-use crate::tls::{Acceptor, Purpose};
+use crate::tls::{Acceptor, Purpose, TlsRole as _};
 use crate::transport::{TlsError, TlsInfo, Wire, WireLimits, WireReader, WireWriter};
 
 /// A connection that is ready for XMPP.
@@ -35,7 +35,7 @@ pub struct Accepted {
     pub query: Vec<(String, String)>,
     /// Request headers that the site keeps, names in lower case.
     pub headers: Vec<(String, String)>,
-    /// Nobody on the way can read: TLS here, or at a trusted proxy.
+    /// The connection is encrypted: with TLS here, or at a trusted proxy.
     pub secure: bool,
     /// The port that the client came to.
     pub local_port: u16,
@@ -136,8 +136,13 @@ pub(super) async fn connection(
                 .site
                 .serve(stream, client, port.local, false, end)
                 .await;
-            if let Some((stream, upgrade)) = upgraded {
-                let wire = Wire::plain(stream, shared.wire);
+            if let Some(Upgraded {
+                stream,
+                upgrade,
+                early,
+            }) = upgraded
+            {
+                let wire = Wire::plain(stream, shared.wire).into_websocket(early);
                 shared.hand_on_websocket(port, wire, upgrade, permit)?;
             }
         }
@@ -148,7 +153,10 @@ pub(super) async fn connection(
             permit.heard();
             let certs = port.acceptor.current();
             let acceptor = TlsAcceptor::from(Arc::clone(certs.config_for(Purpose::Https)));
-            let handshake = port.acceptor.pace().run(acceptor.accept(stream));
+            let handshake = port
+                .acceptor
+                .handshake_limiter()
+                .run(acceptor.accept(stream));
             let stream = tokio::select! {
                 () = end.cancelled() => return Ok(()),
                 stream = tokio::time::timeout_at(until, handshake) => {
@@ -161,11 +169,16 @@ pub(super) async fn connection(
                 .site
                 .serve(stream, client, port.local, true, end)
                 .await;
-            if let Some((stream, upgrade)) = upgraded {
+            if let Some(Upgraded {
+                stream,
+                upgrade,
+                early,
+            }) = upgraded
+            {
                 let (stream, tls) = stream.into_inner();
-                let end_point = certs.server_end_point(tls.server_name());
-                let info = TlsInfo::of(&tls, end_point).map_err(TlsError::from)?;
-                let wire = Wire::secured(stream, tls, info, shared.wire);
+                let tls = Connection::Server(tls);
+                let info = TlsInfo::of(&tls, Some(&*certs)).map_err(TlsError::from)?;
+                let wire = Wire::secured(stream, tls, info, shared.wire).into_websocket(early);
                 shared.hand_on_websocket(port, wire, upgrade, permit)?;
             }
         }
@@ -208,7 +221,7 @@ impl Shared {
         mut permit: ConnPermit,
     ) -> Result<(), Failed> {
         permit.name(upgrade.client.peer.ip(), Instant::now())?;
-        let (mut reader, writer) = wire.into_websocket(upgrade.early).split();
+        let (mut reader, writer) = wire.split();
         reader.hold(permit);
         let transport = if reader.tls_info().is_some() {
             "wss"

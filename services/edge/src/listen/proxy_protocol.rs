@@ -29,7 +29,7 @@ pub enum Step {
     Done(Origin),
 }
 
-/// Who the client is.
+/// The address of the client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Origin {
     /// The proxy itself (a health check), or a client whose address it cannot tell.

@@ -33,7 +33,7 @@ impl Rig {
         let on_accept: OnAccept = Arc::new(move |accepted| {
             assert!(sender.try_send(accepted).is_ok());
         });
-        let listeners = Listeners::start(config, certs, None, on_accept, tally.clone()).unwrap();
+        let listeners = Listeners::start(config, certs, on_accept, tally.clone()).unwrap();
         Self {
             listeners,
             tally,
@@ -309,15 +309,9 @@ async fn a_taken_port_is_named_with_advice() {
         listeners: vec![listener],
         ..ListenConfig::default()
     };
-    let error = Listeners::start(
-        config,
-        certs,
-        None,
-        Arc::new(|_| {}),
-        Arc::new(Tally::default()),
-    )
-    .err()
-    .unwrap();
+    let error = Listeners::start(config, certs, Arc::new(|_| {}), Arc::new(Tally::default()))
+        .err()
+        .unwrap();
     let text = error.to_string();
     assert!(
         text.contains(&taken.to_string()) && text.contains("`edge.other`"),

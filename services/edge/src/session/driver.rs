@@ -10,12 +10,15 @@ use sestina_xmpp::stream::StreamCondition;
 use sestina_xmpp::xml::{StreamEvent, StreamFault};
 
 use super::Session;
-use super::login::connection::{Connection, End, Parser, length};
 use crate::attachment::inbound::Flow;
 use crate::limits::ByteBucket;
 use crate::listen::Accepted;
 use crate::metrics::{Count, Level};
 use crate::shared::Shared;
+use crate::stream::connection::Connection;
+use crate::stream::parser::{Parser, length};
+use crate::stream::stream_end::{End, StreamEnd};
+use crate::stream::{c2s, write};
 use crate::transport::{Chunk, CloseKind, WireReader};
 
 /// How long a client has to end its side after the last word.
@@ -86,8 +89,8 @@ async fn login(
     let shared = Arc::clone(shared);
     let work = Box::pin(async move {
         let mut connection = Connection::new(&shared, *accepted);
-        let limit = shared.config.login_time;
-        let shed = connection.reader.shed();
+        let limit = shared.config.login.time;
+        let shed = connection.stream.reader.shed();
         let result = tokio::select! {
             () = shed.cancelled() => {
                 shared.metrics.count(Count::ConnectionShed, 1);
@@ -96,7 +99,7 @@ async fn login(
             () = shared.stop.cancelled() => {
                 Err(End::Fault(StreamCondition::SystemShutdown, "this server is being shut down"))
             }
-            result = tokio::time::timeout(limit, super::login::run(&shared, &mut connection)) => {
+            result = tokio::time::timeout(limit, c2s::run(&shared, &mut connection)) => {
                 result.unwrap_or_else(|_| {
                     shared.metrics.login_late();
                     let text = "the login took too long";
@@ -106,12 +109,12 @@ async fn login(
         };
         match result {
             Ok(session) => {
-                let Connection {
+                let StreamEnd {
                     reader,
                     parser,
                     bucket,
                     ..
-                } = connection;
+                } = connection.stream;
                 Some((
                     session,
                     Box::new(Socket {
@@ -141,7 +144,7 @@ async fn serve(shared: &Arc<Shared>, session: &Arc<Session>, mut socket: Box<Soc
                 Ok(Chunk::Eof) => break,
                 Ok(chunk) => chunk,
                 Err(error) => {
-                    if let Some((condition, text)) = super::stream::of_broken_frame(&error) {
+                    if let Some((condition, text)) = write::of_broken_frame(&error) {
                         session.fail(shared, condition, text);
                     }
                     break;

@@ -12,13 +12,14 @@ use sestina_xmpp::stream::{Framing, sm};
 use sestina_xmpp::xml::Element;
 use tokio::sync::{Notify, oneshot};
 
-use super::{Answer, Session, stream};
+use super::{Answer, Session};
 use crate::attachment::Attachments;
 use crate::attachment::hands::{Hands, Limits, Reader, Say, Sent, Socket, Waiter};
-use crate::lanes::lane::{LaneSet, Opened};
 use crate::metrics::EdgeMetrics;
+use crate::routing::lane::{LaneSet, Opened};
 use crate::shared::Shared;
-use crate::transport::{CloseKind, Flush, Passage, WireWriter};
+use crate::stream::write;
+use crate::transport::{CloseKind, Flush, TraceContext, WireWriter};
 
 impl Hands for Shared {
     type Lock<T: 'static> = parking_lot::Mutex<T>;
@@ -85,7 +86,7 @@ impl Hands for Shared {
 
 impl Socket for WireWriter {
     fn say(&self, framing: Framing, what: Say<'_>) -> bool {
-        self.append(|out| write(out, framing, what))
+        self.append(|out| write_said(out, framing, what))
     }
 
     #[inline]
@@ -93,11 +94,11 @@ impl Socket for WireWriter {
         &self,
         framing: Framing,
         number: u64,
-        passage: Passage,
+        trace_context: TraceContext,
         stanza: &Stanza,
         to: &str,
     ) -> bool {
-        self.append_passing(number, passage, |out| {
+        self.append_passing(number, trace_context, |out| {
             stanza.write_to(out, Some(to), framing.declares_content());
         })
     }
@@ -135,7 +136,7 @@ impl Socket for WireWriter {
     }
 }
 
-fn write(out: &mut Vec<u8>, framing: Framing, what: Say<'_>) {
+fn write_said(out: &mut Vec<u8>, framing: Framing, what: Say<'_>) {
     match what {
         Say::Bound { id, jid } => {
             let mut result = Stanza::new(Kind::Iq);
@@ -151,8 +152,8 @@ fn write(out: &mut Vec<u8>, framing: Framing, what: Say<'_>) {
         Say::Ack(h) => sm::write_ack(out, h),
         Say::Request => sm::write_request(out),
         Say::CountTooHigh { h, sent } => sm::write_handled_count_too_high(out, framing, h, sent),
-        Say::Error(condition, text) => stream::write_error(out, framing, condition, text),
-        Say::Close => stream::write_close(out, framing),
+        Say::Error(condition, text) => write::write_error(out, framing, condition, text),
+        Say::Close => write::write_close(out, framing),
     }
 }
 

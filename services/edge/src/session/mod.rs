@@ -1,16 +1,12 @@
-//! Sessions in a running edge: from the first byte of a socket to its end. What is numbered, held
-//! and sent again is in [`crate::attachment`].
+//! Sessions in a running edge: attachments with their sockets. What is negotiated before is in
+//! [`crate::stream`]; what is numbered, held and sent again is in [`crate::attachment`].
 //!
 //! - [`driver`]: the task of a socket, which reads
-//! - [`login`]: everything before a session exists: stream, TLS, SASL, bind, resume
 //! - [`hands`]: what sessions act through: lanes, sockets, the clock
 //! - [`ticker`]: the task that looks at what waits for time to pass
-//! - [`stream`]: what is written beside stanzas
 
 pub(crate) mod driver;
 pub(crate) mod hands;
-pub(crate) mod login;
-pub(crate) mod stream;
 pub(crate) mod ticker;
 
 use std::sync::Arc;

@@ -15,13 +15,15 @@ use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::Role;
 
 use crate::listen::Accepted;
-use crate::transport::{Wire, WireLimits};
+use crate::stream::{Role as StreamRole, StreamEnd};
+use crate::transport::{Chunk, Wire, WireLimits};
 
 pub(super) trait Socket: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Socket for T {}
 
 enum Line {
     Stream(Box<dyn Socket>),
+    Initiating(Box<StreamEnd>),
     WebSocket(Box<WebSocketStream<TcpStream>>),
 }
 
@@ -58,6 +60,13 @@ pub(super) const WEBSOCKET: Way = Way {
     websocket: true,
     ..SECURE
 };
+
+/// Our initiating end of a connection.
+pub(super) fn initiating(stream: TcpStream) -> StreamEnd {
+    let (reader, _) = Wire::plain(stream, WireLimits::default()).split();
+    let limits = super::rig::config("client").before_login;
+    StreamEnd::new(StreamRole::Initiating, reader, limits)
+}
 
 /// A connection as a listener would hand it over, and its client.
 pub(super) async fn connect(way: Way) -> (Accepted, Client) {
@@ -123,8 +132,17 @@ impl Client {
         }
     }
 
+    /// A client that goes on where our initiating end has left off.
+    pub(super) fn after(end: StreamEnd) -> Client {
+        Client {
+            line: Line::Initiating(Box::new(end)),
+            seen: String::new(),
+        }
+    }
+
     pub(super) async fn send(&mut self, text: &str) {
         match &mut self.line {
+            Line::Initiating(end) => end.write(|out| out.extend_from_slice(text.as_bytes())),
             Line::Stream(stream) => stream.write_all(text.as_bytes()).await.unwrap(),
             Line::WebSocket(stream) => stream.send(Message::text(text)).await.unwrap(),
         }
@@ -157,6 +175,13 @@ impl Client {
 
     async fn read(&mut self) -> bool {
         match &mut self.line {
+            Line::Initiating(end) => match end.reader.read().await {
+                Ok(Chunk::Bytes(bytes)) => {
+                    self.seen.push_str(std::str::from_utf8(bytes).unwrap());
+                    true
+                }
+                _ => false,
+            },
             Line::Stream(stream) => {
                 let mut buffer = vec![0; 16384];
                 match stream.read(&mut buffer).await {
@@ -188,7 +213,7 @@ impl Client {
     /// Opens a stream and returns the features.
     pub(super) async fn open(&mut self, host: &str) -> String {
         let header = match &self.line {
-            Line::Stream(_) => format!(
+            Line::Stream(_) | Line::Initiating(_) => format!(
                 "<?xml version='1.0'?><stream:stream xmlns='jabber:client' \
                  xmlns:stream='http://etherx.jabber.org/streams' to='{host}' version='1.0'>"
             ),

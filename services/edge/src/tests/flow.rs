@@ -10,6 +10,7 @@ use super::client::{SECURE, WEBSOCKET, Way};
 use super::rig::{Rig, config, until};
 use super::router::{Cluster, next_frame};
 use crate::EdgeConfig;
+use crate::config::LeaseConfig;
 use crate::metrics::{Count, Level};
 
 #[tokio::test]
@@ -359,10 +360,13 @@ async fn deliveries_of_a_closed_session_are_held_until_the_owner_releases_them()
 #[tokio::test]
 async fn a_lost_lease_cuts_every_socket_and_the_edge_starts_over() {
     let cluster = Cluster::new(1);
+    let lease = LeaseConfig {
+        ttl: Duration::from_millis(300),
+        every: Duration::from_millis(50),
+        margin: Duration::from_millis(50),
+    };
     let config = EdgeConfig {
-        lease_ttl: Duration::from_millis(300),
-        lease_every: Duration::from_millis(50),
-        lease_margin: Duration::from_millis(50),
+        lease,
         ..config("edge1")
     };
     let rig = Rig::with(cluster, config, 1).await;

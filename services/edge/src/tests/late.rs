@@ -9,15 +9,19 @@ use super::client::SECURE;
 use super::rig::{Rig, config, until};
 use super::router::Cluster;
 use crate::EdgeConfig;
+use crate::config::LeaseConfig;
 use crate::metrics::{Count, Level, Timing};
 
 #[tokio::test]
 async fn a_lease_renewed_before_its_end_cuts_no_session() {
-    let config = EdgeConfig {
-        lease_ttl: Duration::from_secs(20),
-        lease_every: Duration::from_millis(50),
+    let lease = LeaseConfig {
+        ttl: Duration::from_secs(20),
+        every: Duration::from_millis(50),
         // Serving pauses half a second after the last renewal.
-        lease_margin: Duration::from_millis(19_500),
+        margin: Duration::from_millis(19_500),
+    };
+    let config = EdgeConfig {
+        lease,
         ..config("edge1")
     };
     let rig = Rig::with(Cluster::new(1), config, 1).await;

@@ -4,14 +4,12 @@ use std::sync::Arc;
 
 use sestina_xmpp::sasl::scram::ClientBinding;
 use sestina_xmpp::sasl::{BindingType, ChannelBinding, Mechanism};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
-use tokio_rustls::TlsConnector;
 
-use super::client::{Client, SECURE, WEBSOCKET, Way, connect_raw};
+use super::client::{Client, SECURE, WEBSOCKET, Way, connect_raw, initiating};
 use super::rig::Rig;
 use super::router::{PASSWORD, next_frame};
 use crate::metrics::Count;
+use crate::stream::{Names, initiate};
 use crate::tls::{Acceptor, Purpose, tests as tls_tests};
 
 const PLAIN_LISTENER: Way = Way {
@@ -32,54 +30,31 @@ async fn starttls_is_required_and_scram_is_bound_to_it() {
         let (stream, mut accepted) = connect_raw(Way::default()).await;
         accepted.start_tls = Some(Acceptor::new(Arc::clone(&store), Purpose::StartTls));
         rig.edge.accept(accepted);
-        let (near, far) = tokio::io::duplex(4096);
-        let bridge = tokio::spawn(bridge(far, stream));
-        let mut client = Client::on(near);
-        let features = client.open("c.example").await;
-        assert!(features.contains("<required/>"), "{features}");
-        assert!(!features.contains("mechanism"), "{features}");
-        client
-            .send("<starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>")
-            .await;
-        client
-            .until("<proceed xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>")
-            .await;
-        drop(client);
-        let stream = bridge.await.unwrap();
-        let config = tls_tests::client(folder.path(), &[&rustls::version::TLS13]);
-        let name = rustls::pki_types::ServerName::try_from("c.example").unwrap();
-        let tls = TlsConnector::from(Arc::new(config))
-            .connect(name, stream)
+        let connector = tls_tests::connector(folder.path(), "c.example");
+        let names = Names {
+            local: "",
+            peer: "c.example",
+        };
+        let (end, offer) = initiate(initiating(stream), names, &connector)
             .await
             .unwrap();
+        assert_eq!(offer.starttls, None);
+        assert_eq!(
+            offer.mechanisms.first().map(String::as_str),
+            Some("SCRAM-SHA-256-PLUS")
+        );
+        assert!(offer.mechanisms.iter().any(|name| name == "PLAIN"));
+        assert!(!offer.mechanisms.iter().any(|name| name == "ANONYMOUS"));
+        assert_eq!(
+            offer.channel_bindings,
+            ["tls-exporter", "tls-server-end-point"]
+        );
+        let tls = end.tls_info().unwrap();
         let data = match kind {
-            BindingType::TlsExporter => tls
-                .get_ref()
-                .1
-                .export_keying_material([0; 32], b"EXPORTER-Channel-Binding", Some(b""))
-                .unwrap()
-                .to_vec(),
-            BindingType::TlsServerEndPoint => {
-                let certificates = tls.get_ref().1.peer_certificates().unwrap();
-                sestina_certs::server_end_point(&certificates[0])
-            }
+            BindingType::TlsExporter => tls.exporter.unwrap().to_vec(),
+            BindingType::TlsServerEndPoint => tls.server_end_point.clone(),
         };
-        let mut client = Client::on(tls);
-        let features = client.open("c.example").await;
-        assert!(!features.contains("starttls"), "{features}");
-        assert!(
-            features.contains("<mechanism>SCRAM-SHA-256-PLUS</mechanism>"),
-            "{features}"
-        );
-        assert!(
-            features.contains("<mechanism>PLAIN</mechanism>"),
-            "{features}"
-        );
-        assert!(!features.contains("ANONYMOUS"), "{features}");
-        assert!(
-            features.contains("<channel-binding type='tls-exporter'/>"),
-            "{features}"
-        );
+        let mut client = Client::after(end);
         let wrong = ClientBinding::Bound(ChannelBinding {
             kind,
             data: vec![7; 32],
@@ -111,23 +86,6 @@ async fn starttls_is_required_and_scram_is_bound_to_it() {
             "{answer}"
         );
         clients.push(client);
-    }
-}
-
-/// Carries bytes until the near end is dropped, and gives the connection back.
-async fn bridge(mut far: tokio::io::DuplexStream, mut stream: TcpStream) -> TcpStream {
-    let (mut up, mut down) = (vec![0; 4096], vec![0; 4096]);
-    loop {
-        tokio::select! {
-            n = far.read(&mut up) => match n.unwrap() {
-                0 => return stream,
-                n => stream.write_all(&up[..n]).await.unwrap(),
-            },
-            n = stream.read(&mut down) => {
-                let n = n.unwrap();
-                far.write_all(&down[..n]).await.unwrap();
-            }
-        }
     }
 }
 
@@ -332,10 +290,8 @@ async fn a_refused_bind_may_be_tried_again() {
 
 #[tokio::test]
 async fn a_login_has_its_time() {
-    let config = crate::EdgeConfig {
-        login_time: std::time::Duration::from_millis(50),
-        ..super::rig::config("edge1")
-    };
+    let mut config = super::rig::config("edge1");
+    config.login.time = std::time::Duration::from_millis(50);
     let rig = Rig::with(super::router::Cluster::new(1), config, 1).await;
     let mut client = rig.client(SECURE).await;
     client.open("c.example").await;

@@ -6,6 +6,7 @@ mod client;
 mod failed_logins;
 mod flow;
 mod held;
+mod initiating;
 mod lanes;
 mod late;
 mod login;

@@ -38,12 +38,11 @@ pub(super) fn config(name: &str) -> EdgeConfig {
         HostConfig::new("c.example"),
         HostConfig::anonymous("meet.example", "conference.meet.example"),
     ];
-    EdgeConfig {
-        plaintext_listeners: vec!["plain".to_owned()],
-        login_delay: Duration::from_millis(1),
-        drain_over: Duration::from_millis(10),
-        ..EdgeConfig::new(name, hosts)
-    }
+    let mut config = EdgeConfig::new(name, hosts);
+    config.plaintext_listeners = vec!["plain".to_owned()];
+    config.login.delay = Duration::from_millis(1);
+    config.drain.over = Duration::from_millis(10);
+    config
 }
 
 impl Rig {
@@ -162,7 +161,7 @@ impl Bound {
             origin_hi: 9,
             origin_lo: 9,
             n: number,
-            kind: 1,
+            purpose: 1,
             ..proto::Key::default()
         };
         ToEdge::Deliver(proto::Deliver {

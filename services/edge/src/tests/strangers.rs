@@ -45,7 +45,7 @@ impl Rig {
         config.listen.limits.unauthenticated = unauthenticated;
         let tally = Arc::new(Tally::default());
         let connector = Arc::new(Connector(Cluster::new(1)));
-        let edge = Edge::start(config, certs, None, connector, tally.clone()).unwrap();
+        let edge = Edge::start(config, certs, connector, tally.clone()).unwrap();
         until("the edge is ready", || edge.status().ready()).await;
         Rig {
             edge,

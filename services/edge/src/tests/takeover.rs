@@ -248,7 +248,7 @@ pub(super) fn record() -> bytes::Bytes {
         nick: "j".to_owned(),
         member: inside.then(|| proto::RoomMember {
             nick: "Juliet".to_owned(),
-            standing: 4 << 8 | 3,
+            affiliation_and_role: 4 << 8 | 3,
             presence: Some(proto::Stanza::default()),
             seq: 7,
         }),

@@ -2,14 +2,13 @@
 
 use std::sync::Arc;
 
+use rustls::ServerConfig;
 use rustls::crypto::CryptoProvider;
 use rustls::server::{ClientHello, NoServerSessionStorage, ProducesTickets, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
-use rustls::version::{TLS12, TLS13};
-use rustls::{ServerConfig, SupportedProtocolVersion};
 use sestina_certs::CertInfo;
 
-use super::acceptor::{Purpose, TlsVersions};
+use super::protocol::{Purpose, TlsVersions};
 use super::tickets::{TicketKeys, Tickets};
 use super::validity::{self, HostValidity};
 
@@ -87,12 +86,8 @@ impl CertSet {
         hosts: &Arc<Hosts>,
         ticketer: &Arc<dyn ProducesTickets>,
     ) -> Result<Arc<ServerConfig>, rustls::Error> {
-        let versions: &[&SupportedProtocolVersion] = match versions {
-            TlsVersions::From12 => &[&TLS13, &TLS12],
-            TlsVersions::Only13 => &[&TLS13],
-        };
         let mut config = ServerConfig::builder_with_provider(Arc::clone(provider))
-            .with_protocol_versions(versions)?
+            .with_protocol_versions(versions.supported())?
             .with_no_client_auth()
             .with_cert_resolver(Arc::clone(hosts) as Arc<dyn ResolvesServerCert>);
         config.ignore_client_order = true;

@@ -6,15 +6,14 @@ use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
-use rustls::CipherSuite;
-use rustls::crypto::{CryptoProvider, aws_lc_rs};
+use rustls::crypto::CryptoProvider;
 use sestina_certs::{
     CertError, ascii_name, describe_der, load_identity, self_signed, server_end_point,
 };
 use tokio_util::sync::CancellationToken;
 
-use super::acceptor::TlsVersions;
-use super::pace::Pace;
+use super::handshake_limiter::HandshakeLimiter;
+use super::protocol::{TlsVersions, provider};
 use super::set::{CertSet, Entry};
 use super::tickets::TicketKeys;
 use super::validity::{self, Problem};
@@ -100,7 +99,7 @@ pub struct CertStore {
     current: ArcSwap<CertSet>,
     pairs: Mutex<Vec<Pair>>,
     tickets: Arc<TicketKeys>,
-    pace: Pace,
+    handshake_limiter: HandshakeLimiter,
 }
 
 /// One certificate: its files, as they were last seen, and what they held when they were last good.
@@ -202,7 +201,7 @@ impl CertStore {
             current: ArcSwap::from_pointee(set),
             pairs: Mutex::new(pairs),
             tickets,
-            pace: Pace::default(),
+            handshake_limiter: HandshakeLimiter::default(),
         }))
     }
 
@@ -217,8 +216,8 @@ impl CertStore {
     }
 
     /// Whose turn it is to work on a handshake.
-    pub fn pace(&self) -> &Pace {
-        &self.pace
+    pub fn handshake_limiter(&self) -> &HandshakeLimiter {
+        &self.handshake_limiter
     }
 
     /// Loads all files again. Certificates that cannot be loaded stay as they were, the others are
@@ -309,21 +308,6 @@ impl CertStore {
             }
         }
     }
-}
-
-/// The usual cipher suites, those with SHA-256 and AES-128 first: as strong as the curve that the
-/// keys are agreed on, and the cheapest to set up, which counts when many clients come at once.
-fn provider() -> CryptoProvider {
-    let mut provider = aws_lc_rs::default_provider();
-    provider.cipher_suites.sort_by_key(|suite| {
-        !matches!(
-            suite.suite(),
-            CipherSuite::TLS13_AES_128_GCM_SHA256
-                | CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256
-                | CipherSuite::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256
-        )
-    });
-    provider
 }
 
 /// Unix seconds.

@@ -7,7 +7,10 @@ use std::time::Duration;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::ServerName;
 use rustls::pki_types::pem::PemObject as _;
-use rustls::{ClientConfig, ClientConnection, RootCertStore, SupportedProtocolVersion};
+use rustls::{
+    ClientConfig, ClientConnection, Connection, RootCertStore, ServerConnection,
+    SupportedProtocolVersion,
+};
 use sestina_certs::{self_signed, server_end_point};
 
 use super::*;
@@ -31,18 +34,27 @@ pub(crate) fn client(
 }
 
 fn trusting(certs: &[&Path], versions: &[&'static SupportedProtocolVersion]) -> ClientConfig {
-    let mut roots = RootCertStore::empty();
-    for cert in certs {
-        roots
-            .add(CertificateDer::from_pem_file(cert).unwrap())
-            .unwrap();
-    }
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     ClientConfig::builder_with_provider(provider)
         .with_protocol_versions(versions)
         .unwrap()
-        .with_root_certificates(roots)
+        .with_root_certificates(roots(certs))
         .with_no_client_auth()
+}
+
+pub(super) fn roots(certs: &[&Path]) -> RootCertStore {
+    let mut roots = RootCertStore::empty();
+    for cert in certs {
+        roots.add(leaf(cert)).unwrap();
+    }
+    roots
+}
+
+/// A connector to that domain which trusts the store's self-signed certificate and nothing else.
+pub(crate) fn connector(folder: &Path, domain: &str) -> Connector {
+    let roots = roots(&[&folder.join("tls/self-signed.crt")]);
+    let config = client_config(roots, TlsVersions::default(), Purpose::StartTls).unwrap();
+    Connector::new(&config, domain, &HandshakeLimiter::new(4)).unwrap()
 }
 
 fn with_files(certificates: Vec<CertFiles>) -> TlsConfig {
@@ -53,11 +65,11 @@ fn with_files(certificates: Vec<CertFiles>) -> TlsConfig {
 }
 
 /// A store with the certificates in these files.
-fn serving(certificates: Vec<CertFiles>) -> Arc<CertStore> {
+pub(super) fn serving(certificates: Vec<CertFiles>) -> Arc<CertStore> {
     CertStore::open(&with_files(certificates)).unwrap()
 }
 
-fn write_pair(folder: &Path, name: &str, domains: &[&str]) -> CertFiles {
+pub(super) fn write_pair(folder: &Path, name: &str, domains: &[&str]) -> CertFiles {
     let domains: Vec<String> = domains.iter().map(|&domain| domain.to_owned()).collect();
     let files = CertFiles {
         option: format!("`{name}`"),
@@ -72,7 +84,7 @@ fn write_pair(folder: &Path, name: &str, domains: &[&str]) -> CertFiles {
     files
 }
 
-fn leaf(cert: &Path) -> CertificateDer<'static> {
+pub(super) fn leaf(cert: &Path) -> CertificateDer<'static> {
     CertificateDer::from_pem_file(cert).unwrap()
 }
 
@@ -83,10 +95,31 @@ fn handshake(
     config: &Arc<ClientConfig>,
     name: &str,
 ) -> Result<(CertificateDer<'static>, Vec<u8>, bool), rustls::Error> {
-    let acceptor = Acceptor::new(Arc::clone(store), Purpose::StartTls);
-    let (mut server, set) = acceptor.begin().unwrap();
+    let (mut server, set) = begin(store, Purpose::StartTls);
     let name = ServerName::try_from(name.to_owned()).unwrap();
     let mut client = ClientConnection::new(Arc::clone(config), name).unwrap();
+    shake(&mut client, &mut server)?;
+    let shown = client.peer_certificates().unwrap()[0].clone().into_owned();
+    let resumed = client.handshake_kind() == Some(rustls::HandshakeKind::Resumed);
+    Ok((shown, set.server_end_point(server.server_name()), resumed))
+}
+
+/// The server's part of a handshake.
+pub(super) fn begin(store: &Arc<CertStore>, purpose: Purpose) -> (ServerConnection, Arc<CertSet>) {
+    match Acceptor::new(Arc::clone(store), purpose).begin().unwrap() {
+        Begun {
+            tls: Connection::Server(server),
+            shown: Some(set),
+        } => (server, set),
+        _ => panic!("an acceptor is the server, and shows a certificate"),
+    }
+}
+
+/// A handshake to its end.
+pub(super) fn shake(
+    client: &mut ClientConnection,
+    server: &mut ServerConnection,
+) -> Result<(), rustls::Error> {
     while client.is_handshaking() || server.is_handshaking() || server.wants_write() {
         let mut wire = Vec::new();
         while client.wants_write() {
@@ -101,9 +134,7 @@ fn handshake(
         client.read_tls(&mut wire.as_slice()).unwrap();
         client.process_new_packets()?;
     }
-    let shown = client.peer_certificates().unwrap()[0].clone().into_owned();
-    let resumed = client.handshake_kind() == Some(rustls::HandshakeKind::Resumed);
-    Ok((shown, set.server_end_point(server.server_name()), resumed))
+    Ok(())
 }
 
 const ALL: [&SupportedProtocolVersion; 2] = [&rustls::version::TLS12, &rustls::version::TLS13];
@@ -433,9 +464,7 @@ fn the_server_chooses_the_cipher_suite() {
         ),
     ] {
         let config = Arc::new(client(folder.path(), &[version]));
-        let (mut server, _) = Acceptor::new(Arc::clone(&store), Purpose::StartTls)
-            .begin()
-            .unwrap();
+        let (mut server, _) = begin(&store, Purpose::StartTls);
         let name = ServerName::try_from("c.example").unwrap();
         let mut client = ClientConnection::new(config, name).unwrap();
         let mut wire = Vec::new();

@@ -1,4 +1,5 @@
-//! A client connection of any kind, in two halves.
+//! A connection of any kind, in two halves. Under TLS this process is the server or the client
+//! ([`TlsRole`](crate::tls::TlsRole)); on a WebSocket it is the server.
 //!
 //! - [`WireReader`] belongs to the connection's task. It reads, and it continues writes that the
 //!   kernel did not take at once, so that a slow client needs no second task.
@@ -18,20 +19,20 @@ mod writer;
 #[cfg(test)]
 mod tests;
 
-pub use outbox::Passage;
+pub use outbox::TraceContext;
 pub use reader::{Chunk, WireReader};
 pub use start_tls::{TlsError, TlsInfo};
 pub use writer::{CloseKind, Flush, WireWriter};
 
 use std::sync::Arc;
 
-use rustls::ServerConnection;
+use rustls::Connection;
 use tokio::net::TcpStream;
 
 /// A connection that is about to be split into its halves.
 pub struct Wire {
     stream: TcpStream,
-    tls: Option<Box<ServerConnection>>,
+    tls: Option<Box<Connection>>,
     info: Option<Box<TlsInfo>>,
     websocket: bool,
     early: Vec<u8>,
@@ -70,12 +71,7 @@ impl Wire {
     }
 
     /// A TLS connection whose handshake is complete.
-    pub fn secured(
-        stream: TcpStream,
-        tls: ServerConnection,
-        info: TlsInfo,
-        limits: WireLimits,
-    ) -> Self {
+    pub fn secured(stream: TcpStream, tls: Connection, info: TlsInfo, limits: WireLimits) -> Self {
         Self {
             stream,
             tls: Some(Box::new(tls)),

@@ -36,21 +36,21 @@ struct Mark {
     /// Position in the stream of bytes.
     end: u64,
     number: u64,
-    passage: Passage,
+    trace_context: TraceContext,
 }
 
 /// What ends when the last byte of an element has left: its latency and its trace.
 #[derive(Debug, Default)]
-pub struct Passage {
+pub struct TraceContext {
     read: Option<Instant>,
     _span: Option<Box<Span>>,
 }
 
-impl Passage {
+impl TraceContext {
     /// Of a stanza that its sender's edge read then; the span is kept if it is enabled.
-    pub(crate) fn new(read: Option<Instant>, span: &Span) -> Passage {
+    pub(crate) fn new(read: Option<Instant>, span: &Span) -> TraceContext {
         let traced = !span.is_disabled();
-        Passage {
+        TraceContext {
             read,
             _span: traced.then(|| Box::new(span.clone())),
         }
@@ -124,7 +124,7 @@ impl Outbox {
     }
 
     /// Remembers that the element appended last carries `number`.
-    pub(super) fn mark(&mut self, number: u64, passage: Passage) {
+    pub(super) fn mark(&mut self, number: u64, trace_context: TraceContext) {
         let end = self.base + self.bytes.len() as u64;
         match self.marks.back_mut() {
             // An element that added no bytes leaves together with the one before it.
@@ -132,7 +132,7 @@ impl Outbox {
             _ => self.marks.push_back(Mark {
                 end,
                 number,
-                passage,
+                trace_context,
             }),
         }
         self.settle_marks();
@@ -195,7 +195,7 @@ impl Outbox {
         let left = self.base + (self.taken - self.batch.min(self.taken)) as u64;
         while let Some(mark) = self.marks.pop_front_if(|mark| mark.end <= left) {
             self.written = self.written.max(mark.number);
-            if let (Some(metrics), Some(read)) = (&self.metrics, mark.passage.read) {
+            if let (Some(metrics), Some(read)) = (&self.metrics, mark.trace_context.read) {
                 metrics.timing(Timing::Latency, read.elapsed());
             }
         }
@@ -221,7 +221,7 @@ mod tests {
 
     fn push(outbox: &mut Outbox, number: u64, text: &[u8]) {
         assert!(outbox.append(1000, |b| b.extend_from_slice(text)));
-        outbox.mark(number, Passage::default());
+        outbox.mark(number, TraceContext::default());
     }
 
     #[test]
@@ -262,12 +262,12 @@ mod tests {
     fn a_number_without_bytes_is_written_with_the_one_before() {
         let mut outbox = Outbox::new();
         push(&mut outbox, 7, b"x");
-        outbox.mark(8, Passage::default());
+        outbox.mark(8, TraceContext::default());
         assert_eq!(outbox.written(), 0);
         outbox.take(1);
         outbox.sent();
         assert_eq!(outbox.written(), 8);
-        outbox.mark(9, Passage::default());
+        outbox.mark(9, TraceContext::default());
         assert_eq!(outbox.written(), 9);
     }
 }

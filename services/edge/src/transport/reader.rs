@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use rustls::ServerConnection;
+use rustls::Connection;
 use sestina_runtime::CancellationToken;
 
 use super::WireLimits;
@@ -359,11 +359,7 @@ impl Drop for WireReader {
 }
 
 /// Feeds ciphertext to TLS. True once the peer has closed its side.
-fn decrypt(
-    tls: &mut ServerConnection,
-    mut ciphertext: &[u8],
-    clear: &mut Vec<u8>,
-) -> io::Result<bool> {
+fn decrypt(tls: &mut Connection, mut ciphertext: &[u8], clear: &mut Vec<u8>) -> io::Result<bool> {
     let mut closed = false;
     while !ciphertext.is_empty() && !closed {
         closed = tls.read_tls(&mut ciphertext)? == 0;
@@ -376,7 +372,7 @@ fn decrypt(
     Ok(closed)
 }
 
-fn drain(tls: &mut ServerConnection, clear: &mut Vec<u8>) {
+fn drain(tls: &mut Connection, clear: &mut Vec<u8>) {
     let mut reader = tls.reader();
     while let Ok(bytes) = reader.fill_buf() {
         let n = bytes.len();

@@ -4,12 +4,12 @@ use std::future::poll_fn;
 use std::io;
 use std::task::{Context, Poll, ready};
 
-use rustls::{HandshakeKind, ProtocolVersion, ServerConnection};
+use rustls::{Connection, HandshakeKind, ProtocolVersion};
 
 use super::reader::WireReader;
 use super::socket::NonBlocking;
 use super::writer::CloseKind;
-use crate::tls::Acceptor;
+use crate::tls::{CertSet, TlsRole};
 
 /// What a TLS handshake agreed on, as channel binding and logs need it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,7 +23,7 @@ pub struct TlsInfo {
     pub exporter: Option<[u8; 32]>,
     /// `tls-server-end-point` channel binding (RFC 5929 §4).
     pub server_end_point: Vec<u8>,
-    /// Host name that the client asked for.
+    /// Host name that the client asked for; none if this process is the client.
     pub sni: Option<String>,
     /// The client resumed an earlier TLS session.
     pub resumed: bool,
@@ -44,8 +44,9 @@ pub enum TlsError {
 }
 
 impl TlsInfo {
-    /// Reads it from a connection whose handshake is complete.
-    pub fn of(tls: &ServerConnection, server_end_point: Vec<u8>) -> Result<Self, rustls::Error> {
+    /// Reads it from a connection whose handshake is complete. `shown` holds the certificates of this
+    /// process, if it is the server.
+    pub fn of(tls: &Connection, shown: Option<&CertSet>) -> Result<Self, rustls::Error> {
         let protocol = match tls.protocol_version() {
             Some(ProtocolVersion::TLSv1_2) => "TLSv1.2",
             Some(ProtocolVersion::TLSv1_3) => "TLSv1.3",
@@ -56,12 +57,21 @@ impl TlsInfo {
             .ok_or(rustls::Error::HandshakeNotComplete)?;
         let export = || tls.export_keying_material([0; 32], b"EXPORTER-Channel-Binding", Some(b""));
         let is_13 = tls.protocol_version() == Some(ProtocolVersion::TLSv1_3);
+        let sni = match tls {
+            Connection::Server(server) => server.server_name().map(str::to_owned),
+            Connection::Client(_) => None,
+        };
+        let server_end_point = match (shown, tls.peer_certificates()) {
+            (Some(set), _) => set.server_end_point(sni.as_deref()),
+            (None, Some([certificate, ..])) => sestina_certs::server_end_point(certificate),
+            (None, _) => Vec::new(),
+        };
         Ok(Self {
             protocol,
             cipher: iana_name(&format!("{:?}", suite.suite())),
             exporter: is_13.then(export).transpose()?,
             server_end_point,
-            sni: tls.server_name().map(str::to_owned),
+            sni,
             resumed: tls.handshake_kind() == Some(HandshakeKind::Resumed),
         })
     }
@@ -73,20 +83,20 @@ fn iana_name(rustls_name: &str) -> String {
 }
 
 impl WireReader {
-    /// Starts TLS in place, as the server. What is queued (`<proceed/>`) is sent in clear first.
+    /// Starts TLS in place, in either role. What is queued (`<proceed/>`) is sent in clear first.
     ///
-    /// Bytes that the client sent in clear before the handshake are dropped: they would otherwise
+    /// Bytes that the peer sent in clear before the handshake are dropped: they would otherwise
     /// be taken for something said under TLS. The caller must drop what its parser holds, too.
-    pub async fn start_tls(&mut self, acceptor: &Acceptor) -> Result<(), TlsError> {
+    pub async fn start_tls(&mut self, role: &impl TlsRole) -> Result<(), TlsError> {
         if self.is_websocket() || self.writer.state.lock().tls.is_some() {
             return Err(TlsError::NotPlain);
         }
         self.discard_input();
         poll_fn(|cx| self.poll_flushed(cx)).await?;
-        let (tls, certs) = acceptor.begin()?;
-        self.writer.state.lock().secure(Box::new(tls));
+        let begun = role.begin()?;
+        self.writer.state.lock().secure(Box::new(begun.tls));
         let handshake = poll_fn(|cx| self.poll_handshake(cx));
-        match acceptor.pace().run(handshake).await {
+        match role.handshake_limiter().run(handshake).await {
             Ok(()) => {}
             Err(error) => {
                 self.writer.close(CloseKind::Abort);
@@ -95,7 +105,7 @@ impl WireReader {
         }
         let state = self.writer.state.lock();
         let tls = state.tls.as_ref().ok_or(TlsError::NotPlain)?;
-        let info = TlsInfo::of(tls, certs.server_end_point(tls.server_name()))?;
+        let info = TlsInfo::of(tls, begun.shown.as_deref())?;
         drop(state);
         self.info = Some(Box::new(info));
         Ok(())

@@ -7,11 +7,11 @@ use std::task::Waker;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
-use rustls::ServerConnection;
+use rustls::Connection;
 use tokio::net::TcpStream;
 
 use super::WireLimits;
-use super::outbox::{Outbox, Passage};
+use super::outbox::{Outbox, TraceContext};
 use super::socket::{NonBlocking, shutdown};
 use super::websocket::frame;
 use crate::metrics::EdgeMetrics;
@@ -73,7 +73,7 @@ pub(super) enum End {
 }
 
 pub(super) struct State {
-    pub(super) tls: Option<Box<ServerConnection>>,
+    pub(super) tls: Option<Box<Connection>>,
     pub(super) outbox: Outbox,
     pub(super) end: End,
     /// A write met a full socket; the reader waits for room.
@@ -88,7 +88,7 @@ pub(super) struct State {
 impl WireWriter {
     pub(super) fn new(
         stream: TcpStream,
-        tls: Option<Box<ServerConnection>>,
+        tls: Option<Box<Connection>>,
         websocket: bool,
         limits: WireLimits,
     ) -> Self {
@@ -117,27 +117,35 @@ impl WireWriter {
     /// Queues one element (one WebSocket message). False if nothing was queued: the connection
     /// is closed or closing, or its queue would exceed its limit, which closes it.
     pub fn append(&self, fill: impl FnOnce(&mut Vec<u8>)) -> bool {
-        self.state
-            .lock()
-            .append(&self.stream, self.websocket, None, Passage::default(), fill)
+        self.state.lock().append(
+            &self.stream,
+            self.websocket,
+            None,
+            TraceContext::default(),
+            fill,
+        )
     }
 
     /// The same for an element whose way to the kernel is to be known: see
     /// [`WireWriter::written`]. Numbers ascend.
     pub fn append_numbered(&self, number: u64, fill: impl FnOnce(&mut Vec<u8>)) -> bool {
-        self.append_passing(number, Passage::default(), fill)
+        self.append_passing(number, TraceContext::default(), fill)
     }
 
     /// The same for an element whose latency or trace ends when it is written.
     pub fn append_passing(
         &self,
         number: u64,
-        passage: Passage,
+        trace_context: TraceContext,
         fill: impl FnOnce(&mut Vec<u8>),
     ) -> bool {
-        self.state
-            .lock()
-            .append(&self.stream, self.websocket, Some(number), passage, fill)
+        self.state.lock().append(
+            &self.stream,
+            self.websocket,
+            Some(number),
+            trace_context,
+            fill,
+        )
     }
 
     /// Counts what is written and what waits, from now on.
@@ -168,7 +176,7 @@ impl WireWriter {
             &self.stream,
             self.websocket,
             number,
-            Passage::default(),
+            TraceContext::default(),
             fill,
         );
         state.flush(&self.stream)
@@ -227,7 +235,7 @@ impl WireWriter {
 }
 
 impl State {
-    pub(super) fn secure(&mut self, mut tls: Box<ServerConnection>) {
+    pub(super) fn secure(&mut self, mut tls: Box<Connection>) {
         tls.set_buffer_limit(Some(CIPHERTEXT_BYTES));
         self.tls = Some(tls);
     }
@@ -258,7 +266,7 @@ impl State {
         stream: &TcpStream,
         websocket: bool,
         number: Option<u64>,
-        passage: Passage,
+        trace_context: TraceContext,
         fill: impl FnOnce(&mut Vec<u8>),
     ) -> bool {
         if self.end != End::Open {
@@ -272,7 +280,7 @@ impl State {
         if !queued {
             self.overflow(stream);
         } else if let Some(number) = number {
-            self.outbox.mark(number, passage);
+            self.outbox.mark(number, trace_context);
         }
         queued
     }

@@ -2,16 +2,18 @@
 //!
 //! A module registers *filters* (which may stop a stanza, and exist only in the first two stages),
 //! *observers* (which cannot) and IQ handlers. All of them are plain functions: they see a
-//! read-only context and return effects as data; the slot executes them. Within a stage, order is
+//! read-only context and return actions as data; the slot executes them. Within a stage, order is
 //! that of the list of modules ([`crate::modules::MODULES`]).
 
+mod actions;
 mod context;
-mod effects;
+mod data;
 mod pipeline;
 mod registrar;
 
-pub use context::{IqContext, MessageContext};
-pub use effects::Effect;
+pub use actions::Action;
+pub use context::{IqContext, MessageContext, StanzaContext};
+pub use data::{DataType, EntityData, Loaded, Written};
 pub use pipeline::{Pipeline, PipelineEntry};
 pub use registrar::{Bounce, IqKey, IqTarget, Registrar};
 
@@ -35,15 +37,19 @@ pub enum Stage {
 /// Where in the life of a stanza a handler runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize)]
 pub enum Point {
+    /// A stanza of any kind from a session of this user to another entity, before it leaves the user's slot.
+    StanzaOut,
     /// A message from a session of this user, before it leaves the user's slot.
     MessageOut,
+    /// A stanza of any kind for a user from another entity, in the user's slot.
+    StanzaIn,
     /// A message for a user, in the user's slot, before and after it is delivered to sessions.
     MessageIn,
     /// A message for a user of whom nothing can take it.
     Undeliverable,
 }
 
-/// What a module is.
+/// The description of a module.
 #[derive(Clone, Copy, Debug)]
 pub struct Meta {
     /// Name in the configuration and in every file of the feature.
@@ -58,7 +64,7 @@ pub struct Meta {
 
 /// One feature of the router.
 pub trait Module: Send + Sync + 'static {
-    /// What it is.
+    /// Its description.
     fn meta(&self) -> &'static Meta;
     /// Adds its handlers.
     fn register(&self, registrar: &mut Registrar<'_>);

@@ -1,13 +1,15 @@
 //! The pipeline: all handlers in the order in which they run.
 
 use std::borrow::Cow;
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 
-use sestina_xmpp::stanza::Stanza;
 use sestina_xmpp::stanza::error::Condition;
+use sestina_xmpp::stanza::{Child, Stanza};
 
 use super::registrar::{Bounce, Collected, IqKey, IqTarget, Registrar};
-use super::{Effect, IqContext, MessageContext, Meta, Module, Point, Stage};
+use super::{
+    Action, DataType, IqContext, Loaded, MessageContext, Meta, Module, Point, Stage, StanzaContext,
+};
 
 /// One line of `sestina pipeline`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
@@ -20,6 +22,19 @@ pub struct PipelineEntry {
     pub module: &'static str,
     /// Whether it may stop the stanza.
     pub filter: bool,
+}
+
+/// [`IqKey`] of a stanza in hand.
+type AskedKey<'a> = (IqTarget, bool, &'a str, &'a str);
+
+/// The only child of an IQ, and the key of its handler; none if there is not exactly one child.
+fn iq_key(target: IqTarget, stanza: &Stanza) -> Option<(Child<'_>, AskedKey<'_>)> {
+    let mut children = stanza.children();
+    let (child, None) = (children.next()?, children.next()) else {
+        return None;
+    };
+    let key = (target, stanza.type_ == "set", child.ns, child.name);
+    Some((child, key))
 }
 
 /// See the module.
@@ -50,10 +65,11 @@ impl Pipeline {
         // Stable: ties keep the order of the list of modules.
         collected.filters.sort_by_key(|f| (f.point, f.stage));
         collected.observers.sort_by_key(|o| (o.point, o.stage));
+        collected.stanza_filters.sort_by_key(|f| (f.0, f.1));
         Pipeline { collected, metas }
     }
 
-    /// Whether a handler of a point may have to do with a message, whoever gets it.
+    /// Whether a handler of a point may have to do with a message, whichever session gets it.
     pub(crate) fn concerns(&self, point: Point, stanza: &Stanza) -> bool {
         let filters = self.collected.filters.iter();
         let observers = self.collected.observers.iter();
@@ -78,47 +94,85 @@ impl Pipeline {
         Ok(())
     }
 
+    /// Runs the stanza filters that modules have registered for a hook point. `data` is the resident data of the user
+    /// whose session sends the stanza (`StanzaOut`) or is to receive it (`StanzaIn`).
+    pub(crate) fn filter_stanza(
+        &self,
+        point: Point,
+        context: &StanzaContext<'_>,
+        data: &Loaded,
+        stanza: &Stanza,
+    ) -> Result<(), Bounce> {
+        let filters = self.collected.stanza_filters.iter();
+        for (_, _, _, filter) in filters.filter(|f| f.0 == point) {
+            filter(context, data, stanza)?;
+        }
+        Ok(())
+    }
+
+    /// Whether filters of stanzas need the data with that name.
+    pub(crate) fn is_resident(&self, name: &str) -> bool {
+        self.collected
+            .residents
+            .iter()
+            .any(|data| data.name == name)
+    }
+
+    /// The names of the data that the filters of stanzas need.
+    pub(crate) fn resident_names(&self) -> Vec<String> {
+        let data = self.collected.residents.iter();
+        data.map(|data| data.name.to_owned()).collect()
+    }
+
+    /// The data that the filters of stanzas need.
+    pub(crate) fn residents(&self) -> &[DataType] {
+        &self.collected.residents
+    }
+
     /// Runs the observers of a point.
     pub(crate) fn observe(
         &self,
         point: Point,
         context: &MessageContext<'_>,
         stanza: &Stanza,
-    ) -> Vec<Effect> {
-        let mut effects = Vec::new();
+    ) -> Vec<Action> {
+        let mut actions = Vec::new();
         let observers = self.collected.observers.iter();
         for observer in observers.filter(|o| o.point == point) {
             if (observer.concerns)(stanza) {
-                (observer.handler)(context, stanza, &mut effects);
+                (observer.handler)(context, stanza, &mut actions);
             }
         }
-        effects
+        actions
     }
 
     /// Answers an IQ get or set (RFC 6120 §8.2.3): `bad-request` without exactly one child,
-    /// `service-unavailable` if nobody handles it.
+    /// `service-unavailable` if no module handles it.
     pub(crate) fn iq(
         &self,
         target: IqTarget,
         context: &IqContext<'_>,
         stanza: &Stanza,
-    ) -> Vec<Effect> {
-        let mut children = stanza.children();
-        let (Some(child), None) = (children.next(), children.next()) else {
+    ) -> Vec<Action> {
+        let Some((child, key)) = iq_key(target, stanza) else {
             let text = "an IQ get or set has exactly one child".to_owned();
-            return vec![Effect::Error(Condition::BadRequest, Some(text))];
+            return vec![Action::Error(Condition::BadRequest, Some(text))];
         };
-        let set = stanza.type_ == "set";
-        let found = self.collected.iqs.iter().find(|((t, s, ns, name), _)| {
-            *t == target && *s == set && *ns == child.ns && *name == child.name
-        });
-        let Some((_, (_, handler))) = found else {
-            return vec![Effect::Error(Condition::ServiceUnavailable, None)];
+        let iqs: &HashMap<AskedKey<'_>, _> = &self.collected.iqs;
+        let Some((_, handler)) = iqs.get(&key) else {
+            return vec![Action::Error(Condition::ServiceUnavailable, None)];
         };
         match sestina_xmpp::xml::Element::parse(child.xml) {
             Ok(payload) => handler(context, stanza, &payload),
-            Err(_) => vec![Effect::Error(Condition::BadRequest, None)],
+            Err(_) => vec![Action::Error(Condition::BadRequest, None)],
         }
+    }
+
+    /// The data that the handler of an IQ needs.
+    pub(crate) fn iq_needs<'a>(&'a self, target: IqTarget, stanza: &'a Stanza) -> &'a [DataType] {
+        let all: &HashMap<AskedKey<'_>, Vec<DataType>> = &self.collected.needs;
+        let needs = iq_key(target, stanza).and_then(|(_, key)| all.get(&key));
+        needs.map_or(&[], Vec::as_slice)
     }
 
     /// disco#info features of a target (XEP-0030): those of the modules and of the IQ handlers.
@@ -142,7 +196,7 @@ impl Pipeline {
         features
     }
 
-    /// All message handlers in order.
+    /// All handlers of messages and of stanzas in order.
     pub fn entries(&self) -> Vec<PipelineEntry> {
         let filters = self.collected.filters.iter().map(|f| PipelineEntry {
             point: f.point,
@@ -156,7 +210,14 @@ impl Pipeline {
             module: o.module,
             filter: false,
         });
-        let mut all: Vec<_> = filters.chain(observers).collect();
+        let stanza_filters = &self.collected.stanza_filters;
+        let stanza_filters = stanza_filters.iter().map(|f| PipelineEntry {
+            point: f.0,
+            stage: f.1,
+            module: f.2,
+            filter: true,
+        });
+        let mut all: Vec<_> = stanza_filters.chain(filters).chain(observers).collect();
         all.sort_by_key(|e| (e.point, e.stage));
         all
     }
@@ -177,7 +238,7 @@ impl Pipeline {
         all
     }
 
-    /// What each module is.
+    /// The description of each module.
     pub fn metas(&self) -> &[&'static Meta] {
         &self.metas
     }

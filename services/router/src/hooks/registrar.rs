@@ -4,32 +4,44 @@ use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 
 use sestina_xmpp::stanza::Stanza;
-use sestina_xmpp::stanza::error::Condition;
+use sestina_xmpp::stanza::error::StanzaError;
 use sestina_xmpp::xml::Element;
 
-use super::{Effect, IqContext, MessageContext, Point, Stage};
+use super::{
+    Action, DataType, EntityData, IqContext, Loaded, MessageContext, Point, Stage, StanzaContext,
+};
 
-/// Why a filter stops a stanza.
+/// How a filter stops a stanza.
 #[derive(Debug)]
-pub struct Bounce {
-    /// Stanza error for the sender; `None` drops it silently (only where a XEP says so).
-    pub condition: Option<Condition>,
-    /// Human-readable reason.
-    pub text: Option<&'static str>,
+pub struct Bounce(pub(crate) Option<Box<StanzaError>>);
+
+impl Bounce {
+    /// The sender gets this error, unless the stanza is an error itself.
+    pub fn with(error: StanzaError) -> Bounce {
+        Bounce(Some(Box::new(error)))
+    }
+
+    /// The stanza is dropped without an answer, where a specification says so.
+    pub fn silent() -> Bounce {
+        Bounce(None)
+    }
 }
 
 /// Filters see and may change a message, and may stop it. What a room says is shared by its
 /// receivers: a filter makes a copy of its own only where it changes something.
 pub(crate) type Filter = fn(&MessageContext<'_>, &mut Cow<'_, Stanza>) -> Result<(), Bounce>;
-/// Whether a handler may have to do with a message, whoever gets it. Asked once for a message that
+/// Whether a handler may have to do with a message, whichever session gets it. Asked once for a message that
 /// many get: the handler is passed by for all of them if not.
 pub(crate) type Concerns = fn(&Stanza) -> bool;
-/// Observers see a message and ask for effects.
-pub(crate) type Observer = fn(&MessageContext<'_>, &Stanza, &mut Vec<Effect>);
+/// Filters of stanzas of every kind see the stanza and the resident data of the user. They may stop the stanza.
+pub(crate) type StanzaFilter =
+    Box<dyn Fn(&StanzaContext<'_>, &Loaded, &Stanza) -> Result<(), Bounce> + Send + Sync>;
+/// Observers see a message and ask for actions.
+pub(crate) type Observer = fn(&MessageContext<'_>, &Stanza, &mut Vec<Action>);
 /// IQ handlers answer: the payload is the IQ's child.
-pub(crate) type IqHandler = fn(&IqContext<'_>, &Stanza, &Element) -> Vec<Effect>;
+pub(crate) type IqHandler = fn(&IqContext<'_>, &Stanza, &Element) -> Vec<Action>;
 
-/// Who is asked.
+/// The kind of entity that an IQ is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize)]
 pub enum IqTarget {
     /// A virtual host.
@@ -61,7 +73,13 @@ pub(crate) struct Registered<H> {
 pub(crate) struct Collected {
     pub(crate) filters: Vec<Registered<Filter>>,
     pub(crate) observers: Vec<Registered<Observer>>,
+    /// With the point, stage and module of each.
+    pub(crate) stanza_filters: Vec<(Point, Stage, &'static str, StanzaFilter)>,
+    /// The data that these need.
+    pub(crate) residents: Vec<DataType>,
     pub(crate) iqs: HashMap<IqKey, (&'static str, IqHandler)>,
+    /// The data that they need.
+    pub(crate) needs: HashMap<IqKey, Vec<DataType>>,
     /// Those of them whose namespace is not announced.
     pub(crate) in_part: HashSet<IqKey>,
 }
@@ -90,6 +108,36 @@ impl Registrar<'_> {
             concerns,
             handler: filter,
         });
+    }
+
+    /// Registers a filter of stanzas of every kind, at [`Point::StanzaOut`] or [`Point::StanzaIn`]. It runs for the users
+    /// who have data of the type `T`. The server keeps this data in memory for as long as the user has a session:
+    /// keep it small. Stanzas between the sessions of one user pass no such filter.
+    ///
+    /// # Panics
+    /// At start, when the point or the stage is another one: a defect of the module.
+    pub fn stanza_filter<T: EntityData>(
+        &mut self,
+        point: Point,
+        stage: Stage,
+        filter: fn(&StanzaContext<'_>, &T, &Stanza) -> Result<(), Bounce>,
+    ) {
+        assert!(
+            stage <= Stage::Policy && matches!(point, Point::StanzaOut | Point::StanzaIn),
+            "module {}: filters of stanzas run at StanzaOut and StanzaIn, before Archive",
+            self.module
+        );
+        let data = DataType::of::<T>();
+        if !self.collected.residents.iter().any(|d| d.name == data.name) {
+            self.collected.residents.push(data);
+        }
+        let filter: StanzaFilter = Box::new(move |context, loaded, stanza| {
+            loaded
+                .get::<T>()
+                .map_or(Ok(()), |data| filter(context, data, stanza))
+        });
+        let filters = &mut self.collected.stanza_filters;
+        filters.push((point, stage, self.module, filter));
     }
 
     /// Registers an observer of the messages that it `concerns`.
@@ -124,6 +172,13 @@ impl Registrar<'_> {
             before.map_or("", |b| b.0)
         );
         key
+    }
+
+    /// The handler of that IQ needs this data of the addressed user: the request waits until it is loaded. Users
+    /// without an account have none, so the request is refused for them.
+    pub fn needs<T: EntityData>(&mut self, iq: IqKey) {
+        let needs = self.collected.needs.entry(iq).or_default();
+        needs.push(DataType::of::<T>());
     }
 
     /// The protocol of that IQ is not all here: service discovery does not tell of it.

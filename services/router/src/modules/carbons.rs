@@ -7,7 +7,7 @@ use sestina_xmpp::ext::carbons::{Direction, is_eligible};
 use sestina_xmpp::ns;
 use sestina_xmpp::stanza::Stanza;
 
-use crate::hooks::{Effect, IqTarget, MessageContext, Meta, Module, Point, Registrar, Stage};
+use crate::hooks::{Action, IqTarget, MessageContext, Meta, Module, Point, Registrar, Stage};
 
 pub(crate) struct Carbons;
 
@@ -27,20 +27,20 @@ impl Module for Carbons {
         let received = |stanza: &Stanza| is_eligible(stanza, Direction::Received, false);
         registrar.observer(Point::MessageIn, Stage::Mirror, received, copies);
         registrar.iq(IqTarget::Account, true, ns::CARBONS, "enable", |_, _, _| {
-            vec![Effect::SetCarbons(true), Effect::Result(None)]
+            vec![Action::SetCarbons(true), Action::Result(None)]
         });
         registrar.iq(
             IqTarget::Account,
             true,
             ns::CARBONS,
             "disable",
-            |_, _, _| vec![Effect::SetCarbons(false), Effect::Result(None)],
+            |_, _, _| vec![Action::SetCarbons(false), Action::Result(None)],
         );
     }
 }
 
-fn copies(context: &MessageContext<'_>, _: &Stanza, effects: &mut Vec<Effect>) {
+fn copies(context: &MessageContext<'_>, _: &Stanza, actions: &mut Vec<Action>) {
     if context.config.carbons {
-        effects.push(Effect::Carbons);
+        actions.push(Action::Carbons);
     }
 }

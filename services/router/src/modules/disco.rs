@@ -1,13 +1,12 @@
 //! XEP-0030 v2.5: what hosts, accounts and MUC services are. Features follow from registration.
 
-use std::collections::BTreeSet;
-
 use sestina_xmpp::ext::disco::{Identity, Info, Item, items};
 use sestina_xmpp::ns;
 use sestina_xmpp::stanza::error::Condition;
 use sestina_xmpp::xml::Element;
 
-use crate::hooks::{Effect, IqContext, IqTarget, Meta, Module, Registrar};
+use crate::hooks::{Action, IqContext, IqTarget, Meta, Module, Registrar};
+use crate::services::ServiceKind;
 
 pub(crate) struct Disco;
 
@@ -42,18 +41,12 @@ impl Module for Disco {
             ns::DISCO_ITEMS,
             "query",
             |context, _, query| {
-                let mucs: BTreeSet<&str> = context
-                    .config
-                    .hosts
-                    .iter()
-                    .filter(|h| h.domain == context.to.domain() && !h.muc.is_empty())
-                    .map(|h| h.muc.as_str())
-                    .collect();
-                let mucs: Vec<Item> = mucs
+                let listed = context.config.services.listed_by(context.to.domain());
+                let items: Vec<Item> = listed
                     .into_iter()
-                    .map(|muc| Item::new(muc, Some("Rooms")))
+                    .map(|(domain, kind)| Item::new(domain, name_of(kind)))
                     .collect();
-                listing(query, &mucs)
+                listing(query, &items)
             },
         );
         registrar.iq(
@@ -95,8 +88,16 @@ impl Module for Disco {
             false,
             ns::DISCO_ITEMS,
             "query",
-            |_, _, query| vec![Effect::Result(Some(items(query.attr("node"), &[])))],
+            |_, _, query| vec![Action::Result(Some(items(query.attr("node"), &[])))],
         );
+    }
+}
+
+/// The name of a service for people.
+fn name_of(kind: ServiceKind) -> Option<&'static str> {
+    match kind {
+        ServiceKind::Host { .. } => None,
+        ServiceKind::Rooms => Some("Rooms"),
     }
 }
 
@@ -106,19 +107,19 @@ pub(super) fn info(
     query: &Element,
     target: IqTarget,
     identity: Identity,
-) -> Vec<Effect> {
+) -> Vec<Action> {
     if query.attr("node").is_some_and(|node| !node.is_empty()) {
-        return vec![Effect::Error(Condition::ItemNotFound, None)];
+        return vec![Action::Error(Condition::ItemNotFound, None)];
     }
     let features = context.pipeline.features(target);
     let info = Info::new(identity).with_features(features);
-    vec![Effect::Result(Some(info.to_element()))]
+    vec![Action::Result(Some(info.to_element()))]
 }
 
 /// disco#items of a target.
-pub(super) fn listing(query: &Element, list: &[Item]) -> Vec<Effect> {
+pub(super) fn listing(query: &Element, list: &[Item]) -> Vec<Action> {
     if query.attr("node").is_some_and(|node| !node.is_empty()) {
-        return vec![Effect::Error(Condition::ItemNotFound, None)];
+        return vec![Action::Error(Condition::ItemNotFound, None)];
     }
-    vec![Effect::Result(Some(items(None, list)))]
+    vec![Action::Result(Some(items(None, list)))]
 }

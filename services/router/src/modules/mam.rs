@@ -11,7 +11,7 @@ use sestina_xmpp::stanza::error::Condition;
 use sestina_xmpp::xml::Element;
 
 use crate::hooks::{
-    Effect, IqContext, IqTarget, MessageContext, Meta, Module, Point, Registrar, Stage,
+    Action, IqContext, IqTarget, MessageContext, Meta, Module, Point, Registrar, Stage,
 };
 
 /// Messages in a page that names no number.
@@ -42,40 +42,40 @@ impl Module for Mam {
             "query",
             |context, _, _| {
                 if context.config.archive && !context.anonymous {
-                    vec![Effect::Result(Some(mam::fields()))]
+                    vec![Action::Result(Some(mam::fields()))]
                 } else {
-                    vec![Effect::Error(Condition::ServiceUnavailable, None)]
+                    vec![Action::Error(Condition::ServiceUnavailable, None)]
                 }
             },
         );
         registrar.iq(IqTarget::Account, true, ns::MAM, "query", query);
         registrar.iq(IqTarget::OtherAccount, true, ns::MAM, "query", |_, _, _| {
-            vec![Effect::Error(Condition::Forbidden, None)]
+            vec![Action::Error(Condition::Forbidden, None)]
         });
     }
 }
 
-fn archive(context: &MessageContext<'_>, _: &Stanza, effects: &mut Vec<Effect>) {
+fn archive(context: &MessageContext<'_>, _: &Stanza, actions: &mut Vec<Action>) {
     if context.has_account && context.config.archive {
-        effects.push(Effect::Archive);
+        actions.push(Action::Archive);
     }
 }
 
-fn query(context: &IqContext<'_>, stanza: &Stanza, _: &Element) -> Vec<Effect> {
+fn query(context: &IqContext<'_>, stanza: &Stanza, _: &Element) -> Vec<Action> {
     if !context.config.archive || context.anonymous {
-        return vec![Effect::Error(Condition::ServiceUnavailable, None)];
+        return vec![Action::Error(Condition::ServiceUnavailable, None)];
     }
     match Request::parse(stanza) {
         Some(Ok(Request::Query(query))) => match to_request(context, &query) {
-            Ok(request) => vec![Effect::QueryArchive {
+            Ok(request) => vec![Action::QueryArchive {
                 request: Box::new(request),
                 queryid: query.query_id,
                 flip: query.flip_page,
             }],
-            Err(condition) => vec![Effect::Error(condition, None)],
+            Err(condition) => vec![Action::Error(condition, None)],
         },
-        Some(Err(error)) => vec![Effect::Error(error.condition(), Some(error.to_string()))],
-        _ => vec![Effect::Error(Condition::BadRequest, None)],
+        Some(Err(error)) => vec![Action::Error(error.condition(), Some(error.to_string()))],
+        _ => vec![Action::Error(Condition::BadRequest, None)],
     }
 }
 

@@ -1,5 +1,6 @@
 //! The features of the router, one file each. [`MODULES`] is the file to read first.
 
+mod blocking;
 mod carbons;
 mod delay;
 mod disco;
@@ -10,6 +11,8 @@ mod ping;
 mod roster;
 mod session;
 mod stanza_id;
+mod vcard;
+mod version;
 
 use crate::hooks::Module;
 
@@ -25,6 +28,9 @@ pub const MODULES: &[&'static dyn Module] = &[
     &offline::Offline,
     &carbons::Carbons,
     &muc::Muc,
+    &version::Version,
+    &vcard::VCards,
+    &blocking::Blocking,
 ];
 
 #[cfg(test)]

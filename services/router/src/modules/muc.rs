@@ -1,6 +1,6 @@
 //! XEP-0045 v1.35.5: what a MUC service and its rooms say of themselves (§6).
 //!
-//! The rooms themselves are in [`crate::room`]. A bare room: it lives while somebody is in it, is
+//! The rooms themselves are in [`crate::room`]. A bare room: it lives while it has an occupant, is
 //! not listed, open, semi-anonymous. Left out: configuration, affiliation lists, roles by request,
 //! invitations, registration.
 
@@ -8,7 +8,7 @@ use sestina_xmpp::ext::disco::{Identity, Info};
 use sestina_xmpp::ns;
 use sestina_xmpp::xml::Element;
 
-use crate::hooks::{Effect, IqTarget, Meta, Module, Registrar};
+use crate::hooks::{Action, IqTarget, Meta, Module, Registrar};
 
 use super::disco::{info, listing};
 
@@ -34,20 +34,20 @@ impl Module for Muc {
             ns::DISCO_INFO,
             "query",
             |context, _, query| {
-                let mut effects = info(
+                let mut actions = info(
                     context,
                     query,
                     IqTarget::MucService,
                     Identity::new("conference", "text", "Rooms"),
                 );
-                if let Some(Effect::Result(Some(query))) = effects.first_mut() {
+                if let Some(Action::Result(Some(query))) = actions.first_mut() {
                     for feature in [ns::MUC, STABLE_ID] {
                         query.push(
                             Element::new("feature", ns::DISCO_INFO).with_attr("var", feature),
                         );
                     }
                 }
-                effects
+                actions
             },
         );
         // Rooms are hidden (§6.3): none is listed.
@@ -79,7 +79,7 @@ impl Module for Muc {
                 ];
                 let info =
                     Info::new(Identity::new("conference", "text", name)).with_features(features);
-                vec![Effect::Result(Some(info.to_element()))]
+                vec![Action::Result(Some(info.to_element()))]
             },
         );
         registrar.iq(
@@ -88,7 +88,7 @@ impl Module for Muc {
             ns::DISCO_ITEMS,
             "query",
             |_, _, query| {
-                // §6.5: occupants are not told to those outside; a bare room tells nobody.
+                // §6.5: a room need not list its occupants; a bare room does not.
                 listing(query, &[])
             },
         );

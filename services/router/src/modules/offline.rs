@@ -1,8 +1,8 @@
-//! XEP-0160 v1.0.1: messages for users of whom nobody is there are kept.
+//! XEP-0160 v1.0.1: messages for users without a reachable session are stored.
 
 use sestina_xmpp::ext::offline::should_store;
 
-use crate::hooks::{Effect, Meta, Module, Point, Registrar, Stage};
+use crate::hooks::{Action, Meta, Module, Point, Registrar, Stage};
 
 pub(crate) struct Offline;
 
@@ -21,9 +21,9 @@ impl Module for Offline {
             Point::Undeliverable,
             Stage::Index,
             should_store,
-            |context, _, effects| {
+            |context, _, actions| {
                 if context.has_account && context.config.offline_limit > 0 {
-                    effects.push(Effect::StoreOffline);
+                    actions.push(Action::StoreOffline);
                 }
             },
         );

@@ -2,7 +2,7 @@
 
 use sestina_xmpp::ns;
 
-use crate::hooks::{Effect, IqTarget, Meta, Module, Registrar};
+use crate::hooks::{Action, IqTarget, Meta, Module, Registrar};
 
 pub(crate) struct Ping;
 
@@ -24,7 +24,7 @@ impl Module for Ping {
             IqTarget::Room,
         ] {
             registrar.iq(target, false, ns::PING, "ping", |_, _, _| {
-                vec![Effect::Result(None)]
+                vec![Action::Result(None)]
             });
         }
     }

@@ -5,7 +5,7 @@
 use sestina_xmpp::ns;
 use sestina_xmpp::xml::Element;
 
-use crate::hooks::{Effect, IqTarget, Meta, Module, Registrar};
+use crate::hooks::{Action, IqTarget, Meta, Module, Registrar};
 
 pub(crate) struct Roster;
 
@@ -27,7 +27,7 @@ impl Module for Roster {
             false,
             ns::IQ_ROSTER,
             "query",
-            |_, _, _| vec![Effect::Result(Some(Element::new("query", ns::IQ_ROSTER)))],
+            |_, _, _| vec![Action::Result(Some(Element::new("query", ns::IQ_ROSTER)))],
         );
         registrar.in_part(get);
     }

@@ -2,7 +2,7 @@
 
 use sestina_xmpp::ns;
 
-use crate::hooks::{Effect, IqTarget, Meta, Module, Registrar};
+use crate::hooks::{Action, IqTarget, Meta, Module, Registrar};
 
 pub(crate) struct Session;
 
@@ -19,7 +19,7 @@ impl Module for Session {
     fn register(&self, registrar: &mut Registrar<'_>) {
         for target in [IqTarget::Account, IqTarget::Host] {
             registrar.iq(target, true, ns::SESSION, "session", |_, _, _| {
-                vec![Effect::Result(None)]
+                vec![Action::Result(None)]
             });
         }
     }

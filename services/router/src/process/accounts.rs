@@ -2,7 +2,7 @@
 //!
 //! Neither an answer nor its time tells a stranger which users exist or have a session: keys that
 //! are at hand are given out after as long as storage took for another question, and all times are
-//! whole steps. While storage is away this does not hold: only keys at hand are given out then, so
+//! whole steps. While storage is unavailable this does not hold: only keys at hand are given out then, so
 //! that clients can resume.
 
 use std::collections::HashMap;
@@ -26,7 +26,7 @@ const CAPACITY: usize = 100_000;
 /// How long keys are kept without a question to storage, in milliseconds. A changed password
 /// drops them at once; this bounds what a lost message could cost.
 const KEEP_MS: u64 = 2 * KEYS_EVERY_MS;
-/// How long storage may be away before keys that nobody waits for are given up.
+/// How long storage may be unavailable before keys for which no login waits are given up.
 const AWAY: Duration = Duration::from_secs(60);
 
 /// Answers take a multiple of this: longer than the differences between finding a row and not.
@@ -169,10 +169,10 @@ impl Shared {
                         }
                         break;
                     }
-                    Err(StoreError::Away(_)) if tokio::time::Instant::now() < end => {
+                    Err(StoreError::Unavailable(_)) if tokio::time::Instant::now() < end => {
                         backoff.wait().await;
                     }
-                    // Whoever resumes asks himself.
+                    // A client that resumes causes the next request.
                     Err(_) => break,
                 }
             }
@@ -197,7 +197,7 @@ impl Shared {
             {
                 Ok(reply) => Ok(reply.account),
                 Err(StoreError::NotFound(_)) => Ok(None),
-                Err(error) => Err(LinkError::Away {
+                Err(error) => Err(LinkError::Unavailable {
                     peer: "storage".to_owned(),
                     reason: error.to_string(),
                 }),

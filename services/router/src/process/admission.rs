@@ -58,11 +58,11 @@ impl Shared {
             let asked = tokio::time::timeout(SHORT, authority.prove(holder)).await;
             asked.ok()?.ok()
         };
-        let (shadow, storage) = tokio::join!(
-            asked(&*self.ports.shadow_leases),
+        let (state_store, storage) = tokio::join!(
+            asked(&*self.ports.state_store_leases),
             asked(&*self.ports.storage_leases)
         );
-        let said = [shadow, storage];
+        let said = [state_store, storage];
         if said.contains(&Some(Proved::No)) {
             return true;
         }
@@ -78,12 +78,12 @@ impl Shared {
         if !guard!("incarnation-secret") || self.proved.is(&holder) {
             return Ok(());
         }
-        let (shadow, storage) = tokio::join!(
-            asked(&*self.ports.shadow_leases, &holder),
+        let (state_store, storage) = tokio::join!(
+            asked(&*self.ports.state_store_leases, &holder),
             asked(&*self.ports.storage_leases, &holder)
         );
         let peer = self.node.name.clone();
-        match (shadow, storage) {
+        match (state_store, storage) {
             (Some(Proved::No), _) | (_, Some(Proved::No)) => {
                 let name = &holder.node.name;
                 tracing::warn!(
@@ -97,11 +97,11 @@ impl Shared {
                 self.proved.note(&holder);
                 Ok(())
             }
-            (None, None) => Err(LinkError::Away {
+            (None, None) => Err(LinkError::Unavailable {
                 peer,
                 reason: "no lease authority answers, so this incarnation is not known".to_owned(),
             }),
-            _ => Err(LinkError::Away {
+            _ => Err(LinkError::Unavailable {
                 peer,
                 reason: "this incarnation has no lease yet".to_owned(),
             }),

@@ -1,4 +1,4 @@
-//! What administrators ask of a router process.
+//! Questions of administrators to a router process.
 
 use std::ops::Range;
 use std::sync::atomic::Ordering;

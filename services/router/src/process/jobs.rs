@@ -1,29 +1,24 @@
-//! What workers ask of storage and shadow: done in tasks, answered into the worker's mailbox.
+//! The requests of workers to storage and the state store: tasks send them, and put the answers into the worker's
+//! mailbox.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use sestina_api::key::EffectKey;
-use sestina_api::shadow::{Loaded, Loading, Shadow, ShadowError, Stamp};
+use sestina_api::state_store::{Loaded, Loading, Stamp, StateStore, StateStoreError};
 use sestina_api::store::StoreError;
 use sestina_proto as proto;
 use sestina_runtime::backoff::Backoff;
 use sestina_runtime::{failpoint, guard};
 use sestina_telemetry::trace::span_from_traceparent;
-use sestina_telemetry::{Lost, Shed, StoreOp};
+use sestina_telemetry::{Lost, StoreOp};
 use tracing::{Instrument as _, Span};
 
 use super::Shared;
+use super::questions;
 use super::releases::{self, Release};
 use crate::worker::core::Job;
-use crate::worker::input::{Input, JobDone, Known};
-use crate::worker::work::WorkId;
-
-/// How long a client's question may wait for storage.
-const QUESTION: Duration = Duration::from_secs(5);
-
-/// How long a large answer may wait while the process is overloaded.
-const BULK_WAITS: Duration = Duration::from_millis(500);
+use crate::worker::input::{Input, JobDone};
+use crate::worker::operations::OperationId;
 
 /// Starts a job of a worker. Of the sampled stanzas that it serves together, `traces`, each gets a
 /// span; the call to storage is shown in the trace of the first.
@@ -68,41 +63,24 @@ pub(super) fn start(shared: &Arc<Shared>, worker: u32, job: Job, traces: &[Arc<s
 
 async fn run(shared: &Arc<Shared>, job: Job) -> Option<JobDone> {
     Some(match job {
-        Job::Archive { rows, works } => {
+        Job::Archive { rows, operations } => {
             let slots = rows.iter().map(|r| fence_slot(r.fence.as_ref())).collect();
-            let fenced = archive(shared, rows, &works).await;
+            let fenced = archive(shared, rows, &operations).await;
             JobDone::Archive {
                 slots,
-                works,
+                operations,
                 fenced,
             }
         }
-        Job::Offline { rows, works } => {
+        Job::Offline { rows, operations } => {
             let slots = rows.iter().map(|r| fence_slot(r.fence.as_ref())).collect();
-            let (fenced, full) = offline(shared, rows, &works).await;
+            let (fenced, full) = offline(shared, rows, &operations).await;
             JobDone::Offline {
                 slots,
-                works,
+                operations,
                 fenced,
                 full,
             }
-        }
-        Job::UserKnown { slot, bare, keys } => {
-            let asked = user_known(shared, &bare, keys);
-            let known = match tokio::time::timeout(QUESTION, asked).await {
-                Ok(Ok(known)) => Ok(known),
-                Ok(Err(_)) | Err(_) => Err(()),
-            };
-            JobDone::UserKnown { slot, bare, known }
-        }
-        Job::OfflineList(read) => {
-            bulk_waits(shared).await;
-            let asked = shared.ports.stores.offline_list(read.request.clone());
-            let page = match tokio::time::timeout(QUESTION, asked).await {
-                Ok(Ok(page)) => Ok(page),
-                Ok(Err(_)) | Err(_) => Err(()),
-            };
-            JobDone::OfflineList { read, page }
         }
         Job::OfflineRemove {
             slot,
@@ -126,45 +104,13 @@ async fn run(shared: &Arc<Shared>, job: Job) -> Option<JobDone> {
                 fenced,
             }
         }
-        Job::ArchiveQuery { query, request } => {
-            bulk_waits(shared).await;
-            let asked = shared.ports.stores.archive_query(request);
-            let page = match tokio::time::timeout(QUESTION, asked).await {
-                Ok(Ok(page)) => Ok(page),
-                Ok(Err(_)) | Err(_) => Err(()),
-            };
-            JobDone::ArchiveQuery { query, page }
-        }
-        Job::Shadow { slot, at, ops } => {
-            let began = Instant::now();
-            let result = shared.ports.shadow.apply(slot, at, ops).await;
-            shared.metrics.store_seconds[StoreOp::ShadowApply].observe(began.elapsed());
-            JobDone::Shadow { slot, at, result }
-        }
-        Job::ShadowList { slot, at } => {
-            let result = shared.ports.shadow.list(slot, at).await;
-            JobDone::ShadowListed { slot, at, result }
-        }
-        Job::ShadowLoad { slot, epoch } => {
-            let mut backoff = retry();
-            let result = loop {
-                let began = Instant::now();
-                let loaded = load(&*shared.ports.shadow, slot, epoch).await;
-                shared.metrics.store_seconds[StoreOp::ShadowLoad].observe(began.elapsed());
-                match loaded {
-                    Err(ShadowError::Away(reason)) => {
-                        shared.metrics.store_errors[StoreOp::ShadowLoad].inc();
-                        tracing::debug!(slot, reason, "the slot waits for the shadow");
-                        backoff.wait().await;
-                    }
-                    result => break result,
-                }
-            };
-            JobDone::ShadowLoaded {
-                slot,
-                epoch,
-                result,
-            }
+        Job::UserKnown { .. }
+        | Job::OfflineList(_)
+        | Job::ArchiveQuery { .. }
+        | Job::Residents { .. }
+        | Job::EntityData { .. } => return questions::ask(shared, job).await,
+        Job::ReplicaCommit { .. } | Job::ReplicaList { .. } | Job::ReplicaLoad { .. } => {
+            return state_store(shared, job).await;
         }
         Job::Keys { users } => {
             shared.keep_keys(users).await;
@@ -175,48 +121,60 @@ async fn run(shared: &Arc<Shared>, job: Job) -> Option<JobDone> {
     })
 }
 
-/// A large answer is begun a moment later while the process is overloaded.
-async fn bulk_waits(shared: &Shared) {
-    if shared.pressure.pause(BULK_WAITS).await {
-        shared.metrics.shed[Shed::Answer].inc();
-    }
+/// Does a job at the state store.
+async fn state_store(shared: &Shared, job: Job) -> Option<JobDone> {
+    Some(match job {
+        Job::ReplicaCommit { slot, at, ops } => {
+            let began = Instant::now();
+            let result = shared.ports.state_store.apply(slot, at, ops).await;
+            shared.metrics.store_seconds[StoreOp::StateStoreApply].observe(began.elapsed());
+            JobDone::ReplicaCommitted { slot, at, result }
+        }
+        Job::ReplicaList { slot, at } => {
+            let result = shared.ports.state_store.list(slot, at).await;
+            JobDone::ReplicaListed { slot, at, result }
+        }
+        Job::ReplicaLoad { slot, epoch } => {
+            let mut backoff = retry();
+            let result = loop {
+                let began = Instant::now();
+                let loaded = load(&*shared.ports.state_store, slot, epoch).await;
+                shared.metrics.store_seconds[StoreOp::ReplicaLoad].observe(began.elapsed());
+                match loaded {
+                    Err(StateStoreError::Unavailable(reason)) => {
+                        shared.metrics.store_errors[StoreOp::ReplicaLoad].inc();
+                        tracing::debug!(slot, reason, "the slot waits for the state store");
+                        backoff.wait().await;
+                    }
+                    result => break result,
+                }
+            };
+            JobDone::ReplicaLoaded {
+                slot,
+                epoch,
+                result,
+            }
+        }
+        _ => return None,
+    })
 }
 
 /// Loads a slot. Once the epoch is installed no earlier owner changes anything, so it goes in parts.
-async fn load(shadow: &dyn Shadow, slot: u16, epoch: u64) -> Result<Loaded, ShadowError> {
-    let listing = shadow.list(slot, Stamp::new(epoch, 0)).await?;
+async fn load(
+    state_store: &dyn StateStore,
+    slot: u16,
+    epoch: u64,
+) -> Result<Loaded, StateStoreError> {
+    let listing = state_store.list(slot, Stamp::new(epoch, 0)).await?;
     let mut loading = Loading::new(listing);
     while let Some((names, after)) = loading.next() {
-        let part = shadow.load_part(slot, names, after).await?;
+        let part = state_store.load_part(slot, names, after).await?;
         if !loading.take(part, !guard!("load-in-parts")) {
             let text = "it changed while the slot was loaded, as when another server takes over";
-            return Err(ShadowError::Away(text.to_owned()));
+            return Err(StateStoreError::Unavailable(text.to_owned()));
         }
     }
     Ok(loading.finish())
-}
-
-/// Whether a user exists, and which of these offline messages it has or had.
-async fn user_known(
-    shared: &Shared,
-    bare: &str,
-    keys: Vec<proto::Key>,
-) -> Result<Known, StoreError> {
-    let stores = &shared.ports.stores;
-    let bare = bare.to_owned();
-    let asked = stores.account_get(proto::AccountRef { bare: bare.clone() });
-    let exists = match asked.await {
-        Ok(reply) => reply.account.is_some(),
-        Err(StoreError::NotFound(_)) => false,
-        Err(error) => return Err(error),
-    };
-    let mut stored = Vec::new();
-    if !keys.is_empty() {
-        let request = proto::OfflineKnownRequest { bare, keys };
-        let reply = stores.offline_known(request).await?;
-        stored.extend(reply.keys.iter().map(EffectKey::from));
-    }
-    Ok(Known { exists, stored })
 }
 
 fn fence_slot(fence: Option<&proto::Fence>) -> (u16, u64) {
@@ -230,7 +188,7 @@ pub(super) fn retry() -> Backoff {
 }
 
 /// Rows, each with the pending operation that waits for it.
-type Batch<R> = Vec<(R, WorkId)>;
+type Batch<R> = Vec<(R, OperationId)>;
 
 /// Appends rows until it is done, because their stanzas wait for it; returns each batch with
 /// storage's reply. A row that the database refuses for good is named in the log and counted as
@@ -250,7 +208,7 @@ where
     while let Some(batch) = batches.pop() {
         match append(batch.iter().map(|(row, _)| row.clone()).collect()).await {
             Ok(reply) => done.push((batch, reply)),
-            Err(StoreError::Away(reason)) => {
+            Err(StoreError::Unavailable(reason)) => {
                 let rows = batch.len();
                 tracing::debug!(reason, rows, row = ?lost, "appending; trying again");
                 batches.push(batch);
@@ -275,10 +233,10 @@ fn is_fenced(fence: Option<proto::Fence>, fenced_slots: &[u32]) -> bool {
 async fn archive(
     shared: &Shared,
     rows: Vec<proto::ArchiveRow>,
-    works: &[WorkId],
+    operations: &[OperationId],
 ) -> Batch<proto::ArchiveRow> {
     failpoint!("router.archive_flush");
-    let rows = rows.into_iter().zip(works.iter().copied()).collect();
+    let rows = rows.into_iter().zip(operations.iter().copied()).collect();
     let stores = &shared.ports.stores;
     let append = |rows| stores.archive_append(proto::ArchiveAppendRequest { rows });
     let mut fenced = Vec::new();
@@ -292,11 +250,15 @@ async fn archive(
 
 /// What became of offline rows: those that were fenced, and the pending operations of those whose
 /// user has too many.
-type Stored = (Batch<proto::OfflineRow>, Vec<(WorkId, proto::Stanza)>);
+type Stored = (Batch<proto::OfflineRow>, Vec<(OperationId, proto::Stanza)>);
 
 /// Appends offline messages; names the rows whose user has too many.
-async fn offline(shared: &Shared, rows: Vec<proto::OfflineRow>, works: &[WorkId]) -> Stored {
-    let rows = rows.into_iter().zip(works.iter().copied()).collect();
+async fn offline(
+    shared: &Shared,
+    rows: Vec<proto::OfflineRow>,
+    operations: &[OperationId],
+) -> Stored {
+    let rows = rows.into_iter().zip(operations.iter().copied()).collect();
     let stores = &shared.ports.stores;
     let max_rows = shared.config.offline_limit;
     let append = |rows| stores.offline_append(proto::OfflineAppendRequest { rows, max_rows });
@@ -306,7 +268,7 @@ async fn offline(shared: &Shared, rows: Vec<proto::OfflineRow>, works: &[WorkId]
             .full
             .iter()
             .filter_map(|index| batch.get(*index as usize));
-        full.extend(refused.filter_map(|(row, work)| Some((*work, row.stanza.clone()?))));
+        full.extend(refused.filter_map(|(row, operation)| Some((*operation, row.stanza.clone()?))));
         batch.retain(|(row, _)| is_fenced(row.fence, &reply.fenced_slots));
         fenced.append(&mut batch);
     }

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use async_trait::async_trait;
-use sestina_api::shadow::{Found, Listing, LoadPart, ShadowObject, ShadowOp};
+use sestina_api::state_store::{Found, Listing, LoadPart, ReplicaObject, ReplicaOp};
 
 use super::*;
 
@@ -14,12 +14,12 @@ struct Replaced {
 }
 
 #[async_trait]
-impl Shadow for Replaced {
-    async fn apply(&self, _: u16, _: Stamp, _: Vec<ShadowOp>) -> Result<Found, ShadowError> {
-        Err(ShadowError::Away("it is only read".to_owned()))
+impl StateStore for Replaced {
+    async fn apply(&self, _: u16, _: Stamp, _: Vec<ReplicaOp>) -> Result<Found, StateStoreError> {
+        Err(StateStoreError::Unavailable("it is only read".to_owned()))
     }
 
-    async fn list(&self, _: u16, at: Stamp) -> Result<Listing, ShadowError> {
+    async fn list(&self, _: u16, at: Stamp) -> Result<Listing, StateStoreError> {
         Ok(Listing {
             at,
             names: vec!["s:1".to_owned(), "s:2".to_owned()],
@@ -32,9 +32,9 @@ impl Shadow for Replaced {
         _: u16,
         names: &[String],
         _: Option<&str>,
-    ) -> Result<LoadPart, ShadowError> {
+    ) -> Result<LoadPart, StateStoreError> {
         let replaced = self.parts.fetch_add(1, Ordering::Relaxed) > 0;
-        let object = |name: &String| ShadowObject {
+        let object = |name: &String| ReplicaObject {
             object: name.clone(),
             version: Stamp::new(1, 3),
             fields: Vec::new(),
@@ -50,7 +50,7 @@ impl Shadow for Replaced {
         })
     }
 
-    async fn epochs(&self, slots: &[u16]) -> Result<Vec<u64>, ShadowError> {
+    async fn epochs(&self, slots: &[u16]) -> Result<Vec<u64>, StateStoreError> {
         Ok(vec![0; slots.len()])
     }
 }
@@ -60,7 +60,10 @@ impl Shadow for Replaced {
 async fn a_load_that_the_store_changes_under_is_not_used() {
     sestina_runtime::faults_from_env().unwrap();
     let loaded = load(&Replaced::default(), 1, 2).await;
-    assert!(matches!(loaded, Err(ShadowError::Away(_))), "{loaded:?}");
+    assert!(
+        matches!(loaded, Err(StateStoreError::Unavailable(_))),
+        "{loaded:?}"
+    );
 }
 
 #[test]

@@ -21,7 +21,7 @@ use super::table::with_routers;
 use super::worker_task::now_us;
 use crate::worker::core::{LaneRef, PeerRef};
 use crate::worker::input::{Command, Input};
-use crate::worker::passage::{edge_entering, edge_refused, entering, leaving};
+use crate::worker::trace_context::{edge_entering, edge_refused, entering, leaving};
 
 pub(super) struct Acceptor {
     pub(super) shared: Arc<Shared>,
@@ -284,7 +284,7 @@ impl RouterAcceptor for Acceptor {
             ))),
         ];
         frames.extend(shared.ticket_keys.frame());
-        let away = |_: Unsent<_>| LinkError::Away {
+        let away = |_: Unsent<_>| LinkError::Unavailable {
             peer: node.name.clone(),
             reason: "the lane closed".into(),
         };
@@ -353,7 +353,7 @@ impl RouterAcceptor for Acceptor {
         }
         if ttl.is_zero() {
             let (redis, storage) = tokio::join!(
-                end(&*ports.shadow_leases, &holder),
+                end(&*ports.state_store_leases, &holder),
                 end(&*ports.storage_leases, &holder)
             );
             return Ok(proto::RenewLeaseReply {
@@ -364,7 +364,7 @@ impl RouterAcceptor for Acceptor {
         }
         self.shared.admits(&holder.node)?;
         let (redis, storage) = tokio::join!(
-            renew(&*ports.shadow_leases, &holder, ttl),
+            renew(&*ports.state_store_leases, &holder, ttl),
             renew(&*ports.storage_leases, &holder, ttl)
         );
         for refused in [&redis, &storage] {

@@ -1,7 +1,7 @@
-//! What waits for the workers: one mailbox each.
+//! The mailboxes of the workers.
 //!
-//! Frames of edges and of other routers can be refused: whoever sent them has them still, and sends
-//! them again. All else cannot, because nobody would say it a second time: the end of a job, a lane
+//! Frames of edges and of other routers can be refused: the process that sent them has them still, and sends
+//! them again. All else cannot, because it is said only once: the end of a job, a lane
 //! that opened or ended, a table, a slot to take, a frame that another worker of this process sent.
 //! The number of those is bounded by what was admitted before.
 
@@ -10,7 +10,7 @@ use std::sync::Arc;
 use sestina_api::link::Unsent;
 use sestina_proto as proto;
 use sestina_proto::peer_frame::Body as PeerBody;
-use sestina_runtime::linger::Linger;
+use sestina_runtime::coalesce::CoalescingTimer;
 use sestina_runtime::mailbox::{PushError, Sender};
 use sestina_telemetry::{Metrics, Queue};
 
@@ -22,8 +22,8 @@ use crate::worker::turn::split_event;
 pub(super) struct Mailboxes {
     workers: Vec<Sender<Input>>,
     metrics: Arc<Metrics>,
-    /// Inputs that nobody waits for are worked together.
-    linger: Arc<Linger>,
+    /// Inputs for which no process waits are handled together.
+    coalesce: Arc<CoalescingTimer>,
 }
 
 impl Mailboxes {
@@ -31,7 +31,7 @@ impl Mailboxes {
         Mailboxes {
             workers,
             metrics,
-            linger: Linger::new(),
+            coalesce: CoalescingTimer::new(),
         }
     }
 
@@ -169,7 +169,7 @@ impl Mailboxes {
         };
         let bytes = weight(&input);
         if trailing {
-            let pushed = mailbox.push_trailing(input, bytes, &self.linger);
+            let pushed = mailbox.push_trailing(input, bytes, &self.coalesce);
             if let Err(PushError::Full(input)) = pushed {
                 mailbox.push_control(input, bytes);
             }
@@ -179,7 +179,7 @@ impl Mailboxes {
     }
 
     /// Puts an input into a mailbox; a full one hands it back. A worker that is gone takes nothing,
-    /// and nobody waits for it.
+    /// and no process waits for it.
     #[must_use = "what was handed back has to be sent again"]
     fn offer(&self, worker: u32, input: Input) -> Option<Input> {
         let mailbox = self.workers.get(worker as usize)?;
@@ -207,7 +207,7 @@ fn weight(input: &Input) -> usize {
             _ => 0,
         },
         Input::Peer { frame, .. } => match &frame.body {
-            Some(PeerBody::Effect(effect)) => stanza(&effect.stanza),
+            Some(PeerBody::SlotMessage(message)) => stanza(&message.stanza),
             Some(PeerBody::RoomEvent(event)) => {
                 event
                     .variants
@@ -248,11 +248,11 @@ mod tests {
         }
     }
 
-    fn effect(slot: u32) -> proto::PeerFrame {
+    fn slot_message(slot: u32) -> proto::PeerFrame {
         proto::PeerFrame {
             slot,
             epoch: 1,
-            body: Some(PeerBody::Effect(proto::Effect::default())),
+            body: Some(PeerBody::SlotMessage(proto::SlotMessage::default())),
         }
     }
 
@@ -267,8 +267,8 @@ mod tests {
         assert_eq!(taken, 4);
         let full = &mailboxes.metrics.queue_full[Queue::Worker];
         assert_eq!(full.get(), 1, "the refusal is counted");
-        let refused = mailboxes.offer_peer(PeerRef(8), effect(3));
-        assert_eq!(refused, Err(Unsent::full(effect(3))));
+        let refused = mailboxes.offer_peer(PeerRef(8), slot_message(3));
+        assert_eq!(refused, Err(Unsent::full(slot_message(3))));
         let event = proto::PeerFrame {
             body: Some(PeerBody::RoomEvent(proto::RoomEvent {
                 targets: [2, 3]
@@ -283,7 +283,7 @@ mod tests {
         };
         let refused = mailboxes.offer_peer(PeerRef(8), event.clone());
         assert_eq!(refused, Err(Unsent::full(event)), "for both or for none");
-        assert_eq!(mailboxes.offer_peer(PeerRef(8), effect(2)), Ok(()));
+        assert_eq!(mailboxes.offer_peer(PeerRef(8), slot_message(2)), Ok(()));
         let ack = proto::ToRouter {
             body: Some(proto::to_router::Body::LaneAck(proto::LaneAck::default())),
             ..Default::default()
@@ -291,7 +291,7 @@ mod tests {
         assert_eq!(mailboxes.offer_edge(1, lane, ack), Ok(()));
         mailboxes.tell(1, Input::Done(JobDone::Keys));
         mailboxes.tell_all(|| Input::NodeGone { incarnation: 9 });
-        mailboxes.pass_on(PeerRef(1), effect(5));
+        mailboxes.pass_on(PeerRef(1), slot_message(5));
         let mut got = Vec::new();
         receivers[1].try_recv_all(&mut got);
         let said = got.split_off(taken);

@@ -107,15 +107,18 @@ impl Shared {
 
 /// The live processes by both authorities, or none if neither answers. The flag says that both did.
 pub(super) async fn ask(shared: &Shared) -> Option<(HashMap<u64, proto::Node>, bool)> {
-    let (shadow, storage) = tokio::join!(
-        fresh(&*shared.ports.shadow_leases),
+    let (state_store, storage) = tokio::join!(
+        fresh(&*shared.ports.state_store_leases),
         fresh(&*shared.ports.storage_leases)
     );
-    let complete = shadow.is_some() && storage.is_some();
-    if shadow.is_none() && storage.is_none() {
+    let complete = state_store.is_some() && storage.is_some();
+    if state_store.is_none() && storage.is_none() {
         return None;
     }
-    let nodes = united(&shadow.unwrap_or_default(), &storage.unwrap_or_default());
+    let nodes = united(
+        &state_store.unwrap_or_default(),
+        &storage.unwrap_or_default(),
+    );
     let nodes = nodes.into_iter().map(|node| (node.incarnation, node));
     Some((nodes.collect(), complete))
 }

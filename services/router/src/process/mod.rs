@@ -1,7 +1,7 @@
 //! A router process around its workers: lanes, jobs, leases, the slot table.
 //!
-//! - [`worker_task`]: runs a worker; [`jobs`]: does what workers ask for; [`releases`]: slots given
-//!   away together
+//! - [`worker_task`]: runs a worker; [`jobs`]: does what workers ask for; [`questions`]: what storage is asked once;
+//!   [`releases`]: slots given away together
 //! - [`mailboxes`]: what waits for the workers
 //! - [`lanes`]: lanes that edges and routers open here; [`peers`]: lanes that this router opens
 //! - [`membership`]: who is alive; [`reach`]: which process reaches which; [`table`]: which slots come and go, and the planner;
@@ -19,6 +19,7 @@ mod lanes;
 mod mailboxes;
 mod membership;
 mod peers;
+mod questions;
 mod reach;
 mod releases;
 mod table;
@@ -36,7 +37,7 @@ use parking_lot::Mutex;
 use sestina_api::identity::Holder;
 use sestina_api::lease::LeaseAuthority;
 use sestina_api::peer::PeerConnector;
-use sestina_api::shadow::Shadow;
+use sestina_api::state_store::StateStore;
 use sestina_api::store::Stores;
 use sestina_cluster::claim::{ClaimPorts, PlannerSettings};
 use sestina_cluster::lease::{LeaseKeeper, LeaseTerms};
@@ -54,8 +55,8 @@ use crate::config::RouterConfig;
 use crate::hooks::Pipeline;
 use crate::metrics::Metrics;
 use crate::worker::core::{Core, LaneRef};
-use crate::worker::given_away::GivenAway;
 use crate::worker::turn::Worker;
+use crate::worker::unconfirmed_releases::UnconfirmedReleases;
 
 /// How long a router that has given away all slots waits to hear of their new owners.
 const INSTALLED: Duration = Duration::from_secs(1);
@@ -72,10 +73,10 @@ pub struct RouterDeps {
     pub node: proto::Node,
     /// Storage.
     pub stores: Arc<dyn Stores>,
-    /// The shadow store.
-    pub shadow: Arc<dyn Shadow>,
-    /// The shadow store as a lease authority.
-    pub shadow_leases: Arc<dyn LeaseAuthority>,
+    /// The state store.
+    pub state_store: Arc<dyn StateStore>,
+    /// The state store as a lease authority.
+    pub state_store_leases: Arc<dyn LeaseAuthority>,
     /// Storage as a lease authority.
     pub storage_leases: Arc<dyn LeaseAuthority>,
     /// How to reach other routers.
@@ -115,7 +116,7 @@ pub struct Router {
     pub(crate) shared: Arc<Shared>,
 }
 
-/// What the tasks of a router share.
+/// The state that the tasks of a router share.
 pub(crate) struct Shared {
     pub(crate) node: proto::Node,
     pub(crate) config: Arc<RouterConfig>,
@@ -123,7 +124,7 @@ pub(crate) struct Shared {
     mailboxes: mailboxes::Mailboxes,
     pub(crate) epochs: Arc<[AtomicU64]>,
     /// Slots that were given away and whose new owners have not answered yet.
-    pub(crate) given_away: Arc<GivenAway>,
+    pub(crate) unconfirmed_releases: Arc<UnconfirmedReleases>,
     pub(crate) ports: ClaimPorts,
     pub(crate) peers: Arc<dyn PeerConnector>,
     pub(crate) lease: LeaseKeeper,
@@ -152,6 +153,32 @@ pub(crate) struct Shared {
     versions: versions::Versions,
 }
 
+/// Starts the tasks around the workers.
+fn start_tasks(shared: &Arc<Shared>, terms: LeaseTerms) {
+    shared
+        .tasks
+        .spawn("membership", membership::run(shared.clone()));
+    shared.tasks.spawn("table", table::watch(shared.clone()));
+    shared
+        .tasks
+        .spawn("announce", table::announce(shared.clone()));
+    shared
+        .tasks
+        .spawn("reach", reach::watch(shared.clone(), terms.ttl * 2));
+    shared.tasks.spawn(
+        "planner",
+        table::plan(shared.clone(), PlannerSettings::default()),
+    );
+    shared.tasks.spawn("peers", peers::run(shared.clone()));
+    shared.tasks.spawn("gauges", shared.clone().measure());
+    shared
+        .tasks
+        .spawn("maintenance", jobs::maintain(shared.clone()));
+    shared
+        .tasks
+        .spawn("ticket-keys", tickets::renew(shared.clone()));
+}
+
 impl Router {
     /// Starts a router. It serves slots as the table gives them to it.
     pub async fn start(deps: RouterDeps) -> Result<Router, StartError> {
@@ -159,8 +186,8 @@ impl Router {
             mut config,
             node,
             stores,
-            shadow,
-            shadow_leases,
+            state_store,
+            state_store_leases,
             storage_leases,
             peers,
             terms,
@@ -180,7 +207,7 @@ impl Router {
         let me = Holder::new(node.clone());
         let lease = LeaseKeeper::start(
             me.clone(),
-            shadow_leases.clone(),
+            state_store_leases.clone(),
             storage_leases.clone(),
             terms,
             Arc::new(BootClock),
@@ -191,7 +218,7 @@ impl Router {
         let epochs: Arc<[AtomicU64]> = (0..SLOTS).map(|_| AtomicU64::new(0)).collect();
         let limits = Limits {
             count: 1 << 20,
-            bytes: config.worker_queue_bytes,
+            bytes: config.limits.worker_queue_bytes,
         };
         let (senders, receivers): (Vec<_>, Vec<_>) = (0..config.workers)
             .map(|_| mailbox::mailbox(limits))
@@ -200,8 +227,8 @@ impl Router {
             me,
             stores,
             storage_leases,
-            shadow_leases,
-            shadow,
+            state_store_leases,
+            state_store,
             table,
         };
         let shared = Arc::new(Shared {
@@ -210,7 +237,7 @@ impl Router {
             pipeline: pipeline.clone(),
             mailboxes: mailboxes::Mailboxes::new(senders, metrics.clone()),
             epochs: epochs.clone(),
-            given_away: Arc::default(),
+            unconfirmed_releases: Arc::default(),
             ports,
             peers,
             lease,
@@ -245,32 +272,11 @@ impl Router {
             let task = worker_task::run(shared.clone(), Worker::new(core), receiver);
             shared.tasks.spawn(format!("worker-{index}"), task);
         }
-        shared
-            .tasks
-            .spawn("membership", membership::run(shared.clone()));
-        shared.tasks.spawn("table", table::watch(shared.clone()));
-        shared
-            .tasks
-            .spawn("announce", table::announce(shared.clone()));
-        shared
-            .tasks
-            .spawn("reach", reach::watch(shared.clone(), terms.ttl * 2));
-        shared.tasks.spawn(
-            "planner",
-            table::plan(shared.clone(), PlannerSettings::default()),
-        );
-        shared.tasks.spawn("peers", peers::run(shared.clone()));
-        shared.tasks.spawn("gauges", shared.clone().measure());
-        shared
-            .tasks
-            .spawn("maintenance", jobs::maintain(shared.clone()));
-        shared
-            .tasks
-            .spawn("ticket-keys", tickets::renew(shared.clone()));
+        start_tasks(&shared, terms);
         Ok(Router { shared })
     }
 
-    /// What the gRPC server (or the direct call) hands lanes and questions to.
+    /// The end to which the gRPC server (or the direct call) hands lanes and questions.
     pub fn acceptor(&self) -> Arc<dyn sestina_api::link::RouterAcceptor> {
         Arc::new(lanes::Acceptor {
             shared: self.shared.clone(),
@@ -319,7 +325,7 @@ impl Router {
                 }
             }
             // A router that takes a slot needs an answer of this process, or the end of its lease.
-            let all = self.shared.given_away.all_installed();
+            let all = self.shared.unconfirmed_releases.all_installed();
             if tokio::time::timeout(INSTALLED, all).await.is_err() {
                 tracing::info!("not all new owners of slots have answered; leaving anyway");
             }
@@ -356,7 +362,7 @@ async fn cluster_secret(stores: &dyn Stores) -> Result<Vec<u8>, StartError> {
     loop {
         match stores.cluster_secret(proto::Empty {}).await {
             Ok(reply) => return Ok(reply.secret.to_vec()),
-            Err(error @ sestina_api::store::StoreError::Away(_)) => {
+            Err(error @ sestina_api::store::StoreError::Unavailable(_)) => {
                 tracing::info!(%error, "waiting for storage");
                 backoff.wait().await;
             }

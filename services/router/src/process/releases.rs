@@ -1,5 +1,5 @@
 //! Slots that are ready to be given away: one change of the table for all that wait, not one each.
-//! Every change locks the table in storage and is told to everybody; a router that drains has
+//! Every change locks the table in storage and is sent to all processes; a router that drains has
 //! thousands to give.
 
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use crate::worker::input::{Input, JobDone};
 
 /// How long one change may take.
 const LIMIT: Duration = Duration::from_secs(2);
-/// Slots that are frozen together are ready one after the other: how long the first waits for the
+/// Slots that are quiescing together are ready one after the other: how long the first waits for the
 /// next ones. One change of the table takes longer.
 const GATHER: Duration = Duration::from_millis(5);
 
@@ -90,7 +90,9 @@ async fn run(shared: &Shared) {
         // To itself: a higher epoch of a slot that stays here.
         let raises = |release: &Release| release.to.incarnation == shared.node.incarnation;
         for release in batch.iter().filter(|release| !raises(release)) {
-            shared.given_away.gives(release.slot, release.epoch);
+            shared
+                .unconfirmed_releases
+                .gives(release.slot, release.epoch);
         }
         let changed = shared.ports.hand_over(&moves, known, LIMIT).await;
         failpoint!("router.released");
@@ -116,7 +118,7 @@ async fn run(shared: &Shared) {
                 .map_or(true, |refused| refused.contains(&slot));
             let done = !refused && !table.owned_by(slot, &shared.node);
             if !done {
-                shared.given_away.keeps(slot);
+                shared.unconfirmed_releases.keeps(slot);
             }
             let released = JobDone::Released { slot, epoch, done };
             shared.mailboxes.tell(worker, Input::Done(released));

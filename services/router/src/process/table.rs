@@ -85,7 +85,7 @@ pub(super) async fn plan(shared: Arc<Shared>, settings: PlannerSettings) {
                 }
             }
         }
-        // What was moved makes room for more.
+        // A slot that was moved makes room for another.
         let pause = async {
             tokio::time::sleep(BETWEEN).await;
             if moving {
@@ -123,7 +123,7 @@ async fn read_table(shared: &Shared) {
 }
 
 impl Shared {
-    /// Another router sent this table, and sends it to everybody.
+    /// Another router sent this table, and sends it to all processes.
     pub(super) fn told(&self, position: proto::Position) {
         let mut told = self.told.lock();
         if newer(position, *told) {
@@ -256,7 +256,7 @@ async fn take(
     new: &[(u16, u64)],
     token: &tokio_util::sync::CancellationToken,
 ) -> bool {
-    // Both live lists are read after the table: whoever could act for the older owner is in them.
+    // Both live lists are read after the table: they hold every process that could act for the older owner.
     while !membership::refresh(shared).await {
         tokio::select! {
             () = token.cancelled() => return false,

@@ -26,7 +26,7 @@ pub(super) async fn joined(
     loop {
         let table = shared.ports.table.load();
         let timeline = table.position().timeline;
-        // Who knew no table owns nothing.
+        // A process that knew no table owns nothing.
         if timeline == *known || *known == 0 {
             *known = timeline;
             return Some(table);

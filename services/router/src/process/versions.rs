@@ -13,7 +13,7 @@ use sestina_runtime::logged::Logged;
 
 use super::Shared;
 
-/// What this router knows of versions.
+/// The versions that this router knows of.
 #[derive(Default)]
 pub(super) struct Versions {
     speaks: Mutex<Speaks>,

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use sestina_runtime::clock::BootInstant;
 use sestina_runtime::clock::wall_ms;
-use sestina_runtime::linger::until;
+use sestina_runtime::coalesce::until;
 use sestina_runtime::mailbox::{Receiver, Sender};
 use sestina_telemetry::{Authority, LeaseEvent, Queue};
 
@@ -16,17 +16,17 @@ use crate::worker::turn::Worker;
 
 pub(super) async fn run(shared: Arc<Shared>, mut worker: Worker, mut inbox: Receiver<Input>) {
     worker.core.clock = now_us;
-    worker.core.given_away = shared.given_away.clone();
-    work(&shared, &mut worker, &mut inbox).await;
+    worker.core.owners.unconfirmed_releases = shared.unconfirmed_releases.clone();
+    operation(&shared, &mut worker, &mut inbox).await;
     worker.end();
 }
 
-async fn work(shared: &Arc<Shared>, worker: &mut Worker, inbox: &mut Receiver<Input>) {
+async fn operation(shared: &Arc<Shared>, worker: &mut Worker, inbox: &mut Receiver<Input>) {
     let token = shared.tasks.token();
     let mut inputs = Vec::new();
     let mut others = Vec::new();
     let mut wanted = Vec::new();
-    let tick = Duration::from_millis(shared.config.tick_ms);
+    let tick = Duration::from_millis(shared.config.times.tick_ms);
     loop {
         let wait = worker.patience().map_or(tick, Duration::from_millis);
         let wait = worker
@@ -63,10 +63,12 @@ async fn work(shared: &Arc<Shared>, worker: &mut Worker, inbox: &mut Receiver<In
         }
         for job in wanted.drain(..) {
             let traces = match &job {
-                Job::Archive { .. } => std::mem::take(&mut worker.core.archive.flying_traces),
+                Job::Archive { .. } => {
+                    std::mem::take(&mut worker.core.storage.archive.flying_traces)
+                }
                 _ => Vec::new(),
             };
-            jobs::start(shared, worker.core.worker, job, &traces);
+            jobs::start(shared, worker.core.me.worker, job, &traces);
         }
     }
 }
@@ -84,7 +86,7 @@ pub(super) fn now_ms() -> u64 {
 impl Shared {
     /// Counts what all workers see, once.
     fn lease_event(&self, worker: &Worker, event: LeaseEvent) {
-        if worker.core.worker == 0 {
+        if worker.core.me.worker == 0 {
             for authority in [Authority::Redis, Authority::Storage] {
                 self.metrics.lease_events[(authority, event)].inc();
             }

@@ -8,8 +8,8 @@
 use sestina_xmpp::ext::muc::status;
 
 use super::occupant::{Occupant, Rest, RoomSession};
-use super::state::{Emission, Room};
-use crate::chance::HashSet;
+use super::state::{Broadcast, Room};
+use crate::rng::HashSet;
 
 /// How many presences a room sends for this at most, about, because a room of thousands of occupants would
 /// send millions. The changes with the latest events are announced first: the older an event is, the
@@ -33,14 +33,14 @@ impl Room {
         epoch: u64,
         changed: &[u128],
         left: &[Left],
-    ) -> Emission {
-        let mut emission = Emission::default();
+    ) -> Broadcast {
+        let mut broadcast = Broadcast::default();
         let seq = self.coming_seq(epoch);
         let limit = ANNOUNCED / self.by_session.len().max(1) + 1;
         let silent_left = left.len().saturating_sub(limit);
         let mut renamed = HashSet::default();
         for left in &left[silent_left..] {
-            if self.announce_left(&mut emission, left, seq) {
+            if self.announce_left(&mut broadcast, left, seq) {
                 renamed.insert(left.me.session);
             }
         }
@@ -54,7 +54,7 @@ impl Room {
                 && occupant.main.session == me.session
                 && told.insert(*session)
             {
-                self.announce(&mut emission, occupant, me.session);
+                self.announce(&mut broadcast, occupant, me.session);
             }
         }
         let silent = silent_left + silent_changed;
@@ -65,12 +65,12 @@ impl Room {
                 "too many occupants have changed to announce all of them again"
             );
         }
-        emission
+        broadcast
     }
 
     /// Announces that a session has left its nick, with the presences of a new nick (XEP-0045 §7.6) or of
     /// leaving (§7.14). True if the others are told that the session has a new nick.
-    fn announce_left(&mut self, emission: &mut Emission, left: &Left, seq: u64) -> bool {
+    fn announce_left(&mut self, broadcast: &mut Broadcast, left: &Left, seq: u64) -> bool {
         let Left { before, me, rest } = left;
         let now = self.find(me.session);
         let now = now.map(|(occupant, now)| (occupant.nick.clone(), now.clone()));
@@ -87,24 +87,24 @@ impl Room {
                 } else {
                     &[]
                 };
-                self.tell_others(emission, me.session, |show_jid| gone(show_jid, statuses));
+                self.tell_others(broadcast, me.session, |show_jid| gone(show_jid, statuses));
                 others_know = nick.is_some();
             }
-            (Rest::Successor, Some(other)) => self.announce(emission, other, me.session),
+            (Rest::Successor, Some(other)) => self.announce(broadcast, other, me.session),
             // Another session has the nick now, and is announced, or it is the main session as before.
             _ => {}
         }
         let Some((nick, mut now)) = now else {
             return false;
         };
-        emission.say(own, [&now]);
+        broadcast.add(own, [&now]);
         now.seq = seq;
         if let Some(occupant) = self.occupants.get_mut(&nick) {
             occupant.enter(now.clone());
         }
         if let Some(occupant) = self.occupants.get(&nick) {
             let own = self.presence_of(occupant, &now, true, &[status::SELF]);
-            emission.say_own(own, occupant, &now);
+            broadcast.add_own(own, occupant, &now);
         }
         others_know
     }

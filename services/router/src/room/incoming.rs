@@ -1,20 +1,22 @@
-//! What a room says to a user passes the points that every message to that user passes: forged ids
+//! A message of a room to a user passes the points that every message to that user passes: forged ids
 //! are taken out, and a private message is archived for its receiver.
 
 use std::borrow::Cow;
+use std::cell::OnceCell;
 use std::sync::Arc;
 
-use sestina_api::key::EffectKey;
+use sestina_api::key::IdempotencyKey;
 use sestina_proto as proto;
 use sestina_xmpp::jid::Jid;
 use sestina_xmpp::stanza::Stanza;
 
 use crate::config::RouterConfig;
-use crate::hooks::{Effect, MessageContext, Pipeline, Point};
+use crate::hooks::{MessageContext, Pipeline, Point};
 use crate::worker::core::Core;
-use crate::worker::receive::stamp;
+use crate::worker::execute::{Cause, Passing};
+use crate::worker::operations::OperationId;
+use crate::worker::session::Session;
 use crate::worker::slot::Slot;
-use crate::worker::work::WorkId;
 
 /// The variants of one event, shared by all their receivers.
 pub(super) struct Incoming {
@@ -29,6 +31,8 @@ struct Variant {
     wire: Arc<proto::Stanza>,
     /// Of a message that handlers may have to do with: its form for them, and whom it is from.
     message: Option<(Stanza, Jid)>,
+    /// The same of any variant, once a filter has asked for it.
+    filtered: OnceCell<(Stanza, Jid)>,
 }
 
 impl Incoming {
@@ -42,8 +46,11 @@ impl Incoming {
                 let peer = Jid::from_wire(&stanza.from);
                 (stanza, peer)
             });
-            let wire = Arc::new(wire);
-            Variant { wire, message }
+            Variant {
+                wire: Arc::new(wire),
+                message,
+                filtered: OnceCell::new(),
+            }
         };
         Incoming {
             variants: variants.into_iter().map(variant).collect(),
@@ -58,6 +65,21 @@ impl Incoming {
         Some(&self.variants.get(index as usize)?.wire)
     }
 
+    /// Whether the stanza filters of its user let a session have a variant. The room is not told if they do not.
+    pub(super) fn passes(&self, index: u32, session: &Session) -> bool {
+        let Some(variant) = self.variants.get(index as usize) else {
+            return true;
+        };
+        session.passes_filters(&self.pipeline, || {
+            let (stanza, peer) = variant.filtered.get_or_init(|| {
+                let stanza = Stanza::from((*variant.wire).clone());
+                let peer = Jid::from_wire(&stanza.from);
+                (stanza, peer)
+            });
+            (stanza, peer)
+        })
+    }
+
     /// All of them, to be sent on.
     pub(super) fn all(&self) -> Vec<proto::Stanza> {
         self.variants.iter().map(|v| (*v.wire).clone()).collect()
@@ -65,7 +87,7 @@ impl Incoming {
 }
 
 impl Slot {
-    /// What a session gets of a variant, after the points; `None` if a filter stops it. The room is
+    /// The stanza that a session gets of a variant, after the points; `None` if a filter stops it. The room is
     /// not told of that: an error of an occupant's session may cost the occupant its place.
     /// `moves`: an owner before this one may have archived what it could not deliver any more.
     pub(super) fn incoming(
@@ -73,8 +95,8 @@ impl Slot {
         core: &mut Core,
         said: &mut Incoming,
         index: u32,
-        key: EffectKey,
-        (id, work): (u128, WorkId),
+        key: IdempotencyKey,
+        (id, operation): (u128, OperationId),
         moves: bool,
     ) -> Option<Arc<proto::Stanza>> {
         let variant = said.variants.get(index as usize)?;
@@ -82,7 +104,7 @@ impl Slot {
             return Some(variant.wire.clone());
         };
         let session = self.sessions.get(&id)?;
-        let user = session.jid.bare();
+        let user = session.channel.jid.bare();
         if let Some((last, of, stanza)) = &said.last
             && *of == index
             && *last == user
@@ -93,7 +115,8 @@ impl Slot {
             user: &user,
             peer,
             key,
-            has_account: !session.anonymous && said.config.has_accounts(user.domain()),
+            has_account: !session.client.anonymous
+                && said.config.services.has_accounts(user.domain()),
             from_room: true,
             config: &said.config,
         };
@@ -104,22 +127,11 @@ impl Slot {
         let stanza = match filtered {
             Err(_) => None,
             Ok(()) => {
-                let effects = said.pipeline.observe(Point::MessageIn, &context, &stanza);
-                for effect in effects {
-                    match effect {
-                        // The room tells senders to wait when its own storage is behind; here the
-                        // bound on rows that wait comes first.
-                        Effect::Archive if core.storage_backlogged() => {}
-                        Effect::Archive => {
-                            let row = self.archive(core, &user, peer, key, &stanza, work, moves);
-                            stamp(stanza.to_mut(), &user, &row);
-                        }
-                        // Each device in the room gets it from the room (XEP-0280 §6.1).
-                        Effect::Carbons => {}
-                        other => tracing::error!(?other, "a module asked for this at MessageIn"),
-                    }
-                }
-                Some(match stanza {
+                let mut passing = Passing::new(stanza, moves);
+                let cause = Cause::RoomEvent { operation };
+                // Each device in the room gets it from the room: nothing is copied (XEP-0280 §6.1).
+                self.observed(core, cause, Point::MessageIn, &context, &mut passing);
+                Some(match passing.stanza {
                     Cow::Borrowed(_) => variant.wire.clone(),
                     Cow::Owned(stanza) => Arc::new(stanza.into()),
                 })

@@ -1,7 +1,7 @@
-//! What occupants send to a room: messages to all, messages to one, and everything refused.
+//! Stanzas of occupants to their room: messages to all, messages to one, and refusals.
 
 use sestina_runtime::failpoint;
-use sestina_xmpp::ext::muc::{self, status};
+use sestina_xmpp::ext::muc;
 use sestina_xmpp::jid::Jid;
 use sestina_xmpp::ns;
 use sestina_xmpp::stanza::error::Condition;
@@ -9,7 +9,7 @@ use sestina_xmpp::stanza::{Kind, Stanza};
 use sestina_xmpp::xml::Element;
 
 use super::occupant::Role;
-use super::state::{Emission, Room};
+use super::state::{Broadcast, Room};
 use crate::worker::core::Core;
 use crate::worker::receive::InHand;
 use crate::worker::slot::Slot;
@@ -26,7 +26,7 @@ pub(crate) struct Origin {
 }
 
 impl Slot {
-    /// A stanza for a room of this slot, or for somebody in it.
+    /// A stanza for a room of this slot, or for one of its occupants.
     pub(crate) fn room_input(
         &mut self,
         core: &mut Core,
@@ -99,26 +99,26 @@ impl Slot {
         said.from = room.address(&occupant.nick);
         said.to = String::new();
         said.retain_children(|c| c.ns != ns::DELAY && !muc::is_said_by_rooms(c, room_jid.as_str()));
-        let mut emission = Emission::default();
+        let mut broadcast = Broadcast::default();
         let seq = room.coming_seq(self.epoch);
         if is_subject {
             room.subject = Some(said.clone());
             room.subject_at_ms = core.wall_ms;
-        } else if has_body && core.config.room_history > 0 {
-            if core.config.shadow {
-                emission
+        } else if has_body && core.config.limits.room_history > 0 {
+            if core.config.state_store {
+                broadcast
                     .fields
                     .push(Room::history_field(seq, &said, core.wall_ms));
             }
             room.history.push_back((seq, said.clone(), core.wall_ms));
-            while room.history.len() > core.config.room_history {
+            while room.history.len() > core.config.limits.room_history {
                 if let Some((old, ..)) = room.history.pop_front() {
-                    emission.removed.push(format!("h:{old}"));
+                    broadcast.removed.push(format!("h:{old}"));
                 }
             }
         }
-        emission.say(said, room.sessions());
-        self.room_emit(core, &room_jid, emission, Some(hand.key), Some(hand.work));
+        broadcast.add(said, room.sessions());
+        self.room_emit_for(core, hand, &room_jid, broadcast);
     }
 
     /// §7.5: a message to one occupant, on all its sessions (§7.2.8).
@@ -132,7 +132,7 @@ impl Slot {
     ) {
         if core.storage_backlogged() && !stanza.is_error() {
             // Its receiver has an archive.
-            return self.storage_away(hand, &stanza);
+            return self.storage_unavailable(hand, &stanza);
         }
         let room_jid = to.bare();
         let Some(room) = self.rooms.get(&room_jid) else {
@@ -155,22 +155,15 @@ impl Slot {
         if !stanza.is_error() {
             stanza.push_element(&Element::new("x", ns::MUC_USER));
         }
-        let mut emission = Emission::default();
-        emission.say(stanza, receiver.sessions());
-        self.room_emit(core, &room_jid, emission, Some(hand.key), Some(hand.work));
+        let mut broadcast = Broadcast::default();
+        broadcast.add(stanza, receiver.sessions());
+        self.room_emit_for(core, hand, &room_jid, broadcast);
     }
 
-    /// A session that a room has, but its owner has not (any more).
-    pub(super) fn room_ghost(&mut self, core: &mut Core, room: &Jid, session: u128) {
+    /// Takes out a session that its owner does not have any more, or that is not in the room by what its owner knows.
+    /// `own`: the status codes of its own unavailable presence, which it gets if [`muc::status::SELF`] is among them.
+    pub(super) fn room_ghost(&mut self, core: &mut Core, room: &Jid, session: u128, own: &[u16]) {
         self.room_joining_ends(core, room, session);
-        self.room_leaves(
-            core,
-            room,
-            session,
-            None,
-            None,
-            None,
-            &[status::REMOVED_ERROR],
-        );
+        self.room_leaves(core, room, session, None, None, None, own);
     }
 }

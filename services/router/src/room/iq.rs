@@ -1,4 +1,4 @@
-//! IQs to a room or to somebody in it.
+//! IQs to a room or to one of its occupants.
 
 use sestina_xmpp::jid::Jid;
 use sestina_xmpp::ns;
@@ -8,13 +8,15 @@ use sha2::{Digest, Sha256};
 
 use super::input::Origin;
 use super::occupant::{Affiliation, Occupant, RoomSession};
-use super::state::Emission;
+use super::state::Broadcast;
 use crate::hooks::IqTarget;
 use crate::worker::core::Core;
+use crate::worker::data::Asked;
+use crate::worker::execute::Cause;
 use crate::worker::receive::InHand;
 use crate::worker::slot::Slot;
 
-/// What rooms answer without a module: (is it a set, namespace, name).
+/// The IQs that rooms answer without a module: (is it a set, namespace, name).
 pub(crate) const ANSWERS: [(bool, &str, &str); 2] = [
     (false, ns::MUC_OWNER, "query"),
     (true, ns::MUC_OWNER, "query"),
@@ -76,9 +78,9 @@ impl Slot {
             } else {
                 asker(room.identity, receiver, &mut asked.id)
             };
-            let mut emission = Emission::default();
-            emission.say(asked, [target]);
-            return self.room_emit(core, &room_jid, emission, Some(hand.key), Some(hand.work));
+            let mut broadcast = Broadcast::default();
+            broadcast.add(asked, [target]);
+            return self.room_emit_for(core, hand, &room_jid, broadcast);
         }
         if !request {
             return;
@@ -87,22 +89,18 @@ impl Slot {
             let owner = sender.is_some_and(|s| s.affiliation == Affiliation::Owner);
             return self.room_owner(core, hand, &room_jid, &stanza, owner.then_some(&query));
         }
-        self.room_modules(core, hand, &origin, &to, &stanza);
-    }
-
-    fn room_modules(
-        &mut self,
-        core: &mut Core,
-        hand: InHand,
-        origin: &Origin,
-        to: &Jid,
-        stanza: &Stanza,
-    ) {
-        self.ask_modules(core, hand, IqTarget::Room, (&origin.jid, to), stanza);
+        let asked = Asked {
+            cause: Cause::Message(hand),
+            target: IqTarget::Room,
+            from: origin.jid,
+            to,
+            stanza,
+        };
+        self.ask_modules(core, asked);
     }
 }
 
-/// What marks a question of a session that shares its nick: an answer comes to the nick, and its id
+/// Marks the id of a question of a session that shares its nick: an answer comes to the nick, and its id
 /// is all that it has of the question. Others learn nothing of the session from it.
 fn tag(room: u128, session: u128) -> String {
     let mut hash = Sha256::new();

@@ -12,7 +12,7 @@ use sestina_xmpp::xml::Element;
 use super::input::Origin;
 use super::occupant::{Affiliation, Occupant, Role, RoomSession};
 use super::presence::{is_changed, stripped, with_id};
-use super::state::{Emission, Room};
+use super::state::{Broadcast, Room};
 use crate::worker::core::Core;
 use crate::worker::receive::InHand;
 use crate::worker::slot::Slot;
@@ -44,7 +44,7 @@ impl Slot {
         told: bool,
     ) {
         let created = !self.rooms.contains_key(room_jid);
-        if created && self.rooms.len() >= core.config.max_rooms_per_slot {
+        if created && self.rooms.len() >= core.config.limits.max_rooms_per_slot {
             let text = Some("too many rooms");
             return self.room_refuse(hand, &stanza, Condition::ResourceConstraint, text);
         }
@@ -61,7 +61,7 @@ impl Slot {
             return self.room_refuse(hand, &stanza, Condition::Conflict, text);
         }
         if !room.by_session.contains_key(&origin.session)
-            && room.by_session.len() >= core.config.max_room_occupants
+            && room.by_session.len() >= core.config.limits.max_room_occupants
         {
             let text = Some("the room is full");
             return self.room_refuse(hand, &stanza, Condition::ServiceUnavailable, text);
@@ -94,14 +94,14 @@ impl Slot {
         let Some(occupant) = room.occupants.get(&nick) else {
             return;
         };
-        let mut emission = Emission::default();
+        let mut broadcast = Broadcast::default();
         let moderator = occupant.role == Role::Moderator;
         for other in room.occupants.values().filter(|o| o.nick != nick && !told) {
             let presence = room.presence_of(other, &other.main, moderator, &[]);
-            emission.say(presence, [&me]);
+            broadcast.add(presence, [&me]);
         }
         if occupant.main.session == me.session {
-            room.announce(&mut emission, occupant, me.session);
+            room.announce(&mut broadcast, occupant, me.session);
         }
         let statuses: &[u16] = match (founded, changed) {
             (false, false) => &[status::SELF],
@@ -110,17 +110,15 @@ impl Slot {
             (true, true) => &[status::SELF, status::CREATED, status::NICK_ASSIGNED],
         };
         let own = room.presence_of(occupant, &me, true, statuses);
-        emission.say_own(with_id(own, &id), occupant, &me);
+        broadcast.add_own(with_id(own, &id), occupant, &me);
         for (_, said, at_ms) in room.history_for(&request, core.wall_ms) {
             let mut said = said.clone();
             said.push_element(&Delay::new(Some(room_jid.as_str()), *at_ms).to_element());
-            emission.say(said, [&me]);
+            broadcast.add(said, [&me]);
         }
-        emission.say(room.subject_message(), [&me]);
-        if core.config.shadow {
-            emission.fields.push(occupant.field());
-        }
-        self.room_emit(core, room_jid, emission, Some(hand.key), Some(hand.work));
+        broadcast.add(room.subject_message(), [&me]);
+        broadcast.write(core, occupant);
+        self.room_emit_for(core, hand, room_jid, broadcast);
     }
 }
 

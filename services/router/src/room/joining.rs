@@ -13,11 +13,11 @@ use sestina_xmpp::stanza::Stanza;
 
 use super::input::Origin;
 use super::occupant::{Role, RoomSession};
-use super::state::{Emission, Room};
+use super::state::{Broadcast, Room};
 use crate::worker::core::Core;
+use crate::worker::operations::OperationId;
 use crate::worker::receive::InHand;
 use crate::worker::slot::Slot;
-use crate::worker::work::WorkId;
 
 /// Bytes of presences that are sent at once.
 const PART_BYTES: usize = 256 << 10;
@@ -63,9 +63,9 @@ impl Room {
         self.joining.iter().any(|j| j.me.session == session)
     }
 
-    /// The works of requests to enter.
-    pub(crate) fn joining_works(&self) -> impl Iterator<Item = WorkId> {
-        self.joining.iter().map(|joining| joining.hand.work)
+    /// The operations of requests to enter.
+    pub(crate) fn joining_operations(&self) -> impl Iterator<Item = OperationId> {
+        self.joining.iter().map(|joining| joining.hand.operation)
     }
 
     /// Sessions whose last part was this event.
@@ -76,27 +76,27 @@ impl Room {
     }
 
     /// The next part of the occupants for a session; none if it was sent all.
-    fn next_part(&mut self, session: u128) -> Option<Emission> {
+    fn next_part(&mut self, session: u128) -> Option<Broadcast> {
         let at = self.joining.iter().position(|j| j.me.session == session)?;
         let joining = self.joining.get(at)?;
         let known = self.occupants.get(&joining.nick);
         let moderator = known.is_some_and(|o| o.role == Role::Moderator);
         let after = joining.after.as_deref();
         let after = after.map_or(Bound::Unbounded, Bound::Excluded);
-        let mut emission = Emission::default();
+        let mut broadcast = Broadcast::default();
         let (mut bytes, mut last) = (0, None);
         let rest = self.occupants.range::<str, _>((after, Bound::Unbounded));
         for (_, other) in rest.filter(|(nick, _)| **nick != joining.nick) {
             let presence = self.presence_of(other, &other.main, moderator, &[]);
             bytes += presence.payload.len();
-            emission.say(presence, [&joining.me]);
+            broadcast.add(presence, [&joining.me]);
             last = Some(other.nick.clone());
             if bytes >= PART_BYTES {
                 break;
             }
         }
         self.joining.get_mut(at)?.after = Some(last?);
-        Some(emission)
+        Some(broadcast)
     }
 }
 
@@ -115,7 +115,7 @@ impl Slot {
         let Some(room) = self.rooms.get_mut(room_jid) else {
             return;
         };
-        core.works.part(hand.work);
+        core.operations.part(hand.operation);
         let session = origin.session;
         let me = RoomSession {
             jid: origin.jid.clone(),
@@ -141,8 +141,8 @@ impl Slot {
         let Some(room) = self.rooms.get_mut(room_jid) else {
             return;
         };
-        if let Some(emission) = room.next_part(session) {
-            self.room_emit(core, room_jid, emission, None, None);
+        if let Some(broadcast) = room.next_part(session) {
+            self.room_emit(core, room_jid, broadcast, None, None);
             if let Some(room) = self.rooms.get_mut(room_jid) {
                 let mut joining = room.joining.iter_mut();
                 if let Some(joining) = joining.find(|j| j.me.session == session) {
@@ -162,7 +162,7 @@ impl Slot {
             ..
         } = room.joining.remove(at);
         self.room_enters(core, hand, origin, room_jid, nick, stanza, true);
-        core.part_done(hand.work);
+        core.part_done(hand.operation);
     }
 
     /// A session that was being sent the occupants does not enter any more, or is gone.
@@ -171,7 +171,7 @@ impl Slot {
             return;
         };
         for joining in room.joining.extract_if(.., |j| j.me.session == session) {
-            core.part_done(joining.hand.work);
+            core.part_done(joining.hand.operation);
         }
     }
 
@@ -180,7 +180,7 @@ impl Slot {
         let rooms = self.rooms.values_mut();
         let joining: Vec<Joining> = rooms.flat_map(|r| std::mem::take(&mut r.joining)).collect();
         for joining in joining {
-            core.works.cancel(joining.hand.work);
+            core.operations.cancel(joining.hand.operation);
             self.refuse_open(core, joining.hand);
         }
     }

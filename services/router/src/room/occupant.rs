@@ -76,7 +76,7 @@ pub(crate) struct RoomSession {
 pub(crate) struct Occupant {
     /// As it was chosen.
     pub(crate) nick: String,
-    /// What it is compared by, where that differs.
+    /// The form by which the nick is compared with others (RFC 8266 §2.4); none if it is the nick itself.
     key: Option<Box<str>>,
     pub(crate) affiliation: Affiliation,
     pub(crate) role: Role,
@@ -87,7 +87,7 @@ pub(crate) struct Occupant {
     pub(crate) others: Vec<RoomSession>,
 }
 
-/// What a session that is no more under a nick leaves behind.
+/// What is left under a nick that a session has left.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Rest {
     /// The nick is free now.
@@ -98,11 +98,11 @@ pub(super) enum Rest {
     Same,
 }
 
-/// Affiliation and role from `RoomTarget.standing`.
-pub(super) fn from_standing(standing: u32) -> (Affiliation, Role) {
+/// Affiliation and role from `RoomTarget.affiliation_and_role`.
+pub(super) fn from_affiliation_and_role(affiliation_and_role: u32) -> (Affiliation, Role) {
     (
-        Affiliation::from_number(standing >> 8),
-        Role::from_number(standing & 0xff),
+        Affiliation::from_number(affiliation_and_role >> 8),
+        Role::from_number(affiliation_and_role & 0xff),
     )
 }
 
@@ -128,13 +128,13 @@ impl Occupant {
         }
     }
 
-    /// What no other user's nick may be the same as (RFC 8266 §2.4).
+    /// The form by which nicks are compared: no other user's may be the same (RFC 8266 §2.4).
     pub(super) fn key(&self) -> &str {
         self.key.as_deref().unwrap_or(&self.nick)
     }
 
     /// Affiliation and role as they are sent to its sessions beside their presence; never 0.
-    pub(crate) fn standing(&self) -> u32 {
+    pub(crate) fn affiliation_and_role(&self) -> u32 {
         (self.affiliation as u32) << 8 | self.role as u32
     }
 
@@ -186,7 +186,7 @@ impl Occupant {
         Rest::Successor
     }
 
-    // ---- the shadow
+    // ---- the state store
 
     /// The name of its field in the room's object.
     pub(super) fn field_name(nick: &str) -> String {
@@ -205,7 +205,7 @@ impl Occupant {
         (name, record.encode_to_vec().into())
     }
 
-    /// What was written by [`Occupant::field`].
+    /// Reads the value that [`Occupant::field`] wrote.
     pub(super) fn restored(value: Bytes) -> Option<Occupant> {
         let record = proto::RoomOccupant::decode(value).ok()?;
         let mut sessions = record
@@ -293,8 +293,11 @@ mod tests {
         assert_eq!(restored.role, Role::Moderator);
         assert_eq!(restored.affiliation, Affiliation::Owner);
         assert_eq!(restored.main.slot, 7);
-        let standing = (restored.affiliation, restored.role);
-        assert_eq!(from_standing(restored.standing()), standing);
+        let affiliation_and_role = (restored.affiliation, restored.role);
+        assert_eq!(
+            from_affiliation_and_role(restored.affiliation_and_role()),
+            affiliation_and_role
+        );
 
         assert_eq!(romeo.leave(2), Rest::Same);
         assert_eq!(romeo.leave(2), Rest::Same);

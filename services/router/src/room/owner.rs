@@ -1,4 +1,4 @@
-//! What the owner asks of a room (XEP-0045 §10): a bare room has no options, so that its owner can
+//! The owner's requests to a room (XEP-0045 §10): a bare room has no options, so that its owner can
 //! take it as it is, or take it back while it is new. Rooms are not locked meanwhile.
 //!
 //! Left out: destroying a room later (§10.9), affiliation lists.
@@ -11,7 +11,7 @@ use sestina_xmpp::stanza::{Kind, Stanza};
 use sestina_xmpp::xml::Element;
 
 use super::occupant::Occupant;
-use super::state::{Emission, Room};
+use super::state::{Broadcast, Room};
 use crate::worker::core::Core;
 use crate::worker::receive::InHand;
 use crate::worker::slot::Slot;
@@ -86,9 +86,9 @@ impl Slot {
             return;
         };
         if std::mem::take(&mut room.unconfigured) {
-            // An event that is for nobody writes it down.
-            let emission = Emission::default();
-            self.room_emit(core, room_jid, emission, Some(hand.key), Some(hand.work));
+            // An event without receivers writes it down.
+            let broadcast = Broadcast::default();
+            self.room_emit_for(core, hand, room_jid, broadcast);
         }
     }
 
@@ -100,23 +100,23 @@ impl Slot {
         if !room.unconfigured {
             return;
         }
-        let mut emission = Emission::default();
+        let mut broadcast = Broadcast::default();
         let occupants = std::mem::take(&mut room.occupants);
         for occupant in occupants.values() {
             core.metrics.occupants(-1);
-            emission.removed.push(Occupant::field_name(&occupant.nick));
+            broadcast.removed.push(Occupant::field_name(&occupant.nick));
             for session in occupant.sessions() {
                 let gone = room.destroyed(occupant);
-                emission.say_own(gone, occupant, session);
+                broadcast.add_own(gone, occupant, session);
             }
         }
         room.by_session.clear();
         room.subject = None;
         let history = room.history.drain(..);
-        emission
+        broadcast
             .removed
             .extend(history.map(|(seq, ..)| format!("h:{seq}")));
-        self.room_emit(core, room_jid, emission, Some(hand.key), Some(hand.work));
+        self.room_emit_for(core, hand, room_jid, broadcast);
     }
 }
 

@@ -1,6 +1,6 @@
 //! Presence in a room: new presence, another nick, leaving (XEP-0045 §7.6, §7.7, §7.14).
 
-use sestina_api::key::{EffectKey, EffectKind};
+use sestina_api::key::{IdempotencyKey, Purpose};
 use sestina_xmpp::ext::muc::{self, UserInfo, status};
 use sestina_xmpp::jid::Jid;
 use sestina_xmpp::ns;
@@ -10,11 +10,11 @@ use sestina_xmpp::stanza::{Kind, Stanza};
 
 use super::input::Origin;
 use super::occupant::{Occupant, Rest, Role, RoomSession};
-use super::state::{Emission, Room};
+use super::state::{Broadcast, Room};
 use crate::worker::core::Core;
+use crate::worker::operations::OperationId;
 use crate::worker::receive::InHand;
 use crate::worker::slot::Slot;
-use crate::worker::work::WorkId;
 
 impl Slot {
     pub(super) fn room_presence(
@@ -36,14 +36,14 @@ impl Slot {
             .map(|occupant| occupant.nick.clone());
         match (stanza.type_.as_str(), known) {
             ("unavailable", Some(_)) => {
-                let ended = hand.key.kind & 0xff == EffectKind::Ended as u32;
+                let ended = hand.key.is(Purpose::Ended);
                 self.room_leaves(
                     core,
                     &room_jid,
                     origin.session,
                     Some(&stanza),
                     Some(hand.key),
-                    Some(hand.work),
+                    Some(hand.operation),
                     if ended { &[] } else { &[status::SELF] },
                 );
             }
@@ -104,19 +104,17 @@ impl Slot {
             };
             occupant.enter(me);
         }
-        let mut emission = Emission::default();
+        let mut broadcast = Broadcast::default();
         let Some((occupant, me)) = room.find(origin.session) else {
             return;
         };
         if occupant.main.session == me.session {
-            room.announce(&mut emission, occupant, me.session);
+            room.announce(&mut broadcast, occupant, me.session);
         }
         let own = room.presence_of(occupant, me, true, &[status::SELF]);
-        emission.say_own(with_id(own, &id), occupant, me);
-        if core.config.shadow {
-            emission.fields.push(occupant.field());
-        }
-        self.room_emit(core, room_jid, emission, Some(hand.key), Some(hand.work));
+        broadcast.add_own(with_id(own, &id), occupant, me);
+        broadcast.write(core, occupant);
+        self.room_emit_for(core, hand, room_jid, broadcast);
     }
 
     /// §7.6: the old nick leaves with 303, the new one is announced. Other sessions of the same
@@ -149,35 +147,33 @@ impl Slot {
         let fresh = room.enter(&nick, before.affiliation, before.role, me);
         core.metrics
             .occupants(i64::from(fresh) - i64::from(rest == Rest::Nobody));
-        let mut emission = Emission::default();
+        let mut broadcast = Broadcast::default();
         let Some((occupant, me)) = room.find(origin.session) else {
             return;
         };
         let gone = |show_jid, statuses: &[u16]| {
             room.unavailable_of(&before, me, show_jid, None, Some(&nick), statuses)
         };
-        emission.say(gone(true, &[status::NICK_CHANGED, status::SELF]), [me]);
+        broadcast.add(gone(true, &[status::NICK_CHANGED, status::SELF]), [me]);
         match room.occupants.get(old) {
             None => {
-                room.tell_others(&mut emission, me.session, |jid| {
+                room.tell_others(&mut broadcast, me.session, |jid| {
                     gone(jid, &[status::NICK_CHANGED])
                 });
-                emission.removed.push(Occupant::field_name(old));
+                broadcast.removed.push(Occupant::field_name(old));
             }
             Some(left) => {
                 if rest == Rest::Successor {
-                    room.announce(&mut emission, left, me.session);
+                    room.announce(&mut broadcast, left, me.session);
                 }
                 // From here on the session that left takes the nick for another occupant's.
                 let moderator = occupant.role == Role::Moderator;
-                emission.say(room.presence_of(left, &left.main, moderator, &[]), [me]);
-                if core.config.shadow {
-                    emission.fields.push(left.field());
-                }
+                broadcast.add(room.presence_of(left, &left.main, moderator, &[]), [me]);
+                broadcast.write(core, left);
             }
         }
         if fresh {
-            room.announce(&mut emission, occupant, me.session);
+            room.announce(&mut broadcast, occupant, me.session);
         }
         let statuses: &[u16] = if changed {
             &[status::SELF, status::NICK_ASSIGNED]
@@ -185,11 +181,9 @@ impl Slot {
             &[status::SELF]
         };
         let own = room.presence_of(occupant, me, true, statuses);
-        emission.say_own(with_id(own, &id), occupant, me);
-        if core.config.shadow {
-            emission.fields.push(occupant.field());
-        }
-        self.room_emit(core, room_jid, emission, Some(hand.key), Some(hand.work));
+        broadcast.add_own(with_id(own, &id), occupant, me);
+        broadcast.write(core, occupant);
+        self.room_emit_for(core, hand, room_jid, broadcast);
     }
 
     /// §7.14: a session is out, and with its last session the occupant. A client that left by
@@ -201,8 +195,8 @@ impl Slot {
         room_jid: &Jid,
         session: u128,
         said: Option<&Stanza>,
-        cause: Option<EffectKey>,
-        work: Option<WorkId>,
+        cause: Option<IdempotencyKey>,
+        operation: Option<OperationId>,
         own: &[u16],
     ) {
         let Some(room) = self.rooms.get_mut(room_jid) else {
@@ -211,7 +205,7 @@ impl Slot {
         let Some((before, me, rest)) = room.leave(session) else {
             return;
         };
-        let mut emission = Emission::default();
+        let mut broadcast = Broadcast::default();
         let left = |show_jid, statuses: &[u16]| {
             room.unavailable_of(&before, &me, show_jid, said, None, statuses)
         };
@@ -219,23 +213,21 @@ impl Slot {
             core.metrics.occupants(-1);
             let ghost = own.contains(&333);
             let statuses: &[u16] = if ghost { &[status::REMOVED_ERROR] } else { &[] };
-            room.tell_others(&mut emission, session, |jid| left(jid, statuses));
-            emission.removed.push(Occupant::field_name(&before.nick));
+            room.tell_others(&mut broadcast, session, |jid| left(jid, statuses));
+            broadcast.removed.push(Occupant::field_name(&before.nick));
         } else if let Some(occupant) = room.occupants.get(&before.nick) {
             if rest == Rest::Successor {
-                room.announce(&mut emission, occupant, session);
+                room.announce(&mut broadcast, occupant, session);
             }
-            if core.config.shadow {
-                emission.fields.push(occupant.field());
-            }
+            broadcast.write(core, occupant);
         }
         if own.contains(&110) {
             let id = said.map_or("", |said| said.id.as_str());
-            emission.say_own(with_id(left(true, own), id), &before, &me);
+            broadcast.add_own(with_id(left(true, own), id), &before, &me);
         } else {
             room.last_sent.remove(&session);
         }
-        self.room_emit(core, room_jid, emission, cause, work);
+        self.room_emit(core, room_jid, broadcast, cause, operation);
     }
 }
 
@@ -307,11 +299,11 @@ impl Room {
     }
 
     /// An occupant's presence to all but one session; to its own others as theirs (§7.2.8).
-    pub(super) fn announce(&self, emission: &mut Emission, occupant: &Occupant, but: u128) {
+    pub(super) fn announce(&self, broadcast: &mut Broadcast, occupant: &Occupant, but: u128) {
         let presence =
             |show_jid, statuses| self.presence_of(occupant, &occupant.main, show_jid, statuses);
         let own = occupant.sessions().filter(|s| s.session != but);
-        emission.say(presence(true, &[status::SELF]), own);
+        broadcast.add(presence(true, &[status::SELF]), own);
         for moderators in [true, false] {
             let others = self
                 .occupants
@@ -320,15 +312,15 @@ impl Room {
                 .flat_map(Occupant::sessions)
                 .chain(self.newcomers().filter(|_| !moderators))
                 .filter(|s| s.session != but);
-            emission.say(presence(moderators, &[]), others);
+            broadcast.add(presence(moderators, &[]), others);
         }
     }
 
-    /// What all but one session are told of its occupant that is gone: moderators see the real JID
+    /// The presence that all but one session get of an occupant that is gone: moderators see the real JID
     /// (a semi-anonymous room, §4.2).
     pub(super) fn tell_others(
         &self,
-        emission: &mut Emission,
+        broadcast: &mut Broadcast,
         session: u128,
         presence: impl Fn(bool) -> Stanza,
     ) {
@@ -340,7 +332,7 @@ impl Room {
                 .flat_map(Occupant::sessions)
                 .chain(self.newcomers().filter(|_| !moderators))
                 .filter(|s| s.session != session);
-            emission.say(presence(moderators), others);
+            broadcast.add(presence(moderators), others);
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use sestina_api::key::{EffectKey, EffectKind, join, split};
+use sestina_api::key::{IdempotencyKey, Purpose, join, split};
 use sestina_proto as proto;
 use sestina_runtime::{failpoint, guard};
 use sestina_xmpp::jid::Jid;
@@ -11,10 +11,10 @@ use sestina_xmpp::stanza::Stanza;
 
 use super::incoming::Incoming;
 use crate::worker::Slots;
+use crate::worker::channel::Source;
 use crate::worker::core::{Core, PeerRef};
-use crate::worker::session::Source;
+use crate::worker::operations::{OnDone, OperationId, RoomAckParts};
 use crate::worker::slot::Slot;
-use crate::worker::work::{OnDone, RoomAckParts, WorkId};
 
 /// Handles the part of an event that is for sessions of this worker.
 pub(crate) fn room_event(
@@ -23,7 +23,7 @@ pub(crate) fn room_event(
     from: PeerRef,
     event: proto::RoomEvent,
 ) {
-    let Some(key) = event.key.as_ref().map(EffectKey::from) else {
+    let Some(key) = event.key.as_ref().map(IdempotencyKey::from) else {
         return;
     };
     let room_slot = u16::try_from(event.room_slot).unwrap_or(u16::MAX);
@@ -40,7 +40,7 @@ pub(crate) fn room_event(
         key,
         ack,
     };
-    let work = core.works.open(done);
+    let operation = core.operations.open(done);
     let mut said = Incoming::new(core, event.variants);
     let mut refused: BTreeSet<u16> = BTreeSet::new();
     let mut held: BTreeMap<u16, Vec<proto::RoomTarget>> = BTreeMap::new();
@@ -62,8 +62,16 @@ pub(crate) fn room_event(
                 continue;
             }
         };
-        let key = EffectKey::indexed(key.origin, key.n, EffectKind::RoomEvent, target.variant);
-        match slot.take_room_event(core, session, key, target, event.mark, &mut said, work) {
+        let key = IdempotencyKey::indexed(key.origin, key.n, Purpose::RoomEvent, target.variant);
+        match slot.take_room_event(
+            core,
+            session,
+            key,
+            target,
+            event.watermark,
+            &mut said,
+            operation,
+        ) {
             Taken::Yes => {
                 done.insert(slot_number);
             }
@@ -81,7 +89,7 @@ pub(crate) fn room_event(
             key: event.key,
             room_slot: event.room_slot,
             room_epoch: event.room_epoch,
-            mark: event.mark,
+            watermark: event.watermark,
             variants: said.all(),
             targets,
             trace: event.trace.clone(),
@@ -92,12 +100,12 @@ pub(crate) fn room_event(
             refused.insert(slot_number);
         }
     }
-    if let Some(OnDone::RoomEvent { ack, .. }) = core.works.done_mut(work) {
+    if let Some(OnDone::RoomEvent { ack, .. }) = core.operations.done_mut(operation) {
         ack.done = done.difference(&refused).copied().collect();
         ack.not_owner = refused.into_iter().collect();
         ack.gone = gone;
     }
-    core.part_done(work);
+    core.part_done(operation);
 }
 
 /// What became of an event at one session.
@@ -113,49 +121,55 @@ impl Slot {
         &mut self,
         core: &mut Core,
         id: u128,
-        key: EffectKey,
+        key: IdempotencyKey,
         target: &proto::RoomTarget,
-        mark: u64,
+        watermark: u64,
         said: &mut Incoming,
-        work: WorkId,
+        operation: OperationId,
     ) -> Taken {
         let Some(session) = self.sessions.get_mut(&id) else {
             return Taken::Gone;
         };
-        if session.is_ending() {
+        if session.channel.is_ending() {
             // The session tells the room that it leaves, after the stanzas that its client has sent there. Were
             // it reported as gone, the room could remove it first, and refuse those.
             return Taken::Yes;
         }
         let previous = target.previous;
-        let last = session.room_seq.get(&key.origin).copied();
+        let last = session.channel.outgoing.room_seq.get(&key.origin).copied();
         // Further variants of the event in hand are part of it.
-        let in_hand = session.room_in_hand == Some((key.origin, key.n, work));
+        let in_hand = session.channel.outgoing.room_in_hand == Some((key.origin, key.n, operation));
         let old = !in_hand && last.is_some_and(|last| key.n <= last);
-        // What it had comes again after a break, in any order.
+        // Events that it had come again after a break, in any order.
         if !old && !in_hand && previous != 0 && last != Some(previous) {
             return Taken::OutOfOrder;
         }
-        session.release_front(key.origin, mark);
-        let repeated = old || session.restored.contains(&key);
+        session.channel.release_front(key.origin, watermark);
+        let repeated = old || session.channel.outgoing.restored.contains(&key);
         if !old {
-            session.room_in_hand = Some((key.origin, key.n, work));
-            session.room_seq.insert(key.origin, key.n);
+            session.channel.outgoing.room_in_hand = Some((key.origin, key.n, operation));
+            session.channel.outgoing.room_seq.insert(key.origin, key.n);
         }
-        // What it had, its record tells too, and it may have left since.
+        // An event that is repeated is in the session's record already, and the session may have left the room since.
         if !repeated
-            && target.standing != 0
+            && target.affiliation_and_role != 0
             && let Some(own) = said.variant(target.variant)
         {
-            self.is_in(core, id, own, target.standing, key.n);
+            self.is_in(core, id, own, target.affiliation_and_role, key.n);
         }
         let Some(session) = self.sessions.get(&id) else {
             return Taken::Gone;
         };
+        // The room's answer to what the client did there itself passes no filter.
+        let own = target.affiliation_and_role != 0;
+        let passes = own || repeated || said.passes(target.variant, session);
         // Of a repeated one, too: the owner that took it first may have died before its row was
         // committed.
-        let moves = !repeated && session.was_before;
-        let variant = self.incoming(core, said, target.variant, key, (id, work), moves);
+        let moves = !repeated && session.channel.copies.was_before;
+        let variant = match passes {
+            true => self.incoming(core, said, target.variant, key, (id, operation), moves),
+            false => None,
+        };
         let Some(session) = self.sessions.get_mut(&id) else {
             return Taken::Gone;
         };
@@ -164,15 +178,16 @@ impl Slot {
                 .dropped_by_key(sestina_telemetry::Keyed::Session);
             // Held by the edge, or about to be: then it is asked for again.
             let held = session
+                .channel
                 .number_of(key)
-                .is_none_or(|number| number <= session.held);
+                .is_none_or(|number| number <= session.channel.outgoing.held);
             return if held { Taken::Yes } else { Taken::OutOfOrder };
         }
         if let Some(variant) = variant {
             // An event has several variants for one session if the session enters the room, or if the room's
             // new owner announces changes again.
             let source = if in_hand { Source::Join } else { Source::Live };
-            self.deliver_as(core, id, key, variant, Some(work), source);
+            self.deliver_as(core, id, key, variant, Some(operation), source);
         }
         Taken::Yes
     }
@@ -180,7 +195,14 @@ impl Slot {
 
 impl Slot {
     /// A room told a session of its own presence there, or that there is none any more.
-    fn is_in(&mut self, core: &mut Core, id: u128, own: &proto::Stanza, standing: u32, seq: u64) {
+    fn is_in(
+        &mut self,
+        core: &mut Core,
+        id: u128,
+        own: &proto::Stanza,
+        affiliation_and_role: u32,
+        seq: u64,
+    ) {
         let Some((room, nick)) = own.from.split_once('/') else {
             return;
         };
@@ -189,7 +211,7 @@ impl Slot {
         let Some(session) = self.sessions.get_mut(&id) else {
             return;
         };
-        let known = session.joined.get_mut(&room);
+        let known = session.client.joined.get_mut(&room);
         let newest = known.as_ref().and_then(|joined| joined.member.as_ref());
         if newest.is_some_and(|member| member.seq > seq) {
             return;
@@ -199,7 +221,7 @@ impl Slot {
             if known.is_none() && asking {
                 return;
             }
-            let joined = session.joined.entry(room).or_default();
+            let joined = session.client.joined.entry(room).or_default();
             if joined.nick.is_empty() {
                 nick.clone_into(&mut joined.nick);
             }
@@ -209,7 +231,7 @@ impl Slot {
             presence.retain_children(|c| c.ns != ns::MUC_USER);
             joined.member = Some(Box::new(proto::RoomMember {
                 nick: nick.to_owned(),
-                standing,
+                affiliation_and_role,
                 presence: Some(presence.into()),
                 seq,
             }));
@@ -217,19 +239,19 @@ impl Slot {
             // No owner after this one is to be told that it is in. It may be entering again.
             joined.member = None;
             if !asking {
-                session.joined.remove(&room);
+                session.client.joined.remove(&room);
             }
         } else {
             return;
         }
-        session.state_dirty = true;
-        self.shadow_session_changed(core, id);
+        session.channel.state_dirty = true;
+        self.replica_session_changed(core, id);
         self.touch(core, id);
     }
 }
 
 /// The frame that answers a room's owner.
-pub(crate) fn room_ack(key: EffectKey, parts: RoomAckParts) -> proto::RoomAck {
+pub(crate) fn room_ack(key: IdempotencyKey, parts: RoomAckParts) -> proto::RoomAck {
     proto::RoomAck {
         key: Some(key.into()),
         done: parts.done.into_iter().map(u32::from).collect(),

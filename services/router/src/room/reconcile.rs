@@ -1,11 +1,11 @@
 //! A room's new owner learns from sessions which of them are in it.
 //!
-//! The shadow's copy is old if it was away before the former owner died; it may also have no copy
+//! The state store's copy is old if it was unavailable before the former owner died; it may also have no copy
 //! at all. Each session knows the last presence of itself that the room sent it, and the number of
-//! that event. If its event is later than the one in the shadow, the session is right; a session
-//! that the shadow does not know is in. Then the owners of all sessions are asked whether these
+//! that event. If its event is later than the one in the state store, the session is right; a session
+//! that the state store does not know is in. Then the owners of all sessions are asked whether these
 //! still exist, and sessions that do not exist leave. History, subject, and events that not all
-//! sessions have are as in the shadow.
+//! sessions have are as in the state store.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -18,10 +18,10 @@ use sestina_xmpp::jid::Jid;
 use sestina_xmpp::stanza::{Kind, Stanza};
 
 use super::announce::Left;
-use super::occupant::{RoomSession, from_standing};
-use super::state::{Emission, Room};
-use super::tail_event::TailEvent;
-use crate::chance::HashSet;
+use super::logged_event::LoggedEvent;
+use super::occupant::{RoomSession, from_affiliation_and_role};
+use super::state::{Broadcast, Room};
+use crate::rng::HashSet;
 use crate::worker::core::{Core, PeerRef};
 use crate::worker::slot::Slot;
 
@@ -42,8 +42,10 @@ enum Admitted {
 /// A membership whose fields are all there.
 struct Member {
     nick: String,
-    standing: u32,
+    affiliation_and_role: u32,
     me: RoomSession,
+    /// The session has ended, and is about to leave.
+    over: bool,
 }
 
 impl Member {
@@ -57,8 +59,16 @@ impl Member {
             seq: member.seq,
         };
         let room = Jid::from_wire(&membership.room);
-        let (nick, standing) = (member.nick, member.standing);
-        Some((room, Member { nick, standing, me }))
+        let (nick, affiliation_and_role) = (member.nick, member.affiliation_and_role);
+        Some((
+            room,
+            Member {
+                nick,
+                affiliation_and_role,
+                me,
+                over: membership.over,
+            },
+        ))
     }
 
     /// A session that has asked to enter, and does not know what the room has answered.
@@ -88,6 +98,11 @@ impl Slot {
         for (jid, members) in rooms {
             if core.config.slot_of(&jid) == self.slot {
                 let known = self.rooms.contains_key(&jid);
+                // All sessions of the room have ended. The owner before this one may have removed the room when the last
+                // one left.
+                if !known && members.iter().all(|member| member.over) {
+                    continue;
+                }
                 self.room_reconciles(core, &jid, members);
                 if !known {
                     core.metrics.room_rebuilt();
@@ -185,13 +200,11 @@ impl Slot {
         let Some((occupant, me)) = room.find(session) else {
             return;
         };
-        let mut emission = Emission::default();
+        let mut broadcast = Broadcast::default();
         let own = room.presence_of(occupant, me, true, &[status::SELF]);
-        emission.say_own(own, occupant, me);
-        if core.config.shadow {
-            emission.fields.push(occupant.field());
-        }
-        self.room_emit(core, jid, emission, None, None);
+        broadcast.add_own(own, occupant, me);
+        broadcast.write(core, occupant);
+        self.room_emit(core, jid, broadcast, None, None);
     }
 
     fn room_reconciles(&mut self, core: &mut Core, jid: &Jid, mut members: Vec<Member>) {
@@ -212,6 +225,11 @@ impl Slot {
                 Admitted::Changed => {
                     changed.push(member.me.session);
                     room.seq = room.seq.max(member.me.seq);
+                    // The session has entered the room again after an older leave. The state store has lost that the
+                    // session received that leave.
+                    for (_, event) in room.event_log.range_mut(..member.me.seq) {
+                        event.forget_leaving(member.me.session);
+                    }
                 }
                 Admitted::Refused => refused.push(member),
             }
@@ -221,10 +239,11 @@ impl Slot {
         let inside: BTreeSet<u128> = inside.collect();
         room.to_check.extend(inside);
         if !changed.is_empty() {
-            let emission = room.announce_changed(epoch, &changed, &left);
-            self.shadow_rewrite_room(core, jid);
-            if !emission.targets.is_empty() {
-                self.room_emit(core, jid, emission, None, None);
+            let broadcast = room.announce_changed(epoch, &changed, &left);
+            self.room_trim(core, jid);
+            self.replica_rewrite_room(core, jid);
+            if !broadcast.targets.is_empty() {
+                self.room_emit(core, jid, broadcast, None, None);
             }
         }
         for member in refused {
@@ -238,12 +257,12 @@ impl Slot {
         out.id.clear();
         out.to.clear();
         out.from = format!("{jid}/{}", member.nick);
-        let mut emission = Emission::default();
-        emission.say_as(out, member.standing.max(1), &member.me);
+        let mut broadcast = Broadcast::default();
+        broadcast.add_as(out, member.affiliation_and_role.max(1), &member.me);
         if let Some(room) = self.rooms.get_mut(jid) {
             room.any_left = true;
         }
-        self.room_emit(core, jid, emission, None, None);
+        self.room_emit(core, jid, broadcast, None, None);
     }
 
     /// Asks the owners of sessions whether these are in a room, if that is not known.
@@ -258,7 +277,11 @@ impl Slot {
         let inside = &room.by_session;
         room.to_check.retain(|session| inside.contains_key(session));
         room.checked_ms = core.now_ms;
-        let untold: HashSet<u128> = room.tail.values().flat_map(TailEvent::owes_own).collect();
+        let untold: HashSet<u128> = room
+            .event_log
+            .values()
+            .flat_map(LoggedEvent::owes_own)
+            .collect();
         let mut asked: BTreeMap<u16, Vec<proto::CheckedSession>> = BTreeMap::new();
         for session in &room.to_check {
             let Some((_, known)) = room.find(*session) else {
@@ -320,13 +343,31 @@ impl Slot {
                 room.to_check.remove(&id) && then
             });
             if asked {
-                self.room_ghost(core, &jid, id);
+                self.room_takes_out(core, &jid, id);
             }
         }
     }
 }
 
+impl Slot {
+    /// Takes out a session that is not in the room, as its owner has said. If this owner of the room has sent it
+    /// something, its client may hold itself for an occupant: then it gets its unavailable presence.
+    fn room_takes_out(&mut self, core: &mut Core, jid: &Jid, session: u128) {
+        let own: &[u16] = match self.rooms.get(jid) {
+            Some(room) if room.has_for(session) => &[status::SELF, status::REMOVED_ERROR],
+            _ => &[status::REMOVED_ERROR],
+        };
+        self.room_ghost(core, jid, session, own);
+    }
+}
+
 impl Room {
+    /// Whether this owner has sent a session an event, or is going to.
+    fn has_for(&self, session: u128) -> bool {
+        let mut targets = self.event_log.values().flat_map(|event| &event.targets);
+        self.last_sent.contains_key(&session) || targets.any(|t| t.session == session)
+    }
+
     /// Whether it waits for no answer about the sessions in it.
     #[cfg(feature = "simulation")]
     pub(crate) fn is_checked(&self) -> bool {
@@ -363,7 +404,7 @@ impl Room {
     }
 
     fn put(&mut self, member: &Member) {
-        let (affiliation, role) = from_standing(member.standing);
+        let (affiliation, role) = from_affiliation_and_role(member.affiliation_and_role);
         self.enter(&member.nick, affiliation, role, member.me.clone());
         if let Some(occupant) = self.occupants.get_mut(&member.nick) {
             (occupant.affiliation, occupant.role) = (affiliation, role);
@@ -373,7 +414,7 @@ impl Room {
     /// Whether, by the events that not all sessions have got yet, the last one about this session
     /// itself says that it is out.
     fn tells_out(&self, session: u128) -> bool {
-        let mut told = self.tail.values().rev();
+        let mut told = self.event_log.values().rev();
         let last = told.find_map(|event| event.own_of(session));
         last.is_some_and(|own| own.r#type == "unavailable")
     }
@@ -381,7 +422,7 @@ impl Room {
     /// Whether an event that not all have got has taken it out since.
     fn has_left(&self, member: &Member) -> bool {
         let address = self.address(&member.nick);
-        let mut later = self.tail.range(member.me.seq + 1..);
+        let mut later = self.event_log.range(member.me.seq + 1..);
         later.any(|(_, event)| event.takes_out(member.me.session, &address))
     }
 

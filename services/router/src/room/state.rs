@@ -1,11 +1,11 @@
-//! What a room is.
+//! A room: occupants, subject, history, and their form in the state store.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use bytes::Bytes;
 use prost::Message as _;
-use sestina_api::key::{EffectKey, join, split};
+use sestina_api::key::{IdempotencyKey, join, split};
 use sestina_proto as proto;
 use sestina_xmpp::jid::Jid;
 use sestina_xmpp::ns;
@@ -13,10 +13,11 @@ use sestina_xmpp::stanza::{Kind, Stanza};
 use sestina_xmpp::xml::Element;
 
 use super::joining::Joining;
+use super::logged_event::LoggedEvent;
 use super::occupant::{Occupant, RoomSession};
 use super::presence::retain_own;
-use super::tail_event::TailEvent;
-use crate::chance::{HashMap, HashSet};
+use crate::rng::{HashMap, HashSet};
+use crate::worker::core::Core;
 
 /// See the module.
 #[derive(Debug)]
@@ -33,26 +34,26 @@ pub(crate) struct Room {
     pub(super) unconfigured: bool,
     /// (event number, message, time)
     pub(super) history: VecDeque<(u64, Stanza, i64)>,
-    pub(super) tail: BTreeMap<u64, TailEvent>,
+    pub(super) event_log: BTreeMap<u64, LoggedEvent>,
     /// Sessions that are being sent the occupants.
     pub(super) joining: Vec<Joining>,
     /// Slots that missed an event: sent again in order at the next tick or map.
-    pub(super) blocked: HashSet<u16>,
+    pub(super) stalled: HashSet<u16>,
     /// Session -> the last event sent to it.
     pub(super) last_sent: HashMap<u128, u64>,
     /// Of these, some may have left.
     pub(super) any_left: bool,
-    /// Keys of stanzas that made events, until their origin's mark.
+    /// Keys of stanzas that made events, until their origin's watermark.
     pub(super) keys: BTreeSet<(u128, u64, u32)>,
-    /// Shadow fields to remove with the next change.
+    /// Fields to remove from the replica with the next change.
     pub(super) stale_fields: Vec<String>,
     /// Events up to here are held by all their receivers.
     pub(super) trimmed: u64,
-    /// The same, and the shadow has them no more: they can never be sent again.
-    pub(super) marked: u64,
-    pub(super) mark_told: u64,
-    /// Slots that got events since all of them were sent the low-water mark.
-    pub(super) mark_targets: BTreeSet<u16>,
+    /// The same, and the state store has them no more: they can never be sent again.
+    pub(super) watermark: u64,
+    pub(super) watermark_reported: u64,
+    /// Slots that got events since all of them were sent the watermark.
+    pub(super) watermark_targets: BTreeSet<u16>,
     pub(super) deleted: bool,
     /// Sessions of which it is not known whether they are in, and when they were asked for last.
     pub(super) to_check: BTreeSet<u128>,
@@ -73,18 +74,18 @@ impl Room {
             subject_at_ms: 0,
             unconfigured: false,
             history: VecDeque::new(),
-            tail: BTreeMap::new(),
+            event_log: BTreeMap::new(),
             joining: Vec::new(),
-            blocked: HashSet::default(),
+            stalled: HashSet::default(),
             last_sent: HashMap::default(),
             // An owner before may have sent something to some.
             any_left: true,
             keys: BTreeSet::new(),
             stale_fields: Vec::new(),
             trimmed: after,
-            marked: after,
-            mark_told: after,
-            mark_targets: BTreeSet::new(),
+            watermark: after,
+            watermark_reported: after,
+            watermark_targets: BTreeSet::new(),
             deleted: false,
             to_check: BTreeSet::new(),
             checked_ms: 0,
@@ -101,23 +102,23 @@ impl Room {
 
     /// All its events are everywhere.
     pub(crate) fn is_flushed(&self) -> bool {
-        self.tail.is_empty()
+        self.event_log.is_empty()
     }
 
-    /// Whether the shadow has no outdated fields of it any more.
+    /// Whether the state store has no outdated fields of it any more.
     pub(crate) fn is_cut(&self) -> bool {
         self.stale_fields.is_empty()
     }
 
-    /// Keys that the shadow still has although they are forgotten here.
+    /// Keys that the state store still has although they are forgotten here.
     pub(crate) fn stale_keys(&self) -> impl Iterator<Item = (String, Bytes)> {
         let keys = self.stale_fields.iter().filter(|f| f.starts_with("k:"));
         keys.map(|field| (field.clone(), Bytes::new()))
     }
 
     /// Events up to here will never be sent again, whichever process dies.
-    pub(super) fn mark(&self) -> u64 {
-        self.marked
+    pub(super) fn watermark(&self) -> u64 {
+        self.watermark
     }
 
     pub(super) fn occupant_of(&self, session: u128) -> Option<&Occupant> {
@@ -152,7 +153,7 @@ impl Room {
     #[cfg(feature = "simulation")]
     pub(crate) fn holds(&self, part: &[u8]) -> bool {
         let is = |payload: &[u8]| crate::simulation::contains(payload, part);
-        let told = || self.tail.values().flat_map(|event| &event.variants);
+        let told = || self.event_log.values().flat_map(|event| &event.variants);
         self.history.iter().any(|(_, said, _)| is(&said.payload)) || told().any(|v| is(&v.payload))
     }
 
@@ -169,7 +170,7 @@ impl Room {
         let left = |session: &&u128| !self.by_session.contains_key(*session);
         (
             self.joining.len(),
-            self.blocked.len(),
+            self.stalled.len(),
             self.last_sent.keys().filter(left).count(),
             self.keys.len(),
             self.stale_fields.len(),
@@ -239,7 +240,7 @@ impl Room {
         stanza
     }
 
-    // ---- the shadow
+    // ---- the state store
 
     pub(super) fn meta_field(&self) -> (String, Bytes) {
         let (identity_hi, identity_lo) = split(self.identity);
@@ -263,15 +264,15 @@ impl Room {
         (format!("h:{seq}"), item.encode_to_vec().into())
     }
 
-    pub(super) fn key_field(key: EffectKey) -> (String, Bytes) {
+    pub(super) fn key_field(key: IdempotencyKey) -> (String, Bytes) {
         (
-            format!("k:{:032x}:{}:{}", key.origin, key.n, key.kind),
+            format!("k:{:032x}:{}:{}", key.origin, key.n, key.purpose),
             Bytes::new(),
         )
     }
 
-    /// Everything, for a shadow object written whole.
-    pub(crate) fn shadow_fields(&self) -> Vec<(String, Bytes)> {
+    /// Everything, for an object of the state store written whole.
+    pub(crate) fn replica_fields(&self) -> Vec<(String, Bytes)> {
         let mut fields = vec![self.meta_field()];
         fields.extend(self.occupants.values().map(Occupant::field));
         fields.extend(
@@ -279,19 +280,19 @@ impl Room {
                 .iter()
                 .map(|(seq, s, at)| Room::history_field(*seq, s, *at)),
         );
-        fields.extend(self.tail.iter().map(|(seq, event)| event.field(*seq)));
-        fields.extend(self.keys.iter().map(|(origin, n, kind)| {
-            Room::key_field(EffectKey {
+        fields.extend(self.event_log.iter().map(|(seq, event)| event.field(*seq)));
+        fields.extend(self.keys.iter().map(|(origin, n, purpose)| {
+            Room::key_field(IdempotencyKey {
                 origin: *origin,
                 n: *n,
-                kind: *kind,
+                purpose: *purpose,
             })
         }));
         fields
     }
 
-    /// A room as the shadow has it; none without its head (the object was half gone).
-    pub(crate) fn from_shadow(fields: Vec<(String, Bytes)>) -> Option<Room> {
+    /// A room as the state store has it; none without its head (the object was half gone).
+    pub(crate) fn from_replica(fields: Vec<(String, Bytes)>) -> Option<Room> {
         let meta = fields
             .iter()
             .find(|(f, _)| f == "meta")
@@ -316,9 +317,10 @@ impl Room {
                     }
                 }
                 Some(("e:", _)) => {
-                    if let Ok(event) = proto::RoomTailEvent::decode(value) {
+                    if let Ok(event) = proto::RoomLoggedEvent::decode(value) {
                         room.seq = room.seq.max(event.seq);
-                        room.tail.insert(event.seq, TailEvent::restored(event));
+                        room.event_log
+                            .insert(event.seq, LoggedEvent::restored(event));
                     }
                 }
                 Some(("k:", key)) => {
@@ -329,10 +331,10 @@ impl Room {
                 _ => {}
             }
         }
-        // What the shadow does not have any more, all have.
-        let first = room.tail.keys().next();
+        // All receivers have the events that the state store does not have any more.
+        let first = room.event_log.keys().next();
         room.trimmed = first.map_or(room.seq, |first| first - 1);
-        room.marked = room.trimmed;
+        room.watermark = room.trimmed;
         history.sort_by_key(|(seq, ..)| *seq);
         room.history = history.into();
         Some(room)
@@ -390,22 +392,22 @@ pub(super) struct Receiver {
     pub(super) session: u128,
     /// Its index.
     pub(super) variant: u32,
-    /// See `RoomTarget.standing`.
-    pub(super) standing: u32,
+    /// See `RoomTarget.affiliation_and_role`.
+    pub(super) affiliation_and_role: u32,
 }
 
 /// An event that a room is about to send: its variants, and which receiver gets which.
 #[derive(Debug, Default)]
-pub(super) struct Emission {
+pub(super) struct Broadcast {
     pub(super) variants: Vec<Arc<proto::Stanza>>,
     pub(super) targets: Vec<Receiver>,
     pub(super) fields: Vec<(String, Bytes)>,
     pub(super) removed: Vec<String>,
 }
 
-impl Emission {
+impl Broadcast {
     /// Adds a variant for these sessions.
-    pub(super) fn say<'a>(
+    pub(super) fn add<'a>(
         &mut self,
         stanza: Stanza,
         to: impl IntoIterator<Item = &'a RoomSession>,
@@ -416,7 +418,7 @@ impl Emission {
             slot: s.slot,
             session: s.session,
             variant,
-            standing: 0,
+            affiliation_and_role: 0,
         }));
         if self.targets.len() > before {
             self.variants.push(Arc::new(stanza.into()));
@@ -425,15 +427,22 @@ impl Emission {
     }
 
     /// Adds a session's own presence: it remembers what it is here.
-    pub(super) fn say_own(&mut self, own: Stanza, occupant: &Occupant, to: &RoomSession) {
-        self.say_as(own, occupant.standing(), to);
+    pub(super) fn add_own(&mut self, own: Stanza, occupant: &Occupant, to: &RoomSession) {
+        self.add_as(own, occupant.affiliation_and_role(), to);
     }
 
     /// The same for a receiver that is no occupant.
-    pub(super) fn say_as(&mut self, own: Stanza, standing: u32, to: &RoomSession) {
-        self.say(own, [to]);
+    pub(super) fn add_as(&mut self, own: Stanza, affiliation_and_role: u32, to: &RoomSession) {
+        self.add(own, [to]);
         if let Some(target) = self.targets.last_mut() {
-            target.standing = standing;
+            target.affiliation_and_role = affiliation_and_role;
+        }
+    }
+
+    /// Writes an occupant to the state store together with the event.
+    pub(super) fn write(&mut self, core: &Core, occupant: &Occupant) {
+        if core.config.state_store {
+            self.fields.push(occupant.field());
         }
     }
 }

@@ -38,7 +38,7 @@ impl Counters {
     }
 
     /// The gauges of sessions, rooms and occupants that this process owns.
-    pub fn levels(&self) -> (i64, i64, i64) {
+    pub fn gauges(&self) -> (i64, i64, i64) {
         (
             self.0.owned_sessions.get(),
             self.0.rooms.get(),

@@ -3,10 +3,13 @@
 
 use std::collections::BTreeMap;
 
+use sestina_proto as proto;
+
 use super::Worker;
 use crate::room::Room;
+use crate::worker::channel::OutItem;
 use crate::worker::core::Core;
-use crate::worker::session::{OutItem, Session};
+use crate::worker::session::Session;
 use crate::worker::slot::Slot;
 
 /// About how many bytes of small frames (answers, changes of sessions) a worker puts in one turn on a lane
@@ -21,7 +24,7 @@ impl Worker {
         for slot in self.0.slots.iter() {
             slot_over_bounds(core, slot, &mut wrong);
         }
-        let limit = core.config.lane_bytes + SMALL_FRAMES;
+        let limit = core.config.limits.lane_bytes + SMALL_FRAMES;
         for (lane, bytes) in core.lane_levels() {
             if bytes > limit {
                 wrong.push(format!("{bytes} bytes are on their way on {lane:?}"));
@@ -43,13 +46,13 @@ impl Worker {
             at: name.to_owned(),
             wrong: Vec::new(),
         };
-        left.none("questions to archives", core.queries.len());
-        left.none("archive pages", core.archive_queries);
-        left.none("events of rooms", core.held_events.len());
-        left.none("slots to hand over", core.frozen.len());
+        left.none("questions to archives", core.storage.queries.len());
+        left.none("archive pages", core.storage.pages);
+        left.none("events of rooms", core.rooms.held_events.len());
+        left.none("slots to hand over", core.slots.quiescing.len());
         left.none("refused rows", core.doubted.bytes());
-        left.none("rows for archives", core.archive.level().0);
-        left.none("rows to store", core.offline.level().0);
+        left.none("rows for archives", core.storage.archive.level().0);
+        left.none("rows to store", core.storage.offline.level().0);
         left.none(
             "bytes for edges",
             core.lane_levels().map(|(_, bytes)| bytes).sum(),
@@ -62,12 +65,16 @@ impl Worker {
             left.at = format!("{name} slot {}@{}", slot.slot, slot.epoch);
             slot_leftovers(slot, &mut left);
             for session in slot.sessions.values() {
-                left.at = format!("{name} {} ({:04x})", session.jid, session.id & 0xffff);
+                left.at = format!(
+                    "{name} {} ({:04x})",
+                    session.channel.jid,
+                    session.channel.id & 0xffff
+                );
                 session_leftovers(session, &mut left);
             }
             for room in slot.rooms.values() {
                 left.at = format!("{name} room {}", room.jid());
-                for (what, count) in room.leftovers(core.config.room_history) {
+                for (what, count) in room.leftovers(core.config.limits.room_history) {
                     left.none(what, count);
                 }
             }
@@ -78,20 +85,44 @@ impl Worker {
     /// All sessions that it holds, ended ones included: identity and full JID of each.
     pub fn sessions(&self) -> impl Iterator<Item = (u128, &str)> {
         let sessions = self.all_sessions();
-        sessions.map(|session| (session.id, session.jid.as_str()))
+        sessions.map(|session| (session.channel.id, session.channel.jid.as_str()))
     }
 
     /// For each session, its identity and the highest number up to which all of its stanzas are settled.
     pub fn settled(&self) -> impl Iterator<Item = (u128, u64)> {
         let sessions = self.all_sessions();
-        sessions.map(|session| (session.id, session.settled))
+        sessions.map(|session| (session.channel.id, session.channel.incoming.settled))
     }
 
     /// The highest number up to which all stanzas of a session are accepted; `None` if it does not hold the
     /// session.
     pub fn accepted(&self, id: u128) -> Option<u64> {
         let mut slots = self.0.slots.iter();
-        slots.find_map(|slot| Some(slot.sessions.get(&id)?.accepted))
+        slots.find_map(|slot| Some(slot.sessions.get(&id)?.channel.incoming.accepted))
+    }
+
+    /// The sessions of a user in whose queues a message with `body` in its payload is: identity of each, and the epoch
+    /// of its slot.
+    pub fn queued(&self, user: &str, body: &[u8]) -> Vec<(u128, u64)> {
+        let mut queued = Vec::new();
+        for slot in self.0.slots.iter() {
+            let of_user = slot
+                .sessions
+                .values()
+                .filter(|session| session.channel.jid.bare_str() == user);
+            for session in of_user {
+                let mut queue = session.channel.outgoing.queue.iter();
+                if queue.any(|item| contains(&item.stanza.payload, body)) {
+                    queued.push((session.channel.id, slot.epoch));
+                }
+            }
+        }
+        queued
+    }
+
+    /// Rows for archives that it has not sent to storage yet.
+    pub fn archive_rows(&self) -> &[proto::ArchiveRow] {
+        self.0.core.storage.archive.rows()
     }
 
     /// Whether a message is in the queue of a session, in a room, or among the rows for the offline store.
@@ -101,7 +132,7 @@ impl Worker {
             contains(&item.stanza.payload, body)
                 || (item.stanza.id == error_id && item.stanza.r#type == "error")
         };
-        let rows = self.0.core.offline.rows().iter();
+        let rows = self.0.core.storage.offline.rows().iter();
         let mut rows = rows.filter_map(|row| row.stanza.as_ref());
         if rows.any(|stanza| contains(&stanza.payload, body)) {
             return true;
@@ -109,7 +140,7 @@ impl Worker {
         let mut slots = self.0.slots.iter();
         slots.any(|slot| {
             let mut sessions = slot.sessions.values();
-            sessions.any(|session| session.queue.iter().any(is))
+            sessions.any(|session| session.channel.outgoing.queue.iter().any(is))
                 || slot.rooms.values().any(|room| room.holds(body))
         })
     }
@@ -125,10 +156,16 @@ fn slot_over_bounds(core: &Core, slot: &Slot, wrong: &mut Vec<String>) {
     let (mut in_slot, mut closes) = (0, false);
     let mut users: BTreeMap<&str, (usize, usize, bool)> = BTreeMap::new();
     for session in slot.sessions.values() {
-        let weights: usize = session.queue.iter().map(|item| item.weight).sum();
-        let held = session.queue_bytes.get();
-        let (of_user, of_slot) = session.queue_bytes.totals();
-        let at = || format!("slot {} {}", slot.slot, session.jid);
+        let weights: usize = session
+            .channel
+            .outgoing
+            .queue
+            .iter()
+            .map(|item| item.weight)
+            .sum();
+        let held = session.channel.outgoing.queue_bytes.get();
+        let (of_user, of_slot) = session.channel.outgoing.queue_bytes.totals();
+        let at = || format!("slot {} {}", slot.slot, session.channel.jid);
         if weights != held {
             wrong.push(format!("{}: {weights} bytes count as {held}", at()));
         }
@@ -136,25 +173,28 @@ fn slot_over_bounds(core: &Core, slot: &Slot, wrong: &mut Vec<String>) {
             wrong.push(format!("{}: counts in another slot", at()));
         }
         // It is to end, but after a takeover only when its edge has sent again what was accepted.
-        let ends = session.close_asked.is_some();
+        let ends = session.channel.close_asked.is_some();
         closes |= ends;
-        if session.is_live() && !ends && session.is_full(config.session_queue_bytes) {
+        if session.channel.is_live()
+            && !ends
+            && session.channel.is_full(config.limits.session_queue_bytes)
+        {
             wrong.push(format!("{}: holds {held} bytes", at()));
         }
-        if session.joined.len() > config.max_rooms_per_session {
+        if session.client.joined.len() > config.limits.max_rooms_per_session {
             wrong.push(format!("{}: is in too many rooms", at()));
         }
         in_slot += weights;
-        let user = users.entry(session.jid.bare_str()).or_default();
+        let user = users.entry(session.channel.jid.bare_str()).or_default();
         *user = (user.0 + weights, of_user, user.2 || ends);
     }
     for (user, (bytes, counted, ends)) in users {
-        if bytes != counted || (bytes > config.user_queue_bytes && !ends) {
+        if bytes != counted || (bytes > config.limits.user_queue_bytes && !ends) {
             wrong.push(format!("{user} holds {bytes} bytes, counted as {counted}"));
         }
     }
     let counted = slot.held.load(std::sync::atomic::Ordering::Relaxed);
-    if in_slot != counted || (in_slot > config.slot_queue_bytes && !closes) {
+    if in_slot != counted || (in_slot > config.limits.slot_queue_bytes && !closes) {
         let slot = slot.slot;
         wrong.push(format!(
             "slot {slot} holds {in_slot} bytes, counted as {counted}"
@@ -179,16 +219,17 @@ impl Left {
 }
 
 fn slot_leftovers(slot: &Slot, left: &mut Left) {
-    left.none("keys of ended sessions", slot.given.len());
-    left.none("slots with effects that wait", slot.stuck.len());
-    left.none("users who are asked about", slot.parked.len());
-    left.none("sessions that ask again", slot.offline_retry.len());
+    left.none("keys of ended sessions", slot.inbox.given.len());
+    left.none("slots with slot messages that wait", slot.outbox.stuck());
+    left.none("users who are asked about", slot.deferred.len());
+    left.none("users with data", slot.data.len());
+    left.none("sessions that ask again", slot.offline_rows.retry.len());
     left.none("bytes of queues", {
         slot.held.load(std::sync::atomic::Ordering::Relaxed)
     });
-    left.none("unwritten objects", slot.shadow.unwritten());
-    left.none("rewrites", usize::from(slot.shadow.is_rewriting()));
-    let stored = slot.shadow.versions().count();
+    left.none("unwritten objects", slot.replica.unwritten());
+    left.none("rewrites", usize::from(slot.replica.is_rewriting()));
+    let stored = slot.replica.versions().count();
     left.none(
         "objects too many in the store",
         stored.saturating_sub(slot.rooms.len()),
@@ -196,26 +237,44 @@ fn slot_leftovers(slot: &Slot, left: &mut Left) {
 }
 
 fn session_leftovers(session: &Session, left: &mut Left) {
-    left.none("messages for it alone", session.alone.len());
-    left.none("slots with its keys", session.mark_targets.len());
-    left.none("older attachments", session.older.len());
-    left.none("spare copies", usize::from(session.spare.is_some()));
-    left.none("holders to tell", session.holders.len());
-    left.none("works that wait for its record", session.state_waits.len());
-    left.none("unsettled stanzas", session.unsettled.len());
-    left.none("bytes on their way", session.flying_bytes);
-    left.none("bytes in bulk", session.bulk_bytes);
-    left.none("waits for its lane", usize::from(session.lane_waits));
+    left.none(
+        "messages for it alone",
+        session.channel.outgoing.alone.len(),
+    );
+    left.none(
+        "slots with its keys",
+        session.channel.incoming.watermark_targets.len(),
+    );
+    left.none("older attachments", session.channel.copies.previous.len());
+    left.none(
+        "spare copies",
+        usize::from(session.channel.copies.redundant_copies.is_some()),
+    );
+    left.none("holders to tell", session.channel.copies.holders.len());
+    left.none(
+        "works that wait for its record",
+        session.channel.state_waits.len(),
+    );
+    left.none(
+        "unsettled stanzas",
+        session.channel.incoming.unsettled.len(),
+    );
+    left.none("bytes on their way", session.channel.outgoing.flying_bytes);
+    left.none("bytes in bulk", session.channel.outgoing.bulk_bytes);
+    left.none(
+        "waits for its lane",
+        usize::from(session.channel.outgoing.lane_waits),
+    );
 }
 
 impl Room {
     /// Counts what must be gone when nothing is under way; `history` is how many messages it may keep.
     fn leftovers(&self, history: usize) -> [(&'static str, usize); 6] {
-        let (joining, blocked, strangers, keys, stale, told) = self.open_ends();
+        let (joining, stalled, strangers, keys, stale, told) = self.open_ends();
         let over = told.saturating_sub(history);
         [
             ("sessions that enter", joining),
-            ("slots that missed events", blocked),
+            ("slots that missed events", stalled),
             ("sessions that have left", strangers),
             ("keys", keys),
             ("fields to take out of the store", stale),

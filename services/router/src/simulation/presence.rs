@@ -49,9 +49,9 @@ impl Worker {
     pub fn available(&self) -> Vec<Available> {
         let available = self.live_sessions().filter_map(|session| {
             Some(Available {
-                jid: session.jid.as_str().to_owned(),
-                session: session.id,
-                presence: said(&session.available.as_ref()?.stanza.payload),
+                jid: session.channel.jid.as_str().to_owned(),
+                session: session.channel.id,
+                presence: said(&session.client.available.as_ref()?.stanza.payload),
             })
         });
         available.collect()

@@ -1,25 +1,25 @@
 //! After a takeover: what was delivered live comes into the archive before anything new, in the
 //! order in which clients got it. Rows that are there already count as done.
 //!
-//! What a dead owner had not archived is not settled, so each edge that got it holds it still, and
+//! A message that a dead owner had not archived is not settled, so each edge that got it holds it still, and
 //! the order at each edge is the order in which the dead owner would have archived it. Sessions of
 //! one user may have got different parts: the archive's order must be that of each of them.
 
 use std::collections::VecDeque;
 
-use sestina_api::key::{EffectKey, EffectKind};
+use sestina_api::key::{IdempotencyKey, Purpose};
 use sestina_proto as proto;
 use sestina_xmpp::ext::delay::is_delay_by;
 use sestina_xmpp::jid::Jid;
 use sestina_xmpp::stanza::{Kind, Stanza};
 
 use super::core::Core;
+use super::operations::OnDone;
 use super::slot::Slot;
-use super::work::OnDone;
-use crate::chance::HashMap;
+use crate::rng::HashMap;
 
 /// Deliveries of one session, in order.
-pub(crate) type Held = VecDeque<(EffectKey, proto::Stanza)>;
+pub(crate) type Held = VecDeque<(IdempotencyKey, proto::Stanza)>;
 
 impl Slot {
     /// Archives what sessions hold: what their clients took (`taken`), and what is in their queues.
@@ -28,8 +28,8 @@ impl Slot {
         for (user, ids) in &self.users {
             let mut sessions = Vec::with_capacity(ids.len());
             for session in ids.iter().filter_map(|id| self.sessions.get(id)) {
-                let mut held = taken.remove(&session.id).unwrap_or_default();
-                let queue = session.queue.iter();
+                let mut held = taken.remove(&session.channel.id).unwrap_or_default();
+                let queue = session.channel.outgoing.queue.iter();
                 held.extend(queue.map(|item| (item.key, (*item.stanza).clone())));
                 held.retain(|(key, _)| is_from_others(*key));
                 if !held.is_empty() {
@@ -47,7 +47,13 @@ impl Slot {
         }
     }
 
-    fn archive_item(&mut self, core: &mut Core, user: &Jid, key: EffectKey, stanza: proto::Stanza) {
+    fn archive_item(
+        &mut self,
+        core: &mut Core,
+        user: &Jid,
+        key: IdempotencyKey,
+        stanza: proto::Stanza,
+    ) {
         let mut stanza = Stanza::from(stanza);
         let stamped = stanza
             .children()
@@ -60,16 +66,15 @@ impl Slot {
             !super::records::is_stanza_id_by(c, user.as_str()) && !is_delay_by(c, user.domain())
         });
         let peer = Jid::from_wire(&stanza.from);
-        let work = core.works.open(OnDone::Nothing);
-        self.archive(core, user, &peer, key, &stanza, work, false);
-        core.part_done(work);
+        let operation = core.operations.open(OnDone::Nothing);
+        self.archive(core, user, &peer, key, &stanza, operation, false);
+        core.part_done(operation);
     }
 }
 
 /// Whether a delivery came from another user or from a room, and not from storage or the server.
-pub(super) fn is_from_others(key: EffectKey) -> bool {
-    let kind = key.kind & 0xff;
-    kind == EffectKind::Route as u32 || kind == EffectKind::RoomEvent as u32
+pub(super) fn is_from_others(key: IdempotencyKey) -> bool {
+    key.is(Purpose::Route) || key.is(Purpose::RoomEvent)
 }
 
 /// One order of all that agrees with each of them.
@@ -77,18 +82,18 @@ fn merge(mut sessions: Vec<Held>) -> Held {
     if sessions.len() < 2 {
         return sessions.pop().unwrap_or_default();
     }
-    let mut left: HashMap<EffectKey, usize> = HashMap::default();
+    let mut left: HashMap<IdempotencyKey, usize> = HashMap::default();
     for (key, _) in sessions.iter().flatten() {
         *left.entry(*key).or_default() += 1;
     }
     let mut merged = Held::new();
     loop {
-        let firsts: Vec<EffectKey> = sessions
+        let firsts: Vec<IdempotencyKey> = sessions
             .iter()
             .filter_map(|s| s.front().map(|f| f.0))
             .collect();
         // One that is first wherever it is; if they do not agree, any.
-        let alone = |key: &&EffectKey| {
+        let alone = |key: &&IdempotencyKey| {
             let count = firsts.iter().filter(|first| first == key).count();
             left.get(*key) == Some(&count)
         };
@@ -113,7 +118,7 @@ mod tests {
     use super::*;
 
     fn held(numbers: &[u64]) -> Held {
-        let key = |n| EffectKey::new(1, n, EffectKind::Route);
+        let key = |n| IdempotencyKey::new(1, n, Purpose::Route);
         let item = |n: &u64| (key(*n), proto::Stanza::default());
         numbers.iter().map(item).collect()
     }

@@ -6,15 +6,16 @@ use sestina_proto::to_edge::Body;
 use sestina_runtime::{failpoint, guard};
 use sestina_xmpp::jid::Jid;
 
+use super::channel::{Attachment, PreviousAttachment, RedundantCopies, StreamManagement};
 use super::core::{Core, LaneRef};
-use super::session::{Attachment, Older, Session, Spare, StreamManagement};
+use super::session::Session;
 use super::slot::{Slot, new_origin};
 
 impl Slot {
     /// Opens a session (RFC 6120 §7). A taken resource ends the older session with `conflict`.
     pub(crate) fn bind(&mut self, core: &mut Core, lane: LaneRef, bind: proto::Bind) {
         let bare = Jid::from_wire(&bind.bare);
-        if self.sessions_of(&bare).count() >= core.config.max_sessions_per_user {
+        if self.sessions_of(&bare).count() >= core.config.limits.max_sessions_per_user {
             return self.refuse(
                 core,
                 lane,
@@ -24,20 +25,21 @@ impl Slot {
             );
         }
         // A repeated Bind (the lane broke before its answer) finds its session.
-        let again = self
-            .sessions_of(&bare)
-            .find_map(|s| (s.edge() == Some((lane, bind.handle))).then_some((s.id, s.generation)));
+        let again = self.sessions_of(&bare).find_map(|s| {
+            (s.channel.edge() == Some((lane, bind.handle)))
+                .then_some((s.channel.id, s.channel.generation))
+        });
         if let Some((id, _)) = again {
-            // Whatever was sent to it meanwhile came before it was there.
+            // Deliveries meanwhile came to the edge before the session was there.
             self.answer_bound(core, lane, bind.handle, id);
             if let Some(session) = self.sessions.get_mut(&id) {
-                session.tell_again();
-                session.pump(core, self.slot, self.epoch);
+                session.channel.tell_again();
+                session.channel.pump(core, self.slot, self.epoch);
             }
             return self.touch(core, id);
         }
         let resource = if bind.resource.is_empty() {
-            format!("{:016x}", crate::chance::bits() as u64)
+            format!("{:016x}", crate::rng::bits() as u64)
         } else {
             bind.resource
         };
@@ -51,7 +53,11 @@ impl Slot {
             );
         };
         if let Some(old) = self.session_of(&full) {
-            if self.sessions.get(&old).is_some_and(|s| s.owes()) {
+            if self
+                .sessions
+                .get(&old)
+                .is_some_and(|s| s.channel.is_replaying())
+            {
                 return self.ask_later(core, lane, bind.handle);
             }
             self.close_session(core, old, "conflict", "replaced by a new connection");
@@ -62,12 +68,14 @@ impl Slot {
             handle: bind.handle,
         };
         let mut session = Session::new(id, full, attachment);
+        self.binds += 1;
+        session.channel.bound = (self.epoch, self.binds);
         core.metrics.bound();
-        session.transport = bind.transport;
-        session.remote = bind.remote;
-        session.anonymous = bind.anonymous;
-        session.query = bind.query;
-        session.state_dirty = true;
+        session.channel.transport = bind.transport;
+        session.channel.remote = bind.remote;
+        session.client.anonymous = bind.anonymous;
+        session.client.query = bind.query;
+        session.channel.state_dirty = true;
         self.handles.insert((lane.edge, bind.handle), id);
         self.insert_session(session);
         self.answer_bound(core, lane, bind.handle, id);
@@ -78,21 +86,21 @@ impl Slot {
         let Some(session) = self.sessions.get_mut(&id) else {
             return;
         };
-        session.attaching();
-        session.given = true;
+        session.channel.attaching();
+        session.channel.outgoing.given = true;
         core.attached_told(lane, self.slot, session);
         let (session_hi, session_lo) = split(id);
         let bound = proto::Bound {
             handle,
-            generation: session.generation,
-            jid: session.jid.as_str().to_owned(),
+            generation: session.channel.generation,
+            jid: session.channel.jid.as_str().to_owned(),
             session_hi,
             session_lo,
         };
         core.send_edge(lane, self.slot, self.epoch, Body::Bound(bound));
     }
 
-    /// A session is in the way whose edge is about to send again what its client knows to be
+    /// A session is in the way whose edge is about to send again what the owner before may have
     /// accepted.
     fn ask_later(&self, core: &mut Core, lane: LaneRef, handle: u64) {
         let later = proto::Redirect {
@@ -119,7 +127,9 @@ impl Slot {
         let id = join(resume.session_hi, resume.session_lo);
         failpoint!("router.resume_raised");
         let known = self.sessions.get_mut(&id).filter(|s| {
-            s.is_live() && s.sm.is_some_and(|m| m.resume) && s.jid.bare_str() == resume.bare
+            let resumable =
+                s.channel.is_live() && !s.channel.closing && s.channel.sm.is_some_and(|m| m.resume);
+            resumable && s.channel.jid.bare_str() == resume.bare
         });
         let Some(session) = known else {
             core.metrics
@@ -132,67 +142,68 @@ impl Slot {
                 "no such session",
             );
         };
-        if session.owes() {
+        if session.channel.is_replaying() {
             return self.ask_later(core, lane, resume.handle);
         }
-        let sm = session.sm.unwrap_or(StreamManagement {
+        let sm = session.channel.sm.unwrap_or(StreamManagement {
             resume: true,
             max_s: 0,
             in_base: 0,
             out_base: 0,
         });
         // The client's h counts modulo 2^32 from out_base.
-        let acked_h = (session.acked - sm.out_base.min(session.acked)) as u32;
+        let acked_h = (session.channel.outgoing.acked
+            - sm.out_base.min(session.channel.outgoing.acked)) as u32;
         let ahead = u64::from(resume.h.wrapping_sub(acked_h));
-        let acked = session.acked.max(sm.out_base) + ahead;
-        if acked > session.next {
+        let acked = session.channel.outgoing.acked.max(sm.out_base) + ahead;
+        if acked > session.channel.outgoing.next {
             core.metrics
                 .resume_refused(sestina_telemetry::ResumeFailure::BadCount);
             let refused = proto::Refused {
                 handle: resume.handle,
                 condition: "unexpected-request".to_owned(),
                 text: "h is higher than what was sent".to_owned(),
-                h: Some((session.accepted - sm.in_base) as u32),
+                h: Some((session.channel.incoming.accepted - sm.in_base) as u32),
             };
             core.send_edge(lane, self.slot, self.epoch, Body::Refused(refused));
             return;
         }
-        if session.edge().is_none() {
+        if session.channel.edge().is_none() {
             core.metrics.reattached();
         }
-        let repeated = session.edge() == Some((lane, resume.handle));
-        let old = session.edge().filter(|_| !repeated);
-        let holder = old.or(session.detached_from);
-        let old_generation = session.generation;
-        let knew = session.edge_knows;
+        let repeated = session.channel.edge() == Some((lane, resume.handle));
+        let old = session.channel.edge().filter(|_| !repeated);
+        let holder = old.or(session.channel.copies.detached_from);
+        let old_generation = session.channel.generation;
+        let knew = session.channel.copies.edge_knows;
         if !repeated {
-            session.generation += 1;
+            session.channel.generation += 1;
         }
         if let Some((lane, handle)) = holder {
-            session.older.push(Older {
+            session.channel.copies.previous.push(PreviousAttachment {
                 lane,
                 handle,
                 generation: old_generation,
-                until: session.accepted,
+                until: session.channel.incoming.accepted,
                 knew,
             });
         }
-        session.attachment = Attachment::Edge {
+        session.channel.attachment = Attachment::Edge {
             lane,
             handle: resume.handle,
         };
-        session.transport = resume.transport;
-        session.remote = resume.remote;
+        session.channel.transport = resume.transport;
+        session.channel.remote = resume.remote;
         session.on_acked(core, acked);
         if !repeated && guard!("spare-copies") {
-            session.spare = Some(Spare {
-                out: session.next,
-                keys: session.acked,
+            session.channel.copies.redundant_copies = Some(RedundantCopies {
+                out: session.channel.outgoing.next,
+                keys: session.channel.outgoing.acked,
             });
         }
-        session.stamp_late();
-        session.tell_again();
-        session.detached_from = None;
+        session.channel.stamp_late();
+        session.channel.tell_again();
+        session.channel.copies.detached_from = None;
         self.handles.insert((lane.edge, resume.handle), id);
         if let Some((old_lane, old_handle)) = old {
             // The older socket is not known any more: whatever it still says is refused.
@@ -204,7 +215,7 @@ impl Slot {
         }
         self.answer_resumed(core, lane, resume.handle, id);
         if let Some(session) = self.sessions.get_mut(&id) {
-            session.pump(core, self.slot, self.epoch);
+            session.channel.pump(core, self.slot, self.epoch);
         }
         core.metrics.resumed();
         self.tell_presence_again(core, id);
@@ -216,24 +227,31 @@ impl Slot {
         let Some(session) = self.sessions.get_mut(&id) else {
             return;
         };
-        session.attaching();
-        session.sm_told = true;
+        session.channel.attaching();
+        session.channel.sm_told = true;
         // The record leaves with the answer: a new owner takes from the edge what this session was.
-        session.state_dirty = false;
+        session.channel.state_dirty = false;
+        session.channel.outgoing.rows_told = session.channel.keeps_rows();
         core.attached_told(lane, self.slot, session);
-        let (in_base, out_base) = session.sm.map_or((0, 0), |sm| (sm.in_base, sm.out_base));
+        let (in_base, out_base) = session
+            .channel
+            .sm
+            .map_or((0, 0), |sm| (sm.in_base, sm.out_base));
         let (session_hi, session_lo) = split(id);
         let resumed = proto::Resumed {
             handle,
-            generation: session.generation,
-            jid: session.jid.as_str().to_owned(),
+            generation: session.channel.generation,
+            jid: session.channel.jid.as_str().to_owned(),
             session_hi,
             session_lo,
-            accepted: core.config.reported(session.accepted, session.settled),
-            settled: session.settled,
+            accepted: core.config.reported(
+                session.channel.incoming.accepted,
+                session.channel.incoming.settled,
+            ),
+            settled: session.channel.incoming.settled,
             in_base,
             out_base,
-            acked: session.acked,
+            acked: session.channel.outgoing.acked,
             state: prost::Message::encode_to_vec(&session.record()).into(),
         };
         core.send_edge(lane, self.slot, self.epoch, Body::Resumed(resumed));
@@ -245,7 +263,9 @@ impl Slot {
         let Some(session) = self.sessions.get(&id) else {
             return;
         };
-        let (Some((lane, handle)), first) = (session.edge(), session.generation == 1) else {
+        let (Some((lane, handle)), first) =
+            (session.channel.edge(), session.channel.generation == 1)
+        else {
             return;
         };
         match first {
@@ -261,7 +281,7 @@ impl Slot {
         let Some(session) = self.attached(lane, enable.handle, enable.generation) else {
             return;
         };
-        session.sm.get_or_insert_with(|| StreamManagement {
+        session.channel.sm.get_or_insert_with(|| StreamManagement {
             resume: enable.resume && max > 0,
             max_s: if enable.max_s == 0 {
                 max
@@ -269,12 +289,12 @@ impl Slot {
                 enable.max_s.min(max)
             },
             in_base: enable.n,
-            out_base: session.next,
+            out_base: session.channel.outgoing.next,
         });
-        session.state_dirty = true;
-        let id = session.id;
-        session.sm_told = false;
-        session.pump(core, slot, epoch);
+        session.channel.state_dirty = true;
+        let id = session.channel.id;
+        session.channel.sm_told = false;
+        session.channel.pump(core, slot, epoch);
         self.touch(core, id);
     }
 }

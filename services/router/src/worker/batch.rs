@@ -2,17 +2,17 @@
 
 use std::sync::Arc;
 
-use super::work::WorkId;
+use super::operations::OperationId;
 
 /// Rows waiting for a group commit: one batch in flight, one filling.
 #[derive(Debug)]
 pub(crate) struct Batch<T> {
     rows: Vec<T>,
-    works: Vec<WorkId>,
+    operations: Vec<OperationId>,
     bytes: usize,
     /// Traces of sampled stanzas among the rows.
     traces: Vec<Arc<str>>,
-    /// Those of the batch taken last; whoever sends it takes them.
+    /// Those of the batch taken last; the job that sends it takes them.
     pub(crate) flying_traces: Vec<Arc<str>>,
     /// Rows and bytes of the batch taken last.
     flying: (usize, usize),
@@ -26,7 +26,7 @@ impl<T> Default for Batch<T> {
     fn default() -> Self {
         Batch {
             rows: Vec::new(),
-            works: Vec::new(),
+            operations: Vec::new(),
             bytes: 0,
             traces: Vec::new(),
             flying_traces: Vec::new(),
@@ -39,13 +39,13 @@ impl<T> Default for Batch<T> {
 }
 
 impl<T> Batch<T> {
-    pub(crate) fn push(&mut self, row: T, work: WorkId, bytes: usize) {
+    pub(crate) fn push(&mut self, row: T, operation: OperationId, bytes: usize) {
         self.rows.push(row);
-        self.works.push(work);
+        self.operations.push(operation);
         self.bytes += bytes;
     }
 
-    pub(crate) fn take(&mut self) -> Option<(Vec<T>, Vec<WorkId>)> {
+    pub(crate) fn take(&mut self) -> Option<(Vec<T>, Vec<OperationId>)> {
         if self.in_flight || self.rows.is_empty() {
             return None;
         }
@@ -55,7 +55,7 @@ impl<T> Batch<T> {
         self.flying_traces = std::mem::take(&mut self.traces);
         Some((
             std::mem::take(&mut self.rows),
-            std::mem::take(&mut self.works),
+            std::mem::take(&mut self.operations),
         ))
     }
 

@@ -1,9 +1,9 @@
 //! A slot is being taken: which sessions are in its rooms?
 //!
-//! What the shadow has of a room may be old, because rooms go on while the shadow is away. So all are
+//! The replica of a room may be old, because rooms go on while the state store is unavailable. So all are
 //! asked who know what rooms last told a session: edges tell it with the epoch, of the sessions that they
 //! hold; and each worker of each router tells it of its sessions without an edge. A room is served when
-//! all have told; [`reconcile`](crate::room) then puts right what the shadow has.
+//! all of them have reported; [`reconcile`](crate::room) then corrects the copy that the state store has.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -15,7 +15,7 @@ use sestina_xmpp::stanza::{Kind, Stanza};
 
 use super::core::{Core, LaneRef, PeerRef};
 use super::slot::{Phase, Slot};
-use crate::chance::HashMap;
+use crate::rng::HashMap;
 
 /// Presences that are asked for at once.
 const ASKED_AT_ONCE: usize = 1_000;
@@ -106,8 +106,8 @@ impl Claims {
         *left == 0
     }
 
-    /// All that was told. Who could not be asked for its presence has none that says anything; that
-    /// is put right when the owner of the session is asked.
+    /// The members that all reports name. A member whose edge could not be asked has an empty presence; the owner
+    /// of its session gives the right one when it is asked.
     pub(super) fn into_members(self) -> Vec<proto::RoomMembership> {
         let claims = self.members.into_values();
         let complete = claims.map(|claim| {
@@ -121,8 +121,8 @@ impl Claims {
         complete.collect()
     }
 
-    /// Takes presences from what the shadow has, where they are the same. Those that are not are to
-    /// be asked for.
+    /// Takes the presence of a member from the state store if the one there is as new as the reported one, or the same.
+    /// Returns the members of which edges must be asked for the presence.
     fn complete(&mut self, stored: &Stored) -> BTreeMap<u64, (LaneRef, Vec<proto::AskedMember>)> {
         let mut lacking: BTreeMap<u64, (LaneRef, Vec<proto::AskedMember>)> = BTreeMap::new();
         for (at, claim) in &mut self.members {
@@ -152,7 +152,7 @@ impl Claims {
     }
 }
 
-/// What the shadow has of occupants: by room and session, the event that said so and the presence.
+/// The occupants in the replicas: by room and session, the event that said so and the presence.
 type Stored = HashMap<(String, u128), (u64, proto::Stanza)>;
 
 impl Slot {
@@ -215,8 +215,7 @@ impl Slot {
         }
     }
 
-    /// Asks edges for the presences of occupants that the shadow does not have, or has as they were
-    /// before.
+    /// Asks edges for the presences of those occupants that are missing in the state store, or outdated there.
     pub(super) fn ask_members(&mut self, core: &mut Core) {
         let (slot, epoch) = (self.slot, self.epoch);
         let Phase::Taking(taking) = &mut self.phase else {

@@ -1,10 +1,10 @@
-//! What administrators, and other parts of the process, ask a worker.
+//! Questions of administrators, and of other parts of the process, to a worker.
 
 use sestina_runtime::guard;
 
 use super::core::Core;
 use super::input::Command;
-use super::slot::Slot;
+use super::slot::{Phase, Slot};
 use super::turn::Worker;
 use crate::admin::{Counts, SessionInfo};
 
@@ -12,12 +12,12 @@ impl Worker {
     /// Counts for the status page.
     pub(crate) fn counts(&self) -> Counts {
         let mut counts = Counts {
-            works: self.core.works.len(),
+            operations: self.core.operations.len(),
             ..Counts::default()
         };
         for slot in self.slots.iter() {
             counts.add(slot);
-            counts.in_doubt += slot.shadow.in_doubt(self.core.checks.doubts);
+            counts.in_doubt += slot.replica.in_doubt(self.core.checks.doubts);
             if guard!("sole") {
                 let (count, one) = slot.sole(&self.core);
                 counts.sole += count;
@@ -28,7 +28,7 @@ impl Worker {
     }
 
     pub(super) fn command(&mut self, command: Command) {
-        // Whoever asked may be gone; then the answer goes nowhere.
+        // The task that asked may be gone; then the answer is dropped.
         match command {
             Command::Sessions { answer } => {
                 let all = self.slots.iter().flat_map(|slot| {
@@ -53,13 +53,26 @@ impl Worker {
                 answer.send(slots.flat_map(Slot::replicas).collect()).ok();
             }
             Command::Held { answer } => {
-                let held = self.slots.iter().map(|slot| (slot.slot, slot.epoch));
-                answer.send(held.collect()).ok();
+                answer.send(self.assert_slots()).ok();
             }
             Command::HandOver { slots, to } => {
-                self.freeze(&slots, &to);
+                self.quiesce(&slots, &to);
             }
         }
+    }
+}
+
+impl Worker {
+    /// Returns the slots of this worker, also those that it does not serve, each with its epoch. The process sends this
+    /// list to storage when the slot table has a new timeline.
+    pub(crate) fn assert_slots(&mut self) -> Vec<(u16, u64)> {
+        for slot in self.slots.iter_mut() {
+            if let Phase::Quiescing { asserted, .. } = &mut slot.phase {
+                *asserted = true;
+            }
+        }
+        let slots = self.slots.iter();
+        slots.map(|slot| (slot.slot, slot.epoch)).collect()
     }
 }
 
@@ -69,8 +82,11 @@ impl Slot {
         let ids: Vec<u128> = self
             .sessions
             .values()
-            .filter(|s| s.is_live() && (s.jid.as_str() == jid || s.jid.bare_str() == jid))
-            .map(|s| s.id)
+            .filter(|s| {
+                s.channel.is_live()
+                    && (s.channel.jid.as_str() == jid || s.channel.jid.bare_str() == jid)
+            })
+            .map(|s| s.channel.id)
             .collect();
         for id in &ids {
             self.close_session(core, *id, "not-authorized", "closed by an administrator");

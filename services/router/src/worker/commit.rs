@@ -6,14 +6,14 @@
 //! had acknowledged tells that the store has lost writes: then all of the slot is written anew, and
 //! what the store has beside that is removed.
 
-use sestina_api::shadow::{Found, Listing, ShadowError, ShadowOp, Stamp};
+use sestina_api::state_store::{Found, Listing, ReplicaOp, Stamp, StateStoreError};
 use sestina_runtime::{failpoint, guard};
 
 use super::core::{Core, Job};
-use super::shadow::{Change, Pending, SlotShadow, Waiting};
+use super::replica::{Change, Pending, SlotReplica, Waiting};
 use super::slot::Slot;
 use super::staging::{ROW, Staging, size_of};
-use crate::chance::HashSet;
+use crate::rng::HashSet;
 
 /// A script that is under way.
 #[derive(Debug)]
@@ -62,7 +62,7 @@ impl Check {
     }
 }
 
-impl SlotShadow {
+impl SlotReplica {
     /// Whether a change of the object is under way.
     pub(super) fn is_being_written(&self, object: &str) -> bool {
         let staged = self.staging.as_ref();
@@ -72,8 +72,8 @@ impl SlotShadow {
     }
 
     /// What the version of an object becomes with an op that is on its way.
-    fn note_version(&mut self, object: &str, op: &ShadowOp, at: Stamp) {
-        if let ShadowOp::Delete { .. } = op {
+    fn note_version(&mut self, object: &str, op: &ReplicaOp, at: Stamp) {
+        if let ReplicaOp::Delete { .. } = op {
             self.versions.remove(object);
         } else {
             self.versions.insert(object.to_owned(), at);
@@ -104,44 +104,44 @@ impl SlotShadow {
 
 impl Slot {
     /// Begins a commit if none is under way; run at the end of a turn.
-    pub(crate) fn shadow_flush(&mut self, core: &mut Core) {
-        let shadow = &mut self.shadow;
-        shadow.listed = false;
-        let idle = shadow.is_idle() && !shadow.probe;
-        if shadow.in_flight.is_some() || idle {
+    pub(crate) fn replica_flush(&mut self, core: &mut Core) {
+        let replica = &mut self.replica;
+        replica.listed = false;
+        let idle = replica.is_idle() && !replica.probe;
+        if replica.in_flight.is_some() || idle {
             return;
         }
-        if core.now_ms < shadow.retry_at_ms {
-            return self.shadow_list(core);
+        if core.now_ms < replica.retry_at_ms {
+            return self.replica_list(core);
         }
         let slot = self.slot;
-        let at = Stamp::new(self.epoch, shadow.n + 1);
-        shadow.n = at.n;
+        let at = Stamp::new(self.epoch, replica.n + 1);
+        replica.n = at.n;
         // The request for the names of all objects also deletes what is staged.
-        if shadow.to_list && shadow.staging.is_none() {
+        if replica.to_list && replica.staging.is_none() {
             let kind = Kind::Listing;
-            shadow.in_flight = Some(InFlight { at, kind });
-            return core.jobs.push(Job::ShadowList { slot, at });
+            replica.in_flight = Some(InFlight { at, kind });
+            return core.jobs.push(Job::ReplicaList { slot, at });
         }
-        let limit = core.config.shadow_commit_bytes;
-        if shadow.staging.is_none() {
+        let limit = core.config.limits.replica_commit_bytes;
+        if replica.staging.is_none() {
             let (ops, objects, bytes) = self.cut_commit(at, limit);
-            if self.shadow.staging.is_none() {
+            if self.replica.staging.is_none() {
                 return self.send_commit(core, at, ops, Kind::Objects(objects), bytes);
             }
         }
-        let Some(staging) = &mut self.shadow.staging else {
+        let Some(staging) = &mut self.replica.staging else {
             return;
         };
         let (op, bytes) = staging.step(at, limit);
         let (kind, op) = match op {
             Some(op) => (Kind::Part, op),
             None => {
-                let Some(staging) = self.shadow.staging.take() else {
+                let Some(staging) = self.replica.staging.take() else {
                     return;
                 };
                 let (object, op, waiting) = staging.finish();
-                self.shadow.note_version(&object, &op, at);
+                self.replica.note_version(&object, &op, at);
                 (Kind::Objects(vec![(object, waiting)]), op)
             }
         };
@@ -152,16 +152,16 @@ impl Slot {
         &mut self,
         core: &mut Core,
         at: Stamp,
-        ops: Vec<ShadowOp>,
+        ops: Vec<ReplicaOp>,
         kind: Kind,
         bytes: usize,
     ) {
-        failpoint!("router.shadow_commit");
-        self.shadow.probe = false;
-        self.shadow.in_flight = Some(InFlight { at, kind });
+        failpoint!("router.replica_commit");
+        self.replica.probe = false;
+        self.replica.in_flight = Some(InFlight { at, kind });
         core.metrics.replica_commit(bytes);
         let slot = self.slot;
-        core.jobs.push(Job::Shadow { slot, at, ops });
+        core.jobs.push(Job::ReplicaCommit { slot, at, ops });
     }
 
     /// Takes what fits of what is to be written, in order. A change that is too large for any commit
@@ -170,18 +170,18 @@ impl Slot {
         &mut self,
         at: Stamp,
         limit: usize,
-    ) -> (Vec<ShadowOp>, Vec<(String, Waiting)>, usize) {
+    ) -> (Vec<ReplicaOp>, Vec<(String, Waiting)>, usize) {
         let (mut ops, mut objects, mut bytes) = (Vec::new(), Vec::new(), 0);
-        while let Some(object) = self.shadow.order.front() {
-            let Some(pending) = self.shadow.changes.get(object) else {
-                self.shadow.order.pop_front();
+        while let Some(object) = self.replica.order.front() {
+            let Some(pending) = self.replica.changes.get(object) else {
+                self.replica.order.pop_front();
                 continue;
             };
             let (size, fields) = match &pending.change {
                 Change::Delete => (object.len() + ROW, None),
                 Change::Update { set, remove } => {
                     let names: usize = remove.iter().map(|field| field.len() + ROW).sum();
-                    let whole = names > limit / 2 || !self.shadow.versions.contains_key(object);
+                    let whole = names > limit / 2 || !self.replica.versions.contains_key(object);
                     let fields = if whole {
                         self.full_fields(object)
                     } else {
@@ -201,21 +201,21 @@ impl Slot {
             if bytes + size > limit && !ops.is_empty() {
                 break;
             }
-            let Some(object) = self.shadow.order.pop_front() else {
+            let Some(object) = self.replica.order.pop_front() else {
                 break;
             };
-            let Some(Pending { change, waiting }) = self.shadow.changes.remove(&object) else {
+            let Some(Pending { change, waiting }) = self.replica.changes.remove(&object) else {
                 continue;
             };
             let op = self.op_of(object.clone(), change, fields);
             if size > limit {
                 // Known from now on: what changes meanwhile is an update of what is being staged.
-                self.shadow.note_version(&object, &op, at);
-                self.shadow.staging = Staging::new(op, waiting);
+                self.replica.note_version(&object, &op, at);
+                self.replica.staging = Staging::new(op, waiting);
                 tracing::debug!(slot = self.slot, object, size, "written in parts");
                 break;
             }
-            self.shadow.note_version(&object, &op, at);
+            self.replica.note_version(&object, &op, at);
             ops.push(op);
             objects.push((object, waiting));
             bytes += size;
@@ -228,39 +228,39 @@ impl Slot {
         object: String,
         change: Change,
         fields: Option<Vec<(String, bytes::Bytes)>>,
-    ) -> ShadowOp {
-        let base = self.shadow.versions.get(&object).copied();
+    ) -> ReplicaOp {
+        let base = self.replica.versions.get(&object).copied();
         match (change, fields, base) {
-            (Change::Update { set, remove }, None, Some(base)) => ShadowOp::Update {
+            (Change::Update { set, remove }, None, Some(base)) => ReplicaOp::Update {
                 object,
                 base,
                 set: set.into_iter().collect(),
                 remove: remove.into_iter().collect(),
             },
             (Change::Update { .. } | Change::Replace, Some(fields), _) => {
-                ShadowOp::Replace { object, fields }
+                ReplicaOp::Replace { object, fields }
             }
-            _ => ShadowOp::Delete { object },
+            _ => ReplicaOp::Delete { object },
         }
     }
 
     /// A commit ended; false if a higher epoch fences this owner.
-    pub(crate) fn shadow_done(
+    pub(crate) fn replica_done(
         &mut self,
         core: &mut Core,
         at: Stamp,
-        result: Result<Found, ShadowError>,
+        result: Result<Found, StateStoreError>,
     ) -> bool {
-        let Some(flight) = self.shadow.in_flight.take_if(|flight| flight.at == at) else {
+        let Some(flight) = self.replica.in_flight.take_if(|flight| flight.at == at) else {
             return true;
         };
         match result {
             Ok(found) => {
-                failpoint!("router.shadow_committed");
+                failpoint!("router.replica_committed");
                 self.look_for_unanswered(core, found);
                 self.answered(core, at, found);
                 if let Kind::Objects(objects) = flight.kind {
-                    self.shadow.taken(at, &objects);
+                    self.replica.taken(at, &objects);
                     for (_, waiting) in objects {
                         self.written(core, waiting);
                     }
@@ -275,36 +275,46 @@ impl Slot {
                         self.not_written(core, object, waiting);
                     }
                 }
-                if let Some(staging) = self.shadow.staging.take() {
+                if let Some(staging) = self.replica.staging.take() {
                     let (object, waiting) = staging.give_up();
                     self.not_written(core, object, waiting);
                 }
             }
         }
         self.ask_on();
-        if !self.shadow.is_idle() || self.shadow.probe {
-            self.shadow_list(core);
+        if !self.replica.is_idle() || self.replica.probe {
+            self.replica_list(core);
         }
         true
     }
 
     /// The store has told which objects it has; false if a higher epoch fences this owner.
-    pub(crate) fn shadow_listed(
+    pub(crate) fn replica_listed(
         &mut self,
         core: &mut Core,
         at: Stamp,
-        result: Result<Listing, ShadowError>,
+        result: Result<Listing, StateStoreError>,
     ) -> bool {
-        let flight = self.shadow.in_flight.take_if(|flight| flight.at == at);
+        let flight = self.replica.in_flight.take_if(|flight| flight.at == at);
         if flight.is_none() {
             return true;
         }
         match result {
             Ok(listing) => {
-                self.shadow.to_list = false;
-                self.shadow.failed = false;
+                self.replica.to_list = false;
+                self.replica.failed = false;
                 self.answered(core, at, listing.found);
-                let mut objects = match self.shadow.rewriting {
+                let told = self.replica.told.take();
+                if told.is_some_and(|told| told != listing.before) {
+                    tracing::warn!(
+                        slot = self.slot,
+                        found = %listing.before,
+                        "the state store has lost writes of the owner before; the slot is written anew"
+                    );
+                    self.doubt(core);
+                    self.replica.rewriting = true;
+                }
+                let mut objects = match self.replica.rewriting {
                     true => self.stored_objects(),
                     false => Vec::new(),
                 };
@@ -314,113 +324,113 @@ impl Slot {
                     let waiting = Waiting::default();
                     self.not_written(core, object, waiting);
                 }
-                self.shadow.rewriting &= !self.shadow.doubtful.is_empty() || self.shadow.to_list;
+                self.replica.rewriting &= !self.replica.doubtful.is_empty() || self.replica.to_list;
             }
             Err(error) => {
                 if !self.commit_failed(core, at, &error) {
                     return false;
                 }
-                // Events of rooms do not wait for the shadow while it is away.
-                for pending in self.shadow.changes.values_mut() {
+                // Events of rooms do not wait for the state store while it is unavailable.
+                for pending in self.replica.changes.values_mut() {
                     for (room, seq) in pending.waiting.events.drain(..) {
-                        core.room_uncommitted.push((self.slot, room, seq));
+                        core.rooms.uncommitted.push((self.slot, room, seq));
                     }
                 }
             }
         }
         self.ask_on();
-        self.shadow_list(core);
+        self.replica_list(core);
         true
     }
 
     /// A check goes on until the store has answered: where nothing is left to be written, with a
     /// commit of nothing.
     fn ask_on(&mut self) {
-        self.shadow.probe |= self.shadow.check.is_some();
+        self.replica.probe |= self.replica.check.is_some();
     }
 
     /// Looks at what the store knew before a write that it took (or would have taken).
     fn answered(&mut self, core: &mut Core, at: Stamp, found: Found) {
-        let before = self.shadow.refused.replace(found.refused);
+        let before = self.replica.refused.replace(found.refused);
         let refused = before.map_or(0, |before| found.refused.saturating_sub(before));
         core.metrics.refused_writes(refused);
-        let lost = found.last < self.shadow.acked && guard!("lost-writes");
+        let lost = found.last < self.replica.acked && guard!("lost-writes");
         if lost {
             tracing::warn!(
                 slot = self.slot,
                 found = %found.last,
-                acknowledged = %self.shadow.acked,
+                acknowledged = %self.replica.acked,
                 "the state store has lost writes; the slot is written anew"
             );
-            self.shadow_list_anew(core);
+            self.replica_list_anew(core);
         }
-        self.shadow.acked = at;
+        self.replica.acked = at;
     }
 
     /// Asks the store which objects it has, if it has done a write whose answer this process did not get.
     /// The store may have lost the removal of an object before that write, and only the missing answer would
     /// have said so.
     fn look_for_unanswered(&mut self, core: &mut Core, found: Found) {
-        let acked = self.shadow.acked.max(Stamp::new(self.epoch, 0));
+        let acked = self.replica.acked.max(Stamp::new(self.epoch, 0));
         if found.last > acked {
-            self.shadow.to_list = true;
-            self.shadow_list(core);
+            self.replica.to_list = true;
+            self.replica_list(core);
         }
     }
 
     /// The store has lost writes: it is asked which objects it has, all of the slot's are written
     /// anew, and those that the slot does not have are removed.
-    pub(super) fn shadow_list_anew(&mut self, core: &mut Core) {
+    pub(super) fn replica_list_anew(&mut self, core: &mut Core) {
         self.doubt(core);
-        self.shadow.to_list = true;
-        self.shadow.rewriting = true;
-        self.shadow_list(core);
+        self.replica.to_list = true;
+        self.replica.rewriting = true;
+        self.replica_list(core);
     }
 
     /// Something may be missing in the store: all slots ask for theirs.
     fn doubt(&mut self, core: &mut Core) {
-        if !self.shadow.failed && self.shadow.checked == core.checks.doubts {
+        if !self.replica.failed && self.replica.checked == core.checks.doubts {
             core.checks.doubts += 1;
         }
     }
 
     /// Nothing was written, as far as is known; false if a higher epoch fences this owner.
-    fn commit_failed(&mut self, core: &mut Core, at: Stamp, error: &ShadowError) -> bool {
+    fn commit_failed(&mut self, core: &mut Core, at: Stamp, error: &StateStoreError) -> bool {
         match error {
-            ShadowError::Fenced { found } if found.last.epoch > self.epoch => {
+            StateStoreError::Fenced { found } if found.last.epoch > self.epoch => {
                 tracing::warn!(
                     slot = self.slot,
                     epoch = self.epoch,
                     known = found.last.epoch,
-                    "fenced by the shadow"
+                    "fenced by the state store"
                 );
                 core.admit_epoch(self.slot, found.last.epoch);
                 return false;
             }
             // Something on the way has repeated it: whether it was done is unknown as well.
-            ShadowError::Fenced { found } => {
+            StateStoreError::Fenced { found } => {
                 core.metrics.refused_writes(1);
                 self.doubt(core);
-                self.shadow.refused = Some(found.refused);
-                self.shadow.n = self.shadow.n.max(found.last.n);
+                self.replica.refused = Some(found.refused);
+                self.replica.n = self.replica.n.max(found.last.n);
             }
-            ShadowError::Stale { found, .. } => {
+            StateStoreError::Stale { found, .. } => {
                 self.doubt(core);
                 self.look_for_unanswered(core, *found);
                 self.answered(core, at, *found);
             }
-            ShadowError::Away(reason) => {
+            StateStoreError::Unavailable(reason) => {
                 tracing::debug!(
                     slot = self.slot,
                     reason,
-                    "shadow commit failed; trying again"
+                    "commit to the state store failed; trying again"
                 );
                 self.doubt(core);
-                self.shadow.retry_at_ms = core.now_ms + core.config.shadow_retry_ms;
-                core.metrics.shadow_away();
+                self.replica.retry_at_ms = core.now_ms + core.config.times.state_store_retry_ms;
+                core.metrics.state_store_unavailable();
             }
         }
-        self.shadow.failed = true;
+        self.replica.failed = true;
         true
     }
 
@@ -429,29 +439,33 @@ impl Slot {
         for (id, number) in waiting.sessions {
             self.detach_committed(core, id, number);
         }
+        for (id, settled) in waiting.settled {
+            self.settled_committed(core, id, settled);
+        }
         for (room, seq) in waiting.events {
-            core.room_committed.push((self.slot, room, seq));
+            core.rooms.committed.push((self.slot, room, seq));
         }
         for (room, seq) in waiting.trims {
-            core.room_trimmed.push((self.slot, room, seq));
+            core.rooms.trimmed.push((self.slot, room, seq));
         }
     }
 
     /// An object may be written or not: it is written whole, or deleted.
     fn not_written(&mut self, core: &mut Core, object: String, waiting: Waiting) {
-        // Rooms go on while the shadow is away: their events leave uncommitted and are settled by
+        // Rooms go on while the state store is unavailable: their events leave uncommitted and are settled by
         // their receivers.
         for (room, seq) in waiting.events {
-            core.room_uncommitted.push((self.slot, room, seq));
+            core.rooms.uncommitted.push((self.slot, room, seq));
         }
-        self.shadow.doubtful.insert(object.clone());
+        self.replica.doubtful.insert(object.clone());
         let change = if self.is_stored(&object) {
             Change::Replace
         } else {
             Change::Delete
         };
-        let pending = self.shadow.put(object, change);
+        let pending = self.replica.put(object, change);
         pending.sessions.extend(waiting.sessions);
+        pending.settled.extend(waiting.settled);
         pending.trims.extend(waiting.trims);
     }
 }

@@ -13,11 +13,11 @@ use crate::worker::verona::message;
 
 const ROMEO: &str = "romeo@c.example/orchard";
 
-type Archived = Vec<(proto::ArchiveRow, WorkId)>;
+type Archived = Vec<(proto::ArchiveRow, OperationId)>;
 
 fn archived(jobs: Vec<Job>) -> Archived {
     let batches = jobs.into_iter().filter_map(|job| match job {
-        Job::Archive { rows, works } => Some(rows.into_iter().zip(works)),
+        Job::Archive { rows, operations } => Some(rows.into_iter().zip(operations)),
         _ => None,
     });
     batches.flatten().collect()
@@ -39,7 +39,7 @@ fn fenced(router: &mut Router, rows: Archived) -> Vec<Job> {
     let slots = rows.iter().map(|(row, _)| place(row.fence.as_ref()));
     let done = JobDone::Archive {
         slots: slots.collect(),
-        works: rows.iter().map(|(_, work)| *work).collect(),
+        operations: rows.iter().map(|(_, operation)| *operation).collect(),
         fenced: rows,
     };
     router.turn(vec![Input::Done(done)])
@@ -147,5 +147,9 @@ fn a_router_answers_too_low_an_epoch_with_the_one_that_it_knows() {
     owner.turn(Vec::new());
     let slot = owner.worker.slots.get_mut(3).unwrap();
     let waits: Vec<u64> = slot.waits_for(&owner.worker.core).collect();
-    assert_eq!(waits, [2, 0], "for the router, still, and for the shadow");
+    assert_eq!(
+        waits,
+        [2, 0],
+        "for the router, still, and for the state store"
+    );
 }

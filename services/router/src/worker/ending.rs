@@ -1,21 +1,23 @@
-//! Sessions end: everybody is told, what was not taken is kept or sent back, and the session is
-//! forgotten once nobody holds anything of it.
+//! The end of a session. Its owner sends unavailable presence to contacts and rooms, stores the stanzas that the
+//! client did not acknowledge or returns them to their senders, and then deletes the session, as soon as no process
+//! has stanzas of it.
 
-use sestina_api::key::{EffectKey, EffectKind};
+use sestina_api::key::{IdempotencyKey, Purpose};
 use sestina_proto as proto;
 use sestina_proto::to_edge::Body;
 use sestina_runtime::failpoint;
 use sestina_telemetry::Queue;
 use sestina_xmpp::jid::Jid;
 
+use super::channel::{Attachment, Channel, OutItem};
+use super::client::Joined;
 use super::core::{Core, LaneRef};
-use super::session::{Attachment, Joined, OutItem, Session};
+use super::operations::{OnDone, OperationId};
 use super::slot::Slot;
-use super::work::{OnDone, WorkId};
 
 impl Slot {
     /// Ends a session from the server's side, with a stream error for its socket. After a takeover
-    /// its edge first sends again what its client knows to be accepted.
+    /// its edge first sends again what the owner before may have accepted.
     pub(crate) fn close_session(
         &mut self,
         core: &mut Core,
@@ -24,21 +26,21 @@ impl Slot {
         text: &'static str,
     ) {
         if let Some(session) = self.sessions.get_mut(&id)
-            && session.owes()
-            && session.edge().is_some()
+            && session.channel.is_replaying()
+            && !session.channel.is_ending()
         {
-            session.close_asked.get_or_insert((condition, text));
+            session.channel.close_asked.get_or_insert((condition, text));
             return;
         }
         if let Some(session) = self.sessions.get(&id)
-            && let Some((lane, handle)) = session.edge()
+            && let Some((lane, handle)) = session.channel.edge()
         {
             let close = proto::CloseSession {
                 handle,
-                generation: session.generation,
+                generation: session.channel.generation,
                 condition: condition.to_owned(),
                 text: text.to_owned(),
-                // What it did not take is stored first.
+                // Messages that it did not take are stored first.
                 keep: true,
                 ended: true,
             };
@@ -53,17 +55,17 @@ impl Slot {
         if self
             .sessions
             .get(&id)
-            .is_some_and(|s| s.close_asked.is_some())
+            .is_some_and(|s| s.channel.close_asked.is_some())
         {
             return;
         }
         core.metrics.overflowed(queue);
         let (limit, option) = match queue {
-            Queue::User => (core.config.user_queue_bytes, "router.user_queue"),
-            Queue::Slot => (core.config.slot_queue_bytes, "router.slot_queue"),
-            _ => (core.config.session_queue_bytes, "sm.max_queue"),
+            Queue::User => (core.config.limits.user_queue_bytes, "router.user_queue"),
+            Queue::Slot => (core.config.limits.slot_queue_bytes, "router.slot_queue"),
+            _ => (core.config.limits.session_queue_bytes, "sm.max_queue"),
         };
-        tracing::warn!(jid = %self.sessions.get(&id).map(|s| s.jid.as_str().to_owned()).unwrap_or_default(),
+        tracing::warn!(jid = %self.sessions.get(&id).map(|s| s.channel.jid.as_str().to_owned()).unwrap_or_default(),
             limit, option, "too much waits for clients; ending the session with most of it");
         self.close_session(
             core,
@@ -73,62 +75,72 @@ impl Slot {
         );
     }
 
-    /// Tells everybody that a session is over: its own resources, rooms, contacts; what it did not
-    /// take goes to the offline store. Forgotten when all of that is done.
+    /// Ends a session: sends its unavailable presence to the user's other sessions, to rooms and contacts, and stores
+    /// the messages that the client did not acknowledge. The session is deleted when all of that is done.
     pub(crate) fn end_session(&mut self, core: &mut Core, id: u128) {
         let Some(session) = self.sessions.get_mut(&id) else {
             return;
         };
-        if session.is_ending() {
+        if session.channel.is_ending() {
             return;
         }
         failpoint!("router.session_ended");
-        let edge = session.edge();
+        let edge = session.channel.edge();
         // It belongs to what this turn has given to the edge, from which a new owner may take the session.
         session.tell_record(core, self.slot, self.epoch);
         if edge.is_none() {
             core.metrics.reattached();
         }
-        session.attachment = Attachment::Ending;
-        let work = core.works.open(OnDone::Ended {
+        session.channel.attachment = Attachment::Ending;
+        let operation = core.operations.open(OnDone::Ended {
             slot: self.slot,
             session: id,
         });
-        let was = session.available.take();
-        let jid = session.jid.clone();
-        let joined: Vec<(Jid, Joined)> = session.joined.drain().collect();
-        let directed: Vec<Jid> = session.directed.drain().collect();
-        if session.sm.is_none() {
+        let was = session.client.available.take();
+        let closing = session.channel.closing;
+        let jid = session.channel.jid.clone();
+        let joined: Vec<(Jid, Joined)> = session.client.joined.drain().collect();
+        let directed: Vec<Jid> = session.client.directed.drain().collect();
+        if session.channel.sm.is_none() {
             // Without acknowledgements, what was written counts as taken.
-            let written = session.written;
+            let written = session.channel.outgoing.written;
             session.on_acked(core, written);
         }
-        let queue: Vec<(u64, OutItem)> =
-            (session.acked + 1..).zip(session.queue.drain(..)).collect();
-        session.queue_bytes.clear();
-        session.bulk_bytes = 0;
-        session.left_stored = session.stored.as_ref().is_some_and(|c| c.is_open());
+        let queue: Vec<(u64, OutItem)> = (session.channel.outgoing.acked + 1..)
+            .zip(session.channel.outgoing.queue.drain(..))
+            .collect();
+        session.channel.outgoing.queue_bytes.clear();
+        session.channel.outgoing.bulk_bytes = 0;
+        // An owner before this one may have begun to end the session: it may have stored messages that need not be
+        // stored any more, and died before another session of the user read them.
+        session.client.left_stored = session.channel.copies.was_before
+            || session.client.stored.as_ref().is_some_and(|c| c.is_open());
         let user = super::slot::entity_of(jid.bare_str());
-        let had = session.restored.iter();
-        let had = had.filter(|key| key.kind == EffectKind::Route as u32);
-        self.given.extend(had.map(|key| (key.origin, key.n, user)));
-        for work in session.state_waits.drain(..) {
-            core.part_done(work);
+        let had = session.channel.outgoing.restored.iter();
+        let had = had.filter(|key| key.is(Purpose::Route));
+        self.inbox
+            .given
+            .extend(had.map(|key| (key.origin, key.n, user)));
+        for operation in session.channel.state_waits.drain(..) {
+            core.part_done(operation);
         }
-        let n = session.accepted + 1;
-        let generation = session.generation;
-        session.ended_from = edge;
+        let n = session.channel.incoming.accepted + 1;
+        let generation = session.channel.generation;
+        session.channel.copies.ended_from = edge;
         if let Some((lane, handle)) = edge {
             self.handles.remove(&(lane.edge, handle));
         }
         core.metrics.ended();
-        self.release_older(core, id);
-        self.return_unacknowledged(core, id, &jid, queue, work);
-        self.end_stored(core, id, work);
+        self.release_previous(core, id);
+        self.return_unacknowledged(core, id, &jid, queue, operation);
+        self.end_stored(core, id, operation);
         self.end_pages(core, id);
+        if closing {
+            self.go_on_behind(core, &jid.bare());
+        }
         if was.is_some() {
             let key = ended_key(id, n, generation, 0);
-            self.tell_own(core, key, &jid, work);
+            self.tell_own(core, key, &jid, operation);
         }
         let rooms = joined
             .iter()
@@ -136,63 +148,77 @@ impl Slot {
         for (index, to) in rooms.chain(directed).enumerate() {
             let key = ended_key(id, n, generation, 1 + index);
             let stanza = Slot::unavailable_of(&jid, &to);
-            self.send_effect(core, id, key, &to, stanza, work);
+            self.send_message(core, id, key, &to, stanza, operation);
         }
-        core.part_done(work);
+        core.part_done(operation);
     }
 
-    fn tell_own(&mut self, core: &mut Core, key: EffectKey, jid: &Jid, work: WorkId) {
+    fn tell_own(
+        &mut self,
+        core: &mut Core,
+        key: IdempotencyKey,
+        jid: &Jid,
+        operation: OperationId,
+    ) {
         // A later session may have its address, and have said that it is there: a new owner of the slot
         // may hear of it before it hears the last of this one.
         let later = self.session_of(jid).and_then(|id| self.sessions.get(&id));
-        let stanza = match later.and_then(|session| session.available.as_ref()) {
+        let later = later.filter(|session| !session.channel.closing);
+        let stanza = match later.and_then(|session| session.client.available.as_ref()) {
             Some(available) => available.stanza.clone(),
             None => Slot::unavailable_of(jid, &jid.bare()).into(),
         };
-        self.tell_available(core, &jid.bare(), key, stanza, None, Some(work));
+        self.tell_available(core, &jid.bare(), key, stanza, None, Some(operation));
     }
 
-    /// Everybody was told. What the client sent before may still be under way: until it is settled
-    /// its keys are needed, and the edge holds its copies.
+    /// Rooms and contacts have the session's unavailable presence. Stanzas that the client sent before may not be
+    /// settled yet: until they are, their keys are needed, and the edge holds its copies.
     pub(crate) fn session_ended(&mut self, core: &mut Core, id: u128) {
         if let Some(session) = self.sessions.get_mut(&id)
-            && std::mem::take(&mut session.left_stored)
+            && std::mem::take(&mut session.client.left_stored)
         {
-            let user = session.jid.bare();
+            let user = session.channel.jid.bare();
             if let Some(other) = self.offline_left(core, &user) {
                 // A new owner is to read it as well: the record of that session says so.
-                let work = core.works.open(OnDone::Ended {
+                let operation = core.operations.open(OnDone::Ended {
                     slot: self.slot,
                     session: id,
                 });
-                self.keep_registry(core, other, work);
-                return core.part_done(work);
+                self.keep_registry(core, other, operation);
+                return core.part_done(operation);
             }
         }
         if let Some(session) = self.sessions.get_mut(&id)
-            && session.settled < session.accepted
+            && session.channel.incoming.settled < session.channel.incoming.accepted
         {
-            session.all_told = true;
+            session.channel.all_told = true;
             return;
         }
-        // Keys are needed until nobody is left who could send something again.
-        let Some(session) = self.sessions.get_mut(&id).filter(|s| s.holders.is_empty()) else {
+        // Keys are needed until no process is left that could send something again.
+        let Some(session) = self
+            .sessions
+            .get_mut(&id)
+            .filter(|s| s.channel.copies.holders.is_empty())
+        else {
             return;
         };
-        let generation = session.generation;
-        let last = [session.ended_from.take(), session.detached_from.take()];
+        let generation = session.channel.generation;
+        let last = [
+            session.channel.copies.ended_from.take(),
+            session.channel.copies.detached_from.take(),
+        ];
         let last = last.into_iter().flatten();
-        session.holders = last
+        session.channel.copies.holders = last
             .map(|(lane, handle)| (lane, proto::Detached { handle, generation }))
-            .chain(session.older.drain(..).map(|o| {
+            .chain(session.channel.copies.previous.drain(..).map(|o| {
                 let (handle, generation) = (o.handle, o.generation);
                 (o.lane, proto::Detached { handle, generation })
             }))
             .collect();
-        if session.holders.is_empty() {
+        if session.channel.copies.holders.is_empty() {
             return self.forget_session(core, id);
         }
-        for (lane, gone) in session.holders.clone() {
+        for (lane, gone) in session.channel.copies.holders.clone() {
             self.tell_gone(core, id, lane, gone);
         }
     }
@@ -212,12 +238,14 @@ impl Slot {
     /// An attachment of a session that is over holds nothing any more.
     pub(crate) fn holder_gone(&mut self, core: &mut Core, id: u128, lane: LaneRef, handle: u64) {
         if let Some(session) = self.sessions.get_mut(&id)
-            && !session.holders.is_empty()
+            && !session.channel.copies.holders.is_empty()
         {
             session
+                .channel
+                .copies
                 .holders
                 .retain(|(l, gone)| (*l, gone.handle) != (lane, handle));
-            if session.holders.is_empty() {
+            if session.channel.copies.holders.is_empty() {
                 self.forget_session(core, id);
             }
         }
@@ -227,12 +255,12 @@ impl Slot {
         let Some(session) = self.remove_session(id) else {
             return;
         };
-        for target in session.mark_targets.keys() {
-            core.send_mark(*target, id, u64::MAX);
+        for target in session.channel.incoming.watermark_targets.keys() {
+            core.send_watermark(*target, id, u64::MAX);
         }
-        let user = session.jid.bare();
+        let user = session.channel.jid.bare();
         self.release_own(core, &user, id, u64::MAX);
-        self.shadow_delete_object(core, Session::shadow_object(id));
+        self.replica_delete_object(core, Channel::replica_name(id));
     }
 }
 
@@ -240,18 +268,13 @@ impl Slot {
 /// die before the end of the session is written. If the client then resumes the session and sends no
 /// stanza, the later end of the session has the same stanza number, and the addressee would drop its
 /// presence as a duplicate. The generation, which a resumption raises, makes the two keys different.
-pub(super) fn ended_key(id: u128, n: u64, generation: u32, index: usize) -> EffectKey {
+pub(super) fn ended_key(id: u128, n: u64, generation: u32, index: usize) -> IdempotencyKey {
     /// More than there are addressees of one session.
     const EACH: u32 = 1 << 12;
     /// Numbers above these are those of what goes back to senders (`returned.rs`).
     const TURNS: u32 = 1 << 8;
     let index = u32::try_from(index).unwrap_or(u32::MAX) % EACH;
-    EffectKey::indexed(
-        id,
-        n,
-        EffectKind::Ended,
-        (generation % TURNS) * EACH + index,
-    )
+    IdempotencyKey::indexed(id, n, Purpose::Ended, (generation % TURNS) * EACH + index)
 }
 
 #[cfg(test)]

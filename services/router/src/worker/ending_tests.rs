@@ -5,9 +5,10 @@ use sestina_proto::to_router::Body as RouterBody;
 use sestina_xmpp::stanza::{Kind, Stanza};
 
 use super::*;
+use crate::worker::client::Available;
 use crate::worker::core::{Job, PeerRef};
 use crate::worker::input::{Input, JobDone};
-use crate::worker::session::Available;
+use crate::worker::session::Session;
 use crate::worker::slot::new_origin;
 use crate::worker::testing::{LANE, Router};
 use crate::worker::verona::message;
@@ -20,9 +21,9 @@ fn rows(router: &mut Router, mut jobs: Vec<Job>) -> Vec<Job> {
     let mut rows = Vec::new();
     while let Some(job) = jobs.pop() {
         let done = match job {
-            Job::Archive { rows, works } => JobDone::Archive {
+            Job::Archive { rows, operations } => JobDone::Archive {
                 slots: rows.iter().map(|row| place(row.fence)).collect(),
-                works,
+                operations,
                 fenced: Vec::new(),
             },
             Job::OfflineList(read) => JobDone::OfflineList {
@@ -78,18 +79,21 @@ fn a_message_that_an_ended_session_did_not_take_is_settled_when_it_is_stored() {
     let settled = |router: &mut Router| {
         let slot = router.worker.slots.get_mut(romeo).unwrap();
         let session = slot.sessions.values().next().unwrap();
-        (session.accepted, session.settled)
+        (
+            session.channel.incoming.accepted,
+            session.channel.incoming.settled,
+        )
     };
     assert!(says(&mut router, romeo, 1, message(BALCONY, "adieu")).is_empty());
     assert_eq!(settled(&mut router), (1, 0));
     let mut stored = closes(&mut router, juliet, 2);
     assert_eq!(settled(&mut router), (1, 0), "its row is on its way");
-    let Some(Job::Offline { rows, works }) = stored.pop() else {
+    let Some(Job::Offline { rows, operations }) = stored.pop() else {
         panic!("it is not stored: {stored:?}");
     };
     let done = JobDone::Offline {
         slots: rows.iter().map(|row| place(row.fence)).collect(),
-        works,
+        operations,
         fenced: Vec::new(),
         full: Vec::new(),
     };
@@ -120,8 +124,8 @@ fn ends_without(taking: &[u64], ending: &[u64]) -> Vec<usize> {
     let next = |router: &mut Router, handle: u64| {
         let slot = router.worker.slots.get_mut(juliet).unwrap();
         let mut sessions = slot.sessions.values();
-        let session = sessions.find(|s| s.edge() == Some((LANE, handle)));
-        session.unwrap().next
+        let session = sessions.find(|s| s.channel.edge() == Some((LANE, handle)));
+        session.unwrap().channel.outgoing.next
     };
     for handle in taking {
         let number = next(&mut router, *handle);
@@ -142,7 +146,7 @@ fn ends_without(taking: &[u64], ending: &[u64]) -> Vec<usize> {
         .sessions
         .values_mut()
     {
-        (1..=session.next).for_each(|number| session.release(number));
+        (1..=session.channel.outgoing.next).for_each(|number| session.channel.release(number));
     }
     let stored = |jobs: Vec<Job>| jobs.iter().map(offline_rows).sum();
     let ends = ending.iter().copied();
@@ -190,7 +194,7 @@ fn the_end_of_a_session_says_nothing_of_the_one_that_has_its_address_now() {
             let attachment = Attachment::Edge { lane, handle };
             let jid = Jid::from_wire(BALCONY);
             let mut session = Session::new(new_origin(slot), jid, attachment);
-            session.available = Some(Box::new(Available {
+            session.client.available = Some(Box::new(Available {
                 priority: 0,
                 stanza: Stanza::new(Kind::Presence).into(),
             }));
@@ -225,11 +229,11 @@ fn a_room_hears_of_an_end_from_what_tells_it_alone() {
     let session = owned.session_of(&Jid::from_wire(ROMEO)).unwrap();
     closes(&mut router, romeo, 1);
     let owned = router.worker.slots.get_mut(romeo).unwrap();
-    assert!(owned.sessions[&session].is_ending());
+    assert!(owned.sessions[&session].channel.is_ending());
     let gone = |router: &mut Router, session: u128| {
         let (session_hi, session_lo) = sestina_api::key::split(session);
         let event = proto::RoomEvent {
-            key: Some(EffectKey::new(new_origin(7), 1, EffectKind::RoomEvent).into()),
+            key: Some(IdempotencyKey::new(new_origin(7), 1, Purpose::RoomEvent).into()),
             room_slot: 7,
             room_epoch: 1,
             variants: vec![message(ROMEO, "ho").into()],

@@ -1,6 +1,6 @@
 //! Frames of edges and routers, each to the row that it is for.
 
-use sestina_api::key::{EffectKey, join};
+use sestina_api::key::{IdempotencyKey, join};
 use sestina_proto as proto;
 use sestina_proto::peer_frame::Body as PeerBody;
 use sestina_proto::to_edge::Body as EdgeBody;
@@ -9,10 +9,10 @@ use sestina_runtime::guard;
 use sestina_telemetry::Lane;
 
 use super::core::{Core, LaneRef, PeerRef};
+use super::handover_states;
 use super::lanes::InFlight;
-use super::parting;
-use super::passage::Passage;
-use super::receive::{Asker, refuse_effect};
+use super::receive::{Asker, refuse_message};
+use super::trace_context::TraceContext;
 use super::turn::Worker;
 
 impl Worker {
@@ -43,7 +43,7 @@ impl Worker {
             }
             _ => {}
         }
-        // A frozen slot takes nothing new, but what it sent is acknowledged to it.
+        // A slot that is quiescing takes nothing new, but what it sent is acknowledged to it.
         let acked = matches!(body, RouterBody::Acked(_));
         let serving = slot.filter(|s| s.is_active() || (acked && s.is_serving()));
         let Some(slot) = serving else {
@@ -51,10 +51,11 @@ impl Worker {
         };
         match body {
             RouterBody::Inbound(inbound) => {
-                let (passage, span) = Passage::of(inbound.age_us, &inbound.trace, "route");
-                core.passage = passage;
+                let (trace_context, span) =
+                    TraceContext::of(inbound.age_us, &inbound.trace, "route");
+                core.trace_context = trace_context;
                 span.in_scope(|| slot.inbound(core, lane, inbound));
-                core.passage = Passage::default();
+                core.trace_context = TraceContext::default();
             }
             RouterBody::Acked(acked) => slot.acked(core, lane, acked),
             RouterBody::Asked(asked) => slot.asked(core, lane, &asked),
@@ -80,8 +81,8 @@ impl Worker {
                 continue;
             }
             let core = &mut self.core;
-            if let InFlight::State { work } = what {
-                core.part_done(work);
+            if let InFlight::State { operation } = what {
+                core.part_done(operation);
             }
             let Some(slot) = self.slots.get_mut(number) else {
                 continue;
@@ -96,7 +97,9 @@ impl Worker {
                     attached_no,
                     session,
                 } => slot.attachment_held(core, session, attached_no),
-                InFlight::Settled { session, settled } => slot.mark_reached(core, session, settled),
+                InFlight::Settled { session, settled } => {
+                    slot.watermark_reached(core, session, settled)
+                }
                 InFlight::Gone { session, handle } => slot.holder_gone(core, session, lane, handle),
                 InFlight::State { .. } => {}
             }
@@ -113,37 +116,22 @@ impl Worker {
         let number = u16::try_from(frame.slot).unwrap_or(u16::MAX);
         let core = &mut self.core;
         match frame.body {
-            Some(PeerBody::Effect(effect)) => {
-                let slot = self.slots.get_mut(number);
-                match slot.filter(|s| s.epoch == frame.epoch) {
-                    Some(slot) => {
-                        let (passage, span) = Passage::of(effect.age_us, &effect.trace, "receive");
-                        core.passage = passage;
-                        span.in_scope(|| slot.effect(core, from, effect));
-                        core.passage = Passage::default();
-                    }
-                    None => {
-                        if let Some(key) = effect.key.as_ref().map(EffectKey::from) {
-                            let origin_slot = u16::try_from(effect.origin_slot).unwrap_or(u16::MAX);
-                            let asker = Asker {
-                                peer: from,
-                                origin_slot,
-                                stream: effect.stream,
-                            };
-                            refuse_effect(core, number, asker, key);
-                        }
-                    }
+            Some(PeerBody::SlotMessage(message)) => {
+                self.slot_message(from, (number, frame.epoch), message);
+            }
+            Some(PeerBody::SlotMessageAck(done)) => {
+                if let Some(slot) = self.slots.get_mut(number).filter(|s| s.is_serving()) {
+                    slot.message_answered(core, done);
                 }
             }
-            Some(PeerBody::EffectDone(done)) => {
+            Some(PeerBody::Watermarks(watermarks)) => {
                 if let Some(slot) = self.slots.get_mut(number).filter(|s| s.is_serving()) {
-                    slot.effect_answered(core, done);
-                }
-            }
-            Some(PeerBody::Marks(marks)) => {
-                if let Some(slot) = self.slots.get_mut(number).filter(|s| s.is_serving()) {
-                    for mark in marks.marks {
-                        slot.marked(core, join(mark.origin_hi, mark.origin_lo), mark.mark);
+                    for watermark in watermarks.watermarks {
+                        slot.watermark(
+                            core,
+                            join(watermark.origin_hi, watermark.origin_lo),
+                            watermark.watermark,
+                        );
                     }
                 }
             }
@@ -153,48 +141,19 @@ impl Worker {
                     slot.room_acked(core, ack);
                 }
             }
-            Some(PeerBody::InstallEpoch(_)) => {
-                core.admit_epoch(number, frame.epoch);
-                self.lose(number, frame.epoch);
-                let state = self.parting.take(number, frame.epoch);
-                let installed = proto::PeerEpochInstalled {
-                    node: Some(self.core.me.clone()),
-                    state,
-                    known: self.core.known_epoch(number),
-                };
-                let answer = proto::PeerFrame {
-                    slot: frame.slot,
-                    epoch: frame.epoch,
-                    body: Some(PeerBody::EpochInstalled(installed)),
-                };
-                self.core.send_peer(from, answer);
-                self.core.given_away.installed(number, frame.epoch);
-            }
-            Some(PeerBody::EpochInstalled(installed)) if installed.known > frame.epoch => {
-                self.outranked(number, installed.known);
-            }
+            Some(PeerBody::InstallEpoch(_)) => self.install_epoch(from, number, frame.epoch),
             Some(PeerBody::EpochInstalled(installed)) => {
-                if let Some(slot) = self
-                    .slots
-                    .get_mut(number)
-                    .filter(|s| s.epoch == frame.epoch)
-                {
-                    // Before this router counts as told: its copy may be newer than what was loaded.
-                    if let Some(state) = installed.state {
-                        slot.shadow_loaded(core, parting::loaded(state));
-                    }
-                    slot.node_done(core, from.0);
-                }
+                self.epoch_installed(from, (number, frame.epoch), installed);
             }
             Some(PeerBody::UserChanged(changed)) => {
                 if let Some(slot) = self.slots.get_mut(number).filter(|_| changed.close) {
                     slot.close_user(core, &changed.bare);
                 }
             }
-            Some(PeerBody::MarkQuery(query)) => {
+            Some(PeerBody::WatermarkQuery(query)) => {
                 // Only an owner that has restored everything knows whom it does not know.
                 if let Some(slot) = self.slots.get_mut(number).filter(|s| s.is_serving()) {
-                    slot.answer_marks(core, from, &query);
+                    slot.answer_watermarks(core, from, &query);
                 }
             }
             Some(PeerBody::RoomAsk(ask)) => self.room_ask(from, &ask),
@@ -226,11 +185,73 @@ impl Worker {
         }
     }
 
+    fn slot_message(
+        &mut self,
+        from: PeerRef,
+        (number, epoch): (u16, u64),
+        message: proto::SlotMessage,
+    ) {
+        let core = &mut self.core;
+        let slot = self.slots.get_mut(number);
+        if let Some(slot) = slot.filter(|s| s.epoch == epoch) {
+            let (trace_context, span) = TraceContext::of(message.age_us, &message.trace, "receive");
+            core.trace_context = trace_context;
+            span.in_scope(|| slot.slot_message(core, from, message));
+            core.trace_context = TraceContext::default();
+        } else if let Some(key) = message.key.as_ref().map(IdempotencyKey::from) {
+            let asker = Asker {
+                peer: from,
+                origin_slot: u16::try_from(message.origin_slot).unwrap_or(u16::MAX),
+                stream: message.stream,
+            };
+            refuse_message(core, number, asker, key);
+        }
+    }
+
+    /// A new owner installs its epoch here: it is answered with the copy that this process has if it had the slot.
+    fn install_epoch(&mut self, from: PeerRef, number: u16, epoch: u64) {
+        self.core.admit_epoch(number, epoch);
+        self.lose(number, epoch);
+        let state = self.handover_states.take(number, epoch);
+        let installed = proto::PeerEpochInstalled {
+            node: Some(self.core.me.node.clone()),
+            state,
+            known: self.core.known_epoch(number),
+        };
+        let answer = proto::PeerFrame {
+            slot: u32::from(number),
+            epoch,
+            body: Some(PeerBody::EpochInstalled(installed)),
+        };
+        self.core.send_peer(from, answer);
+        let releases = &self.core.owners.unconfirmed_releases;
+        releases.installed(number, epoch);
+    }
+
+    fn epoch_installed(
+        &mut self,
+        from: PeerRef,
+        (number, epoch): (u16, u64),
+        installed: proto::PeerEpochInstalled,
+    ) {
+        if installed.known > epoch {
+            return self.outranked(number, installed.known);
+        }
+        let slot = self.slots.get_mut(number);
+        if let Some(slot) = slot.filter(|s| s.epoch == epoch) {
+            // Before this router counts as told: its copy may be newer than what was loaded.
+            if let Some(state) = installed.state {
+                slot.take_state(&mut self.core, handover_states::loaded(state));
+            }
+            slot.node_done(&mut self.core, from.0);
+        }
+    }
+
     pub(super) fn take_room_event(&mut self, from: PeerRef, event: proto::RoomEvent) {
-        let (passage, span) = Passage::of(event.age_us, &event.trace, "room_event");
-        self.core.passage = passage;
+        let (trace_context, span) = TraceContext::of(event.age_us, &event.trace, "room_event");
+        self.core.trace_context = trace_context;
         span.in_scope(|| crate::room::room_event(&mut self.slots, &mut self.core, from, event));
-        self.core.passage = Passage::default();
+        self.core.trace_context = TraceContext::default();
     }
 }
 

@@ -36,12 +36,12 @@ fn asks(router: &mut Router, romeo: u16) {
     };
     let jobs = router.edge_says(romeo, RouterBody::Inbound(inbound), 0);
     for job in jobs {
-        if let Job::Archive { rows, works } = job {
+        if let Job::Archive { rows, operations } = job {
             let slots = rows.iter().map(|_| (romeo, 1)).collect();
             let fenced = Vec::new();
             let done = JobDone::Archive {
                 slots,
-                works,
+                operations,
                 fenced,
             };
             router.turn(vec![Input::Done(done)]);
@@ -53,7 +53,7 @@ fn asks(router: &mut Router, romeo: u16) {
 fn settled(router: &mut Router, slot: u16) -> u64 {
     let slot = router.worker.slots.get_mut(slot).unwrap();
     let session = slot.session_of(&Jid::from_wire(ROMEO)).unwrap();
-    slot.sessions[&session].settled
+    slot.sessions[&session].channel.incoming.settled
 }
 
 fn acknowledges(router: &mut Router, refused: &[u16]) {
@@ -89,10 +89,10 @@ fn an_edge_that_does_not_know_the_session_holds_nothing_of_it() {
     let worker = &mut router.worker;
     let slot = worker.slots.get_mut(juliet).unwrap();
     let id = slot.session_of(&Jid::from_wire(BALCONY)).unwrap();
-    let attached_no = slot.sessions[&id].attached_no;
+    let attached_no = slot.sessions[&id].channel.copies.attached_no;
     for held in [0, 1] {
         slot.deliveries_held(&mut worker.core, LANE, id, 1, 1);
-        assert_eq!(slot.sessions[&id].held, held);
+        assert_eq!(slot.sessions[&id].channel.outgoing.held, held);
         slot.attachment_held(&mut worker.core, id, attached_no);
     }
 }
@@ -103,14 +103,7 @@ fn what_came_behind_an_answer_that_nobody_waited_for_is_not_held() {
     let mut router = Router::new(1, &[], || 0);
     let romeo = router.session(ROMEO, 1);
     let juliet = router.session(BALCONY, 2);
-    let enable = proto::EnableSm {
-        handle: 2,
-        generation: 1,
-        resume: true,
-        max_s: 300,
-        ..proto::EnableSm::default()
-    };
-    router.edge_says(juliet, RouterBody::EnableSm(enable), 0);
+    router.enable(juliet, 2);
     let slot = router.worker.slots.get_mut(juliet).unwrap();
     let session = slot.session_of(&Jid::from_wire(BALCONY)).unwrap();
     let (session_hi, session_lo) = sestina_api::key::split(session);

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use prost::Message as _;
-use sestina_api::shadow::{Loaded, ShadowObject, Stamp};
+use sestina_api::state_store::{Loaded, ReplicaObject, Stamp};
 use sestina_proto as proto;
 use sestina_proto::peer_frame::Body as PeerBody;
 use sestina_proto::to_edge::Body as EdgeBody;
@@ -34,7 +34,7 @@ pub(crate) fn presence(says: &str) -> proto::Stanza {
 pub(crate) fn told(
     nick: &str,
     session: u64,
-    standing: u32,
+    affiliation_and_role: u32,
     seq: u64,
     says: &str,
 ) -> proto::RoomMembership {
@@ -42,7 +42,7 @@ pub(crate) fn told(
         room: GARDEN.to_owned(),
         member: Some(proto::RoomMember {
             nick: nick.to_owned(),
-            standing,
+            affiliation_and_role,
             presence: None,
             seq,
         }),
@@ -62,7 +62,7 @@ pub(crate) fn with_presence(
     membership
 }
 
-/// An occupant as the shadow has it.
+/// An occupant as the state store has it.
 pub(crate) fn stored(nick: &str, session: u64, seq: u64, says: &str) -> (String, bytes::Bytes) {
     let occupant = proto::RoomOccupant {
         nick: nick.to_owned(),
@@ -105,8 +105,8 @@ impl Garden {
                 ..proto::RoomState::default()
             };
             let meta = ("meta".to_owned(), state.encode_to_vec().into());
-            objects.push(ShadowObject {
-                object: crate::worker::shadow::room_object(&garden),
+            objects.push(ReplicaObject {
+                object: crate::worker::replica::room_object(&garden),
                 version: Stamp::new(1, 1),
                 fields: fields.into_iter().chain([meta]).collect(),
             });
@@ -117,7 +117,7 @@ impl Garden {
                 epoch: EPOCH,
                 live: Arc::from([edge, node(2)]),
             },
-            Input::Done(JobDone::ShadowLoaded {
+            Input::Done(JobDone::ReplicaLoaded {
                 slot,
                 epoch: EPOCH,
                 result: Ok(Loaded {
@@ -215,24 +215,24 @@ impl Garden {
 
     /// Types and senders of what the room tells a session of its own presence.
     pub(crate) fn own_of(&mut self, session: u64) -> Vec<(String, String)> {
-        self.told_to(session, |target| target.standing != 0)
+        self.told_to(session, |target| target.affiliation_and_role != 0)
     }
 
     /// Types and senders of what the room tells a session of other occupants.
     pub(crate) fn told_of_others(&mut self, session: u64) -> Vec<(String, String)> {
-        self.told_to(session, |target| target.standing == 0)
+        self.told_to(session, |target| target.affiliation_and_role == 0)
     }
 
     pub(crate) fn told_to(
         &mut self,
         session: u64,
-        is: impl Fn(&proto::RoomTailTarget) -> bool,
+        is: impl Fn(&proto::RoomLoggedTarget) -> bool,
     ) -> Vec<(String, String)> {
         let slot = self.router.worker.slots.get_mut(self.slot).unwrap();
         let room = slot.rooms.get(&Jid::from_wire(GARDEN)).unwrap();
         let mut told = Vec::new();
         for event in events(room) {
-            let to = |t: &&proto::RoomTailTarget| t.session_lo == session && is(t);
+            let to = |t: &&proto::RoomLoggedTarget| t.session_lo == session && is(t);
             told.extend(event.targets.iter().filter(to).map(|target| {
                 let said = &event.variants[target.variant as usize];
                 (said.r#type.clone(), said.from.clone())
@@ -248,11 +248,11 @@ impl Garden {
     }
 }
 
-pub(crate) fn events(room: &crate::room::Room) -> Vec<proto::RoomTailEvent> {
-    let fields = room.shadow_fields().into_iter();
+pub(crate) fn events(room: &crate::room::Room) -> Vec<proto::RoomLoggedEvent> {
+    let fields = room.replica_fields().into_iter();
     let events = fields.filter(|(field, _)| field.starts_with("e:"));
     events
-        .filter_map(|(_, value)| proto::RoomTailEvent::decode(value).ok())
+        .filter_map(|(_, value)| proto::RoomLoggedEvent::decode(value).ok())
         .collect()
 }
 

@@ -1,16 +1,16 @@
-//! What comes for a slot while it is being taken is held until the slot serves, so that nobody asks
+//! A slot message or room event for a slot that is being taken is held until the slot serves, so that no process asks
 //! again and again.
 
-use sestina_api::key::EffectKey;
+use sestina_api::key::IdempotencyKey;
 use sestina_proto as proto;
 
 use super::core::{Core, PeerRef};
-use super::receive::{Asker, refuse_effect};
+use super::operations::RoomAckParts;
+use super::receive::{Asker, refuse_message};
 use super::slot::{Phase, Slot};
-use super::work::RoomAckParts;
 use crate::room::room_ack;
 
-/// Bytes of effects and events that a slot holds while it is taken; more are refused.
+/// Bytes of slot messages and events that a slot holds while it is taken; more are refused.
 const HELD_BYTES: usize = 1 << 20;
 
 /// Whom an event is for.
@@ -20,21 +20,21 @@ fn sessions(event: &proto::RoomEvent) -> impl Iterator<Item = (u64, u64, u32)> {
 }
 
 impl Slot {
-    /// Keeps an effect for when the slot serves; returns those that it cannot keep.
-    pub(crate) fn hold_effect(
+    /// Keeps a slot message for when the slot serves; returns those that it cannot keep.
+    pub(crate) fn hold_message(
         &mut self,
         from: PeerRef,
-        effect: proto::Effect,
-    ) -> Option<proto::Effect> {
+        message: proto::SlotMessage,
+    ) -> Option<proto::SlotMessage> {
         let Phase::Taking(taking) = &mut self.phase else {
-            return Some(effect);
+            return Some(message);
         };
-        let bytes = 256 + effect.stanza.as_ref().map_or(0, |s| s.payload.len());
+        let bytes = 256 + message.stanza.as_ref().map_or(0, |s| s.payload.len());
         if taking.held_bytes + bytes > HELD_BYTES {
-            return Some(effect);
+            return Some(message);
         }
         taking.held_bytes += bytes;
-        taking.held.push((from, effect));
+        taking.held.push((from, message));
         None
     }
 
@@ -65,24 +65,24 @@ impl Slot {
         None
     }
 
-    /// Whoever waits for an answer to what is held asks another owner: there will be no answer.
+    /// A process that waits for an answer to what is held asks another owner: this one will not answer.
     pub(crate) fn refuse_held(&mut self, core: &mut Core) {
         let Phase::Taking(taking) = &mut self.phase else {
             return;
         };
-        for (peer, effect) in std::mem::take(&mut taking.held) {
-            if let Some(key) = effect.key.as_ref().map(EffectKey::from) {
-                let origin_slot = u16::try_from(effect.origin_slot).unwrap_or(u16::MAX);
+        for (peer, message) in std::mem::take(&mut taking.held) {
+            if let Some(key) = message.key.as_ref().map(IdempotencyKey::from) {
+                let origin_slot = u16::try_from(message.origin_slot).unwrap_or(u16::MAX);
                 let asker = Asker {
                     peer,
                     origin_slot,
-                    stream: effect.stream,
+                    stream: message.stream,
                 };
-                refuse_effect(core, self.slot, asker, key);
+                refuse_message(core, self.slot, asker, key);
             }
         }
         for (peer, event) in std::mem::take(&mut taking.held_events) {
-            let Some(key) = event.key.as_ref().map(EffectKey::from) else {
+            let Some(key) = event.key.as_ref().map(IdempotencyKey::from) else {
                 continue;
             };
             let parts = RoomAckParts {

@@ -1,18 +1,19 @@
-//! What can happen to a worker.
+//! The inputs of a worker.
 
 use std::sync::Arc;
 
-use sestina_api::key::EffectKey;
+use sestina_api::key::IdempotencyKey;
 use sestina_api::link::EdgeLane;
 use sestina_api::peer::PeerSink;
-use sestina_api::shadow::{Found, Listing, Loaded, ShadowError, Stamp};
+use sestina_api::state_store::{Found, Listing, Loaded, Stamp, StateStoreError};
 use sestina_cluster::slot_map::SlotTable;
 use sestina_proto as proto;
 use tokio::sync::oneshot;
 
 use super::core::{LaneRef, OfflineRead, PeerRef};
+use super::data::DataReply;
+use super::operations::OperationId;
 use super::pages::ArchiveQuery;
-use super::work::WorkId;
 
 /// One thing that happened.
 #[allow(missing_docs)]
@@ -73,7 +74,9 @@ pub struct Known {
     /// The account exists.
     pub exists: bool,
     /// Keys of offline messages among those that were asked about.
-    pub stored: Vec<EffectKey>,
+    pub stored: Vec<IdempotencyKey>,
+    /// The data of modules that was asked for, as far as the user has it.
+    pub data: Vec<proto::EntityDataItem>,
 }
 
 /// How a job ended.
@@ -84,15 +87,15 @@ pub enum JobDone {
     /// slot. `slots` are slot and epoch of each row.
     Archive {
         slots: Vec<(u16, u64)>,
-        works: Vec<WorkId>,
-        fenced: Vec<(proto::ArchiveRow, WorkId)>,
+        operations: Vec<OperationId>,
+        fenced: Vec<(proto::ArchiveRow, OperationId)>,
     },
     /// The same for offline rows; `full` are refused because their user has too many.
     Offline {
         slots: Vec<(u16, u64)>,
-        works: Vec<WorkId>,
-        fenced: Vec<(proto::OfflineRow, WorkId)>,
-        full: Vec<(WorkId, proto::Stanza)>,
+        operations: Vec<OperationId>,
+        fenced: Vec<(proto::OfflineRow, OperationId)>,
+        full: Vec<(OperationId, proto::Stanza)>,
     },
     UserKnown {
         slot: u16,
@@ -114,20 +117,35 @@ pub enum JobDone {
         query: Box<ArchiveQuery>,
         page: Result<proto::ArchiveQueryReply, ()>,
     },
-    Shadow {
-        slot: u16,
-        at: Stamp,
-        result: Result<Found, ShadowError>,
-    },
-    ShadowListed {
-        slot: u16,
-        at: Stamp,
-        result: Result<Listing, ShadowError>,
-    },
-    ShadowLoaded {
+    /// An error says why storage did not answer.
+    Residents {
         slot: u16,
         epoch: u64,
-        result: Result<Loaded, ShadowError>,
+        question: u64,
+        user: String,
+        items: Result<Vec<proto::EntityDataItem>, String>,
+    },
+    /// An error says why storage did not do it, or is not known to have done it.
+    EntityData {
+        slot: u16,
+        epoch: u64,
+        entity: String,
+        reply: Result<DataReply, String>,
+    },
+    ReplicaCommitted {
+        slot: u16,
+        at: Stamp,
+        result: Result<Found, StateStoreError>,
+    },
+    ReplicaListed {
+        slot: u16,
+        at: Stamp,
+        result: Result<Listing, StateStoreError>,
+    },
+    ReplicaLoaded {
+        slot: u16,
+        epoch: u64,
+        result: Result<Loaded, StateStoreError>,
     },
     /// The keys that were asked for are there, as far as they could be had.
     Keys,
@@ -137,7 +155,7 @@ pub enum JobDone {
     Raised { slot: u16 },
 }
 
-/// What an administrator may ask of a worker.
+/// A question of an administrator to a worker.
 #[allow(missing_docs)]
 pub enum Command {
     /// The sessions of this worker.
@@ -153,7 +171,7 @@ pub enum Command {
     Counts {
         answer: oneshot::Sender<crate::admin::Counts>,
     },
-    /// What a next process needs to go on with the sessions and rooms of these slots.
+    /// The replicas with which a next process goes on with the sessions and rooms of these slots.
     Replicas {
         slots: std::ops::Range<u16>,
         answer: oneshot::Sender<Vec<crate::admin::Replica>>,
@@ -162,6 +180,6 @@ pub enum Command {
     Held {
         answer: oneshot::Sender<Vec<(u16, u64)>>,
     },
-    /// Hands all slots over that it can (drain); answered when none is left or frozen.
+    /// Hands all slots over that it can (drain); answered when none is left or quiescing.
     HandOver { slots: Vec<u16>, to: proto::Node },
 }

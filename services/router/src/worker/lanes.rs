@@ -7,10 +7,11 @@ use sestina_api::link::{EdgeLane, Unsent};
 use sestina_proto as proto;
 use sestina_runtime::failpoint;
 
+use super::channel::stanza_weight;
 use super::core::{Core, LaneRef};
-use super::passage::{self, Passage};
-use super::session::{Session, stanza_weight};
-use super::work::WorkId;
+use super::operations::OperationId;
+use super::session::Session;
+use super::trace_context::{self, TraceContext};
 
 /// What an edge will hold, or know, once its lane acknowledges the batch; listed with its slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,7 +29,7 @@ pub(crate) enum InFlight {
     /// That a session is over: the edge holds nothing of that attachment any more.
     Gone { session: u128, handle: u64 },
     /// A registry record: held twice then.
-    State { work: WorkId },
+    State { operation: OperationId },
 }
 
 /// So much room a batch begins with at most.
@@ -96,6 +97,9 @@ impl Core {
             refused: VecDeque::new(),
             waiting: VecDeque::new(),
         };
+        if self.lanes.is_empty() {
+            self.lanes_since_ms = self.now_ms;
+        }
         self.lanes.insert(lane, state);
     }
 
@@ -109,9 +113,9 @@ impl Core {
         };
         let unacked = state.unacked.into_iter().flat_map(|batch| batch.flying);
         for flying in unacked.chain(state.flying) {
-            if let (_, InFlight::State { work }) = flying {
+            if let (_, InFlight::State { operation }) = flying {
                 // The record goes again with every opening; the owner has it meanwhile.
-                self.part_done(work);
+                self.part_done(operation);
             }
         }
     }
@@ -166,7 +170,7 @@ impl Core {
         let bytes = |state: &EdgeLaneState| state.unacked_bytes + state.flying_bytes;
         self.lanes
             .get(&lane)
-            .is_some_and(|state| bytes(state) >= self.config.lane_bytes)
+            .is_some_and(|state| bytes(state) >= self.config.limits.lane_bytes)
     }
 
     /// The bytes that are under way on each lane to an edge.
@@ -201,7 +205,7 @@ impl Core {
         target: proto::Target,
         stanza: &Arc<proto::Stanza>,
         key: proto::Key,
-        passage: &Passage,
+        trace_context: &TraceContext,
     ) {
         let Some(state) = self.lanes.get_mut(&lane) else {
             return;
@@ -224,8 +228,8 @@ impl Core {
             deliver.variants.push(proto::Variant {
                 stanza: Some((**stanza).clone()),
                 key: Some(key),
-                trace: passage.traceparent(),
-                age_us: passage.born,
+                trace: trace_context.traceparent(),
+                age_us: trace_context.received_at,
             });
             state.last_payload = payload;
         }
@@ -246,10 +250,10 @@ impl Core {
             if !state.out.is_empty() {
                 for frame in &mut state.out {
                     if let Some(proto::to_edge::Body::Deliver(deliver)) = &mut frame.body {
-                        passage::edge_leaving(deliver, (self.clock)());
+                        trace_context::edge_leaving(deliver, (self.clock)());
                     }
                 }
-                let batch = state.batch(self.worker);
+                let batch = state.batch(self.me.worker);
                 state.refused.push_back(batch);
             }
             while let Some(batch) = state.refused.pop_front() {
@@ -282,15 +286,21 @@ impl Core {
     }
 
     /// Notes that this turn's batch tells the edge what is settled.
-    pub(crate) fn settled_told(&mut self, lane: LaneRef, slot: u16, session: u128, settled: u64) {
+    pub(crate) fn settled_reported(
+        &mut self,
+        lane: LaneRef,
+        slot: u16,
+        session: u128,
+        settled: u64,
+    ) {
         self.told(lane, slot, InFlight::Settled { session, settled });
     }
 
     /// Notes that this turn's batch tells the edge of a session that it has.
     pub(crate) fn attached_told(&mut self, lane: LaneRef, slot: u16, session: &Session) {
         let attached = InFlight::Attached {
-            attached_no: session.attached_no,
-            session: session.id,
+            attached_no: session.channel.copies.attached_no,
+            session: session.channel.id,
         };
         self.told(lane, slot, attached);
     }
@@ -300,10 +310,10 @@ impl Core {
         self.told(lane, slot, InFlight::Gone { session, handle });
     }
 
-    /// Notes that a work waits for a registry record that this turn's batch carries, or one
-    /// before it. Done at once where the edge has all of them, and between two connections: the
-    /// record is told again when the lane opens.
-    pub(crate) fn state_told(&mut self, lane: LaneRef, slot: u16, work: WorkId) {
+    /// Lets an operation wait until the edge has acknowledged the batch with a registry record: that of this turn or an
+    /// earlier one. There is nothing to wait for if the edge has all records, or if there is no connection: the record
+    /// is sent again when the lane opens.
+    pub(crate) fn state_told(&mut self, lane: LaneRef, slot: u16, operation: OperationId) {
         let told = self.lanes.get_mut(&lane).and_then(|state| {
             if state.out.is_empty() && state.deliver.is_none() {
                 state.unacked.back_mut().map(|batch| &mut batch.flying)
@@ -312,8 +322,8 @@ impl Core {
             }
         });
         match told {
-            Some(flying) => flying.push((slot, InFlight::State { work })),
-            None => self.part_done(work),
+            Some(flying) => flying.push((slot, InFlight::State { operation })),
+            None => self.part_done(operation),
         }
     }
 

@@ -8,7 +8,7 @@ use sestina_proto::to_router::Body as RouterBody;
 use sestina_xmpp::stanza::{Kind, Stanza};
 use sestina_xmpp::xml::Element;
 
-use crate::config::RouterConfig;
+use crate::config::{RouterConfig, RouterLimits};
 use crate::worker::input::Input;
 use crate::worker::testing::{LANE, Router};
 
@@ -58,7 +58,10 @@ fn take(router: &mut Router) {
 #[test]
 fn deliveries_wait_in_their_sessions_while_the_edge_takes_nothing() {
     let settings = RouterConfig {
-        lane_bytes: 2_000,
+        limits: RouterLimits {
+            lane_bytes: 2_000,
+            ..RouterLimits::default()
+        },
         ..RouterConfig::default()
     };
     let mut router = Router::with(settings, 1, &[], || 0);
@@ -107,7 +110,10 @@ fn a_batch_that_a_full_lane_refused_goes_before_later_ones() {
 #[test]
 fn a_lane_that_opens_anew_is_given_what_it_lacks_in_parts() {
     let settings = RouterConfig {
-        lane_bytes: 2_000,
+        limits: RouterLimits {
+            lane_bytes: 2_000,
+            ..RouterLimits::default()
+        },
         ..RouterConfig::default()
     };
     let mut router = Router::with(settings, 1, &[], || 0);
@@ -147,7 +153,7 @@ fn what_is_sent_again_and_was_written_before_is_not_charged_to_the_credit() {
         let slot = router.worker.slots.get_mut(slot).unwrap();
         slot.sessions
             .values()
-            .map(|s| s.flying_bytes)
+            .map(|s| s.channel.outgoing.flying_bytes)
             .sum::<usize>()
     };
     let acked = RouterBody::Acked(proto::Acked {
@@ -172,15 +178,15 @@ fn what_is_sent_again_and_was_written_before_is_not_charged_to_the_credit() {
     assert!(flying(&mut router) > 0, "the eleventh was not");
 }
 
-/// Effects to the other router: their keys' numbers, as its lane was given them.
-fn effects(router: &Router) -> Vec<u64> {
+/// Slot messages to the other router: their keys' numbers, as its lane was given them.
+fn messages(router: &Router) -> Vec<u64> {
     use proto::peer_frame::Body;
     let frames = std::mem::take(&mut *router.peer.0.lock());
-    let effects = frames.into_iter().filter_map(|frame| match frame.body {
-        Some(Body::Effect(effect)) => effect.key.map(|key| key.n),
+    let messages = frames.into_iter().filter_map(|frame| match frame.body {
+        Some(Body::SlotMessage(message)) => message.key.map(|key| key.n),
         _ => None,
     });
-    effects.collect()
+    messages.collect()
 }
 
 fn message(n: u64) -> RouterBody {
@@ -198,7 +204,7 @@ fn message(n: u64) -> RouterBody {
 }
 
 #[test]
-fn effects_wait_while_the_lane_of_their_router_is_full_and_follow_in_order() {
+fn messages_wait_while_the_lane_of_their_router_is_full_and_follow_in_order() {
     let juliet = {
         let probe = Router::new(1, &[], || 0);
         probe
@@ -211,7 +217,7 @@ fn effects_wait_while_the_lane_of_their_router_is_full_and_follow_in_order() {
     for n in 1..=6 {
         router.edge_says(slot, message(n), 0);
     }
-    assert_eq!(effects(&router), [1, 2]);
+    assert_eq!(messages(&router), [1, 2]);
     assert!(
         router.worker.patience().is_some(),
         "it looks again by itself"
@@ -219,9 +225,9 @@ fn effects_wait_while_the_lane_of_their_router_is_full_and_follow_in_order() {
     let mut all = Vec::new();
     for _ in 0..6 {
         *router.peer.1.lock() = Some(1);
-        router.now_ms += router.config.tick_ms;
+        router.now_ms += router.config.times.tick_ms;
         router.turn(Vec::new());
-        all.extend(effects(&router));
+        all.extend(messages(&router));
     }
     assert_eq!(all, [3, 4, 5, 6]);
     assert_eq!(router.worker.patience(), None);
@@ -258,13 +264,7 @@ fn the_edge_that_a_session_is_resumed_at_is_given_its_record_with_the_answer() {
 fn resumable() -> (Router, u16) {
     let mut router = Router::new(1, &[], || 0);
     let slot = router.session(ROMEO, 1);
-    let enable = proto::EnableSm {
-        handle: 1,
-        generation: 1,
-        resume: true,
-        ..proto::EnableSm::default()
-    };
-    router.edge_says(slot, RouterBody::EnableSm(enable), 0);
+    router.enable(slot, 1);
     (router, slot)
 }
 

@@ -1,63 +1,69 @@
 //! Workers: each is the single owner of many slots, a state machine without I/O.
 //!
 //! Inputs come in batches; a turn works them all and then lets out what it collected: one batch
-//! for each lane, the jobs for storage and shadow, and nothing before the state is consistent.
+//! for each lane, the jobs for storage and the state store, and nothing before the state is consistent.
 //!
-//! - [`core`]: what slots share within a turn; [`work`]: what is awaited before an answer
-//! - [`slot`], [`session`], [`record`]: the rows; [`share`]: what they may hold
+//! - [`core`]: what slots share within a turn; [`operations`]: what is awaited before an answer
+//! - [`slot`], [`session`] ([`channel`], [`client`]), [`record`]: the rows; [`share`]: what they may hold
 //! - [`attach`], [`inbound`]: from edges; [`route`]: at the sender; [`receive`],
-//!   [`replay`], [`to_user`]: at the addressee; [`outgoing`]: to the client
-//! - [`presence`], [`records`]: presence; archive, offline, carbons
-//! - [`detach`], [`ending`], [`shadow`], [`commit`], [`staging`], [`shadow_check`]: ends of sockets and sessions; what survives this
+//!   [`replay`], [`to_user`]: at the addressee; [`outbox`]: on the way there; [`outgoing`]: to the client
+//! - [`presence`], [`records`]: presence; archive, offline, carbons; [`execute`]: performs the actions of modules; [`data`]: the data of modules about users
+//! - [`detach`], [`ending`], [`replica`], [`commit`], [`staging`], [`replica_check`]: ends of sockets and sessions; what survives this
 //!   process
-//! - [`takeover`], [`reports`], [`restore`], [`held`], [`archive_again`]: slots come; [`leaving`], [`handover`],
-//!   [`parting`], [`given_away`]: they go
+//! - [`takeover`], [`reports`], [`restore`], [`held`], [`archive_again`]: slots come; [`releasing_slots`], [`handover`],
+//!   [`handover_states`], [`unconfirmed_releases`]: they go
 //! - [`turn`]: one turn; [`input`]: what can happen to a worker; [`commands`]: what it is asked; [`frames`], [`ends`]: frames and
 //!   jobs that ended, each to its row; [`lanes`], [`peers`], [`batch`]: what leaves
 //! - [`doubted`]: what storage refused, and epochs that are too low, after the database lost commits
-//! - [`passage`]: time and trace of a stanza; [`levels`]: how much waits
+//! - [`trace_context`]: time and trace of a stanza; [`gauges`]: how much waits
 
 mod archive_again;
 mod attach;
 mod batch;
+pub(crate) mod channel;
 mod claims;
+mod client;
 mod commands;
 mod commit;
 pub(crate) mod core;
+pub(crate) mod data;
 mod detach;
 mod doubted;
 mod ending;
 mod ends;
+pub(crate) mod execute;
 mod frames;
 #[cfg(test)]
 pub(crate) mod garden;
-pub(crate) mod given_away;
+mod gauges;
 mod handover;
+mod handover_states;
 mod held;
+mod in_flight_keys;
 mod inbound;
 pub(crate) mod input;
 mod lanes;
-mod leaving;
-mod levels;
-mod marks;
+pub(crate) mod operations;
+mod outbox;
 mod outgoing;
 pub(crate) mod pages;
-mod parting;
-pub(crate) mod passage;
 mod peers;
 pub(crate) mod places;
 mod presence;
+mod pushes;
 pub(crate) mod receive;
 mod record;
 pub(crate) mod records;
+mod releasing_slots;
 mod replay;
+pub(crate) mod replica;
+mod replica_check;
 mod reports;
+mod residents;
 mod restore;
 mod returned;
 mod route;
 pub(crate) mod session;
-pub(crate) mod shadow;
-mod shadow_check;
 mod share;
 pub(crate) mod slot;
 mod sole;
@@ -70,11 +76,12 @@ mod takeover;
 #[cfg(test)]
 mod testing;
 mod to_user;
+pub(crate) mod trace_context;
 pub(crate) mod turn;
-mod unreleased;
+pub(crate) mod unconfirmed_releases;
 #[cfg(test)]
 pub(crate) mod verona;
-pub(crate) mod work;
+mod watermarks;
 
 use slot::Slot;
 

@@ -7,19 +7,19 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use sestina_api::key::{EffectKey, EffectKind};
+use sestina_api::key::{IdempotencyKey, Purpose};
 use sestina_proto as proto;
 use sestina_xmpp::ext::mam;
 use sestina_xmpp::ext::rsm::Page;
 use sestina_xmpp::stanza::Stanza;
 use sestina_xmpp::stanza::error::Condition;
 
+use super::channel::Source;
 use super::core::{Core, Job};
+use super::operations::OperationId;
 use super::records::id_text;
-use super::session::Source;
 use super::slot::Slot;
-use super::work::WorkId;
-use crate::chance::HashSet;
+use crate::rng::HashSet;
 
 /// Questions of one session that may stand in line.
 const QUESTIONS: usize = 16;
@@ -38,7 +38,7 @@ pub struct ArchiveQuery {
     pub iq: Stanza,
     pub queryid: Option<String>,
     pub flip: bool,
-    pub work: WorkId,
+    pub operation: OperationId,
     /// How the messages of its page come into the queue.
     pub(crate) source: Source,
 }
@@ -61,9 +61,9 @@ impl PageCursor {
         self.waiting.len()
     }
 
-    /// The works that wait for their answers.
-    pub(super) fn works(&self) -> impl Iterator<Item = WorkId> {
-        self.waiting.iter().map(|(query, _)| query.work)
+    /// The operations that wait for their answers.
+    pub(super) fn operations(&self) -> impl Iterator<Item = OperationId> {
+        self.waiting.iter().map(|(query, _)| query.operation)
     }
 }
 
@@ -79,15 +79,15 @@ impl Slot {
         let Some(session) = self.sessions.get_mut(&id) else {
             return;
         };
-        let cursor = session.pages.get_or_insert_default();
+        let cursor = session.client.pages.get_or_insert_default();
         if cursor.waiting.len() >= QUESTIONS {
             let text = Some("too many questions wait; read what came before");
             let error = query.iq.error_reply(Condition::ResourceConstraint, text);
-            return self.reply_to(core, id, query.n, error, query.work);
+            return self.reply_to(core, id, query.n, error, query.operation);
         }
         // The answer needs its addresses alone.
         query.iq.retain_children(|_| false);
-        core.works.part(query.work);
+        core.operations.part(query.operation);
         if cursor.waiting.is_empty() {
             cursor.since_ms = core.now_ms;
         }
@@ -98,7 +98,11 @@ impl Slot {
     /// The client took something: what is stored, and pages of archives, may go on.
     pub(crate) fn read_on(&mut self, core: &mut Core, id: u128) {
         self.stored_taken(core, id);
-        if self.sessions.get(&id).is_some_and(|s| s.pages.is_some()) {
+        if self
+            .sessions
+            .get(&id)
+            .is_some_and(|s| s.client.pages.is_some())
+        {
             self.read_page(core, id, false);
         }
     }
@@ -108,14 +112,15 @@ impl Slot {
         if !self.is_active() {
             return;
         }
-        let Some(session) = self.sessions.get_mut(&id).filter(|s| s.is_live()) else {
+        let Some(session) = self.sessions.get_mut(&id).filter(|s| s.channel.is_live()) else {
             return;
         };
-        let read = session.flying_bytes == 0 && session.sent == session.next;
-        let late = late && read && session.edge().is_some();
-        let room = session.room(&core.config);
-        let room = room.or_else(|| late.then_some(core.config.session_credit_bytes));
-        let Some(cursor) = session.pages.as_mut().filter(|cursor| !cursor.asked) else {
+        let read = session.channel.outgoing.flying_bytes == 0
+            && session.channel.outgoing.sent == session.channel.outgoing.next;
+        let late = late && read && session.channel.edge().is_some();
+        let room = session.channel.room(&core.config);
+        let room = room.or_else(|| late.then_some(core.config.limits.session_credit_bytes));
+        let Some(cursor) = session.client.pages.as_mut().filter(|cursor| !cursor.asked) else {
             return;
         };
         let next = room.and_then(|room| Some((room, cursor.waiting.pop_front()?)));
@@ -127,20 +132,22 @@ impl Slot {
                 false => Source::Page,
             };
             request.max_bytes = u64::try_from(room).unwrap_or(u64::MAX);
-            core.archive_queries += 1;
+            core.storage.pages += 1;
             let job = Job::ArchiveQuery {
                 query: Box::new(query),
                 request,
             };
-            core.queries.push((core.archive.barrier(), job));
+            core.storage
+                .queries
+                .push((core.storage.archive.barrier(), job));
         }
         if cursor.waiting.is_empty() {
             if !cursor.asked {
-                session.pages = None;
+                session.client.pages = None;
             }
         } else if !std::mem::replace(&mut cursor.listed, true) {
             let due = (cursor.since_ms + WAIT_MS).max(core.now_ms + 1);
-            self.pages_late.push((due, id));
+            self.archive_rows.pages_late.push((due, id));
         }
     }
 
@@ -151,21 +158,24 @@ impl Slot {
         query: ArchiveQuery,
         page: Result<proto::ArchiveQueryReply, ()>,
     ) {
-        let (id, work) = (query.session, query.work);
-        let cursor = self.sessions.get_mut(&id).and_then(|s| s.pages.as_mut());
+        let (id, operation) = (query.session, query.operation);
+        let cursor = self
+            .sessions
+            .get_mut(&id)
+            .and_then(|s| s.client.pages.as_mut());
         if let Some(cursor) = cursor {
             cursor.asked = false;
         }
         let reply = match page {
             Err(()) => {
-                let text = Some("storage is away; try again later");
+                let text = Some("storage is unavailable; try again later");
                 query.iq.error_reply(Condition::ResourceConstraint, text)
             }
             Ok(page) if page.item_not_found => query.iq.error_reply(Condition::ItemNotFound, None),
             Ok(page) => self.queue_page(core, &query, page),
         };
-        self.reply_to(core, id, query.n, reply, work);
-        core.part_done(work);
+        self.reply_to(core, id, query.n, reply, operation);
+        core.part_done(operation);
         self.read_page(core, id, false);
     }
 
@@ -190,7 +200,10 @@ impl Slot {
             page.rows.reverse();
         }
         let (id, n) = (query.session, query.n);
-        let jid = self.sessions.get(&id).map(|session| session.jid.clone());
+        let jid = self
+            .sessions
+            .get(&id)
+            .map(|session| session.channel.jid.clone());
         let indexes = indexes(&page.rows);
         for (row, index) in page.rows.into_iter().zip(indexes) {
             let (Some(stanza), Some(jid)) = (row.stanza, &jid) else {
@@ -204,28 +217,34 @@ impl Slot {
                 row.at_ms,
                 &Stanza::from(stanza),
             );
-            let key = EffectKey::indexed(id, n, EffectKind::Result, index);
+            let key = IdempotencyKey::indexed(id, n, Purpose::Result, index);
             let message = Arc::new(message.into());
-            self.deliver_as(core, id, key, message, Some(query.work), query.source);
+            self.deliver_as(core, id, key, message, Some(query.operation), query.source);
         }
         query.iq.result_reply(Some(&mam::fin(&set, complete, true)))
     }
 
-    /// A session ends: nobody waits for its pages.
+    /// A session ends: its pages are not needed any more.
     pub(super) fn end_pages(&mut self, core: &mut Core, id: u128) {
-        let pages = self.sessions.get_mut(&id).and_then(|s| s.pages.take());
-        for work in pages.iter().flat_map(|pages| pages.works()) {
-            core.part_done(work);
+        let pages = self
+            .sessions
+            .get_mut(&id)
+            .and_then(|s| s.client.pages.take());
+        for operation in pages.iter().flat_map(|pages| pages.operations()) {
+            core.part_done(operation);
         }
     }
 
     /// Answers questions that have waited for long; run at each tick.
     pub(crate) fn late_pages(&mut self, core: &mut Core) {
         let now = core.now_ms;
-        let due = self.pages_late.extract_if(.., |(at, _)| *at <= now);
+        let due = self
+            .archive_rows
+            .pages_late
+            .extract_if(.., |(at, _)| *at <= now);
         for id in due.map(|(_, id)| id).collect::<Vec<_>>() {
             let session = self.sessions.get_mut(&id);
-            let Some(cursor) = session.and_then(|s| s.pages.as_mut()) else {
+            let Some(cursor) = session.and_then(|s| s.client.pages.as_mut()) else {
                 continue;
             };
             cursor.listed = false;
@@ -235,7 +254,7 @@ impl Slot {
     }
 }
 
-/// What tells the rows of a page apart in their keys: the same at each replay, whatever else is in
+/// The index of a row in its key: the same at each replay, whatever else is in
 /// the page. Rows whose ids begin alike take the next that is free.
 fn indexes(rows: &[proto::ArchiveRow]) -> Vec<u32> {
     const ALL: u32 = 0xff_ffff;

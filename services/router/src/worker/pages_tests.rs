@@ -103,7 +103,7 @@ fn a_question_of_a_client_that_does_not_acknowledge_is_answered_after_a_while() 
     let before = verona.has(2).len();
     verona.router.now_ms += WAIT_MS;
     for _ in 0..3 {
-        verona.router.now_ms += verona.router.config.tick_ms;
+        verona.router.now_ms += verona.router.config.times.tick_ms;
         verona.turn(Vec::new());
     }
     let later = verona.has(2).split_off(before);

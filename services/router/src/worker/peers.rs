@@ -9,10 +9,10 @@ use sestina_api::peer::PeerSink;
 use sestina_proto as proto;
 use sestina_runtime::failpoint;
 
+use super::channel::stanza_weight;
 use super::core::{Core, PeerRef};
 use super::lanes::SMALL;
-use super::passage;
-use super::session::stanza_weight;
+use super::trace_context;
 
 /// One lane to a router.
 #[derive(Default)]
@@ -45,7 +45,7 @@ impl Core {
 
     /// A frame for the owner of `slot` at `owner`; lost if that lane breaks (the pending list resends).
     pub(crate) fn send_peer(&mut self, peer: PeerRef, frame: proto::PeerFrame) {
-        if peer.0 == self.me.incarnation {
+        if peer.0 == self.me.node.incarnation {
             self.local.push_back(frame);
         } else if let Some(state) = self.peers.get_mut(&peer) {
             state.out_bytes += peer_weight(&frame);
@@ -59,7 +59,7 @@ impl Core {
         state.sink = Some(sink);
         // From here on it is answered: whatever it asked before may have had no way back.
         let hello = proto::PeerHello {
-            router: Some(self.me.clone()),
+            router: Some(self.me.node.clone()),
             ..proto::PeerHello::default()
         };
         state.out.push_back(proto::PeerFrame {
@@ -78,14 +78,15 @@ impl Core {
 
     /// Whether a lane to that router is open (to this process itself: always).
     pub(crate) fn peer_open(&self, peer: PeerRef) -> bool {
-        peer.0 == self.me.incarnation || self.peers.get(&peer).is_some_and(|p| p.sink.is_some())
+        peer.0 == self.me.node.incarnation
+            || self.peers.get(&peer).is_some_and(|p| p.sink.is_some())
     }
 
     /// Whether that router's lane has refused something: what has another place stays there.
     pub(crate) fn peer_full(&self, peer: PeerRef) -> bool {
         self.peers
             .get(&peer)
-            .is_some_and(|p| p.refused.is_some() || p.out_bytes >= self.config.lane_bytes)
+            .is_some_and(|p| p.refused.is_some() || p.out_bytes >= self.config.limits.lane_bytes)
     }
 
     /// The bytes that wait for each lane to a router.
@@ -100,7 +101,7 @@ impl Core {
         self.peer_open(peer) && !self.peer_full(peer)
     }
 
-    /// What is for a router goes again, from these slots.
+    /// The frames of these slots for a router are sent again.
     pub(crate) fn peer_anew(&mut self, peer: PeerRef, slots: VecDeque<u16>) {
         if let Some(state) = self.peers.get_mut(&peer) {
             state.anew = slots;
@@ -135,17 +136,17 @@ impl PeerState {
     }
 
     /// The next frame for its lane.
-    fn next(&mut self, clock: fn() -> passage::Micros) -> Option<proto::PeerFrame> {
+    fn next(&mut self, clock: fn() -> trace_context::Micros) -> Option<proto::PeerFrame> {
         if let Some(frame) = self.refused.take() {
             return Some(frame);
         }
         let mut frame = self.out.pop_front()?;
         self.out_bytes = self.out_bytes.saturating_sub(peer_weight(&frame));
-        passage::leaving(&mut frame, clock());
+        trace_context::leaving(&mut frame, clock());
         Some(frame)
     }
 
-    fn flush(&mut self, clock: fn() -> passage::Micros) {
+    fn flush(&mut self, clock: fn() -> trace_context::Micros) {
         let Some(sink) = self.sink.clone() else {
             return self.clear();
         };
@@ -179,12 +180,12 @@ fn peer_weight(frame: &proto::PeerFrame) -> usize {
     use proto::peer_frame::Body;
     SMALL
         + match &frame.body {
-            Some(Body::Effect(effect)) => effect.stanza.as_ref().map_or(0, stanza_weight),
+            Some(Body::SlotMessage(message)) => message.stanza.as_ref().map_or(0, stanza_weight),
             Some(Body::RoomEvent(event)) => {
                 let payloads = event.variants.iter().map(|v| SMALL + v.payload.len());
                 payloads.sum::<usize>() + event.targets.len() * SMALL
             }
-            Some(Body::EffectDone(done)) => done.reply.as_ref().map_or(0, stanza_weight),
+            Some(Body::SlotMessageAck(done)) => done.reply.as_ref().map_or(0, stanza_weight),
             _ => 0,
         }
 }

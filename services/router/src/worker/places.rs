@@ -1,10 +1,10 @@
-//! What the owners of sessions tell the owners of rooms about who is in them.
+//! The owners of sessions tell the owners of rooms which sessions are in the rooms.
 //!
-//! A new owner of a room asks all workers for their sessions that no edge tells of. A session that comes
-//! from the shadow, or whose edge is gone, may not have been told then: its owner tells by itself, until
-//! it is heard. In the same way it asks the room, where it does not know whether the session is in. And a
-//! room's new owner asks of each occupant whether it is still there: a notice that it has left may have
-//! been lost with the owner before.
+//! A new owner of a room asks all workers for their sessions that no edge reports. A session that is loaded from the
+//! state store later, or whose edge dies later, is in no such report: its owner sends a report of its own, again and
+//! again until the room acknowledges it. The owner also asks the room where it does not know whether the session is
+//! in. And a room's new owner asks of each occupant whether its session still exists: the notice that the session has
+//! left may have been lost with the owner before.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -21,7 +21,7 @@ use super::turn::Worker;
 
 /// A frame with memberships is about as large at most.
 const PART_BYTES: usize = 256 << 10;
-/// What was not heard is told again after this long.
+/// A report that was not acknowledged is sent again after this long.
 const AGAIN_MS: u64 = 500;
 
 /// By the slot of rooms, the sessions without an edge that are in some: slot and id of each.
@@ -65,9 +65,9 @@ impl Worker {
             let mut places = Places::new();
             for slot in slots.iter().filter(|slot| slot.is_serving()) {
                 for session in slot.sessions.values().filter(|s| is_untold(s)) {
-                    for room in session.joined.keys() {
+                    for room in session.client.joined.keys() {
                         let rooms = places.entry(core.config.slot_of(room)).or_default();
-                        rooms.insert((slot.slot, session.id));
+                        rooms.insert((slot.slot, session.channel.id));
                     }
                 }
             }
@@ -78,7 +78,9 @@ impl Worker {
         for (number, id) in places.get(&room_slot).into_iter().flatten() {
             let session = self.slots.get_mut(*number).and_then(|s| s.sessions.get(id));
             let session = session.filter(|session| is_untold(session));
-            let rooms = session.iter().flat_map(|session| session.joined.keys());
+            let rooms = session
+                .iter()
+                .flat_map(|session| session.client.joined.keys());
             for room in rooms.filter(|room| self.core.config.slot_of(room) == room_slot) {
                 let membership = session.and_then(|s| s.membership(*number, room));
                 let Some(membership) = membership.filter(|m| m.member.is_some()) else {
@@ -100,8 +102,8 @@ impl Worker {
                 asked_epoch: ask.room_epoch,
                 members,
                 more: part < last,
-                worker: self.core.worker,
-                workers: self.core.workers,
+                worker: self.core.me.worker,
+                workers: self.core.me.workers,
             };
             let frame = proto::PeerFrame {
                 slot: ask.room_slot,
@@ -115,24 +117,26 @@ impl Worker {
 
 /// No edge tells of it: it has none, or that one does not know it yet.
 fn is_untold(session: &Session) -> bool {
-    session.is_live() && (session.edge().is_none() || !session.edge_knows)
+    session.channel.is_live()
+        && (session.channel.edge().is_none() || !session.channel.copies.edge_knows)
 }
 
 impl Session {
-    /// What it knows of itself in a room; without a member if the room has not said that it is in, or
-    /// that is not known any more.
+    /// The session's own membership of a room. It names no member if the room has not confirmed that the session is in,
+    /// or if this owner does not know the confirmation.
     fn membership(&self, slot: u16, room: &Jid) -> Option<proto::RoomMembership> {
-        let (session_hi, session_lo) = split(self.id);
-        let joined = self.joined.get(room)?;
+        let (session_hi, session_lo) = split(self.channel.id);
+        let joined = self.client.joined.get(room)?;
         Some(proto::RoomMembership {
             room: room.as_str().to_owned(),
             member: joined.member.as_deref().cloned(),
-            jid: self.jid.as_str().to_owned(),
+            jid: self.channel.jid.as_str().to_owned(),
             session_hi,
             session_lo,
             slot: slot.into(),
             presence_hash: 0,
             nick: joined.nick.clone(),
+            over: !self.channel.is_live() || self.channel.closing,
         })
     }
 }
@@ -141,15 +145,15 @@ impl Slot {
     /// The owners of its rooms are to be told of a session, by and by.
     pub(crate) fn tell_rooms(&mut self, id: u128) {
         if let Some(session) = self.sessions.get(&id)
-            && !session.joined.is_empty()
+            && !session.client.joined.is_empty()
         {
-            let rooms = session.joined.keys().cloned();
+            let rooms = session.client.joined.keys().cloned();
             self.untold.rooms.entry(id).or_default().extend(rooms);
         }
     }
 
-    /// What a session sent to a room may have come there before, and so may the room's answer have
-    /// come here: whether it is in is asked once all is replayed.
+    /// Notes a stanza of a session to a room that the owner before this one may have sent, and whose answer it may have
+    /// got. Once everything is replayed, the room is asked whether the session is in.
     pub(crate) fn ask_room(&mut self, id: u128, room: Jid) {
         self.untold.rooms.entry(id).or_default().insert(room);
     }
@@ -159,7 +163,7 @@ impl Slot {
         let Some(session) = self.sessions.get(&id) else {
             return;
         };
-        let joined = session.joined.iter();
+        let joined = session.client.joined.iter();
         let unknown = joined.filter(|(_, joined)| joined.member.is_none());
         let rooms: Vec<Jid> = unknown.map(|(room, _)| room.clone()).collect();
         for room in rooms {
@@ -224,7 +228,7 @@ impl Slot {
                 Place::Outside => checked.outside.push(*asked),
                 Place::Inside => checked.inside.push(*asked),
             }
-            let session = self.sessions.get(&id).filter(|s| s.is_live());
+            let session = self.sessions.get(&id).filter(|s| s.channel.is_live());
             if let Some(membership) = session.and_then(|s| s.membership(self.slot, &room)) {
                 let differs = membership.member.as_ref().is_none_or(|member| {
                     let hash = member.presence.as_ref().map_or(0, proto::Stanza::hash);
@@ -252,11 +256,12 @@ impl Slot {
         let Some(session) = self.sessions.get(&id) else {
             return Place::Outside;
         };
-        let replayed = session.edge().is_none() || session.accepted >= session.replay_until;
-        if session.owes() || !replayed || self.is_asking(core, id, room) {
+        let replayed = session.channel.edge().is_none()
+            || session.channel.incoming.accepted >= session.channel.incoming.replay_until;
+        if session.channel.is_replaying() || !replayed || self.is_asking(core, id, room) {
             return Place::Unsure;
         }
-        match session.joined.contains_key(room) {
+        match session.client.joined.contains_key(room) {
             true => Place::Inside,
             false => Place::Outside,
         }
@@ -264,17 +269,7 @@ impl Slot {
 
     /// Whether something that a session sent to a room is on its way there.
     pub(crate) fn is_asking(&self, core: &Core, id: u128, room: &Jid) -> bool {
-        let outbound = self.outbound.get(&core.config.slot_of(room));
-        let mut pending = outbound.into_iter().flat_map(|outbound| &outbound.pending);
-        pending.any(|pending| {
-            // The session first: an address is copied to compare it.
-            pending.session == id
-                && pending
-                    .effect
-                    .stanza
-                    .as_ref()
-                    .is_some_and(|stanza| Jid::from_wire(&stanza.to).bare_str() == room.as_str())
-        })
+        self.outbox.has_for(core.config.slot_of(room), id, room)
     }
 }
 

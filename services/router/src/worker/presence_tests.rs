@@ -8,7 +8,7 @@ use sestina_telemetry::Limit;
 use sestina_xmpp::stanza::{Kind, Stanza};
 use sestina_xmpp::xml::Element;
 
-use crate::config::RouterConfig;
+use crate::config::{RouterConfig, RouterLimits};
 use crate::worker::core::PeerRef;
 use crate::worker::input::Input;
 use crate::worker::successor::{self, Successor};
@@ -26,7 +26,10 @@ struct Rooms {
 impl Rooms {
     fn new(max: usize) -> Rooms {
         let settings = RouterConfig {
-            max_rooms_per_session: max,
+            limits: RouterLimits {
+                max_rooms_per_session: max,
+                ..RouterLimits::default()
+            },
             ..RouterConfig::default()
         };
         let all: Vec<u16> = (0..4096).collect();
@@ -70,12 +73,12 @@ impl Rooms {
     fn refuse(&mut self) {
         let frames = std::mem::take(&mut *self.router.peer.0.lock());
         for frame in frames {
-            let Some(PeerBody::Effect(effect)) = frame.body else {
+            let Some(PeerBody::SlotMessage(message)) = frame.body else {
                 continue;
             };
-            let asked = effect.stanza.unwrap();
-            let done = proto::EffectDone {
-                key: effect.key,
+            let asked = message.stanza.unwrap();
+            let done = proto::SlotMessageAck {
+                key: message.key,
                 owner: true,
                 reply: Some(proto::Stanza {
                     kind: proto::StanzaKind::Presence.into(),
@@ -84,13 +87,13 @@ impl Rooms {
                     ..proto::Stanza::default()
                 }),
                 target_slot: frame.slot,
-                stream: effect.stream,
+                stream: message.stream,
                 target_epoch: 1,
             };
             let frame = proto::PeerFrame {
-                slot: effect.origin_slot,
+                slot: message.origin_slot,
                 epoch: 0,
-                body: Some(PeerBody::EffectDone(done)),
+                body: Some(PeerBody::SlotMessageAck(done)),
             };
             let from = PeerRef(2);
             self.router.turn(vec![Input::Peer { from, frame }]);

@@ -1,11 +1,11 @@
-//! What is made of a message beside its delivery: a row of an archive (trailing), and copies for
+//! Records of a message beside its delivery: a row of an archive (trailing), and copies for
 //! other devices.
 
 use std::sync::Arc;
 
 use bytes::Bytes;
 use prost::Message as _;
-use sestina_api::key::{EffectKey, EffectKind};
+use sestina_api::key::{IdempotencyKey, Purpose};
 use sestina_proto as proto;
 use sestina_xmpp::ext::carbons::{self, Direction};
 use sestina_xmpp::jid::Jid;
@@ -13,14 +13,14 @@ use sestina_xmpp::ns;
 use sestina_xmpp::stanza::Stanza;
 use sha2::{Digest, Sha256};
 
+use super::channel::Taken;
 use super::core::Core;
-use super::session::Taken;
+use super::operations::OperationId;
 use super::slot::Slot;
-use super::work::WorkId;
 
 /// The XEP-0359 id under which an archive holds a stanza: a hash of the archive and the origin's
 /// number, so that a replay gets the same.
-pub(crate) fn stanza_id(archive: &str, key: EffectKey) -> [u8; 16] {
+pub(crate) fn stanza_id(archive: &str, key: IdempotencyKey) -> [u8; 16] {
     let mut hash = Sha256::new();
     hash.update(archive.as_bytes());
     hash.update([0]);
@@ -52,9 +52,9 @@ impl Slot {
         core: &mut Core,
         user: &Jid,
         peer: &Jid,
-        key: EffectKey,
+        key: IdempotencyKey,
         stanza: &Stanza,
-        work: WorkId,
+        operation: OperationId,
         moves: bool,
     ) -> String {
         let id = stanza_id(user.as_str(), key);
@@ -72,11 +72,11 @@ impl Slot {
             moves,
         };
         let bytes = row.encoded_len();
-        core.works.part(work);
-        self.archive_open += 1;
-        core.archive.push(row, work, bytes);
-        if let Some(trace) = &core.passage.trace {
-            core.archive.trace(trace);
+        core.operations.part(operation);
+        self.archive_rows.open += 1;
+        core.storage.archive.push(row, operation, bytes);
+        if let Some(trace) = &core.trace_context.trace {
+            core.storage.archive.trace(trace);
         }
         id_text(&id)
     }
@@ -93,19 +93,19 @@ impl Slot {
         &mut self,
         core: &mut Core,
         id: u128,
-        key: EffectKey,
+        key: IdempotencyKey,
         stanza: &Stanza,
         archived: Option<&str>,
-        work: WorkId,
+        operation: OperationId,
     ) {
         let Some(session) = self.sessions.get(&id) else {
             return;
         };
-        let user = session.jid.bare();
+        let user = session.channel.jid.bare();
         let others: Vec<(u128, Jid)> = self
             .sessions_of(&user)
-            .filter(|s| s.id != id && s.carbons && s.available.is_some())
-            .map(|s| (s.id, s.jid.clone()))
+            .filter(|s| s.channel.id != id && s.client.carbons && s.client.available.is_some())
+            .map(|s| (s.channel.id, s.channel.jid.clone()))
             .collect();
         if others.is_empty() {
             return;
@@ -116,17 +116,19 @@ impl Slot {
         }
         let copy = carbons::wrap(Direction::Sent, &inner, user.as_str(), "");
         let copy = Arc::new(proto::Stanza::from(copy));
-        let key = key.sibling(EffectKind::CarbonSent);
+        let key = key.sibling(Purpose::CarbonSent);
         for (other, _) in others {
-            self.deliver_to(core, other, key, copy.clone(), Some(work));
+            self.deliver_to(core, other, key, copy.clone(), Some(operation));
         }
     }
 
     /// The sessions that get a copy of a message which others get directly.
     pub(crate) fn carbon_targets(&self, user: &Jid, direct: &[u128]) -> Vec<u128> {
         self.sessions_of(user)
-            .filter(|s| !direct.contains(&s.id) && s.carbons && s.available.is_some())
-            .map(|s| s.id)
+            .filter(|s| {
+                !direct.contains(&s.channel.id) && s.client.carbons && s.client.available.is_some()
+            })
+            .map(|s| s.channel.id)
             .collect()
     }
 
@@ -147,8 +149,8 @@ impl Slot {
         let copy = carbons::wrap(Direction::Received, stanza, user.as_str(), "");
         let copy = Arc::new(proto::Stanza::from(copy));
         for other in others {
-            let kind = EffectKind::CarbonReceived;
-            self.deliver_effect_as(core, hand, other, kind, &copy, taken);
+            let purpose = Purpose::CarbonReceived;
+            self.deliver_message_as(core, hand, other, purpose, &copy, taken);
         }
     }
 }

@@ -1,27 +1,29 @@
-//! What comes again after a takeover, at its addressee.
+//! Slot messages that come again after a takeover, at their addressee.
 //!
 //! Keys of what was handled are known to the owner that handled it. The owner after it knows what
-//! edges and the shadow tell: what sessions have got. What was stored, storage knows: it is asked
+//! edges and the state store tell: what sessions have got. What was stored, storage knows: it is asked
 //! about each message that an owner of a lower epoch may have stored, and about nothing else.
 
-use sestina_api::key::EffectKind;
+use sestina_api::key::Purpose;
 use sestina_xmpp::jid::Jid;
 use sestina_xmpp::stanza::{Kind, Stanza};
 
 use super::core::{Core, Job};
+use super::execute::Cause;
 use super::input::Known;
-use super::passage::Passage;
+use super::operations::OperationId;
 use super::receive::InHand;
 use super::slot::Slot;
-use super::work::WorkId;
+use super::trace_context::TraceContext;
+use crate::hooks::Point;
 
-/// A stanza that waits for what storage knows of its user, or behind one that does.
+/// A stanza that waits for what storage knows of its user or for the user's data, or behind one that does.
 #[derive(Debug)]
-pub(crate) struct Parked {
+pub(crate) struct Deferred {
     to: Jid,
     hand: InHand,
     stanza: Stanza,
-    passage: Passage,
+    trace_context: TraceContext,
     /// An owner before this one may have handled it.
     replay: bool,
     asked: bool,
@@ -40,21 +42,21 @@ pub(super) enum Before {
     Stored,
 }
 
-impl Parked {
+impl Deferred {
     /// Whether storage may know what became of it before.
     fn asks(&self) -> bool {
         self.replay && self.stanza.kind == Kind::Message
     }
 
-    /// The work that waits for it.
-    pub(crate) fn work(&self) -> WorkId {
-        self.hand.work
+    /// The operation that waits for it.
+    pub(crate) fn operation(&self) -> OperationId {
+        self.hand.operation
     }
 }
 
 impl Slot {
-    /// Handles an effect for a user, or lets it wait until it is known what became of it before.
-    pub(super) fn effect_to_user(
+    /// Handles a slot message for a user, or lets it wait until it is known what became of it before.
+    pub(super) fn message_to_user(
         &mut self,
         core: &mut Core,
         hand: InHand,
@@ -67,30 +69,68 @@ impl Slot {
             return;
         }
         let bare = to.bare();
-        let accounts = core.config.has_accounts(to.domain());
-        let online = self.sessions_of(&bare).next().is_some();
+        let accounts = core.config.services.has_accounts(to.domain());
+        let (mut online, mut closing, mut unfiltered) = (false, false, false);
+        for session in self.sessions_of(&bare) {
+            online = true;
+            unfiltered |= session.client.residents.is_none();
+            // The messages that a session leaves which is about to end come before anything new.
+            closing |= message && session.channel.closing;
+        }
         if message && !online && !accounts {
             return self.message_unavailable(hand, &stanza);
         }
-        // Nobody is online: storage knows whether the user exists. One that an owner before this one
+        // The user has no session: storage knows whether the user exists. One that an owner before this one
         // may have stored: storage knows that, too. What follows waits its turn.
-        let waiting = self.parked.contains_key(&bare);
-        let ask = message && accounts && (replay || !online);
-        if !waiting && !ask {
-            return self.give_user(core, hand, &to, stanza, Before::Nothing);
+        let waiting = self.deferred.contains_key(&bare);
+        // Presence and answers are for sessions alone.
+        let filtered = online || message || stanza.type_ == "get" || stanza.type_ == "set";
+        let filtered = filtered && !unfiltered && !core.pipeline.residents().is_empty();
+        let ask = accounts
+            && ((message && (replay || !online))
+                || (filtered && !self.knows_residents(core, &bare)));
+        if !waiting && !ask && !closing {
+            return match unfiltered {
+                true => self.give_unfiltered(core, hand, &to, stanza, Before::Nothing),
+                false => self.give_user(core, hand, &to, stanza, Before::Nothing, None),
+            };
         }
-        core.works.part(hand.work);
-        let parked = Parked {
+        core.operations.part(hand.operation);
+        let deferred = Deferred {
             to,
             hand,
             stanza,
-            passage: core.passage.clone(),
+            trace_context: core.trace_context.clone(),
             replay,
             asked: false,
         };
-        self.parked.entry(bare.clone()).or_default().push(parked);
-        if !waiting {
+        self.deferred
+            .entry(bare.clone())
+            .or_default()
+            .push(deferred);
+        if !waiting && !closing {
             self.ask_user(core, &bare);
+        }
+    }
+
+    /// Whether a session of the user is about to end: its edge has still to send again what came before.
+    pub(super) fn is_closing(&self, user: &Jid) -> bool {
+        self.sessions_of(user)
+            .any(|session| session.channel.closing)
+    }
+
+    /// Such a session has ended, and what it leaves is on its way to storage: what came meanwhile follows, and
+    /// other sessions of the user read on.
+    pub(super) fn go_on_behind(&mut self, core: &mut Core, user: &Jid) {
+        if self.is_closing(user) {
+            return;
+        }
+        let deferred = self.deferred.get(user);
+        if deferred.is_some_and(|deferred| !deferred.iter().any(|deferred| deferred.asked)) {
+            self.ask_user(core, user);
+        }
+        for id in self.users.get(user).cloned().unwrap_or_default() {
+            self.read_stored(core, id);
         }
     }
 
@@ -98,7 +138,8 @@ impl Slot {
     /// its way here: if it is no message, another must not answer it again.
     fn was_given(&self, hand: &InHand, to: &Jid) -> bool {
         let place = (hand.key.origin, hand.key.n, hand.entity);
-        self.given.contains(&place) || (self.any_restored && self.replaced_had(hand, to))
+        self.inbox.given.contains(&place)
+            || (self.inbox.any_restored && self.replaced_had(hand, to))
     }
 
     fn replaced_had(&self, hand: &InHand, to: &Jid) -> bool {
@@ -106,27 +147,48 @@ impl Slot {
             return false;
         };
         self.sessions_of(&to.bare())
-            .filter(|s| s.id != addressed && s.jid == *to)
-            .any(|s| s.restored.contains(&hand.key))
+            .filter(|s| s.channel.id != addressed && s.channel.jid == *to)
+            .any(|s| s.channel.outgoing.restored.contains(&hand.key))
     }
 
     /// Asks storage about a user, for all that waits.
     fn ask_user(&mut self, core: &mut Core, bare: &Jid) {
         let mut keys = Vec::new();
-        for parked in self.parked.get_mut(bare).into_iter().flatten() {
-            parked.asked = true;
-            if parked.asks() {
-                keys.push(parked.hand.key.sibling(EffectKind::Offline).into());
+        for deferred in self.deferred.get_mut(bare).into_iter().flatten() {
+            deferred.asked = true;
+            if deferred.asks() {
+                keys.push(deferred.hand.key.sibling(Purpose::Offline).into());
             }
         }
         core.jobs.push(Job::UserKnown {
             slot: self.slot,
             bare: bare.as_str().to_owned(),
             keys,
+            names: core.pipeline.resident_names(),
         });
     }
 
     fn give_user(
+        &mut self,
+        core: &mut Core,
+        hand: InHand,
+        to: &Jid,
+        stanza: Stanza,
+        before: Before,
+        known: Option<&Known>,
+    ) {
+        if matches!(before, Before::Nothing | Before::Unknown) {
+            let (user, peer) = (to.bare(), Jid::from_wire(&stanza.from));
+            let stored = known.map(|known| known.data.as_slice());
+            let filtered = self.filter(core, Point::StanzaIn, (&user, &peer), &stanza, stored);
+            if let Err(bounce) = filtered {
+                return self.bounced(core, Cause::Message(hand), &stanza, &bounce);
+            }
+        }
+        self.give_unfiltered(core, hand, to, stanza, before);
+    }
+
+    fn give_unfiltered(
         &mut self,
         core: &mut Core,
         hand: InHand,
@@ -141,33 +203,41 @@ impl Slot {
         }
     }
 
-    /// Storage answered what it knows of a user (an error: it is away).
+    /// Storage answered what it knows of a user (an error: it is unavailable).
     pub(crate) fn user_known(&mut self, core: &mut Core, bare: &str, known: Result<&Known, &()>) {
         let user = Jid::from_wire(bare);
-        let Some(parked) = self.parked.remove(&user) else {
+        let closing = self.is_closing(&user);
+        let Some(mut deferred) = self.deferred.remove(&user) else {
             return;
         };
-        let mut left = parked.into_iter();
+        if closing {
+            deferred
+                .iter_mut()
+                .for_each(|deferred| deferred.asked = false);
+            self.deferred.insert(user, deferred);
+            return;
+        }
+        let mut left = deferred.into_iter();
         let mut later = Vec::new();
-        while let Some(parked) = left.next() {
-            if parked.asks() && !parked.asked {
-                later.push(parked);
+        while let Some(deferred) = left.next() {
+            if deferred.asks() && !deferred.asked {
+                later.push(deferred);
                 later.extend(left);
                 break;
             }
-            let Parked {
+            let Deferred {
                 to,
                 hand,
                 stanza,
-                passage,
+                trace_context,
                 replay,
                 ..
-            } = parked;
-            core.passage = passage;
+            } = deferred;
+            core.trace_context = trace_context;
             let online = self.sessions_of(&user).next().is_some();
             let message = stanza.kind == Kind::Message;
             let given = replay && self.was_given(&hand, &to);
-            let stored = hand.key.sibling(EffectKind::Offline);
+            let stored = hand.key.sibling(Purpose::Offline);
             let before = match known {
                 _ if !replay || !message => Before::Nothing,
                 Ok(known) if known.stored.contains(&stored) => Before::Stored,
@@ -178,17 +248,19 @@ impl Slot {
                 // The session that had it has ended while this waited.
                 _ if given && !message => {}
                 _ if online || !message => {
-                    self.give_user(core, hand, &to, stanza, before);
+                    self.give_user(core, hand, &to, stanza, before, known.ok());
                 }
-                Ok(known) if known.exists => self.give_user(core, hand, &to, stanza, before),
+                Ok(known) if known.exists => {
+                    self.give_user(core, hand, &to, stanza, before, Some(known));
+                }
                 Ok(_) => self.message_unavailable(hand, &stanza),
-                Err(()) => self.storage_away(hand, &stanza),
+                Err(()) => self.storage_unavailable(hand, &stanza),
             }
-            core.part_done(hand.work);
+            core.part_done(hand.operation);
         }
-        core.passage = Passage::default();
+        core.trace_context = TraceContext::default();
         if !later.is_empty() {
-            self.parked.insert(user.clone(), later);
+            self.deferred.insert(user.clone(), later);
             self.ask_user(core, &user);
         }
     }

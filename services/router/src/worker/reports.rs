@@ -1,4 +1,4 @@
-//! What edges report to a new owner of a slot comes in parts; here they are put together.
+//! The reports of edges to a new owner of a slot come in parts; here they are put together.
 
 use sestina_proto as proto;
 

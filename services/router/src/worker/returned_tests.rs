@@ -56,13 +56,16 @@ impl Next {
     /// All that came from the message's origin up to it is settled.
     fn settled(&mut self) {
         let (origin_hi, origin_lo) = sestina_api::key::split(self.origin);
-        let mark = proto::Mark {
+        let watermark = proto::Watermark {
             origin_hi,
             origin_lo,
-            mark: N,
+            watermark: N,
         };
-        let marks = proto::Marks { marks: vec![mark] };
-        self.owner.peer_says(proto::peer_frame::Body::Marks(marks));
+        let watermarks = proto::Watermarks {
+            watermarks: vec![watermark],
+        };
+        self.owner
+            .peer_says(proto::peer_frame::Body::Watermarks(watermarks));
     }
 }
 

@@ -1,4 +1,4 @@
-//! What sessions hold of memory, counted for the session, its user and its slot: one account cannot
+//! The memory that sessions hold, counted for the session, its user and its slot: one account cannot
 //! take what others need.
 
 use std::sync::Arc;
@@ -72,14 +72,18 @@ impl Drop for Held {
 impl Slot {
     /// A session comes to the slot: what it holds counts here.
     pub(super) fn share(&self, session: &mut Session) {
-        let bare = session.jid.bare();
+        let bare = session.channel.jid.bare();
         let others = self.users.get(&bare).into_iter().flatten();
         let user = others
             .filter_map(|id| self.sessions.get(id))
-            .map(|other| other.queue_bytes.user.clone())
+            .map(|other| other.channel.outgoing.queue_bytes.user.clone())
             .next()
             .unwrap_or_default();
-        session.queue_bytes.join(user, self.held.clone());
+        session
+            .channel
+            .outgoing
+            .queue_bytes
+            .join(user, self.held.clone());
     }
 
     /// Ends the session that holds most, if the user of the session `id` or the whole slot holds more
@@ -88,30 +92,34 @@ impl Slot {
         let Some(session) = self.sessions.get(&id) else {
             return;
         };
-        let user = session.queue_bytes.user.load(Relaxed) > core.config.user_queue_bytes;
+        let user = session.channel.outgoing.queue_bytes.user.load(Relaxed)
+            > core.config.limits.user_queue_bytes;
         if user {
-            let of_user = session.queue_bytes.user.clone();
+            let of_user = session.channel.outgoing.queue_bytes.user.clone();
             self.shed(core, Queue::User, |s| {
-                Arc::ptr_eq(&s.queue_bytes.user, &of_user)
+                Arc::ptr_eq(&s.channel.outgoing.queue_bytes.user, &of_user)
             });
-        } else if self.held.load(Relaxed) > core.config.slot_queue_bytes {
-            let users = self.sessions.values().filter(|s| s.is_live());
+        } else if self.held.load(Relaxed) > core.config.limits.slot_queue_bytes {
+            let users = self.sessions.values().filter(|s| s.channel.is_live());
             let most = users
-                .map(|s| &s.queue_bytes.user)
+                .map(|s| &s.channel.outgoing.queue_bytes.user)
                 .max_by_key(|user| user.load(Relaxed))
                 .cloned();
             if let Some(most) = most {
                 self.shed(core, Queue::Slot, |s| {
-                    Arc::ptr_eq(&s.queue_bytes.user, &most)
+                    Arc::ptr_eq(&s.channel.outgoing.queue_bytes.user, &most)
                 });
             }
         }
     }
 
     fn shed(&mut self, core: &mut Core, queue: Queue, of: impl Fn(&Session) -> bool) {
-        let live = self.sessions.values().filter(|s| s.is_live() && of(s));
-        let fullest = live.max_by_key(|s| (s.queue_bytes.get(), s.id));
-        if let Some(id) = fullest.map(|s| s.id) {
+        let live = self
+            .sessions
+            .values()
+            .filter(|s| s.channel.is_live() && of(s));
+        let fullest = live.max_by_key(|s| (s.channel.outgoing.queue_bytes.get(), s.channel.id));
+        if let Some(id) = fullest.map(|s| s.channel.id) {
             self.overflowed(core, id, queue);
         }
     }

@@ -8,7 +8,7 @@ use sestina_xmpp::stanza::{Kind, Stanza};
 use sestina_xmpp::xml::Element;
 
 use super::*;
-use crate::config::RouterConfig;
+use crate::config::{RouterConfig, RouterLimits};
 use crate::worker::testing::Router;
 
 /// A session at an edge, which acknowledges nothing.
@@ -85,7 +85,10 @@ fn constraint(handle: u64) -> Vec<(u64, String)> {
 fn a_user_that_holds_too_much_loses_the_session_with_most_and_others_none() {
     const LIMIT: usize = 12_000;
     let settings = RouterConfig {
-        user_queue_bytes: LIMIT,
+        limits: RouterLimits {
+            user_queue_bytes: LIMIT,
+            ..RouterLimits::default()
+        },
         ..RouterConfig::default()
     };
     let mut router = Router::with(settings, 1, &[], || 0);
@@ -118,7 +121,10 @@ fn a_user_that_holds_too_much_loses_the_session_with_most_and_others_none() {
 fn a_slot_that_holds_too_much_ends_a_session_of_the_user_with_most() {
     const LIMIT: usize = 20_000;
     let settings = RouterConfig {
-        slot_queue_bytes: LIMIT,
+        limits: RouterLimits {
+            slot_queue_bytes: LIMIT,
+            ..RouterLimits::default()
+        },
         ..RouterConfig::default()
     };
     let mut router = Router::with(settings, 1, &[], || 0);

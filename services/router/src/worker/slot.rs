@@ -2,26 +2,30 @@
 //!
 //! Sessions and rooms are rows of a slot, changed by its owner alone, in order.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 
-use sestina_api::key::EffectKey;
+use sestina_api::key::IdempotencyKey;
 use sestina_proto as proto;
+use sestina_runtime::coalesce::next_flush;
 use sestina_runtime::guard;
-use sestina_runtime::linger::next_beat;
 use sestina_telemetry::Queue;
 use sestina_xmpp::jid::Jid;
 
-use super::core::{Core, PeerRef};
+use super::channel::Source;
+use super::core::Core;
+use super::data::EntityData;
+use super::operations::OperationId;
+use super::outbox::{Outbox, Sender};
 use super::receive::Asker;
-use super::replay::Parked;
-use super::session::{Session, Source};
-use super::shadow::SlotShadow;
+use super::replay::Deferred;
+use super::replica::SlotReplica;
+use super::residents::Questions;
+use super::session::Session;
 use super::share::Total;
-use super::work::WorkId;
-use crate::chance::{HashMap, HashSet};
+use crate::rng::{HashMap, HashSet};
 use crate::room::Room;
 
-/// What a slot may do.
+/// The phase of a slot: what it may do.
 #[derive(Debug)]
 pub(crate) enum Phase {
     /// Claimed: the epoch is being installed and state gathered.
@@ -29,20 +33,23 @@ pub(crate) enum Phase {
     /// In service.
     Active,
     /// Being handed over: takes no new input, lets what it accepted settle.
-    Frozen {
+    Quiescing {
         to: proto::Node,
-        /// All is settled, and the shadow has (or gets) the attached sessions too.
+        /// All is settled, and the state store has (or gets) the attached sessions too.
         spilled: bool,
         releasing: bool,
+        /// The slot table got a new timeline during the release, and this process told storage that it has the slot. The
+        /// slot is released once more, because the database may have lost the first release.
+        asserted: bool,
         since_ms: u64,
         /// When the present step began.
         step_ms: u64,
     },
 }
 
-/// An effect that was handled here: what became of it, for as long as its origin may replay it.
+/// A slot message that was handled here: what became of it, for as long as its origin may replay it.
 #[derive(Debug)]
-pub(crate) enum Seen {
+pub(crate) enum Handled {
     /// Under way; answered to the newest asker when it is done.
     Open {
         asker: Asker,
@@ -56,48 +63,49 @@ pub(crate) enum Seen {
     },
 }
 
-/// Sessions that got an effect, and under which number.
+/// Sessions that got a slot message, and under which number.
 pub(crate) type Delivered = Vec<(u128, u64)>;
 
-/// Names the addressee of an effect within a slot (a user or a room), by hash of its bare JID.
+/// Names the addressee of a slot message within a slot (a user or a room), by hash of its bare JID.
 pub(crate) type Entity = u64;
 
-/// An effect on its way to another slot's owner.
-#[derive(Debug)]
-pub(crate) struct PendingEffect {
-    pub(crate) key: EffectKey,
-    /// Whose stanza it is (a session of this slot).
-    pub(crate) session: u128,
-    /// The frame, to send again.
-    pub(crate) effect: proto::Effect,
-    pub(crate) work: WorkId,
-    pub(crate) sent: bool,
-    /// Nobody has sent it yet, no owner before this one either.
-    pub(crate) fresh: bool,
-}
-
-/// Effects for one other slot: a stream in order, begun anew whenever the receiver may have
-/// missed one.
+/// The messages of other slots, and what this slot remembers of them.
 #[derive(Debug, Default)]
-pub(crate) struct Outbound {
-    pub(crate) pending: VecDeque<PendingEffect>,
-    pub(crate) owner: Option<PeerRef>,
-    /// 0: the next effect begins a stream.
-    pub(crate) stream: u64,
-    pub(crate) seq: u64,
-    /// Refused: goes again at the next tick or map.
-    pub(crate) waiting: bool,
+pub(crate) struct Inbox {
+    /// The dedup table by (origin, n, entity, purpose): ordered so that a watermark forgets a range.
+    pub(crate) dedup: BTreeMap<(u128, u64, Entity, u32), Handled>,
+    /// Streams of slot messages from other slots: (stream, last taken, time of it).
+    pub(crate) streams: HashMap<u16, (u64, u64, u64)>,
+    /// Keys that waited for a watermark at the last sweep.
+    pub(crate) waiting_watermarks: HashSet<(u128, u64)>,
+    /// Some session knows keys from before a takeover.
+    pub(crate) any_restored: bool,
+    /// Messages that sessions which have ended since the takeover had got before it, by (origin, n, user).
+    pub(crate) given: BTreeSet<(u128, u64, Entity)>,
 }
 
-impl Outbound {
-    pub(crate) fn restart(&mut self) {
-        self.stream = 0;
-        self.owner = None;
-        self.waiting = false;
-        for pending in &mut self.pending {
-            pending.sent = false;
-        }
-    }
+/// The rows of the archives of a slot.
+#[derive(Debug, Default)]
+pub(crate) struct ArchiveRows {
+    /// Numbers them within the epoch.
+    pub(crate) counter: u64,
+    /// Rows on their way to storage.
+    pub(crate) open: usize,
+    /// Sessions with questions to archives, and from when on these have waited for long.
+    pub(crate) pages_late: Vec<(u64, u128)>,
+}
+
+/// The rows of the offline store of a slot.
+#[derive(Debug, Default)]
+pub(crate) struct OfflineRows {
+    /// Numbers them within the epoch.
+    pub(crate) counter: u64,
+    /// Rows on their way to storage.
+    pub(crate) open: usize,
+    /// Numbers the questions for what is stored.
+    pub(crate) questions: u64,
+    /// Sessions that ask again for what is stored, because storage was unavailable, and from when on.
+    pub(crate) retry: Vec<(u64, u128)>,
 }
 
 /// See the module.
@@ -113,40 +121,26 @@ pub(crate) struct Slot {
     pub(crate) handles: HashMap<(u64, u64), u128>,
     /// Bare JID -> its sessions, in order of binding.
     pub(crate) users: HashMap<Jid, Vec<u128>>,
+    /// Numbers the sessions that are bound within the epoch.
+    pub(crate) binds: u64,
     pub(crate) rooms: HashMap<Jid, Room>,
     /// The highest number of an event of rooms that are over.
     pub(crate) rooms_seq: u64,
     /// Sessions without an edge, and their rooms, whose owners are to be told that they are in.
     pub(crate) untold: super::places::Untold,
-    /// (origin, n, entity, kind): ordered so that a mark forgets a range.
-    pub(crate) seen: BTreeMap<(u128, u64, Entity, u32), Seen>,
-    /// Effects for other slots, by slot, in order.
-    pub(crate) outbound: HashMap<u16, Outbound>,
-    /// Streams of effects from other slots: (stream, last taken, time of it).
-    pub(crate) streams: HashMap<u16, (u64, u64, u64)>,
-    /// Slots with effects that wait for an owner, tried again at each tick and map.
-    pub(crate) stuck: HashSet<u16>,
+    /// Messages for other slots.
+    pub(crate) outbox: Outbox,
+    /// Messages from other slots.
+    pub(crate) inbox: Inbox,
+    pub(crate) archive_rows: ArchiveRows,
+    pub(crate) offline_rows: OfflineRows,
     /// Messages for users of whom it is asked whether they exist.
-    pub(crate) parked: HashMap<Jid, Vec<Parked>>,
-    /// What waited for a mark at the last sweep.
-    pub(crate) waiting_marks: HashSet<(u128, u64)>,
-    /// Some session knows keys from before a takeover.
-    pub(crate) any_restored: bool,
-    /// What sessions that have ended since the takeover had got before it, by (origin, n, user).
-    pub(crate) given: BTreeSet<(u128, u64, Entity)>,
-    pub(crate) archive_counter: u64,
-    pub(crate) offline_counter: u64,
-    /// Offline rows on their way to storage.
-    pub(crate) offline_open: usize,
-    /// Numbers the questions for what is stored.
-    pub(crate) offline_questions: u64,
-    /// Sessions that ask again for what is stored, because storage was away, and from when on.
-    pub(crate) offline_retry: Vec<(u64, u128)>,
-    /// Sessions with questions to archives, and from when on these have waited for long.
-    pub(crate) pages_late: Vec<(u64, u128)>,
-    /// Archive rows on their way to storage.
-    pub(crate) archive_open: usize,
-    pub(crate) shadow: SlotShadow,
+    pub(crate) deferred: HashMap<Jid, Vec<Deferred>>,
+    pub(crate) replica: SlotReplica,
+    /// Data of modules about its users.
+    pub(crate) data: EntityData,
+    /// Questions for the data that filters need.
+    pub(crate) questions: Questions,
 }
 
 impl Slot {
@@ -159,25 +153,18 @@ impl Slot {
             held: Total::default(),
             handles: HashMap::default(),
             users: HashMap::default(),
+            binds: 0,
             rooms: HashMap::default(),
             rooms_seq: 0,
             untold: super::places::Untold::default(),
-            seen: BTreeMap::new(),
-            outbound: HashMap::default(),
-            streams: HashMap::default(),
-            stuck: HashSet::default(),
-            parked: HashMap::default(),
-            waiting_marks: HashSet::default(),
-            any_restored: false,
-            given: BTreeSet::new(),
-            archive_counter: 0,
-            offline_counter: 0,
-            offline_open: 0,
-            offline_questions: 0,
-            offline_retry: Vec::new(),
-            pages_late: Vec::new(),
-            archive_open: 0,
-            shadow: SlotShadow::default(),
+            outbox: Outbox::default(),
+            inbox: Inbox::default(),
+            archive_rows: ArchiveRows::default(),
+            offline_rows: OfflineRows::default(),
+            deferred: HashMap::default(),
+            replica: SlotReplica::default(),
+            data: EntityData::default(),
+            questions: Questions::default(),
         }
     }
 
@@ -185,52 +172,67 @@ impl Slot {
     pub(crate) fn is_idle(&self) -> bool {
         self.sessions.is_empty()
             && self.rooms.is_empty()
-            && self.outbound.is_empty()
-            && self.seen.is_empty()
-            && self.streams.is_empty()
+            && self.outbox.is_empty()
+            && self.inbox.dedup.is_empty()
+            && self.inbox.streams.is_empty()
+            && self.data.is_empty()
+    }
+
+    /// The slot as the messages of its outbox name it.
+    pub(crate) fn sender(&self) -> Sender {
+        Sender {
+            epoch: self.epoch,
+            settling: !self.is_active(),
+        }
     }
 
     pub(crate) fn is_active(&self) -> bool {
         matches!(self.phase, Phase::Active)
     }
 
-    /// Whether effects of others may still be answered (a frozen slot finishes what it accepted).
+    /// Whether slot messages of others may still be answered (a slot that is quiescing finishes what it accepted).
     pub(crate) fn is_serving(&self) -> bool {
-        matches!(self.phase, Phase::Active | Phase::Frozen { .. })
+        matches!(self.phase, Phase::Active | Phase::Quiescing { .. })
     }
 
-    /// Whether an effect may come in. A slot that is handed over takes those of others that are:
+    /// Whether a slot message may come in. A slot that is handed over takes those of others that are:
     /// they take nothing new either, so this ends, and they would wait for each other otherwise.
-    pub(crate) fn takes_effect(&self, settling: bool) -> bool {
+    pub(crate) fn takes_message(&self, settling: bool) -> bool {
         match self.phase {
             Phase::Active => true,
-            Phase::Frozen { spilled, .. } => settling && !spilled,
+            Phase::Quiescing { spilled, .. } => settling && !spilled,
             Phase::Taking(_) => false,
         }
     }
 
-    /// Whether the shadow keeps attached sessions as well.
+    /// Whether the state store keeps attached sessions as well.
     pub(crate) fn is_spilled(&self) -> bool {
-        matches!(self.phase, Phase::Frozen { spilled: true, .. })
+        matches!(self.phase, Phase::Quiescing { spilled: true, .. })
     }
 
     /// Whether something new may come in from rooms (what is being released is flushed already).
     pub(crate) fn takes_events(&self) -> bool {
         match self.phase {
             Phase::Active => true,
-            Phase::Frozen { spilled, .. } => !spilled,
+            Phase::Quiescing { spilled, .. } => !spilled,
             Phase::Taking(_) => false,
         }
     }
 
-    /// The session with that full JID that can be delivered to.
+    /// The session with that full JID that can be delivered to: one that is about to end only if there is
+    /// no other.
     pub(crate) fn session_of(&self, full: &Jid) -> Option<u128> {
-        let ids = self.users.get(&full.bare())?;
-        ids.iter().copied().find(|id| {
-            self.sessions
-                .get(id)
-                .is_some_and(|s| s.is_live() && s.jid == *full)
-        })
+        let mut closing = None;
+        for session in self
+            .sessions_of(&full.bare())
+            .filter(|s| s.channel.jid == *full)
+        {
+            if !session.channel.closing {
+                return Some(session.channel.id);
+            }
+            closing.get_or_insert(session.channel.id);
+        }
+        closing
     }
 
     /// The live sessions of a bare JID.
@@ -243,24 +245,29 @@ impl Slot {
             .into_iter()
             .flatten()
             .filter_map(|id| self.sessions.get(id).map(Box::as_ref))
-            .filter(|s| s.is_live())
+            .filter(|s| s.channel.is_live())
     }
 
     pub(crate) fn insert_session(&mut self, mut session: Session) {
         self.share(&mut session);
-        self.users
-            .entry(session.jid.bare())
-            .or_default()
-            .push(session.id);
-        self.sessions.insert(session.id, Box::new(session));
+        // This owner may have had the slot before under this epoch.
+        if session.channel.bound.0 == self.epoch {
+            self.binds = self.binds.max(session.channel.bound.1);
+        }
+        let of_user = self.users.entry(session.channel.jid.bare()).or_default();
+        if let Some(other) = of_user.first().and_then(|id| self.sessions.get(id)) {
+            session.client.residents = other.client.residents.clone();
+        }
+        of_user.push(session.channel.id);
+        self.sessions.insert(session.channel.id, Box::new(session));
     }
 
     pub(crate) fn remove_session(&mut self, id: u128) -> Option<Session> {
         let session = *self.sessions.remove(&id)?;
-        if let Some((lane, handle)) = session.edge() {
+        if let Some((lane, handle)) = session.channel.edge() {
             self.handles.remove(&(lane.edge, handle));
         }
-        let bare = session.jid.bare();
+        let bare = session.channel.jid.bare();
         if let Some(ids) = self.users.get_mut(&bare) {
             ids.retain(|i| *i != id);
             if ids.is_empty() {
@@ -272,25 +279,28 @@ impl Slot {
 
     /// The next place in an archive of this slot: (epoch, counter).
     pub(crate) fn next_archive_place(&mut self) -> (u64, u64) {
-        self.archive_counter += 1;
-        (self.epoch, self.archive_counter)
+        self.archive_rows.counter += 1;
+        (self.epoch, self.archive_rows.counter)
     }
 
-    /// Marks a session for a Progress frame (and more): at the next beat, or at the end of the turn
+    /// Marks a session for a Progress frame (and more): at the next flush, or at the end of the turn
     /// if its registry record changed or its client waits for an answer.
     pub(crate) fn touch(&mut self, core: &mut Core, session: u128) {
         let Some(s) = self.sessions.get_mut(&session) else {
             return;
         };
-        core.progress_hurried |= s.state_dirty
-            || (s.asked > s.accepted_told
-                && core.config.reported(s.accepted, s.settled) > s.accepted_told);
-        if !s.touched {
-            s.touched = true;
-            if core.touched.is_empty() {
-                core.progress_due = next_beat(core.now_ms);
+        core.progress.hurried |= s.channel.state_dirty
+            || (s.channel.incoming.asked > s.channel.incoming.accepted_reported
+                && core
+                    .config
+                    .reported(s.channel.incoming.accepted, s.channel.incoming.settled)
+                    > s.channel.incoming.accepted_reported);
+        if !s.channel.touched {
+            s.channel.touched = true;
+            if core.progress.touched.is_empty() {
+                core.progress.at_ms = next_flush(core.now_ms);
             }
-            core.touched.push((self.slot, session));
+            core.progress.touched.push((self.slot, session));
         }
     }
 
@@ -299,11 +309,11 @@ impl Slot {
         &mut self,
         core: &mut Core,
         id: u128,
-        key: EffectKey,
+        key: IdempotencyKey,
         stanza: std::sync::Arc<proto::Stanza>,
-        work: Option<WorkId>,
+        operation: Option<OperationId>,
     ) -> Option<u64> {
-        self.deliver_as(core, id, key, stanza, work, Source::Live)
+        self.deliver_as(core, id, key, stanza, operation, Source::Live)
     }
 
     /// The same for a stanza that is not, or not only, sent to this session now.
@@ -311,32 +321,36 @@ impl Slot {
         &mut self,
         core: &mut Core,
         id: u128,
-        key: EffectKey,
+        key: IdempotencyKey,
         stanza: std::sync::Arc<proto::Stanza>,
-        work: Option<WorkId>,
+        operation: Option<OperationId>,
         source: Source,
     ) -> Option<u64> {
-        let session = self.sessions.get_mut(&id).filter(|s| s.is_live())?;
-        if session.restored.contains(&key) && guard!("dedupe") {
+        let session = self.sessions.get_mut(&id).filter(|s| s.channel.is_live())?;
+        if session.channel.outgoing.restored.contains(&key) && guard!("dedupe") {
             core.metrics
                 .dropped_by_key(sestina_telemetry::Keyed::Session);
-            if let Some(work) = work.filter(|_| source == Source::Live) {
-                self.is_alone_now(core, id, key, work);
+            if let Some(operation) = operation.filter(|_| source == Source::Live) {
+                self.is_alone_now(core, id, key, operation);
             }
             return None;
         }
         core.metrics.delivered(stanza.kind());
-        let number = session.enqueue(core, key, stanza, work, source);
-        session.pump(core, self.slot, self.epoch);
+        let number = session
+            .channel
+            .enqueue(core, key, stanza, operation, source);
+        session.channel.pump(core, self.slot, self.epoch);
         let (full, detached) = (
-            session.is_full(core.config.session_queue_bytes),
+            session
+                .channel
+                .is_full(core.config.limits.session_queue_bytes),
             matches!(
-                session.attachment,
-                super::session::Attachment::Detached { .. }
+                session.channel.attachment,
+                super::channel::Attachment::Detached { .. }
             ),
         );
         if detached {
-            self.shadow_queue_item(core, id, number);
+            self.replica_queue_item(core, id, number);
         }
         if full {
             self.overflowed(core, id, Queue::Session);
@@ -347,10 +361,10 @@ impl Slot {
     }
 }
 
-/// A new 128-bit identity of a session or room. Its first 12 bits are the slot, so that whoever
+/// A new 128-bit identity of a session or room. Its first 12 bits are the slot, so that a process that
 /// holds a key can ask the origin's owner about it.
 pub(crate) fn new_origin(slot: u16) -> u128 {
-    (u128::from(slot) << 116) | (crate::chance::bits() >> 12)
+    (u128::from(slot) << 116) | (crate::rng::bits() >> 12)
 }
 
 /// The slot of an origin.
@@ -358,7 +372,7 @@ pub(crate) fn origin_slot(origin: u128) -> u16 {
     (origin >> 116) as u16
 }
 
-/// Hash that names an entity in [`Slot::seen`].
+/// Hash that names an entity in [`Inbox::dedup`].
 pub(crate) fn entity_of(bare: &str) -> Entity {
     xxhash_rust::xxh3::xxh3_64(bare.as_bytes())
 }

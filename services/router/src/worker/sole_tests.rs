@@ -3,9 +3,10 @@
 use sestina_proto as proto;
 use sestina_xmpp::stanza::{Kind, Stanza};
 
+use crate::worker::channel::{Attachment, PreviousAttachment};
 use crate::worker::core::LaneRef;
 use crate::worker::input::Input;
-use crate::worker::session::{Attachment, Older, Session};
+use crate::worker::session::Session;
 use crate::worker::successor::{self, Successor};
 use crate::worker::testing::LANE;
 
@@ -15,8 +16,8 @@ fn sole(owner: &Successor) -> usize {
     owner.router.worker.counts().sole
 }
 
-/// Also run as the child of a test below, with the guard off. The owner before had accepted five stanzas,
-/// of which three are settled.
+/// Also run as the child of a test below, with the guard off. The edge had sent six stanzas to the owner before, which
+/// had said that five are accepted and three settled.
 #[test]
 fn what_one_process_alone_holds_is_counted() {
     sestina_runtime::faults_from_env().unwrap();
@@ -29,7 +30,7 @@ fn what_one_process_alone_holds_is_counted() {
         sent: 6,
         ..successor::report(&record, 1)
     }]);
-    for n in [4, 5] {
+    for n in [4, 5, 6] {
         assert_eq!(sole(&owner), 1, "the edge alone has number {n}");
         let mut stanza = Stanza::new(Kind::Message);
         stanza.to = "juliet@c.example".to_owned();
@@ -77,11 +78,17 @@ fn resumed_and_detached() -> Session {
         until_ms: 0,
         committed: true,
     };
-    let mut session = Session::from_record(proto::SessionState::default(), detached);
-    (session.accepted, session.settled, session.mark) = (5, 4, 3);
+    let pipeline = crate::hooks::Pipeline::new(&[]);
+    let record = proto::SessionState::default();
+    let mut session = Session::from_record(record, detached, &pipeline);
+    (
+        session.channel.incoming.accepted,
+        session.channel.incoming.settled,
+        session.channel.incoming.watermark,
+    ) = (5, 4, 3);
     let last = LaneRef { edge: 8, lane: 0 };
-    session.detached_from = Some((last, 2));
-    session.older.push(Older {
+    session.channel.copies.detached_from = Some((last, 2));
+    session.channel.copies.previous.push(PreviousAttachment {
         lane: LANE,
         handle: 1,
         generation: 1,
@@ -95,15 +102,17 @@ fn resumed_and_detached() -> Session {
 #[test]
 fn an_older_attachment_of_a_detached_session_is_kept_until_the_last_one_knows_what_is_settled() {
     let mut session = resumed_and_detached();
-    assert_eq!(session.older_done().len(), 0);
-    session.mark = 4;
-    assert_eq!(session.older_done().len(), 1);
+    assert_eq!(session.channel.previous_done().len(), 0);
+    session.channel.incoming.watermark = 4;
+    assert_eq!(session.channel.previous_done().len(), 1);
 }
 
 #[test]
 fn an_older_attachment_is_not_kept_for_an_edge_that_has_died() {
     let mut session = resumed_and_detached();
-    session.detached_from = None;
-    session.lose_copies(session.accepted);
-    assert_eq!(session.older_done().len(), 1);
+    session.channel.copies.detached_from = None;
+    session
+        .channel
+        .lose_copies(session.channel.incoming.accepted);
+    assert_eq!(session.channel.previous_done().len(), 1);
 }

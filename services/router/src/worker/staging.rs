@@ -3,11 +3,11 @@
 use std::collections::VecDeque;
 
 use bytes::Bytes;
-use sestina_api::shadow::{ShadowOp, StagedPart, Stamp};
+use sestina_api::state_store::{ReplicaOp, StagedPart, Stamp};
 
-use super::shadow::Waiting;
+use super::replica::Waiting;
 
-/// What a word of a script costs beside its bytes.
+/// The cost of a word of a script beside its bytes.
 pub(super) const ROW: usize = 64;
 
 /// How many bytes these fields are on their way.
@@ -39,7 +39,7 @@ pub(super) struct Staging {
     /// The version that it changes; none: all of the object is replaced.
     base: Option<Stamp>,
     remove: Vec<String>,
-    /// What is not yet put aside.
+    /// The fields that are not yet put aside.
     fields: VecDeque<(String, Bytes)>,
     /// A piece of the first of them is.
     begun: bool,
@@ -50,10 +50,10 @@ pub(super) struct Staging {
 
 impl Staging {
     /// Begins with a change; none if it has no fields to put aside.
-    pub(super) fn new(op: ShadowOp, waiting: Waiting) -> Option<Staging> {
+    pub(super) fn new(op: ReplicaOp, waiting: Waiting) -> Option<Staging> {
         let (object, base, fields, remove) = match op {
-            ShadowOp::Replace { object, fields } => (object, None, fields, Vec::new()),
-            ShadowOp::Update {
+            ReplicaOp::Replace { object, fields } => (object, None, fields, Vec::new()),
+            ReplicaOp::Update {
                 object,
                 base,
                 set,
@@ -77,7 +77,7 @@ impl Staging {
     }
 
     /// The next part, and its bytes; none if all is put aside.
-    pub(super) fn step(&mut self, at: Stamp, limit: usize) -> (Option<ShadowOp>, usize) {
+    pub(super) fn step(&mut self, at: Stamp, limit: usize) -> (Option<ReplicaOp>, usize) {
         if self.fields.is_empty() && self.staged.is_some() {
             let names = self.remove.iter().map(|field| field.len() + ROW);
             return (None, names.sum::<usize>() + self.object.len() + ROW);
@@ -108,15 +108,15 @@ impl Staging {
             self.fields.pop_front();
         }
         let base = self.staged.replace(at);
-        (Some(ShadowOp::Stage { base, parts }), bytes)
+        (Some(ReplicaOp::Stage { base, parts }), bytes)
     }
 
     /// The last step: the object, the change, and what waits for it.
-    pub(super) fn finish(self) -> (String, ShadowOp, Waiting) {
+    pub(super) fn finish(self) -> (String, ReplicaOp, Waiting) {
         let (object, staged) = (self.object.clone(), self.staged.unwrap_or_default());
         let op = match self.base {
-            None => ShadowOp::ReplaceStaged { object, staged },
-            Some(base) => ShadowOp::UpdateStaged {
+            None => ReplicaOp::ReplaceStaged { object, staged },
+            Some(base) => ReplicaOp::UpdateStaged {
                 object,
                 base,
                 remove: self.remove,
@@ -144,7 +144,7 @@ mod tests {
             .enumerate()
             .map(|(at, size)| (format!("f{at}"), Bytes::from(vec![at as u8; *size])))
             .collect();
-        let op = ShadowOp::Replace {
+        let op = ReplicaOp::Replace {
             object: "r:x".to_owned(),
             fields: fields.clone(),
         };
@@ -155,7 +155,7 @@ mod tests {
             n += 1;
             let (op, bytes) = staging.step(Stamp::new(1, n), 1024);
             assert!(bytes <= 1024, "{bytes}");
-            let Some(ShadowOp::Stage { base, parts }) = op else {
+            let Some(ReplicaOp::Stage { base, parts }) = op else {
                 break;
             };
             assert_eq!(base, (n > 1).then_some(Stamp::new(1, n - 1)));
@@ -177,7 +177,7 @@ mod tests {
         let object = "r:x".to_owned();
         assert_eq!(
             staging.finish().1,
-            ShadowOp::ReplaceStaged { object, staged }
+            ReplicaOp::ReplaceStaged { object, staged }
         );
     }
 }

@@ -1,22 +1,23 @@
 //! Stored messages on their way to a session (XEP-0160): read as its client makes room for them.
 //!
-//! What is stored stands in a session's queue as one element, a *cursor*: rows are read, numbered
+//! The stored messages stand in a session's queue as one element, a *cursor*: rows are read, numbered
 //! and queued while the client has room, so that a full store is no load on the session. The row is
 //! the second holder of its stanza: it is marked as delivered when the client has taken the stanza,
 //! and a session that ends leaves the rest where it is. What comes meanwhile for the bare JID is
 //! stored behind it.
 
 use prost::Message as _;
-use sestina_api::key::EffectKey;
+use sestina_api::key::IdempotencyKey;
 use sestina_proto as proto;
 use sestina_xmpp::jid::Jid;
 use sestina_xmpp::stanza::Stanza;
 
+use super::channel::is_stored;
+use super::client::Client;
 use super::core::{Core, Job, OfflineRead};
-use super::session::{Session, is_stored};
+use super::operations::OperationId;
 use super::slot::Slot;
-use super::work::WorkId;
-use crate::chance::HashSet;
+use crate::rng::HashSet;
 
 /// How long a session waits before it asks again for what is stored.
 const RETRY_MS: u64 = 1000;
@@ -33,7 +34,7 @@ pub(crate) struct StoredCursor {
     pub(super) open: bool,
     /// The question that storage is answering.
     asked: Option<u64>,
-    /// Storage is away: it is asked again at a tick.
+    /// Storage is unavailable: it is asked again at a tick.
     waits: bool,
     /// Rows up to here were looked at.
     pub(super) after: Place,
@@ -42,13 +43,13 @@ pub(crate) struct StoredCursor {
     /// How many rows the slot had stored when it was asked; none if some were on their way to
     /// storage.
     complete: Option<u64>,
-    /// What was marked as delivered since then: the answer may still have it.
-    pub(super) marked: HashSet<EffectKey>,
+    /// Rows that were marked as delivered since then: the answer may still have them.
+    pub(super) marked: HashSet<IdempotencyKey>,
     /// Rows that the client has taken, to be marked as delivered, and whether others are.
-    taken: Vec<EffectKey>,
+    taken: Vec<IdempotencyKey>,
     marking: bool,
-    /// The work of the session's end, which waits for that.
-    ended: Option<WorkId>,
+    /// The operation of the session's end, which waits for that.
+    ended: Option<OperationId>,
 }
 
 impl StoredCursor {
@@ -57,12 +58,12 @@ impl StoredCursor {
     }
 
     /// The client has taken the stanza of this row.
-    pub(super) fn took(&mut self, key: EffectKey) {
+    pub(super) fn took(&mut self, key: IdempotencyKey) {
         self.taken.push(key);
     }
 
-    /// The work of a session's end, which waits for the rows that its client took.
-    pub(super) fn work(&self) -> Option<WorkId> {
+    /// The operation of a session's end, which waits for the rows that its client took.
+    pub(super) fn operation(&self) -> Option<OperationId> {
         self.ended
     }
 
@@ -72,7 +73,7 @@ impl StoredCursor {
     }
 }
 
-impl Session {
+impl Client {
     fn drop_idle_cursor(&mut self) {
         if self.stored.as_ref().is_some_and(|cursor| cursor.is_idle()) {
             self.stored = None;
@@ -81,49 +82,51 @@ impl Session {
 }
 
 impl Slot {
-    /// Stores a message for later (XEP-0160), once for each key; the work waits for the commit.
+    /// Stores a message for later (XEP-0160), once for each key; the operation waits for the commit.
     /// `at_ms`: when it came, which is the time that it is delivered with (XEP-0203).
     pub(crate) fn store_offline(
         &mut self,
         core: &mut Core,
-        key: EffectKey,
-        work: WorkId,
+        key: IdempotencyKey,
+        operation: OperationId,
         user: &Jid,
         stanza: &Stanza,
         at_ms: i64,
     ) {
-        self.offline_counter += 1;
-        let keys = self.sessions_of(user).flat_map(|s| s.unreleased.keys());
+        self.offline_rows.counter += 1;
+        let keys = self
+            .sessions_of(user)
+            .flat_map(|s| s.channel.outgoing.in_flight_keys.keys());
         let queued = keys.filter(|key| is_stored(**key)).count();
         let row = proto::OfflineRow {
             fence: Some(self.fence()),
             bare: user.as_str().to_owned(),
             epoch: self.epoch,
-            counter: self.offline_counter,
+            counter: self.offline_rows.counter,
             key: Some(key.into()),
             at_ms,
             stanza: Some(stanza.clone().into()),
             queued: u32::try_from(queued).unwrap_or(u32::MAX),
         };
         let bytes = row.encoded_len();
-        self.offline_open += 1;
-        core.works.part(work);
-        core.offline.push(row, work, bytes);
+        self.offline_rows.open += 1;
+        core.operations.part(operation);
+        core.storage.offline.push(row, operation, bytes);
     }
 
     /// A session became reachable: what is stored comes before anything new to the bare JID. One
     /// that is being given it begins anew: it may have passed by what was not for it.
     pub(crate) fn fetch_offline(&mut self, core: &mut Core, id: u128, user: &Jid) {
-        let begins = (self.epoch, self.offline_counter);
+        let begins = (self.epoch, self.offline_rows.counter);
         let Some(session) = self.sessions.get_mut(&id) else {
             return;
         };
-        if session.anonymous || !core.config.has_accounts(user.domain()) {
+        if session.client.anonymous || !core.config.services.has_accounts(user.domain()) {
             return;
         }
-        session.state_dirty = true;
-        if !std::mem::replace(&mut session.offline_pending, true) {
-            session.stored.get_or_insert_default().since = begins;
+        session.channel.state_dirty = true;
+        if !std::mem::replace(&mut session.client.offline_pending, true) {
+            session.client.stored.get_or_insert_default().since = begins;
         }
         self.read_anew(core, id);
     }
@@ -131,35 +134,42 @@ impl Slot {
     /// Opens the cursor of a session, from the first row on.
     fn read_anew(&mut self, core: &mut Core, id: u128) {
         if let Some(session) = self.sessions.get_mut(&id) {
-            let cursor = session.stored.get_or_insert_default();
+            let cursor = session.client.stored.get_or_insert_default();
             (cursor.open, cursor.asked, cursor.after) = (true, None, Place::default());
         }
         self.read_stored(core, id);
     }
 
+    /// Whether a session of the same user is about to end. Messages that it leaves in the store, or adds to it, come
+    /// before messages that were stored later, so no other session reads the store until then.
+    fn waits_for_closing(&self, id: u128) -> bool {
+        let session = self.sessions.get(&id);
+        session.is_some_and(|s| s.client.stored.is_some() && self.is_closing(&s.channel.jid.bare()))
+    }
+
     /// Asks storage for the next rows if the client has room for them.
     pub(crate) fn read_stored(&mut self, core: &mut Core, id: u128) {
-        if !self.is_active() {
+        if !self.is_active() || self.waits_for_closing(id) {
             return;
         }
         let (slot, epoch) = (self.slot, self.epoch);
         // A row that is still on its way may be committed after the question was answered.
-        let complete = (self.offline_open == 0).then_some(self.offline_counter);
-        let Some(session) = self.sessions.get_mut(&id).filter(|s| s.is_live()) else {
+        let complete = (self.offline_rows.open == 0).then_some(self.offline_rows.counter);
+        let Some(session) = self.sessions.get_mut(&id).filter(|s| s.channel.is_live()) else {
             return;
         };
-        let Some(room) = session.room(&core.config) else {
+        let Some(room) = session.channel.room(&core.config) else {
             return;
         };
-        let bare = session.jid.bare_str().to_owned();
-        let Some(cursor) = session.stored.as_mut() else {
+        let bare = session.channel.jid.bare_str().to_owned();
+        let Some(cursor) = session.client.stored.as_mut() else {
             return;
         };
         if !cursor.open || cursor.waits || cursor.asked.is_some() {
             return;
         }
-        self.offline_questions += 1;
-        cursor.asked = Some(self.offline_questions);
+        self.offline_rows.questions += 1;
+        cursor.asked = Some(self.offline_rows.questions);
         cursor.complete = complete;
         cursor.marked.clear();
         let request = proto::OfflineListRequest {
@@ -173,7 +183,7 @@ impl Slot {
             slot,
             epoch,
             session: id,
-            question: self.offline_questions,
+            question: self.offline_rows.questions,
             request,
         }));
     }
@@ -187,11 +197,12 @@ impl Slot {
         page: Result<proto::OfflineListReply, ()>,
     ) {
         let (id, active) = (read.session, self.is_active());
-        let Some(session) = self.sessions.get_mut(&id).filter(|s| s.is_live()) else {
+        let closing = self.waits_for_closing(id);
+        let Some(session) = self.sessions.get_mut(&id).filter(|s| s.channel.is_live()) else {
             return;
         };
-        let reads = session.edge().is_some();
-        let Some(cursor) = session.stored.as_mut() else {
+        let reads = session.channel.edge().is_some();
+        let Some(cursor) = session.client.stored.as_mut() else {
             return;
         };
         if cursor.asked != Some(read.question) {
@@ -199,18 +210,19 @@ impl Slot {
         }
         cursor.asked = None;
         let Ok(page) = page else {
-            // Storage is away: go on live; what is stored comes when it is back.
+            // Storage is unavailable: go on live; what is stored comes when it is back.
             cursor.waits = true;
             self.offline_fetched(core, id);
-            self.offline_retry.push((core.now_ms + RETRY_MS, id));
+            self.offline_rows.retry.push((core.now_ms + RETRY_MS, id));
             return;
         };
-        if !reads || !active {
-            // Nothing is queued that nobody reads: a resumption asks anew.
+        if !reads || !active || closing {
+            // Nothing is queued that no client reads: a resumption asks anew, and so does the end of a session
+            // that is about to end.
             return;
         }
         // Only if nothing was on its way when it was asked, nor was stored since.
-        let complete = cursor.complete == Some(self.offline_counter);
+        let complete = cursor.complete == Some(self.offline_rows.counter);
         self.queue_rows(core, id, page.rows);
         self.mark_stored(core, id);
         if page.more || !complete {
@@ -219,10 +231,13 @@ impl Slot {
         let Some(session) = self.sessions.get_mut(&id) else {
             return;
         };
-        if let Some(cursor) = session.stored.as_mut() {
+        if let Some(cursor) = session.client.stored.as_mut() {
             cursor.open = false;
         }
-        let (user, reachable) = (session.jid.bare(), session.priority() >= Some(0));
+        let (user, reachable) = (
+            session.channel.jid.bare(),
+            session.client.priority() >= Some(0),
+        );
         self.offline_fetched(core, id);
         if !reachable {
             // Others have left to it what is not for it now.
@@ -233,16 +248,20 @@ impl Slot {
     /// Messages to its bare JID go straight to the session again.
     fn offline_fetched(&mut self, core: &mut Core, id: u128) {
         if let Some(session) = self.sessions.get_mut(&id) {
-            session.offline_pending = false;
-            session.state_dirty = true;
-            session.drop_idle_cursor();
+            session.client.offline_pending = false;
+            session.channel.state_dirty = true;
+            session.client.drop_idle_cursor();
             self.touch(core, id);
         }
     }
 
     /// The client took something: rows of it are marked as delivered, and the next may come.
     pub(crate) fn stored_taken(&mut self, core: &mut Core, id: u128) {
-        if self.sessions.get(&id).is_some_and(|s| s.stored.is_some()) {
+        if self
+            .sessions
+            .get(&id)
+            .is_some_and(|s| s.client.stored.is_some())
+        {
             self.mark_stored(core, id);
             self.read_stored(core, id);
         }
@@ -254,7 +273,7 @@ impl Slot {
         let Some(session) = self.sessions.get_mut(&id) else {
             return;
         };
-        let Some(cursor) = session.stored.as_mut() else {
+        let Some(cursor) = session.client.stored.as_mut() else {
             return;
         };
         if cursor.marking || cursor.taken.is_empty() {
@@ -264,7 +283,7 @@ impl Slot {
         let keys = std::mem::take(&mut cursor.taken);
         let request = proto::OfflineRemoveRequest {
             fence: Some(fence),
-            bare: session.jid.bare_str().to_owned(),
+            bare: session.channel.jid.bare_str().to_owned(),
             keys: keys.into_iter().map(Into::into).collect(),
         };
         core.jobs.push(Job::OfflineRemove {
@@ -281,11 +300,11 @@ impl Slot {
         id: u128,
         request: &proto::OfflineRemoveRequest,
     ) {
-        let keys: HashSet<EffectKey> = request.keys.iter().map(EffectKey::from).collect();
+        let keys: HashSet<IdempotencyKey> = request.keys.iter().map(IdempotencyKey::from).collect();
         let user = Jid::from_wire(&request.bare);
         for other in self.users.get(&user).cloned().unwrap_or_default() {
             let session = self.sessions.get_mut(&other);
-            let cursor = session.and_then(|s| s.stored.as_mut());
+            let cursor = session.and_then(|s| s.client.stored.as_mut());
             if let Some(cursor) = cursor.filter(|c| c.asked.is_some()) {
                 cursor.marked.extend(keys.iter().copied());
             }
@@ -293,28 +312,31 @@ impl Slot {
         let Some(session) = self.sessions.get_mut(&id) else {
             return;
         };
-        session.release_stored(&keys);
-        if let Some(cursor) = session.stored.as_mut() {
+        session.channel.release_stored(&keys);
+        if let Some(cursor) = session.client.stored.as_mut() {
             cursor.marking = false;
-            if let Some(work) = cursor.ended.take_if(|_| cursor.taken.is_empty()) {
-                core.part_done(work);
+            if let Some(operation) = cursor.ended.take_if(|_| cursor.taken.is_empty()) {
+                core.part_done(operation);
             }
         }
-        session.drop_idle_cursor();
+        session.client.drop_idle_cursor();
         self.mark_stored(core, id);
         self.touch(core, id);
     }
 
     /// A session ends: what its client took of the store is marked before it is forgotten.
-    pub(super) fn end_stored(&mut self, core: &mut Core, id: u128, work: WorkId) {
-        let cursor = self.sessions.get_mut(&id).and_then(|s| s.stored.as_mut());
+    pub(super) fn end_stored(&mut self, core: &mut Core, id: u128, operation: OperationId) {
+        let cursor = self
+            .sessions
+            .get_mut(&id)
+            .and_then(|s| s.client.stored.as_mut());
         let Some(cursor) = cursor else {
             return;
         };
         (cursor.open, cursor.asked) = (false, None);
         if !cursor.is_idle() {
-            core.works.part(work);
-            cursor.ended = Some(work);
+            core.operations.part(operation);
+            cursor.ended = Some(operation);
             self.mark_stored(core, id);
         }
     }
@@ -322,17 +344,23 @@ impl Slot {
     /// A session that ended has left something in the store: another one of its user gets it, beside
     /// what comes live. Tells which.
     pub(super) fn offline_left(&mut self, core: &mut Core, user: &Jid) -> Option<u128> {
-        let reachable = self.sessions_of(user).filter(|s| s.priority() >= Some(0));
-        let best = reachable.max_by_key(|s| (s.edge().is_some(), s.priority()));
-        let id = best.map(|s| s.id)?;
+        let reachable = self
+            .sessions_of(user)
+            .filter(|s| s.client.priority() >= Some(0));
+        let best = reachable.max_by_key(|s| (s.channel.edge().is_some(), s.client.priority()));
+        let id = best.map(|s| s.channel.id)?;
         self.read_anew(core, id);
         // A new owner, too, is to read it for that session: its record says so.
-        match self.sessions.get_mut(&id).filter(|s| s.edge().is_some()) {
+        match self
+            .sessions
+            .get_mut(&id)
+            .filter(|s| s.channel.edge().is_some())
+        {
             Some(session) => {
-                session.state_dirty = true;
+                session.channel.state_dirty = true;
                 self.touch(core, id);
             }
-            None => self.shadow_session_changed(core, id),
+            None => self.replica_session_changed(core, id),
         }
         Some(id)
     }
@@ -343,31 +371,32 @@ impl Slot {
         let Some(session) = self.sessions.get_mut(&id) else {
             return;
         };
-        let known = session.unreleased.rows();
-        let taken: Vec<EffectKey> = known
-            .filter(|(number, key)| *number <= session.acked && is_stored(*key))
+        let known = session.channel.outgoing.in_flight_keys.rows();
+        let taken: Vec<IdempotencyKey> = known
+            .filter(|(number, key)| *number <= session.channel.outgoing.acked && is_stored(*key))
             .map(|(_, key)| *key)
             .collect();
         if !taken.is_empty() {
-            session.stored.get_or_insert_default().taken = taken;
+            session.client.stored.get_or_insert_default().taken = taken;
         }
-        if session.offline_pending {
-            session.stored.get_or_insert_default().open = true;
+        if session.client.offline_pending {
+            session.client.stored.get_or_insert_default().open = true;
         }
         self.stored_taken(core, id);
     }
 
-    /// Asks again for what could not be had while storage was away; run at each tick.
+    /// Asks again for what could not be had while storage was unavailable; run at each tick.
     pub(crate) fn retry_offline(&mut self, core: &mut Core) {
         let now = core.now_ms;
         let due: Vec<u128> = self
-            .offline_retry
+            .offline_rows
+            .retry
             .extract_if(.., |(at, _)| *at <= now)
             .map(|(_, id)| id)
             .collect();
         for id in due {
             let session = self.sessions.get_mut(&id);
-            if let Some(cursor) = session.and_then(|s| s.stored.as_mut()) {
+            if let Some(cursor) = session.and_then(|s| s.client.stored.as_mut()) {
                 cursor.waits = false;
                 self.read_stored(core, id);
             }

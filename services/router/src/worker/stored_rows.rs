@@ -4,18 +4,19 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use sestina_api::key::{EffectKey, EffectKind};
+use sestina_api::key::{IdempotencyKey, Purpose};
 use sestina_proto as proto;
 use sestina_runtime::guard;
 use sestina_xmpp::ext::delay::{Delay, is_delay_by};
 use sestina_xmpp::jid::Jid;
 use sestina_xmpp::stanza::Stanza;
 
+use super::channel::{Source, is_stored};
 use super::core::Core;
-use super::session::{Session, Source, is_stored};
+use super::session::Session;
 use super::slot::Slot;
 use super::stored::Place;
-use crate::chance::{HashMap, HashSet};
+use crate::rng::{HashMap, HashSet};
 
 /// Names a message by its origin's number.
 type Message = (u128, u64);
@@ -35,19 +36,22 @@ impl Had {
         let mut had = Had::default();
         for session in sessions {
             let counts =
-                |key: &EffectKey| session.id == reader || key.kind == EffectKind::Route as u32;
-            let untaken = (session.acked + 1..).zip(session.queue.iter().map(|item| &item.key));
-            // What an ended session has not taken went back to the store.
-            let known = session.unreleased.rows();
-            let known = known.filter(|(number, _)| session.is_live() || *number <= session.acked);
+                |key: &IdempotencyKey| session.channel.id == reader || key.is(Purpose::Route);
+            let untaken = (session.channel.outgoing.acked + 1..)
+                .zip(session.channel.outgoing.queue.iter().map(|item| &item.key));
+            // Rows that an ended session has not taken went back to the store.
+            let known = session.channel.outgoing.in_flight_keys.rows();
+            let known = known.filter(|(number, _)| {
+                session.channel.is_live() || *number <= session.channel.outgoing.acked
+            });
             for (number, key) in untaken.chain(known.map(|(number, key)| (*number, key))) {
                 let message = (key.origin, key.n);
                 if is_stored(*key) {
                     had.rows.insert(message);
                 } else if counts(key) {
-                    let untaken = (number > session.acked).then_some(number);
+                    let untaken = (number > session.channel.outgoing.acked).then_some(number);
                     let holders = had.live.entry(message).or_default();
-                    holders.push((session.id, untaken));
+                    holders.push((session.channel.id, untaken));
                 }
             }
         }
@@ -55,7 +59,7 @@ impl Had {
     }
 }
 
-/// What came while another session of the user was being given what is stored: it stands behind
+/// Messages that came while another session of the user was being given stored ones: they stand behind
 /// the cursor of that one.
 #[derive(Debug)]
 struct Claim {
@@ -66,52 +70,56 @@ struct Claim {
 }
 
 impl Claim {
+    /// A session gets what is stored for its own address in any case: it may have earlier messages of the same sender in
+    /// its queue, which go back to the store if it ends.
     fn covers(&self, place: Place, to: &str) -> bool {
-        place > self.since && (self.all || to == self.jid.as_str())
+        to == self.jid.as_str() || (self.all && place > self.since)
     }
 }
 
 impl Session {
-    /// What another session, which reads since `reader`, leaves to this one.
+    /// The rows that this session gets from the store, and that another session, which reads it since `reader`, skips.
     fn claim(&self, reader: (Place, u128)) -> Option<Claim> {
-        let cursor = self.stored.as_ref().filter(|cursor| cursor.open)?;
-        let reachable = self.priority().is_some_and(|p| p >= 0);
+        let cursor = self.client.stored.as_ref().filter(|cursor| cursor.open)?;
+        let reachable = self.client.priority().is_some_and(|p| p >= 0);
         Some(Claim {
-            jid: self.jid.clone(),
+            jid: self.channel.jid.clone(),
             since: cursor.since,
-            all: reachable && (cursor.since, self.id) < reader,
+            all: reachable && (cursor.since, self.channel.id) < reader,
         })
     }
 
     /// The row of a message that the session has is in the store as well: it is marked when the
     /// client has taken the message.
-    fn has_row(&mut self, number: Option<u64>, key: EffectKey) {
-        let place = number.and_then(|number| number.checked_sub(self.acked + 1));
+    fn has_row(&mut self, number: Option<u64>, key: IdempotencyKey) {
+        let place = number.and_then(|number| number.checked_sub(self.channel.outgoing.acked + 1));
         let item = place
             .and_then(|place| usize::try_from(place).ok())
-            .and_then(|place| self.queue.get_mut(place));
+            .and_then(|place| self.channel.outgoing.queue.get_mut(place));
         match item {
             Some(item) => item.row = true,
-            None => self.stored.get_or_insert_default().took(key),
+            None => self.client.stored.get_or_insert_default().took(key),
         }
     }
 }
 
 impl Slot {
-    /// Queues rows that no session of the user has. A session that is not reachable any more gets
-    /// what came for its full JID while that stood behind the cursor, and leaves the others (RFC
-    /// 6121 §8.5.2.1.1, §8.5.3.1).
+    /// Queues rows that no session of the user has. A session gets all that is stored for its full JID, also what
+    /// came before it was bound: a later message of the same sender would else overtake an earlier one, which
+    /// another session claims or which is left because the session is not reachable. A session that is not
+    /// reachable any more leaves the other rows (RFC 6120 §10.1, RFC 6121 §8.5.2.1.1, §8.5.3.1).
     pub(super) fn queue_rows(&mut self, core: &mut Core, id: u128, rows: Vec<proto::OfflineRow>) {
         let Some(session) = self.sessions.get(&id) else {
             return;
         };
-        let jid = session.jid.clone();
-        let reachable = session.priority().is_some_and(|p| p >= 0);
+        let jid = session.channel.jid.clone();
+        let reachable = session.client.priority().is_some_and(|p| p >= 0);
         let since = session
+            .client
             .stored
             .as_ref()
             .map_or(Place::default(), |c| c.since);
-        let others = self.sessions_of(&jid.bare()).filter(|s| s.id != id);
+        let others = self.sessions_of(&jid.bare()).filter(|s| s.channel.id != id);
         let claims: Vec<Claim> = others.filter_map(|s| s.claim((since, id))).collect();
         let user = self.users.get(&jid.bare()).into_iter().flatten();
         let had = Had::of(
@@ -121,11 +129,16 @@ impl Slot {
         let mut holders = BTreeSet::new();
         for row in rows {
             let place = (row.epoch, row.counter);
-            let Some(cursor) = self.sessions.get_mut(&id).and_then(|s| s.stored.as_mut()) else {
+            let Some(cursor) = self
+                .sessions
+                .get_mut(&id)
+                .and_then(|s| s.client.stored.as_mut())
+            else {
                 break;
             };
             cursor.after = place;
-            let (Some(key), Some(stanza)) = (row.key.as_ref().map(EffectKey::from), row.stanza)
+            let (Some(key), Some(stanza)) =
+                (row.key.as_ref().map(IdempotencyKey::from), row.stanza)
             else {
                 continue;
             };
@@ -144,7 +157,7 @@ impl Slot {
                 continue;
             }
             let mut stanza = Stanza::from(stanza);
-            let own = place > since && stanza.to == jid.as_str();
+            let own = stanza.to == jid.as_str();
             let claimed = claims.iter().any(|claim| claim.covers(place, &stanza.to));
             if !own && (!reachable || claimed) {
                 continue;
@@ -158,7 +171,7 @@ impl Slot {
                 stamp_ms: row.at_ms,
                 reason: Some("Offline storage".to_owned()),
             };
-            // What was given back by a session may have its time already.
+            // A message that a session gave back may have its time already.
             stanza.retain_children(|c| !is_delay_by(c, domain));
             stanza.push_element(&delay.to_element());
             let stanza = Arc::new(stanza.into());

@@ -2,7 +2,12 @@
 
 use std::collections::VecDeque;
 
+use sestina_proto as proto;
+use sestina_proto::to_router::Body as RouterBody;
+
 use crate::worker::verona::{JULIET, Verona, message, presence, unavailable};
+
+const BALCONY: &str = "juliet@c.example/balcony";
 
 fn numbers(range: std::ops::RangeInclusive<u64>) -> Vec<String> {
     range.map(|n| n.to_string()).collect()
@@ -117,6 +122,23 @@ fn the_record_of_a_session_tells_that_it_is_to_get_what_another_one_left() {
     assert!(!verona.records[&3].reads_stored);
 }
 
+/// If the owner dies before it has sent these messages to the edge, the next owner must know from the record that it has
+/// to read them from the offline store.
+#[test]
+fn the_record_of_a_session_tells_that_stored_messages_wait_in_its_queue() {
+    let mut verona = Verona::new();
+    // One page of many small messages, which take more than the credit of the session.
+    let count = verona.router.config.limits.session_credit_bytes as u64 / 150;
+    verona.stored(count, 10);
+    verona.says(2, presence("0"));
+    let slot = verona.router.worker.slots.get_mut(verona.slot).unwrap();
+    assert!(slot.sessions.values().all(|s| !s.client.offline_pending));
+    assert!((verona.has(2).len() as u64) < count);
+    assert!(verona.records[&2].offline_pending);
+    assert_eq!(verona.reads_all(2), numbers(1..=count));
+    assert!(!verona.records[&2].offline_pending);
+}
+
 #[test]
 fn two_sessions_that_read_at_the_same_time_get_each_message_once() {
     let mut verona = Verona::new();
@@ -155,4 +177,62 @@ fn what_came_for_a_session_that_reads_is_not_given_to_another() {
     for text in ["for any", "for the balcony"] {
         assert!(heard[0].contains(&text.to_owned()), "{heard:?}");
     }
+}
+
+#[test]
+fn a_session_that_is_not_reachable_gets_what_is_stored_for_its_address_in_order() {
+    let mut verona = Verona::new();
+    verona.stored(2, 10);
+    verona.rows[0].0.stanza.as_mut().unwrap().to = BALCONY.to_owned();
+    verona.held = Some(VecDeque::new());
+    verona.says(2, presence("0"));
+    verona.says(1, message(BALCONY, "later"));
+    verona.says(2, unavailable());
+    verona.answer_held();
+    assert_eq!(verona.reads_all(2), ["1", "later"]);
+    assert_eq!(verona.left(), ["2"]);
+}
+
+/// The chamber began to read first and has no room: what came since for others than the balcony is left to it.
+#[test]
+fn what_was_stored_for_an_address_before_its_session_was_bound_comes_before_later_messages() {
+    let mut verona = Verona::new();
+    verona.chamber();
+    verona.closes(2, true);
+    verona.stored(40, 60_000);
+    verona.says(3, presence("0"));
+    verona.says(1, message(BALCONY, "early"));
+    verona.edge(RouterBody::Bind(proto::Bind {
+        handle: 2,
+        bare: JULIET.to_owned(),
+        resource: "balcony".to_owned(),
+        ..proto::Bind::default()
+    }));
+    verona.enable(2);
+    verona.held = Some(VecDeque::new());
+    verona.says(2, presence("0"));
+    verona.says(1, message(BALCONY, "late"));
+    verona.answer_held();
+    let mut heard = verona.reads_all(2);
+    heard.retain(|text| text.parse::<u64>().is_err());
+    assert_eq!(heard, ["early", "late"]);
+}
+
+/// A session has the first of the messages for its address in its queue, and does not read on. Another session of the
+/// user does not get the ones behind them, before that session has ended.
+#[test]
+fn what_is_stored_for_a_session_that_reads_is_left_to_it() {
+    let mut verona = Verona::new();
+    verona.chamber();
+    verona.stored(40, 60_000);
+    for (row, _) in &mut verona.rows {
+        row.stanza.as_mut().unwrap().to = BALCONY.to_owned();
+    }
+    verona.says(2, presence("0"));
+    verona.says(3, presence("0"));
+    let mut heard = verona.reads_all(3);
+    verona.closes(2, true);
+    heard.extend(verona.reads_all(3));
+    assert_eq!(heard, numbers(1..=40));
+    assert!(verona.left().is_empty());
 }

@@ -4,8 +4,8 @@
 use std::sync::Arc;
 
 use prost::Message as _;
-use sestina_api::key::{EffectKey, EffectKind};
-use sestina_api::shadow::{Loaded, ShadowObject, Stamp};
+use sestina_api::key::{IdempotencyKey, Purpose};
+use sestina_api::state_store::{Loaded, ReplicaObject, Stamp};
 use sestina_proto as proto;
 use sestina_proto::to_router::Body as RouterBody;
 use sestina_xmpp::jid::Jid;
@@ -36,11 +36,12 @@ pub(crate) fn record(slot: u16, full: &str) -> proto::SessionState {
         sm: true,
         sm_resume: true,
         sm_max_s: 300,
+        residents_known: true,
         ..proto::SessionState::default()
     }
 }
 
-/// What an edge reports of a session: its client has acknowledged nothing and sent nothing.
+/// The report of an edge about a session: its client has acknowledged nothing and sent nothing.
 pub(crate) fn report(record: &proto::SessionState, handle: u64) -> proto::SessionReport {
     proto::SessionReport {
         handle,
@@ -57,16 +58,16 @@ pub(crate) fn report(record: &proto::SessionState, handle: u64) -> proto::Sessio
 pub(crate) fn held(number: u64, origin: u128, n: u64, stanza: &Stanza) -> proto::Outbound {
     proto::Outbound {
         number,
-        key: Some(EffectKey::new(origin, n, EffectKind::Route).into()),
+        key: Some(IdempotencyKey::new(origin, n, Purpose::Route).into()),
         stanza: Some(stanza.clone().into()),
         ..proto::Outbound::default()
     }
 }
 
 /// A session as the state store has it.
-pub(crate) fn stored(record: &proto::SessionState) -> ShadowObject {
+pub(crate) fn stored(record: &proto::SessionState) -> ReplicaObject {
     let id = sestina_api::key::join(record.session_hi, record.session_lo);
-    ShadowObject {
+    ReplicaObject {
         object: format!("s:{id:032x}"),
         version: Stamp::new(1, 1),
         fields: vec![("meta".to_owned(), record.encode_to_vec().into())],
@@ -91,13 +92,13 @@ impl Successor {
     }
 
     /// It takes the slot: these edges live, and the state store has these objects.
-    pub(crate) fn take(&mut self, live: Arc<[proto::Node]>, objects: Vec<ShadowObject>) {
+    pub(crate) fn take(&mut self, live: Arc<[proto::Node]>, objects: Vec<ReplicaObject>) {
         let (slot, epoch) = (self.slot, EPOCH);
         let result = Ok(Loaded {
             objects,
             ..Loaded::default()
         });
-        let loaded = JobDone::ShadowLoaded {
+        let loaded = JobDone::ReplicaLoaded {
             slot,
             epoch,
             result,
@@ -134,6 +135,18 @@ impl Successor {
         }))
     }
 
+    /// A second connection binds the resource `orchard` of Romeo. Returns the frames that the router sends to the edge.
+    pub(crate) fn second_binds(&mut self) -> Vec<proto::to_edge::Body> {
+        self.told();
+        self.edge_says(RouterBody::Bind(proto::Bind {
+            handle: 2,
+            bare: "romeo@c.example".to_owned(),
+            resource: "orchard".to_owned(),
+            ..proto::Bind::default()
+        }));
+        self.told()
+    }
+
     /// The socket of the session with handle 1 ends with its stream.
     pub(crate) fn client_closes(&mut self) -> Vec<Job> {
         self.edge_says(RouterBody::Close(proto::Close {
@@ -152,16 +165,16 @@ impl Successor {
         seq: u64,
         stanza: &Stanza,
     ) -> Vec<Job> {
-        let effect = proto::Effect {
-            key: Some(EffectKey::new(origin, n, EffectKind::Route).into()),
+        let message = proto::SlotMessage {
+            key: Some(IdempotencyKey::new(origin, n, Purpose::Route).into()),
             origin_slot: 1,
             origin_epoch: 1,
             stanza: Some(stanza.clone().into()),
             stream: 1,
             seq,
-            ..proto::Effect::default()
+            ..proto::SlotMessage::default()
         };
-        self.peer_says(proto::peer_frame::Body::Effect(effect))
+        self.peer_says(proto::peer_frame::Body::SlotMessage(message))
     }
 
     pub(crate) fn peer_says(&mut self, body: proto::peer_frame::Body) -> Vec<Job> {
@@ -182,10 +195,11 @@ impl Successor {
 
     /// Storage answers that the user exists, and which of the messages that it was asked about are
     /// stored.
-    pub(crate) fn stored(&mut self, bare: &str, stored: Vec<EffectKey>) -> Vec<Job> {
+    pub(crate) fn stored(&mut self, bare: &str, stored: Vec<IdempotencyKey>) -> Vec<Job> {
         let known = Known {
             exists: true,
             stored,
+            data: Vec::new(),
         };
         self.router.turn(vec![Input::Done(JobDone::UserKnown {
             slot: self.slot,
@@ -194,7 +208,7 @@ impl Successor {
         })])
     }
 
-    /// What was sent to the edge since this was asked last.
+    /// The frames that were sent to the edge since this was asked last.
     pub(crate) fn told(&mut self) -> Vec<proto::to_edge::Body> {
         std::mem::take(&mut *self.router.edge.0.lock())
     }

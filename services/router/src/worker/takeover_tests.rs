@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use sestina_api::key::{EffectKey, EffectKind};
+use sestina_api::key::{IdempotencyKey, Purpose};
+use sestina_api::state_store::Stamp;
 use sestina_proto::to_edge::Body as EdgeBody;
 use sestina_proto::to_router::Body as RouterBody;
 use sestina_xmpp::jid::Jid;
@@ -14,6 +15,7 @@ use crate::worker::core::Job;
 use crate::worker::input::{Command, Input, JobDone};
 use crate::worker::slot::new_origin;
 use crate::worker::successor::{self, EPOCH, Successor};
+use crate::worker::testing::Router;
 
 const ROMEO: &str = "romeo@c.example/orchard";
 
@@ -28,7 +30,7 @@ fn again(successor: &mut Successor, n: u64) -> Vec<EdgeBody> {
 fn sessions(successor: &mut Successor) -> usize {
     let slot = successor.router.worker.slots.get_mut(successor.slot);
     let all = slot.unwrap().sessions.values();
-    all.filter(|s| s.is_live()).count()
+    all.filter(|s| s.channel.is_live()).count()
 }
 
 fn closed(bodies: &[EdgeBody]) -> Option<&str> {
@@ -38,8 +40,8 @@ fn closed(bodies: &[EdgeBody]) -> Option<&str> {
     })
 }
 
-/// The next owner of Romeo's slot: the owner before had accepted five stanzas of his session and settled
-/// three of them, and his edge holds six.
+/// The next owner of Romeo's slot: his edge had sent six stanzas of his session to the owner before, which had said that
+/// five are accepted and three settled. It may have accepted the sixth, too.
 fn owing() -> Successor {
     let mut successor = Successor::new(ROMEO);
     successor.take(successor::edge(), Vec::new());
@@ -53,7 +55,8 @@ fn owing() -> Successor {
     successor
 }
 
-/// What the client knows to be accepted is not lost when its session is closed just then.
+/// What the owner before may have handled is handled again when the session is closed just then: the client may know it to
+/// be accepted, or a part of what it causes may be done.
 #[test]
 fn a_session_is_closed_once_its_edge_has_sent_all_of_it_again() {
     let mut successor = owing();
@@ -67,8 +70,87 @@ fn a_session_is_closed_once_its_edge_has_sent_all_of_it_again() {
     let fourth = again(&mut successor, 4);
     assert_eq!(closed(&fourth), None);
     let fifth = again(&mut successor, 5);
-    assert_eq!(closed(&fifth), Some("not-authorized"));
+    assert_eq!(closed(&fifth), None);
+    let sixth = again(&mut successor, 6);
+    assert_eq!(closed(&sixth), Some("not-authorized"));
     assert_eq!(sessions(&mut successor), 0);
+}
+
+/// Another session asks for its address meanwhile, and has to wait.
+#[test]
+fn an_address_is_given_away_once_its_edge_has_sent_all_of_its_session_again() {
+    let mut successor = owing();
+    let bound = |successor: &mut Successor| {
+        let told = successor.second_binds();
+        let bound = told.iter().any(|body| matches!(body, Body::Bound(_)));
+        assert_eq!(closed(&told), bound.then_some("conflict"));
+        bound
+    };
+    for n in [4, 5, 6] {
+        assert!(!bound(&mut successor), "before number {n}");
+        again(&mut successor, n);
+    }
+    assert!(bound(&mut successor));
+}
+
+/// The owner before had ended a session because another one was bound with its address, and died before the edge of the
+/// first one knew: the first one ends once its edge has sent all of it again. If it is not known which one was bound
+/// later, both go on.
+#[test]
+fn of_two_sessions_with_one_address_the_one_that_was_bound_later_goes_on() {
+    for (bound, over) in [((1, 1), true), ((0, 0), false), ((1, 3), false)] {
+        let mut successor = Successor::new(ROMEO);
+        successor.take(successor::edge(), Vec::new());
+        let slot = successor.slot;
+        let report = |handle: u64, bound: (u64, u64), sent: u64| {
+            let record = proto::SessionState {
+                bound_epoch: bound.0,
+                bound_counter: bound.1,
+                ..successor::record(slot, ROMEO)
+            };
+            proto::SessionReport {
+                sent,
+                ..successor::report(&record, handle)
+            }
+        };
+        // The later one has sent more, which does not come again here.
+        successor.reported(vec![report(1, bound, 1), report(2, (1, 2), 2)]);
+        assert_eq!(closed(&successor.told()), None);
+        let first = again(&mut successor, 1);
+        assert_eq!(closed(&first), over.then_some("conflict"));
+        assert_eq!(sessions(&mut successor), if over { 1 } else { 2 });
+    }
+}
+
+/// The commits that a new owner makes at once for a slot of which the state store has no objects, each with the number
+/// of objects that it changes. `before` is the last write of the owners before.
+fn first_commits(before: Stamp) -> Vec<(Stamp, usize)> {
+    let mut router = Router::new(1, &[], || 0);
+    let (slot, epoch, live) = (7, EPOCH, Arc::from([]));
+    let loaded = Loaded {
+        at: Stamp::new(epoch, 0),
+        before,
+        objects: Vec::new(),
+    };
+    let loaded = JobDone::ReplicaLoaded {
+        slot,
+        epoch,
+        result: Ok(loaded),
+    };
+    let jobs = router.turn(vec![Input::Take { slot, epoch, live }, Input::Done(loaded)]);
+    let commits = jobs.into_iter().filter_map(|job| match job {
+        Job::ReplicaCommit { at, ops, .. } => Some((at, ops.len())),
+        _ => None,
+    });
+    commits.collect()
+}
+
+/// A late write of an earlier owner may come to a state store that has forgotten all epochs. A slot without
+/// objects would never hear of it if it had written nothing itself.
+#[test]
+fn a_slot_whose_objects_were_all_removed_makes_itself_known_to_the_state_store() {
+    assert_eq!(first_commits(Stamp::new(1, 5)), [(Stamp::new(EPOCH, 1), 0)]);
+    assert!(first_commits(Stamp::new(1, 0)).is_empty());
 }
 
 /// Its socket is lost before that: the session waits for a resumption only when all of it has come.
@@ -89,12 +171,14 @@ fn a_session_is_detached_once_its_edge_has_sent_all_of_it_again() {
         });
         let slot = successor.router.worker.slots.get_mut(successor.slot);
         let session = slot.unwrap().sessions.values().next().unwrap();
-        (asked, session.edge().is_none())
+        (asked, session.channel.edge().is_none())
     };
     assert_eq!(lost(&mut successor), (Some(4), false));
     again(&mut successor, 4);
     assert_eq!(lost(&mut successor), (Some(5), false));
     again(&mut successor, 5);
+    assert_eq!(lost(&mut successor), (Some(6), false));
+    again(&mut successor, 6);
     assert_eq!(lost(&mut successor), (None, true));
 }
 
@@ -104,7 +188,7 @@ fn an_attachment_that_was_resumed_from_is_told_so_by_a_new_owner() {
     let mut successor = Successor::new(ROMEO);
     successor.take(successor::edge(), Vec::new());
     let record = successor::record(successor.slot, ROMEO);
-    let older = proto::SessionReport {
+    let previous = proto::SessionReport {
         settled: 1,
         accepted: 3,
         ..successor::report(&record, 1)
@@ -116,7 +200,7 @@ fn an_attachment_that_was_resumed_from_is_told_so_by_a_new_owner() {
         accepted: 3,
         ..successor::report(&record, 2)
     };
-    successor.reported(vec![older, newer]);
+    successor.reported(vec![previous, newer]);
     let told = successor.told();
     let restored = told.iter().find_map(|body| match body {
         Body::Restored(restored) => Some(restored),
@@ -136,7 +220,38 @@ fn an_attachment_that_was_resumed_from_is_told_so_by_a_new_owner() {
     assert_eq!(closed, [(1, true, "conflict")]);
 }
 
-/// How many seconds a session from the shadow waits under its new owner.
+/// The nick that a session has under its new owner: its edge and the state store have records of it, with the number of
+/// stanzas that the owner before had sent to the client by then, and the nick.
+fn nick(at_edge: (u64, &str), in_store: (u64, &str)) -> String {
+    let mut successor = Successor::new(ROMEO);
+    let session = successor::record(successor.slot, ROMEO);
+    let of = |(sent, nick): (u64, &str)| proto::SessionState {
+        next: sent,
+        acked: sent,
+        joined: vec![proto::JoinedRoom {
+            room: "verona@rooms.example".to_owned(),
+            nick: nick.to_owned(),
+            member: None,
+        }],
+        ..session.clone()
+    };
+    let (reported, stored) = (of(at_edge), of(in_store));
+    successor.take(successor::edge(), vec![successor::stored(&stored)]);
+    successor.reported(vec![successor::report(&reported, 1)]);
+    let slot = successor.router.worker.slots.get_mut(successor.slot);
+    let session = slot.unwrap().sessions.values().next().unwrap();
+    let joined = session.client.joined.values().next();
+    joined.unwrap().nick.clone()
+}
+
+/// The owner before may have died when the state store had what a room told the session, and its edge did not.
+#[test]
+fn of_two_records_of_a_session_the_later_one_counts() {
+    assert_eq!(nick((1, "romeo"), (2, "montague")), "montague");
+    assert_eq!(nick((2, "montague"), (1, "romeo")), "montague");
+}
+
+/// How many seconds a session from the state store waits under its new owner.
 fn waits(resumable_until_ms: i64) -> u64 {
     let mut successor = Successor::new(ROMEO);
     let record = proto::SessionState {
@@ -147,7 +262,7 @@ fn waits(resumable_until_ms: i64) -> u64 {
     assert_eq!(sessions(&mut successor), 1);
     let began = successor.router.now_ms;
     while sessions(&mut successor) == 1 {
-        successor.router.now_ms += successor.router.config.tick_ms;
+        successor.router.now_ms += successor.router.config.times.tick_ms;
         successor.router.turn(Vec::new());
     }
     (successor.router.now_ms - began) / 1000
@@ -188,14 +303,7 @@ fn what_a_session_had_is_not_asked_of_the_next() {
     jobs.extend(successor.comes_again(origin, 26, 2, &question));
     assert!(jobs.iter().any(|job| matches!(job, Job::UserKnown { .. })));
     successor.client_closes();
-    successor.told();
-    successor.edge_says(RouterBody::Bind(proto::Bind {
-        handle: 2,
-        bare: "romeo@c.example".to_owned(),
-        resource: "orchard".to_owned(),
-        ..proto::Bind::default()
-    }));
-    let told = successor.told();
+    let told = successor.second_binds();
     assert!(told.iter().any(|body| matches!(body, EdgeBody::Bound(_))));
     successor.not_stored("romeo@c.example");
     let told = successor.told();
@@ -243,6 +351,40 @@ fn question() -> Stanza {
     question
 }
 
+/// An edge before this one had a message, the state store took it over, and the client acknowledged it when it
+/// resumed: the store alone has its key.
+#[test]
+fn a_message_whose_key_only_the_state_store_has_is_not_delivered_again() {
+    let mut successor = Successor::new(ROMEO);
+    let (slot, origin) = (successor.slot, new_origin(1));
+    let record = proto::SessionState {
+        acked: 1,
+        next: 1,
+        ..successor::record(slot, ROMEO)
+    };
+    let mut object = successor::stored(&record);
+    let key = IdempotencyKey::new(origin, 25, Purpose::Route);
+    let item = crate::worker::channel::acked_outbound(1, key);
+    let value = prost::Message::encode_to_vec(&item);
+    object.fields.push(("q:1".to_owned(), value.into()));
+    successor.take(successor::edge(), vec![object]);
+    successor.reported(vec![proto::SessionReport {
+        generation: 2,
+        received: 1,
+        acked: 1,
+        ..successor::report(&record, 1)
+    }]);
+    successor.told();
+    let mut message = Stanza::new(Kind::Message);
+    message.to = ROMEO.to_owned();
+    message.from = "juliet@c.example/balcony".to_owned();
+    successor.comes_again(origin, 25, 1, &message);
+    successor.not_stored("romeo@c.example");
+    let told = successor.told();
+    let again = told.iter().any(|body| matches!(body, EdgeBody::Deliver(_)));
+    assert!(!again, "{told:?}");
+}
+
 const GARDEN: &str = "garden@muc.c.example";
 
 /// A private message of a room that a dead owner delivered, and may not have archived.
@@ -257,7 +399,7 @@ fn what_a_room_said_to_a_user_is_archived_by_the_next_owner() {
     private.push_raw(b"<body>psst</body>", "body", sestina_xmpp::ns::CLIENT);
     let mut stamped = private.clone();
     crate::worker::receive::stamp(&mut stamped, &Jid::from_wire("romeo@c.example"), "00");
-    let event = EffectKey::indexed(room, 7, EffectKind::RoomEvent, 0);
+    let event = IdempotencyKey::indexed(room, 7, Purpose::RoomEvent, 0);
     let held = proto::Outbound {
         key: Some(event.into()),
         ..successor::held(1, room, 7, &stamped)
@@ -266,7 +408,7 @@ fn what_a_room_said_to_a_user_is_archived_by_the_next_owner() {
     let (session_hi, session_lo) = (record.session_hi, record.session_lo);
     let archived = |jobs: Vec<Job>| -> Vec<(proto::ArchiveRow, _)> {
         let batches = jobs.into_iter().filter_map(|job| match job {
-            Job::Archive { rows, works } => Some(rows.into_iter().zip(works)),
+            Job::Archive { rows, operations } => Some(rows.into_iter().zip(operations)),
             _ => None,
         });
         batches.flatten().collect()
@@ -277,7 +419,7 @@ fn what_a_room_said_to_a_user_is_archived_by_the_next_owner() {
         held: vec![held],
         ..successor::report(&record, 1)
     }]));
-    let [(row, work)] = &first[..] else {
+    let [(row, operation)] = &first[..] else {
         panic!("{first:?}")
     };
     assert_eq!(
@@ -291,12 +433,12 @@ fn what_a_room_said_to_a_user_is_archived_by_the_next_owner() {
     // committed.
     successor.router.turn(vec![Input::Done(JobDone::Archive {
         slots: vec![(slot, EPOCH)],
-        works: vec![*work],
+        operations: vec![*operation],
         fenced: Vec::new(),
     })]);
     successor.router.edge.0.lock().clear();
     let event = proto::RoomEvent {
-        key: Some(EffectKey::new(room, 7, EffectKind::RoomEvent).into()),
+        key: Some(IdempotencyKey::new(room, 7, Purpose::RoomEvent).into()),
         room_slot: 1,
         room_epoch: 1,
         variants: vec![private.into()],
@@ -326,7 +468,7 @@ fn what_a_room_said_to_a_user_is_archived_by_the_next_owner() {
     assert_eq!(acks(&successor), 0);
     successor.router.turn(vec![Input::Done(JobDone::Archive {
         slots: vec![(slot, EPOCH)],
-        works: vec![again[0].1],
+        operations: vec![again[0].1],
         fenced: Vec::new(),
     })]);
     assert_eq!(acks(&successor), 1);

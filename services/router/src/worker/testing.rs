@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64};
 use parking_lot::Mutex;
 use sestina_api::link::{EdgeLane, Unsent};
 use sestina_api::peer::PeerSink;
-use sestina_api::shadow::Loaded;
+use sestina_api::state_store::Loaded;
 use sestina_cluster::slot_map::SlotTable;
 use sestina_cluster::slots::SLOTS;
 use sestina_proto as proto;
@@ -18,10 +18,11 @@ use sestina_xmpp::jid::Jid;
 
 use super::core::{Core, Job, LaneRef};
 use super::input::{Input, JobDone};
-use super::passage::{Micros, edge_entering};
+use super::trace_context::{Micros, edge_entering};
 use super::turn::Worker;
-use crate::config::{HostConfig, RouterConfig};
+use crate::config::RouterConfig;
 use crate::hooks::Pipeline;
+use crate::services::Services;
 
 pub(crate) const LANE: LaneRef = LaneRef { edge: 9, lane: 0 };
 
@@ -80,6 +81,8 @@ pub(crate) struct Router {
     pub(crate) peer: Arc<ToPeer>,
     pub(crate) metrics: Arc<sestina_telemetry::Metrics>,
     pub(crate) config: Arc<RouterConfig>,
+    /// Storage does not answer questions for resident data; else no user has any.
+    pub(crate) holds_residents: bool,
 }
 
 pub(crate) fn node(incarnation: u64) -> proto::Node {
@@ -89,6 +92,27 @@ pub(crate) fn node(incarnation: u64) -> proto::Node {
         role: proto::NodeRole::Router.into(),
         ..proto::Node::default()
     }
+}
+
+/// The answer to a question for resident data: the user has none.
+fn no_residents(job: Job) -> Option<Input> {
+    let Job::Residents {
+        slot,
+        epoch,
+        question,
+        user,
+        ..
+    } = job
+    else {
+        return None;
+    };
+    Some(Input::Done(JobDone::Residents {
+        slot,
+        epoch,
+        question,
+        user,
+        items: Ok(Vec::new()),
+    }))
 }
 
 impl Router {
@@ -104,14 +128,12 @@ impl Router {
         slots: &[u16],
         clock: fn() -> Micros,
     ) -> Router {
-        let host = HostConfig {
-            domain: "c.example".to_owned(),
-            anonymous: false,
-            accounts: true,
-            muc: "muc.c.example".to_owned(),
-        };
+        let services = Services::default()
+            .with_host("c.example", true)
+            .with_host("g.example", false)
+            .with_rooms("muc.c.example", "c.example");
         let config = Arc::new(RouterConfig {
-            hosts: vec![host],
+            services,
             ..settings
         });
         let metrics = sestina_telemetry::Metrics::new();
@@ -143,6 +165,7 @@ impl Router {
             peer: Arc::default(),
             metrics,
             config,
+            holds_residents: false,
         };
         let (edge, peer) = (router.edge.clone(), router.peer.clone());
         router.turn(vec![
@@ -167,6 +190,20 @@ impl Router {
         self.worker
             .turn(inputs, self.now_ms, 0, &mut others, &mut jobs);
         assert!(others.is_empty());
+        if self.holds_residents {
+            return jobs;
+        }
+        for slot in self.worker.slots.iter_mut() {
+            slot.sessions
+                .values_mut()
+                .for_each(|s| s.client.residents.assume_none());
+        }
+        let is_question = |job: &mut Job| matches!(job, Job::Residents { .. });
+        let questions: Vec<Job> = jobs.extract_if(.., is_question).collect();
+        let answers: Vec<Input> = questions.into_iter().filter_map(no_residents).collect();
+        if !answers.is_empty() {
+            jobs.append(&mut self.turn(answers));
+        }
         jobs
     }
 
@@ -180,7 +217,7 @@ impl Router {
                 epoch: 1,
                 live: Arc::from([]),
             },
-            Input::Done(JobDone::ShadowLoaded {
+            Input::Done(JobDone::ReplicaLoaded {
                 slot,
                 epoch: 1,
                 result: Ok(Loaded::default()),
@@ -194,6 +231,18 @@ impl Router {
         };
         self.edge_says(slot, RouterBody::Bind(bind), 0);
         slot
+    }
+
+    /// The client of a handle enables stream management with resumption.
+    pub(crate) fn enable(&mut self, slot: u16, handle: u64) -> Vec<Job> {
+        let enable = proto::EnableSm {
+            handle,
+            generation: 1,
+            resume: true,
+            max_s: 300,
+            ..proto::EnableSm::default()
+        };
+        self.edge_says(slot, RouterBody::EnableSm(enable), 0)
     }
 
     pub(crate) fn edge_says(&mut self, slot: u16, body: RouterBody, now: Micros) -> Vec<Job> {

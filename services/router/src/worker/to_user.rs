@@ -4,18 +4,21 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use sestina_api::key::EffectKind;
+use sestina_api::key::{IdempotencyKey, Purpose};
 use sestina_proto as proto;
 use sestina_xmpp::jid::Jid;
 use sestina_xmpp::stanza::Stanza;
 use sestina_xmpp::stanza::error::Condition;
 
+use super::channel::Taken;
 use super::core::Core;
-use super::receive::{InHand, stamp};
+use super::data::Asked;
+use super::execute::{Cause, Passing};
+use super::receive::InHand;
 use super::replay::Before;
-use super::session::{Session, Taken};
+use super::session::Session;
 use super::slot::Slot;
-use crate::hooks::{Effect, IqContext, IqTarget, MessageContext, Point};
+use crate::hooks::{Action, IqTarget, MessageContext, Point};
 
 impl Slot {
     pub(super) fn message_unavailable(&mut self, hand: InHand, stanza: &Stanza) {
@@ -27,10 +30,10 @@ impl Slot {
         }
     }
 
-    /// Storage refuses or is away: the sender may try again (binding effects).
-    pub(crate) fn storage_away(&mut self, hand: InHand, stanza: &Stanza) {
+    /// Storage refuses or is unavailable: the sender may try again (binding effects).
+    pub(crate) fn storage_unavailable(&mut self, hand: InHand, stanza: &Stanza) {
         if !stanza.is_error() {
-            let text = Some("storage is away; try again later");
+            let text = Some("storage is unavailable; try again later");
             self.answer_with(
                 hand,
                 stanza.error_reply(Condition::ResourceConstraint, text),
@@ -47,33 +50,33 @@ impl Slot {
         before: Before,
     ) {
         if core.storage_backlogged() && !stanza.is_error() {
-            return self.storage_away(hand, &stanza);
+            return self.storage_unavailable(hand, &stanza);
         }
         let user = to.bare();
         let peer = Jid::from_wire(&stanza.from);
-        let anonymous = self.sessions_of(&user).any(|s| s.anonymous);
+        let anonymous = self.sessions_of(&user).any(|s| s.client.anonymous);
         let config = core.config.clone();
-        let pipeline = core.pipeline.clone();
+        let cause = Cause::Message(hand);
         let context = MessageContext {
             user: &user,
             peer: &peer,
             key: hand.key,
-            has_account: !anonymous && config.has_accounts(user.domain()),
-            from_room: config.is_muc(peer.domain()),
+            has_account: !anonymous && config.services.has_accounts(user.domain()),
+            from_room: config.services.is_rooms(peer.domain()),
             config: &config,
         };
         let mut said = Cow::Owned(stanza);
-        let filtered = pipeline.filter(Point::MessageIn, &context, &mut said);
-        let mut stanza = said.into_owned();
+        let filtered = core
+            .pipeline
+            .clone()
+            .filter(Point::MessageIn, &context, &mut said);
         if let Err(bounce) = filtered {
-            if let Some(condition) = bounce.condition.filter(|_| !stanza.is_error()) {
-                self.answer_with(hand, stanza.error_reply(condition, bounce.text));
-            }
-            return;
+            return self.bounced(core, cause, &said, &bounce);
         }
+        let stanza = said.into_owned();
         let had = || {
             self.sessions_of(&user)
-                .any(|s| s.number_of(hand.key).is_some())
+                .any(|s| s.channel.number_of(hand.key).is_some())
         };
         let before = match before {
             Before::Unknown if had() => Before::Given,
@@ -85,82 +88,116 @@ impl Slot {
             return self.message_unavailable(hand, &stanza);
         }
         let stored = sestina_xmpp::ext::offline::should_store(&stanza);
-        let targets = match before {
+        let mut targets = match before {
             Before::Nothing | Before::Unknown => self.message_targets(to, stored),
             // The session that it was for has had it, and given it back if it did not take it.
             Before::Given if to.resource().is_some() && self.session_of(to).is_none() => Vec::new(),
-            // Who came later, or is getting what is stored, gets nothing twice; nor does who got what
-            // came after it without this: it was for others then. Who has it stands for its copies.
-            Before::Given => {
-                let mut targets = self.message_targets(to, false);
-                let then = |s: &Session| {
-                    let has_it = s.number_of(hand.key).is_some();
-                    s.was_before && (has_it || !s.has_later(hand.key))
-                };
-                targets.retain(|id| self.sessions.get(id).is_some_and(|s| then(s)));
-                targets
-            }
-            // Whoever comes for what is stored gets it there, or got it.
+            Before::Given => self.message_targets(to, false),
+            // The offline store has it: the session that reads the store is given it there.
             Before::Stored => Vec::new(),
         };
+        let passed_by = self.pass_by(hand.key, to, before, &mut targets);
         if before == Before::Stored
             && let Some(reader) = self.offline_left(core, &user)
         {
             // The message was stored when a session ended without it. The owner before this one may have
             // died before it had another session of the user read the store.
-            self.keep_registry(core, reader, hand.work);
+            self.keep_registry(core, reader, hand.operation);
         }
         if targets.is_empty() && before != Before::Given {
-            let kept = self.undeliverable(core, hand, &context, &pipeline, to, stanza);
-            // It comes to its addressee behind what is stored; other devices hear of it now.
-            if let Some(stanza) = kept
-                && let Some(id) = self.session_waiting(to)
-                && pipeline
-                    .observe(Point::MessageIn, &context, &stanza)
-                    .iter()
-                    .any(|effect| matches!(effect, Effect::Carbons))
-            {
-                let mut has_it = vec![id];
-                has_it.extend(self.own_device(&user, &peer));
-                self.carbons_received(core, hand, &user, &stanza, &has_it, None);
-            }
-            return;
+            return self.message_waits(core, hand, &context, to, stanza);
         }
-        // What a dead owner archived and did not deliver, to some session or to all, is in the archive
+        // A message that a dead owner archived and did not deliver, to some session or to all, is in the archive
         // where it is delivered: messages of one sender are there in the order of sending.
         let lacks = |id: &u128| {
             let session = self.sessions.get(id);
-            session.is_some_and(|s| s.number_of(hand.key).is_none())
+            session.is_some_and(|s| s.channel.number_of(hand.key).is_none())
         };
         let moves = match before {
             Before::Nothing | Before::Stored => false,
             Before::Unknown => true,
             Before::Given => targets.iter().any(lacks),
         };
-        let mut carbons = false;
-        for effect in pipeline.observe(Point::MessageIn, &context, &stanza) {
-            match effect {
-                Effect::Archive => {
-                    let id = self.archive(core, &user, &peer, hand.key, &stanza, hand.work, moves);
-                    stamp(&mut stanza, &user, &id);
-                }
-                Effect::Carbons => carbons = true,
-                other => tracing::error!(?other, "a module asked for this at MessageIn"),
-            }
-        }
+        let mut passing = Passing::new(Cow::Owned(stanza), moves);
+        self.observed(core, cause, Point::MessageIn, &context, &mut passing);
+        let (stanza, carbons) = (passing.stanza.into_owned(), passing.copied);
         // A device that wrote to another one of its user needs no copy, and can stand in for none.
         let mut has_it = targets.clone();
         has_it.extend(self.own_device(&user, &peer));
+        has_it.extend(passed_by);
         let copies = carbons && !self.carbon_targets(&user, &has_it).is_empty();
         let taken = (targets.len() > 1 || copies).then(Taken::default);
         let wire = Arc::new(proto::Stanza::from(stanza.clone()));
         for target in &targets {
-            let kind = EffectKind::Route;
-            self.deliver_effect_as(core, hand, *target, kind, &wire, taken.as_ref());
+            let purpose = Purpose::Route;
+            self.deliver_message_as(core, hand, *target, purpose, &wire, taken.as_ref());
         }
         if carbons && !targets.is_empty() {
             self.carbons_received(core, hand, &user, &stanza, &has_it, taken.as_ref());
         }
+    }
+
+    /// No session can be given a message now: it is stored, or goes back. If a session gets it behind what is stored,
+    /// other devices hear of it now.
+    fn message_waits(
+        &mut self,
+        core: &mut Core,
+        hand: InHand,
+        context: &MessageContext<'_>,
+        to: &Jid,
+        stanza: Stanza,
+    ) {
+        let (user, peer) = (context.user, context.peer);
+        let Some(stanza) = self.undeliverable(core, hand, context, stanza) else {
+            return;
+        };
+        let actions = |stanza| core.pipeline.observe(Point::MessageIn, context, stanza);
+        let is_copied = |stanza| {
+            let actions = actions(stanza);
+            actions
+                .iter()
+                .any(|action| matches!(action, Action::Carbons))
+        };
+        if let Some(id) = self.session_waiting(to)
+            && is_copied(&stanza)
+        {
+            let mut has_it = vec![id];
+            has_it.extend(self.own_device(user, peer));
+            self.carbons_received(core, hand, user, &stanza, &has_it, None);
+        }
+    }
+
+    /// Takes out the sessions to which an owner before this one has not given a message that comes again, and
+    /// returns them: they get no copy either.
+    ///
+    /// A session that was bound later is given nothing that another session has had. One that holds a later
+    /// stanza of the same sender was not there for this message: other sessions were, or are given it now. A
+    /// message to a full JID that other sessions have had came before the session with that JID.
+    fn pass_by(
+        &self,
+        key: IdempotencyKey,
+        to: &Jid,
+        before: Before,
+        targets: &mut Vec<u128>,
+    ) -> Vec<u128> {
+        if matches!(before, Before::Nothing | Before::Stored) {
+            return Vec::new();
+        }
+        let lacks = |s: &Session| s.channel.number_of(key).is_none();
+        let later = |s: &Session| lacks(s) && s.channel.has_later(key);
+        let passes = |s: &Session| match before {
+            Before::Nothing | Before::Stored => false,
+            Before::Unknown => s.channel.copies.was_before && later(s),
+            Before::Given if to.resource().is_some() => lacks(s),
+            // A session that has the message has sent its carbons, too.
+            Before::Given => !s.channel.copies.was_before || later(s),
+        };
+        let is_passed = |id: &u128| self.sessions.get(id).is_none_or(|s| passes(s));
+        if before == Before::Unknown && targets.iter().all(is_passed) {
+            // All sessions that the message was for have ended: it goes to those that are there now.
+            return Vec::new();
+        }
+        targets.extract_if(.., |id| is_passed(id)).collect()
     }
 
     /// The session that a message of the user to itself is from: it needs no copy (XEP-0280 §8).
@@ -192,51 +229,35 @@ impl Slot {
         }
         let reachable = || {
             self.sessions_of(&to.bare())
-                .filter(|s| s.priority().is_some_and(|p| p >= 0))
+                .filter(|s| s.client.priority().is_some_and(|p| p >= 0) && !s.channel.closing)
         };
-        // Where all of them still wait for what is stored, this comes behind it, from there too.
-        // Where one does not wait, it is nobody's turn to get this later: all get it now.
-        if stored && reachable().all(|s| s.offline_pending) {
+        // While all of them still read stored messages, this one is stored behind those.
+        // If one of them does not read any, no session would get this one from the store: all get it now.
+        if stored && reachable().all(|s| s.client.offline_pending) {
             return Vec::new();
         }
-        reachable().map(|s| s.id).collect()
+        reachable().map(|s| s.channel.id).collect()
     }
 
     /// The session with that full JID, while it is being given what is stored.
     fn session_waiting(&self, to: &Jid) -> Option<u128> {
         let id = to.resource().and_then(|_| self.session_of(to))?;
-        self.sessions.get(&id)?.offline_pending.then_some(id)
+        self.sessions.get(&id)?.client.offline_pending.then_some(id)
     }
 
-    /// Nobody can be given it now; returns it as it was stored, if it was.
+    /// No session can be given it now. Returns it as it was stored, if it was.
     fn undeliverable(
         &mut self,
         core: &mut Core,
         hand: InHand,
         context: &MessageContext<'_>,
-        pipeline: &crate::hooks::Pipeline,
-        to: &Jid,
-        mut stanza: Stanza,
+        stanza: Stanza,
     ) -> Option<Stanza> {
-        let user = to.bare();
-        let mut stored = false;
-        let effects = pipeline.observe(Point::Undeliverable, context, &stanza);
-        for effect in effects {
-            match effect {
-                Effect::Archive => {
-                    let (key, work) = (hand.key, hand.work);
-                    let id = self.archive(core, &user, context.peer, key, &stanza, work, false);
-                    stamp(&mut stanza, &user, &id);
-                }
-                Effect::StoreOffline => {
-                    stored = true;
-                    let key = hand.key.sibling(EffectKind::Offline);
-                    self.store_offline(core, key, hand.work, &user, &stanza, core.wall_ms);
-                }
-                other => tracing::error!(?other, "a module asked for this at Undeliverable"),
-            }
-        }
-        if stored {
+        let mut passing = Passing::new(Cow::Owned(stanza), false);
+        let cause = Cause::Message(hand);
+        self.observed(core, cause, Point::Undeliverable, context, &mut passing);
+        let stanza = passing.stanza.into_owned();
+        if passing.stored {
             core.metrics.offline_stored();
             return Some(stanza);
         }
@@ -252,20 +273,20 @@ impl Slot {
         stanza: Stanza,
     ) {
         if !matches!(stanza.type_.as_str(), "" | "unavailable" | "error") {
-            // Probes: nobody has a subscription (RFC 6121 §8.5.1). The rest was answered at its origin.
+            // Probes: there are no subscriptions (RFC 6121 §8.5.1). The rest was answered at its origin.
             return;
         }
         let targets: Vec<u128> = match to.resource() {
             Some(_) => self.session_of(to).into_iter().collect(),
             None => self
                 .sessions_of(to)
-                .filter(|s| s.available.is_some())
-                .map(|s| s.id)
+                .filter(|s| s.client.available.is_some())
+                .map(|s| s.channel.id)
                 .collect(),
         };
         let wire = Arc::new(proto::Stanza::from(stanza));
         for target in targets {
-            self.deliver_effect(core, hand, target, EffectKind::Route, &wire);
+            self.deliver_message(core, hand, target, Purpose::Route, &wire);
         }
     }
 
@@ -275,7 +296,7 @@ impl Slot {
             match self.session_of(to) {
                 Some(id) => {
                     let wire = Arc::new(proto::Stanza::from(stanza));
-                    self.deliver_effect(core, hand, id, EffectKind::Route, &wire);
+                    self.deliver_message(core, hand, id, Purpose::Route, &wire);
                 }
                 None if request => {
                     self.answer_with(
@@ -290,40 +311,13 @@ impl Slot {
         if !request {
             return;
         }
-        let from = Jid::from_wire(&stanza.from);
-        self.ask_modules(core, hand, IqTarget::OtherAccount, (&from, to), &stanza);
-    }
-
-    /// Modules answer an IQ for an account of somebody else, or for a room.
-    pub(crate) fn ask_modules(
-        &mut self,
-        core: &Core,
-        hand: InHand,
-        target: IqTarget,
-        (from, to): (&Jid, &Jid),
-        stanza: &Stanza,
-    ) {
-        let context = IqContext {
-            from,
-            to,
-            anonymous: false,
-            sessions: 0,
-            resources: &[],
-            pipeline: &core.pipeline,
-            config: &core.config,
-            wall_ms: core.wall_ms,
+        let asked = Asked {
+            cause: Cause::Message(hand),
+            target: IqTarget::OtherAccount,
+            from: Jid::from_wire(&stanza.from),
+            to: to.clone(),
+            stanza,
         };
-        for effect in core.pipeline.iq(target, &context, stanza) {
-            match effect {
-                Effect::Result(payload) => {
-                    self.answer_with(hand, stanza.result_reply(payload.as_ref()));
-                }
-                Effect::Reply(reply) => self.answer_with(hand, reply),
-                Effect::Error(condition, text) => {
-                    self.answer_with(hand, stanza.error_reply(condition, text.as_deref()));
-                }
-                other => tracing::error!(?other, ?target, "a module asked for this of a stranger"),
-            }
-        }
+        self.ask_modules(core, asked);
     }
 }

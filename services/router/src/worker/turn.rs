@@ -10,18 +10,18 @@ use sestina_runtime::clock::steady_ms;
 
 use super::Slots;
 use super::core::{Core, Job, LaneRef, PeerRef};
+use super::gauges::Gauges;
+use super::handover_states::HandoverStates;
 use super::input::Input;
-use super::levels::Levels;
-use super::parting::Parting;
+use super::operations::OnDone;
 use super::peers::PeerState;
 use super::places::Places;
 use super::slot::{Phase, Slot};
-use super::work::OnDone;
-use crate::chance::HashMap;
+use crate::rng::HashMap;
 
 /// How often a worker looks whether what it gives away has settled, and whether lanes have room.
 const SETTLING_MS: u64 = 5;
-/// How often refused effects are sent again.
+/// How often refused slot messages are sent again.
 pub(super) const RETRY_MS: u64 = 20;
 /// In so many ticks every slot is looked at for sessions whose time is over.
 const EXPIRING: u16 = 8;
@@ -36,16 +36,16 @@ pub(crate) struct Worker {
     last_sweep_ms: u64,
     pub(super) last_retry_ms: u64,
     pub(super) measured_ms: u64,
-    pub(super) levels: Levels,
-    pub(super) parting: Parting,
+    pub(super) gauges: Gauges,
+    pub(super) handover_states: HandoverStates,
     /// Gathered when it is first asked for in a turn.
     pub(super) places: Option<Places>,
 }
 
 impl Worker {
     pub(crate) fn new(core: Core) -> Worker {
-        let worker = u16::try_from(core.worker).unwrap_or(0);
-        let workers = u16::try_from(core.workers).unwrap_or(1).max(1);
+        let worker = u16::try_from(core.me.worker).unwrap_or(0);
+        let workers = u16::try_from(core.me.workers).unwrap_or(1).max(1);
         Worker {
             slots: Slots::new(worker, workers),
             core,
@@ -54,8 +54,8 @@ impl Worker {
             last_sweep_ms: 0,
             last_retry_ms: 0,
             measured_ms: 0,
-            levels: Levels::default(),
-            parting: Parting::default(),
+            gauges: Gauges::default(),
+            handover_states: HandoverStates::default(),
             places: None,
         }
     }
@@ -76,33 +76,33 @@ impl Worker {
         for input in inputs {
             self.input(input);
         }
-        if now_ms >= self.last_tick_ms + self.core.config.tick_ms {
+        if now_ms >= self.last_tick_ms + self.core.config.times.tick_ms {
             self.last_tick_ms = now_ms;
             self.tick();
             self.measure();
         }
         self.send_anew();
         self.settle_all(other_workers);
-        if self.core.progress_hurried || now_ms >= self.core.progress_due {
+        if self.core.progress.hurried || now_ms >= self.core.progress.at_ms {
             self.tell_progress();
         }
         self.hand_over();
-        for slot in std::mem::take(&mut self.core.shadow_dirty) {
+        for slot in std::mem::take(&mut self.core.slots.replicas_dirty) {
             if let Some(slot) = self.slots.get_mut(slot) {
-                slot.shadow_flush(&mut self.core);
+                slot.replica_flush(&mut self.core);
             }
         }
-        self.core.flush_marks();
+        self.core.flush_watermarks();
         self.settle_all(other_workers);
-        // What settled just now may have changed records: they leave with what is delivered by it.
-        if self.core.progress_hurried {
+        // Stanzas that settled in this turn may have changed records: the records leave with the deliveries.
+        if self.core.progress.hurried {
             self.tell_progress();
         }
-        if let Some((rows, works)) = self.core.archive.take() {
-            self.core.jobs.push(Job::Archive { rows, works });
+        if let Some((rows, operations)) = self.core.storage.archive.take() {
+            self.core.jobs.push(Job::Archive { rows, operations });
         }
-        if let Some((rows, works)) = self.core.offline.take() {
-            self.core.jobs.push(Job::Offline { rows, works });
+        if let Some((rows, operations)) = self.core.storage.offline.take() {
+            self.core.jobs.push(Job::Offline { rows, operations });
         }
         self.core.release_queries();
         jobs.append(&mut self.core.jobs);
@@ -148,7 +148,10 @@ impl Worker {
                 let known = self.slots.get_mut(slot).is_some_and(|s| s.epoch >= epoch);
                 if !known && epoch >= self.core.known_epoch(slot) {
                     self.drop_slot(slot);
-                    self.core.frozen.retain(|frozen| *frozen != slot);
+                    self.core
+                        .slots
+                        .quiescing
+                        .retain(|quiescing| *quiescing != slot);
                     let taken = Slot::take(&mut self.core, slot, epoch, &live);
                     self.slots.insert(taken);
                 }
@@ -169,12 +172,12 @@ impl Worker {
             Input::Command(command) => self.command(command),
         }
         // A slot serves from here on: what its rooms had sent comes before anything newer.
-        for (from, event) in std::mem::take(&mut self.core.held_events) {
+        for (from, event) in std::mem::take(&mut self.core.rooms.held_events) {
             self.take_room_event(from, event);
         }
     }
 
-    /// What that router did not answer goes again, slot by slot, as its lane takes it.
+    /// Frames that the router did not answer are sent again, slot by slot, as its lane takes them.
     fn peer_anew(&mut self, peer: PeerRef) {
         let slots = self.slots.iter().map(|slot| slot.slot);
         self.core.peer_anew(peer, slots.collect());
@@ -189,7 +192,8 @@ impl Worker {
         for peer in peers {
             while let Some(slot) = self.core.next_anew(peer) {
                 if let Some(slot) = self.slots.get_mut(slot) {
-                    slot.resend_effects_to(&mut self.core, peer);
+                    let sender = slot.sender();
+                    slot.outbox.resend_to(&mut self.core, sender, peer);
                     slot.rooms_resend(&mut self.core, Some(peer));
                 }
             }
@@ -197,13 +201,14 @@ impl Worker {
     }
 
     fn new_table(&mut self, table: Arc<sestina_cluster::slot_map::SlotTable>) {
-        if newer(self.core.table.position(), table.position()) {
+        if newer(self.core.owners.table.position(), table.position()) {
             return;
         }
-        self.core.table = table;
+        self.core.owners.table = table;
         for slot in self.slots.iter_mut() {
-            slot.retry_effects(&mut self.core);
-            slot.owners_changed(&mut self.core);
+            slot.retry_messages(&mut self.core);
+            let sender = slot.sender();
+            slot.outbox.owners_changed(&mut self.core, sender);
             slot.rooms_resend(&mut self.core, None);
         }
     }
@@ -212,29 +217,29 @@ impl Worker {
     fn settle_all(&mut self, other_workers: &mut Vec<proto::PeerFrame>) {
         loop {
             let mut idle = true;
-            while let Some(done) = self.core.due.pop_front() {
+            while let Some(done) = self.core.operations.due.pop_front() {
                 idle = false;
                 self.due(done);
             }
-            for (slot, room, seq) in std::mem::take(&mut self.core.room_committed) {
+            for (slot, room, seq) in std::mem::take(&mut self.core.rooms.committed) {
                 idle = false;
                 if let Some(slot) = self.slots.get_mut(slot) {
                     slot.room_committed(&mut self.core, &room, seq, true);
                 }
             }
-            for (slot, room, seq) in std::mem::take(&mut self.core.room_uncommitted) {
+            for (slot, room, seq) in std::mem::take(&mut self.core.rooms.uncommitted) {
                 idle = false;
                 self.core.metrics.room_uncommitted();
                 if let Some(slot) = self.slots.get_mut(slot) {
                     slot.room_committed(&mut self.core, &room, seq, false);
                 }
             }
-            for (slot, room, seq) in std::mem::take(&mut self.core.room_trimmed) {
+            for (slot, room, seq) in std::mem::take(&mut self.core.rooms.trimmed) {
                 if let Some(slot) = self.slots.get_mut(slot) {
                     slot.room_trim_committed(&room, seq);
                 }
             }
-            for (slot, session) in std::mem::take(&mut self.core.end_after_restore) {
+            for (slot, session) in std::mem::take(&mut self.core.slots.end_after_restore) {
                 if let Some(slot) = self.slots.get_mut(slot) {
                     slot.end_session(&mut self.core, session);
                 }
@@ -251,11 +256,11 @@ impl Worker {
 
     /// A frame for a slot of this process: ours, or another worker's.
     fn local_frame(&mut self, frame: proto::PeerFrame, other_workers: &mut Vec<proto::PeerFrame>) {
-        let me = PeerRef(self.core.me.incarnation);
+        let me = PeerRef(self.core.me.node.incarnation);
         if let Some(PeerBody::RoomEvent(event)) = frame.body {
-            let parts = split_event(event, self.core.workers);
+            let parts = split_event(event, self.core.me.workers);
             for (worker, part) in parts {
-                if worker == self.core.worker {
+                if worker == self.core.me.worker {
                     self.take_room_event(me, part);
                 } else {
                     let body = Some(PeerBody::RoomEvent(part));
@@ -267,7 +272,7 @@ impl Worker {
                 }
             }
         } else if let Some(PeerBody::RoomAsk(ask)) = frame.body {
-            for worker in (0..self.core.workers).filter(|w| *w != self.core.worker) {
+            for worker in (0..self.core.me.workers).filter(|w| *w != self.core.me.worker) {
                 let body = Some(PeerBody::RoomAsk(ask));
                 other_workers.push(proto::PeerFrame {
                     slot: worker,
@@ -276,7 +281,7 @@ impl Worker {
                 });
             }
             self.room_ask(me, &ask);
-        } else if frame.slot % self.core.workers == self.core.worker {
+        } else if frame.slot % self.core.me.workers == self.core.me.worker {
             self.peer_frame(me, frame);
         } else {
             other_workers.push(frame);
@@ -291,9 +296,9 @@ impl Worker {
                     slot.stanza_settled(core, session, n);
                 }
             }
-            OnDone::Effect { slot, entity, key } => {
+            OnDone::SlotMessage { slot, entity, key } => {
                 if let Some(slot) = self.slots.get_mut(slot) {
-                    slot.effect_complete(core, entity, key);
+                    slot.message_complete(core, entity, key);
                 }
             }
             OnDone::RoomEvent {
@@ -332,9 +337,9 @@ impl Worker {
     /// Tells edges what was accepted, settled and released since the last time, one frame for each
     /// lane and epoch.
     fn tell_progress(&mut self) {
-        self.core.progress_hurried = false;
+        self.core.progress.hurried = false;
         let mut items: HashMap<(LaneRef, u16, u64), Vec<proto::ProgressItem>> = HashMap::default();
-        for (slot, session) in std::mem::take(&mut self.core.touched) {
+        for (slot, session) in std::mem::take(&mut self.core.progress.touched) {
             if let Some(slot) = self.slots.get_mut(slot) {
                 slot.progress(&mut self.core, session, &mut items);
             }
@@ -350,28 +355,30 @@ impl Worker {
     }
 
     fn tick(&mut self) {
-        if self.core.now_ms >= self.last_sweep_ms + self.core.config.sweep_ms {
+        if self.core.now_ms >= self.last_sweep_ms + self.core.config.times.sweep_ms {
             self.last_sweep_ms = self.core.now_ms;
             self.tell_waiting();
-            self.parting.expire(self.core.now_ms);
+            self.handover_states.expire(self.core.now_ms);
             for slot in self
                 .slots
                 .iter_mut()
                 .filter(|s| s.is_active() && !s.is_idle())
             {
-                slot.sweep_marks(&mut self.core);
+                slot.sweep_watermarks(&mut self.core);
             }
         }
         self.ask_again();
         self.raise_outdated();
-        self.check_shadow();
+        self.check_replicas();
         self.ticks = self.ticks.wrapping_add(1);
         let turn = self.ticks % EXPIRING;
         for slot in self.slots.iter_mut().filter(|s| !s.is_idle()) {
             if slot.is_active() {
-                slot.retry_effects(&mut self.core);
+                slot.retry_messages(&mut self.core);
                 slot.retry_offline(&mut self.core);
                 slot.late_pages(&mut self.core);
+                slot.data_tick(&mut self.core);
+                slot.residents_tick(&mut self.core);
                 // All sessions of a worker in one tick would be felt, and time-outs are in seconds.
                 if (slot.slot >> 4) % EXPIRING == turn {
                     slot.expire(&mut self.core);
@@ -381,12 +388,12 @@ impl Worker {
             }
         }
         self.core.ask_keys();
-        for (slot, id) in std::mem::take(&mut self.core.marks_due) {
+        for (slot, id) in std::mem::take(&mut self.core.watermarks.sessions) {
             if let Some(slot) = self.slots.get_mut(slot) {
-                slot.send_marks(&mut self.core, id);
+                slot.send_watermarks(&mut self.core, id);
             }
         }
-        for (slot, _) in std::mem::take(&mut self.core.rooms_blocked) {
+        for (slot, _) in std::mem::take(&mut self.core.rooms.stalled) {
             if let Some(slot) = self.slots.get_mut(slot) {
                 slot.rooms_tick(&mut self.core);
             }
@@ -395,55 +402,39 @@ impl Worker {
 
     /// How soon the worker looks again although nothing came.
     pub(crate) fn patience(&self) -> Option<u64> {
-        if !self.core.frozen.is_empty() || self.core.peers_wait {
+        if !self.core.slots.quiescing.is_empty() || self.core.peers_wait {
             Some(SETTLING_MS)
         } else {
-            self.core.effects_refused.then_some(RETRY_MS)
+            self.core.slots.messages_refused.then_some(RETRY_MS)
         }
     }
 
     /// When edges are to be told of progress, if there is any.
     pub(crate) fn progress_due(&self) -> Option<u64> {
-        (!self.core.touched.is_empty()).then_some(self.core.progress_due)
+        (!self.core.progress.touched.is_empty()).then_some(self.core.progress.at_ms)
     }
 }
 
 impl Slot {
-    /// A mark of an origin or of a room.
-    pub(super) fn marked(&mut self, core: &mut Core, origin: u128, mark: u64) {
-        self.forget(core, origin, mark);
-        self.rooms_forget(core, origin, mark);
+    /// A watermark of an origin or of a room.
+    pub(super) fn watermark(&mut self, core: &mut Core, origin: u128, watermark: u64) {
+        self.forget(core, origin, watermark);
+        self.rooms_forget(core, origin, watermark);
         let mut touched = Vec::new();
         for session in self
             .sessions
             .values_mut()
-            .filter(|s| s.room_seq.contains_key(&origin))
+            .filter(|s| s.channel.outgoing.room_seq.contains_key(&origin))
         {
-            if session.release_origin(origin, mark) {
-                touched.push(session.id);
+            if session.channel.release_origin(origin, watermark) {
+                touched.push(session.channel.id);
             }
-            if mark == u64::MAX {
-                session.room_seq.remove(&origin);
+            if watermark == u64::MAX {
+                session.channel.outgoing.room_seq.remove(&origin);
             }
         }
         for id in touched {
             self.touch(core, id);
-        }
-    }
-
-    /// Effects on their way to slots that changed hands go to the new owners.
-    fn owners_changed(&mut self, core: &mut Core) {
-        let moved: Vec<u16> = self
-            .outbound
-            .iter()
-            .filter(|(target, q)| q.owner.is_some() && q.owner != core.owner_of(**target))
-            .map(|(target, _)| *target)
-            .collect();
-        for target in moved {
-            if let Some(queue) = self.outbound.get_mut(&target) {
-                queue.restart();
-            }
-            self.pump_effects(core, target);
         }
     }
 

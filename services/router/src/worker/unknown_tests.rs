@@ -1,7 +1,7 @@
 //! What a later version may send: frames of kinds, and stanzas of kinds, that this program does not know.
 #![allow(clippy::unwrap_used)]
 
-use sestina_api::key::EffectKind;
+use sestina_api::key::Purpose;
 use sestina_proto::to_edge::Body as EdgeBody;
 use sestina_telemetry::Lane;
 use sestina_xmpp::stanza::{Kind, Stanza};
@@ -100,13 +100,13 @@ fn a_stanza_of_an_unknown_kind_is_numbered_and_refused_by_name() {
     assert_eq!(accepted(&mut router, slot, 2), 2);
 }
 
-/// Effects of another router, in one stream.
-fn effect(slot: u16, seq: u64, stanza: Option<proto::Stanza>) -> proto::PeerFrame {
-    let key = EffectKey::new(7, seq, EffectKind::Route);
+/// Slot messages of another router, in one stream.
+fn slot_message(slot: u16, seq: u64, stanza: Option<proto::Stanza>) -> proto::PeerFrame {
+    let key = IdempotencyKey::new(7, seq, Purpose::Route);
     proto::PeerFrame {
         slot: slot.into(),
         epoch: 1,
-        body: Some(PeerBody::Effect(proto::Effect {
+        body: Some(PeerBody::SlotMessage(proto::SlotMessage {
             key: Some(key.into()),
             origin_slot: 9,
             origin_epoch: 1,
@@ -114,16 +114,16 @@ fn effect(slot: u16, seq: u64, stanza: Option<proto::Stanza>) -> proto::PeerFram
             seq,
             stanza,
             first_epoch: 1,
-            ..proto::Effect::default()
+            ..proto::SlotMessage::default()
         })),
     }
 }
 
-/// What became of an effect, as the other router was told: its reply, if there is one.
+/// What became of a slot message, as the other router was told: its reply, if there is one.
 fn done(router: &Router, seq: u64) -> Option<Option<proto::Stanza>> {
     let told = std::mem::take(&mut *router.peer.0.lock());
     told.into_iter().find_map(|frame| match frame.body {
-        Some(PeerBody::EffectDone(done)) if done.key.as_ref()?.n == seq => {
+        Some(PeerBody::SlotMessageAck(done)) if done.key.as_ref()?.n == seq => {
             assert!(done.owner, "it was not taken");
             Some(done.reply)
         }
@@ -151,14 +151,14 @@ fn what_another_router_sends_of_unknown_kinds_is_counted_and_its_stream_goes_on(
         kind: 77,
         ..message("later")
     };
-    says(&mut router, effect(slot, 1, Some(later)));
+    says(&mut router, slot_message(slot, 1, Some(later)));
     let reply = done(&router, 1).expect("no answer").expect("no refusal");
     let reply = String::from_utf8_lossy(&reply.payload).into_owned();
     assert!(reply.contains("feature-not-implemented"), "{reply}");
-    says(&mut router, effect(slot, 2, None));
+    says(&mut router, slot_message(slot, 2, None));
     assert_eq!(done(&router, 2), Some(None), "its origin waits for ever");
     assert_eq!(unknown(&router, Lane::Peer), 3);
-    says(&mut router, effect(slot, 3, Some(message("three"))));
+    says(&mut router, slot_message(slot, 3, Some(message("three"))));
     let heard = router.edge.0.lock().iter().any(|body| {
         matches!(body, EdgeBody::Deliver(deliver)
             if deliver.variants[0].stanza.as_ref().is_some_and(|stanza| stanza.id == "three"))

@@ -4,8 +4,8 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use prost::Message as _;
-use sestina_api::key::{EffectKey, EffectKind};
-use sestina_api::shadow::{Found, Loaded, Stamp};
+use sestina_api::key::{IdempotencyKey, Purpose};
+use sestina_api::state_store::{Found, Loaded, Stamp};
 use sestina_proto as proto;
 use sestina_proto::to_edge::Body as EdgeBody;
 use sestina_proto::to_router::Body as RouterBody;
@@ -93,7 +93,7 @@ impl Verona {
                 bare: JULIET.to_owned(),
                 epoch: 0,
                 counter: n,
-                key: Some(EffectKey::new(77, n, EffectKind::Offline).into()),
+                key: Some(IdempotencyKey::new(77, n, Purpose::Offline).into()),
                 stanza: Some(stanza.into()),
                 ..proto::OfflineRow::default()
             };
@@ -118,12 +118,12 @@ impl Verona {
 
     pub(crate) fn edge(&mut self, body: RouterBody) {
         let jobs = self.router.edge_says(self.slot, body, 0);
-        self.work(jobs);
+        self.operation(jobs);
     }
 
     pub(crate) fn turn(&mut self, inputs: Vec<Input>) {
         let jobs = self.router.turn(inputs);
-        self.work(jobs);
+        self.operation(jobs);
     }
 
     pub(crate) fn says(&mut self, handle: u64, stanza: Stanza) {
@@ -138,11 +138,11 @@ impl Verona {
             ..proto::Inbound::default()
         };
         let jobs = self.router.edge_says(slot, RouterBody::Inbound(inbound), 0);
-        self.work(jobs);
+        self.operation(jobs);
     }
 
     /// The stores do what was asked, until nothing is.
-    pub(crate) fn work(&mut self, jobs: Vec<Job>) {
+    pub(crate) fn operation(&mut self, jobs: Vec<Job>) {
         let mut jobs = VecDeque::from(jobs);
         loop {
             self.listen();
@@ -168,8 +168,8 @@ impl Verona {
                     session,
                     request,
                 } => {
-                    for (row, marked) in &mut self.rows {
-                        *marked |= request.keys.contains(&row.key.unwrap());
+                    for (row, watermark) in &mut self.rows {
+                        *watermark |= request.keys.contains(&row.key.unwrap());
                     }
                     JobDone::OfflineRemoved {
                         slot,
@@ -178,32 +178,37 @@ impl Verona {
                         fenced: false,
                     }
                 }
-                Job::Offline { rows, works } => {
+                Job::Offline { rows, operations } => {
                     let slots = rows.iter().map(|r| place(r.fence.unwrap())).collect();
                     self.rows.extend(rows.into_iter().map(|row| (row, false)));
                     let (fenced, full) = (Vec::new(), Vec::new());
                     JobDone::Offline {
                         slots,
-                        works,
+                        operations,
                         fenced,
                         full,
                     }
                 }
-                Job::Archive { rows, works } => JobDone::Archive {
+                Job::Archive { rows, operations } => JobDone::Archive {
                     slots: rows.iter().map(|r| place(r.fence.unwrap())).collect(),
-                    works,
+                    operations,
                     fenced: Vec::new(),
                 },
                 Job::UserKnown { slot, bare, .. } => {
                     let (exists, stored) = (true, Vec::new());
-                    let known = Ok(Known { exists, stored });
+                    let data = Vec::new();
+                    let known = Ok(Known {
+                        exists,
+                        stored,
+                        data,
+                    });
                     JobDone::UserKnown { slot, bare, known }
                 }
                 Job::ArchiveQuery { query, request } => {
                     let page = Ok(self.archive_page(&request));
                     JobDone::ArchiveQuery { query, page }
                 }
-                Job::Shadow { slot, at, .. } => JobDone::Shadow {
+                Job::ReplicaCommit { slot, at, .. } => JobDone::ReplicaCommitted {
                     slot,
                     at,
                     result: Ok(Found {
@@ -219,7 +224,7 @@ impl Verona {
 
     pub(crate) fn page(&self, request: &proto::OfflineListRequest) -> proto::OfflineListReply {
         let after = (request.after_epoch, request.after_counter);
-        let rows = self.rows.iter().filter(|(_, marked)| !marked);
+        let rows = self.rows.iter().filter(|(_, watermark)| !watermark);
         let rows: Vec<_> = rows
             .map(|(row, _)| row)
             .filter(|row| (row.epoch, row.counter) > after)
@@ -260,7 +265,7 @@ impl Verona {
     /// Storage answers what it was asked before.
     pub(crate) fn answer_held(&mut self) {
         let held = self.held.take().unwrap();
-        self.work(held.into());
+        self.operation(held.into());
     }
 
     pub(crate) fn listen(&mut self) {
@@ -303,7 +308,7 @@ impl Verona {
         };
         let slot = self.slots[&handle];
         let jobs = self.router.edge_says(slot, RouterBody::Acked(acked), 0);
-        self.work(jobs);
+        self.operation(jobs);
         bodies
     }
 
@@ -311,7 +316,7 @@ impl Verona {
     pub(crate) fn owns(&mut self, room: &str) {
         let slot = self.router.config.slot_of(&Jid::from_wire(room));
         let live = std::sync::Arc::from([]);
-        let taken = JobDone::ShadowLoaded {
+        let taken = JobDone::ReplicaLoaded {
             slot,
             epoch: 1,
             result: Ok(Loaded {
@@ -343,7 +348,7 @@ impl Verona {
         };
         let slot = self.slots[&handle];
         let jobs = self.router.edge_says(slot, RouterBody::Acked(acked), 0);
-        self.work(jobs);
+        self.operation(jobs);
     }
 
     /// What a client was sent and has not read.
@@ -383,7 +388,7 @@ impl Verona {
     }
 
     pub(crate) fn left(&self) -> Vec<String> {
-        let rows = self.rows.iter().filter(|(_, marked)| !marked);
+        let rows = self.rows.iter().filter(|(_, watermark)| !watermark);
         let payloads = rows.map(|(row, _)| row.stanza.as_ref().unwrap().payload.clone());
         payloads
             .filter_map(|p| body_of(&String::from_utf8_lossy(&p)))
@@ -402,7 +407,7 @@ impl Verona {
     pub(crate) fn wait_minutes(&mut self) {
         self.router.now_ms += 120_000;
         for _ in 0..10 {
-            self.router.now_ms += self.router.config.tick_ms;
+            self.router.now_ms += self.router.config.times.tick_ms;
             self.turn(Vec::new());
         }
     }

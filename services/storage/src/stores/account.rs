@@ -124,7 +124,8 @@ dialects! {
     }
 
     /// Deletes the account and all it owns. Its archive can be large: it loses its name here, so
-    /// that nobody finds it, and its rows in the next maintenance.
+    /// that no request finds it, and its rows in the next maintenance. A trigger deletes the data of
+    /// the entity (migration 0010).
     pub(crate) async fn delete(
         conn: &mut Conn,
         request: &proto::AccountRef,

@@ -25,26 +25,26 @@ pub(crate) fn host_of(bare: &str) -> Result<&str, StoreError> {
     }
 }
 
-/// An effect key in 28 bytes, in order of origin and number.
+/// An idempotency key in 28 bytes, in order of origin and number.
 pub(crate) fn key_bytes(key: Option<&proto::Key>) -> Result<Vec<u8>, StoreError> {
     let key = key.ok_or_else(|| StoreError::Invalid("the request carries no key".to_owned()))?;
     let mut bytes = Vec::with_capacity(28);
     bytes.extend_from_slice(&key.origin_hi.to_be_bytes());
     bytes.extend_from_slice(&key.origin_lo.to_be_bytes());
     bytes.extend_from_slice(&key.n.to_be_bytes());
-    bytes.extend_from_slice(&key.kind.to_be_bytes());
+    bytes.extend_from_slice(&key.purpose.to_be_bytes());
     Ok(bytes)
 }
 
 /// The key that [`key_bytes`] stored.
 pub(crate) fn key_of(bytes: &[u8]) -> Option<proto::Key> {
     let number = |at: usize| Some(u64::from_be_bytes(bytes.get(at..at + 8)?.try_into().ok()?));
-    let kind = u32::from_be_bytes(bytes.get(24..28)?.try_into().ok()?);
+    let purpose = u32::from_be_bytes(bytes.get(24..28)?.try_into().ok()?);
     Some(proto::Key {
         origin_hi: number(0)?,
         origin_lo: number(8)?,
         n: number(16)?,
-        kind,
+        purpose,
         ..proto::Key::default()
     })
 }
@@ -84,7 +84,7 @@ mod tests {
             origin_hi: u64::MAX,
             origin_lo: 7,
             n: 1 << 40,
-            kind: 0x305,
+            purpose: 0x305,
             ..proto::Key::default()
         };
         let bytes = key_bytes(Some(&key)).unwrap();

@@ -28,7 +28,7 @@ dialects! {
     /// Moves the end of a lease to one term from now, if it lies further ahead.
     pub(crate) async fn clamp(conn: &mut Conn, holder: &Holder) -> Result<(), Fault> {
         // Holds the row, so that the clock is read after whatever renewal was under way. One lease to a
-        // transaction: whoever locks several does so in an order.
+        // transaction: a transaction that locks several does so in one order.
         sqlx::query("UPDATE lease SET ended = ended WHERE name = $1 AND incarnation = $2")
             .bind(&holder.0)
             .bind(holder.1)

@@ -1,4 +1,4 @@
-//! Pruning: what nobody will ask for again.
+//! Pruning: rows that will not be asked for again.
 //!
 //! Everything goes in pieces, each a transaction of its own, so that no lock is held for long and
 //! other writes come in between. Being interrupted is harmless: the next run continues.
@@ -21,7 +21,7 @@ const LEASE_KEEP_MS: i64 = 7 * 86_400_000;
 pub(crate) enum Chore {
     /// Leases that ended long ago and whose holders own nothing.
     Leases,
-    /// Outcomes of IQ sets older than this.
+    /// Keys and answers of binding writes older than this.
     Outcomes(i64),
     /// Keys of offline messages delivered before this.
     Delivered(i64),

@@ -1,4 +1,4 @@
-//! The cluster's secret: made by whoever asks first, the same for all.
+//! The cluster's secret: made for the first process that asks, the same for all.
 
 use sestina_proto as proto;
 

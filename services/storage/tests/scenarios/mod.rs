@@ -4,6 +4,7 @@
 
 mod archives;
 mod cluster;
+mod entity_data;
 mod leases;
 mod replicas;
 mod timelines;
@@ -12,6 +13,7 @@ mod versions;
 
 pub(crate) use archives::*;
 pub(crate) use cluster::*;
+pub(crate) use entity_data::*;
 pub(crate) use leases::*;
 pub(crate) use replicas::*;
 pub(crate) use timelines::*;

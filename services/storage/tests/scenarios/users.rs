@@ -1,4 +1,4 @@
-//! What belongs to users: accounts, offline messages, outcomes.
+//! What belongs to users: accounts, offline messages.
 
 use std::sync::Arc;
 
@@ -229,25 +229,4 @@ pub(crate) async fn offline_messages(stores: Arc<dyn Stores>) {
     stores.maintain(keep).await.unwrap();
     put(vec![offline("a@h", epoch, 1)], 0).await;
     assert_eq!(listed().await, [3, 5, 6], "still remembered");
-}
-
-pub(crate) async fn outcomes(stores: Arc<dyn Stores>) {
-    let epoch = own(&*stores).await;
-    let put = |n, reply: &str, epoch| proto::OutcomePutRequest {
-        fence: fence(0, epoch),
-        key: Some(key(n)),
-        reply: Some(stanza(reply)),
-    };
-    let first = stores.outcome_put(put(1, "one", epoch)).await.unwrap();
-    assert_eq!(first.reply, Some(stanza("one")));
-    let replay = stores.outcome_put(put(1, "two", epoch)).await.unwrap();
-    assert_eq!((replay.fenced, replay.reply), (false, Some(stanza("one"))));
-    let stale = stores.outcome_put(put(2, "x", epoch + 1)).await.unwrap();
-    assert_eq!((stale.fenced, stale.reply), (true, None));
-    let fresh = stores.outcome_put(put(2, "y", epoch)).await.unwrap();
-    assert_eq!(
-        fresh.reply,
-        Some(stanza("y")),
-        "the refused one left nothing"
-    );
 }

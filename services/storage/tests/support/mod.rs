@@ -145,7 +145,7 @@ pub(crate) fn key(n: u64) -> proto::Key {
         origin_hi: u64::MAX,
         origin_lo: 7,
         n,
-        kind: 5,
+        purpose: 5,
         ..proto::Key::default()
     }
 }

@@ -12,7 +12,7 @@ use tokio::net::TcpStream;
 
 use crate::settings::HOST;
 
-/// What came.
+/// An event on the connection.
 pub(super) enum Event {
     Element(Element),
     Asked,
@@ -25,7 +25,7 @@ pub(super) struct Line {
 }
 
 impl Line {
-    /// A connection to that port, authenticated, with its stream open.
+    /// A connection to that port, authenticated, with an open stream.
     pub(super) async fn open(port: u16, user: &str) -> Result<Line> {
         let socket = TcpStream::connect(("127.0.0.1", port)).await?;
         socket.set_nodelay(true)?;
@@ -96,7 +96,7 @@ impl Line {
         Ok(self.socket.write_all(text.as_bytes()).await?)
     }
 
-    /// The next element; acknowledgements before there is a session are nothing.
+    /// The next element; acknowledgements before the session is bound are ignored.
     pub(super) async fn element(&mut self) -> Result<Element> {
         loop {
             if let Event::Element(element) = self.read().await? {
@@ -105,7 +105,7 @@ impl Line {
         }
     }
 
-    /// The next thing that comes. Nothing is lost when the future is dropped.
+    /// The next event. No event is lost when the future is dropped.
     pub(super) async fn read(&mut self) -> Result<Event> {
         loop {
             let event = self
@@ -139,7 +139,7 @@ impl Line {
     }
 }
 
-/// An element as people read it.
+/// The XML text of an element.
 pub(super) fn text(element: &Element) -> String {
     String::from_utf8_lossy(&element.to_bytes(ns::CLIENT)).into_owned()
 }

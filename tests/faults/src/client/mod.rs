@@ -1,5 +1,6 @@
-//! A client that keeps its session whatever happens: when its connection breaks it comes back on
-//! another edge (XEP-0198), sends again what was not acknowledged, and writes everything down.
+//! A client that keeps its session through all faults: when its connection breaks it resumes on
+//! another edge (XEP-0198), sends unacknowledged stanzas again, and logs everything that it
+//! receives.
 //!
 //! - `line`: the connection, up to SASL
 //! - `session`: the task that keeps the session
@@ -19,12 +20,12 @@ use tokio::task::JoinHandle;
 
 use crate::settings::HOST;
 
-/// Something that the server said.
+/// A stanza from the server.
 #[derive(Clone, Debug)]
 pub struct Heard {
     /// A stanza.
     pub element: Element,
-    /// When.
+    /// The time of its arrival.
     pub at: Instant,
 }
 
@@ -49,15 +50,15 @@ pub fn message_ids(log: &[Heard], prefix: &str, wanted: impl Fn(&Heard) -> bool)
 /// A connection that ended although the test did not end it.
 #[derive(Clone, Debug)]
 pub struct Broken {
-    /// To which edge it was.
+    /// The edge of the connection.
     pub edge: usize,
-    /// How it ended.
+    /// The reason for its end.
     pub how: String,
-    /// When.
+    /// The time of its end.
     pub at: Instant,
 }
 
-/// What a client has seen.
+/// The state of a client.
 #[derive(Debug, Default)]
 pub(crate) struct State {
     pub(crate) jid: String,
@@ -67,7 +68,7 @@ pub(crate) struct State {
     pub(crate) broken: Vec<Broken>,
     /// Resumptions that the server refused, and other ends of a session.
     pub(crate) lost: Vec<String>,
-    /// Asked for an acknowledgement, it does not answer.
+    /// Does not answer requests for an acknowledgement.
     pub(crate) mute: bool,
     /// Why the last attempt to connect failed.
     pub(crate) attempt: String,
@@ -80,13 +81,13 @@ pub(crate) struct State {
 #[derive(Debug)]
 pub(crate) enum Order {
     Send(String),
-    /// Acknowledges all that came, or from now on nothing.
+    /// Acknowledges stanzas, or stops acknowledging them.
     Acknowledge(bool),
-    /// Breaks the connection; comes back on the edge of the second order.
-    Away,
-    /// Comes (back) on that edge.
+    /// Breaks the connection, and stays unavailable until the next order.
+    Unavailable,
+    /// Connects to that edge.
     Go(usize),
-    /// Resumes on that edge, and lets the older connection go only then.
+    /// Resumes on that edge, and closes the older connection afterwards.
     Roam(usize),
     /// Closes the stream.
     Close,
@@ -104,16 +105,16 @@ pub struct Client {
     shared: Arc<Shared>,
     orders: mpsc::Sender<Order>,
     task: JoinHandle<()>,
-    /// What it is called in errors.
+    /// Its name in errors.
     pub name: String,
 }
 
-/// Orders that wait for a connection; no test gives as many.
+/// The most orders that wait for a connection; no test has as many.
 const ORDERS: usize = 4096;
 
 impl Client {
-    /// Becomes a session of a user on an edge; the server knows its presence afterwards only if
-    /// it sends one. A connection that breaks before there is a session is made again.
+    /// Binds a session of a user on an edge. It is available only after the test sends presence. A
+    /// connection that breaks before the session is bound is tried again.
     pub async fn login(user: &str, resource: &str, edge: usize, ports: &[u16]) -> Result<Client> {
         let shared = Arc::new(Shared {
             user: user.to_owned(),
@@ -143,7 +144,7 @@ impl Client {
         Ok(client)
     }
 
-    /// Waits until `look` finds something in what this client has seen.
+    /// Waits until `look` returns a value for the state of this client.
     async fn wait<T>(
         &self,
         what: &str,
@@ -174,7 +175,7 @@ impl Client {
         }
     }
 
-    /// Waits until something was heard from that place of the log on.
+    /// Waits until `look` returns a value for the log from that place on.
     pub async fn hears<T>(
         &self,
         what: &str,
@@ -188,7 +189,7 @@ impl Client {
         .await
     }
 
-    /// Waits until the server has acknowledged everything that was sent.
+    /// Waits until the server has acknowledged all stanzas that were sent.
     pub async fn acknowledged(&self, limit: Duration) -> Result<()> {
         self.wait("for acknowledgements", limit, |state| {
             (state.edge.is_some() && state.unacked.is_empty()).then_some(())
@@ -196,13 +197,13 @@ impl Client {
         .await
     }
 
-    /// Waits until it has a session on a connection.
+    /// Waits until the client has a session on a connection.
     pub async fn connected(&self, limit: Duration) -> Result<usize> {
         self.wait("to be connected", limit, |state| state.edge)
             .await
     }
 
-    /// Waits until it has a session on a connection to that edge.
+    /// Waits until the client has a session on a connection to that edge.
     pub async fn arrived(&self, edge: usize, limit: Duration) -> Result<()> {
         self.wait("to be connected there", limit, |state| {
             (state.edge == Some(edge)).then_some(())
@@ -221,14 +222,14 @@ impl Client {
         self.order(Order::Send(stanza.into()))
     }
 
-    /// Whether it acknowledges stanzas (XEP-0198 §4). It does by default.
+    /// Whether the client acknowledges stanzas (XEP-0198 §4). It does by default.
     pub fn acknowledges(&self, whether: bool) -> Result<()> {
         self.order(Order::Acknowledge(whether))
     }
 
-    /// Breaks the connection, and stays away until told to go somewhere.
+    /// Breaks the connection, and stays unavailable until `go` or `roam`.
     pub fn away(&self) -> Result<()> {
-        self.order(Order::Away)
+        self.order(Order::Unavailable)
     }
 
     /// Breaks the connection if there is one, and resumes on that edge.
@@ -236,13 +237,13 @@ impl Client {
         self.order(Order::Go(edge))
     }
 
-    /// Resumes on that edge while the older connection is still there, like a client whose address
+    /// Resumes on that edge while the older connection still exists, like a client whose address
     /// has changed. The older connection ends once the session is on the new one.
     pub fn roam(&self, edge: usize) -> Result<()> {
         self.order(Order::Roam(edge))
     }
 
-    /// Closes the stream, and with it the session.
+    /// Closes the stream, which ends the session.
     pub async fn close(&self) -> Result<()> {
         self.order(Order::Close)?;
         self.wait(
@@ -268,17 +269,17 @@ impl Client {
         &self.shared.user
     }
 
-    /// The edge that it is connected to now.
+    /// The edge to which it is connected now.
     pub fn edge(&self) -> Option<usize> {
         self.shared.state.lock().edge
     }
 
-    /// How much it has heard.
+    /// How many stanzas it has received.
     pub fn heard(&self) -> usize {
         self.shared.state.lock().log.len()
     }
 
-    /// What it has heard from that place on.
+    /// The stanzas that it has received, from that place on.
     pub fn log(&self, from: usize) -> Vec<Heard> {
         self.shared
             .state
@@ -294,7 +295,7 @@ impl Client {
         self.shared.state.lock().broken.clone()
     }
 
-    /// Why it has no session any more; empty if it has.
+    /// Why it has lost its session; empty if it has one.
     pub fn lost(&self) -> Vec<String> {
         self.shared.state.lock().lost.clone()
     }
@@ -310,7 +311,7 @@ impl Client {
         Ok(())
     }
 
-    /// Fails if it has no session any more.
+    /// Fails if it has lost its session.
     pub fn kept_its_session(&self) -> Result<()> {
         let lost = self.lost();
         ensure!(

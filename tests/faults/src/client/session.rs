@@ -11,23 +11,24 @@ use tokio::sync::mpsc;
 use super::line::{Event, Line, text};
 use super::{Broken, Heard, Order, Shared};
 
-/// How long a connection may take until it is a session: longer than a router is missed.
+/// How long an attempt to get a session may take: longer than the takeover of a dead router's
+/// slots.
 const ATTEMPT: Duration = Duration::from_secs(7);
-/// Between two attempts.
+/// The pause between two attempts.
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// Why a connection is not used any more.
+/// The reason for the end of a connection.
 enum End {
     Broke(String),
-    /// The session lets its connection go and connects to another edge, or, with no edge named, waits
-    /// until the test names one.
+    /// The session leaves its connection and connects to another edge, or, with no edge named,
+    /// waits until the test names one.
     Left(Option<usize>),
-    /// To another edge; the connection ends only when the session is there.
+    /// The session moves to another edge; the connection ends when the session is there.
     Roams(usize),
     Finished,
 }
 
-/// Why there is no session on a connection.
+/// The reason why an attempt failed.
 enum Failed {
     Again(String),
     Lost(String),
@@ -105,7 +106,7 @@ fn lost(shared: &Shared, why: String) {
     shared.changed.notify_waiters();
 }
 
-/// A connection with the session on it: a new session the first time, then always the same.
+/// A connection with the session: the first time a new session, then always the same.
 async fn establish(shared: &Shared, resource: &str, edge: usize) -> Result<Line, Failed> {
     let port = *shared.ports.get(edge).context("no such edge")?;
     let mut line = Line::open(port, &shared.user).await?;
@@ -223,7 +224,7 @@ async fn acknowledge(shared: &Shared, line: &mut Line) {
     };
     if !mute {
         let sm = ns::SM;
-        // A broken connection is seen when reading.
+        // A broken connection shows when reading.
         line.write(&format!("<a xmlns='{sm}' h='{h}'/>")).await.ok();
     }
 }
@@ -238,7 +239,7 @@ async fn obey(shared: &Shared, line: &mut Line, order: Order) -> Result<Option<E
                 state.unacked.push_back((number, stanza.clone()));
             }
             let sm = ns::SM;
-            // A broken connection is seen when reading; the stanza goes again then.
+            // A broken connection shows when reading; the stanza is sent again then.
             line.write(&format!("{stanza}<r xmlns='{sm}'/>")).await.ok();
             Ok(None)
         }
@@ -247,7 +248,7 @@ async fn obey(shared: &Shared, line: &mut Line, order: Order) -> Result<Option<E
             acknowledge(shared, line).await;
             Ok(None)
         }
-        Order::Away => Ok(Some(End::Left(None))),
+        Order::Unavailable => Ok(Some(End::Left(None))),
         Order::Go(edge) => Ok(Some(End::Left(Some(edge)))),
         Order::Roam(edge) => Ok(Some(End::Roams(edge))),
         Order::Close => {

@@ -7,10 +7,15 @@ use super::{Gate, Scene, Talked, named};
 use crate::client::{Client, Heard};
 use crate::world::{LIMIT, Part, Who, World};
 
-/// Of what kind the questions are that clients ask each other.
+/// The namespace of the requests between clients.
 const QUESTION: &str = "urn:example:question";
 
-/// When the point is armed.
+/// The vCards that a client publishes one after the other.
+const CARDS: [&str; 2] = ["card-1", "card-2"];
+/// Requests that a client makes until they are stored.
+const TRIES: usize = 12;
+
+/// The step at which the point is armed.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Strike {
     Question,
@@ -91,14 +96,60 @@ async fn exchange(
                 let done = answer(own, from, &format!("{}-{what}", id(own))).await?;
                 ensure!(
                     done.attr("type") == Some("result"),
-                    "{}: carbons: {done:?}",
+                    "{}: {what}: {done:?}",
                     own.name
                 );
             }
+            cards(own, from, &id(own)).await?;
         }
         own.acknowledged(LIMIT).await?;
     }
     Ok(Vec::new())
+}
+
+/// Publishes vCards, and again what the server could not store. Each request is answered once, and the last one is what
+/// is stored in the end: a write that came later than its answer would have taken its place.
+async fn cards(own: &Client, from: usize, id: &str) -> Result<()> {
+    let mut sent = Vec::new();
+    for card in CARDS {
+        loop {
+            let request = format!("{id}-{card}-{}", sent.len());
+            own.send(format!(
+                "<iq type='set' id='{request}'><vCard xmlns='vcard-temp'><FN>{id}-{card}</FN></vCard></iq>"
+            ))?;
+            let told = answer(own, from, &request).await?;
+            sent.push(request);
+            if told.attr("type") == Some("result") {
+                break;
+            }
+            let error = told.child("error", "jabber:client");
+            ensure!(
+                error.is_some_and(|error| error.attr("type") == Some("wait")) && sent.len() < TRIES,
+                "{}: a vCard: {told:?}",
+                own.name
+            );
+        }
+    }
+    let [_, last] = CARDS.map(|card| format!("{id}-{card}"));
+    let read = format!("{id}-read");
+    own.send(format!(
+        "<iq type='get' id='{read}'><vCard xmlns='vcard-temp'/></iq>"
+    ))?;
+    let told = answer(own, from, &read).await?;
+    let card = told.child("vCard", "vcard-temp");
+    let name = card.and_then(|card| card.child("FN", "vcard-temp"));
+    ensure!(
+        name.is_some_and(|name| name.text() == last),
+        "{}: wrote {last}, and reads {told:?}",
+        own.name
+    );
+    let log = own.log(from);
+    for request in sent {
+        let answers = named(&log, "iq").filter(|h| h.element.attr("id") == Some(&request));
+        let count = answers.count();
+        ensure!(count == 1, "{}: {count} answers to {request}", own.name);
+    }
+    Ok(())
 }
 
 fn asked(log: &[Heard], id: &str) -> Option<()> {

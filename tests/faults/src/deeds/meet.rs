@@ -9,7 +9,7 @@ use crate::world::{LIMIT, Part, Who, World};
 
 const TIMES: usize = 3;
 
-/// The status texts with that tag in presences from there, in order.
+/// The status texts with that tag in presences from that address, in order.
 fn statuses(log: &[Heard], from: &str, tag: &str) -> Vec<String> {
     named(log, "presence")
         .filter(|heard| heard.element.attr("from") == Some(from))
@@ -69,8 +69,8 @@ pub(super) async fn presence(world: &World, scene: &Scene, gate: &Gate<'_>) -> R
     Ok(Vec::new())
 }
 
-/// Whether a message is from the history that a room sends to newcomers (XEP-0045 §7.2.14). A
-/// message that a resumed session gets late is marked as delayed by the server, not by the room.
+/// Whether a message is from the history that a room sends to newcomers (XEP-0045 §7.2.14). If a
+/// resumed session gets a message late, the server marks it as delayed, and not the room.
 pub(crate) fn is_history(element: &Element) -> bool {
     let from = element.attr("from").unwrap_or_default();
     let room = from.split('/').next().unwrap_or_default();
@@ -122,14 +122,14 @@ pub(super) async fn room_message(
         for (who, from) in members.iter().zip(&before) {
             let client = world.client(*who);
             let all = speakers.len() * TIMES;
-            let what = format!("what is said in {room} as {tag}");
+            let what = format!("messages in {room} with tag {tag}");
             let waited = client.hears(&what, *from, LIMIT, |log| {
                 let said = said(log, room, &tag);
                 (said.len() >= all).then_some(said)
             });
             let heard = waited.await.with_context(|| {
                 let came = said(&client.log(*from), room, &tag);
-                format!("{what}: {all} were said, {} heard {came:?}", client.name)
+                format!("{what}: {all} were sent, {} received {came:?}", client.name)
             })?;
             for speaker in speakers {
                 let prefix = format!("{tag}-{}-", speaker.user());
@@ -163,7 +163,7 @@ pub(super) async fn join(world: &World, scene: &Scene, gate: &Gate<'_>) -> Resul
         .iter()
         .map(|who| world.client(*who).heard())
         .collect();
-    // Each comes to the room of the other group: room and guest have different owners.
+    // Each guest joins the room of the other group: room and guest have different owners.
     let comers: Vec<(&Client, String, usize)> = scene
         .both()
         .into_iter()
@@ -205,13 +205,13 @@ pub(super) async fn join(world: &World, scene: &Scene, gate: &Gate<'_>) -> Resul
         }
         for (who, from) in members.iter().zip(&before) {
             let expected = [tag.clone()];
-            expect(world.client(*who), "who came", *from, &expected, |log| {
+            expect(world.client(*who), "joins", *from, &expected, |log| {
                 statuses(log, &own, &tag)
             })
             .await?;
         }
     }
-    // Every session that has entered is in: all of them hear what it says, itself included.
+    // Every session that has joined is in the room: all of them get its messages, itself included.
     for (guest, room, _) in &comers {
         let id = format!("{tag}-{}", guest.user());
         guest.send(format!(
@@ -231,11 +231,11 @@ pub(super) async fn join(world: &World, scene: &Scene, gate: &Gate<'_>) -> Resul
             .map(|(who, from)| (world.client(*who), *from))
             .chain([(*guest, *from)])
         {
-            expect(client, "what who came said", from, &words, |log| {
+            expect(client, "messages of the guest", from, &words, |log| {
                 said(log, room, &id)
             })
             .await?;
-            expect(client, "that who came left", from, &byes, |log| {
+            expect(client, "a leave", from, &byes, |log| {
                 statuses(log, &own, &tag)
             })
             .await?;

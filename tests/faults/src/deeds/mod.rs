@@ -1,10 +1,10 @@
-//! What people do while a fault strikes. Each deed arms the fail point just before it begins, and
-//! checks by itself that all its stanzas came: once, and in order.
+//! The actions of clients while a fault strikes. Each action arms the fail point just before it
+//! begins, and checks that all its stanzas came: once, and in order.
 //!
 //! - `talk`: chat, carbons, offline messages, the archive
 //! - `ask`: IQs between clients and to the server
 //! - `meet`: presence and rooms
-//! - `move_`: sessions and slots that change places
+//! - `move_`: sessions that change edges, and slots that change routers
 
 mod ask;
 pub(crate) mod meet;
@@ -23,36 +23,36 @@ use crate::world::{LIMIT, Part, Who, World};
 
 pub use talk::{archives_agree, ping};
 
-/// Something that people do.
+/// An action of clients.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Deed {
     /// Messages from session to session, both ways.
     Chat,
-    /// Messages of which another session of the user gets copies.
+    /// Messages that another session of the user gets as copies.
     Carbon,
     /// Messages to a user who is offline and logs in later.
     Offline,
-    /// Reading one's archive.
+    /// Reading the client's own archive.
     Archive,
     /// IQs of type set, between clients and to the server.
     IqSet,
-    /// Their answers.
+    /// The answers to IQs.
     IqResult,
     /// Presence, broadcast and directed.
     Presence,
     /// Messages in rooms.
     RoomMessage,
-    /// Coming to a room, and leaving it.
+    /// Joining a room, and leaving it.
     Join,
-    /// Being away for a while, and resuming on another edge.
+    /// Losing the connection, and resuming on another edge.
     Resume,
-    /// The victim is asked to leave, and hands over what it owns.
+    /// The victim is asked to drain, and hands its slots over.
     Leave,
-    /// Another router is asked to leave, and the victim takes over what that one owns.
+    /// Another router is asked to drain, and the victim takes its slots over.
     Take,
 }
 
-/// The deeds that every fault is tried on, then those that are needed to reach further points.
+/// The actions that every fault is tried with, then those that are needed to reach further points.
 pub const DEEDS: [Deed; 12] = [
     Deed::Chat,
     Deed::Carbon,
@@ -94,7 +94,7 @@ impl fmt::Display for Deed {
     }
 }
 
-/// Where a deed happens, and which process is struck.
+/// The two groups of an action, and the process that is struck.
 #[derive(Clone, Debug)]
 pub struct Scene {
     /// The process that is struck, if any.
@@ -103,28 +103,28 @@ pub struct Scene {
     pub me: usize,
     /// Another group.
     pub you: usize,
-    /// Makes names that occur once in a run.
+    /// A tag for names that occur once in a run.
     pub tag: String,
 }
 
 impl Scene {
-    /// Both groups, each first once.
+    /// Both groups, each once as the first.
     fn both(&self) -> [(usize, usize); 2] {
         [(self.me, self.you), (self.you, self.me)]
     }
 }
 
-/// What an armed point does that is only counted.
+/// The effect of an armed point that is only counted.
 pub const COUNT: &str = "pause:0";
-/// Between two looks at what was counted.
+/// The pause between two checks of the counts.
 const LOOK: Duration = Duration::from_millis(10);
 
-/// Arms a point at the moment that the deed chooses. It arms nothing for a deed that only
+/// Arms a point at a moment that the action chooses. It arms nothing for an action that only
 /// accompanies another.
 pub struct Gate<'a> {
     /// The world whose processes are armed.
     pub world: &'a World,
-    /// Where, which point, what happens.
+    /// The process, the point and the effect.
     pub arms: Vec<(At, String, String)>,
 }
 
@@ -143,8 +143,8 @@ impl Gate<'_> {
         Ok(())
     }
 
-    /// Where a point is only counted: waits until it was reached. Nothing where another is armed,
-    /// which may keep it from being reached.
+    /// If a point is only counted, waits until it was reached. Does nothing if another point is
+    /// armed, which may prevent it.
     async fn counted(&self, point: &str) -> Result<()> {
         let here = |(_, name, action): &&(At, String, String)| name == point && action == COUNT;
         let Some((at, ..)) = self.arms.iter().find(here) else {
@@ -165,10 +165,10 @@ impl Gate<'_> {
 }
 
 /// Two sessions that talked, and the tag of their messages: their archives are compared once the
-/// cluster is whole.
+/// cluster is redundant.
 pub type Talked = (Who, Who, String);
 
-/// Does it.
+/// Performs an action.
 pub async fn run(world: &World, deed: Deed, scene: &Scene, gate: &Gate<'_>) -> Result<Vec<Talked>> {
     match deed {
         Deed::Chat => talk::chat(world, scene, gate).await,
@@ -190,7 +190,8 @@ pub async fn run(world: &World, deed: Deed, scene: &Scene, gate: &Gate<'_>) -> R
     }
 }
 
-/// Does these deeds without a fault, between the same people as if the first router were the victim.
+/// Performs these actions without a fault, between the same groups as if the first router were the
+/// victim.
 pub async fn go_on(world: &World, deeds: &[Deed], tag: &str) -> Result<()> {
     let victim = At::router(0);
     let (me, you) = world.scene(victim);
@@ -212,7 +213,7 @@ pub async fn go_on(world: &World, deeds: &[Deed], tag: &str) -> Result<()> {
     Ok(())
 }
 
-/// What sessions do meanwhile that have no part in the deed.
+/// The messages of sessions that take no part in the action.
 pub async fn accompany(world: &World, scene: &Scene) -> Result<Vec<Talked>> {
     let gate = Gate {
         world,
@@ -246,7 +247,7 @@ fn plain_ids(log: &[Heard], tag: &str, kind: &str) -> Vec<String> {
     })
 }
 
-/// Waits until at least as many were found as expected, then compares.
+/// Waits until at least the expected number was found, then compares.
 async fn expect(
     client: &Client,
     what: &str,

@@ -36,11 +36,11 @@ pub(super) async fn resume(world: &World, scene: &Scene, gate: &Gate<'_>) -> Res
             ))?;
         }
     }
-    // Who comes back at once may be quicker than the shadow.
+    // A client could resume before the state store has its session, so the test waits for that.
     gate.counted("router.detached_stored").await?;
     for (group, other) in scene.both() {
         client(other, Part::Other).acknowledged(LIMIT).await?;
-        // One comes back where it was, the other there too: it is another edge for that one.
+        // One client resumes on its own edge, the other there too: for that one it is another edge.
         let edge = world.home(Who {
             group: scene.me,
             part: Part::One,
@@ -51,7 +51,7 @@ pub(super) async fn resume(world: &World, scene: &Scene, gate: &Gate<'_>) -> Res
         let own = client(group, Part::One);
         expect(
             own,
-            "what came while it was away",
+            "messages sent while the session was unavailable",
             from,
             &ids(group),
             |log| plain_ids(log, &format!("{tag}-{group}-"), "chat"),
@@ -59,7 +59,7 @@ pub(super) async fn resume(world: &World, scene: &Scene, gate: &Gate<'_>) -> Res
         .await?;
         talk::ping(own).await?;
     }
-    // And once while its older connection is still there.
+    // Once more while the older connection still exists.
     for (group, _) in scene.both() {
         let own = client(group, Part::One);
         let edge = (own.connected(LIMIT).await? + 1) % world.ports().len();

@@ -132,7 +132,7 @@ pub(super) async fn carbon(world: &World, scene: &Scene, gate: &Gate<'_>) -> Res
 pub(super) async fn offline(world: &World, scene: &Scene, gate: &Gate<'_>) -> Result<Vec<Talked>> {
     let tag = format!("{}-offline", scene.tag);
     gate.open().await?;
-    // The senders are of the other group: neither is on the side of the addressee.
+    // The senders are of the other group, so their slots have another owner than the addressee's.
     for (group, other) in scene.both() {
         let from = world.client(Who {
             group: other,
@@ -148,7 +148,7 @@ pub(super) async fn offline(world: &World, scene: &Scene, gate: &Gate<'_>) -> Re
             group: other,
             part: Part::One,
         });
-        // Acknowledged is not yet stored: what is on its way comes live.
+        // Acknowledged does not mean stored: stanzas that are under way are delivered live.
         from.acknowledged(LIMIT).await?;
         let user = world.offline(group);
         let edge = world.home(Who {
@@ -213,7 +213,7 @@ pub(super) async fn answer(client: &Client, from: usize, id: &str) -> Result<Ele
         .await
 }
 
-/// A round trip through the session's queue: what was to come before has come.
+/// A round trip through the session's queue: stanzas sent before it have come.
 pub async fn ping(client: &Client) -> Result<()> {
     use std::sync::atomic::{AtomicU64, Ordering};
     static PINGS: AtomicU64 = AtomicU64::new(0);
@@ -267,8 +267,8 @@ pub(super) async fn archive(world: &World, scene: &Scene, gate: &Gate<'_>) -> Re
     Ok(talked)
 }
 
-/// The archives of both hold what both said with that tag, once, in the order in which it was
-/// heard, under the ids that were delivered.
+/// The archives of both users contain all messages with that tag, once, in the order of delivery,
+/// under the delivered ids.
 pub async fn archives_agree(world: &World, a: Who, b: Who, tag: &str) -> Result<()> {
     for (own, peer) in [(a, b), (b, a)] {
         let (own, peer) = (world.client(own), world.client(peer));
@@ -312,7 +312,7 @@ pub async fn archives_agree(world: &World, a: Who, b: Who, tag: &str) -> Result<
             }
         })
         .await
-        .context("the archive does not agree with what was delivered")?;
+        .context("the archive does not agree with the deliveries")?;
     }
     Ok(())
 }

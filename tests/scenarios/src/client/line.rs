@@ -19,7 +19,7 @@ use tokio_tungstenite::tungstenite::{ClientRequestBuilder, Message};
 use super::{Entrance, Heard, Transport};
 
 enum Socket {
-    /// Gone.
+    /// The connection was cut.
     Cut,
     Plain(TcpStream),
     Tls(Box<TlsStream<TcpStream>>),
@@ -38,7 +38,7 @@ pub(super) struct Line {
     entrance: Entrance,
 }
 
-/// What came, below the level of sessions.
+/// An event below the level of sessions.
 pub(super) enum Event {
     Opened,
     Heard(Heard),
@@ -49,7 +49,7 @@ pub(super) enum Event {
 }
 
 impl Line {
-    /// Connects; `query` is what follows the question mark of a WebSocket's address.
+    /// Connects; `query` is the query of a WebSocket's address.
     pub(super) async fn connect(
         entrance: &Entrance,
         transport: Transport,
@@ -95,7 +95,7 @@ impl Line {
             bail!("TLS is started on a plain connection");
         };
         let connector = TlsConnector::from(Arc::clone(&self.entrance.tls));
-        // The certificate does not know hosts that are not served.
+        // The certificate does not cover hosts that are not served.
         let known = ServerName::try_from(crate::sandbox::HOST)?;
         let name = ServerName::try_from(host.to_owned()).unwrap_or(known.clone());
         let name = match host {
@@ -155,12 +155,12 @@ impl Line {
         Ok(())
     }
 
-    /// Breaks the connection without a word.
+    /// Breaks the connection without closing the stream.
     pub(super) fn cut(&mut self) {
         self.socket = Socket::Cut;
     }
 
-    /// The next thing that comes. Nothing is lost when the future is dropped.
+    /// The next event. No event is lost when the future is dropped.
     pub(super) async fn read(&mut self) -> Result<Event> {
         loop {
             if let Parser::Stream(parser) = &mut self.parser
@@ -213,7 +213,7 @@ impl Line {
 fn event_of(event: StreamEvent) -> Result<Option<Event>> {
     Ok(Some(match event {
         StreamEvent::Open(_) => Event::Opened,
-        // Errors come from the address that a client wrote, even if that is none.
+        // Errors come from the address that a client wrote, even an invalid one.
         StreamEvent::Stanza(stanza) | StreamEvent::BadStanza { stanza, .. } => {
             let mut text = Vec::new();
             stanza.write_to(&mut text, None, true);
@@ -227,7 +227,7 @@ fn event_of(event: StreamEvent) -> Result<Option<Event>> {
     }))
 }
 
-/// The opening of a stream.
+/// The opening tag of a stream.
 pub(super) fn header(websocket: bool, host: &str) -> String {
     if websocket {
         format!("<open xmlns='{}' to='{host}' version='1.0'/>", ns::FRAMING)
@@ -240,7 +240,7 @@ pub(super) fn header(websocket: bool, host: &str) -> String {
     }
 }
 
-/// The end of a stream.
+/// The closing tag of a stream.
 pub(super) fn footer(websocket: bool) -> String {
     if websocket {
         format!("<close xmlns='{}'/>", ns::FRAMING)

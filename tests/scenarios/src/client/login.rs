@@ -1,4 +1,4 @@
-//! From a connection to a session, and back to one.
+//! From a connection to a session, and the resumption of one.
 
 use std::time::Instant;
 
@@ -14,20 +14,20 @@ use super::line::{Line, header};
 use super::{Client, Entrance, Management, Transport};
 use crate::sandbox::{HOST, PASSWORD};
 
-/// How a client becomes a session.
+/// The login of a client.
 #[derive(Clone, Debug)]
 pub struct Login {
-    /// How it comes.
+    /// The transport.
     pub transport: Transport,
-    /// Host that it opens a stream to.
+    /// The host to which it opens a stream.
     pub host: String,
     /// Its user name (not with ANONYMOUS).
     pub user: String,
     /// Its password.
     pub password: String,
-    /// How it proves who it is; none: by the strongest mechanism that the transport has.
+    /// The SASL mechanism; none: the strongest of the transport.
     pub mechanism: Option<Mechanism>,
-    /// The resource that it asks for; empty: the server chooses.
+    /// The requested resource; empty: the server chooses.
     pub resource: String,
     /// XEP-0198 with resumption.
     pub managed: bool,
@@ -36,7 +36,7 @@ pub struct Login {
 }
 
 impl Login {
-    /// The usual way.
+    /// The usual login.
     pub fn new(user: &str, resource: &str) -> Login {
         Login {
             transport: Transport::default(),
@@ -59,7 +59,7 @@ impl Login {
 }
 
 impl Client {
-    /// Connects, and says nothing yet.
+    /// Connects, and sends nothing.
     pub async fn connect(
         name: &str,
         entrance: &Entrance,
@@ -83,21 +83,21 @@ impl Client {
         })
     }
 
-    /// From nothing to a session. It has sent no presence.
+    /// Connects and binds a session, without presence.
     pub async fn login(name: &str, entrance: &Entrance, login: &Login) -> Result<Client> {
         let mut client = Client::authenticated(name, entrance, login).await?;
         client.bind(&login.resource).await?;
         if login.managed {
             client.enable().await?;
         }
-        // What went well so far is of no interest.
+        // The log of a successful login is not needed.
         client.log.clear();
         let jid = client.jid.clone();
         client.note("--", &format!("logged in as {jid}"));
         Ok(client)
     }
 
-    /// From nothing to the stream after SASL.
+    /// Connects and authenticates; returns with the stream after SASL.
     pub async fn authenticated(name: &str, entrance: &Entrance, login: &Login) -> Result<Client> {
         let (host, query) = (&login.host, &login.query);
         let mut client = Client::connect(name, entrance, login.transport, host, query).await?;
@@ -117,13 +117,13 @@ impl Client {
         Ok(client)
     }
 
-    /// The stream after SASL.
+    /// Opens the stream after SASL; returns the features.
     pub async fn restart(&mut self) -> Result<Element> {
         self.line.reset();
         self.open().await
     }
 
-    /// Opens a stream; the features.
+    /// Opens a stream; returns the features.
     pub async fn open(&mut self) -> Result<Element> {
         self.send_header(&self.host.clone()).await?;
         self.expect_named("features", ns::STREAM).await
@@ -135,11 +135,11 @@ impl Client {
         self.write(&header).await
     }
 
-    /// SASL; false if the server refused.
+    /// Authenticates; false if the server refused.
     pub async fn authenticate(&mut self, login: &Login) -> Result<bool> {
         let strongest = match login.transport {
             Transport::StartTls | Transport::Tls => Mechanism::ScramSha256Plus,
-            // Nothing to bind to: browsers do not tell of the TLS below.
+            // Nothing to bind to: browsers give no access to the TLS session.
             Transport::WebSocket => Mechanism::ScramSha256,
         };
         let mechanism = login.mechanism.unwrap_or(strongest);
@@ -188,7 +188,7 @@ impl Client {
         .await
     }
 
-    /// The content of that element; none if it is a failure.
+    /// The content of an element of that name; none if the answer is a failure.
     async fn sasl(&mut self, name: &str) -> Result<Option<Vec<u8>>> {
         let answer = self.element().await?;
         if answer.is("failure", ns::SASL) {
@@ -225,7 +225,7 @@ impl Client {
         Ok(())
     }
 
-    /// Turns XEP-0198 on.
+    /// Enables XEP-0198.
     pub async fn enable(&mut self) -> Result<()> {
         let sm = ns::SM;
         self.write(&format!("<enable xmlns='{sm}' resume='true'/>"))
@@ -244,8 +244,8 @@ impl Client {
         self.line.cut();
     }
 
-    /// Comes back to its session over another connection (XEP-0198 §5). The server's answer;
-    /// what it had not acknowledged is sent again if it is `<resumed/>`.
+    /// Resumes the session over another connection (XEP-0198 §5). Returns the server's answer;
+    /// after `<resumed/>`, the stanzas that the server had not handled are sent again.
     pub async fn resume(&mut self, entrance: &Entrance, login: &Login) -> Result<Element> {
         self.line.cut();
         let mut again = Client::authenticated(&self.name, entrance, login).await?;

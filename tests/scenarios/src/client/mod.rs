@@ -1,8 +1,8 @@
-//! An XMPP client that says exactly what a test tells it to, and writes down what was said.
+//! An XMPP client that sends exactly what a test tells it to, and logs the whole conversation.
 //!
 //! - `line`: the connection, a TCP stream or a WebSocket, under TLS
-//! - `login`: from the connection to a session, and back to one (XEP-0198)
-//! - `talk`: what a session says and hears
+//! - `login`: from the connection to a session, and the resumption of one (XEP-0198)
+//! - `talk`: sending and receiving of a session
 
 mod line;
 mod login;
@@ -19,19 +19,19 @@ use self::line::Line;
 pub use self::login::Login;
 use crate::sandbox::{EdgeAddress, Sandbox};
 
-/// How long a client waits for what it expects.
+/// How long a client waits for an expected stanza.
 pub const PATIENCE: Duration = Duration::from_secs(10);
 
-/// A way in.
+/// The entrance to the server: an edge and the trusted certificate.
 #[derive(Clone)]
 pub struct Entrance {
-    /// Which edge.
+    /// The edge.
     pub address: EdgeAddress,
     tls: Arc<ClientConfig>,
 }
 
 impl Entrance {
-    /// The way in at these addresses; `certificate` is the one to trust, in PEM.
+    /// The entrance at these addresses; `certificate` is the one to trust, in PEM.
     pub fn new(address: EdgeAddress, certificate: &str) -> Result<Entrance> {
         let roots = sestina_certs::parse_roots("sandbox", certificate.as_bytes())?;
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
@@ -47,13 +47,13 @@ impl Entrance {
 }
 
 impl Sandbox {
-    /// The way in through the edge of that number, counted round.
+    /// The entrance through the edge of that number, modulo their count.
     pub fn entrance(&self, edge: usize) -> Result<Entrance> {
         Entrance::new(self.edge(edge), self.certificate())
     }
 }
 
-/// How a client comes.
+/// The transport of a client.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Transport {
     /// TCP, then STARTTLS.
@@ -76,7 +76,7 @@ struct Management {
     sent: u32,
 }
 
-/// What a server says.
+/// An event from the server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Heard {
     /// A stanza, or another element.
@@ -95,9 +95,9 @@ pub struct Client {
     /// Full JID, once bound.
     jid: String,
     management: Option<Management>,
-    /// `<r/>` is answered by itself.
+    /// Whether `<r/>` is answered automatically.
     answers: bool,
-    /// One that is not answered yet.
+    /// An `<r/>` is not answered yet.
     asked: bool,
     log: Vec<String>,
     began: Instant,
@@ -109,12 +109,12 @@ impl Client {
         &self.jid
     }
 
-    /// What it is called in errors.
+    /// Its name in errors.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// Everything that was said, in order.
+    /// The whole conversation, in order.
     pub fn transcript(&self) -> String {
         self.log.join("\n")
     }
@@ -125,13 +125,13 @@ impl Client {
             .push(format!("{at:>6} ms {} {direction} {text}", self.name));
     }
 
-    /// An error with what was said so far.
+    /// An error with the conversation so far.
     pub fn failure(&self, what: &str) -> anyhow::Error {
         anyhow!("{}: {what}\n{}", self.name, self.transcript())
     }
 }
 
-/// Text of an element, as people read it.
+/// The XML text of an element.
 pub fn written(element: &Element) -> String {
     String::from_utf8_lossy(&element.to_bytes(sestina_xmpp::ns::CLIENT)).into_owned()
 }

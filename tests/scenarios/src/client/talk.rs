@@ -1,4 +1,4 @@
-//! What a session says and hears.
+//! Sending and receiving of a session.
 
 use std::future::Future;
 
@@ -40,12 +40,12 @@ impl Client {
         }
     }
 
-    /// Whether `<r/>` is answered by itself (it is at first).
+    /// Whether `<r/>` is answered automatically (the default).
     pub fn answers(&mut self, answers: bool) {
         self.answers = answers;
     }
 
-    /// The next thing that the server says. Acknowledgements are kept to itself.
+    /// The next event from the server, except acknowledgements.
     pub async fn heard(&mut self) -> Result<Heard> {
         let waited = tokio::time::timeout(PATIENCE, self.listen()).await;
         match waited {
@@ -54,7 +54,7 @@ impl Client {
         }
     }
 
-    /// The next thing that the server says, whenever that is.
+    /// The next event from the server, without a time limit.
     pub async fn listen(&mut self) -> Result<Heard> {
         loop {
             if let Some(heard) = self.step().await? {
@@ -63,7 +63,7 @@ impl Client {
         }
     }
 
-    /// Answers the `<r/>` that [`Client::step`] left open.
+    /// Answers the `<r/>` that [`Client::step`] left unanswered.
     pub async fn answer_if_asked(&mut self) -> Result<()> {
         if std::mem::take(&mut self.asked) {
             self.acknowledge().await?;
@@ -71,8 +71,8 @@ impl Client {
         Ok(())
     }
 
-    /// One event of the connection; none if it was an acknowledgement or the like. While `<r/>` is
-    /// not answered by itself, nothing is lost when the future is dropped.
+    /// One event of the connection; none for an acknowledgement or a request for one. If `<r/>` is
+    /// not answered automatically, no event is lost when the future is dropped.
     pub async fn step(&mut self) -> Result<Option<Heard>> {
         let heard = match self.line.read().await {
             Err(error) => return Err(self.failure(&format!("{error:#}"))),
@@ -111,7 +111,7 @@ impl Client {
         Ok(Some(heard))
     }
 
-    /// Says how many stanzas it has received.
+    /// Sends an acknowledgement of all received stanzas.
     pub async fn acknowledge(&mut self) -> Result<()> {
         let h = self.management.as_ref().map_or(0, |m| m.received);
         let sm = ns::SM;
@@ -131,8 +131,8 @@ impl Client {
         self.management.as_ref().map_or(0, |m| m.unacked.len())
     }
 
-    /// Asks for an acknowledgement and waits until everything is acknowledged. What else comes
-    /// meanwhile is returned.
+    /// Asks for an acknowledgement and waits until all stanzas are acknowledged. Returns the
+    /// elements that come meanwhile.
     pub async fn settle(&mut self) -> Result<Vec<Element>> {
         let sm = ns::SM;
         self.write(&format!("<r xmlns='{sm}'/>")).await?;
@@ -151,7 +151,7 @@ impl Client {
         Ok(came)
     }
 
-    /// The next thing must be an element.
+    /// The next event, which must be an element.
     pub async fn element(&mut self) -> Result<Element> {
         match self.heard().await? {
             Heard::Element(element) => Ok(element),
@@ -159,7 +159,7 @@ impl Client {
         }
     }
 
-    /// The next thing must be an element of that name.
+    /// The next event, which must be an element of that name.
     pub async fn expect_named(&mut self, name: &str, namespace: &str) -> Result<Element> {
         let element = self.element().await?;
         if element.is(name, namespace) {
@@ -169,7 +169,7 @@ impl Client {
         }
     }
 
-    /// Hears elements until one is found; the others are dropped.
+    /// Receives elements until one is found; the others are dropped.
     pub async fn until(&mut self, what: &str, found: impl Fn(&Element) -> bool) -> Result<Element> {
         self.within(what, async |client: &mut Client| {
             loop {
@@ -191,7 +191,7 @@ impl Client {
         done.unwrap_or_else(|| Err(self.failure(&format!("{what}: not within {PATIENCE:?}"))))
     }
 
-    /// An IQ with this payload, and its answer. What comes between must be nothing.
+    /// Sends an IQ with this payload; returns its answer, which must be the next stanza.
     pub async fn ask(&mut self, kind: &str, to: &str, payload: &str) -> Result<Element> {
         let id = format!("ask-{:08x}", rand::random::<u32>());
         let to = if to.is_empty() {
@@ -211,7 +211,8 @@ impl Client {
         }
     }
 
-    /// Nothing waits for this client: the server answers a ping with nothing before it.
+    /// Checks that no stanza waits for this client: the server answers a ping with nothing before
+    /// it.
     pub async fn hears_nothing(&mut self) -> Result<()> {
         let ping = ns::PING;
         let answer = self
@@ -224,7 +225,7 @@ impl Client {
         }
     }
 
-    /// The stream ends with that error; then it is closed, and the connection ends.
+    /// Checks that the stream ends with that error; then it is closed, and the connection ends.
     pub async fn is_ended_with(&mut self, condition: &str) -> Result<Element> {
         let error = self
             .until("a stream error", |element| element.is("error", ns::STREAM))

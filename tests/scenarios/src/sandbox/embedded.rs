@@ -1,4 +1,4 @@
-//! All tiers in one place.
+//! All tiers in one runtime.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,7 +18,7 @@ use sestina_router::{Router, RouterDeps};
 use sestina_rpc::{CodecPeerConnector, CodecRouterConnector, CodecStores};
 use sestina_runtime::clock::BootClock;
 use sestina_runtime::pressure::Pressure;
-use sestina_sessions::{MemoryLeases, MemoryShadow};
+use sestina_state::{MemoryLeases, MemoryStateStore};
 use sestina_storage::{Storage, StorageConfig};
 use tempfile::TempDir;
 use tokio::runtime::Handle;
@@ -47,15 +47,15 @@ impl Embedded {
             peers = Arc::new(CodecPeerConnector(peers));
         }
         let mut config = settings::router_config();
-        config.shadow = false;
+        config.state_store = false;
         config.ack_settled = true;
         let node = compose::node("one", proto::NodeRole::Router, "");
         let router = Router::start(RouterDeps {
             config,
             node: node.clone(),
             stores: stores.clone(),
-            shadow: Arc::new(MemoryShadow::new()),
-            shadow_leases: Arc::new(MemoryLeases::new(Arc::new(BootClock))),
+            state_store: Arc::new(MemoryStateStore::new()),
+            state_store_leases: Arc::new(MemoryLeases::new(Arc::new(BootClock))),
             storage_leases: Arc::new(StorageLeases::new(stores.clone())),
             peers,
             terms: LeaseTerms::default(),
@@ -72,7 +72,6 @@ impl Embedded {
         let edge = Edge::start(
             settings::edge_config("one-edge"),
             settings::certificates(folder.path())?,
-            None,
             connector,
             Arc::new(Tally::default()),
         )?;

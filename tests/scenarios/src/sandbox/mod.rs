@@ -1,8 +1,8 @@
 //! The whole server inside the test process.
 //!
 //! - `settings`: hosts and limits, the same in every topology
-//! - `embedded`: everything in one place, with or without the wire codec in between
-//! - `node`: a process of the three tiers: a runtime of its own, which can die
+//! - `embedded`: all tiers in one runtime, with or without the wire codec in between
+//! - `node`: a process of the three tiers: a runtime of its own, which can be killed
 //! - `tiers`: storages, routers and edges over PostgreSQL, Redis and gRPC
 
 mod embedded;
@@ -25,7 +25,7 @@ use self::embedded::Embedded;
 pub use self::settings::{ANONYMOUS, HOST, ROOMS};
 pub use self::tiers::Tiers;
 
-/// How the tiers are joined.
+/// How the tiers are connected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Topology {
     /// One process, direct calls, memory and SQLite.
@@ -46,10 +46,10 @@ impl fmt::Display for Topology {
     }
 }
 
-/// Where an edge listens.
+/// The addresses of an edge.
 #[derive(Clone, Copy, Debug)]
 pub struct EdgeAddress {
-    /// XMPP, TLS to be started.
+    /// XMPP with STARTTLS.
     pub start_tls: SocketAddr,
     /// XMPP under TLS.
     pub tls: SocketAddr,
@@ -57,10 +57,10 @@ pub struct EdgeAddress {
     pub websocket: SocketAddr,
 }
 
-/// How many of each, for [`Topology::ThreeTiers`].
+/// The number of processes of each tier, for [`Topology::ThreeTiers`].
 #[derive(Clone, Copy, Debug)]
 pub struct Size {
-    /// Storages over the one database.
+    /// Storage processes over the one database.
     pub storages: usize,
     /// Routers.
     pub routers: usize,
@@ -78,7 +78,7 @@ impl Default for Size {
     }
 }
 
-/// A server to test.
+/// A server under test.
 pub struct Sandbox {
     topology: Topology,
     certificate: String,
@@ -117,11 +117,11 @@ impl Sandbox {
             certificate,
             inner,
         };
-        sandbox.whole(Duration::from_secs(60)).await?;
+        sandbox.redundant(Duration::from_secs(60)).await?;
         Ok(sandbox)
     }
 
-    /// How it is joined.
+    /// How the tiers are connected.
     pub fn topology(&self) -> Topology {
         self.topology
     }
@@ -149,7 +149,7 @@ impl Sandbox {
         Ok(())
     }
 
-    /// Where the edges that live listen, in order of their start.
+    /// The addresses of the live edges, in order of their start.
     pub fn edge_addresses(&self) -> Vec<EdgeAddress> {
         match &self.inner {
             Inner::One(one) => vec![one.address()],
@@ -157,13 +157,13 @@ impl Sandbox {
         }
     }
 
-    /// The edge of that number, counted round.
+    /// The edge of that number, modulo their count.
     pub fn edge(&self, number: usize) -> EdgeAddress {
         let edges = self.edge_addresses();
         edges[number % edges.len()]
     }
 
-    /// The routers that live.
+    /// The live routers.
     pub fn routers(&self) -> Vec<Arc<Router>> {
         match &self.inner {
             Inner::One(one) => vec![Arc::clone(&one.router)],
@@ -171,7 +171,7 @@ impl Sandbox {
         }
     }
 
-    /// The three tiers, to break them.
+    /// The three tiers, to kill their processes.
     pub fn tiers(&mut self) -> Result<&mut Tiers> {
         match &mut self.inner {
             Inner::Three(three) => Ok(three),
@@ -181,7 +181,7 @@ impl Sandbox {
 
     /// Waits until every slot is served, the routers share them, and every edge reaches all
     /// routers.
-    pub async fn whole(&self, limit: Duration) -> Result<()> {
+    pub async fn redundant(&self, limit: Duration) -> Result<()> {
         let routers = self.routers();
         let at_least = sestina_cluster::slots::SLOTS / (2 * routers.len().max(1));
         let last = parking_lot::Mutex::new(String::new());
@@ -193,7 +193,7 @@ impl Sandbox {
             for router in &routers {
                 let counts = router.counts().await;
                 all += counts.slots;
-                moving += counts.taking + counts.frozen;
+                moving += counts.taking + counts.quiescing;
                 shared &= counts.slots >= at_least;
                 seen.push(format!("{counts:?}"));
             }
@@ -208,7 +208,7 @@ impl Sandbox {
         looked.with_context(|| last.lock().clone())
     }
 
-    /// Waits until a session that has become available has got everything that was stored for it.
+    /// Waits until a session that has become available has got all its stored messages.
     pub async fn caught_up(&self, jid: &str) -> Result<()> {
         let routers = self.routers();
         let what = format!("{jid} has caught up");
@@ -224,7 +224,7 @@ impl Sandbox {
         .await
     }
 
-    /// Which living router owns the slot of a bare JID, by its place in [`Sandbox::routers`].
+    /// The live router that owns the slot of a bare JID, by its place in [`Sandbox::routers`].
     pub fn owner_of(&self, bare: &str) -> Option<usize> {
         let slot = sestina_cluster::slots::slot_of_bare(bare);
         match &self.inner {
@@ -233,7 +233,7 @@ impl Sandbox {
         }
     }
 
-    /// Ends everything in order.
+    /// Ends all processes in order.
     pub async fn stop(self) -> Result<()> {
         match self.inner {
             Inner::One(one) => one.stop().await,
@@ -252,7 +252,7 @@ fn wire(keys: &ScramKeys) -> proto::ScramKeys {
     }
 }
 
-/// What creates a user of that name, with the password of all users here.
+/// The request that creates a user of that name, with the password of all users.
 pub async fn account(name: &str) -> Result<proto::AccountPutRequest> {
     let keys = tokio::task::spawn_blocking(|| {
         [Hash::Sha1, Hash::Sha256].map(|hash| ScramKeys::generate(PASSWORD, hash, 4096))

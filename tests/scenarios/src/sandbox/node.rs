@@ -1,5 +1,5 @@
-//! A process of the three tiers: a runtime of its own. When that goes, everything in it stops
-//! where it is and its sockets close, as when a process is killed.
+//! A process of the three tiers: a runtime of its own. When the runtime is dropped, its tasks stop
+//! where they are and its sockets close, as when a process is killed.
 
 use std::future::Future;
 
@@ -22,7 +22,7 @@ impl Node {
         })
     }
 
-    /// Runs something inside.
+    /// Runs a future inside.
     pub(super) async fn run<T: Send + 'static>(
         &self,
         work: impl Future<Output = T> + Send + 'static,
@@ -31,7 +31,7 @@ impl Node {
         Ok(runtime.spawn(work).await?)
     }
 
-    /// Sudden death. Nothing in it is told.
+    /// Drops the runtime, without notice to its tasks.
     pub(super) fn kill(&mut self) {
         if let Some(runtime) = self.runtime.take() {
             runtime.shutdown_background();

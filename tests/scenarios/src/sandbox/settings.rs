@@ -9,7 +9,8 @@ use anyhow::{Context, Result};
 use sestina_edge::listen::{ListenerConfig, ListenerKind};
 use sestina_edge::tls::{CertStore, TlsConfig};
 use sestina_edge::{Edge, EdgeConfig};
-use sestina_router::config::{HostConfig, RouterConfig};
+use sestina_router::config::{RouterConfig, RouterLimits};
+use sestina_router::services::Services;
 
 use super::EdgeAddress;
 
@@ -17,9 +18,9 @@ use super::EdgeAddress;
 pub const HOST: &str = "example.org";
 /// Its rooms.
 pub const ROOMS: &str = "rooms.example.org";
-/// The host for everyone.
+/// The host with anonymous logins.
 pub const ANONYMOUS: &str = "guest.example.org";
-/// Rooms of the host for everyone.
+/// The rooms of that host.
 const ANONYMOUS_ROOMS: &str = "rooms.guest.example.org";
 
 const LISTENERS: [(&str, ListenerKind); 3] = [
@@ -28,31 +29,25 @@ const LISTENERS: [(&str, ListenerKind); 3] = [
     ("websocket", ListenerKind::Https),
 ];
 
-/// Bytes that a client is sent before it has to acknowledge some.
+/// Bytes that are sent to a client before it must acknowledge some.
 const CREDIT: usize = 128 << 10;
 
 pub(super) fn router_config() -> RouterConfig {
     RouterConfig {
-        hosts: vec![
-            HostConfig {
-                domain: HOST.to_owned(),
-                anonymous: false,
-                accounts: true,
-                muc: ROOMS.to_owned(),
-            },
-            HostConfig {
-                domain: ANONYMOUS.to_owned(),
-                anonymous: true,
-                accounts: false,
-                muc: ANONYMOUS_ROOMS.to_owned(),
-            },
-        ],
+        services: Services::default()
+            .with_host(HOST, true)
+            .with_rooms(ROOMS, HOST)
+            .with_host(ANONYMOUS, false)
+            .with_rooms(ANONYMOUS_ROOMS, ANONYMOUS),
         scram_iterations: 4096,
         workers: 2,
-        // Few enough to be reached.
+        // Low enough for tests to reach it.
         offline_limit: 8,
-        session_queue_bytes: 1 << 20,
-        session_credit_bytes: CREDIT,
+        limits: RouterLimits {
+            session_queue_bytes: 1 << 20,
+            session_credit_bytes: CREDIT,
+            ..RouterLimits::default()
+        },
         ..RouterConfig::default()
     }
 }
@@ -66,8 +61,8 @@ pub(super) fn edge_config(name: &str) -> EdgeConfig {
     ];
     let mut config = EdgeConfig::new(name, hosts);
     config.session_credit = CREDIT;
-    config.login_delay = Duration::from_millis(10);
-    config.drain_over = Duration::from_millis(100);
+    config.login.delay = Duration::from_millis(10);
+    config.drain.over = Duration::from_millis(100);
     let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
     config.listen.listeners = LISTENERS
         .into_iter()
@@ -80,7 +75,7 @@ pub(super) fn edge_config(name: &str) -> EdgeConfig {
     config
 }
 
-/// The certificates of the client listeners, made in that folder by whoever is first.
+/// The certificates of the client listeners, made in that folder by the first caller.
 pub(super) fn certificates(folder: &Path) -> Result<Arc<CertStore>> {
     let config = TlsConfig {
         domains: vec![HOST.to_owned(), ANONYMOUS.to_owned()],
@@ -90,7 +85,7 @@ pub(super) fn certificates(folder: &Path) -> Result<Arc<CertStore>> {
     Ok(CertStore::open(&config)?)
 }
 
-/// What [`certificates`] made.
+/// The certificate that [`certificates`] made.
 pub(super) fn certificate(folder: &Path) -> Result<String> {
     Ok(std::fs::read_to_string(folder.join("tls/self-signed.crt"))?)
 }

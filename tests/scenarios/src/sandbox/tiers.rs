@@ -21,7 +21,7 @@ use sestina_rpc::{
     RunningServer, Security,
 };
 use sestina_runtime::pressure::Pressure;
-use sestina_sessions::{RedisConfig, RedisLeases, RedisShadow};
+use sestina_state::{RedisConfig, RedisLeases, RedisStateStore};
 use sestina_storage::{Storage, StorageConfig};
 use sestina_testkit::{Postgres, PostgresOptions, Redis, command, free_port};
 use tempfile::TempDir;
@@ -30,7 +30,7 @@ use tokio::runtime::Handle;
 use super::node::Node;
 use super::{EdgeAddress, Size, settings};
 
-/// Databases of one server, one for each sandbox.
+/// Creates a database for each sandbox on one server.
 fn database() -> Result<String> {
     static SERVER: OnceLock<Mutex<Option<Postgres>>> = OnceLock::new();
     static NEXT: AtomicU32 = AtomicU32::new(0);
@@ -40,7 +40,7 @@ fn database() -> Result<String> {
         *server = Some(if named {
             Postgres::start()?
         } else {
-            // Its disk does not die in these tests, and many of them share it.
+            // Its machine does not fail in these tests, and many tests share it.
             let settings = vec![("max_connections".to_owned(), "400".to_owned())];
             Postgres::start_own(&PostgresOptions {
                 fsync: false,
@@ -140,7 +140,7 @@ impl Tiers {
         Ok(Security::Mutual(MutualTls::new(identity, roots)?))
     }
 
-    /// Starts one more storage; the routers know only those that were there when they started.
+    /// Starts one more storage process; routers know only those that ran when they started.
     pub async fn add_storage(&mut self) -> Result<()> {
         let name = self.name(Role::Storage);
         let security = self.security(&name, Role::Storage)?;
@@ -185,8 +185,8 @@ impl Tiers {
                     config: settings::router_config(),
                     node: me,
                     stores: stores.clone(),
-                    shadow: Arc::new(RedisShadow::connect(&redis)?),
-                    shadow_leases: Arc::new(RedisLeases::connect(&redis)?),
+                    state_store: Arc::new(RedisStateStore::connect(&redis)?),
+                    state_store_leases: Arc::new(RedisLeases::connect(&redis)?),
                     storage_leases: Arc::new(StorageLeases::new(stores)),
                     peers: Arc::new(GrpcPeerConnector::new(dialer.clone())),
                     terms: LeaseTerms::default(),
@@ -226,7 +226,6 @@ impl Tiers {
                 let edge = Edge::start(
                     settings::edge_config(&name),
                     certs,
-                    None,
                     Arc::new(GrpcRouterConnector::new(dialer.clone(), seeds)),
                     Arc::new(Tally::default()),
                 )?;
@@ -280,7 +279,7 @@ impl Tiers {
             .position(|node| node.incarnation == owner.incarnation)
     }
 
-    /// Kills a router with everything in it.
+    /// Kills a router.
     pub fn kill_router(&mut self, number: usize) {
         let mut dead = self.routers.remove(number);
         dead.router.abort();
@@ -292,12 +291,13 @@ impl Tiers {
         self.edges.remove(number).node.kill();
     }
 
-    /// Kills a storage. The database goes on.
+    /// Kills a storage process. The database stays.
     pub fn kill_storage(&mut self, number: usize) {
         self.storages.remove(number).node.kill();
     }
 
-    /// Lets a router hand all its slots over, then ends it. Returns whether none was left.
+    /// Makes a router hand all its slots over, then ends it. Returns whether all slots were handed
+    /// over.
     pub async fn drain_router(&mut self, number: usize, limit: Duration) -> Result<bool> {
         let router = self.routers[number].router.clone();
         let drained = self.routers[number]
@@ -308,17 +308,17 @@ impl Tiers {
         Ok(drained)
     }
 
-    /// Redis stops answering (its connections stay open).
+    /// Suspends Redis (its connections stay open).
     pub fn pause_redis(&self) {
         self.redis.suspend();
     }
 
-    /// Redis goes on.
+    /// Resumes Redis.
     pub fn resume_redis(&self) {
         self.redis.resume();
     }
 
-    /// Redis forgets everything.
+    /// Deletes all data of Redis.
     pub fn flush_redis(&self) -> Result<()> {
         let reply = command(self.redis.port(), &["FLUSHALL"])?;
         (reply.text() == "OK")

@@ -1,4 +1,4 @@
-//! Patterns: elements with places to fill.
+//! Patterns: elements with placeholders.
 
 use std::collections::HashMap;
 
@@ -6,10 +6,10 @@ use anyhow::{Context, Result, bail};
 use sestina_xmpp::ns;
 use sestina_xmpp::xml::Element;
 
-/// What `{name}` stands for.
+/// The values of placeholders.
 pub type Bindings = HashMap<String, String>;
 
-/// Fills the places of a text that is sent; all must be known.
+/// Fills the placeholders of a text to send; all values must be known.
 pub(super) fn fill(text: &str, bindings: &Bindings) -> Result<String> {
     let mut out = String::new();
     let mut rest = text;
@@ -26,8 +26,8 @@ pub(super) fn fill(text: &str, bindings: &Bindings) -> Result<String> {
     Ok(out)
 }
 
-/// Whether the element fits the pattern; the reason if it does not. New values are noted only if
-/// it does.
+/// Checks that the element fits the pattern; the error is the reason why not. New values are noted
+/// only if it fits.
 pub fn matches(
     pattern: &Element,
     element: &Element,
@@ -72,7 +72,7 @@ fn compare(
     let text = pattern.text();
     let open = text.contains("{...}");
     let wanted = text.replace("{...}", "");
-    // Only content that means something: the white space between elements of a pattern does not.
+    // White space between the elements of a pattern is ignored.
     let (wanted, found) = (wanted.trim(), element.text());
     let ignored = open && wanted.is_empty();
     if !ignored && !value(wanted, found.trim(), bindings) {
@@ -110,7 +110,7 @@ fn compare(
     }
 }
 
-/// Whether a value fits, with its places.
+/// Whether a value fits a pattern with placeholders.
 fn value(pattern: &str, found: &str, bindings: &mut Bindings) -> bool {
     let Some((before, after)) = pattern.split_once('{') else {
         return pattern == found;
@@ -127,7 +127,7 @@ fn value(pattern: &str, found: &str, bindings: &mut Bindings) -> bool {
             .strip_prefix(&*known)
             .is_some_and(|rest| value(after, rest, bindings));
     }
-    // What follows the place says where its value ends.
+    // The text after the placeholder marks the end of its value.
     let end = match after.split_once('{').map_or(after, |(next, _)| next) {
         "" => rest.len(),
         next => match rest.find(next) {

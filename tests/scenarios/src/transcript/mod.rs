@@ -1,4 +1,4 @@
-//! Scenarios as text: what clients say and hear, one step a line.
+//! Scenarios as text: the stanzas that clients send and receive, one step per line.
 //!
 //! ```text
 //! # RFC 6121 §8.5.3.1: a message to a full JID
@@ -10,14 +10,15 @@
 //! bob/phone receives: <message from='{alice}' type='chat'><body>Hi</body>{...}</message>
 //! ```
 //!
-//! A session is named `user` (its resource is `home`) or `user/resource`; `~2` behind that tells it
-//! from another of the same address. XML may go on over indented lines. In what is received `{name}` stands for a value, which is remembered and must
-//! be the same afterwards; `{*}` stands for any, `{...}` for any further children. The full JID of
-//! a session that logged in is in `{user}` or `{user/resource}`. `to` need not be written where it
-//! is the receiver's own address, nor `xml:lang`.
+//! A session is named `user` (its resource is `home`) or `user/resource`; `~2` behind that
+//! distinguishes it from another session of the same address. XML may continue on indented lines.
+//! In received XML, `{name}` stands for a value that is remembered and must be the same afterwards;
+//! `{*}` stands for any value, `{...}` for any further children. The full JID of a session that
+//! logged in is in `{user}` or `{user/resource}`. `to` may be left out if it is the receiver's own
+//! address, and so may `xml:lang`.
 //!
-//! `is available` sends presence, hears it, and waits until what was stored for the session has been
-//! delivered.
+//! `is available` sends presence, receives it, and waits until the stored messages of the session
+//! have been delivered.
 //!
 //! Users and rooms get names of their own in every run, so that scenarios can share a server.
 //!

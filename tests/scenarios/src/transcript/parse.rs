@@ -8,37 +8,37 @@ use crate::client::Transport;
 /// A scenario.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Script {
-    /// Accounts that it needs.
+    /// Its accounts.
     pub accounts: Vec<String>,
     /// Names of its rooms.
     pub rooms: Vec<String>,
-    /// What happens.
+    /// Its steps.
     pub steps: Vec<Step>,
 }
 
 /// One step.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Step {
-    /// Where it is written, from 1.
+    /// Its line, from 1.
     pub line: usize,
-    /// Whose it is.
+    /// The session that acts.
     pub actor: String,
-    /// What it does, or what must happen to it.
+    /// The action of the session, or the expected event.
     pub what: What,
 }
 
-/// How somebody comes in.
+/// The way in which a session logs in.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Way {
-    /// Which edge.
+    /// The edge.
     pub edge: usize,
-    /// How.
+    /// The transport.
     pub transport: Transport,
     /// Another mechanism than the strongest.
     pub mechanism: Option<Mechanism>,
     /// With XEP-0198.
     pub managed: bool,
-    /// On the host for everyone.
+    /// On the host with anonymous logins.
     pub anonymous: bool,
     /// Query of a WebSocket's address.
     pub query: String,
@@ -46,48 +46,48 @@ pub struct Way {
     pub password: Option<String>,
 }
 
-/// What happens in a step.
+/// The content of a step.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum What {
-    /// From nothing to a session.
+    /// Connects and binds a session.
     LogsIn(Way),
     /// The login is refused.
     FailsToLogIn(Way),
-    /// A connection, nothing said.
+    /// Connects, and sends nothing.
     Connects(Way),
-    /// Opens a stream and hears the features.
+    /// Opens a stream and receives the features.
     Opens,
     /// Sends a header to another host.
     OpensTo(String),
     /// SASL and the stream after it, on an open stream.
     Authenticates(Way),
-    /// Sends presence, and hears its own.
+    /// Sends presence, and receives its own.
     IsAvailable(Option<i8>),
     /// Sends a stanza.
     Sends(String),
     /// Writes text as it is.
     Writes(String),
-    /// The next that comes.
+    /// Receives this stanza next.
     Receives(String),
-    /// The next that come, in whatever order.
+    /// Receives these stanzas next, in any order.
     ReceivesInAnyOrder(String),
-    /// Nothing waits.
+    /// Receives no stanza.
     ReceivesNothing,
-    /// A stream error ends it.
+    /// The session ends with a stream error.
     IsEndedWith(String),
     /// Closes its stream.
     Closes,
     /// Its connection breaks.
     IsCut,
-    /// Comes back to its session.
+    /// Resumes its session.
     Resumes(usize),
-    /// May not come back, and hears that.
+    /// Tries to resume, and is refused.
     FailsToResume(usize, String),
-    /// Everything that it sent is acknowledged.
+    /// All its stanzas are acknowledged.
     IsAcknowledged,
 }
 
-/// Reads a scenario.
+/// Parses a scenario.
 pub fn parse(text: &str) -> Result<Script> {
     let mut script = Script {
         accounts: Vec::new(),
@@ -119,7 +119,7 @@ pub fn parse(text: &str) -> Result<Script> {
     Ok(script)
 }
 
-/// Lines with those joined that are indented, without comments.
+/// The lines without comments, with indented lines joined to the line before.
 fn logical_lines(text: &str) -> Vec<(usize, String)> {
     let mut lines: Vec<(usize, String)> = Vec::new();
     for (number, line) in text.lines().enumerate() {
@@ -167,7 +167,7 @@ fn what(text: &str) -> Result<What> {
     } else if let Some(host) = after("opens to ") {
         Ok(What::OpensTo(host.to_owned()))
     } else if let Some(rest) = after("fails to resume") {
-        let (way, xml) = rest.split_once(':').context("what is the answer?")?;
+        let (way, xml) = rest.split_once(':').context("the answer is missing")?;
         Ok(What::FailsToResume(
             parse_way(way)?.edge,
             xml.trim().to_owned(),

@@ -12,20 +12,21 @@ use crate::client::{Client, Login, written};
 use crate::sandbox::{ANONYMOUS, HOST, PASSWORD, Sandbox};
 
 /// A scenario with its name.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Transcript {
     /// Name of its file.
-    pub name: &'static str,
+    pub name: String,
     /// Its text.
-    pub text: &'static str,
+    pub text: String,
 }
 
-/// Runs it on that server; the error holds everything that was said.
+/// Runs a scenario on that server; the error contains the whole conversation.
 pub async fn run(sandbox: &Sandbox, transcript: &Transcript) -> Result<()> {
-    let script = parse(transcript.text)?;
+    let script = parse(&transcript.text)?;
     let run = format!("{}-{:06x}", transcript.name, rand::random::<u32>() >> 8);
-    // Names of its own: parsed twice, for the text is what names occur in.
-    let mut text = transcript.text.to_owned();
+    // Users and rooms get names of this run: the script is parsed again after they were replaced in
+    // the text.
+    let mut text = transcript.text.clone();
     for name in script.accounts.iter().chain(&script.rooms) {
         text = text.replace(&format!("{name}@"), &format!("{name}.{run}@"));
     }
@@ -46,7 +47,7 @@ pub async fn run(sandbox: &Sandbox, transcript: &Transcript) -> Result<()> {
                 .values()
                 .map(|actor| actor.client.transcript())
                 .collect();
-            let (name, line, actor) = (transcript.name, step.line, &step.actor);
+            let (name, line, actor) = (&transcript.name, step.line, &step.actor);
             bail!(
                 "{name}.scs line {line}: {actor} {:?}\n=> {error:#}\n{}",
                 step.what,
@@ -130,7 +131,7 @@ impl Stage<'_> {
                 let jid = actor.client.jid().to_owned();
                 let heard = actor.client.element().await?;
                 self.check(&name, &own, &heard)?;
-                // What comes before that is stored and delivered with its time: another story.
+                // A stanza that comes before that would be stored and delivered with a time stamp.
                 if !priority.contains('-') {
                     self.sandbox.caught_up(&jid).await?;
                 }
@@ -228,7 +229,7 @@ impl Stage<'_> {
         matches(&pattern, heard, own, &mut self.bindings).with_context(got)
     }
 
-    /// As many elements as there are patterns, each fitting another.
+    /// Receives as many elements as there are patterns, each fitting another pattern.
     async fn any_order(&mut self, name: &str, patterns: &str) -> Result<()> {
         let all = format!("<all xmlns='jabber:client'>{patterns}</all>");
         let all = Element::parse(all.as_bytes())

@@ -36,10 +36,10 @@ pub(super) fn check(world: &World, wrong: &mut Vec<String>) {
             rooms += worker.room_count() as i64;
             occupants += worker.seen().len() as i64;
         }
-        let levels = host.counters.levels();
-        if levels != (sessions, rooms, occupants) {
+        let gauges = host.counters.gauges();
+        if gauges != (sessions, rooms, occupants) {
             wrong.push(format!(
-                "{name} has {sessions} sessions, {rooms} rooms, {occupants} occupants, counted as {levels:?}"
+                "{name} has {sessions} sessions, {rooms} rooms, {occupants} occupants, counted as {gauges:?}"
             ));
         }
     }

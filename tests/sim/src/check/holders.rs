@@ -4,6 +4,8 @@
 //! - When a client is told that a stanza is accepted, both its edge and the owner of its session hold the
 //!   stanza.
 //!
+//! A stanza may be lost if its session is over before the client got the acknowledgement of the stanza.
+//!
 //! Only stanzas are judged that were sent after the last process died and after a store lost something
 //! the last time: such an event may leave one holder of an earlier stanza. Runs with faults of
 //! the network are not judged, because there a process may still run and hold a stanza after it has lost
@@ -12,6 +14,7 @@
 use sestina_router::simulation::Worker;
 
 use super::super::client::{Client, What, number_in};
+use super::super::host::Host;
 use super::super::world::{Sent, World};
 use super::bare;
 
@@ -22,7 +25,7 @@ fn body_of(number: u64) -> Vec<u8> {
 impl World {
     /// How often a process or store lost what it held.
     pub(in super::super) fn losses(&self) -> u64 {
-        self.deaths + self.shadow.losses + self.storage.commits.losses
+        self.deaths + self.state_store.losses + self.storage.commits.losses
     }
 
     /// Called after each turn of a worker: judges the stanzas that were settled in that turn.
@@ -51,12 +54,15 @@ impl World {
         let Some(sent) = self.sent.get(&number) else {
             return;
         };
-        if sent.losses != self.losses() || self.is_taken(number, sent) {
+        // The router may have answered the message with an error, which a client that is gone cannot receive.
+        let over = self.clients[sent.from].session_no != sent.session;
+        let unheard = over && !sent.accepted;
+        if sent.losses != self.losses() || unheard || self.is_taken(number, sent) {
             return;
         }
         let names = self.holders(number);
         // While a slot is handed over, its former owner still has a copy, which is not counted here.
-        let on_its_way = self.shadow.holds(&body_of(number)) && self.is_giving_away();
+        let on_its_way = self.state_store.holds(&body_of(number)) && self.is_giving_away();
         if names.len() + usize::from(on_its_way) < 2 {
             let text = format!("m{number} {sent:?} is settled, and held by {names:?} only");
             self.trouble.push(text);
@@ -69,7 +75,8 @@ impl World {
         let got = |client: &Client| client.got.contains(&number);
         let inside =
             |client: &Client| client.is_online() && client.login.rooms.contains_key(&sent.to);
-        if sent.what == What::Groupchat && self.shadow.away && !self.clients.iter().any(inside) {
+        if sent.what == What::Groupchat && self.state_store.away && !self.clients.iter().any(inside)
+        {
             return true;
         }
         let stored = || {
@@ -104,7 +111,7 @@ impl World {
                 names.push(edge.node.name.clone());
             }
         }
-        if names.len() < 2 && self.shadow.holds(&body) {
+        if names.len() < 2 && self.state_store.holds(&body) {
             names.push("the state store".to_owned());
         }
         names
@@ -115,6 +122,10 @@ impl World {
         if self.leases.is_some() {
             return;
         }
+        // A router that was replaced while it was suspended goes on for a moment. What it has accepted is lost with
+        // it, as with a router that died, but it is not counted as dead yet.
+        let replaced = |host: &Host| host.acts() && !host.is_alive();
+        let replaced = self.hosts.iter().any(replaced);
         let incarnation = self.edges[edge].incarnation();
         for told in self.edges[edge].told() {
             let before = self.told.insert((incarnation, told.handle), told.told);
@@ -131,7 +142,7 @@ impl World {
                 let owners = self.hosts.iter().filter(|host| host.is_alive());
                 let mut accepted = owners.flat_map(|h| &h.workers);
                 let at_owner = accepted.any(|w| w.accepted(told.session).is_some_and(|a| a >= n));
-                if !(lost || at_edge && at_owner) {
+                if !(lost || at_edge && (at_owner || replaced)) {
                     self.trouble.push(format!(
                         "m{number}: acknowledged, at its edge: {at_edge}, at its owner: {at_owner}"
                     ));

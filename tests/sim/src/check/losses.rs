@@ -10,7 +10,7 @@ use super::super::world::World;
 pub(in super::super) struct GivenUp {
     /// Events that must not happen after one fault, in the order of [`NAMES`].
     never: [u64; 4],
-    /// Events that may happen after one fault: a room sends without the state store, a session was away for
+    /// Events that may happen after one fault: a room sends without the state store, a session was unavailable for
     /// too long.
     beside: u64,
 }

@@ -11,7 +11,7 @@ const SERVED_WITHIN: u64 = 5000;
 
 impl World {
     /// Called now and then while the cluster comes to rest: judges whether all slots and clients are served.
-    /// The last fault is not over while a process is suspended or a client stays away.
+    /// The last fault is not over while a process is suspended or a client stays unavailable.
     pub(in super::super) fn look_at_service(&mut self) {
         if self.leases.is_some() {
             return;

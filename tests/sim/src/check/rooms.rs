@@ -61,7 +61,7 @@ fn piece(world: &World, client: &Client, stay: &Stay, whole: &[u64], wrong: &mut
         false => heard.is_empty() || whole.windows(heard.len()).any(|piece| piece == heard),
     };
     // Unless the history is full, it has everything from before the client entered.
-    let full = stay.history.len() >= world.config.room_history;
+    let full = stay.history.len() >= world.config.limits.room_history;
     let lacks = stays && !full && heard.len() < whole.len();
     if !fits || lacks {
         wrong.push(format!(

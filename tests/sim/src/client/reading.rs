@@ -85,8 +85,14 @@ impl Client {
         };
         let login = &mut self.login;
         if stanza.type_.is_empty() {
-            login.rooms.insert(room.to_owned(), true);
-        } else if login.rooms.get(room) == Some(&true) {
+            // A presence that was on its way when the client left does not bring it back in.
+            if !login.leaving.contains(room) {
+                login.rooms.insert(room.to_owned(), true);
+            }
+            return;
+        }
+        login.leaving.remove(room);
+        if login.rooms.get(room) == Some(&true) {
             // While the client enters the room again, the room may still tell the end of its stay
             // before: that leaves the entry as it is.
             login.rooms.remove(room);
@@ -101,6 +107,9 @@ impl Client {
             return;
         };
         self.record(stanza, payload, when, What::Reply, number);
+        if stanza.is_error() {
+            self.refused.insert(number);
+        }
         self.login.asking.remove(&number);
         let ids = self.login.results.remove(&number.to_string());
         if payload.contains("<fin") {

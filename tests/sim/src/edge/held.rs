@@ -44,8 +44,8 @@ impl Edge {
             Told {
                 handle: session.handle,
                 session: session.nonce,
-                told: state.told,
-                first_held: state.held_in.front().map(|held| held.n),
+                told: state.incoming.told,
+                first_held: state.incoming.held.front().map(|held| held.n),
             }
         };
         self.sessions().into_iter().map(told).collect()
@@ -59,7 +59,8 @@ impl Edge {
         self.sessions().iter().any(|session| {
             let state = session.state.lock();
             let mut stanzas = state
-                .held_out
+                .outgoing
+                .held
                 .iter()
                 .filter_map(|held| held.stanza.as_ref());
             stanzas.any(|stanza| is(stanza))
@@ -76,7 +77,7 @@ impl Edge {
                 wrong.push(format!("{name}: {} has no client", session.jid));
             }
             let state = session.state.lock();
-            let bytes = (state.held_in_bytes, state.unacked_bytes);
+            let bytes = (state.incoming.held_bytes, state.outgoing.unacked_bytes);
             if bytes != (0, 0) {
                 wrong.push(format!("{name}: {} counts {bytes:?} bytes", session.jid));
             }
@@ -128,23 +129,23 @@ impl Edge {
 fn session_unfinished(session: &EdgeSession, at: &str, wrong: &mut Vec<String>) {
     let state = session.state.lock();
     let live = matches!(state.link, Link::Live(_));
-    if !live || state.phase != Phase::Open || !state.held_in.is_empty() {
+    if !live || state.phase != Phase::Open || !state.incoming.held.is_empty() {
         wrong.push(format!(
             "{at} waits for its owner: {:?}, linked: {live}, holds {} of {} (accepted {}, settled {})",
             state.phase,
-            state.held_in.len(),
-            state.in_last,
-            state.accepted,
-            state.settled,
+            state.incoming.held.len(),
+            state.incoming.last,
+            state.incoming.accepted,
+            state.incoming.settled,
         ));
     }
-    if !state.held_out.is_empty() {
+    if !state.outgoing.held.is_empty() {
         wrong.push(format!(
             "{at}: holds {} deliveries (acked {}, released {}, last {})",
-            state.held_out.len(),
-            state.acked,
-            state.released,
-            state.out_last
+            state.outgoing.held.len(),
+            state.outgoing.acked,
+            state.outgoing.released,
+            state.outgoing.last
         ));
     }
 }

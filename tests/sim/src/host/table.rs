@@ -32,7 +32,11 @@ impl Host {
         for worker in 0..self.workers.len() {
             self.turn(worker, usize::MAX, now);
         }
-        let held: BTreeMap<u16, u64> = self.workers.iter().flat_map(Worker::held).collect();
+        let held: BTreeMap<u16, u64> = self
+            .workers
+            .iter_mut()
+            .flat_map(Worker::assert_slots)
+            .collect();
         for slot in storage.assert(&self.node, &held) {
             let epoch = storage.map.epochs[usize::from(slot)].max(held[&slot] + 1);
             self.push(self.worker_of(slot.into()), Input::Lose { slot, epoch });

@@ -12,7 +12,7 @@ impl World {
     pub(crate) fn orphans_on_their_way(&self) -> impl Iterator<Item = usize> {
         let arrives = |asker: &Asker| {
             let from = Place::Process(asker.node.incarnation);
-            self.passes(from, Place::Storage) && self.passes(from, Place::Shadow)
+            self.passes(from, Place::Storage) && self.passes(from, Place::StateStore)
         };
         let orphans = self.orphans.iter().enumerate();
         orphans
@@ -24,14 +24,14 @@ impl World {
     /// ask again.
     pub(super) fn through_network(&mut self, job: &Job, asker: &Asker) -> Option<JobDone> {
         let me = Place::Process(asker.node.incarnation);
-        let of_shadow = matches!(job, Job::Shadow { .. } | Job::ShadowList { .. });
-        let store = if of_shadow {
-            Place::Shadow
+        let of_state_store = matches!(job, Job::ReplicaCommit { .. } | Job::ReplicaList { .. });
+        let store = if of_state_store {
+            Place::StateStore
         } else {
             Place::Storage
         };
         let (there, back) = (self.passes(me, store), self.passes(store, me));
-        let fate = if of_shadow {
+        let fate = if of_state_store {
             self.fate_of_write(me, there, back)
         } else {
             Fate::Answered
@@ -43,9 +43,9 @@ impl World {
             job,
             Job::Archive { .. } | Job::Offline { .. } | Job::OfflineRemove { .. }
         );
-        let lost = !of_shadow && (!there || (!back && !writes && !moves));
+        let lost = !of_state_store && (!there || (!back && !writes && !moves));
         // The state store is asked for the epoch of a slot before the slot is given away.
-        let lost = lost || (moves && self.gives_nothing(asker.node.incarnation, Place::Shadow));
+        let lost = lost || (moves && self.gives_nothing(asker.node.incarnation, Place::StateStore));
         if lost
             && let Job::Release { slot, epoch, to } = job
             && self.rng.one_in(2)
@@ -55,13 +55,13 @@ impl World {
             let job = Job::Release { slot, epoch, to };
             self.orphans.push((job, asker.clone()));
         }
-        if let Job::Shadow { at, ops, .. } = job {
+        if let Job::ReplicaCommit { at, ops, .. } = job {
             self.note_queued(at.epoch, ops);
         }
         let away = self.storage.away;
         self.storage.away |= lost;
-        let (storage, shadow) = (&mut self.storage, &mut self.shadow);
-        let done = perform(job, asker, self.now, storage, shadow, fate);
+        let (storage, state_store) = (&mut self.storage, &mut self.state_store);
+        let done = perform(job, asker, self.now, storage, state_store, fate);
         self.storage.away = away;
         match done? {
             JobDone::Released { slot, epoch, .. } if !back => Some(JobDone::Released {
@@ -77,12 +77,12 @@ impl World {
     /// What becomes of a request to the state store, if requests arrive `there` and answers come `back`.
     fn fate_of_write(&mut self, me: Place, there: bool, back: bool) -> Fate {
         if there && back {
-            return self.shadow.fate(&mut self.rng);
+            return self.state_store.fate(&mut self.rng);
         }
         if there {
             return Fate::Unanswered;
         }
-        let until = self.cut_until(me, Place::Shadow).unwrap_or(self.now);
+        let until = self.cut_until(me, Place::StateStore).unwrap_or(self.now);
         match self.rng.below(2) {
             0 => Fate::Lost,
             _ => Fate::Late {

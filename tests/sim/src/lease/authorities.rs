@@ -6,7 +6,7 @@ use sestina_proto as proto;
 use sestina_runtime::guard;
 use sestina_storage::simulation::Holder;
 
-use super::{SHADOW, STORAGE};
+use super::{STATE_STORE, STORAGE};
 use crate::planner::Planning;
 use crate::world::LEASE;
 
@@ -75,7 +75,7 @@ impl Leases {
     pub(crate) fn is_fresh(&self, process: u64, now: u64) -> bool {
         let lease = self.of.get(&process);
         lease.is_some_and(|lease| {
-            self.is_fresh_with(lease, SHADOW, now) || self.is_fresh_with(lease, STORAGE, now)
+            self.is_fresh_with(lease, STATE_STORE, now) || self.is_fresh_with(lease, STORAGE, now)
         })
     }
 
@@ -90,19 +90,19 @@ impl Leases {
 
     /// Has the state store mark a lease as ended; false if it has not ended there.
     pub(crate) fn mark(&mut self, process: u64, now: u64) -> bool {
-        let clock = self.clock(SHADOW, now);
+        let clock = self.clock(STATE_STORE, now);
         let Some(lease) = self.of.get_mut(&process) else {
             return true;
         };
-        lease.ended[SHADOW] |= lease.ends[SHADOW] <= clock || !guard!("two-authorities");
-        lease.ended[SHADOW]
+        lease.ended[STATE_STORE] |= lease.ends[STATE_STORE] <= clock || !guard!("two-authorities");
+        lease.ended[STATE_STORE]
     }
 
     /// Takes back the marks of the state store from leases that storage says are fresh.
     pub(crate) fn unmark_living(&mut self, now: u64) {
         let living = self.fresh_with(STORAGE, now);
         for (process, lease) in &mut self.of {
-            lease.ended[SHADOW] &= !living.contains(&(lease.name.clone(), *process));
+            lease.ended[STATE_STORE] &= !living.contains(&(lease.name.clone(), *process));
         }
     }
 
@@ -140,7 +140,7 @@ impl Leases {
         };
         // The state store has one lease for each name.
         let namesake = |other: u64, of: &Lease| {
-            let same = which == SHADOW && other != process && of.name == lease.name;
+            let same = which == STATE_STORE && other != process && of.name == lease.name;
             same && self.is_fresh_with(of, which, now)
         };
         if lease.ended[which] {

@@ -43,7 +43,7 @@ impl World {
         let now = self.now;
         let (store, serves) = (AUTHORITIES[which], self.serves(process));
         let via = self.renews_through(process, store);
-        let arrives = via.is_some_and(|via| !self.is_away(via, store));
+        let arrives = via.is_some_and(|via| !self.is_unavailable(via, store));
         let heard = via.is_some_and(|via| self.passes(store, Place::Process(via)));
         let told = self.says(process);
         let Some(leases) = &mut self.leases else {
@@ -71,7 +71,7 @@ impl World {
                 .map(|(p, _)| *p)
                 .collect();
             for process in late {
-                if self.is_away(process, store) {
+                if self.is_unavailable(process, store) {
                     continue;
                 }
                 let comes = self.rng.one_in(2);
@@ -128,7 +128,7 @@ impl World {
             None => self.storage.away,
             Some(_) => self
                 .renews_through(node.incarnation, store)
-                .is_none_or(|via| self.is_away(via, store)),
+                .is_none_or(|via| self.is_unavailable(via, store)),
         }
     }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use sestina_cluster::reach::Reach;
 use sestina_proto as proto;
-use sestina_router::simulation::Input;
+use sestina_router::simulation::{Input, Worker};
 
 use crate::world::World;
 
@@ -39,7 +39,7 @@ impl World {
         let host = &self.hosts[host];
         let waits = || {
             let mut workers = host.workers.iter();
-            workers.any(|w| w.held().iter().any(|(slot, _)| !w.serves(*slot)))
+            workers.any(Worker::holds_unserved)
         };
         match leases.installed.get(&host.incarnation()) {
             None => true,

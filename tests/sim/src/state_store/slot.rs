@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use sestina_api::shadow::{Found, ShadowError, ShadowOp, Stamp};
+use sestina_api::state_store::{Found, ReplicaOp, Stamp, StateStoreError};
 use sestina_runtime::guard;
 
 /// Fields of an object.
@@ -18,7 +18,7 @@ pub(super) struct Object {
 
 /// See the module.
 #[derive(Clone, Debug, Default)]
-pub(super) struct ShadowSlot {
+pub(super) struct StoredSlot {
     /// The last write, and how many were refused.
     pub(super) found: Found,
     /// The last write of an earlier epoch.
@@ -28,15 +28,15 @@ pub(super) struct ShadowSlot {
     pub(super) staged: Option<Object>,
 }
 
-impl ShadowSlot {
+impl StoredSlot {
     /// Notes a write if it is newer than the last one; returns what was known before.
-    pub(super) fn note(&mut self, at: Stamp) -> Result<Found, ShadowError> {
+    pub(super) fn note(&mut self, at: Stamp) -> Result<Found, StateStoreError> {
         let last = self.found.last;
         let replaced = at.epoch < last.epoch && guard!("epoch");
         let older = at.epoch == last.epoch && at.n <= last.n && at.n > 0;
         if replaced || (older && guard!("write-order")) {
             self.found.refused += 1;
-            return Err(ShadowError::Fenced { found: self.found });
+            return Err(StateStoreError::Fenced { found: self.found });
         }
         let found = self.found;
         if at.epoch > last.epoch {
@@ -47,18 +47,18 @@ impl ShadowSlot {
     }
 
     /// Whether the object has the version that a change is based on; an error names the object.
-    pub(super) fn fits(&self, op: &ShadowOp) -> Result<(), String> {
+    pub(super) fn fits(&self, op: &ReplicaOp) -> Result<(), String> {
         let staged_is = |at: Stamp| self.staged.as_ref().is_some_and(|s| s.version == at);
         let (object, base, staged) = match op {
-            ShadowOp::Update { object, base, .. } => (object, Some(base), None),
-            ShadowOp::ReplaceStaged { object, staged } => (object, None, Some(staged)),
-            ShadowOp::UpdateStaged {
+            ReplicaOp::Update { object, base, .. } => (object, Some(base), None),
+            ReplicaOp::ReplaceStaged { object, staged } => (object, None, Some(staged)),
+            ReplicaOp::UpdateStaged {
                 object,
                 base,
                 staged,
                 ..
             } => (object, Some(base), Some(staged)),
-            ShadowOp::Stage { base: Some(at), .. } if !staged_is(*at) => {
+            ReplicaOp::Stage { base: Some(at), .. } if !staged_is(*at) => {
                 return Err(String::new());
             }
             _ => return Ok(()),
@@ -74,24 +74,24 @@ impl ShadowSlot {
     }
 
     /// Makes a change.
-    pub(super) fn change(&mut self, at: Stamp, op: &ShadowOp) {
+    pub(super) fn change(&mut self, at: Stamp, op: &ReplicaOp) {
         match op {
-            ShadowOp::Replace { object, fields } => {
+            ReplicaOp::Replace { object, fields } => {
                 let fields = fields.iter().cloned().collect();
                 let version = at;
                 self.objects
                     .insert(object.clone(), Object { version, fields });
             }
-            ShadowOp::Update {
+            ReplicaOp::Update {
                 object,
                 set,
                 remove,
                 ..
             } => self.update(at, object, set.iter().cloned(), remove),
-            ShadowOp::Delete { object } => {
+            ReplicaOp::Delete { object } => {
                 self.objects.remove(object);
             }
-            ShadowOp::Stage { base, parts } => {
+            ReplicaOp::Stage { base, parts } => {
                 let mut staged = self.staged.take().filter(|_| base.is_some());
                 let staged = staged.get_or_insert_with(|| Object {
                     version: at,
@@ -107,13 +107,13 @@ impl ShadowSlot {
                 }
                 self.staged = Some(staged.clone());
             }
-            ShadowOp::ReplaceStaged { object, .. } => {
+            ReplicaOp::ReplaceStaged { object, .. } => {
                 if let Some(mut staged) = self.staged.take() {
                     staged.version = at;
                     self.objects.insert(object.clone(), staged);
                 }
             }
-            ShadowOp::UpdateStaged { object, remove, .. } => {
+            ReplicaOp::UpdateStaged { object, remove, .. } => {
                 if let Some(staged) = self.staged.take() {
                     self.update(at, object, staged.fields, remove);
                 }

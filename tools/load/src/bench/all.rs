@@ -1,5 +1,5 @@
-//! Several servers, several scenarios, several times: interleaved, so that what else happens on
-//! the machine hits all of them alike.
+//! Runs several servers and scenarios several times, interleaved, so that other work on the machine
+//! affects all of them alike.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -22,7 +22,7 @@ use crate::client::endpoint::Transport;
 use crate::floor::peers::Mode;
 use crate::measure::process::Groups;
 
-/// What `bench-all` does.
+/// A plan of `bench-all`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Plan {
@@ -32,17 +32,17 @@ pub struct Plan {
     /// Timing of each run.
     #[serde(default)]
     pub timing: Timing,
-    /// Start the two floors and measure them beside the servers.
+    /// Start the two floors and measure them too.
     #[serde(default = "yes")]
     pub floors: bool,
     /// The servers.
     pub servers: Vec<ServerSpec>,
     /// The scenarios.
     pub scenarios: Vec<Named>,
-    /// Where every single outcome is written as JSON.
+    /// File for the outcomes of all runs, as JSON.
     #[serde(default)]
     pub output: Option<PathBuf>,
-    /// Where the table is written, beside standard output.
+    /// File for the table, in addition to standard output.
     #[serde(default)]
     pub table: Option<PathBuf>,
 }
@@ -55,7 +55,7 @@ pub struct Named {
     /// Only for these servers (and the floors); all when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub servers: Option<Vec<String>>,
-    /// What is done.
+    /// The scenario.
     #[serde(flatten)]
     pub scenario: Scenario,
 }
@@ -68,7 +68,7 @@ fn yes() -> bool {
     true
 }
 
-/// All that was found.
+/// The results of a plan.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub struct Findings {
     /// Outcomes of all runs.
@@ -84,7 +84,7 @@ pub struct Failure {
     pub server: String,
     /// Name of the scenario.
     pub scenario: String,
-    /// Why.
+    /// The reason.
     pub reason: String,
 }
 
@@ -105,7 +105,7 @@ pub async fn one(server: &ServerSpec, timing: &Timing, scenario: &Scenario) -> R
     Ok(outcome)
 }
 
-/// Runs a plan. A run that fails is recorded and the others go on.
+/// Runs a plan. A run that fails is recorded, and the others continue.
 ///
 /// # Errors
 /// When the floors cannot be started or the plan is empty.
@@ -168,7 +168,7 @@ pub async fn all(plan: &Plan, progress: impl Fn(&str)) -> Result<Findings> {
     Ok(findings)
 }
 
-/// A floor in a process of its own, which ends with this value.
+/// A floor in a process of its own, which is killed when this value is dropped.
 #[derive(Debug)]
 pub struct FloorProcess {
     child: Child,
@@ -177,7 +177,7 @@ pub struct FloorProcess {
 }
 
 impl FloorProcess {
-    /// Starts this program again as a floor on a free port of the loopback.
+    /// Starts this program as a floor on a free port of the loopback.
     ///
     /// # Errors
     /// When it does not start.
@@ -186,7 +186,7 @@ impl FloorProcess {
         Self::start_program(&program, mode).await
     }
 
-    /// Starts `program` (this one, wherever it is) as a floor.
+    /// Starts `program` (this one, under any path) as a floor.
     ///
     /// # Errors
     /// When it does not start.

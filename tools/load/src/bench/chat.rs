@@ -26,8 +26,8 @@ struct Chat {
 }
 
 struct State {
-    /// When the messages under way to each session were sent: order is kept within a pair, so no
-    /// message needs to carry a time.
+    /// The times at which the messages under way to each session were sent. Order is kept within a
+    /// pair, so a message needs no time stamp.
     sent: Vec<VecDeque<Instant>>,
     turn: usize,
     closed_loop: bool,
@@ -38,7 +38,7 @@ struct State {
 /// Measures chat at one server.
 ///
 /// # Errors
-/// When sessions cannot be opened, break, or messages do not come.
+/// When sessions cannot be opened, break, or messages do not arrive.
 pub async fn chat(target: &Target, timing: &Timing, spec: &ChatSpec) -> Result<Outcome> {
     anyhow::ensure!(spec.pairs > 0, "chat needs at least one pair");
     let sessions = spec.pairs * 2;
@@ -113,7 +113,7 @@ impl Chat {
 }
 
 impl State {
-    /// All pairs in turn, first one way and then the other.
+    /// All pairs in turn, first in one direction and then in the other.
     fn next_sender(&mut self) -> usize {
         let sessions = self.sent.len();
         let turn = self.turn;

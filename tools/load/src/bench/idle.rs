@@ -1,4 +1,4 @@
-//! Sessions that are online and do nothing: what they cost in memory.
+//! Sessions that are online and do nothing: their memory.
 
 use std::time::{Duration, Instant};
 
@@ -32,7 +32,7 @@ pub async fn idle(target: &Target, timing: &Timing, spec: &IdleSpec) -> Result<O
     };
     let begin = Instant::now();
     let mut readers = Readers::default();
-    // In portions, so that those who are in answer the server while others log in.
+    // In portions, so that sessions that are open answer the server while others log in.
     let mut opened = 0;
     while opened < spec.sessions {
         let end = (opened + 500).min(spec.sessions);

@@ -1,4 +1,4 @@
-//! How many leases the processes of a server lost, from the metrics that they export.
+//! How many leases the processes of a server have lost, from their exported metrics.
 
 use std::time::Duration;
 
@@ -7,24 +7,24 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-/// Where a server counts lost leases.
+/// The metrics with a server's lost leases.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Leases {
     /// `host:port` at which its processes answer to `GET /metrics`.
     pub addresses: Vec<String>,
-    /// The counter, in the words of the metrics' text, such as `leases_total`.
+    /// The counter's name in the metrics' text, such as `leases_total`.
     pub counter: String,
-    /// What its labels contain, such as `event="lost"`.
+    /// A part of its labels, such as `event="lost"`.
     pub label: String,
 }
 
-/// The sum over all processes that answer; none for a server that has no leases.
+/// The sum over all processes that answer; none for a server without leases.
 pub async fn lost(leases: &Option<Leases>) -> Option<u64> {
     let leases = leases.as_ref()?;
     let mut sum = 0.0;
     for address in &leases.addresses {
-        // If a process does not answer, its clients show it.
+        // The clients of a process that does not answer report that.
         if let Some(text) = get(address).await {
             sum += counted(&text, &leases.counter, &leases.label);
         }

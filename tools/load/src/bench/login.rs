@@ -16,10 +16,10 @@ use crate::measure::histogram::Histogram;
 use crate::measure::process::{own, usage};
 use crate::net::link::ReadSide;
 
-/// Long enough for a server to finish what it does after its last answer.
+/// Long enough for a server to finish the work that follows its last answer.
 const REST: Duration = Duration::from_millis(300);
 
-/// What stays open until the measurement is over, so that leaving is not measured.
+/// Connections that stay open until the measurement is over, so that closing is not measured.
 #[derive(Default)]
 struct Held {
     members: Vec<Member>,

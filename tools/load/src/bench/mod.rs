@@ -1,8 +1,8 @@
 //! Benchmarks: the same scenarios against any XMPP server and against the floors.
 //!
-//! `spec` is what a configuration file says, `open` makes sessions, `traffic` is what scenarios
-//! with messages share, `chat`, `room`, `login`, `idle` and `overload` are the scenarios, `outcome`
-//! is what one run found, `leases` reads metrics, `all` interleaves servers and repeats, `table`
+//! `spec` has the configuration, `open` opens sessions, `traffic` is the common part of scenarios
+//! with messages, `chat`, `room`, `login`, `idle` and `overload` are the scenarios, `outcome` is
+//! the result of one run, `leases` reads metrics, `all` interleaves servers and repeats, `table`
 //! prints.
 
 pub mod all;

@@ -1,4 +1,4 @@
-//! Making many sessions, at XMPP servers and at the floor.
+//! Opens many sessions, at XMPP servers and at the floor.
 
 use std::sync::Arc;
 
@@ -21,15 +21,15 @@ use crate::net::link::{ReadSide, link};
 /// A session of a benchmark.
 #[derive(Debug)]
 pub struct Member {
-    /// Reads.
+    /// The reading side.
     pub stream: Stream,
-    /// Sends.
+    /// The sending side.
     pub handle: Arc<Handle>,
     /// Full JID; empty at the floor.
     pub jid: String,
 }
 
-/// A server that can be connected to.
+/// A server to connect to.
 #[derive(Debug, Clone)]
 pub struct Target {
     /// Its description.
@@ -39,7 +39,7 @@ pub struct Target {
 }
 
 impl Target {
-    /// Prepares TLS and the like.
+    /// Prepares TLS and the endpoint.
     ///
     /// # Errors
     /// When the description is unusable.
@@ -80,7 +80,7 @@ impl Target {
         Ok(self.member(stream, jid))
     }
 
-    /// Connects to the floor and says `hello`.
+    /// Connects to the floor and sends `hello`.
     ///
     /// # Errors
     /// When any step fails.
@@ -121,11 +121,11 @@ impl Target {
         }
     }
 
-    /// Opens the sessions of `numbers`, some at a time, in their order. At the floor, `hello`
-    /// says what each is.
+    /// Opens the sessions of `numbers`, some at a time, in their order. At the floor, `hello` gives
+    /// the properties of each.
     ///
     /// # Errors
-    /// When one cannot be opened.
+    /// When a session cannot be opened.
     pub async fn open(
         &self,
         numbers: std::ops::Range<usize>,

@@ -1,4 +1,4 @@
-//! What one run of a scenario found.
+//! The result of one run of a scenario.
 
 use std::collections::BTreeMap;
 
@@ -14,9 +14,9 @@ pub struct Outcome {
     pub server: String,
     /// Name of the scenario.
     pub scenario: String,
-    /// What is counted: `message`, `delivery`, `login` or `session`.
+    /// The unit of the count: `message`, `delivery`, `login` or `session`.
     pub unit: String,
-    /// How many.
+    /// The number of units.
     pub operations: u64,
     /// Wall-clock seconds.
     pub wall_s: f64,
@@ -35,25 +35,25 @@ pub struct Outcome {
     /// Memory by group, in the idle scenario.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub memory: BTreeMap<String, Memory>,
-    /// In the overload scenario.
+    /// The figures of the overload scenario.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub overload: Option<Overload>,
 }
 
-/// What became of a load that is more than the server can do.
+/// The result of a load beyond the capacity of the server.
 #[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
 pub struct Overload {
-    /// Deliveries a second in a closed loop before.
+    /// The capacity, measured before: deliveries a second in a closed loop.
     pub capacity_per_second: f64,
-    /// Messages a second that were to be sent.
+    /// Messages a second that were due.
     pub offered_per_second: f64,
     /// Of these, messages that were not sent because the session's connection took no more bytes.
     pub skipped_per_second: f64,
-    /// Sessions that were cut.
+    /// Sessions whose connection was closed.
     pub cut: u64,
     /// Messages that were sent and did not arrive within a minute after the last.
     pub missing: u64,
-    /// Leases that processes lost; none for a server without.
+    /// Leases that processes lost; none for a server without leases.
     pub leases_lost: Option<u64>,
 }
 
@@ -78,7 +78,7 @@ impl From<&Histogram> for Latency {
     }
 }
 
-/// What the generator used.
+/// The generator's own use of the machine.
 #[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
 pub struct Generator {
     /// Cores in use during the measurement.
@@ -92,15 +92,15 @@ pub struct Generator {
 /// Resident memory in bytes.
 #[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
 pub struct Memory {
-    /// Before the sessions came.
+    /// Before the first session.
     pub before: u64,
-    /// With all of them.
+    /// With all sessions.
     pub with_sessions: u64,
-    /// After they left.
+    /// After the last session has left.
     pub after: u64,
     /// Growth per session.
     pub per_session: f64,
-    /// Of that, what was not given back.
+    /// The part of it that was not freed.
     pub kept_per_session: f64,
 }
 

@@ -1,9 +1,11 @@
-//! More than a server can do: pairs write faster than it delivers, or it has a part of a core.
+//! More load than a server can handle: pairs write faster than it delivers, or it gets a part of a
+//! core.
 //!
-//! First a closed loop finds what the server can do. Then messages are offered at a fixed rate. A
-//! session whose connection takes no more bytes skips its turn, as a client does that waits for its
-//! socket; what it skipped is offered and not sent. What counts is how much arrives, how late, who
-//! is cut, and whether all that was sent arrives in the end.
+//! First a closed loop measures the server's capacity. Then messages are offered at a fixed rate. A
+//! session whose connection takes no more bytes skips its turn, like a client that waits for its
+//! socket; a skipped message counts as offered and not as sent. The figures are how many messages
+//! arrive, how late, how many sessions are disconnected, and whether all sent messages arrive in
+//! the end.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -27,9 +29,9 @@ use crate::measure::histogram::Histogram;
 use crate::measure::process::{own, usage};
 
 const CONCURRENCY: usize = 16;
-/// How often a process that is held to a part of a core goes on.
+/// The period in which a process that is limited to a part of a core runs once.
 const PERIOD: Duration = Duration::from_millis(100);
-/// How long what was sent may take to arrive when no more is sent.
+/// How long sent messages may take to arrive after the last one.
 const DRAIN: Duration = Duration::from_secs(60);
 
 /// Session 2p writes to session 2p + 1 and back.
@@ -41,10 +43,11 @@ struct Pairs {
 
 #[derive(Default)]
 struct State {
-    /// When the messages under way to each session were sent; order is kept within a pair.
+    /// The times at which the messages under way to each session were sent; order is kept within a
+    /// pair.
     sent: Vec<VecDeque<Instant>>,
     turn: usize,
-    /// A delivery makes room for the next message.
+    /// A delivery allows the next message.
     closed_loop: bool,
     offered: u64,
     skipped: u64,
@@ -57,7 +60,7 @@ impl Pairs {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The next session writes, unless its connection takes no more.
+    /// Makes the next session write, unless its connection takes no more.
     fn offer(&self) {
         let mut state = self.state();
         let from = state.turn;
@@ -69,7 +72,7 @@ impl Pairs {
         }
         state.sent[from ^ 1].push_back(Instant::now());
         drop(state);
-        // A connection that is cut is counted by its reading task.
+        // A connection that has ended is counted by its reading task.
         drop(self.handles[from].send(&self.stanzas[from], None));
     }
 
@@ -95,7 +98,8 @@ impl Pairs {
 /// Measures one server.
 ///
 /// # Errors
-/// When sessions cannot be opened or nothing arrives. A session that is cut later is counted.
+/// When sessions cannot be opened or no message arrives. A session that is disconnected later is
+/// counted.
 pub async fn overload(target: &Target, timing: &Timing, spec: &OverloadSpec) -> Result<Outcome> {
     ensure!(spec.pairs > 0, "overload needs at least one pair");
     ensure!(spec.times > 0.0, "overload needs a rate above nothing");
@@ -143,7 +147,8 @@ pub async fn overload(target: &Target, timing: &Timing, spec: &OverloadSpec) -> 
     };
     let why = readers.check().err();
     readers.close().await;
-    // A server that has ended has no processor time to read; that its clients were cut says more.
+    // A server that has ended has no processor time to read; the disconnects of its clients say
+    // more.
     let end = end.unwrap_or_else(|_| start.clone());
     ensure!(
         delivered > 0,
@@ -229,8 +234,8 @@ async fn capacity(
     Ok(per_second)
 }
 
-/// Holds processes to a part of a core until it is dropped: they are stopped and go on, many times
-/// a second. A limit of the kernel would do the same, but not every machine lets us make one.
+/// Limits processes to a part of a core until it is dropped: they are stopped and continued many
+/// times a second. A limit of the kernel would do the same, but not every machine permits one.
 struct Held {
     stop: Arc<AtomicBool>,
     thread: Option<thread::JoinHandle<()>>,
@@ -268,7 +273,7 @@ impl Drop for Held {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Release);
         if let Some(thread) = self.thread.take() {
-            // It does nothing that could panic.
+            // The thread does nothing that could panic.
             drop(thread.join());
         }
     }

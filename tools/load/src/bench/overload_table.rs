@@ -1,4 +1,4 @@
-//! The table of the overload scenario: what arrives, and what it cost the clients.
+//! The table of the overload scenario: how much arrives, and the effect on the clients.
 
 use std::fmt::Write as _;
 

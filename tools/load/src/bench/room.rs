@@ -1,4 +1,4 @@
-//! A room with many occupants, of whom one speaks.
+//! A room with many occupants, one of which writes.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -28,12 +28,12 @@ struct Room {
 }
 
 struct State {
-    /// Messages under way, the oldest first: when sent, and how many occupants lack it.
+    /// Messages under way, the oldest first: the time of sending, and how many occupants lack it.
     under_way: VecDeque<(Instant, usize)>,
-    /// Number of the oldest of them.
+    /// Number of the oldest message under way.
     first: u64,
-    /// How many messages each occupant has had. All get them in one order, so no message needs
-    /// to carry a number.
+    /// How many messages each occupant has got. All get them in one order, so a message needs no
+    /// number.
     had: Vec<u64>,
     closed_loop: bool,
     meter: Meter,
@@ -42,7 +42,7 @@ struct State {
 /// Measures a room at one server.
 ///
 /// # Errors
-/// When the room cannot be filled, or messages do not come.
+/// When the room cannot be filled, or messages do not arrive.
 pub async fn room(target: &Target, timing: &Timing, spec: &RoomSpec) -> Result<Outcome> {
     ensure!(spec.occupants > 0, "a room needs at least one occupant");
     let text = body(spec.body);
@@ -110,10 +110,10 @@ fn start(members: Vec<Member>, traffic: &Arc<Room>) -> Readers {
     readers
 }
 
-/// Lets all members join, the speaker first, and waits until the room is quiet.
+/// Makes all members join, the speaker first, and waits until the room is quiet.
 async fn fill(members: Vec<Member>, room: &str, traffic: &Arc<Room>) -> Result<Readers> {
     let mut readers = Readers::default();
-    // Everybody's last join is the sign that presence has settled: a probe message reaches all.
+    // Presence has settled when a probe message that is sent after the last join has reached all.
     let probes = Arc::new(AtomicU64::new(0));
     let joined = Arc::new(AtomicUsize::new(0));
     let count = members.len();
@@ -145,7 +145,7 @@ async fn fill(members: Vec<Member>, room: &str, traffic: &Arc<Room>) -> Result<R
     Ok(readers)
 }
 
-/// Reads until the room's own presence comes back; unlocks a room just created.
+/// Reads until the member's own presence comes back; unlocks a room that was just created.
 async fn await_join(stream: &mut Stream, handle: &Handle, room: &str) -> Result<()> {
     let mut unlocking = false;
     loop {
@@ -156,7 +156,7 @@ async fn await_join(stream: &mut Stream, handle: &Handle, room: &str) -> Result<
             handle.incoming(stream.bytes(&range))?;
             let element = Element::parse(stream.bytes(&range), "jabber:client")?;
             if unlocking && element.name == "iq" && element.attribute("id") == Some("unlock") {
-                // A server that has nothing to unlock may refuse; the room is open either way.
+                // A server without locked rooms may refuse; the room is open either way.
                 return Ok(());
             }
             if element.name != "presence" {

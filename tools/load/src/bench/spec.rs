@@ -1,4 +1,4 @@
-//! Servers, scenarios and timing, as a configuration file describes them.
+//! Servers, scenarios and timing in a configuration file.
 
 use std::path::PathBuf;
 
@@ -11,7 +11,7 @@ use crate::client::sasl::{Credentials, Mechanism};
 use crate::measure::process::Groups;
 use crate::net::tls::Trust;
 
-/// What answers at an address.
+/// The kind of server at an address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ServerKind {
@@ -28,12 +28,12 @@ pub enum ServerKind {
 pub struct ServerSpec {
     /// Name in the report.
     pub name: String,
-    /// What it is.
+    /// The kind of server.
     #[serde(default)]
     pub kind: ServerKind,
     /// `host:port` of its listeners; sessions are spread over them.
     pub addresses: Vec<String>,
-    /// How the stream is carried.
+    /// The transport of streams.
     #[serde(default = "direct_tls")]
     pub transport: Transport,
     /// XMPP domain.
@@ -42,7 +42,7 @@ pub struct ServerSpec {
     /// Domain of its rooms, for the room scenario.
     #[serde(default)]
     pub muc: Option<String>,
-    /// PEM file to believe; any certificate is believed when absent.
+    /// PEM file with trusted certificates; without it, any certificate is accepted.
     #[serde(default)]
     pub ca: Option<PathBuf>,
     /// WebSocket path.
@@ -54,7 +54,7 @@ pub struct ServerSpec {
     /// Processes by group; ratios are computed from the group `server`.
     #[serde(default)]
     pub pids: Groups,
-    /// Where its processes count lost leases, if it has leases.
+    /// The metrics with its lost leases, if it has leases.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub leases: Option<Leases>,
 }
@@ -75,12 +75,13 @@ pub struct AuthSpec {
     /// Number of the first account.
     #[serde(default)]
     pub first: usize,
-    /// How many accounts exist; sessions beyond share them with other resources. 0: enough.
+    /// How many accounts exist; further sessions share them, with other resources. 0: one for each
+    /// session.
     #[serde(default)]
     pub accounts: usize,
 }
 
-/// What to do with each server.
+/// The work of each server.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Scenario {
@@ -92,7 +93,7 @@ pub enum Scenario {
     Login(LoginSpec),
     /// Sessions that do nothing.
     Idle(IdleSpec),
-    /// More messages than the server can deliver, or less of a core than it needs.
+    /// More messages than the server can deliver, or a smaller part of a core than it needs.
     Overload(OverloadSpec),
 }
 
@@ -106,7 +107,7 @@ pub struct ChatSpec {
     /// Closed loop: messages in flight, over all pairs.
     #[arg(long, default_value_t = 1)]
     pub in_flight: usize,
-    /// Make that the messages in flight within each pair.
+    /// Count the messages in flight for each pair instead.
     #[arg(long)]
     pub per_pair: bool,
     /// Open loop instead: messages per second.
@@ -118,7 +119,7 @@ pub struct ChatSpec {
     /// Further sessions that are online and idle.
     #[arg(long, default_value_t = 0)]
     pub background: usize,
-    /// Bytes of a delivery at the floors (0: the body and 230 for what is around it).
+    /// Bytes of a delivery at the floors (0: those of the body, and 230).
     #[arg(long, default_value_t = 0)]
     pub floor_bytes: usize,
 }
@@ -141,10 +142,10 @@ impl Default for ChatSpec {
 #[derive(Debug, Clone, Serialize, Deserialize, clap::Args)]
 #[serde(default, deny_unknown_fields)]
 pub struct RoomSpec {
-    /// Occupants, the speaker among them.
+    /// Occupants, including the speaker.
     #[arg(long, default_value_t = 500)]
     pub occupants: usize,
-    /// Closed loop: messages in flight; one is done when the last occupant has it.
+    /// Closed loop: messages in flight; a message is done when the last occupant has it.
     #[arg(long, default_value_t = 1)]
     pub in_flight: usize,
     /// Open loop instead: messages per second.
@@ -153,7 +154,7 @@ pub struct RoomSpec {
     /// Bytes of a body.
     #[arg(long, default_value_t = 200)]
     pub body: usize,
-    /// Bytes of a delivery at the floors (0: the body and 230 for what is around it).
+    /// Bytes of a delivery at the floors (0: those of the body, and 230).
     #[arg(long, default_value_t = 0)]
     pub floor_bytes: usize,
 }
@@ -174,7 +175,7 @@ impl Default for RoomSpec {
 #[derive(Debug, Clone, Serialize, Deserialize, clap::Args)]
 #[serde(default, deny_unknown_fields)]
 pub struct LoginSpec {
-    /// Logins that are measured; a tenth as many come before.
+    /// Logins that are measured; a tenth as many are made before.
     #[arg(long, default_value_t = 2000)]
     pub count: usize,
     /// Logins at the same time.
@@ -204,7 +205,7 @@ pub struct IdleSpec {
     /// Seconds to wait before memory is read.
     #[arg(long, default_value_t = 5.0)]
     pub rest_s: f64,
-    /// Seconds to wait after all have left.
+    /// Seconds to wait after all sessions have left.
     #[arg(long, default_value_t = 15.0)]
     pub after_s: f64,
 }
@@ -227,14 +228,15 @@ pub struct OverloadSpec {
     /// Pairs of sessions.
     #[arg(long, default_value_t = 200)]
     pub pairs: usize,
-    /// How many times what the server can do is offered. A server that is held to a part of a core
-    /// is taken to be able to do that part.
+    /// The offered load, as a multiple of the server's capacity. The capacity of a server that is
+    /// limited to a part of a core is taken to be that part.
     #[arg(long, default_value_t = 2.0)]
     pub times: f64,
-    /// Each process of the server is held to this part of a core, as in 10 for a tenth (1: not).
+    /// Limit each process of the server to this part of a core, such as 10 for a tenth (1: no
+    /// limit).
     #[arg(long, default_value_t = 1)]
     pub part: u32,
-    /// Seconds of it.
+    /// Seconds of the measurement.
     #[arg(long, default_value_t = 60.0)]
     pub seconds: f64,
     /// Bytes of a body.
@@ -267,10 +269,10 @@ pub struct Timing {
     /// Seconds of rest after a run.
     #[arg(long, default_value_t = 1.0)]
     pub settle_s: f64,
-    /// Each session asks for an acknowledgement with every so many stanzas (0: never).
+    /// Each session asks for an acknowledgement with every n-th stanza (0: never).
     #[arg(long, default_value_t = 25)]
     pub ask_every: u32,
-    /// The floors ask with every so many deliveries (0: never).
+    /// The floors ask with every n-th delivery (0: never).
     #[arg(long, default_value_t = 25)]
     pub floor_ask_every: u32,
 }
@@ -354,7 +356,7 @@ impl ServerSpec {
     }
 }
 
-/// Puts `number` in the place of `%d` or `%04d`; a pattern without either gets it appended.
+/// Replaces `%d` or `%04d` by `number`; a pattern without either gets it appended.
 #[must_use]
 pub fn numbered(pattern: &str, number: usize) -> String {
     if let Some((before, after)) = pattern.split_once('%')

@@ -8,9 +8,10 @@ use super::overload_table;
 
 const SERVER: &str = "server";
 const FLOORS: [&str; 2] = ["floor-plain", "floor-coalescing"];
-/// Runs whose generators differ by more cores than this are not compared.
+/// Runs are not compared if their generators differ by more cores than this.
 const COMPARABLE_CORES: f64 = 0.1;
-/// Above this many cores of the generator its wall-clock figures say nothing about the server.
+/// If the generator uses more cores than this, its wall-clock figures do not show the server's
+/// speed.
 const BUSY_CORES: f64 = 0.9;
 
 /// The tables of all scenarios, in the order in which they ran.
@@ -100,52 +101,57 @@ fn table(out: &mut String, findings: &Findings, scenario: &str) {
     );
     let columns = 12 + others.len() + usize::from(first.memory);
     append(out, format_args!("|{}\n", "---|".repeat(columns)));
-    let floor = |name| rows.iter().find(|row| row.server == name);
     for row in &rows {
-        append(
-            out,
-            format_args!("| {} | {} | {:.2} |", row.server, row.runs, row.cost),
-        );
-        for name in FLOORS {
-            match floor(name) {
-                Some(floor) if floor.cost > 0.0 => {
-                    let differ = (floor.cores - row.cores).abs() > COMPARABLE_CORES;
-                    let mark = if differ && !row.memory { "†" } else { "" };
-                    append(out, format_args!(" {:.2}{mark} |", row.cost / floor.cost));
-                }
-                _ => out.push_str(" |"),
-            }
-        }
-        for group in &others {
-            match row.others.iter().find(|(name, _)| name == group) {
-                Some((_, cost)) => append(out, format_args!(" {cost:.2} |")),
-                None => out.push_str(" |"),
-            }
-        }
-        if row.memory {
-            append(out, format_args!(" {:.2} |", row.kept));
-        }
-        if row.cores > BUSY_CORES {
-            out.push_str(" — | — | — |");
-        } else {
-            append(
-                out,
-                format_args!(
-                    " {:.0} | {:.2} | {:.2} |",
-                    row.per_second, row.p50_ms, row.p99_ms
-                ),
-            );
-        }
-        append(
-            out,
-            format_args!(
-                " {:.2} | {:.2} | {:.0} | {:.0} |\n",
-                row.cores, row.switches, row.requests, row.bytes
-            ),
-        );
+        line(out, row, &rows, &others);
     }
     out.push('\n');
     failures(out, findings, scenario);
+}
+
+/// The line of a server.
+fn line(out: &mut String, row: &Row, rows: &[Row], others: &[&str]) {
+    let floor = |name| rows.iter().find(|row| row.server == name);
+    append(
+        out,
+        format_args!("| {} | {} | {:.2} |", row.server, row.runs, row.cost),
+    );
+    for name in FLOORS {
+        match floor(name) {
+            Some(floor) if floor.cost > 0.0 => {
+                let differ = (floor.cores - row.cores).abs() > COMPARABLE_CORES;
+                let mark = if differ && !row.memory { "†" } else { "" };
+                append(out, format_args!(" {:.2}{mark} |", row.cost / floor.cost));
+            }
+            _ => out.push_str(" |"),
+        }
+    }
+    for group in others {
+        match row.others.iter().find(|(name, _)| name == group) {
+            Some((_, cost)) => append(out, format_args!(" {cost:.2} |")),
+            None => out.push_str(" |"),
+        }
+    }
+    if row.memory {
+        append(out, format_args!(" {:.2} |", row.kept));
+    }
+    if row.cores > BUSY_CORES {
+        out.push_str(" — | — | — |");
+    } else {
+        append(
+            out,
+            format_args!(
+                " {:.0} | {:.2} | {:.2} |",
+                row.per_second, row.p50_ms, row.p99_ms
+            ),
+        );
+    }
+    append(
+        out,
+        format_args!(
+            " {:.2} | {:.2} | {:.0} | {:.0} |\n",
+            row.cores, row.switches, row.requests, row.bytes
+        ),
+    );
 }
 
 fn failures(out: &mut String, findings: &Findings, scenario: &str) {
@@ -231,7 +237,7 @@ impl Row {
     }
 }
 
-/// The median; the lower of the two in the middle of an even number.
+/// The median; of an even number of values the lower of the two in the middle.
 fn median(values: impl Iterator<Item = f64>) -> f64 {
     let mut values: Vec<f64> = values.collect();
     values.sort_by(f64::total_cmp);

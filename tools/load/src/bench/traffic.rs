@@ -1,4 +1,4 @@
-//! What the scenarios with messages share: reading tasks, the meter, the course of a run.
+//! The common part of scenarios with messages: reading tasks, the meter, the course of a run.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -19,7 +19,7 @@ use crate::measure::histogram::Histogram;
 use crate::measure::process::{own, usage};
 use crate::xml::split::Item;
 
-/// Bodies begin with this, so that a room's subject or a server's greeting is not counted.
+/// The prefix of bodies, so that a room's subject or a server's greeting is not counted.
 pub const MARK: &str = "bench:";
 
 /// A body of `bytes` bytes.
@@ -29,8 +29,8 @@ pub fn body(bytes: usize) -> String {
     format!("{MARK}{}", "x".repeat(padding))
 }
 
-/// How large the floor's deliveries are: as large as the plan says, or (0) about as large as what a
-/// server makes of a message with such a body.
+/// The size of the floor's deliveries: that of the plan, or (0) about that of a server's message
+/// with such a body.
 #[must_use]
 pub fn floor_delivery(planned: usize, body: usize) -> usize {
     match planned {
@@ -45,7 +45,7 @@ pub fn floor_stanza(text: &str) -> Vec<u8> {
     stanza::message(false, "chat", "floor", "m", text)
 }
 
-/// What each session sends, where session 2p writes to session 2p + 1 and back.
+/// The stanza of each session, where session 2p writes to session 2p + 1 and back.
 ///
 /// # Errors
 /// When there is no session.
@@ -76,23 +76,23 @@ impl Meter {
     }
 }
 
-/// The messages under way; a scenario decides what follows a delivery.
+/// The messages under way; each scenario decides the reaction to a delivery.
 pub trait Traffic: Send + Sync + 'static {
     /// Connection `index` received a message of `bytes` bytes.
     ///
     /// # Errors
-    /// When what follows cannot be sent.
+    /// When the next message cannot be sent.
     fn delivered(&self, index: usize, bytes: usize) -> Result<()>;
-    /// Puts one more message under way.
+    /// Sends one more message.
     ///
     /// # Errors
     /// When it cannot be sent.
     fn send_one(&self) -> Result<()>;
     /// The meter.
     fn meter<T>(&self, look: impl FnOnce(&mut Meter) -> T) -> T;
-    /// From now on deliveries are followed by nothing.
+    /// Deliveries cause no further messages from now on.
     fn stop(&self);
-    /// Deliveries that are still expected.
+    /// The number of deliveries that are still expected.
     fn outstanding(&self) -> u64;
 }
 
@@ -110,7 +110,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Readers {
-    /// Reads for a member; `message` is called with each of its messages that bears the mark.
+    /// Reads for a member; `message` is called with each of its messages that has the mark.
     pub fn add(
         &mut self,
         stream: Stream,
@@ -128,17 +128,17 @@ impl Readers {
         });
     }
 
-    /// Reads for sessions that only have to stay.
+    /// Reads for sessions that only stay online.
     pub fn add_idle(&mut self, members: Vec<Member>) {
         for member in members {
             self.add(member.stream, member.handle, |_| Ok(()));
         }
     }
 
-    /// Whether all connections are still there.
+    /// Checks that all connections are still open.
     ///
     /// # Errors
-    /// When one broke, saying how.
+    /// When one has ended, with the reason.
     pub fn check(&self) -> Result<()> {
         match &*lock(&self.failure) {
             Some(failure) => bail!("a connection ended during the run: {failure}"),
@@ -146,7 +146,7 @@ impl Readers {
         }
     }
 
-    /// How many connections broke.
+    /// How many connections have ended.
     #[must_use]
     pub fn failed(&self) -> u64 {
         self.failed.load(Ordering::Relaxed)
@@ -164,13 +164,13 @@ impl Readers {
     /// Ends all sessions in order.
     pub async fn close(mut self) {
         for handle in &self.handles {
-            // What is not acknowledged would come again in the next run.
+            // Without an acknowledgement these stanzas would be delivered again in the next run.
             if handle.requests_answered() > 0 && handle.acknowledge().is_err() {
                 continue;
             }
             handle.close();
         }
-        // Servers answer with their own end of the stream; a while is enough for that.
+        // Servers answer with the end of their stream; this time is enough for that.
         let all = async { while self.tasks.join_next().await.is_some() {} };
         drop(tokio::time::timeout(Duration::from_secs(5), all).await);
         for handle in &self.handles {
@@ -206,10 +206,10 @@ async fn read(
     }
 }
 
-/// Runs traffic that is set up: warm-up, measurement, end.
+/// Runs traffic that was set up: warm-up, measurement, end.
 ///
 /// # Errors
-/// When a connection breaks, or nothing or not everything arrives.
+/// When a connection breaks, or messages do not arrive.
 pub async fn run<T: Traffic>(
     server: &ServerSpec,
     timing: &Timing,
@@ -245,15 +245,15 @@ pub async fn run<T: Traffic>(
     Ok(outcome)
 }
 
-/// How messages are put under way.
+/// The rate of messages.
 #[derive(Debug, Clone, Copy)]
 pub enum Open {
-    /// A delivery makes room for the next message.
+    /// A delivery allows the next message.
     Closed {
         /// Messages under way.
         in_flight: usize,
     },
-    /// So many per second, whatever comes back.
+    /// A number per second, independent of deliveries.
     Rate(f64),
 }
 
@@ -314,7 +314,7 @@ async fn measure<T: Traffic>(
     Ok(outcome)
 }
 
-/// Waits for `done` with a limit and says what was awaited when it passes.
+/// Waits for `done` with a limit; the error names what was awaited.
 ///
 /// # Errors
 /// When the limit passes or a connection breaks.

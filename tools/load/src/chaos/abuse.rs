@@ -1,12 +1,12 @@
-//! Clients that do what nobody should, all at once, within what the protocol lets them write.
+//! Clients that abuse the server, all at once, within the limits of the protocol.
 //!
-//! Guests of a fault run: they must cost nobody else anything. What they do to themselves is their
-//! own affair, so nothing of it is judged here; the sessions of the run beside them are.
+//! They are guests of a fault run, and must not affect other clients. The effects on themselves are
+//! not checked; the sessions of the run beside them are.
 //!
-//! - silent: connections that say nothing, and TLS handshakes that end in their first record
+//! - silent: connections that send nothing, and TLS handshakes that end in their first record
 //! - hoard: one account fills the queue of its own second session, which does not read
-//! - archive: pages of an archive are asked for, many at a time, and not waited for
-//! - joins: rooms are entered as fast as the server lets it
+//! - archive: many pages of an archive are requested at a time, without waiting for them
+//! - joins: rooms are joined as fast as the server allows
 //! - presence: large presences in one room, as fast as the server reads
 
 use std::time::{Duration, Instant};
@@ -25,46 +25,46 @@ use crate::client::sasl::Credentials;
 use crate::client::stanza;
 use crate::smoke::User;
 
-/// Connections that say nothing; every second of them begins a TLS handshake and goes no further.
+/// Silent connections; every second one begins a TLS handshake and stops there.
 const SILENT: usize = 400;
 /// The head of a TLS record that is never finished: a handshake of 512 bytes.
 const HALF_A_HELLO: [u8; 5] = [0x16, 3, 1, 2, 0];
-/// Bytes of filling in what fills queues.
+/// Bytes of padding in messages that fill queues.
 const LARGE: usize = 60_000;
 /// Bytes of status text in a presence.
 const STATUS: usize = 20_000;
-/// Requests that are under way at a time.
+/// Requests under way at a time.
 const OPEN: usize = 20;
-/// How long a client that was ended waits before it comes again.
+/// How long a disconnected client waits before it returns.
 const AGAIN: Duration = Duration::from_millis(500);
 
-/// What they do.
+/// The plan of the abuse.
 #[derive(Debug, Clone)]
 pub struct Abuse {
-    /// `host:port` of the edge that they come to.
+    /// `host:port` of the edge to which they connect.
     pub address: String,
     /// Accounts: hoard, archive, joins, presence.
     pub users: [Credentials; 4],
     /// Domain of the rooms.
     pub muc: String,
-    /// How long it lasts.
+    /// Its duration.
     pub time: Duration,
 }
 
-/// What came of it.
+/// The result.
 #[derive(Debug, Default, Serialize)]
 pub struct Outcome {
-    /// Silent connections that were opened, those in place of ended ones included.
+    /// Silent connections that were opened, including replacements.
     pub silent_opened: u64,
-    /// Those that the server ended, or did not take.
+    /// Silent connections that the server closed or refused.
     pub silent_ended: u64,
     /// Stanzas that abusers wrote.
     pub stanzas: u64,
-    /// Stanzas of the server that were errors.
+    /// Errors that the server sent.
     pub errors: u64,
     /// Streams that the server ended.
     pub streams_ended: u64,
-    /// Logins that it refused.
+    /// Logins that the server refused.
     pub logins_refused: u64,
 }
 
@@ -79,7 +79,7 @@ impl Outcome {
     }
 }
 
-/// What an account does.
+/// The behaviour of an account.
 #[derive(Debug, Clone, Copy)]
 enum Habit {
     Hoard,
@@ -88,10 +88,10 @@ enum Habit {
     Presence,
 }
 
-/// Runs it.
+/// Runs the plan.
 ///
 /// # Errors
-/// When a task of this process fails, which is no fault of the server.
+/// When a task of this process fails, which is no defect of the server.
 pub async fn abuse(endpoint: &Endpoint, plan: &Abuse) -> Result<Outcome> {
     let until = Instant::now() + plan.time;
     let mut tasks = JoinSet::new();
@@ -110,7 +110,7 @@ pub async fn abuse(endpoint: &Endpoint, plan: &Abuse) -> Result<Outcome> {
     Ok(outcome)
 }
 
-/// One silent connection after the other.
+/// Opens one silent connection after the other.
 async fn silent(address: String, half: bool, until: Instant) -> Outcome {
     let mut out = Outcome::default();
     let mut byte = [0; 1];
@@ -121,7 +121,7 @@ async fn silent(address: String, half: bool, until: Instant) -> Outcome {
             if half {
                 tcp.write_all(&HALF_A_HELLO).await?;
             }
-            // Comes back when the server ends it.
+            // Returns when the server closes the connection.
             tcp.read(&mut byte).await
         };
         match timeout(left, held).await {
@@ -133,7 +133,7 @@ async fn silent(address: String, half: bool, until: Instant) -> Outcome {
     out
 }
 
-/// One account that follows its habit, over as many sessions as the server makes it need.
+/// One account with its behaviour, over as many sessions as needed.
 async fn account(
     endpoint: &Endpoint,
     plan: &Abuse,
@@ -152,7 +152,7 @@ async fn account(
                 continue;
             }
         };
-        // The second session of the hoarder is there and reads nothing.
+        // The second session of the hoarder, which reads nothing.
         let idle = match habit {
             Habit::Hoard => User::login(endpoint, &plan.address, who).await.ok(),
             _ => None,
@@ -184,7 +184,7 @@ struct Abuser<'a> {
     /// The session that does not read.
     to: String,
     muc: &'a str,
-    /// Makes names and ids of this session its own.
+    /// Makes names and ids of this session unique.
     prefix: String,
     written: usize,
     answered: usize,
@@ -210,7 +210,7 @@ impl Abuser<'_> {
         Ok(())
     }
 
-    /// Whether each stanza has an answer, so that a few are under way and not all.
+    /// Whether each stanza gets an answer, so that the number under way can be limited.
     fn asks(&self) -> bool {
         matches!(self.habit, Habit::Archive | Habit::Joins)
     }
@@ -220,7 +220,7 @@ impl Abuser<'_> {
         let id = format!("{}-{n}", self.prefix);
         match self.habit {
             Habit::Hoard => stanza::message(web, "chat", &self.to, &id, &"x".repeat(LARGE)),
-            // The first few are what the pages are full of.
+            // The first messages fill the pages.
             Habit::Archive if n < OPEN => {
                 let own = self.user.jid().split('/').next().unwrap_or_default();
                 stanza::message(web, "chat", own, &id, &"x".repeat(LARGE))
@@ -245,7 +245,7 @@ impl Abuser<'_> {
                 Kind::Other => bail!("the server ended the stream"),
                 Kind::Iq => self.answered += 1,
                 Kind::Message if self.asks() => {
-                    // The subject is the last thing that a newcomer gets.
+                    // The subject is the last stanza that a newcomer gets.
                     let last = contains(&bytes, b"<subject");
                     let own = matches!(self.habit, Habit::Archive) && !contains(&bytes, b"<result");
                     self.answered += usize::from(last || own);
@@ -262,7 +262,7 @@ fn contains(bytes: &[u8], part: &[u8]) -> bool {
     bytes.windows(part.len()).any(|window| window == part)
 }
 
-/// What is left of the time; none if it is over.
+/// The remaining time; none if it is over.
 fn left(until: Instant) -> Option<Duration> {
     until
         .checked_duration_since(Instant::now())

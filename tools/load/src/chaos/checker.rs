@@ -1,4 +1,4 @@
-//! Judges the notes of a run.
+//! Checks the notes of a run.
 
 use std::collections::HashMap;
 
@@ -6,53 +6,53 @@ use serde::Serialize;
 
 use super::history::{Archived, Conversation, Delivery, History, Kind, MessageId};
 
-/// How many examples of each fault are listed.
+/// How many examples of each violation are listed.
 const EXAMPLES: usize = 20;
 
-/// What is wrong. All zero is what the server promises.
+/// The violations. The server promises that all counts of them are zero.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Verdict {
     /// Messages sent.
     pub sent: u64,
     /// Messages that the server acknowledged.
     pub acknowledged: u64,
-    /// Messages that it never acknowledged; nothing is promised for them but order and "not
-    /// twice".
+    /// Messages that the server never acknowledged; it promises only that they come in order and at
+    /// most once.
     pub unacknowledged: u64,
     /// Messages answered with an error.
     pub bounced: u64,
     /// Live deliveries.
     pub delivered: u64,
-    /// Deliveries that are excused because the receiver was refused and began anew.
+    /// Deliveries that are excused because the receiver's resumption was refused.
     pub excused: u64,
     /// Acknowledged messages that a receiver never got live.
     pub lost: u64,
-    /// Deliveries too many.
+    /// Deliveries of a message after the first.
     pub doubled: u64,
     /// Deliveries out of order.
     pub reordered: u64,
-    /// Deliveries of messages that nobody sent.
+    /// Deliveries of messages that no session sent.
     pub invented: u64,
-    /// Archives that were looked at.
+    /// Archives that were read.
     pub archives_read: u64,
-    /// Archives that should have been and could not be read.
+    /// Archives that could not be read.
     pub archives_unread: u64,
     /// Acknowledged messages that an archive lacks.
     pub archive_missing: u64,
-    /// Messages that an archive holds too often.
+    /// Copies of a message in an archive after the first.
     pub archive_doubled: u64,
-    /// Messages that stand in an archive in another order than they were delivered.
+    /// Messages whose order in an archive is not that of their delivery.
     pub archive_reordered: u64,
-    /// Messages whose id in the receiver's archive is not the one that was delivered live.
+    /// Messages whose id in the receiver's archive is not that of the live delivery.
     pub stanza_id_mismatch: u64,
-    /// The first few of each fault.
+    /// The first examples of each violation.
     pub examples: Vec<String>,
     #[serde(skip)]
     listed: HashMap<&'static str, usize>,
 }
 
 impl Verdict {
-    /// Whether nothing is wrong.
+    /// Whether there is no violation.
     #[must_use]
     pub fn clean(&self) -> bool {
         [
@@ -83,7 +83,7 @@ impl Verdict {
     }
 }
 
-/// Judges a run. `archives` says whether the archives of pairs were to be read.
+/// Checks a run. `archives`: whether the archives of pairs must have been read.
 #[must_use]
 pub fn check(history: &History, archives: bool) -> Verdict {
     let mut verdict = Verdict::default();
@@ -112,7 +112,7 @@ pub fn check(history: &History, archives: bool) -> Verdict {
     verdict
 }
 
-/// Whose messages a member is to get.
+/// The members whose messages a member must get.
 fn senders(conversation: &Conversation, receiver: usize) -> impl Iterator<Item = usize> + '_ {
     let own = conversation.kind == Kind::Room;
     conversation
@@ -122,7 +122,8 @@ fn senders(conversation: &Conversation, receiver: usize) -> impl Iterator<Item =
         .filter(move |member| own || *member != receiver)
 }
 
-/// Each acknowledged message once, and each sender's messages in the order of sending.
+/// Checks that each acknowledged message came once, and each sender's messages in the order of
+/// sending.
 fn live(history: &History, conversation: &Conversation, receiver: usize, verdict: &mut Verdict) {
     let mut counts: HashMap<MessageId, u32> = HashMap::new();
     let mut highest: HashMap<u32, u32> = HashMap::new();
@@ -179,7 +180,7 @@ fn live(history: &History, conversation: &Conversation, receiver: usize, verdict
     }
 }
 
-/// First deliveries of messages that the receiver is not excused from, in order.
+/// First deliveries of messages from which the receiver is not excused, in order.
 fn sequence(history: &History, receiver: usize) -> Vec<MessageId> {
     let mut seen = std::collections::HashSet::new();
     history.delivered[receiver]
@@ -194,7 +195,8 @@ fn sequence(history: &History, receiver: usize) -> Vec<MessageId> {
         .collect()
 }
 
-/// The same order for all occupants. What is out of a sender's own order was counted before.
+/// Checks that all occupants got the same order. Violations of a sender's own order were counted
+/// before.
 fn room_order(history: &History, conversation: &Conversation, verdict: &mut Verdict) {
     let sequences: Vec<(usize, Vec<MessageId>)> = conversation
         .members
@@ -237,8 +239,8 @@ fn room_order(history: &History, conversation: &Conversation, verdict: &mut Verd
     }
 }
 
-/// Each acknowledged message of both directions once, in the order of the live deliveries, under
-/// the id that was delivered.
+/// Checks that each acknowledged message of both directions is in the archive once, in the order of
+/// the live deliveries, under the delivered id.
 fn archive(history: &History, conversation: &Conversation, owner: usize, verdict: &mut Verdict) {
     let Some(items) = &history.archives[owner] else {
         verdict.archives_unread += 1;

@@ -5,8 +5,8 @@ use super::*;
 use crate::chaos::history::{Absence, Sent};
 use crate::rng::Rng;
 
-/// A run in which everything went well: pairs and rooms, `count` messages of each session,
-/// interleaved at random but with one order per conversation.
+/// A run without violations: pairs and rooms, `count` messages of each session, interleaved at
+/// random but with one order per conversation.
 fn perfect(pairs: usize, rooms: usize, room_size: usize, count: u32, seed: u64) -> History {
     let mut conversations = Vec::new();
     let mut next = 0;
@@ -197,7 +197,7 @@ fn an_invented_message_and_an_unread_archive_are_found() {
         at: 0,
         stanza_id: None,
     });
-    // Session 2 is in the room: nothing of it may reach the pair.
+    // Session 2 is in the room: none of its messages may reach the pair.
     let id = MessageId { sender: 2, n: 0 };
     history.delivered[1].push(Delivery {
         id,

@@ -1,4 +1,4 @@
-//! What a fault run consists of.
+//! The configuration of a fault run.
 
 use std::path::PathBuf;
 
@@ -19,7 +19,7 @@ pub struct Config {
     /// Number of sessions.
     #[serde(default = "sessions")]
     pub sessions: usize,
-    /// Share of the sessions that are in rooms; the others write one to one.
+    /// Share of the sessions that are in rooms; the others are in pairs.
     #[serde(default = "half")]
     pub room_share: f64,
     /// Occupants of a room.
@@ -27,17 +27,17 @@ pub struct Config {
     pub room_size: usize,
     /// `host:port` of all edges.
     pub edges: Vec<String>,
-    /// How streams are carried.
+    /// The transport of streams.
     #[serde(default = "direct_tls")]
     pub transport: Transport,
     /// XMPP domain.
     pub domain: String,
     /// Domain of the rooms.
     pub muc: String,
-    /// PEM file to believe; exactly one of this and `insecure` must be given.
+    /// PEM file with trusted certificates; either this or `insecure` must be given.
     #[serde(default)]
     pub ca: Option<PathBuf>,
-    /// Believe any certificate.
+    /// Accept any certificate.
     #[serde(default)]
     pub insecure: bool,
     /// The accounts.
@@ -48,35 +48,35 @@ pub struct Config {
     /// Messages per second of each session, on average.
     #[serde(default = "one")]
     pub rate: f64,
-    /// Reads of the own archive's last page per second of each one-to-one session, on average.
+    /// Reads of the last page of its own archive per second of each session of a pair, on average.
     #[serde(default = "archive_rate")]
     pub archive_rate: f64,
-    /// Check archives in the end; false for servers without one.
+    /// Check archives at the end; false for servers without archives.
     #[serde(default = "yes")]
     pub archives: bool,
-    /// Bytes of filling in each body.
+    /// Bytes of padding in each body.
     #[serde(default)]
     pub padding: usize,
-    /// Ask for an acknowledgement with every so many stanzas.
+    /// Ask for an acknowledgement with every n-th stanza.
     #[serde(default = "three")]
     pub ask_every: u32,
-    /// A request for an acknowledgement that is unanswered for so long, with nothing else
-    /// coming either, means that the socket is dead.
+    /// A socket counts as dead if a request for an acknowledgement is unanswered for this time and
+    /// no other bytes come either.
     #[serde(default = "ten_seconds")]
     pub ack_timeout_ms: u64,
-    /// Limit from the begin of a connection to the resumed or bound session.
+    /// Limit from the connection attempt to the resumed or bound session.
     #[serde(default = "eight_seconds")]
     pub login_timeout_ms: u64,
     /// Logins at the same time while the run starts.
     #[serde(default = "sixteen")]
     pub start_concurrency: usize,
-    /// Begin to send as soon as all sessions are there, without waiting for `resume`.
+    /// Begin to send as soon as all sessions are ready, without waiting for `resume`.
     #[serde(default = "yes")]
     pub autostart: bool,
-    /// Limit for what is under way at `verify`, in seconds.
+    /// Limit for messages that are under way at `verify`, in seconds.
     #[serde(default = "sixty")]
     pub verify_timeout_s: u64,
-    /// Where every event is written as a line of JSON.
+    /// File for all events, one line of JSON each.
     #[serde(default)]
     pub log: Option<PathBuf>,
 }
@@ -97,9 +97,9 @@ pub enum Users {
 pub struct Pattern {
     /// Local parts, such as `user%04d`.
     pub pattern: String,
-    /// Password of all.
+    /// Password of all accounts.
     pub password: String,
-    /// Number of the first.
+    /// Number of the first account.
     #[serde(default)]
     pub first: usize,
 }
@@ -167,7 +167,7 @@ fn direct_tls() -> Transport {
 }
 
 impl Config {
-    /// Refuses what cannot work.
+    /// Refuses a configuration that cannot work.
     ///
     /// # Errors
     /// When a value is out of range or accounts are missing.
@@ -195,8 +195,8 @@ impl Config {
         Ok(())
     }
 
-    /// Who talks with whom: rooms first, then pairs. A session that is left over joins the last
-    /// room or, without rooms, stays away.
+    /// The members of each conversation: rooms first, then pairs. A session that is left over joins
+    /// the last room or, without rooms, stays unavailable.
     #[must_use]
     pub fn conversations(&self) -> Vec<Conversation> {
         let mut in_rooms = (self.sessions as f64 * self.room_share).round() as usize;

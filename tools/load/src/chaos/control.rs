@@ -1,4 +1,4 @@
-//! The dialogue with the driver: a line of JSON each way on standard input and output.
+//! The dialogue with the driver: a line of JSON in each direction on standard input and output.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -21,24 +21,24 @@ const ARCHIVES_AT_ONCE: usize = 16;
 const ARCHIVE_ATTEMPTS: usize = 3;
 const ARCHIVE_LIMIT: Duration = Duration::from_secs(120);
 
-/// What the driver says.
+/// An order of the driver.
 #[derive(Debug, Deserialize)]
 #[serde(tag = "cmd", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Order {
-    /// Send nothing for now.
+    /// Stop sending for now.
     Pause,
-    /// Send (again).
+    /// Start or continue sending.
     Resume,
-    /// Tell the state of the run.
+    /// Report the state of the run.
     Status,
-    /// Send nothing more.
+    /// Stop sending for good.
     StopSending,
     /// This edge will be disturbed: sessions that lose their socket there are not counted.
     Touch {
         /// As in the configuration.
         edge: String,
     },
-    /// It no longer is.
+    /// This edge is not disturbed any more.
     Untouch {
         /// As in the configuration.
         edge: String,
@@ -48,7 +48,7 @@ pub enum Order {
         /// Its name.
         label: String,
     },
-    /// Wait until all is delivered, read the archives, report.
+    /// Wait until all messages are delivered, read the archives, report.
     Verify,
     /// End.
     Quit,
@@ -63,7 +63,7 @@ pub struct Run {
 }
 
 impl Run {
-    /// Starts all sessions; those who create rooms go first.
+    /// Starts all sessions; those that create rooms first.
     ///
     /// # Errors
     /// When the configuration is unusable.
@@ -158,7 +158,7 @@ impl Run {
         true
     }
 
-    /// Waits until all is delivered, reads the archives and judges.
+    /// Waits until all messages are delivered, reads the archives and checks the notes.
     pub async fn verify(&self) -> Value {
         let world = &self.world;
         world.set_mode(Mode::Stopped);
@@ -215,7 +215,7 @@ impl Run {
     /// Ends all sessions.
     pub async fn quit(mut self) {
         for commands in &self.commands {
-            // A session that ended already needs no order.
+            // A session that has ended needs no order.
             drop(commands.try_send(Command::Quit));
         }
         let all = async { while self.tasks.join_next().await.is_some() {} };
@@ -254,7 +254,7 @@ async fn read_archive(
     Err(last)
 }
 
-/// Runs from a configuration until the driver says `quit` or goes away.
+/// Runs until the driver sends `quit` or closes its end.
 ///
 /// # Errors
 /// When the configuration is unusable or input cannot be read.

@@ -1,7 +1,7 @@
-//! Clients that write as fast as the server takes it, to one that does not read.
+//! Clients that write as fast as the server reads, to a client that does not read.
 //!
-//! Guests of a fault run: what they do must cost nobody else anything, and what the server
-//! acknowledged to them must still reach the other once it reads, or come back as an error.
+//! They are guests of a fault run, and must not affect other clients. Each of their messages that
+//! the server acknowledged must reach the receiver once it reads, or come back as an error.
 
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
@@ -17,19 +17,19 @@ use crate::client::stanza;
 use crate::smoke::User;
 use crate::xml::tree::Element;
 
-/// How long the reader waits for more once nothing comes.
+/// How long the reader waits for further messages.
 const SILENCE: Duration = Duration::from_secs(5);
-/// How long everything may take after the flood.
+/// How long all steps after the flood may take.
 const LIMIT: Duration = Duration::from_secs(90);
 /// Messages written before the reading side gets its turn.
 const BURST: u32 = 32;
-/// Messages of one writer that may be unacknowledged: what waits in the kernel's buffers is
-/// written at the pace that the server allows, after the flood.
+/// Messages of one writer that may be unacknowledged: those in the kernel's buffers are written
+/// after the flood, at the rate that the server allows.
 const WINDOW: u32 = 500;
 /// Numbers of one writer's messages.
 const SHARE: u32 = 1_000_000;
 
-/// What they do.
+/// The plan of the flood.
 #[derive(Debug, Clone)]
 pub struct Flood {
     /// `host:port` for the writers, then for the reader.
@@ -38,34 +38,34 @@ pub struct Flood {
     pub writers: Vec<Credentials>,
     /// The account of the reader.
     pub reader: Credentials,
-    /// How long it is written.
+    /// How long the writers write.
     pub time: Duration,
-    /// Bytes of filling in each message.
+    /// Bytes of padding in each message.
     pub size: usize,
 }
 
-/// What came of it.
+/// The result.
 #[derive(Debug, Default, Serialize)]
 pub struct Outcome {
     /// Messages written.
     pub sent: u32,
-    /// Of those the server acknowledged.
+    /// Messages that the server acknowledged.
     pub acknowledged: usize,
-    /// Came back with an error.
+    /// Messages that came back with an error.
     pub bounced: usize,
-    /// Reached the reader, once it read.
+    /// Messages that reached the reader.
     pub delivered: usize,
-    /// Reached it more than once.
+    /// Messages that reached it more than once.
     pub doubled: usize,
-    /// Acknowledged, and neither delivered nor bounced.
+    /// Messages that were acknowledged, and neither delivered nor returned.
     pub lost: usize,
-    /// How the server ended the writers' streams, if it did.
+    /// The reasons for which the server ended the writers' streams.
     pub writers_ended: Vec<String>,
-    /// How it ended the reader's.
+    /// The reasons for which it ended the reader's streams.
     pub reader_ended: Vec<String>,
 }
 
-/// What is known of one writer.
+/// The state of one writer.
 struct Writer {
     user: User,
     /// The number before its first message.
@@ -75,10 +75,10 @@ struct Writer {
     ended: Vec<String>,
 }
 
-/// Runs it.
+/// Runs the plan.
 ///
 /// # Errors
-/// When somebody cannot log in, or the end does not come within [`LIMIT`].
+/// When a client cannot log in, or the flood does not end within [`LIMIT`].
 pub async fn flood(endpoint: &Endpoint, plan: &Flood) -> Result<Outcome> {
     let [to_writers, to_reader] = &plan.addresses;
     let reader = User::login(endpoint, to_reader, &plan.reader).await?;
@@ -100,7 +100,7 @@ pub async fn flood(endpoint: &Endpoint, plan: &Flood) -> Result<Outcome> {
     let got = timeout(LIMIT, read(endpoint, plan, reader, &mark, &mut out));
     let got = got.await.context("the reader did not come to its end")??;
     for writer in &mut writers {
-        // Errors for what could not be delivered may come as late as the last of it.
+        // Errors for undeliverable messages may come late, after the last message.
         let second = Duration::from_secs(1);
         while let Ok(Ok(true)) = timeout(second, writer.user.stream_mut().fill()).await {
             writer.told.drain(&mut writer.user, &mark)?;
@@ -118,7 +118,7 @@ pub async fn flood(endpoint: &Endpoint, plan: &Flood) -> Result<Outcome> {
     Ok(out)
 }
 
-/// What the server told the writer.
+/// Acknowledgements and errors for the writer.
 #[derive(Default)]
 struct Told {
     acknowledged: HashSet<u32>,
@@ -126,7 +126,7 @@ struct Told {
 }
 
 impl Told {
-    /// Handles all that was read; an error is the end of the stream.
+    /// Handles all elements that were read; an error is the end of the stream.
     fn drain(&mut self, user: &mut User, mark: &str) -> Result<()> {
         each(user, |kind, element| {
             match (kind, element) {
@@ -194,7 +194,7 @@ impl Writer {
     }
 }
 
-/// Reads all that waits, over as many connections as it takes.
+/// Reads all waiting messages, over as many connections as needed.
 async fn read(
     endpoint: &Endpoint,
     plan: &Flood,
@@ -203,7 +203,7 @@ async fn read(
     out: &mut Outcome,
 ) -> Result<HashSet<u32>> {
     let mut got = HashSet::new();
-    // What a session that could not be resumed had and did not acknowledge may come again.
+    // After a failed resumption, unacknowledged messages of the old session may be delivered again.
     let mut here = HashSet::new();
     loop {
         let end = loop {
@@ -240,7 +240,7 @@ async fn read(
     }
 }
 
-/// Resumes, or where the server does not, begins anew; then with the reason.
+/// Resumes; if the server refuses, logs in anew and returns the reason.
 async fn again(endpoint: &Endpoint, address: &str, user: User) -> Result<(User, Option<String>)> {
     let who = user.who().clone();
     let mut last = match user.resume(endpoint, address).await {
@@ -257,7 +257,7 @@ async fn again(endpoint: &Endpoint, address: &str, user: User) -> Result<(User, 
     Err(last)
 }
 
-/// Hands on each element that was read.
+/// Passes on each element that was read.
 fn each(user: &mut User, mut hear: impl FnMut(Kind, Option<&Element>) -> Result<()>) -> Result<()> {
     while let Some((kind, bytes)) = user.take()? {
         if kind == Kind::Other {

@@ -1,10 +1,10 @@
-//! What happened in a run, as the sessions noted it. Times are microseconds since its start, on
-//! this machine's monotonic clock.
+//! The notes of the sessions of a run. Times are microseconds since its start, on this machine's
+//! monotonic clock.
 
-/// Who talks with whom.
+/// A conversation between sessions.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Conversation {
-    /// Of which kind.
+    /// Its kind.
     pub kind: Kind,
     /// Numbers of the sessions.
     pub members: Vec<usize>,
@@ -15,46 +15,46 @@ pub struct Conversation {
 pub enum Kind {
     /// Two sessions, one to one.
     Pair,
-    /// A room: everybody gets everything, the speaker too.
+    /// A room: all members get every message, the sender too.
     Room,
 }
 
-/// Names a message: each session has one conversation and counts what it sends there from 0.
+/// Identifies a message: each session has one conversation and counts its messages there from 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct MessageId {
-    /// Session that sent it.
+    /// The session that sent it.
     pub sender: u32,
     /// Its count.
     pub n: u32,
 }
 
-/// A message as its sender saw it.
+/// A message as its sender noted it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Sent {
     /// When it was first sent.
     pub at: u64,
     /// When the server acknowledged it (by `<a/>`, or in a room by reflecting it).
     pub acked: Option<u64>,
-    /// The server answered with an error.
+    /// Whether the server answered with an error.
     pub bounced: bool,
 }
 
 /// A live delivery.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Delivery {
-    /// Which message.
+    /// The message.
     pub id: MessageId,
-    /// When.
+    /// The time.
     pub at: u64,
-    /// The id under which the receiver's own archive was said to hold it.
+    /// The id in the receiver's own archive, as the delivery gave it.
     pub stanza_id: Option<Box<str>>,
 }
 
-/// A time in which a session was not there continuously: it was refused when it tried to resume
-/// and began anew. Messages sent in it may be missing live, or come twice.
+/// A time without a continuous session: its resumption was refused, and it logged in anew. Messages
+/// sent in that time may be missing live, or come twice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Absence {
-    /// Begin, with a margin for what was under way.
+    /// Begin, with a margin for messages that were under way.
     pub from: u64,
     /// When the new session was complete.
     pub to: u64,
@@ -63,24 +63,24 @@ pub struct Absence {
 /// A message in an archive.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Archived {
-    /// Which message.
+    /// The message.
     pub id: MessageId,
     /// Its id in the archive.
     pub archive_id: Box<str>,
 }
 
-/// All notes of a run. The outer index is the session's number.
+/// All notes of a run, indexed by the session's number.
 #[derive(Debug, Clone, Default)]
 pub struct History {
-    /// Who talks with whom.
+    /// The conversations.
     pub conversations: Vec<Conversation>,
     /// Messages of each sender, in order of sending.
     pub sent: Vec<Vec<Sent>>,
     /// Deliveries to each receiver, in order.
     pub delivered: Vec<Vec<Delivery>>,
-    /// When each session was not there.
+    /// The absences of each session.
     pub absences: Vec<Vec<Absence>>,
-    /// Each archive that was read, in its order; `None` where it was not, or could not be.
+    /// Each archive that was read, in its order; `None` for one that was not read.
     pub archives: Vec<Option<Vec<Archived>>>,
 }
 
@@ -103,7 +103,7 @@ impl History {
         self.sent.get(id.sender as usize)?.get(id.n as usize)
     }
 
-    /// Whether `receiver` is excused from getting a message sent at `at`.
+    /// Whether the absence of `receiver` excuses the loss of a message sent at `at`.
     #[must_use]
     pub fn excused(&self, receiver: usize, at: u64) -> bool {
         self.absences[receiver]

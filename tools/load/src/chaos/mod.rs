@@ -1,16 +1,15 @@
 //! Load and checker for fault runs.
 //!
-//! Hundreds of sessions write numbered messages, resume by themselves when their socket breaks,
-//! and note all that they send and get. In the end the notes are checked against what a server
-//! with stream management promises: what it acknowledged arrives once and in order, and stands
-//! in both archives once, in that order, under the id that was delivered.
+//! Hundreds of sessions write numbered messages, resume by themselves when their socket breaks, and
+//! note all stanzas that they send and get. At the end the notes are checked against the promises
+//! of a server with stream management: an acknowledged message arrives once and in order, and is in
+//! both archives once, in that order, under the delivered id.
 //!
-//! `config` says what to run, `history` holds the notes, `checker` judges them (and knows nothing
-//! of sockets), `world` is what all sessions share
-//! and `seen` what they note in it beside messages, `session` is one session with its
-//! reconnects, `receive` is what it does with what comes, `control` is the dialogue on standard
-//! input and output, `summary` turns times into figures. `flood` and `abuse` are more clients, who
-//! do what nobody should.
+//! `config` is the configuration, `history` holds the notes, `checker` checks them without
+//! knowledge of sockets, `world` is the state that all sessions share, `seen` has its notes beside
+//! messages, `session` is one session with its reconnects, `receive` handles incoming stanzas,
+//! `control` is the dialogue on standard input and output, `summary` turns times into figures.
+//! `flood` and `abuse` are further clients that abuse the server.
 
 pub mod abuse;
 pub mod checker;

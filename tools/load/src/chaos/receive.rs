@@ -1,4 +1,4 @@
-//! What a session does with what it receives.
+//! The handling of stanzas that a session receives.
 
 use std::collections::HashSet;
 use std::time::Instant;
@@ -18,10 +18,10 @@ const CLIENT: &str = "jabber:client";
 const STANZA_ID: &str = "urn:xmpp:sid:0";
 const MUC_USER: &str = "http://jabber.org/protocol/muc#user";
 
-/// Where a session speaks.
+/// The conversation of a session.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Place {
-    /// To one other.
+    /// With one other session.
     Peer {
         /// Its bare JID.
         to: String,
@@ -30,14 +30,14 @@ pub enum Place {
     Room {
         /// Its JID.
         room: String,
-        /// Own name there.
+        /// The session's nick there.
         nick: String,
         /// Number of the conversation.
         conversation: usize,
-        /// How many are to be there.
+        /// How many members there are.
         size: usize,
     },
-    /// Nowhere: a session that was left over.
+    /// None: a session that was left over.
     Nowhere,
 }
 
@@ -48,7 +48,7 @@ pub struct ArchiveJob {
     pub query: Query,
     /// When it began.
     pub since: Instant,
-    /// Who waits for it; nobody for the reads that are part of the load.
+    /// Waits for the result; none for reads that are part of the load.
     pub reply: Option<oneshot::Sender<Result<Vec<Item>, String>>>,
 }
 
@@ -57,15 +57,15 @@ pub struct ArchiveJob {
 pub struct Receiver {
     /// Number of the session.
     pub index: usize,
-    /// Own bare JID.
+    /// The session's bare JID.
     pub bare: String,
-    /// Where it speaks.
+    /// The session's conversation.
     pub place: Place,
-    /// Names seen in the room.
+    /// Nicks seen in the room.
     pub occupants: HashSet<String>,
-    /// Bound and, where there is a room, in it.
+    /// Bound and, if there is a room, joined.
     pub present: bool,
-    /// The archive being read.
+    /// The read of the archive under way.
     pub archive: Option<ArchiveJob>,
 }
 
@@ -89,10 +89,10 @@ pub fn parse_body(run: &str, text: &str) -> Option<MessageId> {
 }
 
 impl Receiver {
-    /// Handles a stanza, which was counted already.
+    /// Handles a stanza that was counted already.
     ///
     /// # Errors
-    /// When an answer cannot be sent or the stanza is broken.
+    /// When an answer cannot be sent or the stanza is malformed.
     pub fn stanza(&mut self, world: &World, handle: &Handle, bytes: &[u8], ws: bool) -> Result<()> {
         let element = Element::parse(bytes, CLIENT)?;
         if self.archive(world, handle, &element)? {
@@ -132,7 +132,7 @@ impl Receiver {
             return;
         };
         match job.reply {
-            // Whoever asked may have given up.
+            // The requester may have given up.
             Some(reply) => drop(reply.send(result)),
             None => world.archive_read(result.err().as_deref()),
         }

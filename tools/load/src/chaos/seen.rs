@@ -1,4 +1,4 @@
-//! What sessions see of the server beside messages: connections, resumptions, presence, archives.
+//! The notes of sessions beside messages: connections, resumptions, presence, archives.
 
 use serde_json::json;
 
@@ -6,14 +6,14 @@ use super::history::Absence;
 use super::world::{ABSENCE_MARGIN_US, World};
 
 impl World {
-    /// A session has a socket on the edge of that number.
+    /// Notes that a session has a socket on the edge of that number.
     pub fn connected(&self, session: usize, edge: usize) {
         let mut state = self.state();
         state.connected[session] = true;
         state.edges[session] = edge;
     }
 
-    /// A session is bound and, where it has a room, in it with all others.
+    /// Notes that a session is bound and, if it has a room, has joined it with all others.
     pub fn ready(&self, session: usize) {
         self.state().ready[session] = true;
     }
@@ -24,18 +24,18 @@ impl World {
         self.state().ready.iter().filter(|ready| **ready).count()
     }
 
-    /// A room can be joined by all.
+    /// Notes that all sessions may join a room.
     pub fn room_open(&self, conversation: usize) {
         self.state().rooms_open.insert(conversation);
     }
 
-    /// How many rooms are.
+    /// How many rooms may be joined.
     #[must_use]
     pub fn rooms_open(&self) -> usize {
         self.state().rooms_open.len()
     }
 
-    /// A session lost its socket.
+    /// Notes that a session lost its socket.
     pub fn disconnected(&self, session: usize, edge: &str, why: &str) {
         let mut guard = self.state();
         let state = &mut *guard;
@@ -52,7 +52,7 @@ impl World {
         );
     }
 
-    /// An attempt to connect failed.
+    /// Notes that an attempt to connect failed.
     pub fn attempt_failed(&self, session: usize, edge: &str, why: &str) {
         let mut state = self.state();
         state.total.failed_attempts += 1;
@@ -64,7 +64,7 @@ impl World {
         );
     }
 
-    /// A session goes on where it was.
+    /// Notes that a session was resumed.
     pub fn resumed(&self, session: usize, edge: usize, lost_at: u64, connect_at: u64) {
         let now = self.now();
         self.connected(session, edge);
@@ -83,7 +83,7 @@ impl World {
         );
     }
 
-    /// The server refused to resume; what was not acknowledged is given up.
+    /// Notes that the server refused to resume; unacknowledged messages are given up.
     pub fn refused(&self, session: usize, edge: &str, lost_at: u64, reason: &str) {
         let mut guard = self.state();
         let state = &mut *guard;
@@ -102,7 +102,8 @@ impl World {
         );
     }
 
-    /// The session that began anew is complete; messages sent from `at` on are due again.
+    /// Notes that the new session after a refusal is complete; messages sent from `at` on are
+    /// expected again.
     pub fn present_again(&self, session: usize, at: u64) {
         if let Some(absence) = self.state().history.absences[session].last_mut()
             && absence.to == u64::MAX
@@ -111,19 +112,19 @@ impl World {
         }
     }
 
-    /// An occupant was seen leaving who never meant to.
+    /// Notes an unavailable presence of an occupant that never left.
     pub fn leave_seen(&self, session: usize, who: &str) {
         self.state().leaves_seen += 1;
         self.event(&json!({"event": "leave_seen", "session": session, "who": who}));
     }
 
-    /// A session was put out of its room.
+    /// Notes that a session was removed from its room.
     pub fn evicted(&self, session: usize) {
         self.state().evictions += 1;
         self.event(&json!({"event": "evicted", "session": session}));
     }
 
-    /// A read of an archive during the run ended.
+    /// Notes the end of a read of an archive during the run.
     pub fn archive_read(&self, failure: Option<&str>) {
         let mut state = self.state();
         match failure {

@@ -1,4 +1,4 @@
-//! One session of a fault run: it sends at a random pace, and when its socket breaks it resumes
+//! One session of a fault run: it sends at random intervals, and when its socket breaks it resumes
 //! by itself, on another edge if there is one.
 
 use std::collections::HashSet;
@@ -14,6 +14,7 @@ use super::receive::{ArchiveJob, Place, Receiver, body};
 use super::world::{Mode, World};
 use crate::bench::spec::numbered;
 use crate::client::archive::{Item, Part, Query};
+use crate::client::endpoint::Endpoint;
 use crate::client::handle::{Handle, Kind as Incoming};
 use crate::client::login::{Authenticated, Resumption, login};
 use crate::client::sasl::Credentials;
@@ -24,17 +25,17 @@ use crate::rng::Rng;
 use crate::xml::split::Item as StreamItem;
 
 const RESOURCE: &str = "chaos";
-/// How long an unacknowledged stanza waits until an acknowledgement is asked for.
+/// How long a stanza may be unacknowledged before the session asks for an acknowledgement.
 const ASK_AFTER: Duration = Duration::from_secs(1);
-/// How long a silent connection is believed to live without asking.
+/// How long a connection may be without input before the session asks for an acknowledgement.
 const SILENCE: Duration = Duration::from_secs(5);
 const ARCHIVE_LIMIT: Duration = Duration::from_secs(30);
 const FIRST_RETRY: Duration = Duration::from_millis(50);
 const LAST_RETRY: Duration = Duration::from_millis(1_000);
-/// A bound session counts as reachable so long after its presence went out.
+/// A bound session counts as reachable this long after it has sent its presence.
 const PRESENCE_TRAVELS_US: u64 = 2_000_000;
 
-/// What the driver may ask of a session.
+/// A command of the driver for a session.
 #[derive(Debug)]
 pub enum Command {
     /// Read the whole archive.
@@ -43,10 +44,11 @@ pub enum Command {
     Quit,
 }
 
-/// A session as an actor.
+/// A session, as an actor.
 #[derive(Debug)]
 pub struct Session {
     world: Arc<World>,
+    endpoint: Endpoint,
     who: Credentials,
     rng: Rng,
     edge: usize,
@@ -57,19 +59,19 @@ pub struct Session {
     queries: u64,
 }
 
-/// A connection with a session on it.
+/// A connection with a session.
 struct Attached {
     stream: Stream,
     handle: Handle,
 }
 
-/// How a connection came to its end.
+/// The reason for the end of a connection.
 enum End {
     Quit,
     Broken(String),
 }
 
-/// When the next things are due on a connection.
+/// The times of the next actions on a connection.
 struct Clock {
     say: Instant,
     read_archive: Option<Instant>,
@@ -114,6 +116,7 @@ impl Session {
         };
         Ok(Self {
             world: Arc::clone(world),
+            endpoint: world.endpoint.with_memory(),
             rng: Rng::new(config.seed, index as u64),
             edge: index % config.edges.len(),
             receiver: Receiver {
@@ -136,7 +139,8 @@ impl Session {
         })
     }
 
-    /// Runs until it is told to quit. `first` bounds how many log in at the same time.
+    /// Runs until it gets the command to quit. `first` bounds how many sessions log in at the same
+    /// time.
     pub async fn run(mut self, first: Arc<tokio::sync::Semaphore>) {
         let permit = first.acquire_owned().await;
         let mut attached = loop {
@@ -189,12 +193,10 @@ impl Session {
     async fn login(&self) -> Result<Authenticated> {
         let limit = Duration::from_millis(self.world.config.login_timeout_ms);
         let edge = self.edge_name();
-        timeout(
-            limit,
-            Box::pin(login(&self.world.endpoint, &edge, &self.who)),
-        )
-        .await
-        .map_err(|_| anyhow::anyhow!("no login within {limit:?}"))?
+        let login = Box::pin(login(&self.endpoint, &edge, &self.who));
+        timeout(limit, login)
+            .await
+            .map_err(|_| anyhow::anyhow!("no login within {limit:?}"))?
     }
 
     async fn begin(&mut self) -> Result<Attached> {
@@ -240,11 +242,12 @@ impl Session {
         Attached { stream, handle }
     }
 
-    /// Connects until the session is resumed, or refused and begun anew; `None` when told to
-    /// quit meanwhile.
+    /// Connects until the session is resumed, or refused and replaced by a new one; `None` if it
+    /// got the command to quit.
     async fn recover(&mut self, mut counters: Counters, lost_at: u64) -> Option<Attached> {
         let mut pause = FIRST_RETRY;
-        // Those of one edge are spread over the others, and each tries one after the other.
+        // The sessions of one edge are spread over the others, and each session tries one after the
+        // other.
         let edges = self.world.config.edges.len();
         let mut step = 1 + (self.receiver.index / edges) % edges.saturating_sub(1).max(1);
         loop {
@@ -290,7 +293,7 @@ impl Session {
                     let attached = self.attached(login.stream, std::mem::take(counters));
                     let resent = attached.handle.resumed(handled);
                     let Ok(Some(tags)) = resent else {
-                        // The counters must survive for the next attempt.
+                        // The counters are needed for the next attempt.
                         *counters = attached.handle.take_counters();
                         match resent {
                             Err(error) => return Err(error.into()),
@@ -365,7 +368,7 @@ impl Session {
         }
     }
 
-    /// Handles everything that was read.
+    /// Handles all elements that were read.
     fn drain(&mut self, attached: &mut Attached, clock: &mut Clock) -> Result<()> {
         let ws = attached.stream.is_websocket();
         while let Some(item) = attached.stream.take()? {
@@ -391,7 +394,7 @@ impl Session {
         Ok(())
     }
 
-    /// Sends what is due and watches over the connection.
+    /// Performs the actions that are due and checks the connection.
     fn work(&mut self, attached: &mut Attached, clock: &mut Clock) -> Result<()> {
         let now = Instant::now();
         let sending = *self.mode.borrow() == Mode::Sending;

@@ -38,10 +38,10 @@ impl Spread {
     }
 }
 
-/// What is counted between two marks.
+/// Figures between two marks.
 #[derive(Debug, Clone, Default)]
 pub struct Window {
-    /// What the driver called it.
+    /// The driver's name for it.
     pub label: String,
     /// Begin, microseconds since the start of the run.
     pub from: u64,
@@ -51,9 +51,9 @@ pub struct Window {
     pub others: Histogram,
     /// Sessions that were on an edge when it was touched.
     pub struck: usize,
-    /// Worst delivery of each session, in microseconds.
+    /// Longest latency of a delivery to each session, in microseconds.
     pub worst: Vec<u64>,
-    /// Worst wait of each session for an acknowledgement.
+    /// Longest wait of each session for an acknowledgement.
     pub worst_ack: Vec<u64>,
     /// From the loss of a socket to the resumed session.
     pub recoveries: Vec<u64>,
@@ -63,7 +63,7 @@ pub struct Window {
     pub disconnects: u64,
     /// Of those, on edges that the driver had not touched.
     pub untouched_disconnects: u64,
-    /// Resumptions that worked.
+    /// Successful resumptions.
     pub resumes_ok: u64,
     /// Resumptions that the server refused.
     pub resumes_refused: u64,
@@ -71,10 +71,10 @@ pub struct Window {
     pub failed_attempts: u64,
 }
 
-/// A window as it is reported.
+/// A window in the report.
 #[derive(Debug, Clone, Serialize)]
 pub struct WindowReport {
-    /// What the driver called it.
+    /// The driver's name for it.
     pub label: String,
     /// Begin, milliseconds since the start of the run.
     pub from_ms: u64,
@@ -84,7 +84,7 @@ pub struct WindowReport {
     pub deliveries: u64,
     /// Latency of all deliveries.
     pub latency_p50_ms: f64,
-    /// Likewise.
+    /// The 99th percentile of that.
     pub latency_p99_ms: f64,
     /// Sessions that were on an edge when it was touched.
     pub struck: usize,
@@ -92,13 +92,13 @@ pub struct WindowReport {
     pub others: u64,
     /// Their latency.
     pub others_p50_ms: f64,
-    /// Likewise.
+    /// The 99th percentile of that.
     pub others_p99_ms: f64,
     /// The longest wait for a message.
     pub longest_stall_ms: f64,
-    /// Over sessions: the worst delivery of each.
+    /// Over sessions: the longest latency of each.
     pub stall: Spread,
-    /// Over sessions: the worst wait of each for an acknowledgement.
+    /// Over sessions: the longest wait of each for an acknowledgement.
     pub ack: Spread,
     /// From the loss of a socket to the resumed session.
     pub recovery: Spread,
@@ -108,7 +108,7 @@ pub struct WindowReport {
     pub disconnects: u64,
     /// Of those, on edges that the driver had not touched.
     pub untouched_disconnects: u64,
-    /// Resumptions that worked.
+    /// Successful resumptions.
     pub resumes_ok: u64,
     /// Resumptions that the server refused.
     pub resumes_refused: u64,

@@ -1,4 +1,4 @@
-//! What all sessions of a run share: the notes, the counters, the mode.
+//! The state that all sessions of a run share: the notes, the counters, the mode.
 
 use std::collections::{BTreeMap, HashSet};
 use std::fs::File;
@@ -15,30 +15,30 @@ use super::history::{Delivery, History, Kind, MessageId, Sent};
 use super::summary::{Window, WindowReport};
 use crate::client::endpoint::{Endpoint, TrustOptions};
 
-/// What was under way when a session broke was sent at most so long before.
+/// Messages under way when a session broke were sent at most this long before.
 pub(super) const ABSENCE_MARGIN_US: u64 = 10_000_000;
 
-/// What sessions do at the moment.
+/// The mode of all sessions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
-    /// Nothing is sent for now.
+    /// The sessions do not send for now.
     Paused,
-    /// Messages are sent.
+    /// The sessions send.
     Sending,
-    /// The run is over: nothing more is sent.
+    /// The run is over: the sessions do not send any more.
     Stopped,
 }
 
-/// Where events go.
+/// Receives events.
 pub type Emit = Box<dyn Fn(&Value) + Send + Sync>;
 
 /// The shared part of a run.
 pub struct World {
-    /// What was asked for.
+    /// The configuration.
     pub config: Config,
-    /// How to connect.
+    /// The server.
     pub endpoint: Endpoint,
-    /// Marks the messages of this run among those of earlier ones in the archives.
+    /// Distinguishes the messages of this run from those of earlier runs in the archives.
     pub run: String,
     started: Instant,
     mode: watch::Sender<Mode>,
@@ -54,7 +54,7 @@ pub(super) struct State {
     /// The conversation of each session.
     pub(super) places: Vec<Option<usize>>,
     pub(super) connected: Vec<bool>,
-    /// The edge on which each session was last, by its number in the configuration.
+    /// The last edge of each session, by its number in the configuration.
     pub(super) edges: Vec<usize>,
     /// Sessions that were on an edge when it was touched, in this window.
     pub(super) struck: Vec<bool>,
@@ -64,7 +64,7 @@ pub(super) struct State {
     pub(super) total: Window,
     pub(super) current: Window,
     pub(super) finished: Vec<WindowReport>,
-    /// Messages sent and not acknowledged by sessions that still expect it.
+    /// Messages that were sent and not acknowledged, of sessions that still expect that.
     pub(super) unacked: Vec<std::collections::BTreeSet<u32>>,
     /// Deliveries still expected.
     pub(super) outstanding: i64,
@@ -172,13 +172,13 @@ impl World {
         self.mode.send_replace(mode);
     }
 
-    /// Tells the driver and the log.
+    /// Writes an event to the driver and to the log.
     pub fn event(&self, event: &Value) {
         (self.emit)(event);
         self.note(event);
     }
 
-    /// Tells the log only.
+    /// Writes an event to the log only.
     pub(super) fn note(&self, event: &Value) {
         let Some(log) = &self.log else { return };
         let mut event = event.clone();
@@ -188,7 +188,7 @@ impl World {
         drop(writeln!(log, "{event}"));
     }
 
-    /// Writes out what the log holds back.
+    /// Writes the buffered lines of the log.
     pub fn flush_log(&self) {
         if let Some(log) = &self.log {
             drop(log.lock().unwrap_or_else(PoisonError::into_inner).flush());
@@ -204,7 +204,7 @@ impl World {
         Some((number, conversation.kind, conversation.members.clone()))
     }
 
-    /// A message is about to be sent; returns its count.
+    /// Notes that a message is about to be sent; returns its count.
     pub fn sending(&self, session: usize) -> u32 {
         let at = self.now();
         let n = {
@@ -222,7 +222,7 @@ impl World {
         n
     }
 
-    /// The server acknowledged messages of a session.
+    /// Notes that the server acknowledged messages of a session.
     pub fn acked(&self, session: usize, tags: &[u32]) {
         if tags.is_empty() {
             return;
@@ -246,7 +246,7 @@ impl World {
         self.note(&json!({"event": "acked", "session": session, "n": tags}));
     }
 
-    /// A message of this run arrived at a session.
+    /// Notes that a message of this run arrived at a session.
     pub fn delivered(&self, session: usize, id: MessageId, stanza_id: Option<Box<str>>) {
         let now = self.now();
         let event = json!({"event": "delivered", "session": session, "sender": id.sender,
@@ -281,7 +281,7 @@ impl World {
         }
     }
 
-    /// A message came back with an error.
+    /// Notes that a message came back with an error.
     pub fn bounced(&self, id: MessageId, condition: &str) {
         let mut state = self.state();
         let receivers = state.receivers(id.sender as usize);
@@ -299,7 +299,7 @@ impl World {
             "condition": condition}));
     }
 
-    /// The driver will disturb an edge, or does so no longer.
+    /// Notes that the driver disturbs an edge from now on, or no more.
     pub fn touch(&self, edge: &str, touched: bool) {
         let mut state = self.state();
         if touched {
@@ -352,7 +352,7 @@ impl World {
         })
     }
 
-    /// Whether everything sent was acknowledged and delivered, with all sessions there.
+    /// Whether all sessions are connected, and all their messages acknowledged and delivered.
     #[must_use]
     pub fn settled(&self) -> bool {
         let state = self.state();
@@ -369,12 +369,12 @@ impl World {
             && (state.outstanding == 0 || quiet)
     }
 
-    /// Looks at the notes.
+    /// Gives access to the notes.
     pub fn history<T>(&self, look: impl FnOnce(&mut History) -> T) -> T {
         look(&mut self.state().history)
     }
 
-    /// All figures but the checker's.
+    /// All figures except the checker's.
     #[must_use]
     pub fn figures(&self) -> Value {
         let now = self.now();

@@ -1,4 +1,4 @@
-//! Reading one's own archive page by page (XEP-0313 with XEP-0059).
+//! Reads the client's own archive page by page (XEP-0313 with XEP-0059).
 
 use anyhow::{Context as _, Result, bail};
 
@@ -10,10 +10,10 @@ const RSM: &str = "http://jabber.org/protocol/rsm";
 const FORWARD: &str = "urn:xmpp:forward:0";
 const CLIENT: &str = "jabber:client";
 
-/// Which part of the archive is wanted.
+/// The part of the archive to read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Part {
-    /// Everything, from the oldest.
+    /// All messages, from the oldest.
     All,
     /// The last page only.
     Last,
@@ -39,12 +39,12 @@ pub struct Query {
     items: Vec<Item>,
 }
 
-/// What an element meant for a query.
+/// The meaning of an element for a query.
 #[derive(Debug)]
 pub enum Progress {
-    /// The element belongs to someone else.
+    /// The element does not belong to the query.
     NotMine,
-    /// Understood; more comes.
+    /// The element belongs to it, and the page is not complete.
     More,
     /// The next request to send.
     Ask(Vec<u8>),
@@ -92,7 +92,7 @@ impl Query {
         .into_bytes()
     }
 
-    /// Looks at an incoming element.
+    /// Handles an incoming element.
     ///
     /// # Errors
     /// When the server answers with an error.

@@ -1,4 +1,4 @@
-//! Where a server is and how to speak to it.
+//! The address and transport of a server.
 
 use std::path::PathBuf;
 
@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::net::tls::{TlsClient, Trust};
 
-/// How the XML stream is carried.
+/// The transport of the XML stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum Transport {
@@ -24,27 +24,27 @@ pub enum Transport {
 }
 
 impl Transport {
-    /// Whether elements travel as WebSocket messages.
+    /// Whether elements are WebSocket messages.
     #[must_use]
     pub fn is_websocket(self) -> bool {
         matches!(self, Self::Wss | Self::Ws)
     }
 }
 
-/// Which certificates are believed.
+/// The trusted certificates.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, clap::Args)]
 #[serde(default, deny_unknown_fields)]
 pub struct TrustOptions {
-    /// PEM file with the certificate authorities to believe, or with the server's own certificate.
+    /// PEM file with trusted certificate authorities, or with the server's own certificate.
     #[arg(long)]
     pub ca: Option<PathBuf>,
-    /// Believe any certificate.
+    /// Accept any certificate.
     #[arg(long)]
     pub insecure: bool,
 }
 
 impl TrustOptions {
-    /// Reads the file; without file and without `insecure` there is nothing to believe.
+    /// Loads the trusted certificates.
     ///
     /// # Errors
     /// When neither or both are given, or the file is unusable.
@@ -60,12 +60,12 @@ impl TrustOptions {
     }
 }
 
-/// One host on one or several addresses.
+/// One host, and its transport.
 #[derive(Debug, Clone)]
 pub struct Endpoint {
     /// The XMPP domain.
     pub domain: String,
-    /// How the stream is carried.
+    /// The transport of the stream.
     pub transport: Transport,
     /// The path of WebSocket requests.
     pub path: String,
@@ -90,5 +90,14 @@ impl Endpoint {
             path: "/xmpp-websocket".to_owned(),
             tls: TlsClient::new(trust, alpn)?,
         })
+    }
+
+    /// The endpoint for one client that comes back: see [`TlsClient::with_memory`].
+    #[must_use]
+    pub fn with_memory(&self) -> Self {
+        Self {
+            tls: self.tls.with_memory(),
+            ..self.clone()
+        }
     }
 }

@@ -1,4 +1,4 @@
-//! Sending stanzas of a bound session from any task, with the acknowledgements that go with it.
+//! Sends stanzas of a bound session from any task, with requests for acknowledgements.
 
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,8 +11,8 @@ use crate::net::ws;
 
 const REQUEST: &[u8] = b"<r xmlns='urn:xmpp:sm:3'/>";
 
-/// A bound session's sending side. Numbering and writing happen under one lock, so what the
-/// server counts is what was counted here.
+/// A bound session's sending side. Numbering and writing happen under one lock, so the server
+/// counts stanzas in the same order.
 #[derive(Debug)]
 pub struct Handle {
     link: Arc<Link>,
@@ -28,7 +28,7 @@ struct State {
     since_request: u32,
 }
 
-/// What an incoming element is.
+/// The kind of an incoming element.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Kind {
     /// A message.
@@ -37,11 +37,11 @@ pub enum Kind {
     Presence,
     /// An IQ.
     Iq,
-    /// An acknowledgement, with the tags of the stanzas it newly covers.
+    /// An acknowledgement, with the tags of the newly acknowledged stanzas.
     Ack(Vec<u32>),
     /// A request for an acknowledgement, answered already.
     Request,
-    /// Anything else: stream errors, the closing frame of a WebSocket.
+    /// Any other element: stream errors, the closing frame of a WebSocket.
     Other,
 }
 
@@ -65,7 +65,7 @@ impl Handle {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// How often the server asked for an acknowledgement.
+    /// How often the server has asked for an acknowledgement.
     #[must_use]
     pub fn requests_answered(&self) -> u64 {
         self.asked.load(Ordering::Relaxed)
@@ -77,7 +77,7 @@ impl Handle {
         &self.link
     }
 
-    /// Looks at the counters.
+    /// Gives access to the counters.
     pub fn counters<T>(&self, look: impl FnOnce(&Counters) -> T) -> T {
         look(&self.state().counters)
     }
@@ -88,7 +88,7 @@ impl Handle {
         std::mem::take(&mut self.state().counters)
     }
 
-    /// Sends a stanza; where a request is due it leaves in the same write.
+    /// Sends a stanza, and in the same write a request if one is due.
     ///
     /// # Errors
     /// When the connection is gone; the stanza counts as sent all the same.
@@ -113,8 +113,9 @@ impl Handle {
         self.write(&[REQUEST])
     }
 
-    /// After a resumption: drops what the server handled and sends the rest again, in order.
-    /// Returns the tags that the server acknowledged, or `None` when it claims too much.
+    /// After a resumption, drops the stanzas that the server handled and sends the others again, in
+    /// order. Returns the tags that the server acknowledged, or `None` when it acknowledges too
+    /// much.
     ///
     /// # Errors
     /// When the connection is gone.
@@ -135,7 +136,7 @@ impl Handle {
         Ok(Some(tags))
     }
 
-    /// Says how many stanzas have come, unasked.
+    /// Sends an acknowledgement without a request.
     ///
     /// # Errors
     /// When the connection is gone.
@@ -152,7 +153,7 @@ impl Handle {
         } else {
             b"</stream:stream>"
         };
-        // When the connection is gone there is nothing to end.
+        // A connection that is gone needs no end.
         drop(self.write(&[end]));
         self.link.close_notify();
     }
@@ -174,10 +175,10 @@ impl Handle {
         self.link.send(&out)
     }
 
-    /// Counts an incoming element and answers it when it asks for an acknowledgement.
+    /// Counts an incoming element, and answers a request for an acknowledgement.
     ///
     /// # Errors
-    /// When the connection is gone, or the server acknowledges what was never sent.
+    /// When the connection is gone, or the server acknowledges stanzas that were never sent.
     pub fn incoming(&self, element: &[u8]) -> io::Result<Kind> {
         let name = local_name(element);
         let stanza = match name {

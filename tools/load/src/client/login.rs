@@ -21,25 +21,25 @@ pub struct Authenticated {
     features: Element,
 }
 
-/// What the server answered to `<enable/>`.
+/// The server's answer to `<enable/>`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Enabled {
-    /// Names the session when it is resumed; absent when the server does not resume.
+    /// Identifies the session when it is resumed; absent if the server does not resume.
     pub id: Option<String>,
     /// How long the server keeps the session, in seconds.
     pub max: Option<u32>,
-    /// Where the server wishes to be resumed.
+    /// The address at which the server prefers to be resumed.
     pub location: Option<String>,
 }
 
-/// What the server answered to `<resume/>`.
+/// The server's answer to `<resume/>`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Resumption {
-    /// It goes on; the server has handled this many of our stanzas.
+    /// The session continues; the server has handled this many of the client's stanzas.
     Resumed(u32),
-    /// It does not; the server may still say how many of our stanzas it handled.
+    /// The session is not resumed; the server may say how many of the client's stanzas it handled.
     Refused {
-        /// The condition named.
+        /// The condition of the error.
         reason: String,
         /// Stanzas handled.
         handled: Option<u32>,
@@ -59,8 +59,8 @@ pub async fn login(endpoint: &Endpoint, address: &str, who: &Credentials) -> Res
 }
 
 impl Authenticated {
-    /// Binds a resource (the server chooses when `None`) and returns the full JID. Establishes a
-    /// session in the old sense where a server still requires it.
+    /// Binds a resource (chosen by the server for `None`) and returns the full JID. Establishes a
+    /// session in the old sense if the server requires it.
     ///
     /// # Errors
     /// When the server refuses.
@@ -134,7 +134,7 @@ impl Authenticated {
         }
     }
 
-    /// Asks to continue session `id`, of which this side handled `received` stanzas.
+    /// Asks to resume session `id`, of which this side handled `received` stanzas.
     ///
     /// # Errors
     /// When the stream breaks; a refusal is an answer, not an error.

@@ -1,8 +1,8 @@
 //! A small XMPP client: streams over TCP, TLS and WebSocket, SASL, binding, stream management.
 //!
-//! `endpoint` says where and how to connect, `stream` moves elements, `login` goes from a fresh
-//! stream to a bound one, `sasl` proves who we are, `sm` counts what XEP-0198 counts, `handle`
-//! sends stanzas from any task, `archive` reads an archive page by page, `stanza` writes the XML.
+//! `endpoint` has the server's address and transport, `stream` moves elements, `login` goes from a
+//! new stream to a bound one, `sasl` authenticates, `sm` has the counts of XEP-0198, `handle` sends
+//! stanzas from any task, `archive` reads an archive page by page, `stanza` writes the XML.
 
 pub mod archive;
 pub mod endpoint;

@@ -16,13 +16,13 @@ use super::stream::{Stream, condition};
 use crate::xml::tree::Element;
 
 const SASL: &str = "urn:ietf:params:xml:ns:xmpp-sasl";
-/// More rounds than this would only serve a hostile server.
+/// A higher number of rounds is refused: it would only serve a hostile server.
 const MAX_ROUNDS: u32 = 1_000_000;
 
-/// How to authenticate.
+/// The mechanism of authentication.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, clap::ValueEnum)]
 pub enum Mechanism {
-    /// The strongest that the server offers and this client knows.
+    /// The strongest that both the server and this client support.
     #[default]
     #[serde(rename = "auto")]
     #[value(name = "auto")]
@@ -45,10 +45,10 @@ pub enum Mechanism {
     ScramSha256,
 }
 
-/// Who logs in.
+/// The account of a login.
 #[derive(Debug, Clone, Default)]
 pub struct Credentials {
-    /// How.
+    /// The mechanism.
     pub mechanism: Mechanism,
     /// Local part of the account's address; unused with ANONYMOUS.
     pub user: String,
@@ -76,7 +76,8 @@ pub async fn authenticate(
         .unwrap_or_default();
     match choose(who.mechanism, &offered)? {
         Mechanism::Anonymous => {
-            // "=" is an empty initial response (RFC 6120 §6.4.2); without one a server must ask.
+            // "=" is an empty initial response (RFC 6120 §6.4.2); without it the server must send a
+            // challenge.
             let auth = format!("<auth xmlns='{SASL}' mechanism='ANONYMOUS'>=</auth>");
             stream.send(auth.as_bytes())?;
             success(stream).await.map(drop)
@@ -196,8 +197,8 @@ fn respond<H: Hash>(
 
 type SaltKey = (&'static str, String, Vec<u8>, u32);
 
-/// Salted passwords are kept: a generator that logs the same users in again and again should
-/// spend its time on the server, not on its own PBKDF2.
+/// Salted passwords are kept: a generator that logs the same users in again and again should load
+/// the server, not its own PBKDF2.
 static SALTED: LazyLock<Mutex<HashMap<SaltKey, Vec<u8>>>> = LazyLock::new(Mutex::default);
 
 fn salted_password<H: Hash>(password: &str, salt: &[u8], rounds: u32) -> Vec<u8> {
@@ -209,7 +210,7 @@ fn salted_password<H: Hash>(password: &str, salt: &[u8], rounds: u32) -> Vec<u8>
         .clone()
 }
 
-/// One hash function with the three ways SCRAM uses it.
+/// One hash function, and its three uses in SCRAM.
 trait Hash {
     const NAME: &'static str;
     fn hash(data: &[u8]) -> Vec<u8>;

@@ -19,12 +19,12 @@ pub struct Counters {
 pub struct Unacked {
     /// As it was sent.
     pub stanza: Vec<u8>,
-    /// The caller's name for it.
+    /// The caller's number for it.
     pub tag: Option<u32>,
 }
 
 impl Counters {
-    /// Counters that keep what was sent, for resumption.
+    /// Counters that keep unacknowledged stanzas, for a resumption.
     #[must_use]
     pub fn keeping() -> Self {
         Self {
@@ -50,7 +50,7 @@ impl Counters {
         let newly = h.wrapping_sub(self.acked);
         let open = self.sent.wrapping_sub(self.acked);
         if newly > open {
-            // An older count is harmless, a count of the future is not.
+            // An older count is harmless, a higher one than possible is not.
             return (self.acked.wrapping_sub(h) < u32::MAX / 2).then(Vec::new);
         }
         self.acked = h;
@@ -67,7 +67,7 @@ impl Counters {
         self.sent.wrapping_sub(self.acked)
     }
 
-    /// What must be sent again after a resumption, oldest first.
+    /// The stanzas to send again after a resumption, oldest first.
     pub fn unacked(&self) -> impl Iterator<Item = &Unacked> {
         self.queue.iter().flatten()
     }

@@ -2,7 +2,7 @@
 
 use crate::xml::tree::escape;
 
-/// On WebSocket every stanza declares its namespace; on TCP the stream header did.
+/// On WebSocket every stanza declares its namespace; on TCP the stream header does.
 fn ns(websocket: bool) -> &'static str {
     if websocket {
         " xmlns='jabber:client'"
@@ -24,7 +24,7 @@ pub fn message(websocket: bool, kind: &str, to: &str, id: &str, body: &str) -> V
     .into_bytes()
 }
 
-/// Broadcast availability.
+/// Available presence without an address.
 #[must_use]
 pub fn available(websocket: bool) -> Vec<u8> {
     format!("<presence{}/>", ns(websocket)).into_bytes()
@@ -42,7 +42,7 @@ pub fn presence(websocket: bool, to: &str, status: &str) -> Vec<u8> {
     .into_bytes()
 }
 
-/// Enters a room; `history` is the number of old messages wished for.
+/// Joins a room; `history` is the number of requested old messages.
 #[must_use]
 pub fn join(websocket: bool, room: &str, nick: &str, history: u32) -> Vec<u8> {
     format!(

@@ -119,13 +119,13 @@ impl Stream {
         Ok(())
     }
 
-    /// The side for writing.
+    /// The writing side.
     #[must_use]
     pub fn link(&self) -> &Arc<Link> {
         self.reader.link()
     }
 
-    /// Whether elements travel as WebSocket messages.
+    /// Whether elements are WebSocket messages.
     #[must_use]
     pub fn is_websocket(&self) -> bool {
         self.websocket.is_some()
@@ -146,7 +146,7 @@ impl Stream {
         Ok(())
     }
 
-    /// From here on elements are expected without a stream around them (the floor).
+    /// Expects elements without a stream around them from now on (the floor).
     pub fn expect_elements(&mut self) {
         self.splitter = Splitter::elements();
     }
@@ -203,7 +203,7 @@ impl Stream {
         Ok(features)
     }
 
-    /// Waits for bytes; false at the end of the connection. Nothing is lost when the future is
+    /// Waits for bytes; false at the end of the connection. No bytes are lost when the future is
     /// dropped.
     ///
     /// # Errors
@@ -257,7 +257,7 @@ impl Stream {
         self.splitter.next(&self.buffer)
     }
 
-    /// The bytes of an item just taken; valid until the next [`Stream::fill`].
+    /// The bytes of the item taken last; valid until the next [`Stream::fill`].
     #[must_use]
     pub fn bytes(&self, range: &Range<usize>) -> &[u8] {
         &self.buffer[range.clone()]
@@ -266,7 +266,7 @@ impl Stream {
     /// The next whole element, parsed.
     ///
     /// # Errors
-    /// At the end of the stream, at a stream error, at broken XML.
+    /// At the end of the stream, at a stream error, at malformed XML.
     pub async fn next_element(&mut self) -> Result<Element> {
         loop {
             match self.take()? {
@@ -285,7 +285,7 @@ impl Stream {
     }
 }
 
-/// The name of an error's condition, with its text.
+/// The name of an error's condition, and its text.
 #[must_use]
 pub fn condition(error: &Element) -> String {
     let mut children = error.children.iter();

@@ -1,39 +1,39 @@
-//! The only thing a client of the floor says about itself.
+//! The first line of a client of the floor.
 
 use anyhow::{Context as _, Result};
 
 use crate::xml::tree::Element;
 
-/// What a connection does at the floor.
+/// The behaviour of a connection at the floor.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Hello {
     /// Connections of one benchmark run share a group.
     pub group: u64,
-    /// Where this connection's messages go.
+    /// The receivers of this connection's messages.
     pub role: Role,
     /// This connection's number in the group.
     pub number: usize,
     /// Size of each message that this connection sends.
     pub incoming: usize,
-    /// Size of each delivery that is made of it.
+    /// Size of each delivery of such a message.
     pub outgoing: usize,
-    /// Ask for an acknowledgement with every so many deliveries (0: never).
+    /// Ask for an acknowledgement with every n-th delivery (0: never).
     pub ask_every: u32,
 }
 
-/// Where messages go.
+/// The receivers of messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
-    /// To one other connection of the group.
+    /// One other connection of the group.
     Peer(usize),
-    /// To every connection of the group.
+    /// All connections of the group.
     Everyone,
-    /// Nowhere.
+    /// None.
     Idle,
 }
 
 impl Hello {
-    /// As it is sent.
+    /// The line as it is sent.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         let role = match self.role {
@@ -48,10 +48,10 @@ impl Hello {
         .into_bytes()
     }
 
-    /// Understands what was sent.
+    /// Parses the line.
     ///
     /// # Errors
-    /// When it is something else.
+    /// When it is no such line.
     pub fn parse(bytes: &[u8]) -> Result<Self> {
         let element = Element::parse(bytes, "")?;
         anyhow::ensure!(element.name == "hello", "the floor expects <hello/> first");

@@ -9,16 +9,16 @@ use tokio::sync::Notify;
 use super::hello::{Hello, Role, frame};
 use crate::net::link::Link;
 
-/// It asks at once after a pause, as the server does.
+/// The floor asks at once after a pause, as the server does.
 const ASK_AFTER: Duration = Duration::from_millis(500);
 const REQUEST: &[u8] = b"<r xmlns='urn:xmpp:sm:3'/>";
 
-/// How deliveries leave.
+/// The way in which deliveries are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Mode {
     /// One record and one write per delivery.
     Plain,
-    /// What one turn holds for a socket leaves in one record and one write.
+    /// One record and one write for all deliveries of one turn to a socket.
     Coalescing,
 }
 
@@ -26,7 +26,7 @@ pub enum Mode {
 #[derive(Debug)]
 pub struct Peer {
     link: Arc<Link>,
-    /// The delivery, and the delivery with a request behind it.
+    /// The delivery, and the delivery followed by a request.
     frames: [Vec<u8>; 2],
     ask_every: u32,
     out: Mutex<Out>,
@@ -65,7 +65,7 @@ impl Peers {
     }
 
     /// Adds a connection. The largest group is bounded by the descriptors of the process, but a
-    /// number is a client's word: absurd ones are refused.
+    /// number comes from the client: absurd ones are refused.
     #[must_use]
     pub fn add(&self, hello: &Hello, link: &Arc<Link>) -> bool {
         if hello.number > 1_000_000 || hello.outgoing > 1_000_000 {
@@ -110,7 +110,7 @@ impl Peers {
         let Some(group) = groups.get(&hello.group) else {
             return;
         };
-        // Once for all: a look at the clock is no part of a delivery.
+        // Read once for all receivers, since reading the clock is no part of a delivery.
         let now = Instant::now();
         match hello.role {
             Role::Peer(number) => {
@@ -149,8 +149,8 @@ impl Peers {
         }
     }
 
-    /// Writes what waits, once per turn of the runtime: this task runs after those that were
-    /// ready before it was woken.
+    /// Writes the waiting deliveries, once per turn of the runtime: this task runs after those that
+    /// were ready before it was woken.
     pub async fn flush_turns(&self) {
         loop {
             self.turn.notified().await;

@@ -1,4 +1,4 @@
-//! Accepting connections of the floor and reading what they send.
+//! Accepts connections of the floor and reads their input.
 
 use std::sync::Arc;
 
@@ -15,7 +15,7 @@ use crate::net::tls::floor_config;
 
 const ANSWER: &[u8] = b"<a xmlns='urn:xmpp:sm:3' h='0'/>";
 
-/// Serves until the listener fails; the future is dropped to stop it.
+/// Serves until the listener fails; dropping the future stops it.
 ///
 /// # Errors
 /// When the certificate cannot be made or the listener fails.
@@ -47,7 +47,8 @@ async fn connection(tcp: TcpStream, config: Arc<ServerConfig>, peers: Arc<Peers>
     if !peers.add(&hello, &link) || link.send(b"<ok/>").is_err() {
         return;
     }
-    // How a connection ends does not matter: its peer is the generator, which counts.
+    // The reason for the end does not matter: the generator at the other side counts its
+    // connections.
     drop(read(&mut reader, &link, &peers, &hello, input).await);
     peers.remove(&hello);
 }

@@ -1,8 +1,8 @@
 //! Processor time from the clocks of the processes; memory and context switches from `/proc`.
 //!
-//! A group names processes; their descendants count too, because PostgreSQL works in children.
-//! The time of children that ended is in their parent's account, so a sum over a group does not
-//! go back while the parents live.
+//! A group names processes; their descendants count too, because PostgreSQL works in child
+//! processes. The time of ended children is added to that of their parent, so the sum over a group
+//! does not fall while the parents live.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
@@ -13,13 +13,13 @@ use nix::time::ClockId;
 use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 
-/// The kernel reports times in `/proc` in units of 1/100 s on every architecture that runs this.
+/// The unit of times in `/proc` is 1/100 s on every architecture that runs this program.
 const TICKS_PER_SECOND: f64 = 100.0;
 
 /// Named groups of process ids, such as `server`, `redis`, `postgres`.
 pub type Groups = BTreeMap<String, Vec<u32>>;
 
-/// What the groups have used at one moment.
+/// The use of all groups at one moment.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Usage {
     /// Processor seconds by group.
@@ -88,19 +88,19 @@ fn all_processes() -> Result<HashMap<u32, Stat>> {
     Ok(found)
 }
 
-/// What all threads of a process have used so far, those that ended included. Its clock counts
-/// nanoseconds; `/proc` counts hundredths of a second, which are too coarse for a process that
-/// works one part in a hundred of the time.
+/// The processor time of all threads of a process so far, including ended ones. Its clock counts
+/// nanoseconds; the hundredths of a second in `/proc` are too coarse for a process that works one
+/// percent of the time.
 fn cpu_seconds(pid: u32, stat: &Stat) -> f64 {
     let clock = ClockId::pid_cpu_clock_id(Pid::from_raw(pid.cast_signed()));
     match clock.and_then(ClockId::now) {
         Ok(time) => Duration::from(time).as_secs_f64(),
-        // It ended meanwhile.
+        // The process has ended meanwhile.
         Err(_) => stat.own_ticks as f64 / TICKS_PER_SECOND,
     }
 }
 
-/// Resident memory; nothing for a process that ended meanwhile.
+/// Resident memory; 0 for a process that has ended meanwhile.
 fn resident_bytes(pid: u32) -> u64 {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
@@ -108,7 +108,7 @@ fn resident_bytes(pid: u32) -> u64 {
     kib.unwrap_or(0) * 1024
 }
 
-/// See proc(5): after the name in parentheses, which may hold anything, fields 3 and on.
+/// See proc(5): fields 3 and on follow the name in parentheses, which may contain any character.
 fn parse_stat(text: &str) -> Option<Stat> {
     let fields: Vec<&str> = text[text.rfind(')')? + 1..].split_whitespace().collect();
     let number = |field: usize| fields.get(field - 3)?.parse::<u64>().ok();

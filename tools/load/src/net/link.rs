@@ -1,9 +1,9 @@
 //! A TCP connection, with or without TLS, whose write side can be used from any task.
 //!
 //! A generator that holds thousands of connections in one core cannot afford to wake a task for
-//! each message it sends. So one task owns the read side of a connection ([`ReadSide`]) and
-//! whoever has something to say writes at once through the shared [`Link`]: encrypt, one system
-//! call, done. Only when the kernel's buffer is full does a task come into being to wait for it.
+//! each message. So one task owns the read side of a connection ([`ReadSide`]), and any task writes
+//! at once through the shared [`Link`]: encryption and one system call. A task that waits for the
+//! socket exists only while the kernel's buffer is full.
 
 use std::cell::RefCell;
 use std::io::{self, IoSlice, Read, Write};
@@ -17,14 +17,14 @@ use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::Notify;
 
-/// Bytes asked of the kernel at once. One buffer per thread: idle connections hold none.
+/// Bytes per read. One buffer per thread: idle connections hold none.
 const SCRATCH_BYTES: usize = 64 * 1024;
 
 thread_local! {
     static SCRATCH: RefCell<Vec<u8>> = RefCell::new(vec![0; SCRATCH_BYTES]);
 }
 
-/// The shared side of a connection: everything but the right to read from the socket.
+/// The shared side of a connection: all operations except reading from the socket.
 #[derive(Debug)]
 pub struct Link {
     write: OwnedWriteHalf,
@@ -50,7 +50,7 @@ pub struct ReadSide {
     eof: bool,
 }
 
-/// Wraps a connected socket. Nagle's delay is switched off.
+/// Wraps a connected socket, and switches Nagle's delay off.
 ///
 /// # Errors
 /// When the socket refuses the option.
@@ -80,13 +80,13 @@ impl Link {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Puts TLS over the connection. The handshake runs in [`ReadSide::handshake`].
+    /// Starts TLS on the connection. The handshake runs in [`ReadSide::handshake`].
     ///
     /// # Errors
     /// When the first flight cannot be written.
     pub fn start_tls(self: &Arc<Self>, mut tls: Connection) -> io::Result<()> {
-        // The callers bound what they have in flight; a limit here would only turn into a short
-        // write that nobody expects.
+        // The callers bound their bytes in flight; a limit here would only cause an unexpected
+        // short write.
         tls.set_buffer_limit(None);
         self.state().tls = Some(Box::new(tls));
         self.flush()
@@ -108,23 +108,23 @@ impl Link {
         self.flush_locked(&mut state)
     }
 
-    /// Says goodbye on the TLS level.
+    /// Sends the TLS close alert.
     pub fn close_notify(self: &Arc<Self>) {
         let mut state = self.state();
         if let Some(tls) = &mut state.tls {
             tls.send_close_notify();
         }
-        // A peer that is gone already needs no goodbye.
+        // A peer that is gone needs no alert.
         drop(self.flush_locked(&mut state));
     }
 
-    /// Whether the kernel's buffer is full: what is sent now waits here.
+    /// Whether the kernel's buffer is full, so that further bytes wait here.
     #[must_use]
     pub fn is_blocked(&self) -> bool {
         self.state().waiting
     }
 
-    /// Gives the connection up: nothing more is sent, and a task that waits to write ends.
+    /// Gives the connection up: no more bytes are sent, and a task that waits to write ends.
     pub fn abandon(&self) {
         self.state().closed = true;
         self.abandoned.notify_waiters();
@@ -152,7 +152,7 @@ impl Link {
         }
     }
 
-    /// Lives only while the kernel's send buffer is full.
+    /// Runs only while the kernel's send buffer is full.
     async fn wait_and_flush(self: Arc<Self>) {
         loop {
             let abandoned = self.abandoned.notified();
@@ -171,7 +171,7 @@ impl Link {
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(_) => {
-                    // The reading task sees the same end of the connection and reports it.
+                    // The reading task notices the end of the connection too, and reports it.
                     state.closed = true;
                     return;
                 }
@@ -179,7 +179,7 @@ impl Link {
         }
     }
 
-    /// Feeds what came from the socket through TLS; the plain bytes are appended to `out`.
+    /// Passes bytes from the socket through TLS; the plain bytes are appended to `out`.
     fn take_in(
         self: &Arc<Self>,
         mut got: &[u8],
@@ -209,7 +209,8 @@ impl Link {
                     }
                 }
                 Err(error) => {
-                    // The alert tells the peer why; if it cannot be sent the error stands anyway.
+                    // The alert tells the peer the reason; if it cannot be sent, the error stays
+                    // the same.
                     drop(self.flush_locked(&mut state));
                     return Err(io::Error::new(io::ErrorKind::InvalidData, error));
                 }
@@ -237,8 +238,8 @@ impl ReadSide {
         &self.link
     }
 
-    /// Reads at least one plain byte and appends to `out`; `0` is the end of the stream. Nothing
-    /// is lost when the future is dropped.
+    /// Reads at least one plain byte and appends to `out`; `0` is the end of the stream. No bytes
+    /// are lost when the future is dropped.
     ///
     /// # Errors
     /// When the connection breaks or the peer violates TLS.

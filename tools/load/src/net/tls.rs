@@ -1,4 +1,4 @@
-//! TLS settings: which certificates are believed, and the throw-away certificate of the floor.
+//! TLS settings: the trusted certificates, and the temporary certificate of the floor.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -14,12 +14,13 @@ use rustls::{
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 
-/// What the generator believes of a server's certificate.
+/// The server certificates that the generator accepts.
 #[derive(Debug, Clone)]
 pub enum Trust {
-    /// Chains to one of these certificates, or is one of them; the name must match when it chains.
+    /// Those that chain to one of these certificates and have the right name, and these
+    /// certificates themselves.
     Pem(Vec<CertificateDer<'static>>),
-    /// Anything: for load against a server whose certificate does not matter.
+    /// Any: for load against a server whose certificate does not matter.
     Anything,
 }
 
@@ -49,8 +50,8 @@ pub struct TlsClient {
 }
 
 impl TlsClient {
-    /// Builds settings with full handshakes only: a resumed TLS session would make logins look
-    /// cheaper than a first one. `alpn` is offered when not empty.
+    /// Settings with full handshakes only: a resumed TLS session would make logins look cheaper
+    /// than first ones. `alpn` is offered when not empty.
     ///
     /// # Errors
     /// When no usable trust anchor is among the given certificates.
@@ -82,6 +83,17 @@ impl TlsClient {
         Ok(Self {
             config: Arc::new(config),
         })
+    }
+
+    /// The same settings with a memory of its own for TLS sessions. A client that comes back resumes its TLS session, as
+    /// browsers and most libraries do: neither side signs or checks a certificate then.
+    #[must_use]
+    pub fn with_memory(&self) -> Self {
+        let mut config = ClientConfig::clone(&self.config);
+        config.resumption = Resumption::in_memory_sessions(1);
+        Self {
+            config: Arc::new(config),
+        }
     }
 
     /// A connection for `domain`, which is sent as SNI and checked against the certificate.
@@ -118,7 +130,7 @@ pub fn floor_config() -> Result<Arc<ServerConfig>> {
     Ok(Arc::new(config))
 }
 
-/// Believes a certificate that is one of the given ones, and otherwise checks the chain.
+/// Accepts a certificate that is one of the given ones, and otherwise checks the chain.
 #[derive(Debug)]
 struct Pinning {
     chain: Arc<WebPkiServerVerifier>,
@@ -164,7 +176,7 @@ impl ServerCertVerifier for Pinning {
     }
 }
 
-/// Believes any certificate, but still checks that the server holds its key: the work of a
+/// Accepts any certificate, but still checks that the server holds its key, so the work of a
 /// handshake stays the same.
 #[derive(Debug)]
 struct Believing(Arc<CryptoProvider>);

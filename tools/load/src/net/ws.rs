@@ -6,7 +6,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use sha1::{Digest as _, Sha1};
 
-/// Larger messages than this are refused; no XMPP stanza comes near.
+/// Larger messages are refused; XMPP stanzas are much smaller.
 const MAX_MESSAGE: usize = 16 * 1024 * 1024;
 const MAX_HEADER: usize = 16 * 1024;
 const ACCEPT_SUFFIX: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
@@ -98,8 +98,8 @@ fn frame(opcode: u8, payload: &[u8], out: &mut Vec<u8>) {
             out.extend_from_slice(&(n as u64).to_be_bytes());
         }
     }
-    // The mask protects proxies from scripts in browsers; there is no script here, so a constant
-    // serves as well as a random one.
+    // The mask protects proxies from scripts in browsers; there is no script here, so a constant is
+    // as good as a random number.
     let mask = [0x37, 0xFA, 0x21, 0x3D];
     out.extend_from_slice(&mask);
     out.extend(
@@ -110,14 +110,14 @@ fn frame(opcode: u8, payload: &[u8], out: &mut Vec<u8>) {
     );
 }
 
-/// What a step of decoding did.
+/// The result of a step of decoding.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Step {
     /// More bytes are needed.
     NeedMore,
     /// A frame was consumed; text was appended to the output.
     Progress,
-    /// This must be sent to the peer (a pong).
+    /// These bytes must be sent to the peer (a pong).
     Answer(Vec<u8>),
     /// The peer closes, with this status code if it gave one.
     Closed(Option<u16>),

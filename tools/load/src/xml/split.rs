@@ -1,4 +1,4 @@
-//! Cuts the bytes of an XML stream into its top-level elements without building anything.
+//! Cuts the bytes of an XML stream into its top-level elements without copying them.
 
 use std::ops::Range;
 
@@ -16,7 +16,8 @@ pub enum Item {
     Close,
 }
 
-/// The splitter remembers how far it looked, so bytes are scanned once (a tag cut in two: twice).
+/// The splitter remembers its position, so bytes are scanned once (a tag that is cut in two,
+/// twice).
 #[derive(Debug, Default)]
 pub struct Splitter {
     depth: usize,
@@ -40,7 +41,7 @@ impl Splitter {
         }
     }
 
-    /// Tells that the caller removed `n` bytes, all of them consumed, from the buffer's start.
+    /// Notes that the caller removed `n` bytes, all of them consumed, from the buffer's start.
     pub fn removed(&mut self, n: usize) {
         self.position -= n;
         self.start -= n;
@@ -61,7 +62,7 @@ impl Splitter {
             let Some(offset) = memchr(b'<', &buffer[self.position..]) else {
                 self.position = buffer.len();
                 if self.depth <= 1 {
-                    // White space between stanzas is nobody's.
+                    // White space between stanzas belongs to no item.
                     self.start = self.position;
                 }
                 return Ok(None);
@@ -145,7 +146,7 @@ impl Splitter {
     }
 }
 
-/// Where the '>' of a start tag is; attribute values may hold that character.
+/// The position of the '>' of a start tag; attribute values may contain that character.
 pub(super) fn tag_end(tag: &[u8]) -> Option<usize> {
     let mut at = 0;
     loop {

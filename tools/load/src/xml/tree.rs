@@ -23,7 +23,7 @@ pub struct Element {
 }
 
 impl Element {
-    /// Parses one complete element; `default_ns` holds where none is declared.
+    /// Parses one complete element; `default_ns` applies if no namespace is declared.
     ///
     /// # Errors
     /// When the bytes are not one well-formed element.

@@ -14,14 +14,14 @@ use crate::sasl::mechanism::Hash;
 /// The most rounds that a server may ask for.
 const MAX_ITERATIONS: u32 = 1_000_000;
 
-/// What the client says about channel binding.
+/// The client's support of channel binding.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ClientBinding {
-    /// It can not.
+    /// Not supported.
     Unsupported,
-    /// It can, but the server did not offer it.
+    /// Supported, but not offered by the server.
     NotOffered,
-    /// It does.
+    /// Used.
     Bound(ChannelBinding),
 }
 
@@ -106,7 +106,7 @@ impl ScramClient {
 }
 
 impl NeedsVerifier {
-    /// Whether the server knows the keys too.
+    /// Checks that the server knows the keys too.
     pub fn server_final(self, message: &[u8]) -> Result<(), SaslFailure> {
         if bool::from(message.ct_eq(self.expected.as_bytes())) {
             Ok(())

@@ -1,4 +1,4 @@
-//! SCRAM messages (RFC 5802 §7): attributes in a fixed order, and nothing else.
+//! SCRAM messages (RFC 5802 §7): attributes in a fixed order, and no other content.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -8,14 +8,14 @@ use crate::sasl::SaslFailure;
 /// The most bytes of a nonce that a client may send.
 const MAX_NONCE: usize = 512;
 
-/// What the client says about channel binding (the gs2-cbind-flag).
+/// The client's support of channel binding (the gs2-cbind-flag).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum BindFlag<'a> {
-    /// `n`: it can not.
+    /// `n`: not supported.
     Unsupported,
-    /// `y`: it can, but thinks that the server can not.
+    /// `y`: supported, but the client believes that the server does not support it.
     NotOffered,
-    /// `p=`: it does, with this type.
+    /// `p=`: used, with this type.
     Bound(&'a str),
 }
 
@@ -26,9 +26,9 @@ pub(super) struct ClientFirst<'a> {
     pub(super) authzid: Option<String>,
     pub(super) username: String,
     pub(super) nonce: &'a str,
-    /// Up to and with the second comma.
+    /// The part up to and including the second comma.
     pub(super) gs2_header: &'a str,
-    /// All after it.
+    /// The part after it.
     pub(super) bare: &'a str,
 }
 
@@ -73,7 +73,7 @@ impl<'a> ClientFirst<'a> {
             _ => Some(decode_name(authzid.strip_prefix("a=").ok_or(MALFORMED)?)?),
         };
         let mut attributes = bare.split(',');
-        // An `m=` here is a mandatory extension, and none is known: it fails like any other
+        // An `m=` here is a mandatory extension; since none is supported, it fails like any other
         // attribute in the wrong place (RFC 5802 §5.1).
         let username = decode_name(attribute(attributes.next(), 'n')?)?;
         let nonce = nonce(attribute(attributes.next(), 'r')?)?;
@@ -146,10 +146,10 @@ fn attribute(part: Option<&str>, name: char) -> Result<&str, SaslFailure> {
         .ok_or(MALFORMED)
 }
 
-/// Attributes that RFC 5802 §5.1 gives a meaning; none of them is an optional extension.
+/// Attributes that RFC 5802 §5.1 defines; none of them is an optional extension.
 const RESERVED: &[u8] = b"anmrcsipve";
 
-/// Optional extensions are well-formed and otherwise ignored.
+/// Checks that optional extensions are well-formed; they are ignored otherwise.
 fn extensions<'a>(parts: impl Iterator<Item = &'a str>) -> Result<(), SaslFailure> {
     for part in parts {
         let good = matches!(part.as_bytes(), [name, b'=', _, ..]

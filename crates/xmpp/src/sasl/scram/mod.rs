@@ -1,6 +1,6 @@
 //! SCRAM (RFC 5802, RFC 7677), with and without channel binding.
 //!
-//! - `message`: the strict reading of attribute lists
+//! - `message`: strict parsing of attribute lists
 //! - [`server`]: the server's side, one type per step
 //! - [`client`]: the client's side
 

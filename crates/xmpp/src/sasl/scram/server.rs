@@ -1,5 +1,5 @@
 //! The server's side of SCRAM. Each step is a type, so that none can be left out or repeated:
-//! [`ScramServer`] → [`NeedsKeys`] → [`NeedsProof`] → done. The keys come from elsewhere between
+//! [`ScramServer`] → [`NeedsKeys`] → [`NeedsProof`] → done. The caller provides the keys between
 //! the first two.
 
 use base64::Engine;
@@ -23,13 +23,13 @@ pub struct ScramServer {
     host: String,
 }
 
-/// Knows who logs in, and waits for that user's keys.
+/// Has the name of the user, and waits for that user's keys.
 #[derive(Clone, Debug)]
 pub struct NeedsKeys {
     hash: Hash,
     client_nonce: String,
     first_bare: String,
-    /// What the client's `c=` must hold: gs2 header and channel binding data.
+    /// The expected content of the client's `c=`: gs2 header and channel binding data.
     expected_binding: Vec<u8>,
 }
 
@@ -46,8 +46,8 @@ pub struct NeedsProof {
 impl ScramServer {
     /// Begins an exchange; `None` if the mechanism is no SCRAM.
     ///
-    /// `host` is the domain whose user logs in. `plus_offered` says whether a -PLUS mechanism was
-    /// offered on this stream, `bindings` what this TLS connection can be bound by.
+    /// `host` is the domain of the user. `plus_offered`: whether a -PLUS mechanism was offered on
+    /// this stream. `bindings`: the channel bindings of this TLS connection.
     pub fn new(
         mechanism: Mechanism,
         host: &str,
@@ -63,7 +63,7 @@ impl ScramServer {
         })
     }
 
-    /// Reads the client's first message: the bare JID of who logs in, and the next step.
+    /// Parses the client's first message; returns the bare JID of the user, and the next step.
     pub fn client_first(self, message: &[u8]) -> Result<(Jid, NeedsKeys), SaslFailure> {
         let first = ClientFirst::parse(message)?;
         let mut expected_binding = first.gs2_header.as_bytes().to_vec();
@@ -80,7 +80,7 @@ impl ScramServer {
             // -PLUS without `p`, or `p` without -PLUS (RFC 5802 §6).
             BindFlag::Bound(_) => return Err(SaslFailure::MalformedRequest),
             _ if self.plus => return Err(SaslFailure::MalformedRequest),
-            // The client did not see the offer that was made: somebody took it out on the way.
+            // The client did not get the offer that was made: an attacker removed it on the way.
             BindFlag::NotOffered if self.plus_offered => {
                 return Err(SaslFailure::MalformedRequest);
             }
@@ -98,7 +98,7 @@ impl ScramServer {
 }
 
 impl NeedsKeys {
-    /// For which hash function keys are needed.
+    /// The hash function of the needed keys.
     pub fn hash(&self) -> Hash {
         self.hash
     }
@@ -129,8 +129,8 @@ impl NeedsKeys {
 }
 
 impl NeedsProof {
-    /// Checks the client's last message; if it is right, makes the server's last message, which
-    /// goes into `<success/>`.
+    /// Checks the client's last message; if it is right, returns the server's last message, for
+    /// `<success/>`.
     pub fn client_final(self, message: &[u8]) -> Result<Vec<u8>, SaslFailure> {
         let last = ClientFinal::parse(message)?;
         let hash = self.keys.hash;
@@ -145,7 +145,7 @@ impl NeedsProof {
             .zip(&signature)
             .map(|(proof, sign)| proof ^ sign)
             .collect();
-        // All three are looked at before the answer, so that its time tells nothing.
+        // All three are compared before the answer, so that its time reveals nothing.
         let good = digest(hash, &client_key).ct_eq(&self.keys.stored_key)
             & last.nonce.as_bytes().ct_eq(self.nonce.as_bytes())
             & last.binding.ct_eq(&self.expected_binding);

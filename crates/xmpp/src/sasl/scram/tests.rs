@@ -91,7 +91,7 @@ fn vector_sha256() {
     );
 }
 
-/// Runs an exchange between our client and our server; the server's end of it is returned.
+/// Runs an exchange between this crate's client and server; returns the result of the server.
 fn exchange(
     mechanism: Mechanism,
     server_bindings: Vec<ChannelBinding>,
@@ -135,10 +135,10 @@ fn channel_binding() {
         for binding in known() {
             assert_eq!(run(known(), ClientBinding::Bound(binding)), Ok(()));
         }
-        // Another channel: somebody in the middle.
+        // Another channel: an attacker in the middle.
         let other = ClientBinding::Bound(bound(BindingType::TlsExporter, b"something else"));
         assert_eq!(run(known(), other), Err(SaslFailure::NotAuthorized));
-        // A type this connection does not have.
+        // A type that this connection does not have.
         let missing = ClientBinding::Bound(exporter.clone());
         assert_eq!(
             run(vec![end_point.clone()], missing),
@@ -172,7 +172,7 @@ fn downgrade() {
     assert_eq!(run(offered(), ClientBinding::Unsupported), Ok(()));
     let binding = ClientBinding::Bound(bound(BindingType::TlsExporter, b"exported"));
     assert_eq!(run(offered(), binding), Err(SaslFailure::MalformedRequest));
-    // The flag is also part of what is signed: changing it on the way is seen.
+    // The signed message contains the flag, so a change on the way is noticed.
     let forged = |message: String| {
         message.replacen(
             &format!("c={}", STANDARD.encode("y,a=user@example.com,")),
@@ -239,7 +239,7 @@ fn wrong_proofs() {
         )
     };
     assert_eq!(run(good(), &short), Err(SaslFailure::MalformedRequest));
-    // An optional extension is part of what is signed; the client did not sign this one.
+    // The signed message contains optional extensions; the client did not sign this one.
     let extended = run(good(), &|m| m.replacen(",p=", ",x=y,p=", 1));
     assert_eq!(extended, Err(SaslFailure::NotAuthorized));
 }

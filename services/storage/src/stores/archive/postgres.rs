@@ -249,7 +249,7 @@ async fn known_ids(
         // Deleted between finding and locking it: the caller's repetition makes a new one.
         let owner = owners.get(*jid).ok_or_else(|| {
             let text = format!("the archive {jid} was deleted at the same time");
-            sestina_api::store::StoreError::Away(text)
+            sestina_api::store::StoreError::Unavailable(text)
         })?;
         archives.extend(rows.iter().map(|_| owner.id));
         ids.extend(rows.iter().map(|row| &row.stanza_id[..]));

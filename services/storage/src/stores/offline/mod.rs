@@ -115,7 +115,7 @@ dialects! {
         let mut full = Vec::new();
         for (jid, mut new) in admitted {
             let user = *users.get(jid).ok_or_else(|| {
-                StoreError::Away(format!("the account {jid} was deleted at the same time"))
+                StoreError::Unavailable(format!("the account {jid} was deleted at the same time"))
             })?;
             let keys: Vec<Vec<u8>> = new.iter().map(|row| row.key.clone()).collect();
             let known = rows::known(conn, user.id, &keys).await?;

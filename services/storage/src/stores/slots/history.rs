@@ -49,7 +49,7 @@ dialects! {
         Ok(of(row))
     }
 
-    /// The same, and nobody else changes it before this transaction ends.
+    /// The same, and no other transaction changes it before this one ends.
     pub(crate) async fn lock(conn: &mut Conn) -> Result<proto::Position, Fault> {
         let row: Row = sqlx::query_as(
             "UPDATE slot_table SET version = version RETURNING timeline, version, token",
@@ -131,7 +131,7 @@ dialects! {
     }
 
     /// Begins the next timeline, because a process has a position that the table never had. No slot
-    /// moves before a lease of `ttl_ms` that nobody renews has run out.
+    /// moves before a lease of `ttl_ms` that is not renewed has run out.
     pub(crate) async fn begin(
         conn: &mut Conn,
         name: &str,
