@@ -6,7 +6,6 @@ use std::time::Duration;
 use anyhow::Context;
 use sestina_certs::Role as CertRole;
 use sestina_cluster::lease::LeaseTerms;
-use sestina_cluster::slots::SlotHasher;
 use sestina_config::{Config, Net, RedisMode, Secret};
 use sestina_edge::limits::ConnLimitsConfig;
 use sestina_edge::listen::{ListenConfig, ListenerConfig, ListenerKind, Networks};
@@ -76,17 +75,29 @@ fn session_credit(config: &Config) -> usize {
     (*config.edge.limits.output_queue / CREDITS_IN_QUEUE).max(1)
 }
 
+/// The services of the cluster. Edge and router take their slots from it, so that both agree.
+fn services(config: &Config) -> Services {
+    let mut services = Services::default();
+    for host in &config.host {
+        services = services
+            .with_host(&host.domain, !host.anonymous)
+            .with_rooms(&host.muc_domain(), [host.domain.as_str()]);
+    }
+    for rooms in &config.rooms {
+        let listed_by = rooms.listed_by.iter().map(String::as_str);
+        services = services.with_rooms(&rooms.domain, listed_by);
+        if let Some(target) = &rooms.slots_of {
+            services = services.with_slots_of(&rooms.domain, target);
+        }
+    }
+    services
+}
+
 /// Settings of a router. `alone`: it is the only process, so no other process can hold copies.
 pub fn router(config: &Config, alone: bool) -> RouterConfig {
-    let hosts = config.host.iter();
-    let services = hosts.fold(Services::default(), |services, host| {
-        let services = services.with_host(&host.domain, !host.anonymous);
-        services.with_rooms(&host.muc_domain(), &host.domain)
-    });
     let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
     RouterConfig {
-        services,
-        hasher: SlotHasher::default(),
+        services: services(config),
         workers: u16::try_from(config.router.workers)
             .unwrap_or(u16::MAX)
             .max(1),
@@ -132,6 +143,7 @@ pub fn edge(config: &Config, name: &str) -> anyhow::Result<EdgeConfig> {
     let mut edge = EdgeConfig::new(name, hosts.collect());
     edge.address = address(config);
     edge.config_hash = config.config_hash();
+    edge.slots = services(config).hasher().clone();
     edge.listen = listen(config)?;
     // HTTP without TLS has this name; a proxy in front terminates TLS.
     edge.plaintext_listeners = vec![PLAINTEXT.to_owned(), HTTP.to_owned()];

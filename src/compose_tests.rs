@@ -36,6 +36,27 @@ fn hosts_reach_both_tiers() {
 }
 
 #[test]
+fn edge_and_router_have_the_same_slots() {
+    let rooms = "[[rooms]]\ndomain = \"lobby.a.example\"\nslots_of = \"conference.a.example\"\n\
+                 listed_by = [\"a.example\"]\n[[rooms]]\ndomain = \"rooms.example\"\n\
+                 slots_of = \"conference.a.example\"";
+    let config = config(&format!("{HOSTS}{rooms}"));
+    let (edge, router) = (edge(&config, "e").unwrap(), router(&config, false));
+    assert_eq!(&edge.slots, router.services.hasher());
+    let slot = |bare: &str| edge.slots.slot_of_bare(bare);
+    let target = slot("x@conference.a.example");
+    assert_eq!(slot("x@lobby.a.example"), target);
+    assert_eq!(slot("x@rooms.example"), target);
+    assert_ne!(slot("x@a.example"), target);
+    assert_ne!(slot("x@anonymous.example"), target);
+    let listed = router.services.listed_by("a.example");
+    let listed: Vec<&str> = listed.into_iter().map(|(domain, _)| domain).collect();
+    assert_eq!(listed, ["conference.a.example", "lobby.a.example"]);
+    let listed = router.services.listed_by("anonymous.example");
+    assert_eq!(listed.len(), 1, "{listed:?}");
+}
+
+#[test]
 fn what_both_tiers_must_agree_on_agrees() {
     let config = config("[edge.limits]\noutput_queue = \"8MiB\"");
     let (edge, router) = (edge(&config, "e").unwrap(), router(&config, false));

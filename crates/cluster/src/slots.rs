@@ -1,12 +1,15 @@
 //! From an address to its slot.
 //!
 //! This is a wire contract: all processes of a cluster, of whatever version, must agree on it, so
-//! it does not change. `slot-vectors.txt` beside this crate's manifest holds examples.
+//! it does not change. Beside this crate's manifest are examples: `slot-vectors.txt` for addresses and
+//! `slot-vectors-aliases.txt` for aliases.
 //!
 //! - A bare JID (of a user or of a room) has the slot XXH3-64 (seed 0) of its UTF-8 bytes modulo
 //!   4,096.
 //! - Exception: a local part that is a UUID of version 8 (RFC 9562 §5.8) in lower case names its
 //!   slot by its last twelve bits. The server chooses the slot of a name that it makes in this way.
+//! - A domain can be an alias of another one, by configuration: its addresses have the
+//!   slots that they would have at the other domain.
 
 use std::collections::HashMap;
 
@@ -24,20 +27,7 @@ pub fn slot_of(local: Option<&str>, domain: &str) -> u16 {
     if let Some(slot) = named_slot(local) {
         return slot;
     }
-    let length = local.len() + 1 + domain.len();
-    // Almost all addresses fit into this array and need no allocation.
-    let mut small = [0; 256];
-    let mut large = Vec::new();
-    let joined = if length <= small.len() {
-        &mut small[..length]
-    } else {
-        large.resize(length, 0);
-        &mut large[..]
-    };
-    joined[..local.len()].copy_from_slice(local.as_bytes());
-    joined[local.len()] = b'@';
-    joined[local.len() + 1..].copy_from_slice(domain.as_bytes());
-    hash(joined)
+    hash_joined(local, b'@', domain)
 }
 
 /// The slot of a normalised bare JID in text form; a resource is ignored.
@@ -97,17 +87,39 @@ fn hash(bytes: &[u8]) -> u16 {
     (xxh3_64(bytes) % SLOTS as u64) as u16
 }
 
+/// The hash of two texts with a byte between them.
+fn hash_joined(first: &str, between: u8, second: &str) -> u16 {
+    let length = first.len() + 1 + second.len();
+    // Almost all addresses fit into this array and need no allocation.
+    let mut small = [0; 256];
+    let mut large = Vec::new();
+    let joined = if length <= small.len() {
+        &mut small[..length]
+    } else {
+        large.resize(length, 0);
+        &mut large[..]
+    };
+    joined[..first.len()].copy_from_slice(first.as_bytes());
+    joined[first.len()] = between;
+    joined[first.len() + 1..].copy_from_slice(second.as_bytes());
+    hash(joined)
+}
+
 /// Hashes some domains as others, so that entities that belong to one room share its slot:
 /// `name@lobby.example.org` has the slot of `name@conference.example.org`.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SlotHasher {
+    /// The domain as which a domain hashes, by domain.
     aliases: HashMap<String, String>,
 }
 
 impl SlotHasher {
-    /// A hasher with these pairs (domain, domain as which it hashes). Chains are not followed.
-    pub fn new(aliases: HashMap<String, String>) -> SlotHasher {
-        SlotHasher { aliases }
+    /// The hasher that also hashes `domain` as `target`. Chains are not followed: `target` must not
+    /// be an alias itself. Both are normalised.
+    #[must_use]
+    pub fn with_alias(mut self, domain: &str, target: &str) -> SlotHasher {
+        self.aliases.insert(domain.to_owned(), target.to_owned());
+        self
     }
 
     /// The domain as which `domain` hashes.

@@ -6,11 +6,17 @@ use super::*;
 
 /// The committed vectors: `slot<TAB>bare JID` in each line.
 const VECTORS: &str = include_str!("../slot-vectors.txt");
+/// `alias<TAB>domain<TAB>target` in the first lines, then `slot<TAB>bare JID`.
+const ALIASES: &str = include_str!("../slot-vectors-aliases.txt");
+
+fn lines(vectors: &'static str) -> impl Iterator<Item = &'static str> {
+    vectors.lines().filter(|line| !line.starts_with('#'))
+}
 
 #[test]
 fn the_committed_vectors_hold() {
     let mut count = 0;
-    for line in VECTORS.lines().filter(|line| !line.starts_with('#')) {
+    for line in lines(VECTORS) {
         let (slot, bare) = line.split_once('\t').unwrap();
         let slot: u16 = slot.parse().unwrap();
         assert_eq!(slot_of_bare(bare), slot, "{bare}");
@@ -76,11 +82,7 @@ fn long_addresses_hash_as_short_ones_do() {
 
 #[test]
 fn addresses_of_a_room_hash_as_the_room() {
-    let lobby = (
-        "lobby.example.org".to_owned(),
-        "conference.example.org".to_owned(),
-    );
-    let hasher = SlotHasher::new(HashMap::from([lobby]));
+    let hasher = SlotHasher::default().with_alias("lobby.example.org", "conference.example.org");
     let room = slot_of_bare("standup@conference.example.org");
     assert_eq!(
         hasher.slot_of_jid(&Jid::from_wire("standup@lobby.example.org/ann")),
@@ -91,6 +93,37 @@ fn addresses_of_a_room_hash_as_the_room() {
     assert_ne!(slot_of_bare("standup@lobby.example.org"), room);
     let other = Jid::from_wire("standup@example.org");
     assert_eq!(hasher.slot_of_jid(&other), slot_of_jid(&other));
+}
+
+#[test]
+fn the_committed_vectors_of_aliases_hold() {
+    let (aliases, slots): (Vec<&str>, Vec<&str>) =
+        lines(ALIASES).partition(|line| line.starts_with("alias\t"));
+    let aliases = aliases.iter().map(|line| {
+        let mut fields = line.split('\t').skip(1);
+        (fields.next().unwrap(), fields.next().unwrap())
+    });
+    let aliases: HashMap<&str, &str> = aliases.collect();
+    let hasher = aliases
+        .iter()
+        .fold(SlotHasher::default(), |hasher, (domain, target)| {
+            hasher.with_alias(domain, target)
+        });
+    assert_eq!((aliases.len(), slots.len()), (4, 22));
+    for line in slots {
+        let (slot, bare) = line.split_once('\t').unwrap();
+        let slot: u16 = slot.parse().unwrap();
+        assert_eq!(hasher.slot_of_bare(bare), slot, "{bare}");
+        assert_eq!(hasher.slot_of_jid(&Jid::from_wire(bare)), slot, "{bare}");
+        let (local, domain) = match bare.split_once('@') {
+            Some((local, domain)) => (Some(local), domain),
+            None => (None, bare),
+        };
+        assert_eq!(hasher.slot_of(local, domain), slot, "{bare}");
+        // The address at the other domain, and every address at other domains, has this slot without the aliases.
+        let target = aliases.get(domain).unwrap_or(&domain);
+        assert_eq!(slot_of(local, target), slot, "{bare}");
+    }
 }
 
 proptest! {

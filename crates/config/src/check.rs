@@ -1,10 +1,10 @@
 //! Checks that a single value does not allow: combinations, and the options that each role needs.
 
+mod domains;
 mod ports;
 mod redis;
 
-use std::collections::HashSet;
-use std::net::{Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use crate::error::{ConfigError, ConfigErrors};
@@ -35,15 +35,6 @@ impl Role {
         }
     }
 }
-
-/// Mechanisms that `host.mechanisms` may name.
-const MECHANISMS: [&str; 5] = [
-    "SCRAM-SHA-256-PLUS",
-    "SCRAM-SHA-256",
-    "SCRAM-SHA-1-PLUS",
-    "SCRAM-SHA-1",
-    "PLAIN",
-];
 
 /// RFC 6120 §13.12: no limit may be smaller than this.
 const SMALLEST_STANZA_LIMIT: usize = 10_000;
@@ -139,58 +130,12 @@ impl Config {
     /// The checks for every role.
     pub(crate) fn check_values(&self) -> Result<(), ConfigErrors> {
         let mut found = Findings::default();
-        self.check_hosts(&mut found);
+        domains::check(self, &mut found);
         self.check_edge(&mut found);
         self.check_stores(&mut found);
         self.check_cluster(&mut found);
         self.check_telemetry(&mut found);
         found.end()
-    }
-
-    fn check_hosts(&self, found: &mut Findings) {
-        let mut seen = HashSet::new();
-        for host in &self.host {
-            found.require(
-                !host.domain.is_empty(),
-                "host.domain",
-                "every host needs a domain",
-            );
-            for (key, domain) in [("host.domain", &host.domain), ("host.muc", &host.muc)] {
-                let plain = !domain.contains(|c: char| {
-                    c.is_whitespace() || c.is_uppercase() || matches!(c, '@' | '/' | ':' | '*')
-                });
-                let rule = "write a domain in lower case, without a port, @, / and spaces";
-                // An IPv6 address is written in brackets.
-                let address = domain.strip_prefix('[').and_then(|d| d.strip_suffix(']'));
-                let address = address.is_some_and(|ip| ip.parse::<Ipv6Addr>().is_ok());
-                found.require(plain || address, key, format!("{domain:?}: {rule}"));
-                let whole = !domain.starts_with('.') && !domain.contains("..");
-                found.require(whole, key, format!("{domain:?} has an empty part"));
-                if !domain.is_empty() {
-                    let new = seen.insert(domain.as_str());
-                    found.require(new, key, format!("{domain:?} is used twice"));
-                }
-            }
-            for mechanism in &host.mechanisms {
-                found.require(
-                    MECHANISMS.contains(&mechanism.as_str()),
-                    "host.mechanisms",
-                    format!(
-                        "{mechanism:?} is not known; use some of {}",
-                        MECHANISMS.join(", ")
-                    ),
-                );
-            }
-            found.require(
-                host.anonymous || !host.mechanisms.is_empty(),
-                "host.mechanisms",
-                format!(
-                    "nobody could log in to {:?}: name at least one mechanism",
-                    host.domain
-                ),
-            );
-            found.pair("host.certificate", &host.certificate, &host.key);
-        }
     }
 
     fn check_edge(&self, found: &mut Findings) {
@@ -377,8 +322,8 @@ impl Config {
         })
     }
 
-    /// Hash of the options that must be the same in all processes of a cluster: hosts and modules.
-    /// Paths, addresses and sizes may differ.
+    /// Hash of the options that must be the same in all processes of a cluster: hosts, services of
+    /// rooms and modules. Paths, addresses and sizes may differ.
     pub fn config_hash(&self) -> u64 {
         let mut hash = Fnv::default();
         for host in &self.host {
@@ -404,6 +349,14 @@ impl Config {
         for (name, value) in modules {
             hash.text(name);
             hash.text(&value.to_string());
+        }
+        // Without any block the hash is that of versions that had no such blocks.
+        for rooms in &self.rooms {
+            hash.text("rooms");
+            hash.text(&rooms.domain);
+            hash.text(rooms.slots_of.as_deref().unwrap_or_default());
+            rooms.listed_by.iter().for_each(|host| hash.text(host));
+            hash.text("");
         }
         hash.0
     }

@@ -199,6 +199,106 @@ fn combinations_that_make_no_sense_are_refused() {
     }
 }
 
+const ROOMS: &str = "[[host]]\ndomain = \"a.example\"\n[[rooms]]\ndomain = \"lobby.a.example\"\n";
+
+#[test]
+fn services_of_rooms_that_make_no_sense_are_refused() {
+    for (text, key, part) in [
+        ("[[rooms]]\n", "rooms.domain", "needs a domain"),
+        (
+            "[[rooms]]\ndomain = \"X.a.example\"",
+            "rooms.domain",
+            "lower case",
+        ),
+        (
+            "[[rooms]]\ndomain = \"a.example\"",
+            "rooms.domain",
+            "\"a.example\" is used twice",
+        ),
+        (
+            "[[rooms]]\ndomain = \"lobby.a.example\"",
+            "rooms.domain",
+            "used twice",
+        ),
+        (
+            "listed_by = [\"b.example\"]",
+            "rooms.listed_by",
+            "\"b.example\" is the domain of no `[[host]]`; did you mean \"a.example\"?",
+        ),
+        (
+            "slots_of = \"lobby.a.example\"",
+            "rooms.slots_of",
+            "is this service itself; name another one",
+        ),
+        (
+            "slots_of = \"confrence.a.example\"",
+            "rooms.slots_of",
+            "\"confrence.a.example\" is no service of rooms; did you mean \"conference.a.example\"?",
+        ),
+        // A host is no service of rooms.
+        (
+            "slots_of = \"a.example\"",
+            "rooms.slots_of",
+            "\"a.example\" is no service of rooms; did you mean \"conference.a.example\"?",
+        ),
+        // Chains.
+        (
+            "slots_of = \"b.a.example\"\n[[rooms]]\ndomain = \"b.a.example\"\n\
+             slots_of = \"conference.a.example\"",
+            "rooms.slots_of",
+            "\"lobby.a.example\" names \"b.a.example\", which names \"conference.a.example\" \
+             itself; write \"conference.a.example\" for \"lobby.a.example\" too",
+        ),
+        (
+            "slots_of = \"conference.a.example\"\n[[rooms]]\ndomain = \"conference.a.example\"\n\
+             slots_of = \"b.a.example\"\n[[rooms]]\ndomain = \"b.a.example\"",
+            "rooms.slots_of",
+            "write \"b.a.example\" for \"lobby.a.example\" too",
+        ),
+        // Cycles.
+        (
+            "slots_of = \"b.a.example\"\n[[rooms]]\ndomain = \"b.a.example\"\n\
+             slots_of = \"lobby.a.example\"",
+            "rooms.slots_of",
+            "\"lobby.a.example\" names \"b.a.example\", which names \"lobby.a.example\" itself; \
+             remove one of the two",
+        ),
+        (
+            "slots_of = \"b.a.example\"\n[[rooms]]\ndomain = \"b.a.example\"\n\
+             slots_of = \"c.a.example\"\n[[rooms]]\ndomain = \"c.a.example\"\n\
+             slots_of = \"lobby.a.example\"",
+            "rooms.slots_of",
+            "\"lobby.a.example\" names \"b.a.example\", which names \"c.a.example\" itself; \
+             remove one of the two",
+        ),
+    ] {
+        let error = error(&format!("{ROOMS}{text}"));
+        let mut lines = error.lines();
+        let prefix = format!("`{key}`: ");
+        assert!(
+            lines.any(|line| line.starts_with(&prefix) && line.contains(part)),
+            "{text}\n{error}"
+        );
+    }
+}
+
+#[test]
+fn a_service_of_rooms_may_share_the_slots_of_another_one() {
+    let config = |text: &str| Config::from_toml(&format!("{ROOMS}{text}")).unwrap();
+    let lobby = &config("slots_of = \"conference.a.example\"").rooms[0];
+    assert_eq!(lobby.slots_of.as_deref(), Some("conference.a.example"));
+    // The service of a host, too.
+    let two = "[[host]]\ndomain = \"v1.example\"\n[[rooms]]\ndomain = \"conference.v1.example\"\n\
+               slots_of = \"conference.a.example\"";
+    let two = config(two);
+    let of_host = two
+        .rooms
+        .iter()
+        .find(|rooms| rooms.domain == two.host[1].muc);
+    let of_host = of_host.and_then(|rooms| rooms.slots_of.as_deref());
+    assert_eq!(of_host, Some("conference.a.example"));
+}
+
 #[test]
 fn redis_may_be_spoken_to_with_tls() {
     let redis = |mode: &str, more: &str| {
@@ -265,7 +365,7 @@ fn roles_need_their_neighbours() {
 }
 
 #[test]
-fn the_hash_sees_hosts_and_modules_only() {
+fn the_hash_sees_hosts_rooms_and_modules_only() {
     let hash = |text: &str| Config::from_toml(text).unwrap().config_hash();
     let base = hash("");
     assert_eq!(hash("[node]\nname = \"b\"\n[router]\nworkers = 7"), base);
@@ -277,8 +377,16 @@ fn the_hash_sees_hosts_and_modules_only() {
         "[[host]]\ndomain = \"localhost\"\nmechanisms = [\"PLAIN\"]",
         "[router]\narchive = false",
         "[router]\nmuc_history = 21",
+        "[[rooms]]\ndomain = \"more.localhost\"",
     ] {
         assert_ne!(hash(text), base, "{text}");
+    }
+    let rooms = |text: &str| hash(&format!("[[rooms]]\ndomain = \"more.localhost\"\n{text}"));
+    for text in [
+        "listed_by = [\"localhost\"]",
+        "slots_of = \"conference.localhost\"",
+    ] {
+        assert_ne!(rooms(text), rooms(""), "{text}");
     }
     // Processes of different builds compare this number.
     assert_eq!(base, 9_530_087_561_717_848_977);

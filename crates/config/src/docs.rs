@@ -14,7 +14,7 @@ This page is what `sestina config docs` prints: all options of this version, wit
 Options come from a TOML file, from the environment, and from the command line; the later ones win.
 An unknown key or a value of the wrong type is an error. In the environment the key is written in
 capitals, with `SESTINA__` before it and two underscores between its parts; lists may be written
-with commas. Of `[[host]]` blocks the number is part of the key: `SESTINA__HOST__0__DOMAIN`.
+with commas. Of `[[…]]` blocks the number is part of the key: `SESTINA__HOST__0__DOMAIN`.
 Durations have a unit (`200ms`, `30s`, `5m`, `1h`, `7d`), sizes may have one (`10000`, `256KiB`,
 `4MiB`). `sestina config show` prints what is in effect, `sestina config check` says what is wrong.
 ";

@@ -23,7 +23,7 @@ pub mod values;
 pub use check::{Role, is_cluster_name};
 pub use error::{ConfigError, ConfigErrors};
 pub use sections::{
-    Admin, Cluster, Config, Edge, Host, Limits, LogFormat, Node, Redis, RedisMode, Router, Sm,
-    Storage, Telemetry, Tls,
+    Admin, Cluster, Config, Edge, Host, Limits, LogFormat, Node, Redis, RedisMode, Rooms, Router,
+    Sm, Storage, Telemetry, Tls,
 };
 pub use values::{Net, Secret, Size, Time};

@@ -111,13 +111,17 @@ impl Config {
     /// of clients have (RFC 7622 §3.2.1). An invalid domain stays as it is, and the checks report
     /// it.
     fn normalise_domains(&mut self) {
-        for host in &mut self.host {
-            for domain in [&mut host.domain, &mut host.muc] {
-                if domain.contains("xn--")
-                    && let Ok(Cow::Owned(normal)) = prepare_domain(domain)
-                {
-                    *domain = normal;
-                }
+        let hosts = self.host.iter_mut();
+        let of_hosts = hosts.flat_map(|host| [&mut host.domain, &mut host.muc]);
+        let of_rooms = self.rooms.iter_mut().flat_map(|rooms| {
+            let others = rooms.listed_by.iter_mut().chain(&mut rooms.slots_of);
+            others.chain([&mut rooms.domain])
+        });
+        for domain in of_hosts.chain(of_rooms) {
+            if domain.contains("xn--")
+                && let Ok(Cow::Owned(normal)) = prepare_domain(domain)
+            {
+                *domain = normal;
             }
         }
     }

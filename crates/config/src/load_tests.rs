@@ -35,6 +35,12 @@ fn internationalised_domains_have_one_form() {
     let twice =
         "[[host]]\ndomain = \"xn--bcher-kva.example\"\n[[host]]\ndomain = \"bücher.example\"";
     assert!(read(twice).is_err());
+    let rooms = "[[host]]\ndomain = \"bücher.example\"\n[[rooms]]\ndomain = \"lobby.xn--bcher-kva.example\"\n\
+                 listed_by = [\"xn--bcher-kva.example\"]\nslots_of = \"conference.xn--bcher-kva.example\"";
+    let rooms = &read(rooms).unwrap().rooms[0];
+    assert_eq!(rooms.domain, "lobby.bücher.example");
+    assert_eq!(rooms.listed_by, ["bücher.example"]);
+    assert_eq!(rooms.slots_of.as_deref(), Some("conference.bücher.example"));
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! Finds the known key that is most like an unknown one.
+//! Finds the known key or name that is most like an unknown one.
 
 use crate::shape::{Field, Shape};
 
@@ -49,6 +49,14 @@ pub(crate) fn nearest(key: &str, root: &[Field]) -> String {
         .min_by_key(|candidate| rank(candidate))
         .cloned()
         .unwrap_or_default()
+}
+
+/// The name that is most like this one.
+pub(crate) fn nearest_name<'a>(
+    name: &str,
+    known: impl IntoIterator<Item = &'a str>,
+) -> Option<&'a str> {
+    known.into_iter().min_by_key(|known| distance(name, known))
 }
 
 /// The key with all separators replaced by one kind.

@@ -14,6 +14,8 @@ section! {
         /// The domains that are served, one `[[host]]` block each. Without any, `localhost` is
         /// served.
         host: Vec<Host> = Vec::new();
+        /// More services of rooms than the one of each host, one `[[rooms]]` block each.
+        rooms: Vec<Rooms> = Vec::new();
         /// Listeners and limits of the edge.
         edge: Edge = Edge::default();
         /// Stream management (XEP-0198).
@@ -60,6 +62,21 @@ section! {
         certificate: Option<PathBuf> = None;
         /// Private key of the certificate (PEM).
         key: Option<PathBuf> = None;
+    }
+
+    /// One service of rooms.
+    pub struct Rooms {
+        /// The domain. Required. The `muc` of a host is allowed too, to set `slots_of` for it.
+        domain: String = String::new();
+        /// Hosts that list this service to their users (XEP-0030); a host always lists its `muc`.
+        /// Empty: users must know the domain.
+        listed_by: Vec<String> = Vec::new();
+        /// Domain of another service of rooms, as for lobbies, breakout rooms and visitors of a
+        /// conference. The router that owns a room there owns the room with the same name at this
+        /// service too, because both have the same slot. All processes of the cluster need the same
+        /// value; change it only while all of them are stopped. Unset: the rooms have slots of
+        /// their own.
+        slots_of: Option<String> = None;
     }
 
     /// Listeners and limits of the edge.

@@ -106,11 +106,11 @@ pub struct EdgeConfig {
     pub node: String,
     /// Address under which others reach this process; empty if they do not.
     pub address: String,
-    /// Hash of hosts and modules, compared by the routers.
+    /// Hash of hosts, services of rooms and modules, compared by the routers.
     pub config_hash: u64,
     /// Hosts; the first is named in errors on streams to unknown ones.
     pub hosts: Vec<HostConfig>,
-    /// Which slot an address belongs to.
+    /// Which slot an address belongs to; the same as in the routers.
     pub slots: SlotHasher,
     /// Ports, and what they share.
     pub listen: ListenConfig,

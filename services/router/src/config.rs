@@ -1,6 +1,5 @@
 //! The configuration of a router; the binary maps the configuration file onto it.
 
-use sestina_cluster::slots::SlotHasher;
 use sestina_xmpp::jid::Jid;
 
 use crate::services::Services;
@@ -11,10 +10,8 @@ pub(crate) const KEYS_EVERY_MS: u64 = 1_800_000;
 /// Settings of a router process. Sizes are bytes, times are milliseconds unless named otherwise.
 #[derive(Clone, Debug)]
 pub struct RouterConfig {
-    /// The domains of the cluster.
+    /// The domains of the cluster, and from their addresses to slots.
     pub services: Services,
-    /// Names to slots.
-    pub hasher: SlotHasher,
     /// How many workers share the slots; at least 1.
     pub workers: u16,
     /// There is a state store that outlives this process (false: everything live ends with it).
@@ -38,7 +35,7 @@ pub struct RouterConfig {
     /// A room sends its watermark to the slots of its sessions at once when more events than these have been acknowledged
     /// by all receivers since it was last sent; otherwise the next tick sends it.
     pub room_watermark_batch: u64,
-    /// Hash of hosts and modules.
+    /// Hash of hosts, services of rooms and modules.
     pub config_hash: u64,
     /// Its bounds.
     pub limits: RouterLimits,
@@ -136,7 +133,6 @@ impl Default for RouterConfig {
     fn default() -> RouterConfig {
         RouterConfig {
             services: Services::default(),
-            hasher: SlotHasher::default(),
             workers: 1,
             state_store: true,
             ack_settled: false,
@@ -158,7 +154,7 @@ impl Default for RouterConfig {
 impl RouterConfig {
     /// The slot of a user or room.
     pub fn slot_of(&self, jid: &Jid) -> u16 {
-        self.hasher.slot_of_jid(jid)
+        self.services.hasher().slot_of_jid(jid)
     }
 
     /// What the edge may acknowledge to the client.

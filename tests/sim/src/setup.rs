@@ -49,7 +49,7 @@ fn config(rng: &mut Rng, settings: &Settings) -> RouterConfig {
     RouterConfig {
         services: Services::default()
             .with_host(DOMAIN, true)
-            .with_rooms(MUC, DOMAIN),
+            .with_rooms(MUC, [DOMAIN]),
         archive: !rng.one_in(3),
         sm_resume_max_s: (RESUMABLE / 1000) as u32,
         sm_key: SM_KEY.to_vec(),

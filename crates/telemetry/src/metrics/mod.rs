@@ -159,7 +159,7 @@ metrics! {
     limits: By<Limit, Counter>;
     /// Whether the cluster is redundant, so that the next fault may come (1), or not (0)
     redundant: Gauge;
-    /// Processes of the cluster with other hosts or modules than this one: must be 0
+    /// Processes of the cluster with other hosts, services or modules than this one: must be 0
     config_mismatches: Gauge;
     /// Pairs of a process and a router that it cannot reach, for longer than a lease: must be 0
     unreached: Gauge;

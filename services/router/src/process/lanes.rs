@@ -184,7 +184,7 @@ impl Shared {
         if differs {
             tracing::warn!(
                 peer = who.name,
-                "configured with other hosts or modules than this router"
+                "configured with other hosts, services of rooms or modules than this router"
             );
         }
         self.note_mismatch(who.incarnation, differs);

@@ -148,7 +148,7 @@ pub(crate) struct Shared {
     ticket_keys: tickets::Keys,
     releases: releases::Releases,
     pub(crate) instances: AtomicU64,
-    /// Processes with other hosts or modules than this one, by incarnation.
+    /// Processes with other hosts, services or modules than this one, by incarnation.
     mismatches: Mutex<HashSet<u64>>,
     versions: versions::Versions,
 }

@@ -131,7 +131,7 @@ impl Router {
         let services = Services::default()
             .with_host("c.example", true)
             .with_host("g.example", false)
-            .with_rooms("muc.c.example", "c.example");
+            .with_rooms("muc.c.example", ["c.example"]);
         let config = Arc::new(RouterConfig {
             services,
             ..settings

@@ -18,6 +18,8 @@ use super::EdgeAddress;
 pub const HOST: &str = "example.org";
 /// Its rooms.
 pub const ROOMS: &str = "rooms.example.org";
+/// More rooms of that host: each shares the slot of the room with its name at [`ROOMS`].
+const LOBBY: &str = "lobby.example.org";
 /// The host with anonymous logins.
 pub const ANONYMOUS: &str = "guest.example.org";
 /// The rooms of that host.
@@ -36,9 +38,11 @@ pub(super) fn router_config() -> RouterConfig {
     RouterConfig {
         services: Services::default()
             .with_host(HOST, true)
-            .with_rooms(ROOMS, HOST)
+            .with_rooms(ROOMS, [HOST])
+            .with_rooms(LOBBY, [])
+            .with_slots_of(LOBBY, ROOMS)
             .with_host(ANONYMOUS, false)
-            .with_rooms(ANONYMOUS_ROOMS, ANONYMOUS),
+            .with_rooms(ANONYMOUS_ROOMS, [ANONYMOUS]),
         scram_iterations: 4096,
         workers: 2,
         // Low enough for tests to reach it.
@@ -60,6 +64,7 @@ pub(super) fn edge_config(name: &str) -> EdgeConfig {
         sestina_edge::HostConfig::anonymous(ANONYMOUS, ANONYMOUS_ROOMS),
     ];
     let mut config = EdgeConfig::new(name, hosts);
+    config.slots = router_config().services.hasher().clone();
     config.session_credit = CREDIT;
     config.login.delay = Duration::from_millis(10);
     config.drain.over = Duration::from_millis(100);
