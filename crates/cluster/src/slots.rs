@@ -1,14 +1,17 @@
 //! From an address to its slot.
 //!
 //! This is a wire contract: all processes of a cluster, of whatever version, must agree on it, so
-//! it does not change. Beside this crate's manifest are examples: `slot-vectors.txt` for addresses and
-//! `slot-vectors-aliases.txt` for aliases.
+//! it does not change. Beside this crate's manifest are examples: `slot-vectors.txt` for addresses,
+//! `slot-vectors-nodes.txt` for nodes and `slot-vectors-aliases.txt` for aliases.
 //!
 //! - A bare JID (of a user or of a room) has the slot XXH3-64 (seed 0) of its UTF-8 bytes modulo
 //!   4,096.
 //! - Exception: a local part that is a UUID of version 8 (RFC 9562 §5.8) in lower case names its
 //!   slot by its last twelve bits. The server chooses the slot of a name that it makes in this way.
-//! - A domain can be an alias of another one, by configuration: its addresses have the
+//! - A node (XEP-0060) of a service has the slot XXH3-64 (seed 0) of the service's domain, a zero
+//!   byte and the node's name modulo 4,096. An address contains no zero byte, so what is hashed for
+//!   a node is never what is hashed for an address. The exception for UUIDs is for addresses only.
+//! - A domain can be an alias of another one, by configuration: its addresses and nodes have the
 //!   slots that they would have at the other domain.
 
 use std::collections::HashMap;
@@ -150,6 +153,12 @@ impl SlotHasher {
             Some((local, domain)) => self.slot_of(Some(local), domain),
             None => self.slot_of(None, bare),
         }
+    }
+
+    /// The slot of a node (XEP-0060) at the domain of a service, which is normalised. The name of a
+    /// node is taken as it is: it may be empty, and differs by case.
+    pub fn slot_of_node(&self, service: &str, node: &str) -> u16 {
+        hash_joined(self.canonical(service), 0, node)
     }
 }
 

@@ -6,6 +6,8 @@ use super::*;
 
 /// The committed vectors: `slot<TAB>bare JID` in each line.
 const VECTORS: &str = include_str!("../slot-vectors.txt");
+/// `slot<TAB>service<TAB>node` in each line.
+const NODES: &str = include_str!("../slot-vectors-nodes.txt");
 /// `alias<TAB>domain<TAB>target` in the first lines, then `slot<TAB>bare JID`.
 const ALIASES: &str = include_str!("../slot-vectors-aliases.txt");
 
@@ -126,7 +128,50 @@ fn the_committed_vectors_of_aliases_hold() {
     }
 }
 
+#[test]
+fn the_committed_vectors_of_nodes_hold() {
+    let hasher = SlotHasher::default().with_alias("news.example.org", "pubsub.example.org");
+    let mut count = 0;
+    for line in lines(NODES) {
+        let mut fields = line.splitn(3, '\t');
+        let slot: u16 = fields.next().unwrap().parse().unwrap();
+        let (service, node) = (fields.next().unwrap(), fields.next().unwrap());
+        assert_eq!(
+            hasher.slot_of_node(service, node),
+            slot,
+            "{service} {node:?}"
+        );
+        if service == "pubsub.example.org" {
+            let alias = hasher.slot_of_node("news.example.org", node);
+            assert_eq!(alias, slot, "{node:?}");
+        }
+        count += 1;
+    }
+    assert_eq!(count, 22);
+}
+
+#[test]
+fn a_node_does_not_hash_as_an_address_of_the_same_characters() {
+    let hasher = SlotHasher::default();
+    let node = |name: &str| hasher.slot_of_node("example.org", name);
+    assert_ne!(node(""), slot_of(None, "example.org"));
+    assert_ne!(node("juliet"), slot_of(Some("juliet"), "example.org"));
+    assert_ne!(
+        node("juliet@example.org"),
+        slot_of_bare("juliet@example.org")
+    );
+    // A node names no slot.
+    assert_ne!(node("5e0f2a6c-3b1d-8c4e-9f70-aa12bb34cabc"), 0xabc);
+}
+
 proptest! {
+    #[test]
+    fn nodes_hash_by_domain_zero_byte_and_name(node in "\\PC{0,300}", domain in "[a-z]{1,60}\\.org") {
+        let slot = SlotHasher::default().slot_of_node(&domain, &node);
+        prop_assert!(usize::from(slot) < SLOTS);
+        prop_assert_eq!(slot, hash(format!("{domain}\0{node}").as_bytes()));
+    }
+
     #[test]
     fn chosen_names_are_uuids_in_their_slot(slot in 0u16..4096, random: u128, other: u128) {
         let name = name_in_slot(slot, random);
