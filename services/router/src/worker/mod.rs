@@ -10,7 +10,7 @@
 //! - [`presence`], [`records`]: presence; archive, offline, carbons; [`execute`]: performs the actions of modules; [`data`]: the data of modules about users
 //! - [`detach`], [`ending`], [`replica`], [`commit`], [`staging`], [`replica_check`]: ends of sockets and sessions; what survives this
 //!   process
-//! - [`takeover`], [`reports`], [`restore`], [`held`], [`archive_again`]: slots come; [`releasing_slots`], [`handover`],
+//! - [`takeover`], [`reports`], [`restore`], [`restore_replica`], [`held`], [`archive_again`]: slots come; [`releasing_slots`], [`handover`],
 //!   [`handover_states`], [`unconfirmed_releases`]: they go
 //! - [`turn`]: one turn; [`input`]: what can happen to a worker; [`commands`]: what it is asked; [`frames`], [`ends`]: frames and
 //!   jobs that ended, each to its row; [`lanes`], [`peers`], [`batch`]: what leaves
@@ -61,6 +61,7 @@ mod replica_check;
 mod reports;
 mod residents;
 mod restore;
+mod restore_replica;
 mod returned;
 mod route;
 pub(crate) mod session;
