@@ -61,21 +61,25 @@ pub enum ReplicaOp {
         /// Object name.
         object: String,
     },
-    /// Puts a part of a large change aside, in the slot's staging place.
+    /// Puts a part of a large change aside, in one of the slot's staging places.
     Stage {
-        /// The write that staged the part before; none: what is staged is forgotten first.
+        /// The number of the place.
+        place: usize,
+        /// The write that staged the part before; none: what is staged there is forgotten first.
         base: Option<Stamp>,
         /// What is added.
         parts: Vec<StagedPart>,
     },
-    /// Replaces the object whole by all that is staged.
+    /// Replaces the object whole by all that is staged in a place.
     ReplaceStaged {
         /// Object name.
         object: String,
+        /// The number of the place.
+        place: usize,
         /// The write that staged the last part.
         staged: Stamp,
     },
-    /// Sets all fields that are staged if the stored version is `base`.
+    /// Sets all fields that are staged in a place if the stored version is `base`.
     UpdateStaged {
         /// Object name.
         object: String,
@@ -83,6 +87,8 @@ pub enum ReplicaOp {
         base: Stamp,
         /// Fields to remove.
         remove: Vec<String>,
+        /// The number of the place.
+        place: usize,
         /// The write that staged the last part.
         staged: Stamp,
     },
@@ -193,7 +199,8 @@ pub trait StateStore: Send + Sync + 'static {
         ops: Vec<ReplicaOp>,
     ) -> Result<Found, StateStoreError>;
 
-    /// Names all objects of the slot and forgets what is staged. With n = 0 this is the first step
+    /// Names all objects of the slot and forgets what is staged in place 0; what is staged in others is forgotten in
+    /// time, as it is by programs that know one place only. With n = 0 this is the first step
     /// of a load: the epoch is installed unless it, or a newer write of it, is known. Otherwise it
     /// is a write like others.
     async fn list(&self, slot: u16, at: Stamp) -> Result<Listing, StateStoreError>;

@@ -30,7 +30,8 @@ struct Slot {
     /// The last write of an earlier epoch.
     before: Stamp,
     objects: HashMap<String, Object>,
-    staged: Option<Object>,
+    /// By place.
+    staged: HashMap<usize, Object>,
 }
 
 #[derive(Debug)]
@@ -97,29 +98,35 @@ impl Slot {
     /// The objects whose stored version is not the base of their change.
     fn stale(&self, at: Stamp, ops: &[ReplicaOp]) -> Vec<String> {
         let stored = |object: &str| self.objects.get(object).map(|object| object.version);
-        let mut staging = self.staged.as_ref().map(|staged| staged.version);
+        let staged = self.staged.iter();
+        let mut staging: HashMap<usize, Stamp> = staged.map(|(p, s)| (*p, s.version)).collect();
         let mut versions: HashMap<&str, Option<Stamp>> = HashMap::new();
         let mut stale = Vec::new();
         for op in ops {
             let (object, base, staged) = match op {
                 ReplicaOp::Replace { object, .. } => (object, None, None),
                 ReplicaOp::Update { object, base, .. } => (object, Some(base), None),
-                ReplicaOp::ReplaceStaged { object, staged } => (object, None, Some(staged)),
+                ReplicaOp::ReplaceStaged {
+                    object,
+                    place,
+                    staged,
+                } => (object, None, Some((place, staged))),
                 ReplicaOp::UpdateStaged {
                     object,
                     base,
+                    place,
                     staged,
                     ..
-                } => (object, Some(base), Some(staged)),
+                } => (object, Some(base), Some((place, staged))),
                 ReplicaOp::Delete { object } => {
                     versions.insert(object, None);
                     continue;
                 }
-                ReplicaOp::Stage { base, .. } => {
-                    if base.is_some() && staging != *base {
+                ReplicaOp::Stage { place, base, .. } => {
+                    let before = staging.insert(*place, at);
+                    if base.is_some() && before != *base {
                         stale.push(String::new());
                     }
-                    staging = Some(at);
                     continue;
                 }
             };
@@ -128,11 +135,10 @@ impl Slot {
                 stale.push(object.clone());
             }
             *version = Some(at);
-            if let Some(staged) = staged {
-                if staging != Some(*staged) {
-                    stale.push(String::new());
-                }
-                staging = None;
+            if let Some((place, staged)) = staged
+                && staging.remove(place) != Some(*staged)
+            {
+                stale.push(String::new());
             }
         }
         stale
@@ -157,8 +163,8 @@ impl Slot {
             ReplicaOp::Delete { object } => {
                 self.objects.remove(&object);
             }
-            ReplicaOp::Stage { base, parts } => {
-                let before = self.staged.take().filter(|_| base.is_some());
+            ReplicaOp::Stage { place, base, parts } => {
+                let before = self.staged.remove(&place).filter(|_| base.is_some());
                 let mut fields = before.map(|staged| staged.fields).unwrap_or_default();
                 for StagedPart {
                     field,
@@ -173,19 +179,22 @@ impl Slot {
                     };
                     fields.insert(field, whole);
                 }
-                self.staged = Some(Object {
-                    version: at,
-                    fields,
-                });
+                let version = at;
+                self.staged.insert(place, Object { version, fields });
             }
-            ReplicaOp::ReplaceStaged { object, .. } => {
-                if let Some(mut staged) = self.staged.take() {
+            ReplicaOp::ReplaceStaged { object, place, .. } => {
+                if let Some(mut staged) = self.staged.remove(&place) {
                     staged.version = at;
                     self.objects.insert(object, staged);
                 }
             }
-            ReplicaOp::UpdateStaged { object, remove, .. } => {
-                if let Some(staged) = self.staged.take() {
+            ReplicaOp::UpdateStaged {
+                object,
+                remove,
+                place,
+                ..
+            } => {
+                if let Some(staged) = self.staged.remove(&place) {
                     self.update(at, &object, staged.fields, &remove);
                 }
             }
@@ -243,7 +252,7 @@ impl StateStore for MemoryStateStore {
         let slot = slots.entry(slot).or_default();
         let found = slot.note(at)?;
         if slot.found.last > found.last {
-            slot.staged = None;
+            slot.staged.clear();
         }
         Ok(Listing {
             found,

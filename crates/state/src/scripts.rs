@@ -40,14 +40,15 @@ macro_rules! with_last {
 /// it; the router has no field of this name.
 pub(crate) const VERSION: &str = "\0v";
 
-/// KEYS: last write, index, staging, objects…  ARGV: epoch, n, whether to check the epoch, the
+/// KEYS: last write, index, staging, objects and further staging places…  ARGV: epoch, n, whether to check the epoch, the
 /// order and the base versions, then the operations:
 /// `R`, key number, name, count, (field, value)…;
 /// `U`, key number, name, base, count, (field, value)…, count, field…;
 /// `D`, key number, name;
-/// `P`, 3, empty, version of the staged object (empty: drop it), count, (field, append, value)…;
-/// `T`, key number, name, version of the staged object;
-/// `V`, key number, name, version of the staged object, base, count, field….
+/// `P`, key number, empty, version of the staged object (empty: drop it), count, (field, append, value)…;
+/// `T`, key number, name, key number and version of the staged object;
+/// `V`, key number, name, key number and version of the staged object, base, count, field….
+/// [`LIST`], and programs of 0.1.0, know the first staging place only: what is left in others expires.
 /// Returns `O`, `F` (not newer) or `S` (stale), with the last write before this one (epoch, number,
 /// refused writes), and after `S` the names of the stale objects (then only the last write is
 /// changed).
@@ -66,7 +67,9 @@ local function word() at = at + 1; return ARGV[at - 1] end
 while at <= #ARGV do
   local op = {kind = word(), key = KEYS[tonumber(word())], name = word()}
   local kind = op.kind
-  if kind == 'P' or kind == 'T' or kind == 'V' then op.staged = word() end
+  if kind == 'P' then op.from = op.key end
+  if kind == 'T' or kind == 'V' then op.from = KEYS[tonumber(word())] end
+  if op.from then op.staged = word() end
   if kind == 'U' or kind == 'V' then op.base = word() end
   if kind == 'R' or kind == 'U' or kind == 'P' then
     op.sets = tonumber(word())
@@ -88,8 +91,8 @@ local function is_stale(key, base)
 end
 for _, op in ipairs(ops) do
   if op.base and is_stale(op.key, op.base) then stale[#stale + 1] = op.name end
-  if op.staged and op.staged ~= '' and is_stale(KEYS[3], op.staged) then stale[#stale + 1] = '' end
-  if op.kind == 'T' or op.kind == 'V' then versions[KEYS[3]] = false end
+  if op.staged and op.staged ~= '' and is_stale(op.from, op.staged) then stale[#stale + 1] = '' end
+  if op.kind == 'T' or op.kind == 'V' then versions[op.from] = false end
   versions[op.key] = op.kind ~= 'D' and stamp
 end
 if #stale > 0 and ARGV[5] == '1' then
@@ -115,12 +118,13 @@ for _, op in ipairs(ops) do
       redis.call('HSET', op.key, ARGV[from], value)
     end
   elseif kind == 'T' then
-    redis.call('RENAME', KEYS[3], op.key)
+    redis.call('RENAME', op.from, op.key)
+    redis.call('PERSIST', op.key)
   elseif kind == 'V' then
     many('HDEL', op.key, ARGV, op.remove, op.removes, 1000)
-    local staged = redis.call('HGETALL', KEYS[3])
+    local staged = redis.call('HGETALL', op.from)
     many('HSET', op.key, staged, 1, #staged, 1000)
-    redis.call('UNLINK', KEYS[3])
+    redis.call('UNLINK', op.from)
   elseif kind == 'U' then
     many('HDEL', op.key, ARGV, op.remove, op.removes, 1000)
   end
@@ -130,6 +134,7 @@ for _, op in ipairs(ops) do
   else
     redis.call('HSET', op.key, '\0v', stamp)
     if kind == 'R' or kind == 'T' then redis.call('SADD', KEYS[2], op.name) end
+    if kind == 'P' and op.key ~= KEYS[3] then redis.call('EXPIRE', op.key, 3600) end
   end
 end
 return {'O', last[1], last[2], last[3]}

@@ -3,8 +3,9 @@
 //! All keys begin with the cluster's prefix. Keys of slot 12: `{s12}:e` its last write (see
 //! `scripts`), which is never removed; `{s12}:i` the set of its objects' names; `{s12}:o:<name>` a
 //! hash for each object, with its version (so an object that Redis evicted is stale, not
-//! incomplete); `{s12}:p` the parts of a change that is too large for one script. Commits and loads
-//! have a connection each, so a large answer to a load does not delay commits.
+//! incomplete); `{s12}:p` the parts of a change that is too large for one script, and `{s12}:p:<n>` those of
+//! the n-th further object of the same script. Commits and loads have a connection each, so a large
+//! answer to a load does not delay commits.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -92,7 +93,7 @@ impl StateStore for RedisStateStore {
         if failpoint::hit_async("state_store.load").await {
             return Err(StateStoreError::Unavailable("a fail point".into()));
         }
-        let keys = [last_key(slot), index_key(slot), staging_key(slot)];
+        let keys = [last_key(slot), index_key(slot), staging_key(slot, 0)];
         let link = if at.n == 0 {
             &self.loads
         } else {
@@ -180,8 +181,11 @@ fn index_key(slot: u16) -> String {
     format!("{{s{slot}}}:i")
 }
 
-fn staging_key(slot: u16) -> String {
-    format!("{{s{slot}}}:p")
+fn staging_key(slot: u16, place: usize) -> String {
+    match place {
+        0 => format!("{{s{slot}}}:p"),
+        _ => format!("{{s{slot}}}:p:{place}"),
+    }
 }
 
 fn object_key(slot: u16, object: &str) -> String {
@@ -203,8 +207,8 @@ fn fence(at: Stamp) -> [Vec<u8>; 5] {
 struct Encoder {
     slot: u16,
     keys: Vec<String>,
-    /// Place of an object's key, from 1.
-    places: HashMap<String, usize>,
+    /// Numbers of the keys, from 1.
+    numbers: HashMap<String, usize>,
     arguments: Vec<Vec<u8>>,
 }
 
@@ -218,13 +222,17 @@ impl Encoder {
     }
 
     fn head(&mut self, kind: &str, object: String) {
-        let place = *self.places.entry(object.clone()).or_insert_with(|| {
-            self.keys.push(object_key(self.slot, &object));
+        self.word(kind);
+        self.key(object_key(self.slot, &object));
+        self.word(object);
+    }
+
+    fn key(&mut self, key: String) {
+        let number = *self.numbers.entry(key).or_insert_with_key(|key| {
+            self.keys.push(key.clone());
             self.keys.len()
         });
-        self.word(kind);
-        self.number(place);
-        self.word(object);
+        self.number(number);
     }
 
     fn set(&mut self, fields: Vec<(String, Bytes)>) {
@@ -244,8 +252,8 @@ impl Encoder {
 fn encode(slot: u16, at: Stamp, ops: Vec<ReplicaOp>) -> (Vec<String>, Vec<Vec<u8>>) {
     let mut script = Encoder {
         slot,
-        keys: vec![last_key(slot), index_key(slot), staging_key(slot)],
-        places: HashMap::new(),
+        keys: vec![last_key(slot), index_key(slot), staging_key(slot, 0)],
+        numbers: HashMap::from([(staging_key(slot, 0), 3)]),
         arguments: fence(at).into(),
     };
     for op in ops {
@@ -266,9 +274,9 @@ fn encode(slot: u16, at: Stamp, ops: Vec<ReplicaOp>) -> (Vec<String>, Vec<Vec<u8
                 script.remove(remove);
             }
             ReplicaOp::Delete { object } => script.head("D", object),
-            ReplicaOp::Stage { base, parts } => {
+            ReplicaOp::Stage { place, base, parts } => {
                 script.word("P");
-                script.number(3);
+                script.key(staging_key(slot, place));
                 script.word("");
                 script.word(base.map(|base| base.to_string()).unwrap_or_default());
                 script.number(parts.len());
@@ -278,17 +286,24 @@ fn encode(slot: u16, at: Stamp, ops: Vec<ReplicaOp>) -> (Vec<String>, Vec<Vec<u8
                     script.word(part.value);
                 }
             }
-            ReplicaOp::ReplaceStaged { object, staged } => {
+            ReplicaOp::ReplaceStaged {
+                object,
+                place,
+                staged,
+            } => {
                 script.head("T", object);
+                script.key(staging_key(slot, place));
                 script.number(staged);
             }
             ReplicaOp::UpdateStaged {
                 object,
                 base,
                 remove,
+                place,
                 staged,
             } => {
                 script.head("V", object);
+                script.key(staging_key(slot, place));
                 script.number(staged);
                 script.number(base);
                 script.remove(remove);

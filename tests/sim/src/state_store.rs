@@ -231,7 +231,7 @@ impl StateStore {
             names: slot.objects.keys().cloned().collect(),
         };
         if listing.at > found.last {
-            slot.staged = None;
+            slot.staged.clear();
             self.undo.push_back((number, before));
         }
         Ok(listing)

@@ -149,11 +149,13 @@ async fn large_objects_do_not_keep_other_slots_waiting() {
                     value: vec![b'x'; PART].into(),
                 }];
                 let base = staged.replace(at(1, n));
-                let op = ReplicaOp::Stage { base, parts };
+                let place = 0;
+                let op = ReplicaOp::Stage { place, base, parts };
                 put(&*large, 1, at(1, n), op).await.unwrap();
             }
             let op = ReplicaOp::ReplaceStaged {
                 object: format!("s:{session}"),
+                place: 0,
                 staged: staged.unwrap(),
             };
             n += 1;

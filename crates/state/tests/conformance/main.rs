@@ -45,6 +45,23 @@ async fn single_redis() {
     lease_suite(&RedisLeases::connect(&config).unwrap()).await;
 }
 
+/// A program that knows one staging place only does not remove what is left in another.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_left_in_a_staging_place_expires_and_objects_do_not() {
+    let redis = Redis::start_own().unwrap();
+    let state_store = RedisStateStore::connect(&RedisConfig::single(redis.url())).unwrap();
+    objects_that_are_staged_together_change_together(&state_store).await;
+    let left = |key: &str| {
+        let key = format!("{{s{STAGED_TOGETHER}}}:{key}");
+        sestina_testkit::command(redis.port(), &["TTL", &key]).unwrap()
+    };
+    assert!(matches!(left("p:1"), Reply::Int(1..=3600)));
+    assert_eq!(left("p:2"), Reply::Int(-2), "used up");
+    for object in ["o:r:a", "o:r:b", "o:r:d"] {
+        assert_eq!(left(object), Reply::Int(-1), "{object} does not expire");
+    }
+}
+
 /// The clock of Redis is set back: the end of the lease is then too far in the future.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lease_lasts_no_longer_than_its_term_when_the_clock_is_set_back() {

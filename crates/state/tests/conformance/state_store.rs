@@ -9,6 +9,9 @@ use sestina_api::state_store::{
 };
 use tokio::time::{Instant, sleep};
 
+/// The slot of [`objects_that_are_staged_together_change_together`].
+pub(crate) const STAGED_TOGETHER: u16 = 6;
+
 pub(crate) type Fields = Vec<(String, Bytes)>;
 
 pub(crate) fn fields(pairs: &[(&str, &str)]) -> Fields {
@@ -125,6 +128,7 @@ pub(crate) async fn state_store_suite(state_store: &dyn StateStore) {
     epochs_only_rise(state_store).await;
     sizes_and_bytes(state_store).await;
     large_changes_go_in_parts(state_store).await;
+    objects_that_are_staged_together_change_together(state_store).await;
     slots_do_not_touch(state_store).await;
 }
 
@@ -316,16 +320,22 @@ fn part(field: &str, append: bool, value: &[u8]) -> StagedPart {
     }
 }
 
+fn stage(place: usize, base: Option<u64>, parts: Vec<StagedPart>) -> ReplicaOp {
+    ReplicaOp::Stage {
+        place,
+        base: base.map(|n| at(1, n)),
+        parts,
+    }
+}
+
 /// Parts take effect in the last step, all or none; a load of a large object comes in parts too.
 pub(crate) async fn large_changes_go_in_parts(state_store: &dyn StateStore) {
     let slot = 5;
     let apply = async |n: u64, op: ReplicaOp| state_store.apply(slot, at(1, n), vec![op]).await;
-    let stage = |base: Option<u64>, parts: Vec<StagedPart>| ReplicaOp::Stage {
-        base: base.map(|n| at(1, n)),
-        parts,
-    };
+    let stage = |base: Option<u64>, parts: Vec<StagedPart>| stage(0, base, parts);
     let staged = |object: &str, n: u64| ReplicaOp::ReplaceStaged {
         object: object.into(),
+        place: 0,
         staged: at(1, n),
     };
     let large = vec![b'x'; 150_000];
@@ -363,6 +373,7 @@ pub(crate) async fn large_changes_go_in_parts(state_store: &dyn StateStore) {
         object: "r:a".into(),
         base: at(1, base),
         remove: vec!["a".into(), "d".into()],
+        place: 0,
         staged: at(1, 8),
     };
     assert_eq!(stale(apply(9, change(1)).await), ["r:a"]);
@@ -391,12 +402,74 @@ pub(crate) async fn large_changes_go_in_parts(state_store: &dyn StateStore) {
     load(state_store, slot, 2).await.unwrap();
     let late = ReplicaOp::ReplaceStaged {
         object: "r:c".into(),
+        place: 0,
         staged: at(1, 14),
     };
     assert_eq!(
         stale(state_store.apply(slot, at(2, 1), vec![late]).await),
         [""]
     );
+}
+
+/// Several objects, each staged in a place of its own, take effect in one script, all or none.
+pub(crate) async fn objects_that_are_staged_together_change_together(state_store: &dyn StateStore) {
+    let slot = STAGED_TOGETHER;
+    let apply = async |n: u64, ops: Vec<ReplicaOp>| state_store.apply(slot, at(1, n), ops).await;
+    let first = vec![
+        replace("r:b", &[("x", "1"), ("y", "2")]),
+        replace("r:c", &[("x", "1")]),
+        replace("r:gone", &[]),
+    ];
+    apply(1, first).await.unwrap();
+    let parts = vec![
+        stage(0, None, vec![part("x", false, b"0")]),
+        stage(1, None, vec![part("y", false, b"3")]),
+        stage(2, None, vec![part("z", false, b"0")]),
+    ];
+    apply(2, parts).await.unwrap();
+    let parts = vec![
+        stage(1, Some(2), vec![part("y", true, b"4")]),
+        stage(2, None, vec![part("x", false, b"6")]),
+    ];
+    apply(3, parts).await.unwrap();
+    let missing = vec![stage(0, Some(2), Vec::new()), stage(1, Some(2), Vec::new())];
+    assert_eq!(stale(apply(4, missing).await), [""]);
+    let whole = |object: &str, place: usize, n: u64| ReplicaOp::ReplaceStaged {
+        object: object.into(),
+        place,
+        staged: at(1, n),
+    };
+    let group = |base: u64, last: u64| {
+        vec![
+            whole("r:a", 0, 2),
+            ReplicaOp::UpdateStaged {
+                object: "r:b".into(),
+                base: at(1, base),
+                remove: vec!["x".into()],
+                place: 1,
+                staged: at(1, 3),
+            },
+            update("r:c", at(1, 1), &[("x", "5")], &[]),
+            whole("r:d", 2, last),
+            delete("r:gone"),
+        ]
+    };
+    let before = contents(state_store, slot, 1).await;
+    assert_eq!(stale(apply(5, group(2, 3)).await), ["r:b"]);
+    assert_eq!(stale(apply(6, group(1, 2)).await), [""]);
+    assert_eq!(contents(state_store, slot, 1).await, before);
+    assert_eq!(apply(7, group(1, 3)).await, Ok(found(1, 6)));
+    let expected = [
+        object("r:a", at(1, 7), &[("x", "0")]),
+        object("r:b", at(1, 7), &[("y", "34")]),
+        object("r:c", at(1, 7), &[("x", "5")]),
+        object("r:d", at(1, 7), &[("x", "6")]),
+    ];
+    assert_eq!(contents(state_store, slot, 1).await, expected);
+    let again = apply(8, group(7, 3)).await;
+    assert_eq!(stale(again), ["", "", "r:c", ""], "used up");
+    let left = vec![stage(1, None, vec![part("x", false, b"0")])];
+    apply(9, left).await.unwrap();
 }
 
 pub(crate) async fn slots_do_not_touch(state_store: &dyn StateStore) {

@@ -108,18 +108,24 @@ impl Staging {
             self.fields.pop_front();
         }
         let base = self.staged.replace(at);
-        (Some(ReplicaOp::Stage { base, parts }), bytes)
+        let place = 0;
+        (Some(ReplicaOp::Stage { place, base, parts }), bytes)
     }
 
     /// The last step: the object, the change, and what waits for it.
     pub(super) fn finish(self) -> (String, ReplicaOp, Waiting) {
         let (object, staged) = (self.object.clone(), self.staged.unwrap_or_default());
         let op = match self.base {
-            None => ReplicaOp::ReplaceStaged { object, staged },
+            None => ReplicaOp::ReplaceStaged {
+                object,
+                place: 0,
+                staged,
+            },
             Some(base) => ReplicaOp::UpdateStaged {
                 object,
                 base,
                 remove: self.remove,
+                place: 0,
                 staged,
             },
         };
@@ -155,7 +161,7 @@ mod tests {
             n += 1;
             let (op, bytes) = staging.step(Stamp::new(1, n), 1024);
             assert!(bytes <= 1024, "{bytes}");
-            let Some(ReplicaOp::Stage { base, parts }) = op else {
+            let Some(ReplicaOp::Stage { base, parts, .. }) = op else {
                 break;
             };
             assert_eq!(base, (n > 1).then_some(Stamp::new(1, n - 1)));
@@ -177,7 +183,11 @@ mod tests {
         let object = "r:x".to_owned();
         assert_eq!(
             staging.finish().1,
-            ReplicaOp::ReplaceStaged { object, staged }
+            ReplicaOp::ReplaceStaged {
+                object,
+                place: 0,
+                staged
+            }
         );
     }
 }

@@ -24,8 +24,8 @@ pub(super) struct StoredSlot {
     /// The last write of an earlier epoch.
     pub(super) before: Stamp,
     pub(super) objects: BTreeMap<String, Object>,
-    /// The parts of a large write that have arrived so far.
-    pub(super) staged: Option<Object>,
+    /// The parts of a large write that have arrived so far, by place.
+    pub(super) staged: BTreeMap<usize, Object>,
 }
 
 impl StoredSlot {
@@ -48,22 +48,32 @@ impl StoredSlot {
 
     /// Whether the object has the version that a change is based on; an error names the object.
     pub(super) fn fits(&self, op: &ReplicaOp) -> Result<(), String> {
-        let staged_is = |at: Stamp| self.staged.as_ref().is_some_and(|s| s.version == at);
+        let staged_is =
+            |place: usize, at: Stamp| self.staged.get(&place).is_some_and(|s| s.version == at);
         let (object, base, staged) = match op {
             ReplicaOp::Update { object, base, .. } => (object, Some(base), None),
-            ReplicaOp::ReplaceStaged { object, staged } => (object, None, Some(staged)),
+            ReplicaOp::ReplaceStaged {
+                object,
+                place,
+                staged,
+            } => (object, None, Some((*place, *staged))),
             ReplicaOp::UpdateStaged {
                 object,
                 base,
+                place,
                 staged,
                 ..
-            } => (object, Some(base), Some(staged)),
-            ReplicaOp::Stage { base: Some(at), .. } if !staged_is(*at) => {
+            } => (object, Some(base), Some((*place, *staged))),
+            ReplicaOp::Stage {
+                place,
+                base: Some(at),
+                ..
+            } if !staged_is(*place, *at) => {
                 return Err(String::new());
             }
             _ => return Ok(()),
         };
-        if staged.is_some_and(|staged| !staged_is(*staged)) {
+        if staged.is_some_and(|(place, staged)| !staged_is(place, staged)) {
             return Err(String::new());
         }
         let stored = self.objects.get(object).map(|object| &object.version);
@@ -91,9 +101,11 @@ impl StoredSlot {
             ReplicaOp::Delete { object } => {
                 self.objects.remove(object);
             }
-            ReplicaOp::Stage { base, parts } => {
-                let mut staged = self.staged.take().filter(|_| base.is_some());
-                let staged = staged.get_or_insert_with(|| Object {
+            ReplicaOp::Stage { place, base, parts } => {
+                if base.is_none() {
+                    self.staged.remove(place);
+                }
+                let staged = self.staged.entry(*place).or_insert_with(|| Object {
                     version: at,
                     fields: Fields::new(),
                 });
@@ -105,16 +117,20 @@ impl StoredSlot {
                     };
                     staged.fields.insert(part.field.clone(), whole);
                 }
-                self.staged = Some(staged.clone());
             }
-            ReplicaOp::ReplaceStaged { object, .. } => {
-                if let Some(mut staged) = self.staged.take() {
+            ReplicaOp::ReplaceStaged { object, place, .. } => {
+                if let Some(mut staged) = self.staged.remove(place) {
                     staged.version = at;
                     self.objects.insert(object.clone(), staged);
                 }
             }
-            ReplicaOp::UpdateStaged { object, remove, .. } => {
-                if let Some(staged) = self.staged.take() {
+            ReplicaOp::UpdateStaged {
+                object,
+                remove,
+                place,
+                ..
+            } => {
+                if let Some(staged) = self.staged.remove(place) {
                     self.update(at, object, staged.fields, remove);
                 }
             }
