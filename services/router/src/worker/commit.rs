@@ -4,15 +4,15 @@
 //! never repeats it: the objects concerned are written whole under the next number, so that the
 //! older write is refused should it arrive later. An answer that finds an older write than the store
 //! had acknowledged tells that the store has lost writes: then all of the slot is written anew, and
-//! what the store has beside that is removed.
+//! what the store has beside that is removed. [`cut`](super::cut) takes what one commit is to write.
 
 use sestina_api::state_store::{Found, Listing, ReplicaOp, Stamp, StateStoreError};
 use sestina_runtime::{failpoint, guard};
 
 use super::core::{Core, Job};
-use super::replica::{Change, Pending, SlotReplica, Waiting};
+use super::cut::Cut;
+use super::replica::{Change, SlotReplica, Waiting};
 use super::slot::Slot;
-use super::staging::{ROW, Staging, size_of};
 use crate::rng::HashSet;
 
 /// A script that is under way.
@@ -20,6 +20,8 @@ use crate::rng::HashSet;
 pub(crate) struct InFlight {
     at: Stamp,
     kind: Kind,
+    /// The groups of several objects among those that are written.
+    groups: Vec<Vec<String>>,
 }
 
 #[derive(Debug)]
@@ -67,17 +69,8 @@ impl SlotReplica {
     pub(super) fn is_being_written(&self, object: &str) -> bool {
         let staged = self.staging.as_ref();
         let flying = self.in_flight.as_ref().map(|flight| &flight.kind);
-        staged.is_some_and(|staging| staging.object() == object)
+        staged.is_some_and(|staging| staging.objects().any(|staged| staged == object))
             || matches!(flying, Some(Kind::Objects(objects)) if objects.iter().any(|o| o.0 == object))
-    }
-
-    /// What the version of an object becomes with an op that is on its way.
-    fn note_version(&mut self, object: &str, op: &ReplicaOp, at: Stamp) {
-        if let ReplicaOp::Delete { .. } = op {
-            self.versions.remove(object);
-        } else {
-            self.versions.insert(object.to_owned(), at);
-        }
     }
 
     /// The store took a write.
@@ -119,129 +112,51 @@ impl Slot {
         replica.n = at.n;
         // The request for the names of all objects also deletes what is staged.
         if replica.to_list && replica.staging.is_none() {
-            let kind = Kind::Listing;
-            replica.in_flight = Some(InFlight { at, kind });
+            let (kind, groups) = (Kind::Listing, Vec::new());
+            replica.in_flight = Some(InFlight { at, kind, groups });
             return core.jobs.push(Job::ReplicaList { slot, at });
         }
         let limit = core.config.limits.replica_commit_bytes;
         if replica.staging.is_none() {
-            let (ops, objects, bytes) = self.cut_commit(at, limit);
+            let cut = self.cut_commit(at, limit);
             if self.replica.staging.is_none() {
-                return self.send_commit(core, at, ops, Kind::Objects(objects), bytes);
+                return self.send_objects(core, at, cut);
             }
         }
         let Some(staging) = &mut self.replica.staging else {
             return;
         };
-        let (op, bytes) = staging.step(at, limit);
-        let (kind, op) = match op {
-            Some(op) => (Kind::Part, op),
-            None => {
-                let Some(staging) = self.replica.staging.take() else {
-                    return;
-                };
-                let (object, op, waiting) = staging.finish();
-                self.replica.note_version(&object, &op, at);
-                (Kind::Objects(vec![(object, waiting)]), op)
-            }
-        };
-        self.send_commit(core, at, vec![op], kind, bytes);
+        let (ops, bytes) = staging.step(at, limit);
+        if !ops.is_empty() {
+            let (kind, groups) = (Kind::Part, Vec::new());
+            let flight = InFlight { at, kind, groups };
+            return self.send_commit(core, flight, ops, bytes);
+        }
+        if let Some(staging) = self.replica.staging.take() {
+            let cut = self.replica.cut_staged(staging, at, bytes);
+            self.send_objects(core, at, cut);
+        }
+    }
+
+    fn send_objects(&mut self, core: &mut Core, at: Stamp, cut: Cut) {
+        let (kind, groups) = (Kind::Objects(cut.objects), cut.groups);
+        let flight = InFlight { at, kind, groups };
+        self.send_commit(core, flight, cut.ops, cut.bytes);
     }
 
     fn send_commit(
         &mut self,
         core: &mut Core,
-        at: Stamp,
+        flight: InFlight,
         ops: Vec<ReplicaOp>,
-        kind: Kind,
         bytes: usize,
     ) {
         failpoint!("router.replica_commit");
+        let (slot, at) = (self.slot, flight.at);
         self.replica.probe = false;
-        self.replica.in_flight = Some(InFlight { at, kind });
+        self.replica.in_flight = Some(flight);
         core.metrics.replica_commit(bytes);
-        let slot = self.slot;
         core.jobs.push(Job::ReplicaCommit { slot, at, ops });
-    }
-
-    /// Takes what fits of what is to be written, in order. A change that is too large for any commit
-    /// begins to be staged instead, if it comes first.
-    fn cut_commit(
-        &mut self,
-        at: Stamp,
-        limit: usize,
-    ) -> (Vec<ReplicaOp>, Vec<(String, Waiting)>, usize) {
-        let (mut ops, mut objects, mut bytes) = (Vec::new(), Vec::new(), 0);
-        while let Some(object) = self.replica.order.front() {
-            let Some(pending) = self.replica.changes.get(object) else {
-                self.replica.order.pop_front();
-                continue;
-            };
-            let (size, fields) = match &pending.change {
-                Change::Delete => (object.len() + ROW, None),
-                Change::Update { set, remove } => {
-                    let names: usize = remove.iter().map(|field| field.len() + ROW).sum();
-                    let whole = names > limit / 2 || !self.replica.versions.contains_key(object);
-                    let fields = if whole {
-                        self.full_fields(object)
-                    } else {
-                        None
-                    };
-                    let size = fields
-                        .as_ref()
-                        .map_or_else(|| names + size_of(set), size_of);
-                    (size + object.len() + ROW, fields)
-                }
-                Change::Replace => {
-                    let fields = self.full_fields(object);
-                    let size = fields.as_ref().map_or(0, size_of);
-                    (size + object.len() + ROW, fields)
-                }
-            };
-            if bytes + size > limit && !ops.is_empty() {
-                break;
-            }
-            let Some(object) = self.replica.order.pop_front() else {
-                break;
-            };
-            let Some(Pending { change, waiting }) = self.replica.changes.remove(&object) else {
-                continue;
-            };
-            let op = self.op_of(object.clone(), change, fields);
-            if size > limit {
-                // Known from now on: what changes meanwhile is an update of what is being staged.
-                self.replica.note_version(&object, &op, at);
-                self.replica.staging = Staging::new(op, waiting);
-                tracing::debug!(slot = self.slot, object, size, "written in parts");
-                break;
-            }
-            self.replica.note_version(&object, &op, at);
-            ops.push(op);
-            objects.push((object, waiting));
-            bytes += size;
-        }
-        (ops, objects, bytes)
-    }
-
-    fn op_of(
-        &self,
-        object: String,
-        change: Change,
-        fields: Option<Vec<(String, bytes::Bytes)>>,
-    ) -> ReplicaOp {
-        let base = self.replica.versions.get(&object).copied();
-        match (change, fields, base) {
-            (Change::Update { set, remove }, None, Some(base)) => ReplicaOp::Update {
-                object,
-                base,
-                set: set.into_iter().collect(),
-                remove: remove.into_iter().collect(),
-            },
-            (Change::Update { .. } | Change::Replace, Some(fields), _) => {
-                ReplicaOp::Replace { object, fields }
-            }
-            _ => ReplicaOp::Delete { object },
-        }
     }
 
     /// A commit ended; false if a higher epoch fences this owner.
@@ -275,9 +190,15 @@ impl Slot {
                         self.not_written(core, object, waiting);
                     }
                 }
+                let mut groups = flight.groups;
                 if let Some(staging) = self.replica.staging.take() {
-                    let (object, waiting) = staging.give_up();
-                    self.not_written(core, object, waiting);
+                    groups.push(staging.objects().map(str::to_owned).collect());
+                    for (object, waiting) in staging.give_up() {
+                        self.not_written(core, object, waiting);
+                    }
+                }
+                for group in &groups {
+                    self.replica.tie(group);
                 }
             }
         }
@@ -472,4 +393,4 @@ impl Slot {
 
 #[cfg(test)]
 #[path = "commit_tests.rs"]
-mod tests;
+pub(super) mod tests;

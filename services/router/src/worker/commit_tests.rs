@@ -15,16 +15,16 @@ use crate::worker::testing::Router;
 const ROMEO: &str = "romeo@c.example/orchard";
 
 /// A router, one slot of it, and what that slot asked of the state store last.
-struct Owner {
-    router: Router,
-    slot: u16,
-    at: Stamp,
-    ops: Vec<ReplicaOp>,
+pub(in crate::worker) struct Owner {
+    pub(in crate::worker) router: Router,
+    pub(in crate::worker) slot: u16,
+    pub(in crate::worker) at: Stamp,
+    pub(in crate::worker) ops: Vec<ReplicaOp>,
 }
 
 impl Owner {
     /// A session has just lost its socket.
-    fn new(settings: RouterConfig) -> Owner {
+    pub(in crate::worker) fn new(settings: RouterConfig) -> Owner {
         Owner::after(settings, Vec::new())
     }
 
@@ -69,14 +69,14 @@ impl Owner {
     }
 
     /// The store answers the last write; whether another left.
-    fn answer(&mut self, result: Result<Found, StateStoreError>) -> bool {
+    pub(in crate::worker) fn answer(&mut self, result: Result<Found, StateStoreError>) -> bool {
         let (slot, at) = (self.slot, self.at);
         let done = JobDone::ReplicaCommitted { slot, at, result };
         let jobs = self.router.turn(vec![Input::Done(done)]);
         self.note(jobs)
     }
 
-    fn wait(&mut self, ms: u64) -> bool {
+    pub(in crate::worker) fn wait(&mut self, ms: u64) -> bool {
         self.router.now_ms += ms;
         let jobs = self.router.turn(Vec::new());
         self.note(jobs)
@@ -132,7 +132,7 @@ impl Owner {
     }
 }
 
-fn found(n: u64) -> Found {
+pub(in crate::worker) fn found(n: u64) -> Found {
     Found {
         last: Stamp::new(1, n),
         refused: 0,

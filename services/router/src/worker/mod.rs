@@ -8,7 +8,7 @@
 //! - [`attach`], [`inbound`]: from edges; [`route`]: at the sender; [`receive`],
 //!   [`replay`], [`to_user`]: at the addressee; [`outbox`]: on the way there; [`outgoing`]: to the client
 //! - [`presence`], [`records`]: presence; archive, offline, carbons; [`execute`]: performs the actions of modules; [`data`]: the data of modules about users
-//! - [`detach`], [`ending`], [`replica`], [`commit`], [`staging`], [`replica_check`]: ends of sockets and sessions; what survives this
+//! - [`detach`], [`ending`], [`replica`], [`groups`], [`commit`], [`cut`], [`staging`], [`replica_check`]: ends of sockets and sessions; what survives this
 //!   process
 //! - [`takeover`], [`reports`], [`restore`], [`restore_replica`], [`held`], [`archive_again`]: slots come; [`releasing_slots`], [`handover`],
 //!   [`handover_states`], [`unconfirmed_releases`]: they go
@@ -26,6 +26,7 @@ mod client;
 mod commands;
 mod commit;
 pub(crate) mod core;
+mod cut;
 pub(crate) mod data;
 mod detach;
 mod doubted;
@@ -36,6 +37,7 @@ mod frames;
 #[cfg(test)]
 pub(crate) mod garden;
 mod gauges;
+mod groups;
 mod handover;
 mod handover_states;
 mod held;

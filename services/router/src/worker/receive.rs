@@ -123,7 +123,7 @@ impl Slot {
                 slot: origin_slot,
                 jid: Jid::from_wire(&stanza.from),
             };
-            self.room_input(core, hand, origin, to, stanza);
+            self.together(|slot| slot.room_input(core, hand, origin, to, stanza));
         } else {
             let replay = message.first_epoch < self.epoch;
             self.message_to_user(core, hand, to, stanza, replay);

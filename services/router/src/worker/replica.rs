@@ -1,7 +1,7 @@
 //! The replica of a slot: what of it must survive this process.
 //!
-//! Here is what is to be written, object by object; [`commit`](super::commit) writes it. A *group* is
-//! what changed of one object since it was written last: a commit takes groups whole.
+//! Here is what is to be written, object by object; [`groups`](super::groups) tells what belongs together, and
+//! [`commit`](super::commit) writes it.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -13,6 +13,7 @@ use sestina_xmpp::jid::Jid;
 use super::channel::{Channel, acked_outbound};
 use super::commit::{Check, InFlight};
 use super::core::Core;
+use super::groups::Groups;
 use super::session::Session;
 use super::slot::Slot;
 use super::staging::Staging;
@@ -51,9 +52,11 @@ pub(super) struct Waiting {
     pub(super) trims: Vec<(Jid, u64)>,
 }
 
-/// A group that is to be written.
+/// What changed of an object since it was written last.
 #[derive(Debug)]
 pub(super) struct Pending {
+    /// See [`Groups`].
+    pub(super) number: u64,
     pub(super) change: Change,
     pub(super) waiting: Waiting,
 }
@@ -66,7 +69,8 @@ pub(crate) struct SlotReplica {
     pub(super) changes: HashMap<String, Pending>,
     /// The objects with changes, in the order in which they began to wait.
     pub(super) order: VecDeque<String>,
-    /// A change that is too large for one script, on its way in parts.
+    pub(super) groups: Groups,
+    /// A group that is too large for one script, on its way in parts.
     pub(super) staging: Option<Staging>,
     pub(super) in_flight: Option<InFlight>,
     /// The number of the newest write in this epoch.
@@ -108,7 +112,8 @@ impl SlotReplica {
     /// Objects with a change that is not written.
     pub(crate) fn unwritten(&self) -> usize {
         let flying = self.in_flight.as_ref().map_or(0, InFlight::objects);
-        self.changes.len() + usize::from(self.staging.is_some()) + flying
+        let staged = self.staging.as_ref().map_or(0, |s| s.objects().len());
+        self.changes.len() + staged + flying
     }
 
     /// Objects that may be missing in the state store, or be there as they were before.
@@ -166,7 +171,9 @@ impl SlotReplica {
             true => Change::nothing(),
             false => Change::Replace,
         };
-        let Pending { change, waiting } = self.entry(object, first);
+        let Pending {
+            change, waiting, ..
+        } = self.entry(object, first);
         match change {
             Change::Replace => {}
             Change::Delete => *change = Change::Replace,
@@ -190,14 +197,17 @@ impl SlotReplica {
     /// The pending change of an object.
     fn entry(&mut self, object: String, change: impl FnOnce() -> Change) -> &mut Pending {
         self.empty_only = false;
-        let order = &mut self.order;
-        self.changes.entry(object).or_insert_with_key(|object| {
+        let (order, groups) = (&mut self.order, &mut self.groups);
+        let pending = self.changes.entry(object).or_insert_with_key(|object| {
             order.push_back(object.clone());
             Pending {
+                number: groups.number(),
                 change: change(),
                 waiting: Waiting::default(),
             }
-        })
+        });
+        self.groups.changed(pending.number);
+        pending
     }
 }
 

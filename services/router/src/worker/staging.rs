@@ -1,4 +1,5 @@
-//! A change that is too large for one script: put aside in parts, and made in one last script.
+//! A group that is too large for one script: put aside in parts, and made in one last script. Each object has a
+//! staging place of its own.
 
 use std::collections::VecDeque;
 
@@ -35,10 +36,16 @@ impl<'a> Field<'a> for (&'a String, &'a Bytes) {
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Staging {
+    /// In the order of their places.
+    objects: Vec<Staged>,
+}
+
+/// An object of the group.
+#[derive(Debug)]
+struct Staged {
     object: String,
-    /// The version that it changes; none: all of the object is replaced.
-    base: Option<Stamp>,
-    remove: Vec<String>,
+    /// The change, without the fields to be set.
+    op: ReplicaOp,
     /// The fields that are not yet put aside.
     fields: VecDeque<(String, Bytes)>,
     /// A piece of the first of them is.
@@ -49,46 +56,81 @@ pub(super) struct Staging {
 }
 
 impl Staging {
-    /// Begins with a change; none if it has no fields to put aside.
-    pub(super) fn new(op: ReplicaOp, waiting: Waiting) -> Option<Staging> {
-        let (object, base, fields, remove) = match op {
-            ReplicaOp::Replace { object, fields } => (object, None, fields, Vec::new()),
-            ReplicaOp::Update {
+    /// Begins with the changes of a group, and what waits for each.
+    pub(super) fn new(ops: Vec<ReplicaOp>, waiting: Vec<(String, Waiting)>) -> Staging {
+        let objects = ops.into_iter().zip(waiting);
+        let staged = |(mut op, (object, waiting))| {
+            let fields = match &mut op {
+                ReplicaOp::Replace { fields, .. } => std::mem::take(fields),
+                ReplicaOp::Update { set, .. } => std::mem::take(set),
+                _ => Vec::new(),
+            };
+            Staged {
                 object,
-                base,
-                set,
-                remove,
-            } => (object, Some(base), set, remove),
-            _ => return None,
+                op,
+                fields: fields.into(),
+                begun: false,
+                staged: None,
+                waiting,
+            }
         };
-        Some(Staging {
-            object,
-            base,
-            remove,
-            fields: fields.into(),
-            begun: false,
-            staged: None,
-            waiting,
+        Staging {
+            objects: objects.map(staged).collect(),
+        }
+    }
+
+    pub(super) fn objects(&self) -> impl ExactSizeIterator<Item = &str> {
+        self.objects.iter().map(|staged| staged.object.as_str())
+    }
+
+    /// The next parts, and their bytes; none if all is put aside, and then the bytes of the last step.
+    pub(super) fn step(&mut self, at: Stamp, limit: usize) -> (Vec<ReplicaOp>, usize) {
+        let (mut ops, mut bytes) = (Vec::new(), 0);
+        for (place, object) in self.objects.iter_mut().enumerate() {
+            if object.fields.is_empty() {
+                continue;
+            }
+            let parts = object.parts(limit, &mut bytes);
+            if !parts.is_empty() {
+                let base = object.staged.replace(at);
+                ops.push(ReplicaOp::Stage { place, base, parts });
+            }
+            if !object.fields.is_empty() {
+                break;
+            }
+        }
+        if ops.is_empty() {
+            bytes = self.objects.iter().map(Staged::last_bytes).sum();
+        }
+        (ops, bytes)
+    }
+
+    /// The last step: each object, its change, and what waits for it.
+    pub(super) fn finish(self) -> impl Iterator<Item = (String, ReplicaOp, Waiting)> {
+        let objects = self.objects.into_iter().enumerate();
+        objects.map(|(place, staged)| {
+            let op = of_staged(staged.op, place, staged.staged);
+            (staged.object, op, staged.waiting)
         })
     }
 
-    pub(super) fn object(&self) -> &str {
-        &self.object
+    /// A part may be missing: the objects, and what waits for them.
+    pub(super) fn give_up(self) -> impl Iterator<Item = (String, Waiting)> {
+        let objects = self.objects.into_iter();
+        objects.map(|staged| (staged.object, staged.waiting))
     }
+}
 
-    /// The next part, and its bytes; none if all is put aside.
-    pub(super) fn step(&mut self, at: Stamp, limit: usize) -> (Option<ReplicaOp>, usize) {
-        if self.fields.is_empty() && self.staged.is_some() {
-            let names = self.remove.iter().map(|field| field.len() + ROW);
-            return (None, names.sum::<usize>() + self.object.len() + ROW);
-        }
-        let (mut parts, mut bytes) = (Vec::new(), 0);
+impl Staged {
+    /// What still fits of the fields into a script that has so many bytes.
+    fn parts(&mut self, limit: usize, bytes: &mut usize) -> Vec<StagedPart> {
+        let mut parts = Vec::new();
         while let Some((field, value)) = self.fields.front_mut() {
-            let room = limit.saturating_sub(bytes + field.len() + ROW);
+            let room = limit.saturating_sub(*bytes + field.len() + ROW);
             let fits = value.len() <= room;
             // A field that would fit into a part of its own waits for the next one.
             let alone = field.len() + value.len() + ROW <= limit;
-            if !fits && !parts.is_empty() && (alone || room == 0) {
+            if !fits && *bytes > 0 && (alone || room == 0) {
                 break;
             }
             let piece = if fits {
@@ -96,7 +138,7 @@ impl Staging {
             } else {
                 value.split_to(room.max(1))
             };
-            bytes += field.len() + piece.len() + ROW;
+            *bytes += field.len() + piece.len() + ROW;
             parts.push(StagedPart {
                 field: field.clone(),
                 append: std::mem::replace(&mut self.begun, !fits),
@@ -107,34 +149,44 @@ impl Staging {
             }
             self.fields.pop_front();
         }
-        let base = self.staged.replace(at);
-        let place = 0;
-        (Some(ReplicaOp::Stage { place, base, parts }), bytes)
+        parts
     }
 
-    /// The last step: the object, the change, and what waits for it.
-    pub(super) fn finish(self) -> (String, ReplicaOp, Waiting) {
-        let (object, staged) = (self.object.clone(), self.staged.unwrap_or_default());
-        let op = match self.base {
-            None => ReplicaOp::ReplaceStaged {
-                object,
-                place: 0,
-                staged,
-            },
-            Some(base) => ReplicaOp::UpdateStaged {
+    /// The bytes of its change in the last step.
+    fn last_bytes(&self) -> usize {
+        let names = match &self.op {
+            ReplicaOp::Update { remove, .. } => remove.as_slice(),
+            _ => &[],
+        };
+        let names = names.iter().map(|field| field.len() + ROW);
+        names.sum::<usize>() + self.object.len() + ROW
+    }
+}
+
+/// A change whose fields are staged, if it has any.
+fn of_staged(op: ReplicaOp, place: usize, staged: Option<Stamp>) -> ReplicaOp {
+    match (op, staged) {
+        (ReplicaOp::Replace { object, .. }, Some(staged)) => ReplicaOp::ReplaceStaged {
+            object,
+            place,
+            staged,
+        },
+        (
+            ReplicaOp::Update {
                 object,
                 base,
-                remove: self.remove,
-                place: 0,
-                staged,
+                remove,
+                ..
             },
-        };
-        (self.object, op, self.waiting)
-    }
-
-    /// A part may be missing: the object, and what waits for it.
-    pub(super) fn give_up(self) -> (String, Waiting) {
-        (self.object, self.waiting)
+            Some(staged),
+        ) => ReplicaOp::UpdateStaged {
+            object,
+            base,
+            remove,
+            place,
+            staged,
+        },
+        (op, _) => op,
     }
 }
 
@@ -154,16 +206,18 @@ mod tests {
             object: "r:x".to_owned(),
             fields: fields.clone(),
         };
-        let mut staging = Staging::new(op, Waiting::default()).unwrap();
+        let waiting = vec![("r:x".to_owned(), Waiting::default())];
+        let mut staging = Staging::new(vec![op], waiting);
         let mut staged: Vec<(String, Vec<u8>)> = Vec::new();
         let mut n = 0;
         loop {
             n += 1;
-            let (op, bytes) = staging.step(Stamp::new(1, n), 1024);
+            let (mut ops, bytes) = staging.step(Stamp::new(1, n), 1024);
             assert!(bytes <= 1024, "{bytes}");
-            let Some(ReplicaOp::Stage { base, parts, .. }) = op else {
+            let Some(ReplicaOp::Stage { base, parts, .. }) = ops.pop() else {
                 break;
             };
+            assert!(ops.is_empty(), "{ops:?}");
             assert_eq!(base, (n > 1).then_some(Stamp::new(1, n - 1)));
             for part in parts {
                 if part.append {
@@ -181,13 +235,13 @@ mod tests {
         assert_eq!(staged, whole);
         let staged = Stamp::new(1, n - 1);
         let object = "r:x".to_owned();
-        assert_eq!(
-            staging.finish().1,
-            ReplicaOp::ReplaceStaged {
-                object,
-                place: 0,
-                staged
-            }
-        );
+        let last: Vec<ReplicaOp> = staging.finish().map(|(_, op, _)| op).collect();
+        let place = 0;
+        let whole = ReplicaOp::ReplaceStaged {
+            object,
+            place,
+            staged,
+        };
+        assert_eq!(last, [whole]);
     }
 }
