@@ -105,7 +105,9 @@ impl Slot {
             self.keep_registry(core, reader, hand.operation);
         }
         if targets.is_empty() && before != Before::Given {
-            return self.message_waits(core, hand, &context, to, stanza);
+            // An earlier message of its sender may have moved in the archive: it follows.
+            let moves = before != Before::Nothing;
+            return self.message_waits(core, hand, &context, to, stanza, moves);
         }
         // A message that a dead owner archived and did not deliver, to some session or to all, is in the archive
         // where it is delivered: messages of one sender are there in the order of sending.
@@ -146,9 +148,11 @@ impl Slot {
         context: &MessageContext<'_>,
         to: &Jid,
         stanza: Stanza,
+        moves: bool,
     ) {
         let (user, peer) = (context.user, context.peer);
-        let Some(stanza) = self.undeliverable(core, hand, context, stanza) else {
+        let passing = Passing::new(Cow::Owned(stanza), moves);
+        let Some(stanza) = self.undeliverable(core, hand, context, passing) else {
             return;
         };
         let actions = |stanza| core.pipeline.observe(Point::MessageIn, context, stanza);
@@ -251,9 +255,8 @@ impl Slot {
         core: &mut Core,
         hand: InHand,
         context: &MessageContext<'_>,
-        stanza: Stanza,
+        mut passing: Passing<'_>,
     ) -> Option<Stanza> {
-        let mut passing = Passing::new(Cow::Owned(stanza), false);
         let cause = Cause::Message(hand);
         self.observed(core, cause, Point::Undeliverable, context, &mut passing);
         let stanza = passing.stanza.into_owned();
