@@ -62,7 +62,8 @@ pub(crate) struct OutItem {
     /// A row of the offline store may hold it, too: an owner before this one may have stored it when it ended
     /// the session, and died before the end was written.
     pub(crate) maybe_row: bool,
-    /// Of a message that other sessions of the user were given too, by this owner.
+    /// Of a message that other sessions of the user were given too, by this owner; and of a request that the client
+    /// has answered.
     pub(crate) taken: Option<Taken>,
 }
 
@@ -106,6 +107,13 @@ impl Source {
 }
 
 impl OutItem {
+    /// Whether it is an IQ of another client that has to be answered (RFC 6120 §8.2.3).
+    pub(crate) fn is_request(&self) -> bool {
+        self.key.is(Purpose::Route)
+            && self.stanza.kind() == proto::StanzaKind::Iq
+            && matches!(self.stanza.r#type.as_str(), "get" | "set")
+    }
+
     /// Its key, as edges and the state store hold it.
     pub(crate) fn wire_key(&self) -> proto::Key {
         proto::Key {

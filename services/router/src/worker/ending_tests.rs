@@ -101,6 +101,58 @@ fn a_message_that_an_ended_session_did_not_take_is_settled_when_it_is_stored() {
     assert_eq!(settled(&mut router), (1, 1));
 }
 
+/// The types of the IQs that the edge got for a session.
+fn iqs(router: &Router, handle: u64) -> Vec<String> {
+    let frames = std::mem::take(&mut *router.edge.0.lock());
+    let delivered = frames.into_iter().filter_map(|frame| match frame {
+        proto::to_edge::Body::Deliver(delivered) => Some(delivered),
+        _ => None,
+    });
+    let mut types = Vec::new();
+    for delivered in delivered {
+        for target in delivered.targets.iter().filter(|t| t.handle == handle) {
+            let variant = &delivered.variants[target.variant as usize];
+            let stanza = Stanza::from(variant.stanza.clone().unwrap());
+            if stanza.kind == Kind::Iq {
+                types.push(format!("{} {}", stanza.type_, stanza.id));
+            }
+        }
+    }
+    types
+}
+
+/// RFC 6121 §8.5.3.2.3: a request for a session that is gone is answered, and only a request is.
+#[test]
+fn a_request_that_an_ended_session_did_not_take_is_answered_with_an_error() {
+    let mut router = Router::new(1, &[], || 0);
+    let romeo = router.session(ROMEO, 1);
+    let juliet = router.session(BALCONY, 2);
+    for (type_, id) in [("get", "asked"), ("result", "told")] {
+        let mut iq = Stanza::new(Kind::Iq);
+        iq.type_ = type_.to_owned();
+        iq.id = id.to_owned();
+        iq.to = BALCONY.to_owned();
+        iq.push_element(&sestina_xmpp::xml::Element::new("query", "urn:example:q"));
+        let slot = router.worker.slots.get_mut(romeo).unwrap();
+        let session = slot
+            .sessions
+            .values()
+            .find(|s| s.channel.jid.as_str() == ROMEO);
+        let n = session.unwrap().channel.incoming.accepted + 1;
+        let inbound = proto::Inbound {
+            handle: 1,
+            generation: 1,
+            n,
+            stanza: Some(iq.into()),
+            ..proto::Inbound::default()
+        };
+        router.edge_says(romeo, RouterBody::Inbound(inbound), 0);
+    }
+    assert_eq!(iqs(&router, 1), Vec::<String>::new());
+    closes(&mut router, juliet, 2);
+    assert_eq!(iqs(&router, 1), ["error asked"]);
+}
+
 /// Juliet has three sessions, which get a message to her bare JID; the clients of `taking` take it, and
 /// those of `ending` end without it, in this order. Returns what is stored at each end.
 fn ends_without(taking: &[u64], ending: &[u64]) -> Vec<usize> {

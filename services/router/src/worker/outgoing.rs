@@ -93,6 +93,20 @@ impl Channel {
         }
     }
 
+    /// The client answers a request of that address. If the session ends before the client acknowledges the request,
+    /// the request needs no other answer. Only the stanzas on their way to the client are looked at, which its credit
+    /// bounds.
+    pub(crate) fn answers(&mut self, id: &str, to: &str) {
+        let flying = self.outgoing.sent.saturating_sub(self.outgoing.acked);
+        let flying = usize::try_from(flying).unwrap_or(usize::MAX);
+        let queue = self.outgoing.queue.iter_mut().take(flying);
+        for item in queue.filter(|item| item.stanza.id == id && item.stanza.from == to) {
+            if item.is_request() {
+                item.taken.get_or_insert_default().set();
+            }
+        }
+    }
+
     fn weigh(&mut self, source: Source, weight: usize) {
         self.outgoing.queue_bytes.add(weight);
         if source.is_bulk() {

@@ -1,4 +1,5 @@
-//! Messages that a session which has ended did not take: stored for its user, or sent back to their senders.
+//! Stanzas that a session which has ended did not take: messages are stored for its user, or sent back to their
+//! senders; requests are answered with an error.
 
 use sestina_api::key::{IdempotencyKey, Purpose};
 use sestina_proto as proto;
@@ -30,8 +31,10 @@ struct Elsewhere {
 impl Slot {
     /// Stanzas that a session did not acknowledge (XEP-0198 §5, last paragraphs): messages that no other
     /// session of the user got are stored, or go back to who sent them; what came from the store is
-    /// there still. Works that wait for a second holder wait until that is done: until then this process
-    /// may be the only one that has the message.
+    /// there still. IQ requests that the client has not answered are answered with `service-unavailable` (RFC 6121
+    /// §8.5.3.2.3). A new owner does not know which requests the client had answered under the owner before: then
+    /// the requester may get this error after the answer. Operations that wait for a second holder wait until all
+    /// of that is done: until then this process may be the only one that has the stanza.
     pub(super) fn return_unacknowledged(
         &mut self,
         core: &mut Core,
@@ -51,6 +54,13 @@ impl Slot {
                 && !self.has_another(core, &elsewhere, id, &item, operation)
             {
                 self.return_message(core, id, &user, number, &item, (operation, waits));
+                continue;
+            } else if item.is_request() && !item.taken.as_ref().is_some_and(Taken::is_set) {
+                let part = self.returned(core, id, number, (operation, waits));
+                let request = Stanza::from((*item.stanza).clone());
+                let error = request.error_reply(Condition::ServiceUnavailable, None);
+                self.send_back(core, id, number, error, part);
+                core.part_done(part);
                 continue;
             } else if !is_from_others(item.key) {
                 // A copy that was not taken: the message depends on the session that has it.
@@ -79,14 +89,7 @@ impl Slot {
         item: &OutItem,
         (operation, waits): (OperationId, Option<OperationId>),
     ) {
-        core.operations.part(operation);
-        let part = core.operations.open(OnDone::Returned {
-            slot: self.slot,
-            session: id,
-            number,
-            ended: operation,
-            waits,
-        });
+        let part = self.returned(core, id, number, (operation, waits));
         let stanza = Stanza::from((*item.stanza).clone());
         if core.config.services.has_accounts(user.domain())
             && core.config.offline_limit > 0
@@ -100,6 +103,24 @@ impl Slot {
             self.send_back(core, id, number, error, part);
         }
         core.part_done(part);
+    }
+
+    /// Opens the operation of one stanza that is stored or goes back, with one part.
+    fn returned(
+        &self,
+        core: &mut Core,
+        session: u128,
+        number: u64,
+        (ended, waits): (OperationId, Option<OperationId>),
+    ) -> OperationId {
+        core.operations.part(ended);
+        core.operations.open(OnDone::Returned {
+            slot: self.slot,
+            session,
+            number,
+            ended,
+            waits,
+        })
     }
 
     fn elsewhere(&self, user: &Jid) -> Elsewhere {

@@ -164,6 +164,9 @@ impl Slot {
             Some(to) => {
                 let key = IdempotencyKey::new(id, n, Purpose::Route);
                 let to = to.clone();
+                if !request && let Some(session) = self.sessions.get_mut(&id) {
+                    session.channel.answers(&stanza.id, to.as_str());
+                }
                 return self.send_message(core, id, key, &to, stanza, operation);
             }
         };

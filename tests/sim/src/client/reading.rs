@@ -100,12 +100,22 @@ impl Client {
         }
     }
 
+    /// Whether one of its own IQs has been answered.
+    fn is_answered(&self, number: u64) -> bool {
+        let mut log = self.log.iter();
+        log.any(|got| got.what == What::Reply && got.number == number)
+    }
+
     /// Reads the answer to one of its own IQs.
     fn read_answer(&mut self, stanza: &Stanza, payload: &str, when: When) {
         let number = stanza.id.strip_prefix('i').and_then(|n| n.parse().ok());
         let Some(number) = number else {
             return;
         };
+        if payload.contains("service-unavailable") && self.is_answered(number) {
+            // The session that was asked has answered, and ended before it acknowledged the request.
+            return;
+        }
         self.record(stanza, payload, when, What::Reply, number);
         if stanza.is_error() {
             self.refused.insert(number);
