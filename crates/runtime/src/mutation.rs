@@ -66,6 +66,10 @@ pub const NAMES: &[(&str, &str)] = &[
         "a frame that a full lane refused is sent again when there is room",
     ),
     (
+        "written-ends",
+        "a session that its owner ends leaves its rooms when the state store knows of the end",
+    ),
+    (
         "report-parts",
         "a new owner waits for all parts of an edge's report",
     ),

@@ -2,7 +2,7 @@
 
 use super::faults::Fault;
 use super::talk;
-use super::world::World;
+use super::world::{RESUMABLE, World};
 
 /// How long a script waits for something, in simulated milliseconds.
 const PATIENCE: u64 = 20_000;
@@ -160,4 +160,46 @@ pub fn an_opening_of_a_lane_arrives_late(seed: u64) -> Vec<String> {
     }
     wrong.extend(world.round(&[]));
     wrong
+}
+
+/// The time for a resumption ends, the room is told that the session has left, and then the owner of the session dies.
+/// The client resumes the session, if it can. Returns what is wrong at rest.
+///
+/// # Errors
+///
+/// What the script has waited for in vain.
+pub fn an_owner_dies_as_it_ends_a_session(seed: u64) -> Result<Vec<String>, String> {
+    let mut world = World::at_rest(seed);
+    let room_slots = [3, 5];
+    let apart = |client: &usize, room: usize| {
+        world.owner(world.clients[*client].slot) != world.owner(room_slots[room])
+    };
+    let clients = 0..world.clients.len();
+    let (room, client) = (0..room_slots.len())
+        .flat_map(|room| clients.clone().map(move |client| (room, client)))
+        .filter(|(_, client)| world.clients[*client].is_online())
+        .find(|(room, client)| apart(client, *room))
+        .ok_or("one router owns all")?;
+    let (slot, room) = (world.clients[client].slot, world.rooms[room].clone());
+    let occupants = |world: &World| {
+        let running = world.running_hosts();
+        let workers = running.flat_map(|host| host.workers.iter());
+        let inside = workers.flat_map(|worker| worker.inside());
+        inside.filter(|inside| inside.0 == room).count()
+    };
+    talk::enter(&mut world, client, &room);
+    world.until("the occupant", |w| {
+        w.clients[client].login.rooms.get(&room) == Some(&true)
+    })?;
+    talk::acknowledge_all(&mut world);
+    world.until("redundant", |w| w.is_redundant(slot))?;
+    // The edge may notice it some time later.
+    world.cut_client(client, RESUMABLE + 2000);
+    let before = occupants(&world);
+    world.until("the end", |w| occupants(w) < before)?;
+    let owner = world.owner(slot).ok_or("no owner")?;
+    world.kill_host(owner);
+    let mut wrong = world.come_to_rest();
+    wrong.extend(world.round(&[]));
+    Ok(wrong)
 }

@@ -9,7 +9,7 @@ use sestina_sim::hoard::a_client_never_reads;
 use sestina_sim::scenarios::{flush_and_kill, flush_at_rest};
 use sestina_sim::scripts::{
     a_database_loses_commits, a_room_changes_while_the_store_is_away, an_older_write_comes_last,
-    an_opening_of_a_lane_arrives_late,
+    an_opening_of_a_lane_arrives_late, an_owner_dies_as_it_ends_a_session,
 };
 use sestina_sim::seeds::{Plan, chosen, failing, network, replay};
 
@@ -78,6 +78,21 @@ fn a_database_that_lost_commits_costs_no_slot() {
 #[test]
 fn an_opening_of_a_lane_that_arrives_late_silences_no_session() {
     nothing_is_wrong(8, |seed| Ok(an_opening_of_a_lane_arrives_late(seed)));
+}
+
+/// A client that resumes its session is in the rooms in which it takes itself to be.
+#[test]
+fn a_session_that_its_dead_owner_has_ended_does_not_go_on() {
+    // Also run as the child of the next test, with the guard off.
+    sestina_runtime::faults_from_env().unwrap();
+    nothing_is_wrong(24, an_owner_dies_as_it_ends_a_session);
+}
+
+#[test]
+fn the_guard_of_written_ends_is_missed() {
+    let name = "a_session_that_its_dead_owner_has_ended_does_not_go_on";
+    let text = sestina_runtime::mutation::test_without("written-ends", name).unwrap();
+    assert!(text.contains("1 failed"), "{text}");
 }
 
 /// More than one fault: the state store is unavailable, and then the room's owner dies. All occupants stay in

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use sestina_proto as proto;
 use sestina_xmpp::jid::Jid;
 
+use super::operations::OperationId;
 use super::pages::PageCursor;
 use super::residents::Residents;
 use super::stored::StoredCursor;
@@ -24,6 +25,16 @@ pub(crate) struct Joined {
 pub(crate) struct Available {
     pub(crate) priority: i8,
     pub(crate) stanza: proto::Stanza,
+}
+
+/// What a session that has ended was to others, of which they are told.
+#[derive(Debug)]
+pub(crate) struct Farewell {
+    /// The operation of the end, until the others are told.
+    pub(crate) untold: Option<OperationId>,
+    pub(crate) available: Option<Box<Available>>,
+    pub(crate) joined: HashMap<Jid, Joined>,
+    pub(crate) directed: HashSet<Jid>,
 }
 
 /// What the server knows of the client of a session, beside its connection.
@@ -47,6 +58,8 @@ pub(crate) struct Client {
     pub(crate) left_stored: bool,
     pub(crate) joined: HashMap<Jid, Joined>,
     pub(crate) directed: HashSet<Jid>,
+    /// Once the session has ended. Its rooms and presence are here then, and no longer above.
+    pub(crate) farewell: Option<Box<Farewell>>,
     /// The names under which the session gets pushes ([`Action::Push`](crate::hooks::Action::Push)).
     pub(crate) interests: BTreeSet<String>,
     pub(crate) residents: Residents,

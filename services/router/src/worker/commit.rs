@@ -251,11 +251,16 @@ impl Slot {
                 if !self.commit_failed(core, at, &error) {
                     return false;
                 }
-                // Events of rooms do not wait for the state store while it is unavailable.
+                // Events of rooms and ends of sessions do not wait for the state store while it is unavailable.
+                let mut ends = Vec::new();
                 for pending in self.replica.changes.values_mut() {
+                    ends.append(&mut pending.waiting.ends);
                     for (room, seq) in pending.waiting.events.drain(..) {
                         core.rooms.uncommitted.push((self.slot, room, seq));
                     }
+                }
+                for id in ends {
+                    self.tell_end(core, id);
                 }
             }
         }
@@ -363,6 +368,9 @@ impl Slot {
         for (id, settled) in waiting.settled {
             self.settled_committed(core, id, settled);
         }
+        for id in waiting.ends {
+            self.tell_end(core, id);
+        }
         for (room, seq) in waiting.events {
             core.rooms.committed.push((self.slot, room, seq));
         }
@@ -377,6 +385,9 @@ impl Slot {
         // their receivers.
         for (room, seq) in waiting.events {
             core.rooms.uncommitted.push((self.slot, room, seq));
+        }
+        for id in waiting.ends {
+            self.tell_end(core, id);
         }
         self.replica.doubtful.insert(object.clone());
         let change = if self.is_stored(&object) {

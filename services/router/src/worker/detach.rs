@@ -38,9 +38,15 @@ impl Slot {
         };
         session.channel.copies.detached_from = Some((lane, handle));
         self.handles.remove(&(lane.edge, handle));
-        let over = session.channel.close_asked.is_some() || session.channel.closing;
+        let (closing, close_asked) = (
+            session.channel.closing,
+            session.channel.close_asked.is_some(),
+        );
         core.metrics.detached();
-        if over {
+        if closing {
+            return self.end_known(core, id);
+        }
+        if close_asked {
             return self.end_session(core, id);
         }
         self.replica_replace_session(core, id);
@@ -221,7 +227,7 @@ impl Slot {
                 self.detach(core, id);
                 self.tell_rooms(id);
             } else {
-                self.end_session(core, id);
+                self.end_known(core, id);
             }
         }
         let mut over = Vec::new();

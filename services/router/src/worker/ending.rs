@@ -1,16 +1,21 @@
 //! The end of a session. Its owner sends unavailable presence to contacts and rooms, stores the stanzas that the
 //! client did not acknowledge or returns them to their senders, and then deletes the session, as soon as no process
 //! has stanzas of it.
+//!
+//! An end that the owner decides by itself is written to the state store before contacts and rooms are told of it.
+//! Otherwise the owner could die in between, and the next owner would let the client resume a session that is in no
+//! room any more. While the state store is unavailable, the owner does not wait for it.
 
+use prost::Message as _;
 use sestina_api::key::{IdempotencyKey, Purpose};
 use sestina_proto as proto;
 use sestina_proto::to_edge::Body;
-use sestina_runtime::failpoint;
+use sestina_runtime::{failpoint, guard};
 use sestina_telemetry::Queue;
 use sestina_xmpp::jid::Jid;
 
 use super::channel::{Attachment, Channel, OutItem};
-use super::client::Joined;
+use super::client::Farewell;
 use super::core::{Core, LaneRef};
 use super::operations::{OnDone, OperationId};
 use super::slot::Slot;
@@ -75,14 +80,44 @@ impl Slot {
         );
     }
 
-    /// Ends a session: sends its unavailable presence to the user's other sessions, to rooms and contacts, and stores
-    /// the messages that the client did not acknowledge. The session is deleted when all of that is done.
-    pub(crate) fn end_session(&mut self, core: &mut Core, id: u128) {
-        let Some(session) = self.sessions.get_mut(&id) else {
+    /// Ends a session that the record of the owner before says is over. Its edge may not know that.
+    pub(crate) fn end_restored(&mut self, core: &mut Core, id: u128) {
+        let session = self.sessions.get(&id);
+        if session.is_some_and(|session| session.channel.edge().is_some()) {
+            self.close_session(core, id, "undefined-condition", "the session has ended");
+        } else {
+            self.end_known(core, id);
+        }
+    }
+
+    /// Ends a session because its owner decides so, and the next owner might not.
+    pub(super) fn end_session(&mut self, core: &mut Core, id: u128) {
+        let Some(operation) = self.begin_end(core, id) else {
             return;
         };
+        if core.config.state_store && guard!("written-ends") {
+            self.write_end(core, id);
+        } else {
+            self.tell_end(core, id);
+        }
+        core.part_done(operation);
+    }
+
+    /// Ends a session of which the next owner knows that it is over: the edge of the session or the state store says so.
+    pub(crate) fn end_known(&mut self, core: &mut Core, id: u128) {
+        if let Some(operation) = self.begin_end(core, id) {
+            self.tell_end(core, id);
+            core.part_done(operation);
+        }
+    }
+
+    /// Stores the messages that the client of a session did not acknowledge. The session is deleted when that is done,
+    /// and when [`tell_end`](Slot::tell_end) has told all others of the end. Returns the operation that deletes it, with
+    /// one part for the caller; none if the session has ended before.
+    fn begin_end(&mut self, core: &mut Core, id: u128) -> Option<OperationId> {
+        let session = self.sessions.get_mut(&id)?;
         if session.channel.is_ending() {
-            return;
+            return None;
         }
         failpoint!("router.session_ended");
         let edge = session.channel.edge();
@@ -96,11 +131,15 @@ impl Slot {
             slot: self.slot,
             session: id,
         });
-        let was = session.client.available.take();
+        core.operations.part(operation);
+        session.client.farewell = Some(Box::new(Farewell {
+            untold: Some(operation),
+            available: session.client.available.take(),
+            joined: std::mem::take(&mut session.client.joined),
+            directed: std::mem::take(&mut session.client.directed),
+        }));
         let closing = session.channel.closing;
         let jid = session.channel.jid.clone();
-        let joined: Vec<(Jid, Joined)> = session.client.joined.drain().collect();
-        let directed: Vec<Jid> = session.client.directed.drain().collect();
         if session.channel.sm.is_none() {
             // Without acknowledgements, what was written counts as taken.
             let written = session.channel.outgoing.written;
@@ -124,8 +163,6 @@ impl Slot {
         for operation in session.channel.state_waits.drain(..) {
             core.part_done(operation);
         }
-        let n = session.channel.incoming.accepted + 1;
-        let generation = session.channel.generation;
         session.channel.copies.ended_from = edge;
         if let Some((lane, handle)) = edge {
             self.handles.remove(&(lane.edge, handle));
@@ -138,14 +175,50 @@ impl Slot {
         if closing {
             self.go_on_behind(core, &jid.bare());
         }
-        if was.is_some() {
+        Some(operation)
+    }
+
+    /// Writes to the state store that a session has ended. What the store has of the session's queue stays there: the
+    /// next owner stores or returns it again.
+    fn write_end(&mut self, core: &mut Core, id: u128) {
+        let Some(session) = self.sessions.get(&id) else {
+            return;
+        };
+        let fields = vec![("meta".to_owned(), session.record().encode_to_vec().into())];
+        self.replica_list(core);
+        let waiting = self
+            .replica
+            .update(Channel::replica_name(id), fields, Vec::new());
+        waiting.ends.push(id);
+    }
+
+    /// Sends the unavailable presence of a session that has ended to the user's other sessions, to rooms and contacts.
+    pub(super) fn tell_end(&mut self, core: &mut Core, id: u128) {
+        let Some(session) = self.sessions.get_mut(&id) else {
+            return;
+        };
+        let (n, generation) = (
+            session.channel.incoming.accepted + 1,
+            session.channel.generation,
+        );
+        let jid = session.channel.jid.clone();
+        let Some(farewell) = &mut session.client.farewell else {
+            return;
+        };
+        let Some(operation) = farewell.untold.take() else {
+            return;
+        };
+        let was_available = farewell.available.is_some();
+        let rooms = farewell
+            .joined
+            .iter()
+            .filter_map(|(room, joined)| room.with_resource(&joined.nick).ok());
+        let to: Vec<Jid> = rooms.chain(farewell.directed.iter().cloned()).collect();
+        if was_available {
             let key = ended_key(id, n, generation, 0);
             self.tell_own(core, key, &jid, operation);
         }
-        let rooms = joined
-            .iter()
-            .filter_map(|(room, joined)| room.with_resource(&joined.nick).ok());
-        for (index, to) in rooms.chain(directed).enumerate() {
+        for (index, to) in to.into_iter().enumerate() {
             let key = ended_key(id, n, generation, 1 + index);
             let stanza = Slot::unavailable_of(&jid, &to);
             self.send_message(core, id, key, &to, stanza, operation);

@@ -300,7 +300,7 @@ impl Slot {
         if !close.clean && resumable {
             self.detach(core, id);
         } else {
-            self.end_session(core, id);
+            self.end_known(core, id);
         }
     }
 

@@ -258,7 +258,9 @@ impl Slot {
         };
         let replayed = session.channel.edge().is_none()
             || session.channel.incoming.accepted >= session.channel.incoming.replay_until;
-        if session.channel.is_replaying() || !replayed || self.is_asking(core, id, room) {
+        let farewell = session.client.farewell.as_ref();
+        let untold = farewell.is_some_and(|farewell| farewell.untold.is_some());
+        if session.channel.is_replaying() || !replayed || untold || self.is_asking(core, id, room) {
             return Place::Unsure;
         }
         match session.client.joined.contains_key(room) {

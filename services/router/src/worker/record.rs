@@ -70,6 +70,11 @@ impl Session {
     pub(crate) fn record(&self) -> proto::SessionState {
         let (session_hi, session_lo) = split(self.channel.id);
         let (residents_known, residents) = self.client.residents.record();
+        let client = &self.client;
+        let (available, rooms, directed) = match &client.farewell {
+            Some(farewell) => (&farewell.available, &farewell.joined, &farewell.directed),
+            None => (&client.available, &client.joined, &client.directed),
+        };
         proto::SessionState {
             residents_known,
             residents,
@@ -79,12 +84,12 @@ impl Session {
             generation: self.channel.generation,
             accepted: match self.channel.attachment {
                 // What an owner before may have accepted is still to come again: a new owner waits for it, too.
-                Attachment::Detached { .. } => self
+                Attachment::Detached { .. } | Attachment::Ending => self
                     .channel
                     .incoming
                     .accepted
                     .max(self.channel.incoming.predecessor_accepted),
-                Attachment::Edge { .. } | Attachment::Ending => self.channel.incoming.accepted,
+                Attachment::Edge { .. } => self.channel.incoming.accepted,
             },
             settled: Some(self.channel.incoming.settled),
             next: self.channel.outgoing.next,
@@ -94,11 +99,9 @@ impl Session {
             sm_max_s: self.channel.sm.map_or(0, |s| s.max_s),
             in_base: self.channel.sm.map_or(0, |s| s.in_base),
             out_base: self.channel.sm.map_or(0, |s| s.out_base),
-            presence: self.client.available.as_ref().map(|a| a.stanza.clone()),
+            presence: available.as_ref().map(|a| a.stanza.clone()),
             carbons: self.client.carbons,
-            joined: self
-                .client
-                .joined
+            joined: rooms
                 .iter()
                 .map(|(room, joined)| proto::JoinedRoom {
                     room: room.as_str().to_owned(),
@@ -106,12 +109,7 @@ impl Session {
                     member: joined.member.as_deref().cloned(),
                 })
                 .collect(),
-            directed: self
-                .client
-                .directed
-                .iter()
-                .map(|j| j.as_str().to_owned())
-                .collect(),
+            directed: directed.iter().map(|j| j.as_str().to_owned()).collect(),
             anonymous: self.client.anonymous,
             query: self.client.query.clone(),
             transport: self.channel.transport.clone(),

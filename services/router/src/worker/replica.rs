@@ -46,6 +46,8 @@ pub(super) struct Waiting {
     pub(super) sessions: Vec<(u128, u64)>,
     /// Detached sessions, up to which stanza of the client all is settled.
     pub(super) settled: Vec<(u128, u64)>,
+    /// Sessions that have ended: others are told when that is written.
+    pub(super) ends: Vec<u128>,
     /// Room events.
     pub(super) events: Vec<(Jid, u64)>,
     /// Rooms, and up to which event their tail is cut.

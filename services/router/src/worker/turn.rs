@@ -241,7 +241,7 @@ impl Worker {
             }
             for (slot, session) in std::mem::take(&mut self.core.slots.end_after_restore) {
                 if let Some(slot) = self.slots.get_mut(slot) {
-                    slot.end_session(&mut self.core, session);
+                    slot.end_restored(&mut self.core, session);
                 }
             }
             while let Some(frame) = self.core.local.pop_front() {
