@@ -226,6 +226,19 @@ impl Slot {
         core.part_done(operation);
     }
 
+    /// A session goes on whose end an earlier owner may have told to the user's other sessions. That presence never comes
+    /// again, so its key is not needed: a client that only listens after its resumption would keep it otherwise.
+    pub(super) fn release_ends(&mut self, core: &mut Core, user: &Jid, id: u128, generation: u32) {
+        let others: Vec<u128> = self.users.get(user).cloned().unwrap_or_default();
+        for other in others {
+            let session = self.sessions.get_mut(&other);
+            let stays = |key: &IdempotencyKey| !is_end_before(*key, id, generation);
+            if session.is_some_and(|session| session.channel.keep_keys(stays)) {
+                self.touch(core, other);
+            }
+        }
+    }
+
     fn tell_own(
         &mut self,
         core: &mut Core,
@@ -337,17 +350,25 @@ impl Slot {
     }
 }
 
+/// More than there are addressees of one session.
+const EACH: u32 = 1 << 12;
+/// Generations that are told apart. Numbers above these are those of what goes back to senders (`returned.rs`).
+const TURNS: u32 = 1 << 8;
+
 /// The key of the unavailable presence that one addressee gets when a session ends. A router may send it and
 /// die before the end of the session is written. If the client then resumes the session and sends no
 /// stanza, the later end of the session has the same stanza number, and the addressee would drop its
 /// presence as a duplicate. The generation, which a resumption raises, makes the two keys different.
 pub(super) fn ended_key(id: u128, n: u64, generation: u32, index: usize) -> IdempotencyKey {
-    /// More than there are addressees of one session.
-    const EACH: u32 = 1 << 12;
-    /// Numbers above these are those of what goes back to senders (`returned.rs`).
-    const TURNS: u32 = 1 << 8;
     let index = u32::try_from(index).unwrap_or(u32::MAX) % EACH;
     IdempotencyKey::indexed(id, n, Purpose::Ended, (generation % TURNS) * EACH + index)
+}
+
+/// Whether a key is that of an end of the session in an earlier generation: the client has resumed the session since.
+fn is_end_before(key: IdempotencyKey, id: u128, generation: u32) -> bool {
+    let index = key.index();
+    let of_end = key.origin == id && key.is(Purpose::Ended) && index < TURNS * EACH;
+    of_end && index / EACH != generation % TURNS
 }
 
 #[cfg(test)]

@@ -296,9 +296,12 @@ impl Channel {
 
     /// The same for all that came from one origin up to its watermark.
     pub(crate) fn release_origin(&mut self, origin: u128, watermark: u64) -> bool {
-        let stays =
-            |key: &IdempotencyKey| key.origin != origin || key.n > watermark || is_stored(*key);
-        let released = self.outgoing.in_flight_keys.retain(stays);
+        self.keep_keys(|key| key.origin != origin || key.n > watermark || is_stored(*key))
+    }
+
+    /// Releases all keys but those that stay. True if some was released.
+    pub(crate) fn keep_keys(&mut self, stays: impl Fn(&IdempotencyKey) -> bool) -> bool {
+        let released = self.outgoing.in_flight_keys.retain(&stays);
         if !self.outgoing.restored.is_empty() {
             self.outgoing.restored.retain(stays);
         }
@@ -307,9 +310,7 @@ impl Channel {
 
     /// A stored message is released when storage knows it as delivered.
     pub(crate) fn release_stored(&mut self, keys: &HashSet<IdempotencyKey>) {
-        let stays = |key: &IdempotencyKey| !is_stored(*key) || !keys.contains(key);
-        self.outgoing.in_flight_keys.retain(stays);
-        self.outgoing.restored.retain(stays);
+        self.keep_keys(|key| !is_stored(*key) || !keys.contains(key));
     }
 
     /// The cheap part of [`Channel::release_origin`]: what is first in line.

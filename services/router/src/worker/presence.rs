@@ -176,16 +176,22 @@ impl Slot {
         let Some(session) = self.sessions.get_mut(&id) else {
             return;
         };
-        if !std::mem::take(&mut session.client.waited) {
+        let waited = std::mem::take(&mut session.client.waited);
+        let (user, generation) = (session.channel.jid.bare(), session.channel.generation);
+        if session.channel.copies.was_before {
+            self.release_ends(core, &user, id, generation);
+        }
+        if !waited {
             return;
         }
-        let Some(available) = &session.client.available else {
+        let session = self.sessions.get(&id);
+        let Some(available) = session.and_then(|session| session.client.available.as_ref()) else {
             return;
         };
-        let (stanza, user) = (available.stanza.clone(), session.channel.jid.bare());
+        let stanza = available.stanza.clone();
         // No stanza of the session causes this delivery, so its key has number 0: it is released without
         // waiting for a watermark.
-        let key = IdempotencyKey::indexed(id, 0, Purpose::Returned, session.channel.generation);
+        let key = IdempotencyKey::indexed(id, 0, Purpose::Returned, generation);
         self.tell_available(core, &user, key, stanza, Some(id), None);
     }
 
