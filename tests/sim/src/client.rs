@@ -65,6 +65,8 @@ pub(super) struct Client {
     pub(super) got: BTreeSet<u64>,
     /// The numbers of its IQs that were answered by an error.
     pub(super) refused: BTreeSet<u64>,
+    /// Those of them for sessions that have ended.
+    pub(super) unavailable: BTreeSet<u64>,
     /// Whether it reads from its socket once it is logged in.
     pub(super) reads: bool,
     pub(super) heard: Heard,
@@ -141,6 +143,7 @@ impl Client {
             log: Vec::new(),
             got: BTreeSet::new(),
             refused: BTreeSet::new(),
+            unavailable: BTreeSet::new(),
             reads: true,
             heard: Heard::default(),
             pages: Vec::new(),

@@ -32,8 +32,8 @@ impl Slot {
     /// Stanzas that a session did not acknowledge (XEP-0198 §5, last paragraphs): messages that no other
     /// session of the user got are stored, or go back to who sent them; what came from the store is
     /// there still. IQ requests that the client has not answered are answered with `service-unavailable` (RFC 6121
-    /// §8.5.3.2.3). A new owner does not know which requests the client had answered under the owner before: then
-    /// the requester may get this error after the answer. Operations that wait for a second holder wait until all
+    /// §8.5.3.2.3). A new owner does not know which requests the client had answered under the owner before, or
+    /// which the owner before has answered: then the requester may get this error and an answer. Operations that wait for a second holder wait until all
     /// of that is done: until then this process may be the only one that has the stanza.
     pub(super) fn return_unacknowledged(
         &mut self,

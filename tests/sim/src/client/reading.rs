@@ -80,6 +80,15 @@ impl Client {
         let (own, renamed) = (status("110"), status("303"));
         self.heard.presence(stanza, own, renamed);
         let address = stanza.from.split_once('/');
+        if stanza.is_error() {
+            // The room is not entered: storage was unavailable, for example.
+            if let Some((room, _)) = address
+                && self.login.rooms.get(room) == Some(&false)
+            {
+                self.login.rooms.remove(room);
+            }
+            return;
+        }
         let Some((room, _)) = address.filter(|_| own && !renamed) else {
             return;
         };
@@ -112,9 +121,13 @@ impl Client {
         let Some(number) = number else {
             return;
         };
-        if payload.contains("service-unavailable") && self.is_answered(number) {
-            // The session that was asked has answered, and ended before it acknowledged the request.
+        let unavailable = payload.contains("service-unavailable");
+        if self.is_answered(number) && (unavailable || self.unavailable.contains(&number)) {
+            // The session that was asked has ended, and its client, or a later one with its address, has answered.
             return;
+        }
+        if unavailable {
+            self.unavailable.insert(number);
         }
         self.record(stanza, payload, when, What::Reply, number);
         if stanza.is_error() {
