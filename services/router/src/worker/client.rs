@@ -27,10 +27,10 @@ pub(crate) struct Available {
     pub(crate) stanza: proto::Stanza,
 }
 
-/// What a session that has ended was to others, of which they are told.
+/// The presence and the rooms of a session that has ended. Its rooms and contacts are told of the end.
 #[derive(Debug)]
 pub(crate) struct Farewell {
-    /// The operation of the end, until the others are told.
+    /// The operation of the end, until rooms and contacts are told.
     pub(crate) untold: Option<OperationId>,
     pub(crate) available: Option<Box<Available>>,
     pub(crate) joined: HashMap<Jid, Joined>,

@@ -46,7 +46,7 @@ pub(super) struct Waiting {
     pub(super) sessions: Vec<(u128, u64)>,
     /// Detached sessions, up to which stanza of the client all is settled.
     pub(super) settled: Vec<(u128, u64)>,
-    /// Sessions that have ended: others are told when that is written.
+    /// Sessions that have ended: their rooms and contacts are told when the store has the end.
     pub(super) ends: Vec<u128>,
     /// Room events.
     pub(super) events: Vec<(Jid, u64)>,
