@@ -162,8 +162,9 @@ pub fn an_opening_of_a_lane_arrives_late(seed: u64) -> Vec<String> {
     wrong
 }
 
-/// The time for a resumption ends, the room is told that the session has left, and then the owner of the session dies.
-/// The client resumes the session, if it can. Returns what is wrong at rest.
+/// A session is in a room and has no connection. Its time for a resumption is over, so its owner ends the session. The
+/// router of the room removes the session from the room, and at that moment the owner of the session dies. Then the
+/// client tries to resume the session. Returns what is wrong at rest.
 ///
 /// # Errors
 ///

@@ -27,10 +27,12 @@ pub(crate) struct Available {
     pub(crate) stanza: proto::Stanza,
 }
 
-/// The presence and the rooms of a session that has ended. Its rooms and contacts are told of the end.
+/// The presence and the rooms that a session had when it ended. The owner of the session sends unavailable presence to
+/// these rooms, and to the contacts that saw the presence.
 #[derive(Debug)]
 pub(crate) struct Farewell {
-    /// The operation of the end, until rooms and contacts are told.
+    /// The operation that deletes the session. It has a part for the unavailable presences; none once the owner has sent
+    /// them.
     pub(crate) untold: Option<OperationId>,
     pub(crate) available: Option<Box<Available>>,
     pub(crate) joined: HashMap<Jid, Joined>,

@@ -2,9 +2,11 @@
 //! client did not acknowledge or returns them to their senders, and then deletes the session, as soon as no process
 //! has stanzas of it.
 //!
-//! An end that the owner decides by itself is written to the state store before contacts and rooms are told of it.
-//! Otherwise the owner could die in between, and the next owner would let the client resume a session that is in no
-//! room any more. While the state store is unavailable, the owner does not wait for it.
+//! A client that closes its stream ends its session. The owner ends a session, too, for example when the time for its
+//! resumption is over. In that case the owner first writes to the state store that the session has ended, and sends the
+//! unavailable presences when the state store has answered. If the owner sent them first, it could die before the write:
+//! the next owner would let the client resume the session, although the session has left its rooms. While the state
+//! store is unavailable, the owner sends the presences without the write.
 
 use prost::Message as _;
 use sestina_api::key::{IdempotencyKey, Purpose};
@@ -80,7 +82,7 @@ impl Slot {
         );
     }
 
-    /// Ends a session that the record of the owner before says is over. Its edge may not know that.
+    /// Ends a session that an earlier owner had ended, by its record. The edge of the session may not know that.
     pub(crate) fn end_restored(&mut self, core: &mut Core, id: u128) {
         let session = self.sessions.get(&id);
         if session.is_some_and(|session| session.channel.edge().is_some()) {
@@ -90,7 +92,7 @@ impl Slot {
         }
     }
 
-    /// Ends a session because its owner decides so, and the next owner might not.
+    /// Ends a session by a decision of its owner: the state store gets the end before rooms and contacts do.
     pub(super) fn end_session(&mut self, core: &mut Core, id: u128) {
         let Some(operation) = self.begin_end(core, id) else {
             return;
@@ -112,8 +114,8 @@ impl Slot {
     }
 
     /// Stores the messages that the client of a session did not acknowledge. The session is deleted when that is done,
-    /// and when [`tell_end`](Slot::tell_end) has told all others of the end. Returns the operation that deletes it, with
-    /// one part for the caller; none if the session has ended before.
+    /// and when [`tell_end`](Slot::tell_end) has sent its unavailable presences. Returns the operation that deletes the
+    /// session, with one part for the caller; none if the session has ended before.
     fn begin_end(&mut self, core: &mut Core, id: u128) -> Option<OperationId> {
         let session = self.sessions.get_mut(&id)?;
         if session.channel.is_ending() {
@@ -178,8 +180,8 @@ impl Slot {
         Some(operation)
     }
 
-    /// Writes to the state store that a session has ended. What the store has of the session's queue stays there: the
-    /// next owner stores or returns it again.
+    /// Writes to the state store that a session has ended. The stanzas of the session's queue stay in the state store: if
+    /// this owner dies, the next one stores or returns them again.
     fn write_end(&mut self, core: &mut Core, id: u128) {
         let Some(session) = self.sessions.get(&id) else {
             return;
@@ -226,8 +228,9 @@ impl Slot {
         core.part_done(operation);
     }
 
-    /// A session goes on whose end an earlier owner may have told to the user's other sessions. That presence never comes
-    /// again, so its key is not needed: a client that only listens after its resumption would keep it otherwise.
+    /// Releases the keys of unavailable presences that an earlier owner of this session may have sent to the user's other
+    /// sessions, when the client resumes the session. No owner sends these presences again. The usual release needs
+    /// a stanza from the client, so a client that only receives would keep the keys.
     pub(super) fn release_ends(&mut self, core: &mut Core, user: &Jid, id: u128, generation: u32) {
         let others: Vec<u128> = self.users.get(user).cloned().unwrap_or_default();
         for other in others {
@@ -350,9 +353,10 @@ impl Slot {
     }
 }
 
-/// More than there are addressees of one session.
+/// The highest number of addressees that one session can have is below this.
 const EACH: u32 = 1 << 12;
-/// Generations that are told apart. Numbers above these are those of what goes back to senders (`returned.rs`).
+/// A key holds the generation of its session modulo this number. The indexes of stanzas that the owner returns to their
+/// senders (`returned.rs`) begin at `TURNS * EACH`.
 const TURNS: u32 = 1 << 8;
 
 /// The key of the unavailable presence that one addressee gets when a session ends. A router may send it and
@@ -364,7 +368,8 @@ pub(super) fn ended_key(id: u128, n: u64, generation: u32, index: usize) -> Idem
     IdempotencyKey::indexed(id, n, Purpose::Ended, (generation % TURNS) * EACH + index)
 }
 
-/// Whether a key is that of an end of the session in an earlier generation: the client has resumed the session since.
+/// Whether a key is that of an unavailable presence which an owner sent when it ended the session in an earlier
+/// generation. The client has resumed the session since then.
 fn is_end_before(key: IdempotencyKey, id: u128, generation: u32) -> bool {
     let index = key.index();
     let of_end = key.origin == id && key.is(Purpose::Ended) && index < TURNS * EACH;

@@ -46,7 +46,7 @@ pub(super) struct Waiting {
     pub(super) sessions: Vec<(u128, u64)>,
     /// Detached sessions, up to which stanza of the client all is settled.
     pub(super) settled: Vec<(u128, u64)>,
-    /// Sessions that have ended: their rooms and contacts are told when the store has the end.
+    /// Sessions that their owner has ended. It sends their unavailable presences when the state store has the record.
     pub(super) ends: Vec<u128>,
     /// Room events.
     pub(super) events: Vec<(Jid, u64)>,
