@@ -39,12 +39,10 @@ pub struct Payload {
     pub span: Span,
 }
 
-/// A slot of which something was refused by its epoch, and the epoch that is known here.
-pub type Refused = (u32, u64);
-
-/// The sessions touched by a batch, and what was refused by its epoch.
+/// The sessions touched by a batch, and the slots of which it had frames of an older epoch.
 pub struct Turn<H: Hands> {
     touched: Vec<Arc<Session<H>>>,
+    /// By slot, the epoch that is known here.
     refused: BTreeMap<u32, u64>,
 }
 
@@ -55,24 +53,25 @@ impl<H: Hands> Turn<H> {
         }
     }
 
-    fn finish(self, hands: &H) -> Vec<Refused> {
+    fn finish(self, hands: &H) -> BTreeMap<u32, u64> {
         for session in &self.touched {
             session.finish_turn(hands);
         }
-        self.refused.into_iter().collect()
+        self.refused
     }
 }
 
 impl<H: Hands> Attachments<H> {
-    /// Works a batch; returns the slots of which it refused frames because another router owns them
-    /// now.
+    /// Works a batch. Returns its acknowledgement for the router, which names the slots of which frames were refused
+    /// because another router owns them now. No lane refuses it, and it is of no use on another opening of the lane.
     pub fn take_batch(
         &self,
         hands: &H,
         route: &H::Route,
         batch: proto::ToEdgeBatch,
-    ) -> Vec<Refused> {
+    ) -> proto::ToRouter {
         failpoint!("edge.delivering");
+        let (worker, seq) = (batch.worker, batch.seq);
         let mut turn = Turn {
             touched: Vec::new(),
             refused: BTreeMap::new(),
@@ -83,7 +82,18 @@ impl<H: Hands> Attachments<H> {
         let refused = turn.finish(hands);
         self.send_parts(hands);
         failpoint!("edge.delivered");
-        refused
+        let (refused_slots, refused_epochs) = refused.into_iter().unzip();
+        let ack = proto::to_router::Body::LaneAck(proto::LaneAck {
+            worker,
+            seq,
+            refused_slots,
+            refused_epochs,
+        });
+        proto::ToRouter {
+            slot: 0,
+            epoch: 0,
+            body: Some(ack),
+        }
     }
 
     fn take_frame(&self, hands: &H, route: &H::Route, frame: proto::ToEdge, turn: &mut Turn<H>) {

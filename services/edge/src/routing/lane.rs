@@ -278,27 +278,13 @@ impl EdgeSink for Receiver {
                 self.ready();
             }
         }
-        let (worker, seq) = (batch.worker, batch.seq);
         if !self.shared.check_lease() {
             // Nothing of this is taken: the router sends it again on the next opening.
             self.lane.end(self.attempt);
             return;
         }
         let attachments = &self.shared.attachments;
-        let refused = attachments.take_batch(&self.shared, &self.set, batch);
-        let (refused_slots, refused_epochs) = refused.into_iter().unzip();
-        let ack = proto::to_router::Body::LaneAck(proto::LaneAck {
-            worker,
-            seq,
-            refused_slots,
-            refused_epochs,
-        });
-        let ack = proto::ToRouter {
-            slot: 0,
-            epoch: 0,
-            body: Some(ack),
-        };
-        // Never refused, and no use on another opening.
+        let ack = attachments.take_batch(&self.shared, &self.set, batch);
         drop(self.lane.send(self.attempt, ack));
     }
 

@@ -8,7 +8,6 @@
 //! the next owner would let the client resume the session, although the session has left its rooms. While the state
 //! store is unavailable, the owner sends the presences without the write.
 
-use prost::Message as _;
 use sestina_api::key::{IdempotencyKey, Purpose};
 use sestina_proto as proto;
 use sestina_proto::to_edge::Body;
@@ -180,18 +179,12 @@ impl Slot {
         Some(operation)
     }
 
-    /// Writes to the state store that a session has ended. The stanzas of the session's queue stay in the state store: if
-    /// this owner dies, the next one stores or returns them again.
+    /// Writes to the state store that a session has ended. The stanzas of the session's queue stay in the state store:
+    /// if this owner dies, the next one stores or returns them again.
     fn write_end(&mut self, core: &mut Core, id: u128) {
-        let Some(session) = self.sessions.get(&id) else {
-            return;
-        };
-        let fields = vec![("meta".to_owned(), session.record().encode_to_vec().into())];
-        self.replica_list(core);
-        let waiting = self
-            .replica
-            .update(Channel::replica_name(id), fields, Vec::new());
-        waiting.ends.push(id);
+        if let Some(waiting) = self.put_record(core, id) {
+            waiting.ends.push(id);
+        }
     }
 
     /// Sends the unavailable presence of a session that has ended to the user's other sessions, to rooms and contacts.
@@ -228,9 +221,9 @@ impl Slot {
         core.part_done(operation);
     }
 
-    /// Releases the keys of unavailable presences that an earlier owner of this session may have sent to the user's other
-    /// sessions, when the client resumes the session. No owner sends these presences again. The usual release needs
-    /// a stanza from the client, so a client that only receives would keep the keys.
+    /// Releases the keys of unavailable presences that an earlier owner of this session may have sent to the user's
+    /// other sessions, when the client resumes the session. No owner sends these presences again. The usual release
+    /// needs a stanza from the client, so a client that only receives would keep the keys.
     pub(super) fn release_ends(&mut self, core: &mut Core, user: &Jid, id: u128, generation: u32) {
         let others: Vec<u128> = self.users.get(user).cloned().unwrap_or_default();
         for other in others {

@@ -208,6 +208,12 @@ impl Slot {
         if !core.config.state_store || !detached {
             return None;
         }
+        self.put_record(core, id)
+    }
+
+    /// Puts the record of a session among the changes that go to the state store. Returns what waits for the write.
+    pub(super) fn put_record(&mut self, core: &mut Core, id: u128) -> Option<&mut Waiting> {
+        let session = self.sessions.get(&id)?;
         let fields = vec![("meta".to_owned(), session.record().encode_to_vec().into())];
         self.replica_list(core);
         let object = Channel::replica_name(id);

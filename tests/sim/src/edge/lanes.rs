@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 
 use sestina_proto as proto;
 use sestina_proto::to_edge::Body as Down;
-use sestina_proto::to_router::Body;
 
 use sestina_edge::attachment::hands::Hands as _;
 
@@ -130,21 +129,7 @@ impl Edge {
             let attachments = &ground.attachments;
             attachments.lane_ready(ground, &lane.0, lane.1, LANES);
         }
-        let (worker, seq) = (batch.worker, batch.seq);
-        let refused = ground.attachments.take_batch(ground, &lane.0, batch);
-        let (refused_slots, refused_epochs) = refused.into_iter().unzip();
-        let ack = Body::LaneAck(proto::LaneAck {
-            worker,
-            seq,
-            refused_slots,
-            refused_epochs,
-        });
-        let ack = proto::ToRouter {
-            slot: 0,
-            epoch: 0,
-            body: Some(ack),
-        };
-        // Lanes never refuse an acknowledgement, and one for a connection that is over is not needed.
+        let ack = ground.attachments.take_batch(ground, &lane.0, batch);
         drop(ground.send(&conn, ack));
     }
 }
