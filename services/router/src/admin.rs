@@ -119,7 +119,7 @@ impl Counts {
         self.occupants += slot
             .rooms
             .values()
-            .map(crate::room::Room::occupant_count)
+            .map(crate::room::OwnedRoom::occupant_count)
             .sum::<usize>();
     }
 

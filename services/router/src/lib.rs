@@ -1,7 +1,9 @@
 //! The router tier: sessions, presence, messages, rooms; routing, ownership, failover.
 //!
 //! - [`worker`]: the state machines that own slots; no I/O in there
-//! - [`room`]: rooms; [`modules`]: the features, one file each; [`hooks`]: how they plug in
+//! - [`domain`]: what an XMPP server decides, as pure types: rooms so far
+//! - [`room`]: rooms with their events, in the slots that own them
+//! - [`modules`]: the features, one file each; [`hooks`]: how they plug in
 //! - [`process`]: what a router process does around its workers: lanes, jobs, leases, the table
 //! - [`services`]: the domains of the cluster; [`config`]: its settings; [`admin`]: its
 //!   answers to administrators
@@ -12,6 +14,7 @@
 
 pub mod admin;
 pub mod config;
+mod domain;
 pub mod hooks;
 mod metrics;
 pub mod modules;

@@ -121,6 +121,14 @@ impl Metrics {
         self.all.occupants.add(change);
     }
 
+    /// A room has so many occupants now, and had so many before.
+    pub(crate) fn occupants_changed(&self, before: usize, after: usize) {
+        if before != after {
+            let count = |occupants| i64::try_from(occupants).unwrap_or(i64::MAX);
+            self.occupants(count(after) - count(before));
+        }
+    }
+
     pub(crate) fn room_uncommitted(&self) {
         self.all.uncommitted_room_events.inc();
     }

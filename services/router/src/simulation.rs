@@ -28,7 +28,7 @@ pub use crate::worker::turn::split_event;
 use crate::config::RouterConfig;
 use crate::hooks::Pipeline;
 use crate::metrics::Metrics;
-use crate::room::Room;
+use crate::room::OwnedRoom;
 use crate::worker::channel::Attachment;
 use crate::worker::core::Core;
 use crate::worker::session::Session;
@@ -146,7 +146,7 @@ impl Worker {
         sessions.collect()
     }
 
-    fn rooms(&self) -> impl Iterator<Item = &Room> {
+    fn rooms(&self) -> impl Iterator<Item = &OwnedRoom> {
         self.0.slots.iter().flat_map(|slot| slot.rooms.values())
     }
 
@@ -199,7 +199,7 @@ impl Worker {
         let mut all = BTreeSet::new();
         for room in self.rooms() {
             let name = room.jid().as_str();
-            let inside = room.inside().into_iter();
+            let inside = room.room().inside().into_iter();
             all.extend(inside.map(|(nick, role, session)| (name.to_owned(), nick, role, session)));
         }
         all
@@ -208,7 +208,7 @@ impl Worker {
     /// The places of sessions in its rooms, as the rooms know them.
     pub fn places(&self) -> Vec<(At, Place)> {
         let places = self.rooms().flat_map(|room| {
-            room.members().map(|(occupant, session)| {
+            room.room().members().map(|(occupant, session)| {
                 let place = Place {
                     nick: occupant.nick.clone(),
                     affiliation_and_role: occupant.affiliation_and_role(),

@@ -117,6 +117,7 @@ pub(super) fn check(root: &Path, found: &mut Findings) -> Result<()> {
         check_words(&name, &text, found);
         if name.ends_with(".rs") {
             check_source(&name, &text, found);
+            super::layers::check(&name, &text, found);
         }
     }
     Ok(())

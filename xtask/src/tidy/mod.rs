@@ -11,6 +11,7 @@
 mod arrows;
 mod bans;
 mod files;
+mod layers;
 mod metrics;
 mod public;
 mod sizes;

@@ -10,12 +10,16 @@ mod context;
 mod data;
 mod pipeline;
 mod registrar;
+mod room;
 
 pub use actions::Action;
 pub use context::{IqContext, MessageContext, StanzaContext};
 pub use data::{DataType, EntityData, Loaded, Written};
 pub use pipeline::{Pipeline, PipelineEntry};
 pub use registrar::{Bounce, IqKey, IqTarget, Registrar};
+pub(crate) use room::{
+    Entrance, Newcomer, RoomAction, RoomContext, RoomHandlers, RoomIq, RoomMessage, RoomReply,
+};
 
 /// When a handler runs, within one hook point.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize)]
@@ -47,6 +51,14 @@ pub enum Point {
     MessageIn,
     /// A message for a user of whom nothing can take it.
     Undeliverable,
+    /// A session asks to enter a room (XEP-0045 §7.2).
+    RoomPreJoin,
+    /// A session is in a room now, and has been told the presences of the occupants.
+    RoomJoined,
+    /// An occupant sends a message to all occupants of a room.
+    RoomPreMessage,
+    /// The same after no handler has refused the message, before it is sent.
+    RoomMessage,
 }
 
 /// The description of a module.

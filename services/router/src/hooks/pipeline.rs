@@ -8,7 +8,8 @@ use sestina_xmpp::stanza::{Child, Stanza};
 
 use super::registrar::{Bounce, Collected, IqKey, IqTarget, Registrar};
 use super::{
-    Action, DataType, IqContext, Loaded, MessageContext, Meta, Module, Point, Stage, StanzaContext,
+    Action, DataType, IqContext, Loaded, MessageContext, Meta, Module, Point, RoomHandlers, Stage,
+    StanzaContext,
 };
 
 /// One line of `sestina pipeline`.
@@ -29,12 +30,18 @@ type AskedKey<'a> = (IqTarget, bool, &'a str, &'a str);
 
 /// The only child of an IQ, and the key of its handler; none if there is not exactly one child.
 fn iq_key(target: IqTarget, stanza: &Stanza) -> Option<(Child<'_>, AskedKey<'_>)> {
+    let (child, set) = only_child(stanza)?;
+    let key = (target, set, child.ns, child.name);
+    Some((child, key))
+}
+
+/// The only child of an IQ get or set, and whether it is a set; none if there is not exactly one child.
+pub(super) fn only_child(stanza: &Stanza) -> Option<(Child<'_>, bool)> {
     let mut children = stanza.children();
     let (child, None) = (children.next()?, children.next()) else {
         return None;
     };
-    let key = (target, stanza.type_ == "set", child.ns, child.name);
-    Some((child, key))
+    Some((child, stanza.type_ == "set"))
 }
 
 /// See the module.
@@ -66,7 +73,13 @@ impl Pipeline {
         collected.filters.sort_by_key(|f| (f.point, f.stage));
         collected.observers.sort_by_key(|o| (o.point, o.stage));
         collected.stanza_filters.sort_by_key(|f| (f.0, f.1));
+        collected.rooms.sort();
         Pipeline { collected, metas }
+    }
+
+    /// The handlers of rooms.
+    pub(super) fn rooms(&self) -> &RoomHandlers {
+        &self.collected.rooms
     }
 
     /// Whether a handler of a point may have to do with a message, whichever session gets it.
@@ -217,12 +230,20 @@ impl Pipeline {
             module: f.2,
             filter: true,
         });
-        let mut all: Vec<_> = stanza_filters.chain(filters).chain(observers).collect();
+        let rooms = self.collected.rooms.entries();
+        let rooms = rooms.map(|(point, stage, module, filter)| PipelineEntry {
+            point,
+            stage,
+            module,
+            filter,
+        });
+        let all = stanza_filters.chain(filters).chain(observers);
+        let mut all: Vec<_> = all.chain(rooms).collect();
         all.sort_by_key(|e| (e.point, e.stage));
         all
     }
 
-    /// All IQ handlers, sorted, and what rooms answer without a module (`room`).
+    /// All IQ handlers, sorted.
     pub fn iq_entries(&self) -> Vec<(IqTarget, bool, &'static str, &'static str, &'static str)> {
         let mut all: Vec<_> = self
             .collected
@@ -232,8 +253,8 @@ impl Pipeline {
                 (*target, *set, *ns, *name, *module)
             })
             .collect();
-        let room = crate::room::ANSWERS.into_iter();
-        all.extend(room.map(|(set, ns, name)| (IqTarget::Room, set, ns, name, "room")));
+        let rooms = self.collected.rooms.iqs();
+        all.extend(rooms.map(|((set, ns, name), module)| (IqTarget::Room, set, ns, name, module)));
         all.sort_unstable();
         all
     }

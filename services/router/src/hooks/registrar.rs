@@ -8,7 +8,8 @@ use sestina_xmpp::stanza::error::StanzaError;
 use sestina_xmpp::xml::Element;
 
 use super::{
-    Action, DataType, EntityData, IqContext, Loaded, MessageContext, Point, Stage, StanzaContext,
+    Action, DataType, EntityData, IqContext, Loaded, MessageContext, Point, RoomHandlers, Stage,
+    StanzaContext,
 };
 
 /// How a filter stops a stanza.
@@ -82,6 +83,8 @@ pub(crate) struct Collected {
     pub(crate) needs: HashMap<IqKey, Vec<DataType>>,
     /// Those of them whose namespace is not announced.
     pub(crate) in_part: HashSet<IqKey>,
+    /// The handlers of rooms.
+    pub(crate) rooms: RoomHandlers,
 }
 
 /// Handed to a module.

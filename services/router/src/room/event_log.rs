@@ -1,411 +1,85 @@
-//! Events of a room: numbered, committed, sent to every session owner, kept until all have them.
+//! The events of a room: their numbers, and those that not all receivers have.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
-use sestina_api::key::{IdempotencyKey, Purpose, join};
-use sestina_proto as proto;
-use sestina_runtime::{failpoint, guard};
-use sestina_xmpp::ext::muc::status;
-use sestina_xmpp::jid::Jid;
+use bytes::Bytes;
+use sestina_api::key::IdempotencyKey;
+use sestina_runtime::guard;
 
 use super::logged_event::LoggedEvent;
-use super::state::{Broadcast, Receiver, Room};
-use crate::rng::HashMap;
-use crate::worker::core::{Core, PeerRef, room_target};
-use crate::worker::operations::OperationId;
-use crate::worker::receive::InHand;
-use crate::worker::slot::Slot;
+use super::record::key_field;
+use crate::rng::{HashMap, HashSet};
 
-impl Slot {
-    /// Emits the event that a slot message causes: the operation of the message waits for it.
-    pub(super) fn room_emit_for(
-        &mut self,
-        core: &mut Core,
-        hand: InHand,
-        room: &Jid,
-        broadcast: Broadcast,
-    ) {
-        self.room_emit(core, room, broadcast, Some(hand.key), Some(hand.operation));
-    }
-
-    /// Numbers an event and commits it; it leaves when the commit is done.
-    pub(super) fn room_emit(
-        &mut self,
-        core: &mut Core,
-        room: &Jid,
-        broadcast: Broadcast,
-        cause: Option<IdempotencyKey>,
-        operation: Option<OperationId>,
-    ) {
-        let replica = core.config.state_store;
-        let Some(this) = self.rooms.get_mut(room) else {
-            return;
-        };
-        let seq = this.next_seq(self.epoch);
-        if let Some(operation) = operation {
-            core.operations.part(operation);
-        }
-        let event = LoggedEvent {
-            waiting: broadcast.targets.iter().map(|t| (t.slot, None)).collect(),
-            variants: broadcast.variants,
-            targets: broadcast.targets,
-            operation,
-            sent: false,
-            trace_context: core.trace_context.clone(),
-        };
-        let mut set = broadcast.fields;
-        let mut remove = std::mem::take(&mut this.stale_fields);
-        let trimmed = this.trimmed;
-        remove.extend(broadcast.removed);
-        if replica {
-            set.push(this.meta_field());
-            if guard!("event-log") {
-                set.push(event.field(seq));
-            }
-            if let Some(key) = cause {
-                this.keys.insert((key.origin, key.n, key.purpose));
-                set.push(Room::key_field(key));
-            }
-        }
-        this.event_log.insert(seq, event);
-        failpoint!("router.room_event");
-        self.replica_room(core, room, set, remove, Some(seq), Some(trimmed));
-    }
-
-    /// The state store has the event: it is settled for its sender, and leaves.
-    pub(crate) fn room_committed(&mut self, core: &mut Core, room: &Jid, seq: u64, durable: bool) {
-        let Some(this) = self.rooms.get_mut(room) else {
-            return;
-        };
-        let Some(event) = this.event_log.get_mut(&seq) else {
-            return;
-        };
-        if durable
-            && core.config.state_store
-            && let Some(operation) = event.operation.take()
-        {
-            core.part_done(operation);
-        }
-        if !event.sent {
-            event.sent = true;
-            failpoint!("router.room_committed");
-            self.room_send(core, room, seq, None);
-        }
-        self.room_trim(core, room);
-    }
-
-    /// Sends an event to the owners of its receivers, or again to one slot, or those of one router.
-    fn room_send(&mut self, core: &mut Core, room: &Jid, seq: u64, only: Option<u16>) {
-        let (room_slot, room_epoch) = (self.slot, self.epoch);
-        let Some(this) = self.rooms.get_mut(room) else {
-            return;
-        };
-        let (identity, watermark) = (this.identity, this.watermark());
-        let Some(event) = this.event_log.get_mut(&seq) else {
-            return;
-        };
-        let mut frames: HashMap<PeerRef, proto::RoomEvent> = HashMap::default();
-        let mut last: Option<(u16, Option<PeerRef>)> = None;
-        for Receiver {
-            slot,
-            session,
-            variant,
-            affiliation_and_role,
-        } in &event.targets
-        {
-            if only.map_or_else(|| this.stalled.contains(slot), |only| only != *slot) {
-                continue;
-            }
-            let owner = match last {
-                Some((s, owner)) if s == *slot => owner,
-                _ => {
-                    let owner = core.owner_of(*slot).filter(|o| core.peer_takes(*o));
-                    last = Some((*slot, owner));
-                    owner
-                }
-            };
-            if !event.waiting.contains_key(slot) {
-                continue;
-            }
-            let Some(owner) = owner else {
-                this.stalled.insert(*slot);
-                continue;
-            };
-            this.watermark_targets.insert(*slot);
-            event.waiting.insert(*slot, Some(owner));
-            let frame = frames.entry(owner).or_insert_with(|| proto::RoomEvent {
-                key: Some(IdempotencyKey::new(identity, seq, Purpose::RoomEvent).into()),
-                room_slot: u32::from(room_slot),
-                room_epoch,
-                watermark,
-                variants: event.variants.iter().map(|v| (**v).clone()).collect(),
-                targets: Vec::new(),
-                trace: event.trace_context.traceparent(),
-                age_us: event.trace_context.received_at,
-            });
-            let mut target = room_target(*slot, *session, *variant);
-            let previous = this.last_sent.insert(*session, seq).unwrap_or(0);
-            target.previous = if previous > seq { 0 } else { previous };
-            target.affiliation_and_role = *affiliation_and_role;
-            frame.targets.push(target);
-        }
-        for (owner, mut event) in frames {
-            strip_unused(&mut event);
-            let frame = proto::PeerFrame {
-                slot: u32::from(room_slot),
-                epoch: room_epoch,
-                body: Some(proto::peer_frame::Body::RoomEvent(event)),
-            };
-            core.send_peer(owner, frame);
-        }
-    }
-
-    /// A session owner answered.
-    pub(crate) fn room_acked(&mut self, core: &mut Core, ack: proto::RoomAck) {
-        let Some(key) = ack.key.as_ref().map(IdempotencyKey::from) else {
-            return;
-        };
-        let Some(room) = self
-            .rooms
-            .values()
-            .find(|r| r.identity == key.origin)
-            .map(|r| r.jid.clone())
-        else {
-            return;
-        };
-        failpoint!("router.room_acked");
-        let Some(this) = self.rooms.get_mut(&room) else {
-            return;
-        };
-        if let Some(event) = this.event_log.get_mut(&key.n) {
-            for slot in &ack.done {
-                if let Ok(slot) = u16::try_from(*slot) {
-                    event.waiting.remove(&slot);
-                }
-            }
-        }
-        this.stalled
-            .extend(ack.not_owner.iter().filter_map(|s| u16::try_from(*s).ok()));
-        if !this.stalled.is_empty() {
-            core.rooms.stalled.push((self.slot, room.clone()));
-        }
-        let told = this.told_by(key.n);
-        for gone in &ack.gone {
-            let gone = join(gone.session_hi, gone.session_lo);
-            self.room_ghost(core, &room, gone, &[status::REMOVED_ERROR]);
-        }
-        for (_, session) in told
-            .into_iter()
-            .filter(|(slot, _)| ack.done.contains(&u32::from(*slot)))
-        {
-            self.room_tells_on(core, &room, session);
-        }
-        self.room_trim(core, &room);
-    }
-
-    /// Drops events that all have, in order; forgets a room that is empty and flushed.
-    pub(super) fn room_trim(&mut self, core: &mut Core, room: &Jid) {
-        let Some(this) = self.rooms.get_mut(room) else {
-            return;
-        };
-        while let Some(first) = this.event_log.first_entry() {
-            if !first.get().sent || !first.get().waiting.is_empty() {
-                break;
-            }
-            let (seq, event) = first.remove_entry();
-            this.trimmed = seq;
-            if let Some(operation) = event.operation {
-                core.part_done(operation);
-            }
-            if core.config.state_store {
-                this.stale_fields.push(format!("e:{seq}"));
-            } else {
-                this.watermark = seq;
-            }
-            if this.event_log.is_empty() {
-                this.trimmed = this.seq.max(this.trimmed);
-                this.forget_sessions();
-            }
-        }
-        let watermark = this.watermark();
-        let left = this.occupants.is_empty() && this.joining.is_empty();
-        if left && this.event_log.is_empty() && !this.deleted {
-            this.deleted = true;
-            let (identity, targets) = (this.identity, this.watermark_slots());
-            for slot in targets {
-                core.send_watermark(slot, identity, u64::MAX);
-            }
-            self.rooms_seq = self.rooms_seq.max(this.seq);
-            self.rooms.remove(room);
-            core.metrics.rooms(-1);
-            self.replica_delete_object(core, crate::worker::replica::room_object(room));
-        } else if watermark > this.watermark_reported + core.config.room_watermark_batch {
-            this.watermark_reported = watermark;
-            let (identity, targets) = (this.identity, this.watermark_slots());
-            for slot in targets {
-                core.send_watermark(slot, identity, watermark);
-            }
-        }
-    }
-
-    /// Sends the watermarks of rooms that went quiet, and tries blocked receivers again; run
-    /// at each tick.
-    pub(crate) fn rooms_tick(&mut self, core: &mut Core) {
-        let rooms: Vec<Jid> = self.rooms.keys().cloned().collect();
-        for room in rooms {
-            self.room_resume_stalled(core, &room);
-            self.room_check(core, &room);
-            // A slot that is being released writes nothing more to the state store. This process tells the new owner
-            // what the state store has; were a write under way, it could not know that.
-            if !self.is_releasing() {
-                self.room_cut(core, &room);
-            }
-            let Some(this) = self.rooms.get_mut(&room) else {
-                continue;
-            };
-            let watermark = this.watermark();
-            if watermark > this.watermark_reported {
-                this.watermark_reported = watermark;
-                let (identity, targets) = (this.identity, this.watermark_slots());
-                for slot in targets {
-                    core.send_watermark(slot, identity, watermark);
-                }
-            }
-        }
-    }
-
-    /// Removes events that all receivers have from the state store, if no later event has removed them already.
-    pub(crate) fn room_cut(&mut self, core: &mut Core, room: &Jid) {
-        let Some(this) = self.rooms.get_mut(room) else {
-            return;
-        };
-        if this.stale_fields.is_empty() || this.deleted {
-            return;
-        }
-        let remove = std::mem::take(&mut this.stale_fields);
-        let (set, trimmed) = (vec![this.meta_field()], this.trimmed);
-        self.replica_room(core, room, set, remove, None, Some(trimmed));
-    }
-
-    /// The state store does not have a room's events up to a number any more.
-    pub(crate) fn room_trim_committed(&mut self, room: &Jid, seq: u64) {
-        if let Some(this) = self.rooms.get_mut(room) {
-            this.watermark = this.watermark.max(seq);
-        }
-    }
-
-    /// Sends each slot that has stalled all events that it has not acknowledged, in order; receivers take the first of
-    /// them as the start of a new sequence.
-    fn room_resume_stalled(&mut self, core: &mut Core, room: &Jid) {
-        let Some(this) = self.rooms.get_mut(room) else {
-            return;
-        };
-        let stalled: Vec<u16> = this.stalled.drain().collect();
-        for slot in stalled {
-            let Some(this) = self.rooms.get_mut(room) else {
-                return;
-            };
-            let missing: Vec<u64> = this
-                .event_log
-                .iter()
-                .filter(|(_, e)| e.sent && e.waiting.contains_key(&slot))
-                .map(|(seq, _)| *seq)
-                .collect();
-            if let Some(first) = missing.first().and_then(|seq| this.event_log.get(seq)) {
-                let sessions: BTreeSet<u128> = first
-                    .targets
-                    .iter()
-                    .filter(|t| t.slot == slot)
-                    .map(|t| t.session)
-                    .collect();
-                let later = this
-                    .event_log
-                    .values()
-                    .flat_map(|e| &e.targets)
-                    .filter(|t| t.slot == slot);
-                let all: BTreeSet<u128> = later.map(|t| t.session).chain(sessions).collect();
-                for session in all {
-                    this.last_sent.remove(&session);
-                }
-            }
-            for seq in missing {
-                self.room_send(core, room, seq, Some(slot));
-            }
-        }
-    }
-
-    /// The map changed, or a lane to a router is new: what it did not acknowledge goes again.
-    pub(crate) fn rooms_resend(&mut self, core: &mut Core, lane_to: Option<PeerRef>) {
-        for room in self.rooms.values_mut() {
-            for event in room.event_log.values().filter(|e| e.sent) {
-                for (slot, sent_to) in &event.waiting {
-                    let owner = core.owner_of(*slot);
-                    if *sent_to != owner || (sent_to.is_some() && *sent_to == lane_to) {
-                        room.stalled.insert(*slot);
-                    }
-                }
-            }
-        }
-        self.rooms_tick(core);
-    }
-
-    /// After rooms were loaded from the state store: sends their logged events again, before any new one.
-    pub(crate) fn rooms_restored(&mut self, core: &mut Core) {
-        let epoch = self.epoch;
-        for room in self.rooms.values_mut() {
-            room.begin_epoch(epoch);
-            let entity = crate::worker::slot::entity_of(room.jid.as_str());
-            for (origin, n, purpose) in &room.keys {
-                let done = crate::worker::slot::Handled::Done {
-                    reply: None,
-                    sessions: Vec::new(),
-                };
-                self.inbox
-                    .dedup
-                    .insert((*origin, *n, entity, *purpose), done);
-            }
-            core.metrics.event_log_replayed();
-            core.metrics.rooms(1);
-            core.metrics
-                .occupants(i64::try_from(room.occupants.len()).unwrap_or(i64::MAX));
-        }
-        self.rooms_resend(core, None);
-    }
-
-    /// An origin's keys up to its watermark will not come again.
-    pub(crate) fn rooms_forget(&mut self, core: &Core, origin: u128, watermark: u64) {
-        for room in self.rooms.values_mut() {
-            let last = (origin, watermark, u32::MAX);
-            let gone: Vec<_> = room.keys.range((origin, 0, 0)..=last).copied().collect();
-            for key in gone {
-                room.keys.remove(&key);
-                if core.config.state_store {
-                    let (origin, n, purpose) = key;
-                    room.stale_fields
-                        .push(Room::key_field(IdempotencyKey { origin, n, purpose }).0);
-                }
-            }
-        }
-    }
+/// See the module.
+#[derive(Debug)]
+pub(super) struct EventLog {
+    /// The origin of the events.
+    pub(super) identity: u128,
+    /// The number of the last event.
+    pub(super) seq: u64,
+    pub(super) events: BTreeMap<u64, LoggedEvent>,
+    /// Slots that missed an event: sent again in order at the next tick or map.
+    pub(super) stalled: HashSet<u16>,
+    /// Session -> the last event sent to it.
+    pub(super) last_sent: HashMap<u128, u64>,
+    /// Keys of stanzas that made events, until their origin's watermark.
+    pub(super) keys: BTreeSet<(u128, u64, u32)>,
+    /// Fields to remove from the replica with the next change.
+    pub(super) stale_fields: Vec<String>,
+    /// Events up to here are held by all their receivers.
+    pub(super) trimmed: u64,
+    /// The same, and the state store has them no more: they will never be sent again, whichever process dies.
+    pub(super) watermark: u64,
+    pub(super) watermark_reported: u64,
+    /// Slots that got events since all of them were sent the watermark.
+    watermark_targets: BTreeSet<u16>,
+    pub(super) deleted: bool,
 }
 
-impl Room {
-    /// Forgets sessions that have left: they have got all their events, so nothing that they get
-    /// later can come behind one of these.
-    fn forget_sessions(&mut self) {
-        if std::mem::take(&mut self.any_left) {
-            let (inside, joining) = (&self.by_session, &self.joining);
-            self.last_sent.retain(|session, _| {
-                inside.contains_key(session) || joining.iter().any(|j| j.is_of(*session))
-            });
+impl EventLog {
+    /// An empty log; the first number is above `after`.
+    pub(super) fn new(identity: u128, after: u64) -> EventLog {
+        EventLog {
+            identity,
+            seq: after,
+            events: BTreeMap::new(),
+            stalled: HashSet::default(),
+            last_sent: HashMap::default(),
+            keys: BTreeSet::new(),
+            stale_fields: Vec::new(),
+            trimmed: after,
+            watermark: after,
+            watermark_reported: after,
+            watermark_targets: BTreeSet::new(),
+            deleted: false,
         }
+    }
+
+    /// Adds an event that the state store had.
+    pub(super) fn restore(&mut self, seq: u64, event: LoggedEvent) {
+        self.seq = self.seq.max(seq);
+        self.events.insert(seq, event);
+    }
+
+    /// All events that the state store had are there: all receivers have those that it does not have any more.
+    pub(super) fn restored(&mut self) {
+        let first = self.events.keys().next();
+        self.trimmed = first.map_or(self.seq, |first| first - 1);
+        self.watermark = self.trimmed;
+        self.watermark_reported = 0;
+    }
+
+    /// Forgets the last events of sessions that are not in the room: they have got all their events, so nothing that
+    /// they get later can come behind one of these.
+    pub(super) fn forget_sessions(&mut self, is_in: impl Fn(u128) -> bool) {
+        self.last_sent.retain(|session, _| is_in(*session));
     }
 
     /// The number of the next event. Events that were sent while the state store was unavailable, or that it
     /// has lost, had higher numbers than the state store gives the next owner, and receivers drop an
     /// event whose number is not higher than the last. So the numbers of each epoch are above all
     /// that an earlier epoch can have given.
-    fn next_seq(&mut self, epoch: u64) -> u64 {
+    pub(super) fn next_seq(&mut self, epoch: u64) -> u64 {
         let seq = self.coming_seq(epoch);
         if self.seq == 0 {
             self.watermark_reported = seq - 1;
@@ -424,38 +98,51 @@ impl Room {
     /// A new owner has the room: an event with a lower number that is not in its event log is never sent
     /// again.
     pub(super) fn begin_epoch(&mut self, epoch: u64) {
-        if self.event_log.is_empty() {
+        if self.events.is_empty() {
             self.trimmed = self.coming_seq(epoch) - 1;
             self.watermark = self.trimmed;
         }
     }
 
-    /// Its watermark, if it is that origin.
-    pub(crate) fn watermark_of(&self, origin: u128) -> Option<u64> {
-        (self.identity == origin).then(|| self.watermark())
+    /// The owner of a slot is sent an event.
+    pub(super) fn sent_to(&mut self, slot: u16) {
+        self.watermark_targets.insert(slot);
     }
 
     /// The slots that may hold keys of this room: all of them when no event is open.
-    fn watermark_slots(&mut self) -> BTreeSet<u16> {
-        if self.event_log.is_empty() {
+    pub(super) fn watermark_slots(&mut self) -> BTreeSet<u16> {
+        if self.events.is_empty() {
             std::mem::take(&mut self.watermark_targets)
         } else {
             self.watermark_targets.clone()
         }
     }
-}
 
-/// A frame carries only the variants that its targets use.
-fn strip_unused(event: &mut proto::RoomEvent) {
-    let used: BTreeSet<u32> = event.targets.iter().map(|t| t.variant).collect();
-    if used.len() == event.variants.len() {
-        return;
-    }
-    for (index, variant) in event.variants.iter_mut().enumerate() {
-        // The index is part of the key, so variants keep their places and only lose their payload.
-        if !used.contains(&u32::try_from(index).unwrap_or(u32::MAX)) {
-            *variant = proto::Stanza::default();
+    /// Forgets the keys of an origin up to its watermark; their fields are to be removed from the state store if there
+    /// is one.
+    pub(super) fn forget_keys(&mut self, origin: u128, watermark: u64, state_store: bool) {
+        let last = (origin, watermark, u32::MAX);
+        let gone: Vec<_> = self.keys.range((origin, 0, 0)..=last).copied().collect();
+        for key in gone {
+            self.keys.remove(&key);
+            if state_store {
+                let (origin, n, purpose) = key;
+                let key = IdempotencyKey { origin, n, purpose };
+                self.stale_fields.push(key_field(key).0);
+            }
         }
+    }
+
+    /// Events and keys, for an object of the state store written whole.
+    pub(super) fn fields(&self) -> impl Iterator<Item = (String, Bytes)> {
+        let events = self.events.iter().map(|(seq, event)| event.field(*seq));
+        events.chain(self.keys.iter().map(|(origin, n, purpose)| {
+            key_field(IdempotencyKey {
+                origin: *origin,
+                n: *n,
+                purpose: *purpose,
+            })
+        }))
     }
 }
 

@@ -1,5 +1,6 @@
 #![allow(clippy::unwrap_used)]
 
+use sestina_xmpp::jid::Jid;
 use sestina_xmpp::stanza::{Kind, Stanza};
 use sestina_xmpp::xml::Element;
 
@@ -10,13 +11,12 @@ use crate::worker::verona::{Verona, unavailable};
 #[test]
 fn the_numbers_of_an_epoch_are_above_all_of_earlier_ones() {
     sestina_runtime::faults_from_env().unwrap();
-    let mut room = Room::new(Jid::from_wire("garden@c.example"), 1, 0);
-    let stored = room.next_seq(3);
+    let mut log = EventLog::new(7, 0);
+    let stored = log.next_seq(3);
     // These left while the store was unavailable, and receivers drop what is not above them.
-    let lost = [room.next_seq(3), room.next_seq(3)];
+    let lost = [log.next_seq(3), log.next_seq(3)];
     assert_eq!(lost, [stored + 1, stored + 2]);
-    let mut restored = Room::new(Jid::from_wire("garden@c.example"), 1, 0);
-    restored.seq = stored;
+    let mut restored = EventLog::new(7, stored);
     let next = restored.next_seq(4);
     assert!(next > lost[1], "{next} after {}", lost[1]);
 }
@@ -47,6 +47,6 @@ fn a_session_that_has_left_is_forgotten_when_all_has_been_told() {
     let jid = Jid::from_wire(ROOM);
     let slot = verona.router.config.slot_of(&jid);
     let room = &verona.router.worker.slots.get_mut(slot).unwrap().rooms[&jid];
-    assert!(room.event_log.is_empty());
-    assert_eq!(room.last_sent.len(), 1);
+    assert!(room.log.events.is_empty());
+    assert_eq!(room.log.last_sent.len(), 1);
 }

@@ -111,7 +111,7 @@ fn a_newcomer_is_told_all_by_a_new_owner_of_the_room() {
     let room = sestina_xmpp::jid::Jid::from_wire(ROOM);
     let slot = verona.router.config.slot_of(&room);
     let slot = verona.router.worker.slots.get_mut(slot).unwrap();
-    slot.rooms.get_mut(&room).unwrap().seq = 1;
+    slot.rooms.get_mut(&room).unwrap().log.seq = 1;
     verona.says(2, presence("juliet", "", 1));
     let heard = hears(&mut verona, 2);
     assert_eq!(heard.len() as u64, GUESTS + 1, "{heard:?}");

@@ -7,7 +7,7 @@ use prost::Message as _;
 use sestina_api::key::{join, split};
 use sestina_proto as proto;
 
-use super::state::Receiver;
+use crate::domain::room::{Home, Receiver};
 use crate::rng::HashMap;
 use crate::worker::core::PeerRef;
 use crate::worker::operations::OperationId;
@@ -32,7 +32,7 @@ impl LoggedEvent {
             .targets
             .iter()
             .map(|t| Receiver {
-                slot: u16::try_from(t.slot).unwrap_or(0),
+                home: Home(u16::try_from(t.slot).unwrap_or(0)),
                 session: join(t.session_hi, t.session_lo),
                 variant: t.variant,
                 affiliation_and_role: t.affiliation_and_role,
@@ -40,7 +40,7 @@ impl LoggedEvent {
             .collect();
         LoggedEvent {
             variants: event.variants.into_iter().map(Arc::new).collect(),
-            waiting: targets.iter().map(|t| (t.slot, None)).collect(),
+            waiting: targets.iter().map(|t| (t.home.0, None)).collect(),
             targets,
             operation: None,
             sent: true,
@@ -73,7 +73,7 @@ impl LoggedEvent {
         self.targets.retain(|target| target.session != session);
         let targets = &self.targets;
         self.waiting
-            .retain(|slot, _| targets.iter().any(|target| target.slot == *slot));
+            .retain(|slot, _| targets.iter().any(|target| target.home.0 == *slot));
     }
 
     /// The sessions that it tells their own presences, where the owners of their slots have not
@@ -83,7 +83,7 @@ impl LoggedEvent {
             .targets
             .iter()
             .filter(|target| target.affiliation_and_role != 0);
-        own.filter(|target| self.waiting.contains_key(&target.slot))
+        own.filter(|target| self.waiting.contains_key(&target.home.0))
             .map(|target| target.session)
     }
 
@@ -97,7 +97,7 @@ impl LoggedEvent {
                 .map(|t| {
                     let (session_hi, session_lo) = split(t.session);
                     proto::RoomLoggedTarget {
-                        slot: u32::from(t.slot),
+                        slot: u32::from(t.home.0),
                         variant: t.variant,
                         session_hi,
                         session_lo,

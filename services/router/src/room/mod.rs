@@ -4,34 +4,30 @@
 //! first frame leaves, and in the event log until every session owner has it; so a new owner continues
 //! where the old one died, and all occupants see one order.
 //!
-//! - [`state`]: occupants, subject, history, and their form in the state store
-//! - [`occupant`]: a nick, and the sessions of one user under it
-//! - [`input`]: what occupants send
-//! - [`join`]: entering a room
-//! - [`presence`]: new presence, nick changes, leaving
-//! - [`iq`]: IQs to the room, and to one of its occupants
-//! - [`owner`]: what its owner asks of it
-//! - [`event_log`]: numbering, commit, fan-out, acknowledgement of events; [`logged_event`]: one of them
-//! - [`reconcile`]: a room's new owner learns from sessions who is in it; [`announce`]: and tells the others
+//! The room itself is a pure type, which decides about each stanza: [`crate::domain::room`]. Here is what the slot that
+//! owns it does with that:
+//!
+//! - [`owned`]: a room with its events; [`record`]: its form in the state store
+//! - [`input`]: stanzas come in, and what the room decides is done; [`joining`]: requests to enter that are under way
+//! - [`event_log`]: the numbers of events, and those that not all receivers have; [`logged_event`]: one of them
+//! - [`fanout`]: commit, sending, acknowledgement of events
+//! - [`reconcile`]: a room's new owner learns from sessions which of them are in it
 //! - [`receive`]: a room's event at the owner of its receivers' sessions
 //! - [`incoming`]: the points that a message of a room passes there
 
-mod announce;
 mod event_log;
+mod fanout;
 mod incoming;
 mod input;
-mod iq;
-mod join;
 mod joining;
 mod logged_event;
-mod occupant;
-mod owner;
-mod presence;
+mod owned;
 mod receive;
 mod reconcile;
-mod state;
+mod record;
 
-pub(crate) use input::Origin;
-pub(crate) use iq::ANSWERS;
+pub(crate) use owned::OwnedRoom;
 pub(crate) use receive::{room_ack, room_event};
-pub(crate) use state::Room;
+
+#[cfg(test)]
+mod announce_tests;

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use sestina_proto as proto;
 
 use super::Worker;
-use crate::room::Room;
+use crate::room::OwnedRoom;
 use crate::worker::channel::OutItem;
 use crate::worker::core::Core;
 use crate::worker::session::Session;
@@ -267,7 +267,7 @@ fn session_leftovers(session: &Session, left: &mut Left) {
     );
 }
 
-impl Room {
+impl OwnedRoom {
     /// Counts what must be gone when nothing is under way; `history` is how many messages it may keep.
     fn leftovers(&self, history: usize) -> [(&'static str, usize); 6] {
         let (joining, stalled, strangers, keys, stale, told) = self.open_ends();

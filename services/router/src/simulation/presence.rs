@@ -34,7 +34,7 @@ impl Worker {
         let rooms = self.rooms();
         let seen = rooms.flat_map(|room| {
             let name = room.jid().as_str();
-            room.seen().map(move |occupant| Seen {
+            room.room().seen().map(move |occupant| Seen {
                 room: name.to_owned(),
                 nick: occupant.nick.clone(),
                 main: occupant.main.session,

@@ -186,7 +186,7 @@ impl Garden {
     pub(crate) fn inside(&mut self) -> Vec<(String, &'static str, u128, String)> {
         let slot = self.router.worker.slots.get_mut(self.slot).unwrap();
         let room = slot.rooms.get(&Jid::from_wire(GARDEN));
-        let members = room.into_iter().flat_map(crate::room::Room::members);
+        let members = room.into_iter().flat_map(|room| room.room().members());
         let say = |payload: &[u8]| {
             let text = String::from_utf8_lossy(payload).into_owned();
             text.replace("<status>", "").replace("</status>", "")
@@ -248,7 +248,7 @@ impl Garden {
     }
 }
 
-pub(crate) fn events(room: &crate::room::Room) -> Vec<proto::RoomLoggedEvent> {
+pub(crate) fn events(room: &crate::room::OwnedRoom) -> Vec<proto::RoomLoggedEvent> {
     let fields = room.replica_fields().into_iter();
     let events = fields.filter(|(field, _)| field.starts_with("e:"));
     events

@@ -6,7 +6,7 @@ use sestina_proto as proto;
 use sestina_xmpp::jid::Jid;
 
 use crate::config::{RouterConfig, RouterLimits};
-use crate::room::Room;
+use crate::room::OwnedRoom;
 use crate::worker::commit::tests::{Owner, found};
 use crate::worker::turn::Worker;
 
@@ -54,7 +54,7 @@ fn input(owner: &mut Owner, changes: &[(&str, usize)]) {
                 ..proto::RoomState::default()
             };
             let meta = ("meta".to_owned(), state.encode_to_vec().into());
-            let new = || Room::from_replica(vec![meta]).unwrap();
+            let new = || OwnedRoom::from_replica(vec![meta]).unwrap();
             slot.rooms.entry(room.clone()).or_insert_with(new);
             let set = vec![("x".to_owned(), vec![0; *bytes].into())];
             slot.replica_room(core, &room, set, Vec::new(), Some(1), None);

@@ -11,7 +11,7 @@ use sestina_proto as proto;
 use sestina_xmpp::jid::Jid;
 
 use super::slot::{Phase, Slot};
-use crate::room::Room;
+use crate::room::OwnedRoom;
 
 /// A slot with more than this is left to the state store alone.
 const MOST_BYTES: usize = 256 << 10;
@@ -83,7 +83,7 @@ impl Slot {
             let mut fields = Vec::new();
             let room = object.strip_prefix("r:").map(Jid::from_wire);
             let room = room.and_then(|room| self.rooms.get(&room));
-            let stale = room.into_iter().flat_map(Room::stale_keys);
+            let stale = room.into_iter().flat_map(OwnedRoom::stale_keys);
             for (name, value) in self.full_fields(object)?.into_iter().chain(stale) {
                 bytes += name.len() + value.len();
                 fields.push(proto::StoredField { name, value });

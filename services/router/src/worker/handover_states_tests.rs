@@ -212,7 +212,7 @@ fn watermarks_that_come_during_the_release_do_not_keep_the_state_from_the_new_ow
         ("meta".to_owned(), meta.encode_to_vec().into()),
         (format!("k:{origin:032x}:1:1"), bytes::Bytes::new()),
     ];
-    let room = Room::from_replica(fields).unwrap();
+    let room = OwnedRoom::from_replica(fields).unwrap();
     let owned = old.worker.slots.get_mut(slot).unwrap();
     owned.rooms.insert(Jid::from_wire(garden), room);
     let (origin_hi, origin_lo) = sestina_api::key::split(origin);

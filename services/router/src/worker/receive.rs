@@ -17,6 +17,7 @@ use super::channel::{Source, Taken};
 use super::core::{Core, PeerRef};
 use super::operations::{OnDone, OperationId};
 use super::slot::{Entity, Handled, Slot, entity_of};
+use crate::domain::room::{Home, Origin};
 
 /// Where a slot message came from, for its answer.
 #[derive(Clone, Copy, Debug)]
@@ -118,10 +119,11 @@ impl Slot {
             operation,
         };
         if core.config.services.is_rooms(to.domain()) {
-            let origin = crate::room::Origin {
+            let origin = Origin {
                 session: key.origin,
-                slot: origin_slot,
+                home: Home(origin_slot),
                 jid: Jid::from_wire(&stanza.from),
+                ended: key.is(Purpose::Ended),
             };
             self.together(|slot| slot.room_input(core, hand, origin, to, stanza));
         } else {

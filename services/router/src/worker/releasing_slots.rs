@@ -73,7 +73,7 @@ impl Worker {
         let joining = slot
             .rooms
             .values()
-            .flat_map(crate::room::Room::joining_operations);
+            .flat_map(crate::room::OwnedRoom::joining_operations);
         let all = all.chain(ended).chain(pages).chain(joining);
         let all = all.chain(slot.data.operations());
         let operations: Vec<OperationId> = all.collect();

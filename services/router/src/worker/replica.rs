@@ -374,7 +374,7 @@ impl Slot {
         let room = object.strip_prefix("r:")?;
         self.rooms
             .get(&Jid::from_wire(room))
-            .map(crate::room::Room::replica_fields)
+            .map(crate::room::OwnedRoom::replica_fields)
     }
 
     /// Sessions without a socket, and rooms, as the state store would hold them.

@@ -32,7 +32,7 @@ impl Slot {
             if object.object.starts_with("s:") {
                 self.restore_session(core, object.fields);
             } else if object.object.starts_with("r:")
-                && let Some(room) = crate::room::Room::from_replica(object.fields)
+                && let Some(room) = crate::room::OwnedRoom::from_replica(object.fields)
             {
                 self.rooms.insert(room.jid().clone(), room);
             }

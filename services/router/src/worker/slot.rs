@@ -23,7 +23,7 @@ use super::residents::Questions;
 use super::session::Session;
 use super::share::Total;
 use crate::rng::{HashMap, HashSet};
-use crate::room::Room;
+use crate::room::OwnedRoom;
 
 /// The phase of a slot: what it may do.
 #[derive(Debug)]
@@ -123,7 +123,7 @@ pub(crate) struct Slot {
     pub(crate) users: HashMap<Jid, Vec<u128>>,
     /// Numbers the sessions that are bound within the epoch.
     pub(crate) binds: u64,
-    pub(crate) rooms: HashMap<Jid, Room>,
+    pub(crate) rooms: HashMap<Jid, OwnedRoom>,
     /// The highest number of an event of rooms that are over.
     pub(crate) rooms_seq: u64,
     /// Sessions without an edge, and their rooms, whose owners are to be told that they are in.

@@ -333,7 +333,7 @@ impl Verona {
         let jid = Jid::from_wire(room);
         let slot = self.router.config.slot_of(&jid);
         let slot = self.router.worker.slots.get_mut(slot).unwrap();
-        let inside = slot.rooms[&jid].inside();
+        let inside = slot.rooms[&jid].room().inside();
         inside.into_iter().map(|(nick, _, _)| nick).collect()
     }
 

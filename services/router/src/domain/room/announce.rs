@@ -7,8 +7,9 @@
 
 use sestina_xmpp::ext::muc::status;
 
+use super::broadcast::Broadcast;
 use super::occupant::{Occupant, Rest, RoomSession};
-use super::state::{Broadcast, Room};
+use super::state::Room;
 use crate::rng::HashSet;
 
 /// How many presences a room sends for this at most, about, because a room of thousands of occupants would
@@ -17,25 +18,24 @@ use crate::rng::HashSet;
 const ANNOUNCED: usize = 20_000;
 
 /// A session that is not under a nick any more, of which some occupants may not know.
-pub(super) struct Left {
+pub(crate) struct Left {
     /// The occupant of that nick, as it was before the session left.
-    pub(super) before: Occupant,
-    pub(super) me: RoomSession,
-    pub(super) rest: Rest,
+    pub(crate) before: Occupant,
+    pub(crate) me: RoomSession,
+    pub(crate) rest: Rest,
 }
 
 impl Room {
     /// Makes the event that announces these changes. `changed` are the sessions that were let in, or whose
     /// presence or nick was corrected; `left` are the sessions that are not under their nicks any more.
-    /// Both are in the order of their events.
-    pub(super) fn announce_changed(
+    /// Both are in the order of their events. `seq`: the number that the event will have.
+    pub(crate) fn announce_changed(
         &mut self,
-        epoch: u64,
+        seq: u64,
         changed: &[u128],
         left: &[Left],
     ) -> Broadcast {
         let mut broadcast = Broadcast::default();
-        let seq = self.coming_seq(epoch);
         let limit = ANNOUNCED / self.by_session.len().max(1) + 1;
         let silent_left = left.len().saturating_sub(limit);
         let mut renamed = HashSet::default();
@@ -109,7 +109,3 @@ impl Room {
         others_know
     }
 }
-
-#[cfg(test)]
-#[path = "announce_tests.rs"]
-mod tests;

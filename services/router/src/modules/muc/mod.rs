@@ -1,8 +1,13 @@
 //! XEP-0045 v1.35.5: what a MUC service and its rooms say of themselves (§6).
 //!
-//! The rooms themselves are in [`crate::room`]. A bare room: it lives while it has an occupant, is
-//! not listed, open, semi-anonymous. Left out: configuration, affiliation lists, roles by request,
-//! invitations, registration.
+//! The rooms themselves are in [`crate::room`]; each feature of rooms is a file here, on the points of rooms
+//! ([`crate::hooks`]). A bare room: it lives while it has an occupant, is not listed, open, semi-anonymous. Left out:
+//! configuration, affiliation lists, roles by request, invitations, registration.
+
+mod history;
+mod limits;
+mod owner;
+mod subject;
 
 use sestina_xmpp::ext::disco::{Identity, Info};
 use sestina_xmpp::ns;
@@ -28,6 +33,10 @@ impl Module for Muc {
     }
 
     fn register(&self, registrar: &mut Registrar<'_>) {
+        limits::register(registrar);
+        subject::register(registrar);
+        history::register(registrar);
+        owner::register(registrar);
         registrar.iq(
             IqTarget::MucService,
             false,

@@ -3,10 +3,6 @@
 
 use std::borrow::Cow;
 
-use bytes::Bytes;
-use prost::Message as _;
-use sestina_api::key::{join, split};
-use sestina_proto as proto;
 use sestina_xmpp::jid::Jid;
 use sestina_xmpp::precis::nickname_key;
 use sestina_xmpp::stanza::Stanza;
@@ -26,7 +22,7 @@ impl Affiliation {
         }
     }
 
-    fn from_number(number: u32) -> Affiliation {
+    pub(crate) fn from_number(number: u32) -> Affiliation {
         if number == Affiliation::Owner as u32 {
             Affiliation::Owner
         } else {
@@ -50,7 +46,7 @@ impl Role {
         }
     }
 
-    fn from_number(number: u32) -> Role {
+    pub(crate) fn from_number(number: u32) -> Role {
         if number == Role::Moderator as u32 {
             Role::Moderator
         } else {
@@ -59,12 +55,16 @@ impl Role {
     }
 }
 
+/// Where the owner of a session is found: the slot of the session. Rooms keep it for those that send their events.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Home(pub(crate) u16);
+
 /// A session that is in a room.
 #[derive(Clone, Debug)]
 pub(crate) struct RoomSession {
     pub(crate) jid: Jid,
     pub(crate) session: u128,
-    pub(crate) slot: u16,
+    pub(crate) home: Home,
     /// Latest presence, as the client sent it, without what the room adds.
     pub(crate) presence: Stanza,
     /// The event that carried this presence to the session.
@@ -89,7 +89,7 @@ pub(crate) struct Occupant {
 
 /// What is left under a nick that a session has left.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Rest {
+pub(crate) enum Rest {
     /// The nick is free now.
     Nobody,
     /// Another session is the main one now.
@@ -99,7 +99,7 @@ pub(super) enum Rest {
 }
 
 /// Affiliation and role from `RoomTarget.affiliation_and_role`.
-pub(super) fn from_affiliation_and_role(affiliation_and_role: u32) -> (Affiliation, Role) {
+pub(crate) fn from_affiliation_and_role(affiliation_and_role: u32) -> (Affiliation, Role) {
     (
         Affiliation::from_number(affiliation_and_role >> 8),
         Role::from_number(affiliation_and_role & 0xff),
@@ -108,7 +108,7 @@ pub(super) fn from_affiliation_and_role(affiliation_and_role: u32) -> (Affiliati
 
 impl Occupant {
     /// An occupant with its first session.
-    pub(super) fn new(
+    pub(crate) fn new(
         nick: String,
         affiliation: Affiliation,
         role: Role,
@@ -129,7 +129,7 @@ impl Occupant {
     }
 
     /// The form by which nicks are compared: no other user's may be the same (RFC 8266 §2.4).
-    pub(super) fn key(&self) -> &str {
+    pub(crate) fn key(&self) -> &str {
         self.key.as_deref().unwrap_or(&self.nick)
     }
 
@@ -139,7 +139,7 @@ impl Occupant {
     }
 
     /// All its sessions, the main one first.
-    pub(super) fn sessions(&self) -> impl Iterator<Item = &RoomSession> {
+    pub(crate) fn sessions(&self) -> impl Iterator<Item = &RoomSession> {
         std::iter::once(&self.main).chain(&self.others)
     }
 
@@ -149,18 +149,18 @@ impl Occupant {
         self.sessions().map(|s| s.session)
     }
 
-    pub(super) fn session(&self, session: u128) -> Option<&RoomSession> {
+    pub(crate) fn session(&self, session: u128) -> Option<&RoomSession> {
         self.sessions().find(|s| s.session == session)
     }
 
     /// Whether a session of this user may share the nick.
-    pub(super) fn is_of(&self, jid: &Jid) -> bool {
+    pub(crate) fn is_of(&self, jid: &Jid) -> bool {
         self.main.jid.bare() == jid.bare()
     }
 
     /// Adds a session, or takes its new presence. Returns an older session of the same full JID,
     /// which must be gone, because two sessions cannot have the same address.
-    pub(super) fn enter(&mut self, new: RoomSession) -> Option<u128> {
+    pub(crate) fn enter(&mut self, new: RoomSession) -> Option<u128> {
         let all = std::iter::once(&mut self.main).chain(&mut self.others);
         for known in all {
             if known.session == new.session || known.jid == new.jid {
@@ -174,7 +174,7 @@ impl Occupant {
 
     /// Takes a session away. The last session of an occupant stays in it: the caller forgets the
     /// whole occupant.
-    pub(super) fn leave(&mut self, session: u128) -> Rest {
+    pub(crate) fn leave(&mut self, session: u128) -> Rest {
         if self.main.session != session {
             self.others.retain(|s| s.session != session);
             return Rest::Same;
@@ -184,66 +184,6 @@ impl Occupant {
         }
         self.main = self.others.remove(0);
         Rest::Successor
-    }
-
-    // ---- the state store
-
-    /// The name of its field in the room's object.
-    pub(super) fn field_name(nick: &str) -> String {
-        format!("o:{nick}")
-    }
-
-    /// Its field in the room's object.
-    pub(super) fn field(&self) -> (String, Bytes) {
-        let record = proto::RoomOccupant {
-            nick: self.nick.clone(),
-            affiliation: self.affiliation as u32,
-            role: self.role as u32,
-            sessions: self.sessions().map(RoomSession::record).collect(),
-        };
-        let name = Occupant::field_name(&self.nick);
-        (name, record.encode_to_vec().into())
-    }
-
-    /// Reads the value that [`Occupant::field`] wrote.
-    pub(super) fn restored(value: Bytes) -> Option<Occupant> {
-        let record = proto::RoomOccupant::decode(value).ok()?;
-        let mut sessions = record
-            .sessions
-            .into_iter()
-            .filter_map(RoomSession::restored);
-        let mut occupant = Occupant::new(
-            record.nick,
-            Affiliation::from_number(record.affiliation),
-            Role::from_number(record.role),
-            sessions.next()?,
-        );
-        occupant.others = sessions.collect();
-        Some(occupant)
-    }
-}
-
-impl RoomSession {
-    fn record(&self) -> proto::RoomSession {
-        let (session_hi, session_lo) = split(self.session);
-        proto::RoomSession {
-            jid: self.jid.as_str().to_owned(),
-            session_hi,
-            session_lo,
-            slot: u32::from(self.slot),
-            presence: Some(self.presence.clone().into()),
-            seq: self.seq,
-        }
-    }
-
-    fn restored(record: proto::RoomSession) -> Option<RoomSession> {
-        Some(RoomSession {
-            jid: Jid::from_wire(&record.jid),
-            session: join(record.session_hi, record.session_lo),
-            slot: u16::try_from(record.slot).ok()?,
-            presence: Stanza::from(record.presence?),
-            seq: record.seq,
-        })
     }
 }
 
@@ -259,7 +199,7 @@ mod tests {
         RoomSession {
             jid: Jid::from_wire(&format!("romeo@example.org/{resource}")),
             session,
-            slot: 7,
+            home: Home(7),
             presence,
             seq: 0,
         }
@@ -285,17 +225,9 @@ mod tests {
         assert_eq!(romeo.enter(session("phone", 4)), Some(1));
         let three = [(4, "phone"), (2, "laptop"), (3, "tablet")];
         assert_eq!(names(&romeo), three);
-
-        let (name, field) = romeo.field();
-        assert_eq!(name, "o:Romeo");
-        let restored = Occupant::restored(field).expect("an occupant");
-        assert_eq!(names(&restored), three);
-        assert_eq!(restored.role, Role::Moderator);
-        assert_eq!(restored.affiliation, Affiliation::Owner);
-        assert_eq!(restored.main.slot, 7);
-        let affiliation_and_role = (restored.affiliation, restored.role);
+        let affiliation_and_role = (romeo.affiliation, romeo.role);
         assert_eq!(
-            from_affiliation_and_role(restored.affiliation_and_role()),
+            from_affiliation_and_role(romeo.affiliation_and_role()),
             affiliation_and_role
         );
 
@@ -304,15 +236,5 @@ mod tests {
         assert_eq!(romeo.leave(4), Rest::Successor);
         assert_eq!(names(&romeo), [(3, "tablet")]);
         assert_eq!(romeo.leave(3), Rest::Nobody);
-    }
-
-    #[test]
-    fn a_broken_record_is_no_occupant() {
-        let nobody = proto::RoomOccupant {
-            nick: "Nobody".to_owned(),
-            ..Default::default()
-        };
-        assert!(Occupant::restored(nobody.encode_to_vec().into()).is_none());
-        assert!(Occupant::restored(Bytes::from_static(b"\xff")).is_none());
     }
 }
