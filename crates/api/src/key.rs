@@ -6,7 +6,8 @@ use sestina_proto as proto;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[repr(u32)]
 pub enum Purpose {
-    /// The stanza itself, for its addressee (user or room).
+    /// The stanza itself, for its addressee (user or room). If a room has passed it on to a user, the room is added above
+    /// bit 8.
     Route = 1,
     /// An answer or error that goes back to the origin.
     Reply = 2,
@@ -32,6 +33,9 @@ pub enum Purpose {
     /// An IQ that is pushed to the sessions of a user because of a request of one of them.
     Push = 12,
 }
+
+/// Indexes above 0 have 24 bits.
+const MOST_WAYS: u32 = (1 << 24) - 1;
 
 /// A session's nonce or a room's identity.
 pub type OriginId = u128;
@@ -62,9 +66,20 @@ impl IdempotencyKey {
         }
     }
 
-    /// Another thing that the same stanza causes.
+    /// Another thing that the same stanza causes. If it has come through a room, so has that.
     pub fn sibling(self, purpose: Purpose) -> IdempotencyKey {
-        IdempotencyKey::new(self.origin, self.n, purpose)
+        let way = match self.is(Purpose::Route) {
+            true => self.index(),
+            false => 0,
+        };
+        IdempotencyKey::indexed(self.origin, self.n, purpose, way)
+    }
+
+    /// The key of a stanza that a room passes on to users: [`Purpose::Route`], with the room as its index. Stanzas of one
+    /// origin to one user have an order only if they go the same way. `room` is any hash of the room's address.
+    pub fn through(self, room: u64) -> IdempotencyKey {
+        let index = (room % u64::from(MOST_WAYS)) as u32 + 1;
+        IdempotencyKey::indexed(self.origin, self.n, Purpose::Route, index)
     }
 
     /// Whether it has that purpose, whatever its index.
@@ -108,5 +123,30 @@ impl From<&proto::Key> for IdempotencyKey {
             n: key.n,
             purpose: key.purpose,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_room_has_passed_on_has_keys_of_its_own() {
+        let direct = IdempotencyKey::new(7, 3, Purpose::Route);
+        for room in [0, 1, u64::MAX] {
+            let passed_on = direct.through(room);
+            assert!(passed_on.is(Purpose::Route) && passed_on != direct);
+            let stored = passed_on.sibling(Purpose::Offline);
+            assert!(stored.is(Purpose::Offline));
+            assert_eq!(stored.index(), passed_on.index());
+        }
+        assert_ne!(direct.through(1), direct.through(2));
+    }
+
+    #[test]
+    fn the_parts_of_an_event_have_rows_under_one_key() {
+        let event = IdempotencyKey::indexed(7, 3, Purpose::RoomEvent, 2);
+        let row = IdempotencyKey::new(7, 3, Purpose::ArchiveReceived);
+        assert_eq!(event.sibling(Purpose::ArchiveReceived), row);
     }
 }

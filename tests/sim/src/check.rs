@@ -203,7 +203,7 @@ fn messages(world: &World, wrong: &mut Vec<String>) {
                 ));
             }
         }
-        if sent.what == What::Message && !arrived(world, *number, sent) {
+        if sent.what.is_for_user() && !arrived(world, *number, sent) {
             wrong.push(format!("m{number} {sent:?} is lost"));
         }
     }
@@ -230,7 +230,7 @@ fn arrived(world: &World, number: u64, sent: &Sent) -> bool {
     let live = world.clients.iter().filter(|c| c.bare == user).any(|c| {
         c.log
             .iter()
-            .any(|r| matches!(r.what, What::Message | What::CarbonReceived) && r.number == number)
+            .any(|r| (r.what.is_for_user() || r.what == What::CarbonReceived) && r.number == number)
     });
     live || world
         .storage
@@ -240,9 +240,9 @@ fn arrived(world: &World, number: u64, sent: &Sent) -> bool {
 
 fn orders(world: &World, wrong: &mut Vec<String>) {
     for client in &world.clients {
-        // From one session to one address: in the order in which it was sent.
+        // From one session to one address, directly or through one room: in the order in which it was sent.
         // Messages from storage have an order of their own: see `offline`.
-        let mut last: BTreeMap<(u32, usize, u32, &str), u64> = BTreeMap::new();
+        let mut last: BTreeMap<(u32, usize, u32, &str, &str), u64> = BTreeMap::new();
         let judged = |r: &&Received| is_direct(r) && r.number >= world.judged_from;
         for r in client.log.iter().filter(judged) {
             let Some(sent) = world.sent.get(&r.number) else {
@@ -252,7 +252,7 @@ fn orders(world: &World, wrong: &mut Vec<String>) {
                 continue;
             }
             let place = last
-                .entry((r.session, sent.from, sent.session, &sent.to))
+                .entry((r.session, sent.from, sent.session, &r.from, &sent.to))
                 .or_default();
             if r.number < *place {
                 wrong.push(format!(
@@ -294,7 +294,7 @@ fn archives(world: &World, wrong: &mut Vec<String>) {
         numbers.insert(archive, held);
     }
     for (number, sent) in world.sent.range(world.judged_from..) {
-        if sent.what != What::Message || !sent.accepted || bounced(world, *number, sent) {
+        if !sent.what.is_for_user() || !sent.accepted || bounced(world, *number, sent) {
             continue;
         }
         for user in [world.clients[sent.from].bare.as_str(), bare(&sent.to)] {

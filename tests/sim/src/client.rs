@@ -10,7 +10,7 @@ mod received;
 mod stanzas;
 
 pub(super) use received::{Came, Received, What, When};
-pub(super) use stanzas::{iq, message, number_in, room_presence};
+pub(super) use stanzas::{invite, iq, message, number_in, room_presence};
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 

@@ -47,6 +47,7 @@ pub(super) fn talk(world: &mut World) {
         }
         86..=93 => world.clients[index].acknowledge(&mut world.socks),
         94..=95 => change_in_room(world, index),
+        97..=98 => invite(world, index),
         96 => {
             let pause = world.rng.below(150);
             world.cut_client(index, pause);
@@ -142,6 +143,33 @@ pub(super) fn say_to(world: &mut World, from: usize, to: usize) {
     send_numbered(world, from, What::Message, address, cover, carbons);
 }
 
+/// A client invites another user to a room that it is in. Rooms pass on invitations by another way than users write to
+/// each other, so the two have no order.
+fn invite(world: &mut World, from: usize) {
+    let to = world.rng.below(world.clients.len() as u64) as usize;
+    let joined: Vec<String> = world.clients[from].login.rooms_inside().cloned().collect();
+    let Some(room) = world.rng.pick(&joined).cloned() else {
+        return;
+    };
+    let user = world.clients[to].bare.clone();
+    if user == world.clients[from].bare {
+        return;
+    }
+    let invited = world.clients.iter().filter(|c| c.bare == user && stays(c));
+    let cover = invited.map(|c| (c.index, c.session_no)).collect();
+    let number = world.next_number();
+    let stanza = client::invite(&room, &user, number);
+    send_as(
+        world,
+        from,
+        (number, What::Invite),
+        stanza,
+        user,
+        cover,
+        Vec::new(),
+    );
+}
+
 /// A client sends a message to one of the rooms that it is in.
 fn say_in_room(world: &mut World, from: usize) {
     let joined: Vec<String> = world.clients[from].login.rooms_inside().cloned().collect();
@@ -177,10 +205,24 @@ fn send_numbered(
     } else {
         "chat"
     };
+    let stanza = client::message(&to, type_, number);
+    send_as(world, from, (number, what), stanza, to, cover, carbons);
+}
+
+/// The same for a stanza that is there already.
+fn send_as(
+    world: &mut World,
+    from: usize,
+    (number, what): (u64, What),
+    stanza: Stanza,
+    to: String,
+    cover: Vec<(usize, u32)>,
+    carbons: Vec<(usize, u32)>,
+) {
     let losses = world.losses();
     let epoch = world.storage.epoch_of(bare(&to));
     let client = &mut world.clients[from];
-    client.send(&mut world.socks, client::message(&to, type_, number));
+    client.send(&mut world.socks, stanza);
     let sent = Sent {
         from,
         session: client.session_no,

@@ -143,8 +143,8 @@ const LINES: &[Line] = &[
         "1.35.5",
         "Multi-User Chat",
         Where::Module("muc"),
-        "bare rooms: join, presence, messages, private messages, subject, history, leave, and \
-         taking a new room back; no affiliations, configuration or moderation yet",
+        "bare rooms: join, presence, messages, private messages, subject, history, \
+         invitations, leave, and taking a new room back; no affiliations, configuration or moderation yet",
     ),
     line(
         "XEP-0054",

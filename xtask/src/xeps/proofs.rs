@@ -65,6 +65,7 @@ pub(super) const PROOFS: &[Proof] = &[
     proof("XEP-0045", "§7.2.2, §7.6 a nick that the room spells differently", "names.scs"),
     proof("XEP-0045", "§7.2.8 sessions that share a nick", "room-sessions.scs"),
     proof("XEP-0045", "§7.2.14 history", "room-history.scs"),
+    proof("XEP-0045", "§7.8.2 invitations that the room passes on, and their refusals", "room-invite.scs"),
     proof("XEP-0045", "§10.1.1, §10.1.2 a new room that has no options", "room-owner.scs"),
     proof("XEP-0054", "§3 own and other users' vCards, §4 discovery", "vcard.scs"),
     proof("XEP-0054", "§3 what is kept", "crates/xmpp/src/ext/vcard.rs::a_vcard_is_read_as_it_was_written"),

@@ -13,6 +13,7 @@ pub mod forward;
 pub mod hints;
 pub mod mam;
 pub mod muc;
+pub mod muc_invite;
 pub mod offline;
 pub mod ping;
 pub mod rsm;

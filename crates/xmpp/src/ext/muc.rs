@@ -1,6 +1,6 @@
 //! XEP-0045 v1.35.5: Multi-User Chat, joining and the messages of a room to its users only.
 //!
-//! Left out: reading invitations and declines (§7.8), and the muc#admin and muc#owner requests.
+//! Left out: the muc#admin and muc#owner requests. Invitations: [`super::muc_invite`].
 
 use super::{datetime, stanza_id};
 use crate::jid::Jid;

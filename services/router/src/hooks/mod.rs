@@ -19,6 +19,7 @@ pub use pipeline::{Pipeline, PipelineEntry};
 pub use registrar::{Bounce, IqKey, IqTarget, Registrar};
 pub(crate) use room::{
     Entrance, Newcomer, RoomAction, RoomContext, RoomHandlers, RoomIq, RoomMessage, RoomReply,
+    RoomRequest,
 };
 
 /// When a handler runs, within one hook point.

@@ -49,6 +49,17 @@ pub(crate) struct RoomMessage<'a> {
     pub(crate) stanza: &'a Stanza,
 }
 
+/// A message to the room itself, and not to all occupants.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct RoomRequest<'a> {
+    /// The occupant that sends it; none if the sender is not in the room.
+    pub(crate) asker: Option<&'a Occupant>,
+    /// Full JID of the sender.
+    pub(crate) from: &'a Jid,
+    /// As it came from the sender.
+    pub(crate) stanza: &'a Stanza,
+}
+
 /// An IQ get or set for a room itself.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct RoomIq<'a> {
@@ -93,6 +104,8 @@ type Joined = fn(&RoomContext<'_>, &Newcomer<'_>, &mut Vec<Stanza>);
 type PreMessage = fn(&RoomContext<'_>, &RoomMessage<'_>) -> Result<(), Bounce>;
 /// Sees a message to all that no handler has refused.
 type Message = fn(&RoomContext<'_>, &RoomMessage<'_>, &mut Vec<RoomAction>);
+/// Takes a message to the room itself. The messages that it returns are sent to the users in their `to`.
+type Request = fn(&RoomContext<'_>, &RoomRequest<'_>) -> Result<Vec<Stanza>, Bounce>;
 /// Answers an IQ.
 type Iq = fn(&RoomContext<'_>, &RoomIq<'_>) -> RoomReply;
 
@@ -109,6 +122,8 @@ pub(crate) struct RoomHandlers {
     joined: Vec<Staged<Joined>>,
     pre_message: Vec<Staged<PreMessage>>,
     message: Vec<Staged<Message>>,
+    /// By namespace and name of a child.
+    requests: HashMap<(&'static str, &'static str), (&'static str, Request)>,
     iqs: HashMap<RoomIqKey<'static>, (&'static str, Iq)>,
 }
 
@@ -164,6 +179,21 @@ impl Registrar<'_> {
     pub(crate) fn room_message(&mut self, stage: Stage, handler: Message) {
         let handlers = &mut self.collected.rooms.message;
         handlers.push((stage, self.module, handler));
+    }
+
+    /// Registers the handler of messages to rooms themselves that have this child.
+    ///
+    /// # Panics
+    /// At start, when another module has it: a defect of the list of modules.
+    pub(crate) fn room_request(&mut self, ns: &'static str, name: &'static str, handler: Request) {
+        let requests = &mut self.collected.rooms.requests;
+        let before = requests.insert((ns, name), (self.module, handler));
+        assert!(
+            before.is_none(),
+            "modules {} and {} both handle messages with {ns} {name} to rooms",
+            self.module,
+            before.map_or("", |b| b.0)
+        );
     }
 
     /// Registers the handler of an IQ for rooms that needs the room.
@@ -227,6 +257,18 @@ impl Pipeline {
             handler(context, message, &mut actions);
         }
         actions
+    }
+
+    /// What a message to a room itself makes the room send to users; none if no handler knows the message.
+    pub(crate) fn room_request(
+        &self,
+        context: &RoomContext<'_>,
+        request: &RoomRequest<'_>,
+    ) -> Option<Result<Vec<Stanza>, Bounce>> {
+        let requests: &HashMap<(&str, &str), _> = &self.rooms().requests;
+        let mut children = request.stanza.children();
+        let (_, handler) = children.find_map(|child| requests.get(&(child.ns, child.name)))?;
+        Some(handler(context, request))
     }
 
     /// Answers an IQ get or set for a room; none if no handler of rooms has it.

@@ -147,6 +147,11 @@ impl Slot {
             Decision::Enters(session, first) => {
                 self.room_joins_in_parts(core, hand, room, session, first);
             }
+            Decision::Sends(from, stanzas) => {
+                for stanza in stanzas {
+                    self.pass_on(core, hand, &from, stanza);
+                }
+            }
             Decision::ForModules(from, stanza) => {
                 let asked = Asked {
                     cause: Cause::Message(hand),

@@ -29,6 +29,7 @@ impl Worker {
                     key: *key,
                     entity: *entity,
                     operation,
+                    replay: false,
                 };
                 if let Some(slot) = self.slots.get_mut(*slot) {
                     slot.answer_with(hand, error);

@@ -13,12 +13,13 @@ use sestina_xmpp::jid::Jid;
 
 use super::core::{Core, PeerRef};
 use super::operations::OperationId;
+use super::receive::InHand;
 use crate::rng::{HashMap, HashSet};
 
 /// A message on its way to the owner of another slot.
 #[derive(Debug)]
 pub(crate) struct PendingMessage {
-    /// Its idempotency key; the origin is a session of this slot.
+    /// Its idempotency key. The origin is a session of this slot, unless the message has a cause.
     pub(crate) key: IdempotencyKey,
     /// The frame, to send again.
     pub(crate) message: proto::SlotMessage,
@@ -27,6 +28,16 @@ pub(crate) struct PendingMessage {
     /// No owner has sent it yet, neither this one nor one before.
     pub(crate) fresh: bool,
     sent: bool,
+    /// The slot message that causes this one.
+    pub(crate) cause: Option<Box<Cause>>,
+}
+
+/// A slot message of another slot that makes an entity of this slot send a message.
+#[derive(Clone, Debug)]
+pub(crate) struct Cause {
+    pub(crate) hand: InHand,
+    /// Its sender, who gets the error of the addressee.
+    pub(crate) from: String,
 }
 
 impl PendingMessage {
@@ -43,12 +54,22 @@ impl PendingMessage {
             operation,
             fresh,
             sent: false,
+            cause: None,
         }
     }
 
-    /// Whether its stanza is for a room, or for one of the room's occupants.
-    fn is_for(&self, bare: &Jid) -> bool {
+    /// The message is caused by one of another slot: its origin is a session of that slot.
+    pub(crate) fn caused_by(self, cause: Cause) -> PendingMessage {
+        PendingMessage {
+            cause: Some(Box::new(cause)),
+            ..self
+        }
+    }
+
+    /// Whether it is a presence to a room (`bare`): with it a session enters the room, or leaves it.
+    fn is_presence_to(&self, bare: &Jid) -> bool {
         let stanza = self.message.stanza.as_ref();
+        let stanza = stanza.filter(|stanza| stanza.kind() == proto::StanzaKind::Presence);
         stanza.is_some_and(|stanza| Jid::from_wire(&stanza.to).bare_str() == bare.as_str())
     }
 }
@@ -111,12 +132,12 @@ impl Outbox {
         pending.map(|pending| pending.operation)
     }
 
-    /// Whether a stanza of an origin to a room (`bare`) of slot `target`, or to one of its occupants, is under way.
-    pub(crate) fn has_for(&self, target: u16, origin: u128, bare: &Jid) -> bool {
+    /// Whether a presence of an origin to a room (`bare`) of slot `target` is under way.
+    pub(crate) fn has_presence_to(&self, target: u16, origin: u128, bare: &Jid) -> bool {
         let stream = self.streams.get(&target);
         let mut pending = stream.into_iter().flat_map(|stream| &stream.pending);
         // The origin first: an address is copied to compare it.
-        pending.any(|pending| pending.key.origin == origin && pending.is_for(bare))
+        pending.any(|pending| pending.key.origin == origin && pending.is_presence_to(bare))
     }
 
     /// Adds a message and sends it if its receiver has an owner whose lane takes it.
@@ -255,5 +276,33 @@ impl Outbox {
             }
             self.pump(core, sender, target);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use sestina_api::key::Purpose;
+    use sestina_xmpp::stanza::{Kind, Stanza};
+
+    use super::super::operations::{OnDone, Operations};
+    use super::*;
+
+    #[test]
+    fn a_presence_to_a_room_enters_or_leaves_and_a_message_does_not() {
+        let operation = Operations::default().open(OnDone::Nothing);
+        let room = Jid::from_wire("garden@muc.c.example");
+        let is = |kind: Kind, to: &str| {
+            let mut stanza = Stanza::new(kind);
+            stanza.to = to.to_owned();
+            let message = proto::SlotMessage {
+                stanza: Some(stanza.into()),
+                ..proto::SlotMessage::default()
+            };
+            let key = IdempotencyKey::new(7, 1, Purpose::Route);
+            PendingMessage::new(key, message, operation, true).is_presence_to(&room)
+        };
+        assert!(is(Kind::Presence, "garden@muc.c.example/romeo"));
+        assert!(!is(Kind::Presence, "orchard@muc.c.example/romeo"));
+        assert!(!is(Kind::Message, "garden@muc.c.example"));
     }
 }

@@ -269,9 +269,10 @@ impl Slot {
         }
     }
 
-    /// Whether something that a session sent to a room is on its way there.
+    /// Whether a presence that a session sent to a room is on its way there.
     pub(crate) fn is_asking(&self, core: &Core, id: u128, room: &Jid) -> bool {
-        self.outbox.has_for(core.config.slot_of(room), id, room)
+        self.outbox
+            .has_presence_to(core.config.slot_of(room), id, room)
     }
 }
 

@@ -292,7 +292,7 @@ impl Slot {
         }
         let again = self
             .outbox
-            .has_for(core.config.slot_of(room), id, &room.bare());
+            .has_presence_to(core.config.slot_of(room), id, &room.bare());
         if !again {
             session.client.joined.remove(&room.bare());
             session.channel.state_dirty = true;

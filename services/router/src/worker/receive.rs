@@ -33,6 +33,8 @@ pub(crate) struct InHand {
     pub(crate) key: IdempotencyKey,
     pub(crate) entity: Entity,
     pub(crate) operation: OperationId,
+    /// An owner of this slot before may have handled it.
+    pub(crate) replay: bool,
 }
 
 impl Slot {
@@ -117,6 +119,7 @@ impl Slot {
             key,
             entity,
             operation,
+            replay: message.first_epoch < self.epoch,
         };
         if core.config.services.is_rooms(to.domain()) {
             let origin = Origin {
@@ -127,8 +130,7 @@ impl Slot {
             };
             self.together(|slot| slot.room_input(core, hand, origin, to, stanza));
         } else {
-            let replay = message.first_epoch < self.epoch;
-            self.message_to_user(core, hand, to, stanza, replay);
+            self.message_to_user(core, hand, to, stanza);
         }
         core.part_done(operation);
     }

@@ -62,8 +62,8 @@ impl Slot {
         hand: InHand,
         to: Jid,
         stanza: Stanza,
-        replay: bool,
     ) {
+        let replay = hand.replay;
         let message = stanza.kind == Kind::Message;
         if replay && !message && self.was_given(&hand, &to) {
             return;

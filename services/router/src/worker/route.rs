@@ -18,7 +18,8 @@ use super::core::Core;
 use super::data::Asked;
 use super::execute::{Cause, Passing};
 use super::operations::OperationId;
-use super::outbox::PendingMessage;
+use super::outbox::{Cause as MessageCause, PendingMessage};
+use super::receive::InHand;
 use super::session::Session;
 use super::slot::Slot;
 use crate::hooks::{IqTarget, MessageContext, Point};
@@ -247,11 +248,45 @@ impl Slot {
         self.outbox.push(core, sender, target, message);
     }
 
+    /// Sends a stanza that a slot message in hand to an entity of this slot causes to its addressee, who gets it once: a
+    /// replay of the slot message causes the same key, and the slot message is not done before the addressee's owner has
+    /// acknowledged this one. `from` is the sender of the slot message.
+    pub(crate) fn pass_on(&mut self, core: &mut Core, hand: InHand, from: &Jid, stanza: Stanza) {
+        let target = core.config.slot_of(&Jid::from_wire(&stanza.to));
+        let key = hand.key.through(hand.entity);
+        let message = proto::SlotMessage {
+            key: Some(key.into()),
+            origin_slot: u32::from(self.slot),
+            origin_epoch: self.epoch,
+            stanza: Some(stanza.into()),
+            trace: core.trace_context.traceparent(),
+            age_us: core.trace_context.received_at,
+            ..proto::SlotMessage::default()
+        };
+        let from = from.as_str().to_owned();
+        let message = PendingMessage::new(key, message, hand.operation, !hand.replay)
+            .caused_by(MessageCause { hand, from });
+        let sender = self.sender();
+        self.outbox.push(core, sender, target, message);
+    }
+
     /// The owner of the target slot answered.
     pub(crate) fn message_answered(&mut self, core: &mut Core, ack: proto::SlotMessageAck) {
         let Some(pending) = self.outbox.answered(core, &ack) else {
             return;
         };
+        if let Some(cause) = pending.cause {
+            let sent = pending.message.stanza.unwrap_or_default();
+            let error = ack.reply.filter(|reply| reply.r#type == "error");
+            if let Some(error) = error {
+                // The room could not pass the message on: its sender hears of it from the room.
+                let mut error = Stanza::from(error);
+                error.from = sent.from;
+                error.to = cause.from;
+                self.answer_with(cause.hand, error);
+            }
+            return core.part_done(pending.operation);
+        }
         let id = pending.key.origin;
         let live = |s: &Session| s.channel.is_live();
         if let Some(reply) = ack.reply

@@ -83,7 +83,7 @@ impl World {
             let mut rows = self.storage.offline_all(bare(&sent.to));
             rows.any(|row| number_in(row.stanza.as_ref()) == Some(number))
         };
-        self.clients.iter().any(got) || (sent.what == What::Message && stored())
+        self.clients.iter().any(got) || (sent.what.is_for_user() && stored())
     }
 
     /// Whether there is a slot that no router serves.

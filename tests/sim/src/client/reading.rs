@@ -61,6 +61,8 @@ impl Client {
             } else {
                 What::CarbonReceived
             }
+        } else if stanza.child(ns::MUC_USER, "x").is_some() {
+            What::Invite
         } else {
             What::Message
         };

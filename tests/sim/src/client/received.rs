@@ -33,11 +33,20 @@ pub(crate) struct When {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum What {
     Message,
+    /// An invitation that a room has passed on.
+    Invite,
     Groupchat,
     CarbonSent,
     CarbonReceived,
     Reply,
     Error,
+}
+
+impl What {
+    /// Whether it is a message for a user, who may be offline.
+    pub(crate) fn is_for_user(self) -> bool {
+        matches!(self, What::Message | What::Invite)
+    }
 }
 
 /// By which way a stanza came, read from its delay element (XEP-0203).

@@ -26,6 +26,19 @@ pub(crate) fn message(to: &str, type_: &str, number: u64) -> Stanza {
     stanza
 }
 
+/// A message to a room that invites a user (XEP-0045 §7.8.2), with a number in its reason.
+pub(crate) fn invite(room: &str, user: &str, number: u64) -> Stanza {
+    let mut stanza = Stanza::new(Kind::Message);
+    stanza.to = room.to_owned();
+    stanza.id = format!("m{number}");
+    let body = Element::new("body", ns::MUC_USER).with_text(format!("m{number}"));
+    let reason = Element::new("reason", ns::MUC_USER).with_child(body);
+    let invite = Element::new("invite", ns::MUC_USER).with_attr("to", user);
+    let invite = invite.with_child(reason);
+    stanza.push_element(&Element::new("x", ns::MUC_USER).with_child(invite));
+    stanza
+}
+
 /// A presence to an occupant's address; of type "" it enters the room (XEP-0045 §7.2).
 pub(crate) fn room_presence(to: &str, type_: &str) -> Stanza {
     let mut stanza = Stanza::new(Kind::Presence);

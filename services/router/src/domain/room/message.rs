@@ -8,8 +8,9 @@ use sestina_xmpp::stanza::error::Condition;
 use sestina_xmpp::xml::Element;
 
 use super::broadcast::{Broadcast, Changed};
+use super::occupant::Occupant;
 use super::state::{Decision, Environment, Origin, Remembered, Room};
-use crate::hooks::{RoomAction, RoomMessage};
+use crate::hooks::{RoomAction, RoomMessage, RoomRequest};
 
 impl Room {
     /// A message to all, or a change of the subject.
@@ -25,8 +26,7 @@ impl Room {
             return Decision::refused(&stanza, Condition::BadRequest, text);
         }
         let Some(sender) = self.occupant_of(origin.session) else {
-            let text = Some("only occupants can speak here");
-            return Decision::refused(&stanza, Condition::NotAcceptable, text);
+            return strangers_are_silent(&stanza);
         };
         let context = environment.of(self);
         let message = RoomMessage {
@@ -80,20 +80,20 @@ impl Room {
         }
     }
 
-    /// A message to one occupant, on all its sessions (§7.2.8).
+    /// A message to one occupant, on all its sessions (§7.2.8), or to the room itself.
     pub(crate) fn private_message(
         &self,
+        environment: Environment<'_>,
         origin: &Origin,
         to: &Jid,
         mut stanza: Stanza,
     ) -> Decision {
-        let Some(sender) = self.occupant_of(origin.session) else {
-            let text = Some("only occupants can speak here");
-            return Decision::refused(&stanza, Condition::NotAcceptable, text);
-        };
+        let sender = self.occupant_of(origin.session);
         let Some(nick) = to.resource() else {
-            // Invitations and forms to the room itself are not part of a bare room.
-            return Decision::refused(&stanza, Condition::NotAcceptable, None);
+            return self.request(environment, origin, sender, &stanza);
+        };
+        let Some(sender) = sender else {
+            return strangers_are_silent(&stanza);
         };
         let Some(receiver) = self.occupants.get(nick) else {
             return Decision::refused(&stanza, Condition::ItemNotFound, None);
@@ -108,4 +108,32 @@ impl Room {
         broadcast.add(stanza, receiver.sessions());
         Decision::Happens(broadcast, None)
     }
+
+    /// A message to the room itself: modules know what is to be done.
+    fn request(
+        &self,
+        environment: Environment<'_>,
+        origin: &Origin,
+        asker: Option<&Occupant>,
+        stanza: &Stanza,
+    ) -> Decision {
+        let request = RoomRequest {
+            asker,
+            from: &origin.jid,
+            stanza,
+        };
+        let context = environment.of(self);
+        match environment.pipeline.room_request(&context, &request) {
+            _ if stanza.is_error() => Decision::Ignored,
+            Some(Ok(stanzas)) => Decision::Sends(origin.jid.clone(), stanzas),
+            Some(Err(bounce)) => Decision::bounced(stanza, &bounce),
+            None if asker.is_none() => strangers_are_silent(stanza),
+            None => Decision::refused(stanza, Condition::NotAcceptable, None),
+        }
+    }
+}
+
+fn strangers_are_silent(stanza: &Stanza) -> Decision {
+    let text = Some("only occupants can speak here");
+    Decision::refused(stanza, Condition::NotAcceptable, text)
 }

@@ -99,6 +99,9 @@ pub(crate) enum Decision {
     Happens(Broadcast, Option<Stanza>),
     /// The sender (session, and where its owner is) enters when it has been told all occupants; this event tells it the first ones.
     Enters((u128, Home), Broadcast),
+    /// These go to the users in their `to`, each once, for the session with this full JID: its stanza waits until they
+    /// have been taken, and it gets their errors.
+    Sends(Jid, Vec<Stanza>),
     /// A module that needs no room answers this IQ of a session with this full JID.
     ForModules(Jid, Stanza),
 }
@@ -151,7 +154,7 @@ impl Room {
             Kind::Message if stanza.type_ == "groupchat" => {
                 self.groupchat(environment, &origin, to, stanza)
             }
-            Kind::Message => self.private_message(&origin, to, stanza),
+            Kind::Message => self.private_message(environment, &origin, to, stanza),
             Kind::Iq => self.iq(environment, &origin, to, stanza),
         }
     }
@@ -181,6 +184,18 @@ impl Room {
     /// How many sessions are in.
     pub(crate) fn session_count(&self) -> usize {
         self.by_session.len()
+    }
+
+    /// Whether a user (bare JID) is in.
+    pub(crate) fn has_user(&self, user: &Jid) -> bool {
+        self.occupants
+            .values()
+            .any(|occupant| occupant.main.jid.bare() == *user)
+    }
+
+    /// The user (bare JID) who has a nick.
+    pub(crate) fn user_of(&self, nick: &str) -> Option<Jid> {
+        Some(self.occupants.get(nick)?.main.jid.bare())
     }
 
     /// Whether a session is in.

@@ -7,6 +7,7 @@ use sestina_xmpp::stanza::error::StanzaError;
 use super::*;
 use crate::config::RouterLimits;
 use crate::modules::MODULES;
+use crate::services::Services;
 
 const ROOM: &str = "garden@muc.c.example";
 
@@ -44,6 +45,7 @@ impl Garden {
             room: Room::new(Jid::from_wire(ROOM)),
             seq: 0,
             config: RouterConfig {
+                services: Services::default().with_host("c.example", true),
                 limits,
                 ..RouterConfig::default()
             },
@@ -89,6 +91,10 @@ impl Garden {
                 told: told(&broadcast),
                 answer: None,
             },
+            Decision::Sends(_, stanzas) => Seen {
+                told: Vec::new(),
+                answer: Some(stanzas.iter().map(sent).collect::<Vec<_>>().join(", ")),
+            },
             Decision::ForModules(_, stanza) => Seen {
                 told: Vec::new(),
                 answer: Some(format!("for modules: {}", brief(&stanza))),
@@ -115,6 +121,16 @@ impl Garden {
         self.hears(session, ROOM, message)
     }
 
+    fn asks(&mut self, session: u128, what: &str, to: &[&str]) -> Option<String> {
+        let mut message = Stanza::new(Kind::Message);
+        let mut x = Element::new("x", ns::MUC_USER);
+        for to in to {
+            x.push(Element::new(what, ns::MUC_USER).with_attr("to", *to));
+        }
+        message.push_element(&x);
+        self.hears(session, ROOM, message).answer
+    }
+
     fn owner_iq(&mut self, session: u128, type_: &str, form: Option<&str>) -> Seen {
         let mut iq = Stanza::new(Kind::Iq);
         iq.type_ = type_.to_owned();
@@ -133,6 +149,14 @@ fn told(broadcast: &Broadcast) -> Vec<(u128, String)> {
         (target.session, brief(&Stanza::from((**variant).clone())))
     });
     told.collect()
+}
+
+/// The addressee of an invitation or its refusal, and whom it is from.
+fn sent(stanza: &Stanza) -> String {
+    let x = stanza.element(ns::MUC_USER, "x").unwrap();
+    let child = x.children().next().unwrap();
+    let from = child.attr("from").unwrap_or_default();
+    format!("{} to {} from {from}", child.name, stanza.to)
 }
 
 /// Type, nick and what tells a test most: status codes, the text, or the error.
@@ -311,4 +335,40 @@ fn a_stanza_to_a_room_that_does_not_exist_is_refused_unless_it_is_an_answer() {
     assert_eq!(refusal(Kind::Message, "chat"), not_found);
     assert_eq!(refusal(Kind::Iq, "result"), None);
     assert_eq!(refusal(Kind::Message, "error"), None);
+}
+
+#[test]
+fn occupants_invite_users_and_each_user_of_a_message_once() {
+    let mut garden = Garden::new();
+    garden.enters(1, "juliet");
+    let invited = ["nurse@c.example", "nurse@c.example/home", "paris@c.example"];
+    let sent = garden.asks(1, "invite", &invited);
+    let expected = "invite to nurse@c.example from user1@c.example, \
+        invite to paris@c.example from user1@c.example";
+    assert_eq!(sent.as_deref(), Some(expected));
+    let refused = garden.asks(2, "invite", &["nurse@c.example"]);
+    assert_eq!(refused.as_deref(), Some("error not-acceptable"));
+    for nobody in ["nurse@elsewhere.example", "c.example", ROOM] {
+        let refused = garden.asks(1, "invite", &[nobody]);
+        assert_eq!(refused.as_deref(), Some("error item-not-found"), "{nobody}");
+    }
+    let refused = garden.asks(1, "invite", &["@"]);
+    assert_eq!(refused.as_deref(), Some("error jid-malformed"));
+    let refused = garden.asks(1, "invite", &["nurse@c.example"; 21]);
+    assert_eq!(refused.as_deref(), Some("error policy-violation"));
+    let refused = garden.asks(1, "other", &["nurse@c.example"]);
+    assert_eq!(refused.as_deref(), Some("error bad-request"));
+}
+
+#[test]
+fn a_refusal_goes_to_an_occupant_and_to_no_other_user() {
+    let mut garden = Garden::new();
+    garden.enters(1, "juliet");
+    let sent = "decline to user1@c.example from user2@c.example";
+    let answer = garden.asks(2, "decline", &["user1@c.example"]);
+    assert_eq!(answer.as_deref(), Some(sent));
+    let answer = garden.asks(2, "decline", &[&format!("{ROOM}/juliet")]);
+    assert_eq!(answer.as_deref(), Some(sent));
+    let refused = garden.asks(2, "decline", &["user3@c.example"]);
+    assert_eq!(refused.as_deref(), Some("error item-not-found"));
 }

@@ -1,9 +1,9 @@
 //! The history of a room (XEP-0045 §7.2.14): the last messages, for newcomers.
 
 use sestina_xmpp::ext::delay::Delay;
+use sestina_xmpp::ext::muc;
 use sestina_xmpp::ns;
 use sestina_xmpp::stanza::Stanza;
-use sestina_xmpp::xml::Element;
 
 use crate::domain::room::{Remembered, Room};
 use crate::hooks::{Registrar, RoomAction, Stage};
@@ -28,7 +28,7 @@ pub(super) fn register(registrar: &mut Registrar<'_>) {
     });
 }
 
-/// `<history/>` in the presence with which a session enters.
+/// What a newcomer asks for; all limits apply.
 #[derive(Debug, PartialEq, Eq)]
 struct HistoryRequest {
     max_stanzas: usize,
@@ -39,18 +39,17 @@ struct HistoryRequest {
 
 impl HistoryRequest {
     fn of(presence: &Stanza, wall_ms: i64) -> HistoryRequest {
-        let history = presence
-            .element(ns::MUC, "x")
-            .and_then(|x| x.child("history", ns::MUC).cloned())
-            .unwrap_or_else(|| Element::new("history", ns::MUC));
-        let number = |name: &str| history.attr(name).and_then(|v| v.parse::<u32>().ok());
-        let since = history.attr("since");
-        let since = since.and_then(sestina_xmpp::ext::datetime::parse);
-        let seconds = number("seconds").map(|s| wall_ms - i64::from(s) * 1000);
+        let limits = muc::Join::parse(presence).unwrap_or_default().history;
+        let number =
+            |n: Option<u64>| n.map_or(usize::MAX, |n| usize::try_from(n).unwrap_or(usize::MAX));
+        let ago = |s: u64| wall_ms.saturating_sub_unsigned(s.saturating_mul(1_000));
         HistoryRequest {
-            max_stanzas: number("maxstanzas").map_or(usize::MAX, |n| n as usize),
-            max_chars: number("maxchars").map_or(usize::MAX, |n| n as usize),
-            since_ms: since.max(seconds).unwrap_or(i64::MIN),
+            max_stanzas: number(limits.maxstanzas),
+            max_chars: number(limits.maxchars),
+            since_ms: limits
+                .since_ms
+                .max(limits.seconds.map(ago))
+                .unwrap_or(i64::MIN),
         }
     }
 

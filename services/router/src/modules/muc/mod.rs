@@ -2,9 +2,10 @@
 //!
 //! The rooms themselves are in [`crate::room`]; each feature of rooms is a file here, on the points of rooms
 //! ([`crate::hooks`]). A bare room: it lives while it has an occupant, is not listed, open, semi-anonymous. Left out:
-//! configuration, affiliation lists, roles by request, invitations, registration.
+//! configuration, affiliation lists, roles by request, registration.
 
 mod history;
+mod invitations;
 mod limits;
 mod owner;
 mod subject;
@@ -37,6 +38,7 @@ impl Module for Muc {
         subject::register(registrar);
         history::register(registrar);
         owner::register(registrar);
+        invitations::register(registrar);
         registrar.iq(
             IqTarget::MucService,
             false,
