@@ -1,5 +1,7 @@
 //! Derives the settings of each tier from the configuration. Pure, except for reading certificates.
 
+mod domains;
+
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -14,7 +16,6 @@ use sestina_edge::transport::WireLimits;
 use sestina_edge::{EdgeConfig, StreamLimits};
 use sestina_proto as proto;
 use sestina_router::config::{RouterConfig, RouterLimits};
-use sestina_router::services::Services;
 use sestina_rpc::target::Target;
 use sestina_rpc::{Cluster, MutualTls, Security, TlsFiles};
 use sestina_runtime::memory;
@@ -22,6 +23,9 @@ use sestina_state::{RedisConfig, RedisIdentity, RedisTls};
 use sestina_storage::StorageConfig;
 use sestina_xmpp::sasl::Mechanism;
 use sestina_xmpp::xml::Limits;
+
+pub use domains::pipelines;
+use domains::{modules, services};
 
 /// The edge's socket queue is this many times the bytes that routers may have under way to one
 /// session.
@@ -75,24 +79,6 @@ fn session_credit(config: &Config) -> usize {
     (*config.edge.limits.output_queue / CREDITS_IN_QUEUE).max(1)
 }
 
-/// The services of the cluster. Edge and router take their slots from it, so that both agree.
-fn services(config: &Config) -> Services {
-    let mut services = Services::default();
-    for host in &config.host {
-        services = services
-            .with_host(&host.domain, !host.anonymous)
-            .with_rooms(&host.muc_domain(), [host.domain.as_str()]);
-    }
-    for rooms in &config.rooms {
-        let listed_by = rooms.listed_by.iter().map(String::as_str);
-        services = services.with_rooms(&rooms.domain, listed_by);
-        if let Some(target) = &rooms.slots_of {
-            services = services.with_slots_of(&rooms.domain, target);
-        }
-    }
-    services
-}
-
 /// Settings of a router. `alone`: it is the only process, so no other process can hold copies.
 pub fn router(config: &Config, alone: bool) -> RouterConfig {
     let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
@@ -107,6 +93,7 @@ pub fn router(config: &Config, alone: bool) -> RouterConfig {
         archive: config.router.archive,
         offline_limit: count(config.router.offline_limit),
         carbons: config.router.carbons,
+        modules: modules(config),
         config_hash: config.config_hash(),
         limits: RouterLimits {
             room_history: config.router.muc_history,

@@ -3,7 +3,7 @@
 use super::*;
 
 fn config(text: &str) -> Config {
-    Config::from_toml(text).unwrap()
+    Config::read(&sestina_router::modules::declared(), text).unwrap()
 }
 
 const HOSTS: &str = "
@@ -206,4 +206,13 @@ fn certificates_of_hosts_are_used_beside_the_common_one() {
 fn incarnations_differ() {
     let new = || node("n", proto::NodeRole::Router, "a:1").incarnation;
     assert_ne!(new(), new());
+}
+
+#[test]
+fn modules_reach_the_router_for_each_domain() {
+    let text = format!("{HOSTS}[host.modules]\ndisabled = [\"blocking\"]");
+    let modules = router(&config(&text), false).modules;
+    assert!(modules["a.example"].has("blocking"));
+    assert!(!modules["anonymous.example"].has("blocking"));
+    assert!(!modules["rooms.example"].has("blocking"));
 }

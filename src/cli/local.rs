@@ -9,35 +9,53 @@ use sestina_router::hooks::Pipeline;
 use super::args::{self, CertRole, Certs, ClusterCommand, ConfigCommand, Global};
 use super::run::{Failure, load, small_runtime};
 use super::{check, print};
+use crate::compose;
 
 pub(super) fn pipeline(global: &Global) -> Result<ExitCode, Failure> {
-    let pipeline = Pipeline::new(sestina_router::modules::MODULES);
+    let config = load(global)?;
+    let pipelines = compose::pipelines(&config);
+    let groups = pipelines.groups();
     if global.json {
-        let modules: Vec<_> = pipeline
-            .metas()
-            .iter()
-            .map(|meta| {
-                let specs: Vec<_> = meta
-                    .specs
-                    .iter()
-                    .map(|(name, version)| json!({ "name": name, "version": version }))
-                    .collect();
-                json!({ "name": meta.name, "specs": specs })
-            })
-            .collect();
-        let iqs: Vec<_> = pipeline
-            .iq_entries()
-            .into_iter()
-            .map(|(target, set, ns, name, module)| {
-                let kind = if set { "set" } else { "get" };
-                json!({ "target": target, "type": kind, "namespace": ns, "name": name,
-                    "module": module })
-            })
-            .collect();
-        let all = json!({ "modules": modules, "handlers": pipeline.entries(), "iq": iqs });
-        print(&format!("{all:#}\n"));
+        let all: Vec<_> = groups.iter().map(|(d, p)| pipeline_json(d, p)).collect();
+        print(&format!("{:#}\n", json!({ "pipelines": all })));
         return Ok(ExitCode::SUCCESS);
     }
+    for (index, (domains, pipeline)) in groups.iter().enumerate() {
+        if groups.len() > 1 {
+            let gap = if index > 0 { "\n" } else { "" };
+            print(&format!("{gap}at {}\n\n", domains.join(", ")));
+        }
+        print(&pipeline_text(pipeline));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn pipeline_json(domains: &[String], pipeline: &Pipeline) -> serde_json::Value {
+    let modules: Vec<_> = pipeline
+        .metas()
+        .iter()
+        .map(|meta| {
+            let specs: Vec<_> = meta
+                .specs
+                .iter()
+                .map(|(name, version)| json!({ "name": name, "version": version }))
+                .collect();
+            json!({ "name": meta.name, "specs": specs })
+        })
+        .collect();
+    let iqs: Vec<_> = pipeline
+        .iq_entries()
+        .into_iter()
+        .map(|(target, set, ns, name, module)| {
+            let kind = if set { "set" } else { "get" };
+            json!({ "target": target, "type": kind, "namespace": ns, "name": name,
+                "module": module })
+        })
+        .collect();
+    json!({ "domains": domains, "modules": modules, "handlers": pipeline.entries(), "iq": iqs })
+}
+
+fn pipeline_text(pipeline: &Pipeline) -> String {
     let mut text = String::from("messages, in order\n");
     for entry in pipeline.entries() {
         let kind = if entry.filter { "filter" } else { "observer" };
@@ -64,13 +82,14 @@ pub(super) fn pipeline(global: &Global) -> Result<ExitCode, Failure> {
             .collect();
         text.push_str(&format!("  {:<13} {}\n", meta.name, specs.join(", ")));
     }
-    print(&text);
-    Ok(ExitCode::SUCCESS)
+    text
 }
 
 pub(super) fn config(global: &Global, command: &ConfigCommand) -> Result<ExitCode, Failure> {
     match command {
-        ConfigCommand::Docs => print(&sestina_config::docs::docs()),
+        ConfigCommand::Docs => print(&sestina_config::docs::docs(
+            &sestina_router::modules::declared(),
+        )),
         ConfigCommand::Show => {
             let config = load(global)?;
             if global.json {

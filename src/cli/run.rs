@@ -178,7 +178,12 @@ pub(super) fn load(global: &Global) -> Result<Config, ConfigErrors> {
     // Variables that are not text are none of Sestina's.
     let env = std::env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
-    Config::load(file(global).as_deref(), env, &global.set)
+    Config::load(
+        &sestina_router::modules::declared(),
+        file(global).as_deref(),
+        env,
+        &global.set,
+    )
 }
 
 /// A runtime for a command, with one thread.

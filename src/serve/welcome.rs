@@ -83,7 +83,7 @@ mod tests {
 
     #[test]
     fn says_where_and_what_to_do_next() {
-        let config = Config::load(None, [], &[]).unwrap();
+        let config = Config::load(&[], None, [], &[]).unwrap();
         let addresses = [
             (Arc::from("c2s"), "[::]:5222".parse().unwrap()),
             (Arc::from("https"), "[::]:5281".parse().unwrap()),

@@ -132,3 +132,30 @@ fn the_pipeline_names_what_rooms_answer() {
         "{pipeline}"
     );
 }
+
+#[test]
+fn the_pipeline_of_a_host_with_modules_of_its_own_is_printed_apart() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    configure(dir);
+    let one = json(dir, &["pipeline"]);
+    assert_eq!(one["pipelines"].as_array().unwrap().len(), 1, "{one}");
+    assert!(!text(&call(dir, &["pipeline"]).stdout).contains("at localhost"));
+    let hosts = "[[host]]\ndomain = \"a.test\"\n[[host]]\ndomain = \"b.test\"\n\
+                 [host.modules]\ndisabled = [\"blocking\"]\n";
+    let path = dir.join("sestina.toml");
+    let before = std::fs::read_to_string(&path).unwrap();
+    std::fs::write(&path, format!("{before}{hosts}")).unwrap();
+    let both = text(&call(dir, &["pipeline"]).stdout);
+    let (a, b) = both.split_once("at b.test, conference.b.test").unwrap();
+    assert!(a.starts_with("at a.test, conference.a.test\n"), "{both}");
+    assert!(
+        a.contains("urn:xmpp:blocking") && !b.contains("urn:xmpp:blocking"),
+        "{both}"
+    );
+    let needed = call(dir, &["config", "check", "--set", "modules.disabled=disco"]);
+    assert!(
+        text(&needed.stderr).contains("other parts of the server need \"disco\""),
+        "{needed:?}"
+    );
+}

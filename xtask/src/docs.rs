@@ -10,7 +10,10 @@ use crate::{repo, xeps};
 /// The path of each page in the repository, and its content.
 fn pages() -> Vec<(&'static str, String)> {
     vec![
-        ("docs/config.md", sestina_config::docs::docs()),
+        (
+            "docs/config.md",
+            sestina_config::docs::docs(&sestina_router::modules::declared()),
+        ),
         ("docs/xeps.md", xeps::page()),
     ]
 }

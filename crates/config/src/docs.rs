@@ -2,9 +2,10 @@
 
 use toml::Value;
 
-use crate::load::{ENV_PREFIX, fields};
+use crate::load::ENV_PREFIX;
+use crate::modules::{self, ModuleType};
 use crate::sections::Config;
-use crate::shape::{Field, Shape};
+use crate::shape::{Field, Shape, options};
 
 const HEAD: &str = "\
 # Configuration
@@ -19,11 +20,21 @@ Durations have a unit (`200ms`, `30s`, `5m`, `1h`, `7d`), sizes may have one (`1
 `4MiB`). `sestina config show` prints what is in effect, `sestina config check` says what is wrong.
 ";
 
-/// Renders the reference page (Markdown).
-pub fn docs() -> String {
+/// Renders the reference page (Markdown). `modules` are all modules of the program.
+pub fn docs(modules: &[ModuleType]) -> String {
     let mut page = HEAD.to_owned();
-    render(&mut page, &fields(), "");
+    render(&mut page, &fields(modules), "");
     page
+}
+
+/// The options of the top level. Those of modules are described once, in the section for all domains.
+fn fields(modules: &[ModuleType]) -> Vec<Field> {
+    let mut fields = options::<Config>();
+    let all = fields.iter_mut().find(|field| field.key == modules::KEY);
+    if let Some(Shape::Section(inner)) = all.map(|field| &mut field.shape) {
+        inner.extend(modules::sections(modules));
+    }
+    fields
 }
 
 fn render(page: &mut String, fields: &[Field], prefix: &str) {
@@ -53,6 +64,8 @@ fn render(page: &mut String, fields: &[Field], prefix: &str) {
             Shape::Section(inner) => (inner, format!("[{key}]"), format!("{key}.")),
             Shape::Sections(inner) => (inner, format!("[[{key}]]"), format!("{key}.0.")),
         };
+        // The number of a block is part of a variable, not of a heading.
+        let heading = heading.replace(".0.", ".");
         page.push_str(&format!("\n## `{heading}`\n\n{}\n", text(field)));
         render(page, inner, &below);
     }
@@ -114,12 +127,12 @@ mod tests {
                 }
             }
         }
-        every(&fields(), "");
+        every(&fields(&[]), "");
     }
 
     #[test]
     fn the_page_tells_key_type_default_and_variable() {
-        let page = docs();
+        let page = docs(&[]);
         for line in [
             "## `[edge.limits]`",
             "| `pre_auth_stanza` | size | `\"10000\"` | Largest stanza before authentication.\

@@ -6,15 +6,19 @@
 //!
 //! - [`sections`]: the options
 //! - [`shape`]: how an option describes itself
+//! - [`modules`]: settings that modules declare themselves
 //! - [`values`]: value types: durations, sizes, networks, secrets
 //! - [`load`]: reading and merging, unknown keys, wrong types
 //! - [`check`]: combinations of values, and the options that each role needs
 //! - [`docs`]: the reference page
+//! - `hash`: what all processes of a cluster must agree on
 
 pub mod check;
 pub mod docs;
 pub mod error;
+mod hash;
 pub mod load;
+pub mod modules;
 mod nearest;
 pub mod sections;
 pub mod shape;

@@ -7,9 +7,10 @@ use sestina_xmpp::jid::prepare_domain;
 use toml::{Table, Value};
 
 use crate::error::{ConfigError, ConfigErrors};
+use crate::modules::{self, ModuleType};
 use crate::nearest::{by_flat_name, join, nearest};
 use crate::sections::{Config, Host};
-use crate::shape::{Field, Leaf, Shape, Shaped};
+use crate::shape::{Field, Leaf, Shape, options};
 use crate::values::Secret;
 
 /// The prefix of environment variables; sections and keys follow, separated by two underscores:
@@ -20,8 +21,10 @@ impl Config {
     /// Reads the file (none: defaults), then applies the variables of `env` that begin with
     /// [`ENV_PREFIX`], then the overrides (`edge.limits.depth=16`). All errors are collected. The
     /// result is the effective configuration, with names filled in and secrets read from their
-    /// files; the caller still runs [`Config::check`] for the role.
+    /// files; the caller still runs [`Config::check`] for the role. `modules` are all modules of the
+    /// program.
     pub fn load(
+        modules: &[ModuleType],
         path: Option<&Path>,
         env: impl IntoIterator<Item = (String, String)>,
         overrides: &[String],
@@ -30,7 +33,7 @@ impl Config {
             Some(path) => read(path)?,
             None => Table::new(),
         };
-        let fields = fields();
+        let fields = fields(modules);
         let mut errors = Vec::new();
         if let Some(path) = path {
             let walk = Walk {
@@ -71,13 +74,18 @@ impl Config {
         if !errors.is_empty() {
             return Err(ConfigErrors(errors));
         }
-        Config::finish(table)
+        Config::finish(table, modules)
+    }
+
+    /// The same for a text instead of a file, without environment, overrides and modules.
+    pub fn from_toml(text: &str) -> Result<Config, ConfigErrors> {
+        Config::read(&[], text)
     }
 
     /// The same for a text instead of a file, without environment and overrides.
-    pub fn from_toml(text: &str) -> Result<Config, ConfigErrors> {
+    pub fn read(modules: &[ModuleType], text: &str) -> Result<Config, ConfigErrors> {
         let table = parse(text, Path::new("configuration"))?;
-        let fields = fields();
+        let fields = fields(modules);
         let mut errors = Vec::new();
         let walk = Walk {
             origin: "configuration".to_owned(),
@@ -85,13 +93,13 @@ impl Config {
         };
         walk.table(&table, &fields, "", &mut errors);
         if errors.is_empty() {
-            Config::finish(table)
+            Config::finish(table, modules)
         } else {
             Err(ConfigErrors(errors))
         }
     }
 
-    fn finish(table: Table) -> Result<Config, ConfigErrors> {
+    fn finish(table: Table, modules: &[ModuleType]) -> Result<Config, ConfigErrors> {
         // Each value was checked against its option, so this cannot fail for a single value.
         let mut config: Config =
             Value::Table(table)
@@ -103,8 +111,13 @@ impl Config {
                 })?;
         config.fill_in()?;
         config.normalise_domains();
-        config.check_values()?;
-        Ok(config)
+        let mut errors = modules::resolve(&mut config, modules);
+        errors.extend(config.check_values().err().into_iter().flat_map(|e| e.0));
+        if errors.is_empty() {
+            Ok(config)
+        } else {
+            Err(ConfigErrors(errors))
+        }
     }
 
     /// Converts internationalised domains from the ASCII form (`xn--…`) to the form that addresses
@@ -182,12 +195,11 @@ fn meant_otherwise(name: &str, fields: &[Field]) -> Option<ConfigError> {
     })
 }
 
-/// The options of the top level.
-pub(crate) fn fields() -> Vec<Field> {
-    match Config::shape() {
-        Shape::Section(fields) | Shape::Sections(fields) => fields,
-        Shape::Leaf(_) => Vec::new(),
-    }
+/// The options of the top level, with those that the modules declare.
+fn fields(modules: &[ModuleType]) -> Vec<Field> {
+    let mut fields = options::<Config>();
+    modules::add_sections(&mut fields, modules);
+    fields
 }
 
 fn secret(

@@ -16,7 +16,7 @@ fn load(text: &str, pairs: &[(&str, &str)], overrides: &[&str]) -> Result<Config
     let path = dir.path().join("sestina.toml");
     fs::write(&path, text).unwrap();
     let overrides: Vec<String> = overrides.iter().map(|text| (*text).to_owned()).collect();
-    Config::load(Some(&path), env(pairs), &overrides).map_err(|errors| {
+    Config::load(&[], Some(&path), env(pairs), &overrides).map_err(|errors| {
         errors
             .to_string()
             .replace(&dir.path().display().to_string(), "DIR")
@@ -45,7 +45,7 @@ fn internationalised_domains_have_one_form() {
 
 #[test]
 fn nothing_at_all_is_a_working_configuration() {
-    let config = Config::load(None, env(&[]), &[]).unwrap();
+    let config = Config::load(&[], None, env(&[]), &[]).unwrap();
     assert_eq!(config.host[0].domain, "localhost");
     assert_eq!(config.host[0].muc, "conference.localhost");
     assert!(!config.node.name.is_empty());
@@ -262,7 +262,7 @@ fn errors_do_not_quote_secrets() {
 #[test]
 fn a_missing_file_is_named() {
     let path = Path::new("/nonexistent/sestina.toml");
-    let error = Config::load(Some(path), env(&[]), &[])
+    let error = Config::load(&[], Some(path), env(&[]), &[])
         .unwrap_err()
         .to_string();
     assert!(

@@ -3,7 +3,9 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use crate::shape::{choice, section};
+use crate::modules::{Modules, OwnModules};
+use crate::section;
+use crate::shape::choice;
 use crate::values::{Net, Secret, Size, Time};
 
 section! {
@@ -22,6 +24,9 @@ section! {
         sm: Sm = Sm::default();
         /// Sessions, messages and rooms.
         router: Router = Router::default();
+        /// Modules: which of them are switched off, and their settings. `sestina pipeline` lists the
+        /// modules of each domain.
+        modules: Modules = Modules::default();
         /// The database; only the storage tier reads this section.
         storage: Storage = Storage::default();
         /// The store for live state that must survive its owner.
@@ -62,6 +67,8 @@ section! {
         certificate: Option<PathBuf> = None;
         /// Private key of the certificate (PEM).
         key: Option<PathBuf> = None;
+        /// Modules of this host and of its `muc`: what differs from the section `[modules]`.
+        modules: Option<OwnModules> = None;
     }
 
     /// One service of rooms.
@@ -77,6 +84,9 @@ section! {
         /// value; change it only while all of them are stopped. Unset: the rooms have slots of
         /// their own.
         slots_of: Option<String> = None;
+        /// Modules of this service: what differs from the section `[modules]`, or from the modules of
+        /// the host if this is the `muc` of one.
+        modules: Option<OwnModules> = None;
     }
 
     /// Listeners and limits of the edge.

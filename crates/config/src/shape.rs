@@ -3,8 +3,9 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use serde::Serialize;
 use serde::de::DeserializeOwned;
-use toml::Value;
+use toml::{Table, Value};
 
 /// The kind of value of a key.
 #[derive(Clone, Debug)]
@@ -45,6 +46,26 @@ pub struct Field {
 pub trait Shaped: DeserializeOwned {
     /// Its description.
     fn shape() -> Shape;
+}
+
+/// A section: a struct of options, defined by [`section!`](crate::section).
+pub trait Section: Shaped + Default + Serialize {
+    /// Its documentation, line by line.
+    const DOC: &'static [&'static str];
+}
+
+/// The options of a section.
+pub fn options<T: Shaped>() -> Vec<Field> {
+    match T::shape() {
+        Shape::Section(fields) | Shape::Sections(fields) => fields,
+        Shape::Leaf(_) => Vec::new(),
+    }
+}
+
+/// The values of a section as they are written in the file.
+pub fn table_of<T: Serialize>(section: &T) -> Table {
+    // TOML has types for all values of options.
+    Table::try_from(section).unwrap_or_default()
 }
 
 /// The description of a single value of type `T`.
@@ -143,19 +164,21 @@ impl<T: Shaped> Shaped for Vec<T> {
     }
 }
 
-/// Defines a section: a struct whose fields carry their documentation and default.
+/// Defines a section: a struct whose fields carry their documentation and default. The crate that uses it depends on
+/// `serde`.
+#[macro_export]
 macro_rules! section {
     ($(
         $(#[doc = $about:literal])*
-        pub struct $name:ident {
+        $vis:vis struct $name:ident {
             $($(#[doc = $doc:literal])* $field:ident: $type:ty = $default:expr;)*
         }
     )*) => {$(
         $(#[doc = $about])*
         #[derive(Clone, Debug, PartialEq, ::serde::Serialize, ::serde::Deserialize)]
         #[serde(default, deny_unknown_fields)]
-        pub struct $name {
-            $($(#[doc = $doc])* pub $field: $type,)*
+        $vis struct $name {
+            $($(#[doc = $doc])* $vis $field: $type,)*
         }
 
         impl Default for $name {
@@ -166,7 +189,7 @@ macro_rules! section {
 
         impl $crate::shape::Shaped for $name {
             fn shape() -> $crate::shape::Shape {
-                let defaults = ::toml::Table::try_from($name::default()).unwrap_or_default();
+                let defaults = $crate::shape::table_of(&$name::default());
                 $crate::shape::Shape::Section(vec![$($crate::shape::Field {
                     key: stringify!($field),
                     doc: &[$($doc),*],
@@ -174,6 +197,10 @@ macro_rules! section {
                     shape: <$type as $crate::shape::Shaped>::shape(),
                 },)*])
             }
+        }
+
+        impl $crate::shape::Section for $name {
+            const DOC: &'static [&'static str] = &[$($about),*];
         }
     )*};
 }
@@ -200,7 +227,7 @@ macro_rules! choice {
     )*};
 }
 
-pub(crate) use {choice, section};
+pub(crate) use choice;
 
 #[cfg(test)]
 mod tests {

@@ -1,5 +1,8 @@
 //! The configuration of a router; the binary maps the configuration file onto it.
 
+use std::collections::BTreeMap;
+
+pub use sestina_config::modules::ModulesAt;
 use sestina_xmpp::jid::Jid;
 
 use crate::services::Services;
@@ -26,12 +29,14 @@ pub struct RouterConfig {
     pub secret: Vec<u8>,
     /// PBKDF2 rounds of made-up credentials; those of new accounts.
     pub scram_iterations: u32,
-    /// Messages are archived (XEP-0313).
-    pub archive: bool,
     /// Offline messages kept for each user.
     pub offline_limit: u32,
+    /// Messages are archived (XEP-0313).
+    pub archive: bool,
     /// Copies for other devices (XEP-0280).
     pub carbons: bool,
+    /// The modules of each domain. Empty: all domains have all modules, with the defaults of their settings.
+    pub modules: BTreeMap<String, ModulesAt>,
     /// A room sends its watermark to the slots of its sessions at once when more events than these have been acknowledged
     /// by all receivers since it was last sent; otherwise the next tick sends it.
     pub room_watermark_batch: u64,
@@ -143,6 +148,7 @@ impl Default for RouterConfig {
             archive: true,
             offline_limit: 100,
             carbons: true,
+            modules: BTreeMap::new(),
             room_watermark_batch: 32,
             config_hash: 0,
             limits: RouterLimits::default(),

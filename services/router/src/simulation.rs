@@ -26,7 +26,7 @@ pub use crate::worker::records::id_text;
 pub use crate::worker::turn::split_event;
 
 use crate::config::RouterConfig;
-use crate::hooks::Pipeline;
+use crate::hooks::Pipelines;
 use crate::metrics::Metrics;
 use crate::room::OwnedRoom;
 use crate::worker::channel::Attachment;
@@ -72,7 +72,7 @@ pub fn workers(
     count: u32,
 ) -> (Vec<Worker>, Counters) {
     let epochs: Arc<[AtomicU64]> = (0..SLOTS).map(|_| AtomicU64::new(0)).collect();
-    let pipeline = Arc::new(Pipeline::new(crate::modules::MODULES));
+    let pipelines = Arc::new(Pipelines::new(crate::modules::MODULES, &config.modules));
     let counters = Counters(sestina_telemetry::Metrics::new());
     let metrics = Arc::new(Metrics::new(counters.0.clone()));
     let worker = |index| {
@@ -81,7 +81,7 @@ pub fn workers(
             count,
             node.clone(),
             config.clone(),
-            pipeline.clone(),
+            pipelines.clone(),
             metrics.clone(),
             epochs.clone(),
         )))

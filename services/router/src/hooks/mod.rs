@@ -4,11 +4,15 @@
 //! *observers* (which cannot) and IQ handlers. All of them are plain functions: they see a
 //! read-only context and return actions as data; the slot executes them. Within a stage, order is
 //! that of the list of modules ([`crate::modules::MODULES`]).
+//!
+//! Each domain has the [`Pipeline`] of the modules that are switched on there, with their settings there; domains where
+//! both are the same share one.
 
 mod actions;
 mod context;
 mod data;
 mod pipeline;
+mod pipelines;
 mod registrar;
 mod room;
 
@@ -16,11 +20,13 @@ pub use actions::Action;
 pub use context::{IqContext, MessageContext, StanzaContext};
 pub use data::{DataType, EntityData, Loaded, Written};
 pub use pipeline::{Pipeline, PipelineEntry};
+pub use pipelines::Pipelines;
 pub use registrar::{Bounce, IqKey, IqTarget, Registrar};
 pub(crate) use room::{
     Entrance, Newcomer, RoomAction, RoomContext, RoomHandlers, RoomIq, RoomMessage, RoomReply,
     RoomRequest,
 };
+use sestina_config::modules::SettingsType;
 
 /// When a handler runs, within one hook point.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize)]
@@ -79,6 +85,15 @@ pub struct Meta {
 pub trait Module: Send + Sync + 'static {
     /// Its description.
     fn meta(&self) -> &'static Meta;
-    /// Adds its handlers.
+    /// Adds its handlers, once for each pipeline.
     fn register(&self, registrar: &mut Registrar<'_>);
+    /// Its settings, if it has any: the section `[modules.<name>]` of the configuration. Handlers have them from
+    /// [`Registrar::settings`].
+    fn settings(&self) -> Option<SettingsType> {
+        None
+    }
+    /// Whether other parts of the server need it: it cannot be switched off.
+    fn is_required(&self) -> bool {
+        false
+    }
 }

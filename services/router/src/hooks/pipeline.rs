@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::collections::{BTreeSet, HashMap};
 
+use sestina_config::modules::ModulesAt;
 use sestina_xmpp::stanza::error::Condition;
 use sestina_xmpp::stanza::{Child, Stanza};
 
@@ -57,15 +58,26 @@ impl std::fmt::Debug for Pipeline {
 }
 
 impl Pipeline {
-    /// Registers all modules in order.
+    /// Registers all modules in order, with the defaults of their settings.
     pub fn new(modules: &[&'static dyn Module]) -> Pipeline {
+        Pipeline::with(modules, &ModulesAt::default())
+    }
+
+    /// Registers the modules that are switched on, in order, with their settings.
+    pub fn with(modules: &[&'static dyn Module], at: &ModulesAt) -> Pipeline {
         let mut collected = Collected::default();
         let mut metas = Vec::new();
         for module in modules {
             let meta = module.meta();
+            if !at.has(meta.name) && !module.is_required() {
+                continue;
+            }
             metas.push(meta);
+            let written = at.settings(meta.name).cloned();
+            let defaults = || module.settings().map(|settings| settings.default_value());
             module.register(&mut Registrar {
                 module: meta.name,
+                settings: written.or_else(defaults),
                 collected: &mut collected,
             });
         }
@@ -262,5 +274,10 @@ impl Pipeline {
     /// The description of each module.
     pub fn metas(&self) -> &[&'static Meta] {
         &self.metas
+    }
+
+    /// Whether it has a module.
+    pub(crate) fn has(&self, module: &str) -> bool {
+        self.metas.iter().any(|meta| meta.name == module)
     }
 }

@@ -2,7 +2,9 @@
 
 use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 
+use sestina_config::modules::{Settings, SettingsValue};
 use sestina_xmpp::stanza::Stanza;
 use sestina_xmpp::stanza::error::StanzaError;
 use sestina_xmpp::xml::Element;
@@ -30,7 +32,8 @@ impl Bounce {
 
 /// Filters see and may change a message, and may stop it. What a room says is shared by its
 /// receivers: a filter makes a copy of its own only where it changes something.
-pub(crate) type Filter = fn(&MessageContext<'_>, &mut Cow<'_, Stanza>) -> Result<(), Bounce>;
+pub(crate) type Filter =
+    Box<dyn Fn(&MessageContext<'_>, &mut Cow<'_, Stanza>) -> Result<(), Bounce> + Send + Sync>;
 /// Whether a handler may have to do with a message, whichever session gets it. Asked once for a message that
 /// many get: the handler is passed by for all of them if not.
 pub(crate) type Concerns = fn(&Stanza) -> bool;
@@ -38,9 +41,11 @@ pub(crate) type Concerns = fn(&Stanza) -> bool;
 pub(crate) type StanzaFilter =
     Box<dyn Fn(&StanzaContext<'_>, &Loaded, &Stanza) -> Result<(), Bounce> + Send + Sync>;
 /// Observers see a message and ask for actions.
-pub(crate) type Observer = fn(&MessageContext<'_>, &Stanza, &mut Vec<Action>);
+pub(crate) type Observer =
+    Box<dyn Fn(&MessageContext<'_>, &Stanza, &mut Vec<Action>) + Send + Sync>;
 /// IQ handlers answer: the payload is the IQ's child.
-pub(crate) type IqHandler = fn(&IqContext<'_>, &Stanza, &Element) -> Vec<Action>;
+pub(crate) type IqHandler =
+    Box<dyn Fn(&IqContext<'_>, &Stanza, &Element) -> Vec<Action> + Send + Sync>;
 
 /// The kind of entity that an IQ is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize)]
@@ -90,15 +95,36 @@ pub(crate) struct Collected {
 /// Handed to a module.
 pub struct Registrar<'a> {
     pub(crate) module: &'static str,
+    /// If the module declares any.
+    pub(crate) settings: Option<SettingsValue>,
     pub(crate) collected: &'a mut Collected,
 }
 
 impl Registrar<'_> {
+    /// The settings of the module at the domains of this pipeline. A handler that needs them takes them with it.
+    ///
+    /// # Panics
+    /// At start, when the module does not declare them ([`Module::settings`](super::Module::settings)): a defect of the
+    /// module.
+    pub fn settings<T: Settings>(&self) -> Arc<T> {
+        let settings = self.settings.as_ref().and_then(SettingsValue::get);
+        settings.unwrap_or_else(|| panic!("module {} declares no such settings", self.module))
+    }
+
     /// Registers a filter of the messages that it `concerns`.
     ///
     /// # Panics
     /// At start, when the stage is not one of the first two: a defect of the module.
-    pub fn filter(&mut self, point: Point, stage: Stage, concerns: Concerns, filter: Filter) {
+    pub fn filter(
+        &mut self,
+        point: Point,
+        stage: Stage,
+        concerns: Concerns,
+        filter: impl Fn(&MessageContext<'_>, &mut Cow<'_, Stanza>) -> Result<(), Bounce>
+        + Send
+        + Sync
+        + 'static,
+    ) {
         assert!(
             stage <= Stage::Policy,
             "module {}: filters run before Archive",
@@ -109,7 +135,7 @@ impl Registrar<'_> {
             stage,
             module: self.module,
             concerns,
-            handler: filter,
+            handler: Box::new(filter),
         });
     }
 
@@ -123,7 +149,7 @@ impl Registrar<'_> {
         &mut self,
         point: Point,
         stage: Stage,
-        filter: fn(&StanzaContext<'_>, &T, &Stanza) -> Result<(), Bounce>,
+        filter: impl Fn(&StanzaContext<'_>, &T, &Stanza) -> Result<(), Bounce> + Send + Sync + 'static,
     ) {
         assert!(
             stage <= Stage::Policy && matches!(point, Point::StanzaOut | Point::StanzaIn),
@@ -144,13 +170,19 @@ impl Registrar<'_> {
     }
 
     /// Registers an observer of the messages that it `concerns`.
-    pub fn observer(&mut self, point: Point, stage: Stage, concerns: Concerns, observer: Observer) {
+    pub fn observer(
+        &mut self,
+        point: Point,
+        stage: Stage,
+        concerns: Concerns,
+        observer: impl Fn(&MessageContext<'_>, &Stanza, &mut Vec<Action>) + Send + Sync + 'static,
+    ) {
         self.collected.observers.push(Registered {
             point,
             stage,
             module: self.module,
             concerns,
-            handler: observer,
+            handler: Box::new(observer),
         });
     }
 
@@ -164,9 +196,10 @@ impl Registrar<'_> {
         set: bool,
         ns: &'static str,
         name: &'static str,
-        handler: IqHandler,
+        handler: impl Fn(&IqContext<'_>, &Stanza, &Element) -> Vec<Action> + Send + Sync + 'static,
     ) -> IqKey {
         let key = (target, set, ns, name);
+        let handler: IqHandler = Box::new(handler);
         let before = self.collected.iqs.insert(key, (self.module, handler));
         assert!(
             before.is_none(),

@@ -19,6 +19,10 @@ impl Module for Delay {
         }
     }
 
+    fn is_required(&self) -> bool {
+        true
+    }
+
     fn register(&self, registrar: &mut Registrar<'_>) {
         let concerns = |stanza: &Stanza| stanza.child(ns::DELAY, "delay").is_some();
         registrar.filter(

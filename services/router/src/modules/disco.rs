@@ -20,6 +20,10 @@ impl Module for Disco {
         }
     }
 
+    fn is_required(&self) -> bool {
+        true
+    }
+
     fn register(&self, registrar: &mut Registrar<'_>) {
         registrar.iq(
             IqTarget::Host,

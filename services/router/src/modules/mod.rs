@@ -14,6 +14,8 @@ mod stanza_id;
 mod vcard;
 mod version;
 
+use sestina_config::modules::ModuleType;
+
 use crate::hooks::Module;
 
 /// All modules, in the order that decides ties within a stage.
@@ -32,6 +34,16 @@ pub const MODULES: &[&'static dyn Module] = &[
     &vcard::VCards,
     &blocking::Blocking,
 ];
+
+/// The declarations of all modules, for the configuration.
+pub fn declared() -> Vec<ModuleType> {
+    let declared = MODULES.iter().map(|module| ModuleType {
+        name: module.meta().name,
+        required: module.is_required(),
+        settings: module.settings(),
+    });
+    declared.collect()
+}
 
 #[cfg(test)]
 mod tests {

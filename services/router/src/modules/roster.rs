@@ -20,6 +20,10 @@ impl Module for Roster {
         }
     }
 
+    fn is_required(&self) -> bool {
+        true
+    }
+
     fn register(&self, registrar: &mut Registrar<'_>) {
         // §2.1.4: the result of a get.
         let get = registrar.iq(

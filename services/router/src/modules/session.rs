@@ -16,6 +16,10 @@ impl Module for Session {
         }
     }
 
+    fn is_required(&self) -> bool {
+        true
+    }
+
     fn register(&self, registrar: &mut Registrar<'_>) {
         for target in [IqTarget::Account, IqTarget::Host] {
             registrar.iq(target, true, ns::SESSION, "session", |_, _, _| {

@@ -16,6 +16,10 @@ impl Module for StanzaId {
         }
     }
 
+    fn is_required(&self) -> bool {
+        true
+    }
+
     fn register(&self, registrar: &mut Registrar<'_>) {
         for point in [Point::MessageOut, Point::MessageIn] {
             registrar.filter(

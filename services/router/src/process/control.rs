@@ -8,7 +8,6 @@ use tokio::sync::oneshot;
 
 use super::Router;
 use crate::admin::{Counts, Replica, SessionInfo};
-use crate::hooks::Pipeline;
 use crate::worker::input::{Command, Input};
 
 impl Router {
@@ -91,11 +90,6 @@ impl Router {
         }
         let me = crate::worker::core::PeerRef(self.shared.node.incarnation);
         self.shared.mailboxes.pass_on(me, frame);
-    }
-
-    /// The handlers, in order.
-    pub fn pipeline(&self) -> &Pipeline {
-        &self.shared.pipeline
     }
 
     /// All processes with a fresh lease.

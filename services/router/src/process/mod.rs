@@ -52,7 +52,7 @@ use sestina_runtime::spawn::Tasks;
 use tokio::runtime::Handle;
 
 use crate::config::RouterConfig;
-use crate::hooks::Pipeline;
+use crate::hooks::Pipelines;
 use crate::metrics::Metrics;
 use crate::worker::core::{Core, LaneRef};
 use crate::worker::turn::Worker;
@@ -120,7 +120,6 @@ pub struct Router {
 pub(crate) struct Shared {
     pub(crate) node: proto::Node,
     pub(crate) config: Arc<RouterConfig>,
-    pub(crate) pipeline: Arc<Pipeline>,
     mailboxes: mailboxes::Mailboxes,
     pub(crate) epochs: Arc<[AtomicU64]>,
     /// Slots that were given away and whose new owners have not answered yet.
@@ -200,7 +199,7 @@ impl Router {
         config.sm_key = derive(&secret, b"xep-0198 ids");
         config.secret = derive(&secret, b"unknown users");
         let config = Arc::new(config);
-        let pipeline = Arc::new(Pipeline::new(crate::modules::MODULES));
+        let pipelines = Arc::new(Pipelines::new(crate::modules::MODULES, &config.modules));
         let tasks = Tasks::new("router");
         let lease_tasks = Tasks::on("router-lease", leases);
         let health = lease_health(terms, pressure.clone(), metrics.clone());
@@ -234,7 +233,6 @@ impl Router {
         let shared = Arc::new(Shared {
             node: node.clone(),
             config: config.clone(),
-            pipeline: pipeline.clone(),
             mailboxes: mailboxes::Mailboxes::new(senders, metrics.clone()),
             epochs: epochs.clone(),
             unconfirmed_releases: Arc::default(),
@@ -265,7 +263,7 @@ impl Router {
                 u32::from(config.workers),
                 node.clone(),
                 config.clone(),
-                pipeline.clone(),
+                pipelines.clone(),
                 router_metrics.clone(),
                 epochs.clone(),
             );

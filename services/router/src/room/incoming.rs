@@ -11,7 +11,7 @@ use sestina_xmpp::jid::Jid;
 use sestina_xmpp::stanza::Stanza;
 
 use crate::config::RouterConfig;
-use crate::hooks::{MessageContext, Pipeline, Point};
+use crate::hooks::{MessageContext, Pipelines, Point};
 use crate::worker::core::Core;
 use crate::worker::execute::{Cause, Passing};
 use crate::worker::operations::OperationId;
@@ -22,7 +22,7 @@ use crate::worker::slot::Slot;
 pub(super) struct Incoming {
     variants: Vec<Variant>,
     config: Arc<RouterConfig>,
-    pipeline: Arc<Pipeline>,
+    pipelines: Arc<Pipelines>,
     /// Sessions of one user come one after the other: the points are passed once for all of them.
     last: Option<(Jid, u32, Option<Arc<proto::Stanza>>)>,
 }
@@ -41,7 +41,7 @@ impl Incoming {
             let is_message = wire.kind() == proto::StanzaKind::Message;
             let stanza = is_message.then(|| Stanza::from(wire.clone()));
             let concerned =
-                stanza.filter(|stanza| core.pipeline.concerns(Point::MessageIn, stanza));
+                stanza.filter(|stanza| core.pipelines.concern(Point::MessageIn, stanza));
             let message = concerned.map(|stanza| {
                 let peer = Jid::from_wire(&stanza.from);
                 (stanza, peer)
@@ -55,7 +55,7 @@ impl Incoming {
         Incoming {
             variants: variants.into_iter().map(variant).collect(),
             config: core.config.clone(),
-            pipeline: core.pipeline.clone(),
+            pipelines: core.pipelines.clone(),
             last: None,
         }
     }
@@ -70,7 +70,7 @@ impl Incoming {
         let Some(variant) = self.variants.get(index as usize) else {
             return true;
         };
-        session.passes_filters(&self.pipeline, || {
+        session.passes_filters(&self.pipelines, || {
             let (stanza, peer) = variant.filtered.get_or_init(|| {
                 let stanza = Stanza::from((*variant.wire).clone());
                 let peer = Jid::from_wire(&stanza.from);
@@ -121,9 +121,10 @@ impl Slot {
             config: &said.config,
         };
         let mut stanza = Cow::Borrowed(message);
-        let filtered = said
-            .pipeline
-            .filter(Point::MessageIn, &context, &mut stanza);
+        let filtered =
+            said.pipelines
+                .of(user.domain())
+                .filter(Point::MessageIn, &context, &mut stanza);
         let stanza = match filtered {
             Err(_) => None,
             Ok(()) => {

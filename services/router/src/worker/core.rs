@@ -20,7 +20,7 @@ use super::peers::PeerState;
 use super::trace_context::{Micros, TraceContext};
 use super::unconfirmed_releases::UnconfirmedReleases;
 use crate::config::RouterConfig;
-use crate::hooks::Pipeline;
+use crate::hooks::Pipelines;
 use crate::metrics::Metrics;
 use crate::rng::HashMap;
 
@@ -219,7 +219,7 @@ pub(crate) struct Counters {
 pub(crate) struct Core {
     pub(crate) me: Me,
     pub(crate) config: Arc<RouterConfig>,
-    pub(crate) pipeline: Arc<Pipeline>,
+    pub(crate) pipelines: Arc<Pipelines>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) operations: Operations,
     /// Frames for slots of this process, ours or another worker's.
@@ -260,7 +260,7 @@ impl Core {
         workers: u32,
         node: proto::Node,
         config: Arc<RouterConfig>,
-        pipeline: Arc<Pipeline>,
+        pipelines: Arc<Pipelines>,
         metrics: Arc<Metrics>,
         epochs: Arc<[AtomicU64]>,
     ) -> Core {
@@ -271,7 +271,7 @@ impl Core {
                 node,
             },
             config,
-            pipeline,
+            pipelines,
             metrics,
             operations: Operations::default(),
             local: VecDeque::new(),

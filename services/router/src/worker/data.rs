@@ -162,7 +162,8 @@ impl EntityData {
 impl Slot {
     /// Has the modules answer an IQ, once the data that the handler needs is there.
     pub(crate) fn ask_modules(&mut self, core: &mut Core, asked: Asked) {
-        let needs = core.pipeline.iq_needs(asked.target, &asked.stanza);
+        let pipeline = core.pipelines.of(asked.to.domain());
+        let needs = pipeline.iq_needs(asked.target, &asked.stanza);
         if needs.is_empty() {
             let actions = self.handle_iq(core, &asked, &Loaded::default());
             return self.execute_all(core, &asked, actions);
@@ -225,7 +226,8 @@ impl Slot {
             if answered > ANSWERED_BYTES {
                 return;
             }
-            let needs = core.pipeline.iq_needs(asked.target, &asked.stanza);
+            let pipeline = core.pipelines.of(asked.to.domain());
+            let needs = pipeline.iq_needs(asked.target, &asked.stanza);
             let missing = needs.iter().filter(|data| !entity.loaded.has(**data));
             let missing: Vec<DataType> = missing.copied().collect();
             if !missing.is_empty() || entity.doubtful.is_some() {

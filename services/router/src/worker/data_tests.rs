@@ -10,7 +10,7 @@ use sestina_xmpp::stanza::{Kind, Stanza};
 use sestina_xmpp::xml::Element;
 
 use super::{DataReply, DataRequest, WAITING};
-use crate::hooks::{Action, EntityData, IqTarget, Meta, Module, Pipeline, Registrar, Written};
+use crate::hooks::{Action, EntityData, IqTarget, Meta, Module, Pipelines, Registrar, Written};
 use crate::worker::core::Job;
 use crate::worker::input::{Input, JobDone};
 use crate::worker::testing::Router;
@@ -76,7 +76,7 @@ struct Client {
 impl Client {
     fn new() -> Client {
         let mut router = Router::new(1, &[], || 0);
-        router.worker.core.pipeline = Arc::new(Pipeline::new(&[&Notes]));
+        router.worker.core.pipelines = Arc::new(Pipelines::new(&[&Notes], &Default::default()));
         let slot = router.session("juliet@c.example/balcony", 1);
         let (sent, jobs) = (0, Vec::new());
         Client {

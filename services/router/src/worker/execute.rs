@@ -78,7 +78,7 @@ impl Slot {
         context: &MessageContext<'_>,
         passing: &mut Passing<'_>,
     ) {
-        let pipeline = core.pipeline.clone();
+        let pipeline = core.pipelines.of(context.user.domain()).clone();
         for action in pipeline.observe(point, context, &passing.stanza) {
             self.execute_on_message(core, cause, context, passing, action);
         }
@@ -236,6 +236,7 @@ impl Slot {
             .flatten()
             .filter(|s| s.client.available.is_some());
         let resources: Vec<Jid> = available.map(|s| s.channel.jid.clone()).collect();
+        let pipeline = core.pipelines.of(asked.to.domain());
         let context = IqContext {
             from: &asked.from,
             to: &asked.to,
@@ -243,10 +244,10 @@ impl Slot {
             sessions: resources.len(),
             resources: &resources,
             data,
-            pipeline: &core.pipeline,
+            pipeline,
             config: &core.config,
             wall_ms: core.wall_ms,
         };
-        core.pipeline.iq(asked.target, &context, &asked.stanza)
+        pipeline.iq(asked.target, &context, &asked.stanza)
     }
 }

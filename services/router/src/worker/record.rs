@@ -14,7 +14,7 @@ use super::replica::Waiting;
 use super::residents::Residents;
 use super::session::Session;
 use super::slot::Slot;
-use crate::hooks::Pipeline;
+use crate::hooks::Pipelines;
 
 fn alone_key((origin, n): &(u128, u64)) -> proto::Key {
     IdempotencyKey::new(*origin, *n, Purpose::Route).into()
@@ -136,7 +136,7 @@ impl Session {
     pub(crate) fn from_record(
         state: proto::SessionState,
         attachment: Attachment,
-        pipeline: &Pipeline,
+        pipelines: &Pipelines,
     ) -> Session {
         let id = join(state.session_hi, state.session_lo);
         let mut session = Session::new(id, Jid::from_wire(&state.jid), attachment);
@@ -165,6 +165,7 @@ impl Session {
         session.client.carbons = state.carbons;
         let user = session.channel.jid.bare();
         let (known, items) = (state.residents_known, state.residents);
+        let pipeline = pipelines.of(user.domain());
         session.client.residents = Residents::of_record(pipeline, &user, known, items);
         session.client.interests = state.interests.into_iter().collect();
         session.client.offline_pending = state.offline_pending;

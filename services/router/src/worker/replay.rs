@@ -85,7 +85,8 @@ impl Slot {
         let waiting = self.deferred.contains_key(&bare);
         // Presence and answers are for sessions alone.
         let filtered = online || message || stanza.type_ == "get" || stanza.type_ == "set";
-        let filtered = filtered && !unfiltered && !core.pipeline.residents().is_empty();
+        let filtered =
+            filtered && !unfiltered && !core.pipelines.of(bare.domain()).residents().is_empty();
         let ask = accounts
             && ((message && (replay || !online))
                 || (filtered && !self.knows_residents(core, &bare)));
@@ -164,7 +165,7 @@ impl Slot {
             slot: self.slot,
             bare: bare.as_str().to_owned(),
             keys,
-            names: core.pipeline.resident_names(),
+            names: core.pipelines.of(bare.domain()).resident_names(),
         });
     }
 

@@ -1,12 +1,18 @@
 #![allow(clippy::unwrap_used)]
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
 use prost::Message as _;
 use sestina_api::key::IdempotencyKey;
+use sestina_config::modules::ModulesAt;
 use sestina_proto as proto;
 use sestina_proto::to_edge::Body as EdgeBody;
 use sestina_xmpp::xml::Element;
 
 use super::*;
+use crate::hooks::Pipelines;
+use crate::modules::MODULES;
 use crate::worker::input::{Input, JobDone};
 use crate::worker::slot::new_origin;
 use crate::worker::successor::{self, Successor};
@@ -243,6 +249,30 @@ fn what_a_session_that_is_over_leaves_is_read_before_anything_new() {
     });
     assert_eq!(stored(successor.router.turn(vec![done])).0, [2]);
     assert_eq!(handles(successor.told()), [0; 0]);
+}
+
+/// A host may have no offline messages: then a message that a session leaves goes back.
+#[test]
+fn a_message_that_a_session_leaves_is_stored_only_where_the_module_is_on() {
+    for is_on in [true, false] {
+        let mut successor = Successor::new(USER);
+        if !is_on {
+            let at = ModulesAt::default().without("offline");
+            let domain = Jid::from_wire(USER).domain().to_owned();
+            let pipelines = Pipelines::new(MODULES, &BTreeMap::from([(domain, at)]));
+            successor.router.worker.core.pipelines = Arc::new(pipelines);
+        }
+        let (slot, origin) = (successor.slot, new_origin(1));
+        successor.take(successor::edge(), Vec::new());
+        let over = proto::SessionReport {
+            ended: true,
+            ..report(slot, "orchard", 1, origin, &[1])
+        };
+        successor.reported(vec![over]);
+        let jobs = successor.client_closes();
+        let stores = |job: &Job| matches!(job, Job::Offline { .. });
+        assert_eq!(jobs.iter().any(stores), is_on, "{jobs:?}");
+    }
 }
 
 /// The owner before this one had stored a message for a session that has ended, and had not made another

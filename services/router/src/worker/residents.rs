@@ -21,7 +21,7 @@ use super::core::{Core, Job, LaneRef};
 use super::operations::OperationId;
 use super::session::Session;
 use super::slot::Slot;
-use crate::hooks::{Bounce, Loaded, Pipeline, Point, StanzaContext};
+use crate::hooks::{Bounce, Loaded, Pipeline, Pipelines, Point, StanzaContext};
 
 /// The wait before storage is asked again, in milliseconds.
 const AGAIN_MS: u64 = 2_000;
@@ -166,11 +166,10 @@ impl Slot {
         if residents.question != 0 {
             return !residents.is_unknown();
         }
-        let accounts = core
-            .config
-            .services
-            .has_accounts(session.channel.jid.domain());
-        if session.client.anonymous || !accounts || core.pipeline.residents().is_empty() {
+        let domain = session.channel.jid.domain();
+        let accounts = core.config.services.has_accounts(domain);
+        let pipeline = core.pipelines.of(domain);
+        if session.client.anonymous || !accounts || pipeline.residents().is_empty() {
             *residents = Residents::known(None);
             return true;
         }
@@ -213,7 +212,7 @@ impl Slot {
             epoch: self.epoch,
             question,
             user: user.as_str().to_owned(),
-            names: core.pipeline.resident_names(),
+            names: core.pipelines.of(user.domain()).resident_names(),
         });
     }
 
@@ -226,9 +225,10 @@ impl Slot {
         written: Vec<proto::EntityDataItem>,
         operation: OperationId,
     ) {
+        let pipeline = core.pipelines.of(user.domain()).clone();
         let written = written.into_iter();
         let written: Vec<_> = written
-            .filter(|item| core.pipeline.is_resident(&item.name))
+            .filter(|item| pipeline.is_resident(&item.name))
             .collect();
         let ids = self.users.get(user).cloned().unwrap_or_default();
         if written.is_empty() || ids.is_empty() {
@@ -243,7 +243,7 @@ impl Slot {
         }
         items.retain(|item| written.iter().all(|new| new.name != item.name));
         items.extend(written.into_iter().filter(|item| !item.value.is_empty()));
-        match ResidentData::read(&core.pipeline, user, items) {
+        match ResidentData::read(&pipeline, user, items) {
             Ok(data) => self.residents_known(core, user, data, Some(operation)),
             Err(()) => self.ask_residents(core, user),
         }
@@ -251,7 +251,7 @@ impl Slot {
 
     /// A write may have changed the data of a user: reads the data again, and stanzas wait until storage answers.
     pub(super) fn residents_doubted(&mut self, core: &mut Core, user: &Jid) {
-        if core.pipeline.residents().is_empty() {
+        if core.pipelines.of(user.domain()).residents().is_empty() {
             return;
         }
         let ids = self.users.get(user).cloned().unwrap_or_default();
@@ -282,7 +282,7 @@ impl Slot {
             return;
         }
         let data = match items {
-            Ok(items) => ResidentData::read(&core.pipeline, &user, items),
+            Ok(items) => ResidentData::read(core.pipelines.of(user.domain()), &user, items),
             Err(reason) => {
                 tracing::debug!(%user, reason, "storage has not answered a question for data of a user");
                 Err(())
@@ -400,7 +400,8 @@ impl Slot {
         stanza: &Stanza,
         stored: Option<&[proto::EntityDataItem]>,
     ) -> Result<(), Bounce> {
-        if core.pipeline.residents().is_empty() || peer.bare_str() == user.as_str() {
+        let pipeline = core.pipelines.of(user.domain());
+        if pipeline.residents().is_empty() || peer.bare_str() == user.as_str() {
             return Ok(());
         }
         let session = self.sessions_of(user).next();
@@ -409,8 +410,7 @@ impl Slot {
             Some(State::Known(data)) => State::Known(data.clone()),
             // Users without an account have no data, and storage is not asked for any.
             _ if guest || !core.config.services.has_accounts(user.domain()) => State::Known(None),
-            _ => match stored.map(|items| ResidentData::read(&core.pipeline, user, items.to_vec()))
-            {
+            _ => match stored.map(|items| ResidentData::read(pipeline, user, items.to_vec())) {
                 Some(Ok(data)) => State::Known(data),
                 _ => State::Unavailable,
             },
@@ -419,7 +419,6 @@ impl Slot {
             State::Known(None) => Ok(()),
             State::Known(Some(data)) => {
                 let context = StanzaContext { user, peer };
-                let pipeline = &core.pipeline;
                 pipeline.filter_stanza(point, &context, &data.loaded, stanza)
             }
             State::Unknown | State::Unavailable => unavailable(stanza),
@@ -432,7 +431,7 @@ impl Session {
     /// is called only if the user has resident data.
     pub(crate) fn passes_filters<'a>(
         &self,
-        pipeline: &Pipeline,
+        pipelines: &Pipelines,
         stanza: impl FnOnce() -> (&'a Stanza, &'a Jid),
     ) -> bool {
         let State::Known(Some(data)) = &self.client.residents.state else {
@@ -441,6 +440,7 @@ impl Session {
         let (stanza, peer) = stanza();
         let user = self.channel.jid.bare();
         let context = StanzaContext { user: &user, peer };
+        let pipeline = pipelines.of(user.domain());
         let filtered = pipeline.filter_stanza(Point::StanzaIn, &context, &data.loaded, stanza);
         filtered.is_ok()
     }

@@ -281,7 +281,7 @@ fn session_of_report(
         lane,
         handle: report.handle,
     };
-    let mut session = Session::from_record(record, attachment, &core.pipeline);
+    let mut session = Session::from_record(record, attachment, &core.pipelines);
     session.channel.id = id;
     session.channel.jid = Jid::from_wire(&report.jid);
     session.channel.generation = report.generation;

@@ -57,7 +57,7 @@ impl Slot {
             until_ms: core.wall_ms.saturating_add_unsigned(left_ms),
             committed: true,
         };
-        let mut session = Session::from_record(meta, attachment, &core.pipeline);
+        let mut session = Session::from_record(meta, attachment, &core.pipelines);
         session.client.waited = true;
         session.channel.copies.settled_stored = settled;
         session.channel.outgoing.next = session.channel.outgoing.acked;

@@ -93,6 +93,7 @@ impl Slot {
         let stanza = Stanza::from((*item.stanza).clone());
         if core.config.services.has_accounts(user.domain())
             && core.config.offline_limit > 0
+            && core.pipelines.of(user.domain()).has("offline")
             && sestina_xmpp::ext::offline::should_store(&stanza)
         {
             let key = item.key.sibling(Purpose::Offline);

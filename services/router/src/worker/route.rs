@@ -118,10 +118,10 @@ impl Slot {
             config: &config,
         };
         let mut said = Cow::Owned(stanza);
-        let filtered = core
-            .pipeline
-            .clone()
-            .filter(Point::MessageOut, &context, &mut said);
+        let filtered =
+            core.pipelines
+                .of(user.domain())
+                .filter(Point::MessageOut, &context, &mut said);
         if let Err(bounce) = filtered {
             return self.bounced(core, cause, &said, &bounce);
         }

@@ -78,9 +78,9 @@ fn resumed_and_detached() -> Session {
         until_ms: 0,
         committed: true,
     };
-    let pipeline = crate::hooks::Pipeline::new(&[]);
+    let pipelines = crate::hooks::Pipelines::new(&[], &Default::default());
     let record = proto::SessionState::default();
-    let mut session = Session::from_record(record, detached, &pipeline);
+    let mut session = Session::from_record(record, detached, &pipelines);
     (
         session.channel.incoming.accepted,
         session.channel.incoming.settled,

@@ -21,7 +21,7 @@ use super::input::{Input, JobDone};
 use super::trace_context::{Micros, edge_entering};
 use super::turn::Worker;
 use crate::config::RouterConfig;
-use crate::hooks::Pipeline;
+use crate::hooks::Pipelines;
 use crate::services::Services;
 
 pub(crate) const LANE: LaneRef = LaneRef { edge: 9, lane: 0 };
@@ -142,7 +142,7 @@ impl Router {
             1,
             node(me),
             config.clone(),
-            Arc::new(Pipeline::new(crate::modules::MODULES)),
+            Arc::new(Pipelines::new(crate::modules::MODULES, &config.modules)),
             Arc::new(crate::metrics::Metrics::new(metrics.clone())),
             (0..SLOTS).map(|_| AtomicU64::new(0)).collect(),
         );

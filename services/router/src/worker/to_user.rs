@@ -66,10 +66,10 @@ impl Slot {
             config: &config,
         };
         let mut said = Cow::Owned(stanza);
-        let filtered = core
-            .pipeline
-            .clone()
-            .filter(Point::MessageIn, &context, &mut said);
+        let filtered =
+            core.pipelines
+                .of(user.domain())
+                .filter(Point::MessageIn, &context, &mut said);
         if let Err(bounce) = filtered {
             return self.bounced(core, cause, &said, &bounce);
         }
@@ -155,7 +155,8 @@ impl Slot {
         let Some(stanza) = self.undeliverable(core, hand, context, passing) else {
             return;
         };
-        let actions = |stanza| core.pipeline.observe(Point::MessageIn, context, stanza);
+        let pipeline = core.pipelines.of(user.domain());
+        let actions = |stanza| pipeline.observe(Point::MessageIn, context, stanza);
         let is_copied = |stanza| {
             let actions = actions(stanza);
             actions

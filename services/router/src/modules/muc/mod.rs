@@ -33,6 +33,10 @@ impl Module for Muc {
         }
     }
 
+    fn is_required(&self) -> bool {
+        true
+    }
+
     fn register(&self, registrar: &mut Registrar<'_>) {
         limits::register(registrar);
         subject::register(registrar);
