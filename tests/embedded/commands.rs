@@ -153,9 +153,21 @@ fn the_pipeline_of_a_host_with_modules_of_its_own_is_printed_apart() {
         a.contains("urn:xmpp:blocking") && !b.contains("urn:xmpp:blocking"),
         "{both}"
     );
+    let typo = call(
+        dir,
+        &[
+            "config",
+            "check",
+            "--set",
+            "modules.blocking.max_list_byte=8",
+        ],
+    );
+    let wanted = "did you mean `modules.blocking.max_list_bytes`?";
+    assert!(text(&typo.stderr).contains(wanted), "{typo:?}");
     let needed = call(dir, &["config", "check", "--set", "modules.disabled=disco"]);
     assert!(
         text(&needed.stderr).contains("other parts of the server need \"disco\""),
         "{needed:?}"
     );
+    assert!(text(&call(dir, &["config", "show"]).stdout).contains("max_list_bytes = \"64KiB\""));
 }

@@ -31,6 +31,8 @@ pub const ENTITY_BYTES: usize = 2560;
 pub const ENTITY_NAME_BYTES: usize = 64;
 /// Bytes of the value of an item of an entity's data.
 pub const ENTITY_VALUE_BYTES: usize = 1 << 20;
+/// The most rows of an archive that storage returns at once.
+pub const ARCHIVE_PAGE: u32 = 1000;
 /// Items of an entity's data that one request may name.
 pub const ENTITY_ITEMS: usize = 16;
 

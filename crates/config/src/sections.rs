@@ -67,7 +67,9 @@ section! {
         certificate: Option<PathBuf> = None;
         /// Private key of the certificate (PEM).
         key: Option<PathBuf> = None;
-        /// Modules of this host and of its `muc`: what differs from the section `[modules]`.
+        /// Modules of this host and of its `muc`: what differs from the section `[modules]`. The
+        /// settings of a module are written as there, in `[host.modules.blocking]` for example; an
+        /// option that is not set has the value that it has there.
         modules: Option<OwnModules> = None;
     }
 
@@ -85,7 +87,7 @@ section! {
         /// their own.
         slots_of: Option<String> = None;
         /// Modules of this service: what differs from the section `[modules]`, or from the modules of
-        /// the host if this is the `muc` of one.
+        /// the host if this is the `muc` of one. The settings of a module are written as there.
         modules: Option<OwnModules> = None;
     }
 

@@ -193,9 +193,9 @@ const LINES: &[Line] = &[
         "1.3",
         "Blocking Command",
         Where::Module("blocking"),
-        "users, domains and occupants of rooms; the list has at most 64 KiB. While it cannot be read after a login, \
-         because storage is unavailable, messages and requests of others are refused; there are no subscriptions whose \
-         presence would end",
+        "users, domains and occupants of rooms; the list has at most 64 KiB (`modules.blocking.max_list_bytes`). While it \
+         cannot be read after a login, because storage is unavailable, messages and requests of others are refused; \
+         there are no subscriptions whose presence would end",
     ),
     line(
         "XEP-0198",

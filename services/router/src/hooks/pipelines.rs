@@ -106,6 +106,7 @@ mod tests {
             "",
             "[modules]\ndisabled = [\"vcard\"]",
             &format!("{TWO}]\ndisabled = []"),
+            &format!("{TWO}.blocking]\nmax_list_bytes = \"64KiB\""),
         ] {
             let pipelines = pipelines(text);
             assert_eq!(pipelines.groups().len(), 1, "{text}");

@@ -4,6 +4,8 @@
 //! there (RFC 6121 §4.6), and may still be sent unavailable presence: a user leaves a room that it has blocked.
 
 use bytes::Bytes;
+use sestina_config::modules::{Settings, SettingsType, Wrong};
+use sestina_config::{Size, section};
 use sestina_xmpp::ext::blocking::{BlockList, Command, blocked_error};
 use sestina_xmpp::ns;
 use sestina_xmpp::stanza::error::{Condition, StanzaError};
@@ -15,10 +17,33 @@ use crate::hooks::{
     StanzaContext, Written,
 };
 
-/// Bytes of a user's list as it is stored: some 2,000 addresses. Routers keep it in memory.
-const LIST_BYTES: usize = 64 << 10;
-
 pub(crate) struct Blocking;
+
+section! {
+    /// Block lists of users (XEP-0191).
+    pub(crate) struct BlockingSettings {
+        /// Largest block list of a user; 64 KiB are some 2,000 addresses. Routers keep the lists of users with a session
+        /// in memory. A larger list that is stored already stays in effect. At most 256 KiB.
+        max_list_bytes: Size = Size::kib(64);
+    }
+}
+
+/// The limit of `max_list_bytes`: the list is a part of the record of each session of the user.
+const LARGEST_LIST: Size = Size::kib(256);
+
+impl Settings for BlockingSettings {
+    fn check(&self) -> Result<(), Wrong> {
+        if (1..=*LARGEST_LIST).contains(&*self.max_list_bytes) {
+            return Ok(());
+        }
+        Err(Wrong {
+            option: "max_list_bytes",
+            reason: format!(
+                "must be from 1 byte to {LARGEST_LIST}; to do without block lists, add \"blocking\" to `disabled`"
+            ),
+        })
+    }
+}
 
 impl EntityData for BlockList {
     const NAME: &'static str = "blocking";
@@ -42,7 +67,12 @@ impl Module for Blocking {
         }
     }
 
+    fn settings(&self) -> Option<SettingsType> {
+        Some(SettingsType::of::<BlockingSettings>())
+    }
+
     fn register(&self, registrar: &mut Registrar<'_>) {
+        let most = *registrar.settings::<BlockingSettings>().max_list_bytes;
         let of_account = IqTarget::Account;
         // §3.2: a session that has asked for the list hears of its changes.
         let get = registrar.iq(
@@ -57,6 +87,9 @@ impl Module for Blocking {
                 vec![interest, Action::Result(Some(list))]
             },
         );
+        let change = move |context: &IqContext<'_>, _: &Stanza, payload: &Element| {
+            change(context, payload, most)
+        };
         let block = registrar.iq(of_account, true, ns::BLOCKING, "block", change);
         let unblock = registrar.iq(of_account, true, ns::BLOCKING, "unblock", change);
         for iq in [get, block, unblock] {
@@ -67,8 +100,8 @@ impl Module for Blocking {
     }
 }
 
-/// Blocks and unblocks addresses (§3.3 to §3.5).
-fn change(context: &IqContext<'_>, _: &Stanza, payload: &Element) -> Vec<Action> {
+/// Blocks and unblocks addresses (§3.3 to §3.5). A list that grows has `most` bytes at the most.
+fn change(context: &IqContext<'_>, payload: &Element, most: usize) -> Vec<Action> {
     let command = match Command::read(payload) {
         Ok(command) => command,
         Err((condition, text)) => return vec![Action::Error(condition, Some(text))],
@@ -77,8 +110,8 @@ fn change(context: &IqContext<'_>, _: &Stanza, payload: &Element) -> Vec<Action>
     let mut list = list.unwrap_or_default();
     list.apply(&command);
     let written = Written::new(&list);
-    if written.value.len() > LIST_BYTES && matches!(command, Command::Block(_)) {
-        let text = format!("a block list has at most {LIST_BYTES} bytes; unblock an address first");
+    if written.value.len() > most && matches!(command, Command::Block(_)) {
+        let text = format!("a block list has at most {most} bytes; unblock an address first");
         return vec![Action::Error(Condition::PolicyViolation, Some(text))];
     }
     let push = Action::Push(BlockList::NAME, command.to_element());
@@ -116,5 +149,51 @@ fn inbound(context: &StanzaContext<'_>, list: &BlockList, stanza: &Stanza) -> Re
             Condition::ServiceUnavailable,
         ))),
         false => Err(Bounce::silent()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{asks, refused};
+    use super::*;
+
+    fn blocks(modules: &str, address: &str) -> Vec<Action> {
+        let payload = format!(
+            "<block xmlns='{}'><item jid='{address}'/></block>",
+            ns::BLOCKING
+        );
+        asks(modules, "set", &payload)
+    }
+
+    #[test]
+    fn a_list_has_the_limit_of_its_host() {
+        let limit = "[host.modules.blocking]\nmax_list_bytes = 10";
+        let fits = blocks(limit, "abc@b.test");
+        assert!(matches!(fits[0], Action::Store(..)), "{fits:?}");
+        let too_long = blocks(limit, "abcd@b.test");
+        let [Action::Error(Condition::PolicyViolation, Some(text))] = &too_long[..] else {
+            panic!("{too_long:?}");
+        };
+        assert!(text.contains("at most 10 bytes"), "{text}");
+        assert!(matches!(blocks("", "abcd@b.test")[0], Action::Store(..)));
+    }
+
+    #[test]
+    fn a_limit_that_no_list_can_have_is_refused() {
+        for value in ["0", "\"512KiB\""] {
+            let error = refused(&format!("[modules.blocking]\nmax_list_bytes = {value}"));
+            let wanted = "`modules.blocking.max_list_bytes`: must be from 1 byte to 256KiB";
+            assert!(error.contains(wanted), "{error}");
+        }
+    }
+
+    #[test]
+    fn where_the_module_is_off_its_requests_have_no_handler() {
+        let off = blocks("[host.modules]\ndisabled = [\"blocking\"]", "abc@b.test");
+        let refused = matches!(
+            off[..],
+            [Action::Error(Condition::ServiceUnavailable, None)]
+        );
+        assert!(refused, "{off:?}");
     }
 }

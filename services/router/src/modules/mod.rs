@@ -46,6 +46,9 @@ pub fn declared() -> Vec<ModuleType> {
 }
 
 #[cfg(test)]
+mod testing;
+
+#[cfg(test)]
 mod tests {
     use super::MODULES;
     use crate::hooks::Pipeline;

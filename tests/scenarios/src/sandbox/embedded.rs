@@ -46,7 +46,7 @@ impl Embedded {
             stores = Arc::new(CodecStores(stores));
             peers = Arc::new(CodecPeerConnector(peers));
         }
-        let mut config = settings::router_config();
+        let mut config = settings::router_config()?;
         config.state_store = false;
         config.ack_settled = true;
         let node = compose::node("one", proto::NodeRole::Router, "");

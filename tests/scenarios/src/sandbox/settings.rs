@@ -1,11 +1,14 @@
 //! Hosts and limits of the sandbox, the same in every topology.
 
+use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use sestina_config::Config;
+use sestina_config::modules::ModulesAt;
 use sestina_edge::listen::{ListenerConfig, ListenerKind};
 use sestina_edge::tls::{CertStore, TlsConfig};
 use sestina_edge::{Edge, EdgeConfig};
@@ -34,15 +37,33 @@ const LISTENERS: [(&str, ListenerKind); 3] = [
 /// Bytes that are sent to a client before it must acknowledge some.
 const CREDIT: usize = 128 << 10;
 
-pub(super) fn router_config() -> RouterConfig {
-    RouterConfig {
-        services: Services::default()
-            .with_host(HOST, true)
-            .with_rooms(ROOMS, [HOST])
-            .with_rooms(LOBBY, [])
-            .with_slots_of(LOBBY, ROOMS)
-            .with_host(ANONYMOUS, false)
-            .with_rooms(ANONYMOUS_ROOMS, [ANONYMOUS]),
+/// The modules of the hosts: [`HOST`] has a limit that a test can reach, and [`ANONYMOUS`] lacks two modules.
+fn modules() -> Result<BTreeMap<String, ModulesAt>> {
+    let text = format!(
+        "[[host]]\ndomain = {HOST:?}\nmuc = {ROOMS:?}\n\
+         [host.modules.blocking]\nmax_list_bytes = 512\n\
+         [[host]]\ndomain = {ANONYMOUS:?}\nmuc = {ANONYMOUS_ROOMS:?}\n\
+         [host.modules]\ndisabled = [\"blocking\", \"version\"]\n\
+         [[rooms]]\ndomain = {LOBBY:?}\n"
+    );
+    let config = Config::read(&sestina_router::modules::declared(), &text)?;
+    Ok(config.modules.at().clone())
+}
+
+fn services() -> Services {
+    Services::default()
+        .with_host(HOST, true)
+        .with_rooms(ROOMS, [HOST])
+        .with_rooms(LOBBY, [])
+        .with_slots_of(LOBBY, ROOMS)
+        .with_host(ANONYMOUS, false)
+        .with_rooms(ANONYMOUS_ROOMS, [ANONYMOUS])
+}
+
+pub(super) fn router_config() -> Result<RouterConfig> {
+    Ok(RouterConfig {
+        services: services(),
+        modules: modules()?,
         scram_iterations: 4096,
         workers: 2,
         // Low enough for tests to reach it.
@@ -53,7 +74,7 @@ pub(super) fn router_config() -> RouterConfig {
             ..RouterLimits::default()
         },
         ..RouterConfig::default()
-    }
+    })
 }
 
 pub(super) fn edge_config(name: &str) -> EdgeConfig {
@@ -64,7 +85,7 @@ pub(super) fn edge_config(name: &str) -> EdgeConfig {
         sestina_edge::HostConfig::anonymous(ANONYMOUS, ANONYMOUS_ROOMS),
     ];
     let mut config = EdgeConfig::new(name, hosts);
-    config.slots = router_config().services.hasher().clone();
+    config.slots = services().hasher().clone();
     config.session_credit = CREDIT;
     config.login.delay = Duration::from_millis(10);
     config.drain.over = Duration::from_millis(100);

@@ -182,7 +182,7 @@ impl Tiers {
                 let dialer = Dialer::new(security.clone());
                 let stores: Arc<dyn Stores> = Arc::new(GrpcStores::new(dialer.clone(), storages));
                 let router = Router::start(RouterDeps {
-                    config: settings::router_config(),
+                    config: settings::router_config()?,
                     node: me,
                     stores: stores.clone(),
                     state_store: Arc::new(RedisStateStore::connect(&redis)?),

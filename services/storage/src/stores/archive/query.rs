@@ -1,7 +1,7 @@
 //! Pages of an archive (XEP-0313 §4, XEP-0059 §2).
 
 use prost::Message;
-use sestina_api::store::StoreError;
+use sestina_api::store::{ARCHIVE_PAGE, StoreError};
 use sestina_proto as proto;
 
 use super::place::Place;
@@ -9,9 +9,6 @@ use super::window::{Window, order_of};
 use crate::dialect::dialects;
 use crate::error::Fault;
 use crate::stores::{checked, fits};
-
-/// The most rows in a page, whatever is asked.
-const PAGE: u32 = 1000;
 
 /// The most rows that are asked for by id.
 const IDS: usize = 1000;
@@ -277,7 +274,7 @@ dialects! {
         if let With::Nobody = with {
             return Ok(proto::ArchiveQueryReply { complete: true, ..Default::default() });
         }
-        let max = request.max.min(PAGE);
+        let max = request.max.min(ARCHIVE_PAGE);
         let backwards = request.backwards;
         let sizes = sizes(conn, archive, with, page, backwards, i64::from(max) + 1).await?;
         let (fitting, more) = fits(&sizes, max, request.max_bytes);
@@ -356,7 +353,7 @@ dialects! {
             paged.reverse();
         }
         let sizes: Vec<i64> = paged.iter().map(|row| row.6.len() as i64).collect();
-        let (fitting, more) = fits(&sizes, request.max.min(PAGE), request.max_bytes);
+        let (fitting, more) = fits(&sizes, request.max.min(ARCHIVE_PAGE), request.max_bytes);
         let (mut rows, complete) = (paged, !more);
         rows.truncate(fitting);
         if request.backwards {
