@@ -90,9 +90,7 @@ pub fn router(config: &Config, alone: bool) -> RouterConfig {
         state_store: !alone,
         ack_settled: alone,
         sm_resume_max_s: u32::try_from(config.sm.resume_timeout.as_secs()).unwrap_or(u32::MAX),
-        archive: config.router.archive,
         offline_limit: count(config.router.offline_limit),
-        carbons: config.router.carbons,
         modules: modules(config),
         config_hash: config.config_hash(),
         limits: RouterLimits {

@@ -216,3 +216,13 @@ fn modules_reach_the_router_for_each_domain() {
     assert!(!modules["anonymous.example"].has("blocking"));
     assert!(!modules["rooms.example"].has("blocking"));
 }
+
+#[test]
+fn an_option_that_switches_off_a_feature_switches_off_its_module() {
+    let text = "[router]\narchive = false\ncarbons = false\n[[host]]\ndomain = \"a.example\"\n\
+                [host.modules]\ndisabled = []";
+    let modules = router(&config(text), false).modules;
+    let at = &modules["a.example"];
+    assert!(!at.has("mam") && !at.has("carbons") && at.has("offline"));
+    assert_eq!(pipelines(&config(text)).groups().len(), 1);
+}

@@ -28,7 +28,17 @@ pub(super) fn services(config: &Config) -> Services {
 
 /// The modules of each domain.
 pub(super) fn modules(config: &Config) -> BTreeMap<String, ModulesAt> {
-    config.modules.at().clone()
+    let off = [
+        ("mam", !config.router.archive),
+        ("carbons", !config.router.carbons),
+    ];
+    let mut modules = config.modules.at().clone();
+    for at in modules.values_mut() {
+        for (name, _) in off.iter().filter(|(_, is_off)| *is_off) {
+            *at = std::mem::take(at).without(name);
+        }
+    }
+    modules
 }
 
 /// The handlers of each domain.

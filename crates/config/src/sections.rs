@@ -178,7 +178,8 @@ section! {
     pub struct Router {
         /// Worker threads that own the slots. 0: one for each core.
         workers: usize = 0;
-        /// Keep an archive of messages (XEP-0313).
+        /// Keep an archive of messages (XEP-0313). `false`: the module `mam` is switched off at all
+        /// domains.
         archive: bool = true;
         /// Bytes of archive rows that may wait while storage is unavailable; beyond it, senders get
         /// `resource-constraint`.
@@ -187,7 +188,8 @@ section! {
         offline_limit: usize = 100;
         /// Messages of a room's history that are sent to a session that joins.
         muc_history: usize = 20;
-        /// Offer message carbons (XEP-0280).
+        /// Offer message carbons (XEP-0280). `false`: the module `carbons` is switched off at all
+        /// domains.
         carbons: bool = true;
         /// Most rooms that one session may be in; one room more is refused with
         /// `resource-constraint`.

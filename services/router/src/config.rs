@@ -31,10 +31,6 @@ pub struct RouterConfig {
     pub scram_iterations: u32,
     /// Offline messages kept for each user.
     pub offline_limit: u32,
-    /// Messages are archived (XEP-0313).
-    pub archive: bool,
-    /// Copies for other devices (XEP-0280).
-    pub carbons: bool,
     /// The modules of each domain. Empty: all domains have all modules, with the defaults of their settings.
     pub modules: BTreeMap<String, ModulesAt>,
     /// A room sends its watermark to the slots of its sessions at once when more events than these have been acknowledged
@@ -145,9 +141,7 @@ impl Default for RouterConfig {
             sm_key: Vec::new(),
             secret: Vec::new(),
             scram_iterations: 10_000,
-            archive: true,
             offline_limit: 100,
-            carbons: true,
             modules: BTreeMap::new(),
             room_watermark_batch: 32,
             config_hash: 0,

@@ -45,7 +45,7 @@ pub(super) fn check(world: &World) -> Vec<String> {
     super::places::check(world, &mut wrong);
     super::cards::check(world, &mut wrong);
     super::blocks::check(world, &mut wrong);
-    if world.config.archive {
+    if world.config.modules.values().all(|at| at.has("mam")) {
         archives(world, &mut wrong);
     }
     wrong

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use sestina_cluster::slots::{SLOTS, name_in_slot};
 use sestina_proto as proto;
-use sestina_router::config::{RouterConfig, RouterLimits, RouterTimes};
+use sestina_router::config::{ModulesAt, RouterConfig, RouterLimits, RouterTimes};
 use sestina_router::services::Services;
 
 use super::check::GivenUp;
@@ -45,12 +45,19 @@ const USERS: [(u16, &[&str]); 6] = [
     (4, &["a", "b"]),
 ];
 
+/// All modules; archives in some runs only.
+fn modules(archives: bool) -> BTreeMap<String, ModulesAt> {
+    let all = ModulesAt::default();
+    let modules = if archives { all } else { all.without("mam") };
+    BTreeMap::from([(DOMAIN.to_owned(), modules)])
+}
+
 fn config(rng: &mut Rng, settings: &Settings) -> RouterConfig {
     RouterConfig {
         services: Services::default()
             .with_host(DOMAIN, true)
             .with_rooms(MUC, [DOMAIN]),
-        archive: !rng.one_in(3),
+        modules: modules(!rng.one_in(3)),
         sm_resume_max_s: (RESUMABLE / 1000) as u32,
         sm_key: SM_KEY.to_vec(),
         limits: RouterLimits {

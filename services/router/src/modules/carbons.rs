@@ -39,8 +39,6 @@ impl Module for Carbons {
     }
 }
 
-fn copies(context: &MessageContext<'_>, _: &Stanza, actions: &mut Vec<Action>) {
-    if context.config.carbons {
-        actions.push(Action::Carbons);
-    }
+fn copies(_: &MessageContext<'_>, _: &Stanza, actions: &mut Vec<Action>) {
+    actions.push(Action::Carbons);
 }

@@ -73,10 +73,10 @@ impl Module for Mam {
             ns::MAM,
             "query",
             |context, _, _| {
-                if context.config.archive && !context.anonymous {
-                    vec![Action::Result(Some(mam::fields()))]
-                } else {
+                if context.anonymous {
                     vec![Action::Error(Condition::ServiceUnavailable, None)]
+                } else {
+                    vec![Action::Result(Some(mam::fields()))]
                 }
             },
         );
@@ -94,13 +94,13 @@ impl Module for Mam {
 }
 
 fn archive(context: &MessageContext<'_>, _: &Stanza, actions: &mut Vec<Action>) {
-    if context.has_account && context.config.archive {
+    if context.has_account {
         actions.push(Action::Archive);
     }
 }
 
 fn query(context: &IqContext<'_>, stanza: &Stanza, settings: &MamSettings) -> Vec<Action> {
-    if !context.config.archive || context.anonymous {
+    if context.anonymous {
         return vec![Action::Error(Condition::ServiceUnavailable, None)];
     }
     match Request::parse(stanza) {
