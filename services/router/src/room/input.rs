@@ -122,7 +122,7 @@ impl Slot {
             identity: this.log.identity,
             wall_ms: core.wall_ms,
             config: &core.config,
-            pipeline: &core.pipeline,
+            pipeline: core.pipelines.of(room.domain()),
         };
         let before = this.occupant_count();
         let decision = decide(&mut this.room, environment);
