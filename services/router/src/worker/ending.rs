@@ -250,7 +250,9 @@ impl Slot {
             Some(available) => available.stanza.clone(),
             None => Slot::unavailable_of(jid, &jid.bare()).into(),
         };
-        self.tell_available(core, &jid.bare(), key, stanza, None, Some(operation));
+        // The later session knows its own presence.
+        let except = later.map(|session| session.channel.id);
+        self.tell_available(core, &jid.bare(), key, stanza, except, Some(operation));
     }
 
     /// Rooms and contacts have the session's unavailable presence. Stanzas that the client sent before may not be

@@ -256,12 +256,19 @@ fn the_end_of_a_session_says_nothing_of_the_one_that_has_its_address_now() {
         router.edge.0.lock().clear();
         closes(&mut router, slot, 2);
         let told = std::mem::take(&mut *router.edge.0.lock());
-        let told = told.into_iter().filter_map(|body| match body {
-            Body::Deliver(deliver) => Some(deliver.variants),
-            _ => None,
-        });
-        let told: Vec<String> = told
-            .flatten()
+        let told: Vec<proto::Deliver> = told
+            .into_iter()
+            .filter_map(|body| match body {
+                Body::Deliver(deliver) => Some(deliver),
+                _ => None,
+            })
+            .collect();
+        let targets = told.iter().flat_map(|deliver| &deliver.targets);
+        let handles: Vec<u64> = targets.map(|target| target.handle).collect();
+        // Not the later session itself, which knows its own presence.
+        assert_eq!(handles, [3]);
+        let variants = told.into_iter().flat_map(|deliver| deliver.variants);
+        let told: Vec<String> = variants
             .filter_map(|variant| Some(variant.stanza?.r#type))
             .collect();
         // The presence of the later session is sent again: the end of the older one may have reached
