@@ -357,7 +357,7 @@ impl EventLog {
 }
 
 impl OwnedRoom {
-    /// [`Room::admit`], with what the event log says of the session.
+    /// Has the room admit a session, with what the event log says of the session.
     fn admits(&mut self, member: &Member, left: &mut Vec<Left>) -> Admitted {
         let (me, log, before) = (&member.me, &mut self.log, left.len());
         let has_left = |address: &str| log.has_left(me.session, address, me.seq);

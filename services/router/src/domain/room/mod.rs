@@ -1,5 +1,5 @@
 //! A room (XEP-0045) as a pure type: it decides about each stanza. [`crate::room`] has it together with its events, in
-//! the slot that owns it; the features of rooms are in [`crate::modules::muc`].
+//! the slot that owns it; the features of rooms are in `modules/muc`.
 //!
 //! - [`state`]: occupants, subject, history; what a room decides
 //! - [`occupant`]: a nick, and the sessions of one user under it
