@@ -273,7 +273,9 @@ mod tests {
     fn outlives_the_thread_that_asked_for_it_and_dies_whole() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().to_owned();
-        let mut server = std::thread::spawn(move || shell(&path, "sleep 1000 & sleep 1000"))
+        // Both in the background: a shell starts a command in the foreground by vfork, in which it cannot be stopped. If
+        // the child were stopped before its exec, the shell would stay there.
+        let mut server = std::thread::spawn(move || shell(&path, "sleep 1000 & sleep 1000 & wait"))
             .join()
             .unwrap();
         let children = crate::wait_for("two sleeps", Duration::from_secs(5), || {
