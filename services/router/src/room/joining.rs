@@ -51,7 +51,7 @@ impl OwnedRoom {
 }
 
 impl Slot {
-    /// A session is told the first part of the occupants.
+    /// Sends a session the first part of the occupants.
     pub(super) fn room_joins_in_parts(
         &mut self,
         core: &mut Core,

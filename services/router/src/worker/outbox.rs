@@ -36,7 +36,7 @@ pub(crate) struct PendingMessage {
 #[derive(Clone, Debug)]
 pub(crate) struct Cause {
     pub(crate) hand: InHand,
-    /// Its sender, who gets the error of the addressee.
+    /// Full JID of the sender of that slot message. If the addressee answers with an error, the sender gets the error.
     pub(crate) from: String,
 }
 

@@ -248,9 +248,9 @@ impl Slot {
         self.outbox.push(core, sender, target, message);
     }
 
-    /// Sends a stanza that a slot message in hand to an entity of this slot causes to its addressee, who gets it once: a
-    /// replay of the slot message causes the same key, and the slot message is not done before the addressee's owner has
-    /// acknowledged this one. `from` is the sender of the slot message.
+    /// Sends a stanza that a room of this slot makes of a slot message, such as an invitation. The addressee gets the
+    /// stanza once: a replay of the slot message gives the stanza the same key. The slot message is done when the owner
+    /// of the addressee has acknowledged the stanza. `from` is the sender of the slot message.
     pub(crate) fn pass_on(&mut self, core: &mut Core, hand: InHand, from: &Jid, stanza: Stanza) {
         let target = core.config.slot_of(&Jid::from_wire(&stanza.to));
         let key = hand.key.through(hand.entity);

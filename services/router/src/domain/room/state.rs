@@ -193,7 +193,7 @@ impl Room {
             .any(|occupant| occupant.main.jid.bare() == *user)
     }
 
-    /// The user (bare JID) who has a nick.
+    /// The bare JID of the occupant with this nick.
     pub(crate) fn user_of(&self, nick: &str) -> Option<Jid> {
         Some(self.occupants.get(nick)?.main.jid.bare())
     }

@@ -1,8 +1,10 @@
-//! Invitations that the room passes on, and their refusals (XEP-0045 §7.8.2). A refusal goes to a user who is in the room,
-//! and to no other: otherwise a room would be a way to send messages to users around the limits of their sender.
+//! Invitations to a room, and declines of invitations (XEP-0045 §7.8.2). A room sends both on to users.
 //!
-//! A user of this cluster who does not exist, or takes no message, is answered as if the inviter had written to the user:
-//! with `service-unavailable`, and not with `item-not-found`, which would tell who has an account.
+//! A decline goes to occupants of the room only. Otherwise any user could send messages to any other user through a
+//! room.
+//!
+//! An invitation to a user without an account is answered with `service-unavailable`, like a message to that user. The
+//! XEP proposes `item-not-found`, but this error would reveal which accounts exist.
 
 use std::collections::BTreeSet;
 
@@ -51,7 +53,7 @@ fn pass_on(context: &RoomContext<'_>, request: &RoomRequest<'_>) -> Result<Vec<S
     Ok(messages)
 }
 
-/// The user who is to get an invitation or its refusal.
+/// The address to which a room sends an invitation or a decline.
 fn addressee(
     context: &RoomContext<'_>,
     request: &RoomRequest<'_>,
