@@ -65,13 +65,6 @@ impl Mediated {
         }
         Element::new("x", ns::MUC_USER).with_child(element)
     }
-
-    /// The reason, for people; empty if there is none.
-    pub fn reason(&self) -> String {
-        let mut reasons = self.children.iter();
-        let reason = reasons.find(|child| child.is("reason", ns::MUC_USER));
-        reason.map(Element::text).unwrap_or_default()
-    }
 }
 
 #[cfg(test)]
@@ -90,7 +83,6 @@ mod tests {
         assert_eq!(all.len(), 2);
         let to = all[0].to.as_ref().map(Jid::as_str);
         assert_eq!(to, Some("hecate@shakespeare.lit"));
-        assert_eq!(all[0].reason(), "Hey");
         let from = Jid::parse("crone1@shakespeare.lit").unwrap();
         let expected = "<x xmlns='http://jabber.org/protocol/muc#user'>\
             <invite from='crone1@shakespeare.lit'><reason>Hey</reason></invite></x>";

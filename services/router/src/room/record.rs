@@ -113,21 +113,8 @@ pub(super) fn parse_key(text: &str) -> Option<(u128, u64, u32)> {
 
 #[cfg(test)]
 mod tests {
-    use sestina_xmpp::stanza::Kind;
-
     use super::*;
-
-    fn session(resource: &str, session: u128) -> RoomSession {
-        let mut presence = Stanza::new(Kind::Presence);
-        presence.id = resource.to_owned();
-        RoomSession {
-            jid: Jid::from_wire(&format!("romeo@example.org/{resource}")),
-            session,
-            home: Home(7),
-            presence,
-            seq: 0,
-        }
-    }
+    use crate::domain::room::session_named as session;
 
     #[test]
     fn an_occupant_is_restored_as_it_was_written() {

@@ -23,6 +23,8 @@ mod state;
 
 pub(crate) use announce::Left;
 pub(crate) use broadcast::{Broadcast, Changed, Receiver};
+#[cfg(test)]
+pub(crate) use occupant::session_named;
 pub(crate) use occupant::{Affiliation, Home, Occupant, Role, RoomSession};
 pub(crate) use presence::not_inside;
 pub(crate) use reconcile::{Admitted, Member};

@@ -187,23 +187,24 @@ impl Occupant {
     }
 }
 
+/// For tests: a session of Romeo, whose presence has its resource as id.
+#[cfg(test)]
+pub(crate) fn session_named(resource: &str, session: u128) -> RoomSession {
+    let mut presence = Stanza::new(sestina_xmpp::stanza::Kind::Presence);
+    presence.id = resource.to_owned();
+    RoomSession {
+        jid: Jid::from_wire(&format!("romeo@example.org/{resource}")),
+        session,
+        home: Home(7),
+        presence,
+        seq: 0,
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use sestina_xmpp::stanza::Kind;
-
+    use super::session_named as session;
     use super::*;
-
-    fn session(resource: &str, session: u128) -> RoomSession {
-        let mut presence = Stanza::new(Kind::Presence);
-        presence.id = resource.to_owned();
-        RoomSession {
-            jid: Jid::from_wire(&format!("romeo@example.org/{resource}")),
-            session,
-            home: Home(7),
-            presence,
-            seq: 0,
-        }
-    }
 
     fn names(occupant: &Occupant) -> Vec<(u128, &str)> {
         occupant
